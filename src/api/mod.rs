@@ -1,0 +1,1 @@
+//! Layer 3: the Kubernetes API over the store.

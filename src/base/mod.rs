@@ -1,0 +1,3 @@
+//! What every room stands on: no IO beyond files, no Kubernetes kinds.
+
+pub mod task;

@@ -1,0 +1,1 @@
+//! Layer 2: running containers from images.

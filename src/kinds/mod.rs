@@ -1,0 +1,1 @@
+//! Layer 1: the registration of every Kubernetes kind, one file each.

@@ -1,0 +1,1 @@
+//! Layer 2: pod network, and in `net::proxy` (layer 5) the Services.

@@ -1,0 +1,1 @@
+//! Layer 4: clients, informers, work queues and the controller runner.

@@ -1,0 +1,1 @@
+//! Layer 1: what Kubernetes objects look like: decoding, patches, server-side apply, OpenAPI.

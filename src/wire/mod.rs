@@ -1,0 +1,1 @@
+//! Layer 1: HTTP over TLS without meaning: set-up of connections, websocket streams.
