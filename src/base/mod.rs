@@ -1,3 +1,8 @@
-//! What every room stands on: no IO beyond files, no Kubernetes kinds.
+//! What every room stands on: no network, no kernel, no Kubernetes kinds.
 
+pub mod clock;
+pub mod json;
+pub mod labels;
+pub mod object;
+pub mod quantity;
 pub mod task;

@@ -1,0 +1,1 @@
+//! Kubernetes quantities: parse, compare, add, and the canonical text.

@@ -1,0 +1,307 @@
+//! The store on one SQLite file.
+//!
+//! One writer thread owns the write connection (see [`writer`]); readers share a second connection for history, which is
+//! needed only by chunked lists and by watches that resume from far back: everything current is answered by the watch
+//! cache above. WAL with `synchronous=FULL`: a commit returns after the log is on the disk.
+
+mod writer;
+
+use std::collections::BTreeMap;
+use std::ops::Bound::Excluded;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Change, Commit, Entry, Error, Page, Sink, Store, Txn, prefix_end};
+
+/// Every released schema step, in order; append only.
+const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/0001_log.sql")];
+
+/// Commits that may wait for the writer before callers wait for room.
+const QUEUE: usize = 1024;
+
+/// Databases up to this size are always checked at start; larger ones only when they were not closed in order.
+const CHECK_ALWAYS_BYTES: u64 = 32 << 20;
+
+/// How much history is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// For at least this long (unless `bytes` is exceeded).
+    pub age: Duration,
+    /// At most about this many bytes of values.
+    pub bytes: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { age: Duration::from_secs(300), bytes: 64 << 20 }
+    }
+}
+
+/// A store on a SQLite file. Dropping it closes it.
+pub struct Sqlite {
+    path: PathBuf,
+    requests: mpsc::Sender<Request>,
+    reader: Mutex<Connection>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+enum Request {
+    Commit(Txn, oneshot::Sender<Result<u64, Error>>),
+    Compact(u64),
+    Attach(Box<dyn Sink>),
+    Close,
+}
+
+/// What the writer shows to readers.
+#[derive(Default)]
+struct Shared {
+    head: AtomicU64,
+    compacted: AtomicU64,
+    /// Volatile keys whose newest value is not in the file (yet).
+    volatile: Mutex<BTreeMap<Arc<str>, Volatile>>,
+    /// How many group commits were made durable.
+    commits: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Volatile {
+    revision: u64,
+    created: u64,
+    value: Bytes,
+}
+
+// === impl Sqlite ===
+
+impl Sqlite {
+    /// Opens or makes the database file. The directory must exist.
+    pub fn open(path: &Path, retention: Retention) -> Result<Self, Error> {
+        let mut connection = connect(path)?;
+        migrate(&mut connection, path)?;
+        check(&connection, path)?;
+        let shared = Arc::new(Shared::default());
+        let writer = writer::Writer::new(connection, path.to_owned(), shared.clone(), retention)?;
+        let reader = connect(path)?;
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .stack_size(512 << 10)
+            .spawn(move || writer.run(queue))
+            .map_err(|e| Error::Failed(e.to_string()))?;
+        Ok(Self { path: path.to_owned(), requests, reader: Mutex::new(reader), shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// How many times the log was synced to the disk: what a rollout costs an SD card.
+    pub fn durable_commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, request: Request) {
+        // Only from threads that may block briefly: the queue is drained by a thread that never waits for us.
+        let mut request = request;
+        while let Err(e) = self.requests.try_send(request) {
+            match e {
+                mpsc::error::TrySendError::Full(r) => request = r,
+                mpsc::error::TrySendError::Closed(_) => return,
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn query<T>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        let reader = self.reader.lock().expect("no panic while held");
+        run(&reader).map_err(|e| failure(&self.path, &e))
+    }
+}
+
+impl std::fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sqlite({}, head {})", self.path.display(), self.head())
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Store for Sqlite {
+    fn commit(&self, txn: Txn) -> Commit<'_> {
+        Box::pin(async move {
+            let (answer, result) = oneshot::channel();
+            self.requests.send(Request::Commit(txn, answer)).await.map_err(|_| Error::Closed)?;
+            result.await.map_err(|_| Error::Closed)?
+        })
+    }
+
+    fn read(&self, key: &str) -> Result<Option<Entry>, Error> {
+        let volatile = self.shared.volatile.lock().expect("no panic while held").get_key_value(key).map(entry_of);
+        if volatile.is_some() {
+            return Ok(volatile);
+        }
+        self.query(|c| {
+            c.prepare_cached("SELECT l.key, l.revision, l.value FROM current JOIN log l USING (revision) WHERE current.key = ?1")?
+                .query_row([key], row_entry)
+                .optional()
+        })
+    }
+
+    fn range(&self, prefix: &str, at: u64, after: &str, limit: usize) -> Result<Page, Error> {
+        let (head, oldest) = (self.head(), self.oldest());
+        if at > 0 && at < oldest {
+            return Err(Error::Compacted { asked: at, oldest });
+        }
+        let revision = if at == 0 { head } else { at };
+        let (low, end) = (if after > prefix { after } else { prefix }, prefix_end(prefix));
+        let mut keys: BTreeMap<Arc<str>, Entry> = self.query(|c| {
+            let rows = if at == 0 || at >= head {
+                c.prepare_cached(
+                    "SELECT l.key, l.revision, l.value FROM current c JOIN log l ON l.revision = c.revision
+                     WHERE c.key > ?1 AND c.key < ?2 ORDER BY c.key",
+                )?
+                .query_map(params![low, end], row_entry)?
+                .collect::<rusqlite::Result<Vec<_>>>()?
+            } else {
+                c.prepare_cached(
+                    "SELECT key, revision, value FROM log WHERE key > ?1 AND key < ?2 AND revision IN
+                     (SELECT MAX(revision) FROM log WHERE key > ?1 AND key < ?2 AND revision <= ?3 GROUP BY key)
+                     AND deleted = 0 ORDER BY key",
+                )?
+                .query_map(params![low, end, at as i64], row_entry)?
+                .collect::<rusqlite::Result<Vec<_>>>()?
+            };
+            Ok(rows.into_iter().map(|e| (e.key.clone(), e)).collect())
+        })?;
+        for pair in self.shared.volatile.lock().expect("no panic while held").range::<str, _>((Excluded(low), Excluded(&*end))) {
+            if pair.1.revision <= revision {
+                keys.insert(pair.0.clone(), entry_of(pair));
+            }
+        }
+        let total = keys.len();
+        let entries: Vec<Entry> = keys.into_values().take(if limit == 0 { usize::MAX } else { limit }).collect();
+        Ok(Page { remaining: (total - entries.len()) as u64, entries, revision })
+    }
+
+    fn changes(&self, after: u64, prefix: &str, limit: usize) -> Result<Vec<Change>, Error> {
+        let oldest = self.oldest();
+        if after < oldest {
+            return Err(Error::Compacted { asked: after, oldest });
+        }
+        self.query(|c| {
+            c.prepare_cached(
+                "SELECT key, revision, value, deleted FROM log
+                 WHERE revision > ?1 AND key >= ?2 AND key < ?3 ORDER BY revision LIMIT ?4",
+            )?
+            .query_map(params![after as i64, prefix, prefix_end(prefix), limit as i64], |row| {
+                let entry = row_entry(row)?;
+                let Entry { key, revision, value } = entry;
+                Ok(Change { key, revision, value, deleted: row.get(3)?, companion: None })
+            })?
+            .collect()
+        })
+    }
+
+    fn compact(&self, through: u64) {
+        self.send(Request::Compact(through));
+    }
+
+    fn head(&self) -> u64 {
+        self.shared.head.load(Ordering::Acquire)
+    }
+
+    fn oldest(&self) -> u64 {
+        self.shared.compacted.load(Ordering::Acquire)
+    }
+
+    fn attach(&self, sink: Box<dyn Sink>) {
+        self.send(Request::Attach(sink));
+    }
+
+    fn close(&self) {
+        self.send(Request::Close);
+        if let Some(thread) = self.thread.lock().expect("no panic while held").take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn entry_of((key, v): (&Arc<str>, &Volatile)) -> Entry {
+    Entry { key: key.clone(), revision: v.revision, value: v.value.clone() }
+}
+
+fn row_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        key: Arc::from(row.get_ref(0)?.as_str()?),
+        revision: row.get::<_, i64>(1)? as u64,
+        value: Bytes::copy_from_slice(row.get_ref(2)?.as_blob()?),
+    })
+}
+
+fn connect(path: &Path) -> Result<Connection, Error> {
+    let open = || -> rusqlite::Result<Connection> {
+        let c = Connection::open(path)?;
+        c.busy_timeout(Duration::from_secs(5))?;
+        c.pragma_update(None, "journal_mode", "WAL")?;
+        c.pragma_update(None, "synchronous", "FULL")?;
+        c.pragma_update(None, "cache_size", -1024)?;
+        c.pragma_update(None, "temp_store", "MEMORY")?;
+        c.set_prepared_statement_cache_capacity(32);
+        Ok(c)
+    };
+    open().map_err(|e| failure(path, &e))
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Error> {
+    let found: u32 =
+        connection.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(|e| failure(path, &e))?;
+    let known = MIGRATIONS.len() as u32;
+    if found > known {
+        return Err(Error::Newer { path: path.display().to_string(), found, known });
+    }
+    for (step, sql) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+        let run = |c: &mut Connection| -> rusqlite::Result<()> {
+            let t = c.transaction()?;
+            t.execute_batch(sql)?;
+            t.pragma_update(None, "user_version", step as u32 + 1)?;
+            t.commit()
+        };
+        run(connection).map_err(|e| failure(path, &e))?;
+    }
+    Ok(())
+}
+
+/// Looks for damage: always where that is quick, and after an unclean end.
+fn check(connection: &Connection, path: &Path) -> Result<(), Error> {
+    let clean: Option<i64> = connection
+        .query_row("SELECT value FROM fact WHERE name = 'clean'", [], |r| r.get(0))
+        .optional()
+        .map_err(|e| failure(path, &e))?;
+    let size = std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
+    if size > CHECK_ALWAYS_BYTES && clean == Some(1) {
+        return Ok(());
+    }
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
+        .map_err(|e| failure(path, &e))?;
+    if verdict == "ok" { Ok(()) } else { Err(Error::Corrupted { path: path.display().to_string(), detail: verdict }) }
+}
+
+/// Names what went wrong in terms of what the user can do.
+fn failure(path: &Path, error: &rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode as Code;
+    let (path, detail) = (path.display().to_string(), error.to_string());
+    match error.sqlite_error_code() {
+        Some(Code::DiskFull) => Error::DiskFull { path },
+        Some(Code::DatabaseCorrupt | Code::NotADatabase) => Error::Corrupted { path, detail },
+        Some(Code::CannotOpen | Code::ReadOnly | Code::PermissionDenied) => Error::NotWritable { path, detail },
+        Some(Code::DatabaseBusy | Code::DatabaseLocked) => Error::Locked { path },
+        _ => Error::Failed(detail),
+    }
+}
