@@ -71,11 +71,8 @@ pub fn set(value: &mut Value, path: &str, new: impl Into<Value>) {
 /// Removes `path` and answers what stood there.
 pub fn remove(value: &mut Value, path: &str) -> Option<Value> {
     let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
-    let parent = if parent.is_empty() {
-        Some(value)
-    } else {
-        parent.split('.').try_fold(value, |v, key| v.get_mut(key))
-    };
+    let parent =
+        if parent.is_empty() { Some(value) } else { parent.split('.').try_fold(value, |v, key| v.get_mut(key)) };
     parent?.as_object_mut()?.remove(key)
 }
 

@@ -370,9 +370,10 @@ impl FieldSelector {
             if part.is_empty() {
                 continue;
             }
-            terms.push(field_term(part).ok_or_else(|| {
-                SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'"))
-            })?);
+            terms.push(
+                field_term(part)
+                    .ok_or_else(|| SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'")))?,
+            );
         }
         Ok(Self(terms))
     }

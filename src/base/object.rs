@@ -198,9 +198,10 @@ impl Meta {
         let Some(m) = value.get("metadata") else { return Self::default() };
         let text = |key: &str| Box::from(m.get(key).and_then(Value::as_str).unwrap_or(""));
         let time = |key: &str| m.get(key).and_then(Value::as_str).and_then(parse_time);
-        let labels = m.get("labels").and_then(Value::as_object).map(|l| {
-            l.iter().filter_map(|(k, v)| Some((Box::from(k.as_str()), Box::from(v.as_str()?)))).collect()
-        });
+        let labels = m
+            .get("labels")
+            .and_then(Value::as_object)
+            .map(|l| l.iter().filter_map(|(k, v)| Some((Box::from(k.as_str()), Box::from(v.as_str()?)))).collect());
         let owners = m.get("ownerReferences").and_then(|o| Vec::<Owner>::deserialize(o).ok());
         let finalizers = m.get("finalizers").and_then(Value::as_array);
         Self {
@@ -228,7 +229,8 @@ mod tests {
             "metadata": {"name": "x", "namespace": "n", "resourceVersion": "3", "labels": {"l": "1"}}});
         let draft = Draft::new("/core/configmaps/n/x".into(), &value, Box::default());
         let object = draft.at(7);
-        let expect = r#"{"metadata":{"resourceVersion":"7","labels":{"l":"1"},"name":"x","namespace":"n"},"data":{"a":"b"}}"#;
+        let expect =
+            r#"{"metadata":{"resourceVersion":"7","labels":{"l":"1"},"name":"x","namespace":"n"},"data":{"a":"b"}}"#;
         assert_eq!(&object.body()[..], expect.as_bytes());
         let again = Draft::decode(object.key.clone(), draft.stored().clone(), |_| Box::default()).unwrap().at(7);
         assert_eq!(again.body(), object.body());

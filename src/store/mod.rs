@@ -44,9 +44,18 @@ pub struct Txn {
 /// One change of a transaction. A key is changed at most once in a transaction.
 #[derive(Clone)]
 pub enum Op {
-    Put { key: Arc<str>, value: Bytes, companion: Option<Companion>, volatile: bool },
+    Put {
+        key: Arc<str>,
+        value: Bytes,
+        companion: Option<Companion>,
+        volatile: bool,
+    },
     /// `value` is the last value, which watchers see; deleting a key that does not exist changes nothing.
-    Delete { key: Arc<str>, value: Bytes, companion: Option<Companion> },
+    Delete {
+        key: Arc<str>,
+        value: Bytes,
+        companion: Option<Companion>,
+    },
 }
 
 /// A change that happened.
@@ -79,11 +88,15 @@ pub enum Error {
     Compacted { asked: u64, oldest: u64 },
     #[error("the disk that holds {path} is full: free some space; nothing acknowledged was lost")]
     DiskFull { path: String },
-    #[error("the database {path} is corrupted ({detail}): stop the server, keep a copy of the file, restore a snapshot")]
+    #[error(
+        "the database {path} is corrupted ({detail}): stop the server, keep a copy of the file, restore a snapshot"
+    )]
     Corrupted { path: String, detail: String },
     #[error("the data directory {path} cannot be written ({detail}): make it writable or choose another --data-dir")]
     NotWritable { path: String, detail: String },
-    #[error("the database {path} was written by a newer version (schema {found}, this version knows {known}): upgrade amphipod")]
+    #[error(
+        "the database {path} was written by a newer version (schema {found}, this version knows {known}): upgrade amphipod"
+    )]
     Newer { path: String, found: u32, known: u32 },
     #[error("another process uses the database {path}: stop it or choose another --data-dir")]
     Locked { path: String },
@@ -145,7 +158,9 @@ impl Op {
 impl std::fmt::Debug for Op {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Put { key, value, volatile, .. } => write!(f, "Put({key}, {} bytes, volatile {volatile})", value.len()),
+            Self::Put { key, value, volatile, .. } => {
+                write!(f, "Put({key}, {} bytes, volatile {volatile})", value.len())
+            }
             Self::Delete { key, .. } => write!(f, "Delete({key})"),
         }
     }

@@ -50,7 +50,8 @@ async fn suite(store: &dyn Store) {
 
     let stale = store.commit(Txn { expect: vec![("/a/x".into(), one + 9)], ops: vec![put("/a/x", "2")] }).await;
     assert_eq!(stale, Err(Error::Conflict { key: "/a/x".into(), expected: one + 9, actual: one }));
-    let exists = store.commit(Txn { expect: vec![("/a/x".into(), 0)], ops: vec![put("/a/q", "2"), put("/a/x", "2")] }).await;
+    let exists =
+        store.commit(Txn { expect: vec![("/a/x".into(), 0)], ops: vec![put("/a/q", "2"), put("/a/x", "2")] }).await;
     assert!(matches!(exists, Err(Error::Conflict { .. })));
     assert_eq!(store.read("/a/q").unwrap(), None, "a refused transaction leaves nothing");
 

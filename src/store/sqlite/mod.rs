@@ -94,7 +94,13 @@ impl Sqlite {
             .stack_size(512 << 10)
             .spawn(move || writer.run(queue))
             .map_err(|e| Error::Failed(e.to_string()))?;
-        Ok(Self { path: path.to_owned(), requests, reader: Mutex::new(reader), shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            path: path.to_owned(),
+            requests,
+            reader: Mutex::new(reader),
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// How many times the log was synced to the disk: what a rollout costs an SD card.
@@ -147,9 +153,11 @@ impl Store for Sqlite {
             return Ok(volatile);
         }
         self.query(|c| {
-            c.prepare_cached("SELECT l.key, l.revision, l.value FROM current JOIN log l USING (revision) WHERE current.key = ?1")?
-                .query_row([key], row_entry)
-                .optional()
+            c.prepare_cached(
+                "SELECT l.key, l.revision, l.value FROM current JOIN log l USING (revision) WHERE current.key = ?1",
+            )?
+            .query_row([key], row_entry)
+            .optional()
         })
     }
 
@@ -179,7 +187,9 @@ impl Store for Sqlite {
             };
             Ok(rows.into_iter().map(|e| (e.key.clone(), e)).collect())
         })?;
-        for pair in self.shared.volatile.lock().expect("no panic while held").range::<str, _>((Excluded(low), Excluded(&*end))) {
+        for pair in
+            self.shared.volatile.lock().expect("no panic while held").range::<str, _>((Excluded(low), Excluded(&*end)))
+        {
             if pair.1.revision <= revision {
                 keys.insert(pair.0.clone(), entry_of(pair));
             }
@@ -287,9 +297,8 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Error> {
     if size > CHECK_ALWAYS_BYTES && clean == Some(1) {
         return Ok(());
     }
-    let verdict: String = connection
-        .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
-        .map_err(|e| failure(path, &e))?;
+    let verdict: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(|e| failure(path, &e))?;
     if verdict == "ok" { Ok(()) } else { Err(Error::Corrupted { path: path.display().to_string(), detail: verdict }) }
 }
 

@@ -54,16 +54,20 @@ struct Done {
 
 #[allow(clippy::disallowed_methods)] // The writer's own thread measures intervals; nothing here is simulated.
 impl Writer {
-    pub(super) fn new(connection: Connection, path: PathBuf, shared: Arc<Shared>, retention: Retention) -> Result<Self, Error> {
-        let fact = |name: &str| connection.query_row("SELECT value FROM fact WHERE name = ?1", [name], |r| r.get::<_, i64>(0));
+    pub(super) fn new(
+        connection: Connection,
+        path: PathBuf,
+        shared: Arc<Shared>,
+        retention: Retention,
+    ) -> Result<Self, Error> {
+        let fact =
+            |name: &str| connection.query_row("SELECT value FROM fact WHERE name = ?1", [name], |r| r.get::<_, i64>(0));
         let read = || -> rusqlite::Result<(u64, u64, u64)> {
             let last: Option<i64> = connection.query_row("SELECT MAX(revision) FROM log", [], |r| r.get(0))?;
             Ok((last.unwrap_or(0) as u64, fact("reserved")? as u64, fact("compacted")? as u64))
         };
         let (last, reserved, compacted) = read().map_err(|e| failure(&path, &e))?;
-        connection
-            .execute("INSERT OR REPLACE INTO fact VALUES ('clean', 0)", [])
-            .map_err(|e| failure(&path, &e))?;
+        connection.execute("INSERT OR REPLACE INTO fact VALUES ('clean', 0)", []).map_err(|e| failure(&path, &e))?;
         let head = last.max(reserved);
         shared.head.store(head, Ordering::Release);
         shared.compacted.store(compacted, Ordering::Release);
@@ -84,7 +88,8 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a timer needs no resources");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a timer needs no resources");
         loop {
             let next = match self.next_chore() {
                 None => queue.blocking_recv(),
@@ -226,7 +231,9 @@ impl Writer {
             return Ok(Some((v.revision, v.created)));
         }
         self.connection
-            .prepare_cached("SELECT l.revision, l.created FROM current c JOIN log l ON l.revision = c.revision WHERE c.key = ?1")?
+            .prepare_cached(
+                "SELECT l.revision, l.created FROM current c JOIN log l ON l.revision = c.revision WHERE c.key = ?1",
+            )?
             .query_row([key], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64)))
             .optional()
     }
@@ -261,8 +268,12 @@ impl Writer {
                     changes.push(Change { key, revision: self.head, value, deleted: false, companion });
                     continue;
                 }
-                Op::Put { key, value, companion, .. } => Change { key, revision: self.head, value, deleted: false, companion },
-                Op::Delete { key, value, companion } => Change { key, revision: self.head, value, deleted: true, companion },
+                Op::Put { key, value, companion, .. } => {
+                    Change { key, revision: self.head, value, deleted: false, companion }
+                }
+                Op::Delete { key, value, companion } => {
+                    Change { key, revision: self.head, value, deleted: true, companion }
+                }
             };
             let in_file = self.in_file(&change.key)?;
             if change.deleted && !in_file {
@@ -359,7 +370,9 @@ impl Writer {
             let from = self.shared.compacted.load(Ordering::Relaxed) as i64;
             let rows: Vec<i64> = self
                 .connection
-                .prepare_cached("SELECT revision FROM log WHERE revision > ?1 AND revision <= ?2 ORDER BY revision LIMIT ?3")?
+                .prepare_cached(
+                    "SELECT revision FROM log WHERE revision > ?1 AND revision <= ?2 ORDER BY revision LIMIT ?3",
+                )?
                 .query_map(params![from, target, STEP as i64], |r| r.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
             let through = if rows.len() < STEP { target } else { *rows.last().expect("STEP rows") };
@@ -401,7 +414,13 @@ impl Writer {
             self.connection.execute_batch("BEGIN IMMEDIATE")?;
             for (key, v) in &overlay {
                 self.connection.prepare_cached("DELETE FROM log WHERE key = ?1")?.execute([&**key])?;
-                let change = Change { key: key.clone(), revision: v.revision, value: v.value.clone(), deleted: false, companion: None };
+                let change = Change {
+                    key: key.clone(),
+                    revision: v.revision,
+                    value: v.value.clone(),
+                    deleted: false,
+                    companion: None,
+                };
                 self.insert(&change, v.created)?;
             }
             self.connection.execute_batch("COMMIT")

@@ -1,0 +1,5 @@
+//! Workloads.
+
+pub mod controllerrevision;
+pub mod deployment;
+pub mod replicaset;

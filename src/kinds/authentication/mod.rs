@@ -1,0 +1,4 @@
+//! Who is asking.
+
+pub mod selfsubjectreview;
+pub mod tokenreview;

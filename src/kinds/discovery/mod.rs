@@ -1,0 +1,3 @@
+//! Where Services lead.
+
+pub mod endpointslice;

@@ -1,0 +1,3 @@
+//! Events in their newer form.
+
+pub mod event;

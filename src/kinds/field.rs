@@ -1,0 +1,134 @@
+//! Validation errors with the path of the field, as in `k8s.io/apimachinery/pkg/util/validation/field`.
+
+use serde_json::Value;
+
+/// The errors of one validation, in the order found.
+pub type Errors = Vec<Error>;
+
+/// One thing wrong with one field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Error {
+    pub reason: Reason,
+    /// `spec.containers[0].name`
+    pub field: String,
+    /// The offending value; `Null` where there is none to show.
+    pub value: Value,
+    /// What would be accepted.
+    pub detail: String,
+}
+
+/// The kind of error, which clients see as the cause's reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    NotFound,
+    Required,
+    Duplicate,
+    Invalid,
+    NotSupported,
+    Forbidden,
+    TooLong,
+    TooMany,
+    Internal,
+    TypeInvalid,
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// The machine-readable form in `details.causes[].reason`.
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::NotFound => "FieldValueNotFound",
+            Self::Required => "FieldValueRequired",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+            Self::Internal => "InternalError",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::NotFound => "Not found",
+            Self::Required => "Required value",
+            Self::Duplicate => "Duplicate value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::NotSupported => "Unsupported value",
+            Self::Forbidden => "Forbidden",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+            Self::Internal => "Internal error",
+        }
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// What the cause's message says: everything but the field.
+    pub fn message(&self) -> String {
+        let words = self.reason.words();
+        let shown = match (&self.reason, &self.value) {
+            (Reason::Required | Reason::Forbidden | Reason::TooLong | Reason::TooMany | Reason::Internal, _) => {
+                words.to_owned()
+            }
+            (_, Value::Null) => format!("{words}: null"),
+            (_, value) => format!("{words}: {value}"),
+        };
+        if self.detail.is_empty() { shown } else { format!("{shown}: {}", self.detail) }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.message())
+    }
+}
+
+/// A field that must be given is not.
+pub fn required(field: impl Into<String>, detail: impl Into<String>) -> Error {
+    Error { reason: Reason::Required, field: field.into(), value: Value::Null, detail: detail.into() }
+}
+
+/// The value of a field is wrong.
+pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Error {
+    Error { reason: Reason::Invalid, field: field.into(), value: value.into(), detail: detail.into() }
+}
+
+/// The value is none of the supported ones.
+pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Error {
+    let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+    let detail = format!("supported values: {list}");
+    Error { reason: Reason::NotSupported, field: field.into(), value: value.into(), detail }
+}
+
+/// The field may not be set (so).
+pub fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Error {
+    Error { reason: Reason::Forbidden, field: field.into(), value: Value::Null, detail: detail.into() }
+}
+
+/// The value stands twice where it must be unique.
+pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Error {
+    Error { reason: Reason::Duplicate, field: field.into(), value: value.into(), detail: String::new() }
+}
+
+/// What the value refers to does not exist.
+pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Error {
+    Error { reason: Reason::NotFound, field: field.into(), value: value.into(), detail: String::new() }
+}
+
+/// The text is longer than `max` bytes.
+pub fn too_long(field: impl Into<String>, max: usize) -> Error {
+    let detail = format!("may not be more than {max} bytes");
+    Error { reason: Reason::TooLong, field: field.into(), value: Value::Null, detail }
+}
+
+/// The list is longer than `max`.
+pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Error {
+    let detail = format!("must have at most {max} items");
+    Error { reason: Reason::TooMany, field: field.into(), value: actual.into(), detail }
+}

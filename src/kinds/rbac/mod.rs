@@ -1,0 +1,6 @@
+//! Role-based access control.
+
+pub mod clusterrole;
+pub mod clusterrolebinding;
+pub mod role;
+pub mod rolebinding;

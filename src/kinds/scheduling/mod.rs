@@ -1,0 +1,3 @@
+//! Priorities.
+
+pub mod priorityclass;

@@ -1,0 +1,64 @@
+//! Cells that many kinds' tables share.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Column;
+use crate::base::clock::{between, human_duration, parse_time};
+use crate::base::json::text;
+
+/// The description that Kubernetes gives the Name column.
+pub const NAME_DESCRIPTION: &str = "Name must be unique within a namespace. Is required when creating resources, although some \
+    resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for \
+    creation idempotence and configuration definition. Cannot be updated. More info: \
+    https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
+/// The description that Kubernetes gives the Age column.
+pub const AGE_DESCRIPTION: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It is \
+    not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is \
+    represented in RFC3339 form and is in UTC.";
+
+/// The Name column.
+pub const NAME: Column =
+    Column { name: "Name", kind: "string", format: "name", priority: 0, description: NAME_DESCRIPTION };
+/// The Age column.
+pub const AGE: Column = string("Age", AGE_DESCRIPTION);
+/// The columns of kinds that show nothing of their own.
+pub const NAME_AGE: &[Column] = &[NAME, AGE];
+
+/// A string column that is always shown.
+pub const fn string(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 0, description }
+}
+
+/// A string column of the wide output.
+pub const fn wide(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "string", format: "", priority: 1, description }
+}
+
+/// An integer column that is always shown.
+pub const fn integer(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "integer", format: "", priority: 0, description }
+}
+
+/// The cells of [`NAME_AGE`].
+pub fn name_age(object: &Value, now: Timestamp) -> Vec<Value> {
+    vec![name(object), age(object, now)]
+}
+
+/// The Name cell.
+pub fn name(object: &Value) -> Value {
+    text(object, "metadata.name").into()
+}
+
+/// The Age cell.
+pub fn age(object: &Value, now: Timestamp) -> Value {
+    since(text(object, "metadata.creationTimestamp"), now).into()
+}
+
+/// How long ago a time was, `<unknown>` where there is none.
+pub fn since(time: &str, now: Timestamp) -> String {
+    match parse_time(time) {
+        Some(t) => human_duration(between(t, now)),
+        None => "<unknown>".into(),
+    }
+}
