@@ -4,7 +4,13 @@
 //! every line. Nothing here does IO or knows a clock.
 
 mod bundle;
+mod decode;
+mod parse;
+pub mod patch;
 mod types;
 
 pub use bundle::{Descriptions, bundle, type_of};
+pub use decode::{DecodeError, decode, zero};
+pub use parse::{ParseError, parse_json, parse_yaml};
+pub use patch::PatchError;
 pub use types::{Emit, Field, ListKey, ListKind, Node, PatchStrategy, Scalar, Schema, Struct, TypeRef};

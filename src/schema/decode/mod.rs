@@ -1,0 +1,264 @@
+//! What decoding into Go structs and encoding again does to an object: unknown fields go, nulls and empty values go,
+//! types and ranges are checked, quantities, times and bytes take their canonical form.
+//!
+//! The value is changed in place. The stored form of every object has been through here, so patches, server-side apply
+//! and controllers never meet two spellings of the same thing.
+
+use serde_json::{Map, Value};
+
+use super::types::{Emit, Field, Node, Scalar, Schema, TypeRef};
+
+mod scalar;
+
+/// A value of the wrong type, in the words Go's decoder uses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct DecodeError {
+    /// The whole message.
+    pub message: String,
+    /// Dotted path of the field, without list indices.
+    pub field: String,
+}
+
+/// Decodes `value` as this type, in place; returns the paths of unknown fields that were dropped, such as
+/// `spec.containers[0].bar`.
+pub fn decode(value: &mut Value, of: &TypeRef<'_>) -> Result<Vec<String>, DecodeError> {
+    let mut decoder = Decoder { schema: of.schema, unknown: Vec::new() };
+    if value.is_null() {
+        *value = of.schema.zero(of.node);
+        return Ok(Vec::new());
+    }
+    decoder.value(of.node, value).map_err(|fault| fault.into_error())?;
+    Ok(decoder.unknown)
+}
+
+/// What an unset value of this type looks like when it is written: the object Kubernetes compares a new one with.
+pub fn zero(of: &TypeRef<'_>) -> Value {
+    of.schema.zero(of.node)
+}
+
+struct Decoder<'a> {
+    schema: &'a Schema,
+    unknown: Vec<String>,
+}
+
+/// An error on its way up, collecting the path.
+struct Fault {
+    what: What,
+    strukt: Option<String>,
+    /// Field names from the inside out.
+    path: Vec<String>,
+}
+
+enum What {
+    /// JSON of this kind (with the number's text) where Go has that type.
+    Type(String, &'static str),
+    /// A scalar's own complaint.
+    Text(String),
+}
+
+// === impl Fault ===
+
+impl Fault {
+    fn new(what: What) -> Box<Fault> {
+        Box::new(Fault { what, strukt: None, path: Vec::new() })
+    }
+
+    fn into_error(self: Box<Self>) -> DecodeError {
+        let mut path = self.path;
+        path.reverse();
+        let field = path.join(".");
+        let message = match (self.what, self.strukt) {
+            (What::Type(kind, go), Some(s)) => {
+                format!("json: cannot unmarshal {kind} into Go struct field {s}.{field} of type {go}")
+            }
+            (What::Type(kind, go), None) => format!("json: cannot unmarshal {kind} into Go value of type {go}"),
+            (What::Text(text), _) => text,
+        };
+        DecodeError { message, field }
+    }
+}
+
+// === impl Schema ===
+
+impl Schema {
+    /// How an unset value of this node is written.
+    pub(super) fn zero(&self, node: u32) -> Value {
+        match &self.nodes[node as usize] {
+            Node::Scalar(scalar) => match scalar {
+                Scalar::String | Scalar::Bytes => Value::from(""),
+                Scalar::Bool => Value::Bool(false),
+                Scalar::Int32 | Scalar::Int64 | Scalar::Double | Scalar::IntOrString => Value::from(0),
+                Scalar::Quantity => Value::from("0"),
+                Scalar::Duration => Value::from("0s"),
+                Scalar::Time | Scalar::MicroTime => Value::Null,
+            },
+            Node::Struct { id, .. } => {
+                let mut map = Map::new();
+                self.complete(*id, &mut map);
+                Value::Object(map)
+            }
+            _ => Value::Null,
+        }
+    }
+
+    /// Adds the members that are written though unset.
+    fn complete(&self, id: u32, map: &mut Map<String, Value>) {
+        for field in self.fields_of(id) {
+            match field.emit {
+                Emit::Always if !map.contains_key(field.name.as_ref()) => {
+                    map.insert(field.name.to_string(), self.zero(field.node));
+                }
+                Emit::Null if !map.contains_key(field.name.as_ref()) => {
+                    map.insert(field.name.to_string(), Value::Null);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+// === impl Decoder ===
+
+impl Decoder<'_> {
+    fn value(&mut self, node: u32, value: &mut Value) -> Result<(), Box<Fault>> {
+        match &self.schema.nodes[node as usize] {
+            Node::Scalar(scalar) => scalar::decode(*scalar, value).map_err(Fault::new),
+            Node::Struct { id, .. } => self.object(*id, value),
+            Node::Map { value: inner, .. } => self.map(*inner, value),
+            Node::List { item, .. } => self.list(*item, value),
+            Node::Any | Node::Raw => Ok(()),
+            Node::SchemaOr(id) => match value {
+                Value::Array(_) => {
+                    let Value::Array(items) = value else { return Ok(()) };
+                    items.iter_mut().filter(|i| i.is_object()).try_for_each(|item| self.object(*id, item))
+                }
+                Value::Object(_) => self.object(*id, value),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn object(&mut self, id: u32, value: &mut Value) -> Result<(), Box<Fault>> {
+        let schema = self.schema;
+        let Value::Object(map) = value else { return Err(mismatch(value, "struct")) };
+        let preserve = schema.structs[id as usize].preserve_unknown;
+        let mut fault = None;
+        map.retain(|name, value| {
+            if fault.is_some() {
+                return true;
+            }
+            let Some(field) = schema.field_of(id, name) else {
+                if !preserve {
+                    self.unknown.push(name.clone());
+                }
+                return preserve;
+            };
+            match self.field(field, value) {
+                Ok(keep) => keep,
+                Err(mut e) => {
+                    e.path.push(name.clone());
+                    if e.strukt.is_none() {
+                        let full = &schema.structs[id as usize].name;
+                        e.strukt = Some(full.rsplit('.').next().unwrap_or(full).to_owned());
+                    }
+                    fault = Some(e);
+                    true
+                }
+            }
+        });
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        schema.complete(id, map);
+        Ok(())
+    }
+
+    /// Decodes one member; false when it is not written.
+    fn field(&mut self, field: &Field, value: &mut Value) -> Result<bool, Box<Fault>> {
+        if value.is_null() {
+            return Ok(false); // unset: `complete` adds what is written all the same
+        }
+        let before = self.unknown.len();
+        self.value(field.node, value)?;
+        for path in &mut self.unknown[before..] {
+            let dot = if path.starts_with('[') { "" } else { "." };
+            *path = format!("{}{dot}{path}", field.name);
+        }
+        Ok(match field.emit {
+            Emit::Set => !value.is_null(),
+            Emit::Always => !value.is_null(),
+            // Storage knows no difference between an empty list and none.
+            Emit::Null => !matches!(value, Value::Array(items) if items.is_empty()) && !value.is_null(),
+            Emit::NonEmpty => !is_empty(value),
+            Emit::NonZero => !matches!(value, Value::Object(map) if map.is_empty()) && !value.is_null(),
+        })
+    }
+
+    fn map(&mut self, node: u32, value: &mut Value) -> Result<(), Box<Fault>> {
+        let Value::Object(map) = value else { return Err(mismatch(value, "map[string]interface {}")) };
+        for (key, value) in map.iter_mut() {
+            if value.is_null() {
+                *value = self.schema.zero(node);
+                continue;
+            }
+            let before = self.unknown.len();
+            self.value(node, value)?;
+            for path in &mut self.unknown[before..] {
+                let dot = if path.starts_with('[') { "" } else { "." };
+                *path = format!("{key}{dot}{path}");
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, node: u32, value: &mut Value) -> Result<(), Box<Fault>> {
+        let Value::Array(items) = value else { return Err(mismatch(value, "[]interface {}")) };
+        for (i, value) in items.iter_mut().enumerate() {
+            if value.is_null() {
+                *value = self.schema.zero(node);
+                continue;
+            }
+            let before = self.unknown.len();
+            self.value(node, value)?;
+            for path in &mut self.unknown[before..] {
+                let dot = if path.starts_with('[') { "" } else { "." };
+                *path = format!("[{i}]{dot}{path}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+fn mismatch(value: &Value, go: &'static str) -> Box<Fault> {
+    Fault::new(wrong(value, go))
+}
+
+/// JSON of the wrong kind for this Go type.
+fn wrong(value: &Value, go: &'static str) -> What {
+    let kind = match value {
+        Value::Number(n) => format!("number {n}"),
+        Value::Null => "null".into(),
+        Value::Bool(_) => "bool".into(),
+        Value::String(_) => "string".into(),
+        Value::Array(_) => "array".into(),
+        Value::Object(_) => "object".into(),
+    };
+    // Go names the number only where its size or form is the trouble.
+    let kind = if go.contains("int") { kind } else { kind.split(' ').next().unwrap_or("").to_owned() };
+    What::Type(kind, go)
+}
+
+#[cfg(test)]
+mod tests;
