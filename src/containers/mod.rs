@@ -1,1 +1,160 @@
 //! Layer 2: running containers from images.
+//!
+//! Two seams: [`Runtime`] (sandboxes and containers; real: [`runtime::ShimRuntime`], fake: [`fake::FakeRuntime`]) and
+//! [`Images`] (pull, store, root file systems; real: [`image::ImageStore`], fake: [`fake::FakeImages`]).
+//! Forking and namespace set-up never happen in the multi-threaded agent: it re-executes itself as one small
+//! single-threaded `shim` per sandbox, which is parent, reaper and log writer of its containers and outlives the agent.
+//! Invariant: everything this room leaves on a machine is under [`Config`]'s directories and its one cgroup root, and is
+//! found again from there, never by process name.
+
+pub mod cgroup;
+mod device_program;
+mod error;
+// pub mod fake;
+pub mod hello;
+pub mod image;
+mod killall;
+mod oci;
+pub mod runtime;
+mod seccomp;
+mod session;
+mod shim;
+pub mod spec;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+
+pub use error::{Error, Result};
+pub use hello::hello_main;
+// pub use image::{Credentials, Image, ImageConfig, ImageError, Images};
+pub use killall::destroy_all;
+pub use session::{Session, SessionControl};
+pub use shim::shim_main;
+pub use spec::*;
+
+/// Where this room keeps things. Several of these can live on one machine, each with its own directories and root.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Survives reboots: image content and the writable layers of containers.
+    pub data_dir: PathBuf,
+    /// Gone after a reboot: one directory per sandbox with its run state and its shim's socket.
+    pub run_dir: PathBuf,
+    /// Name of the one cgroup (a path below the mount points) that holds all others, `amphipod` by default.
+    pub cgroup_root: String,
+    /// What is re-executed as `shim`; the running executable by default, which also works after its file was replaced.
+    pub executable: PathBuf,
+    /// A container's log file is rotated beyond this size.
+    pub log_max_bytes: u64,
+    /// How many log files a container keeps, the current one included.
+    pub log_max_files: u32,
+}
+
+impl Config {
+    /// The defaults, with the given directories.
+    pub fn new(data_dir: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            run_dir: run_dir.into(),
+            cgroup_root: "amphipod".into(),
+            executable: "/proc/self/exe".into(),
+            log_max_bytes: 10 * 1024 * 1024,
+            log_max_files: 5,
+        }
+    }
+
+    /// The directory that holds one directory per sandbox.
+    pub fn sandboxes_dir(&self) -> PathBuf {
+        self.run_dir.join("sandboxes")
+    }
+
+    /// The directory of one sandbox's run state.
+    pub fn sandbox_dir(&self, sandbox: &str) -> PathBuf {
+        self.sandboxes_dir().join(sandbox)
+    }
+
+    /// The directory that holds the writable layer and root file system of one container.
+    pub fn container_dir(&self, container: &str) -> PathBuf {
+        self.data_dir.join("containers").join(container)
+    }
+
+    /// The content-addressed image store.
+    pub fn images_dir(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+}
+
+/// What happened to a sandbox or container without the caller asking right now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The container's first process ended; its status says how. Its logs are complete in the file.
+    ContainerExited { sandbox: String, container: String },
+    /// The shim is gone (killed, or the sandbox was removed): whatever it held is to be removed and made anew.
+    SandboxGone { sandbox: String },
+}
+
+/// Runs sandboxes (the namespaces and cgroup of a pod) and containers in them.
+///
+/// Every call is idempotent where that has a meaning: stopping what has stopped and removing what is gone succeed.
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// Makes cgroup, namespaces and shim. On failure nothing remains.
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox>;
+    /// Creates and starts a container; its first process has passed `exec` of the given command when this returns
+    /// its process id. On failure nothing of the container remains and the message says why (for the user's event).
+    async fn start_container(&self, sandbox: &str, spec: ContainerSpec) -> Result<u32>;
+    /// Sends a signal to the container's first process.
+    async fn kill(&self, container: &str, signal: i32) -> Result<()>;
+    /// Stop signal, then SIGKILL after `grace`; returns when the container has exited.
+    async fn stop_container(&self, container: &str, grace: Duration) -> Result<()>;
+    /// Kills the container if it runs, and forgets it. Its root file system and log files are the caller's.
+    async fn remove_container(&self, container: &str) -> Result<()>;
+    /// Kills everything in the sandbox and removes cgroup, namespaces, mounts and run state.
+    async fn remove_sandbox(&self, sandbox: &str) -> Result<()>;
+    /// Everything known, also what an earlier process of the agent started and what ended while no agent was there.
+    async fn list(&self) -> Vec<Sandbox>;
+    /// One container's status.
+    async fn container(&self, container: &str) -> Option<ContainerStatus> {
+        let sandboxes = self.list().await;
+        sandboxes.into_iter().flat_map(|sandbox| sandbox.containers).find(|status| status.id == container)
+    }
+    /// Wakes on exits. The channel is bounded: a receiver that lags is told so and calls [`Runtime::list`].
+    fn events(&self) -> broadcast::Receiver<Event>;
+    /// Runs one more process in a container, under the container's user, capabilities, seccomp profile and limits.
+    /// Dropping the session before it ended kills that process.
+    async fn exec(&self, container: &str, spec: ExecSpec) -> Result<Session>;
+    /// Connects to the first process's streams; what it prints goes on to the log as well.
+    async fn attach(&self, container: &str) -> Result<Session>;
+    /// Changes limits in place; `None` leaves a limit as it is.
+    async fn update_resources(&self, container: &str, resources: &Resources) -> Result<()>;
+    /// What a container uses now.
+    async fn stats(&self, container: &str) -> Result<Stats>;
+    /// What a whole sandbox uses now.
+    async fn sandbox_stats(&self, sandbox: &str) -> Result<Stats>;
+}
+
+/// A fresh random id of 64 hexadecimal digits, as container ids look everywhere.
+pub fn new_id() -> String {
+    let mut bytes = [0u8; 32];
+    let random = ring::rand::SystemRandom::new();
+    ring::rand::SecureRandom::fill(&random, &mut bytes).expect("the kernel always has random bytes");
+    hex::encode(bytes)
+}
+
+/// Writes a file so that it is either there whole, after a crash too, or not at all.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let mut file = std::fs::File::create(&name)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&name, path)?;
+    match path.parent() {
+        Some(parent) => std::fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,460 @@
+//! From a [`ContainerSpec`] to the OCI configuration that libcontainer takes: one pure function.
+//!
+//! Namespaces that are not listed are the shim's, which are the sandbox's. Memory, CPU and pids limits are not listed
+//! either: the agent has written them into the cgroup before. Invariant: everything secure is the default here, and
+//! only what the specification says opens it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::error::{Error, Result};
+use super::seccomp;
+use super::spec::{
+    CapabilityChange, ContainerSpec, Device, ExecSpec, Mount, MountSource, Propagation, SandboxSpec, Seccomp, User,
+};
+
+/// What the plan must know of the machine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Host {
+    /// The container's cgroup, absolute as in `/proc/PID/cgroup`.
+    pub cgroup: String,
+    /// Version 2 gets a cgroup namespace, as other runtimes do.
+    pub cgroup_v2: bool,
+    /// The sandbox's shared memory directory.
+    pub shm: PathBuf,
+    /// Path of the process namespace that all containers of the sandbox share.
+    pub pid_namespace: Option<PathBuf>,
+    /// Numbers of the devices asked for: path on the host, type letter, major, minor.
+    pub devices: Vec<(PathBuf, char, u64, u64)>,
+    /// All capabilities that this kernel has and we may give.
+    pub capabilities: Vec<String>,
+    /// Hard limits this process cannot exceed: name and value.
+    pub hard_limits: Vec<(String, u64)>,
+}
+
+/// What a container gets without asking, as in Docker and containerd.
+const DEFAULT_CAPABILITIES: &[&str] = &[
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+const MASKED_PATHS: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The configuration of a container.
+pub(crate) fn plan(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host) -> Result<Value> {
+    if container.args.is_empty() {
+        return Err(Error::Spec("no command specified".into()));
+    }
+    let capabilities = capabilities(&container.capabilities, container.privileged, &host.capabilities)?;
+    let seccomp = seccomp_profile(container, &capabilities)?;
+    let mut config = json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": container.rootfs, "readonly": container.readonly_rootfs },
+        "process": process(container, sandbox, &container.user, &capabilities, host),
+        "mounts": mounts(sandbox, container, host)?,
+        "linux": {
+            "cgroupsPath": host.cgroup,
+            "namespaces": namespaces(sandbox, host),
+            "resources": { "devices": device_rules(container, host) },
+            "devices": devices(container, host)?,
+            "rootfsPropagation": rootfs_propagation(container),
+        },
+    });
+    let linux = &mut config["linux"];
+    if let Some(profile) = seccomp {
+        linux["seccomp"] = profile;
+    }
+    if !container.privileged && !container.unmasked_proc {
+        linux["maskedPaths"] = json!(MASKED_PATHS);
+        linux["readonlyPaths"] = json!(READONLY_PATHS);
+    }
+    Ok(config)
+}
+
+/// The process and seccomp profile for an exec in `container`.
+pub(crate) fn plan_exec(
+    sandbox: &SandboxSpec,
+    container: &ContainerSpec,
+    exec: &ExecSpec,
+    host: &Host,
+) -> Result<(Value, Option<Value>)> {
+    if exec.args.is_empty() {
+        return Err(Error::Spec("no command specified".into()));
+    }
+    let capabilities = capabilities(&container.capabilities, container.privileged, &host.capabilities)?;
+    let mut like = container.clone();
+    like.args.clone_from(&exec.args);
+    like.tty = exec.tty;
+    like.env.extend(exec.env.iter().cloned());
+    if let Some(cwd) = &exec.cwd {
+        like.cwd.clone_from(cwd);
+    }
+    let user = exec.user.as_ref().unwrap_or(&container.user);
+    let seccomp = seccomp_profile(container, &capabilities)?;
+    Ok((process(&like, sandbox, user, &capabilities, host), seccomp))
+}
+
+fn process(
+    container: &ContainerSpec,
+    sandbox: &SandboxSpec,
+    user: &User,
+    capabilities: &[String],
+    host: &Host,
+) -> Value {
+    // Processes of other users than root get no permitted capability at exec; the set only bounds what they may gain.
+    let held: &[String] = if user.uid == 0 { capabilities } else { &[] };
+    let mut process = json!({
+        "terminal": container.tty,
+        "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids },
+        "args": container.args,
+        "env": environment(container, sandbox),
+        "cwd": if container.cwd.is_empty() { "/" } else { &container.cwd },
+        "capabilities": {
+            "bounding": capabilities,
+            "effective": held,
+            "permitted": held,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": rlimits(container, host),
+    });
+    if container.no_new_privileges {
+        // Absent and false differ to libcontainer: with either value it loads the filter after dropping privileges.
+        process["noNewPrivileges"] = json!(true);
+    }
+    process
+}
+
+/// Later entries win; PATH, HOSTNAME and TERM are as users expect them unless given.
+fn environment(container: &ContainerSpec, sandbox: &SandboxSpec) -> Vec<String> {
+    let mut all: Vec<(&str, &str)> = vec![("PATH", DEFAULT_PATH)];
+    if !sandbox.hostname.is_empty() {
+        all.push(("HOSTNAME", &sandbox.hostname));
+    }
+    if container.tty {
+        all.push(("TERM", "xterm"));
+    }
+    all.extend(container.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let mut kept: Vec<(&str, &str)> = Vec::new();
+    for (name, value) in all {
+        kept.retain(|(other, _)| *other != name);
+        kept.push((name, value));
+    }
+    kept.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// The default set with what is dropped and added; `drop: [ALL]` with adds keeps only those, whatever the order.
+fn capabilities(change: &CapabilityChange, privileged: bool, all: &[String]) -> Result<Vec<String>> {
+    if privileged {
+        return Ok(all.to_vec());
+    }
+    let normal = |name: &String| {
+        let name = name.to_ascii_uppercase();
+        if name == "ALL" || name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
+    };
+    let (add, drop): (Vec<_>, Vec<_>) =
+        (change.add.iter().map(normal).collect(), change.drop.iter().map(normal).collect());
+    let known = |name: &&String| *name == "ALL" || all.contains(name);
+    if let Some(unknown) = add.iter().find(|name| !known(name)) {
+        return Err(Error::Spec(format!("unknown capability to add: {unknown:?}")));
+    }
+    let mut set: Vec<String> = if add.iter().any(|name| name == "ALL") {
+        all.to_vec()
+    } else if drop.iter().any(|name| name == "ALL") {
+        Vec::new()
+    } else {
+        DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned()).filter(|name| all.contains(name)).collect()
+    };
+    set.retain(|name| !drop.contains(name));
+    for name in add.into_iter().filter(|name| name != "ALL" && all.contains(name)) {
+        if !set.contains(&name) {
+            set.push(name);
+        }
+    }
+    set.sort();
+    Ok(set)
+}
+
+fn seccomp_profile(container: &ContainerSpec, capabilities: &[String]) -> Result<Option<Value>> {
+    match &container.seccomp {
+        _ if container.privileged => Ok(None),
+        Seccomp::Unconfined => Ok(None),
+        Seccomp::RuntimeDefault => Ok(Some(seccomp::default_profile(capabilities))),
+        Seccomp::Localhost(path) => seccomp::load_profile(path, capabilities).map(Some),
+    }
+}
+
+/// The others are inherited from the shim.
+fn namespaces(sandbox: &SandboxSpec, host: &Host) -> Value {
+    let mut list = vec![json!({ "type": "mount" })];
+    match &host.pid_namespace {
+        _ if sandbox.host_pid => {}
+        Some(path) => list.push(json!({ "type": "pid", "path": path })),
+        None => list.push(json!({ "type": "pid" })),
+    }
+    if host.cgroup_v2 {
+        list.push(json!({ "type": "cgroup" }));
+    }
+    json!(list)
+}
+
+fn rlimits(container: &ContainerSpec, host: &Host) -> Value {
+    let list = container.rlimits.iter().map(|rlimit| {
+        let ceiling =
+            host.hard_limits.iter().find(|(name, _)| *name == rlimit.name).map_or(u64::MAX, |(_, hard)| *hard);
+        if rlimit.hard > ceiling {
+            tracing::warn!(container = container.name, limit = rlimit.name, ceiling, "may not raise the limit so far");
+        }
+        json!({ "type": rlimit.name, "soft": rlimit.soft.min(ceiling), "hard": rlimit.hard.min(ceiling) })
+    });
+    Value::Array(list.collect())
+}
+
+fn rootfs_propagation(container: &ContainerSpec) -> &'static str {
+    let mut strongest = Propagation::Private;
+    for mount in &container.mounts {
+        if let MountSource::Bind { propagation, .. } = mount.source {
+            match (strongest, propagation) {
+                (_, Propagation::Bidirectional) => strongest = Propagation::Bidirectional,
+                (Propagation::Private, Propagation::HostToContainer) => strongest = Propagation::HostToContainer,
+                _ => {}
+            }
+        }
+    }
+    match strongest {
+        Propagation::Private => "private",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    }
+}
+
+fn mounts(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host) -> Result<Value> {
+    let access = if container.privileged { "rw" } else { "ro" };
+    let usual = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+        mount("/dev/shm", "bind", &host.shm.to_string_lossy(), &["rbind", "rw"]),
+    ];
+    let mut list: Vec<Value> = Vec::new();
+    for usual in usual {
+        let path = Path::new(usual["destination"].as_str().unwrap_or_default()).to_owned();
+        let replaced = container.mounts.iter().any(|mount| mount.container_path == path);
+        // Without an ipc namespace of our own there is no right to mount mqueue: take the host's.
+        if path == Path::new("/dev/mqueue") && sandbox.host_ipc && !replaced {
+            list.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
+        } else if !replaced {
+            list.push(usual);
+        }
+    }
+    // Parents before children, so that none hides another; the order among equals is the caller's.
+    let mut own: Vec<&Mount> = container.mounts.iter().collect();
+    own.sort_by_key(|mount| mount.container_path.components().count());
+    for mount in own {
+        list.push(own_mount(mount)?);
+    }
+    Ok(Value::Array(list))
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
+    json!({ "destination": destination, "type": kind, "source": source, "options": options })
+}
+
+fn own_mount(wanted: &Mount) -> Result<Value> {
+    if !wanted.container_path.is_absolute() {
+        return Err(Error::Spec(format!("mount path {:?} is not absolute", wanted.container_path)));
+    }
+    let destination = wanted.container_path.to_string_lossy();
+    let access = if wanted.read_only { "ro" } else { "rw" };
+    Ok(match &wanted.source {
+        MountSource::Bind { host_path, propagation } => {
+            let propagation = match propagation {
+                Propagation::Private => "rprivate",
+                Propagation::HostToContainer => "rslave",
+                Propagation::Bidirectional => "rshared",
+            };
+            mount(&destination, "bind", &host_path.to_string_lossy(), &["rbind", propagation, access])
+        }
+        MountSource::Tmpfs { size_bytes } => {
+            let size = size_bytes.map(|bytes| format!("size={bytes}"));
+            let mut options = vec!["nosuid", "nodev", "noexec", access];
+            options.extend(size.as_deref());
+            mount(&destination, "tmpfs", "tmpfs", &options)
+        }
+    })
+}
+
+fn devices(container: &ContainerSpec, host: &Host) -> Result<Value> {
+    let list: Result<Vec<Value>> = container.devices.iter().map(|device| device_node(device, host)).collect();
+    list.map(Value::Array)
+}
+
+fn device_node(device: &Device, host: &Host) -> Result<Value> {
+    let (_, kind, major, minor) = numbers(device, host)
+        .ok_or_else(|| Error::Spec(format!("{:?} is not a device on this host", device.host_path)))?;
+    Ok(json!({
+        "path": device.container_path, "type": kind.to_string(), "major": major, "minor": minor, "fileMode": 0o666,
+    }))
+}
+
+fn numbers<'a>(device: &Device, host: &'a Host) -> Option<&'a (PathBuf, char, u64, u64)> {
+    host.devices.iter().find(|(path, ..)| *path == device.host_path)
+}
+
+/// What may be opened: nothing, then the harmless ones that every container has, then what was asked for.
+fn device_rules(container: &ContainerSpec, host: &Host) -> Value {
+    if container.privileged {
+        return json!([{ "allow": true, "access": "rwm" }]);
+    }
+    let mut rules = vec![
+        json!({ "allow": false, "access": "rwm" }),
+        json!({ "allow": true, "type": "c", "access": "m" }),
+        json!({ "allow": true, "type": "b", "access": "m" }),
+    ];
+    // null, zero, full, random, urandom, tty, console, ptmx and the terminals
+    let harmless: [(u64, Option<u64>); 9] = [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(1)),
+        (5, Some(2)),
+        (136, None),
+    ];
+    for (major, minor) in harmless {
+        let mut rule = json!({ "allow": true, "type": "c", "major": major, "access": "rwm" });
+        if let Some(minor) = minor {
+            rule["minor"] = json!(minor);
+        }
+        rules.push(rule);
+    }
+    for device in &container.devices {
+        if let Some((_, kind, major, minor)) = numbers(device, host) {
+            rules.push(json!({
+                "allow": true, "type": kind.to_string(), "major": major, "minor": minor, "access": device.permissions,
+            }));
+        }
+    }
+    Value::Array(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libcontainer::oci_spec::runtime::Spec;
+
+    fn host() -> Host {
+        let capabilities = DEFAULT_CAPABILITIES.iter().chain(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]);
+        Host {
+            cgroup: "/amphipod/pod/c".into(),
+            shm: "/run/shm".into(),
+            capabilities: capabilities.map(|name| (*name).to_owned()).collect(),
+            ..Host::default()
+        }
+    }
+
+    fn container() -> ContainerSpec {
+        ContainerSpec { args: vec!["sh".into()], rootfs: "/rootfs".into(), ..ContainerSpec::default() }
+    }
+
+    #[test]
+    fn the_plan_is_a_valid_configuration() {
+        let value = plan(&SandboxSpec::default(), &container(), &host()).unwrap();
+        let spec: Spec = serde_json::from_value(value).unwrap();
+        let linux = spec.linux().as_ref().unwrap();
+        assert!(linux.seccomp().is_some() && linux.masked_paths().is_some());
+        assert_eq!(spec.process().as_ref().unwrap().no_new_privileges(), None);
+    }
+
+    #[test]
+    fn capabilities_are_dropped_and_added() {
+        let set = |add: &[&str], drop: &[&str]| {
+            let owned = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
+            capabilities(&CapabilityChange { add: owned(add), drop: owned(drop) }, false, &host().capabilities)
+        };
+        assert_eq!(set(&["NET_BIND_SERVICE"], &["ALL"]).unwrap(), ["CAP_NET_BIND_SERVICE"]);
+        assert_eq!(set(&[], &[]).unwrap().len(), DEFAULT_CAPABILITIES.len());
+        assert!(!set(&[], &["cap_net_raw"]).unwrap().contains(&"CAP_NET_RAW".to_owned()));
+        assert_eq!(set(&["ALL"], &["SYS_ADMIN"]).unwrap().len(), host().capabilities.len() - 1);
+        assert!(set(&["NO_SUCH"], &[]).is_err());
+    }
+
+    #[test]
+    fn privileged_opens_everything_and_nothing_else_does() {
+        let privileged = ContainerSpec { privileged: true, ..container() };
+        let value = plan(&SandboxSpec::default(), &privileged, &host()).unwrap();
+        assert!(value["linux"].get("seccomp").is_none() && value["linux"].get("maskedPaths").is_none());
+        assert_eq!(value["process"]["capabilities"]["effective"].as_array().unwrap().len(), host().capabilities.len());
+    }
+
+    #[test]
+    fn later_variables_win_and_path_is_there() {
+        let mut wanted = container();
+        wanted.env = vec![("A".into(), "1".into()), ("A".into(), "2".into())];
+        let env = environment(&wanted, &SandboxSpec::default());
+        assert_eq!(env, [format!("PATH={DEFAULT_PATH}"), "A=2".to_owned()]);
+    }
+
+    #[test]
+    fn another_user_holds_no_capabilities() {
+        let mut wanted = container();
+        wanted.user.uid = 1000;
+        let value = plan(&SandboxSpec::default(), &wanted, &host()).unwrap();
+        assert_eq!(value["process"]["capabilities"]["effective"], json!([]));
+    }
+
+    #[test]
+    fn own_mounts_replace_the_usual_ones_and_parents_come_first() {
+        let tmpfs = |path: &str| Mount {
+            container_path: path.into(),
+            read_only: false,
+            source: MountSource::Tmpfs { size_bytes: Some(1) },
+        };
+        let wanted = ContainerSpec { mounts: vec![tmpfs("/a/b"), tmpfs("/a"), tmpfs("/dev/shm")], ..container() };
+        let value = plan(&SandboxSpec::default(), &wanted, &host()).unwrap();
+        let paths: Vec<_> =
+            value["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
+        assert_eq!(paths.iter().filter(|path| **path == "/dev/shm").count(), 1);
+        assert_eq!(&paths[paths.len() - 3..], ["/a", "/a/b", "/dev/shm"]);
+    }
+}

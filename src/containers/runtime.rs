@@ -1,0 +1,640 @@
+//! The real [`Runtime`]: the agent's side of the shims.
+//!
+//! What exists is known from the run directory and the live shims alone: at start every sandbox directory is read and
+//! its shim connected to, so a killed agent finds the same containers again. One `Watch` connection per shim brings
+//! exits and its end; nothing is polled. Invariant: a status in memory is never newer than what the shim said.
+
+mod connection;
+mod host;
+mod sandbox_files;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use nix::fcntl::OFlag;
+use tokio::net::unix::pipe;
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+
+use self::connection::Connection;
+use self::sandbox_files::Saved;
+use super::cgroup::Tree;
+use super::error::{Error, Result};
+use super::session::{self, Session, SessionControl, TtyReader};
+use super::shim::BUNDLES_DIR;
+use super::spec::*;
+use super::wire::{ExecRequest, Reply, Request, StartRequest};
+use super::{Config, Event, Runtime, oci};
+
+pub(crate) use self::sandbox_files::{discard, saved_sandboxes, unmount_below};
+
+/// Exits that a receiver of events may lag behind before it has to list again.
+const EVENT_BACKLOG: usize = 1024;
+/// A shim answers at once, or something is wrong with it.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// Creating a container may wait for slow disks and volumes.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+/// What SIGKILL does not end in this time hangs in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Containers through libcontainer and a shim per sandbox.
+#[derive(Debug, Clone)]
+pub struct ShimRuntime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    tree: Tree,
+    sandboxes: Mutex<BTreeMap<String, Known>>,
+    events: broadcast::Sender<Event>,
+}
+
+#[derive(Debug)]
+struct Known {
+    saved: Saved,
+    pid: u32,
+    alive: bool,
+    containers: BTreeMap<String, ContainerStatus>,
+    watcher: Option<JoinHandle<Option<()>>>,
+}
+
+impl ShimRuntime {
+    /// Opens the run directory and re-adopts what lives there.
+    pub async fn open(config: Config) -> Result<Self> {
+        let sandboxes_dir = config.sandboxes_dir();
+        std::fs::create_dir_all(&sandboxes_dir).map_err(io("creating", &sandboxes_dir))?;
+        let tree = Tree::new(&config.cgroup_root)?;
+        tree.create("shims", &Resources::default())?;
+        let inner = Inner {
+            config,
+            tree,
+            sandboxes: Mutex::new(BTreeMap::new()),
+            events: broadcast::Sender::new(EVENT_BACKLOG),
+        };
+        let runtime = Self { inner: Arc::new(inner) };
+        for saved in saved_sandboxes(&sandboxes_dir) {
+            runtime.adopt(saved).await;
+        }
+        Ok(runtime)
+    }
+
+    fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.inner.sandboxes()
+    }
+
+    /// Connects to a shim whose sandbox is on disk. A dead one is listed as such, for the caller to remove.
+    async fn adopt(&self, saved: Saved) -> bool {
+        let id = saved.spec.id.clone();
+        let directory = self.inner.config.sandbox_dir(&id);
+        let known = Known { saved, pid: 0, alive: false, containers: BTreeMap::new(), watcher: None };
+        self.sandboxes().insert(id.clone(), known);
+        let Ok(mut connection) = Connection::open(&directory) else { return false };
+        let asked = async {
+            connection.send(&Request::Watch, &[]).await?;
+            connection.receive().await
+        };
+        let Ok(Ok(Reply::Snapshot { pid, containers })) = tokio::time::timeout(ANSWER_PATIENCE, asked).await else {
+            return false;
+        };
+        let watcher = crate::base::task::spawn("shim-watch", watch(self.inner.clone(), id.clone(), connection));
+        if let Some(known) = self.sandboxes().get_mut(&id) {
+            known.pid = pid;
+            known.alive = true;
+            known.containers = containers.into_iter().map(|status| (status.id.clone(), status)).collect();
+            known.watcher = Some(watcher);
+        }
+        true
+    }
+
+    /// The sandbox of a container.
+    fn locate(&self, container: &str) -> Result<(SandboxSpec, ContainerStatus)> {
+        let sandboxes = self.sandboxes();
+        let found = sandboxes
+            .values()
+            .find_map(|known| known.containers.get(container).map(|status| (known.saved.spec.clone(), status.clone())));
+        found.ok_or_else(|| Error::NoContainer(container.to_owned()))
+    }
+
+    fn directory(&self, sandbox: &str) -> PathBuf {
+        self.inner.config.sandbox_dir(sandbox)
+    }
+
+    fn bundle(&self, sandbox: &str, container: &str) -> PathBuf {
+        self.directory(sandbox).join(BUNDLES_DIR).join(container)
+    }
+
+    /// One request and its first reply.
+    async fn ask(
+        &self,
+        sandbox: &str,
+        request: &Request,
+        fds: &[OwnedFd],
+        patience: Duration,
+    ) -> Result<(Reply, Connection)> {
+        let lost = |source| Error::Shim { sandbox: sandbox.to_owned(), source };
+        let mut connection = Connection::open(&self.directory(sandbox)).map_err(lost)?;
+        let asked = async {
+            connection.send(request, fds).await?;
+            connection.receive().await
+        };
+        let reply = match tokio::time::timeout(patience, asked).await {
+            Ok(reply) => reply.map_err(lost)?,
+            Err(_) => return Err(lost(std::io::ErrorKind::TimedOut.into())),
+        };
+        Ok((reply, connection))
+    }
+
+    fn container_spec(&self, sandbox: &str, container: &str) -> Result<ContainerSpec> {
+        let path = self.bundle(sandbox, container).join("spec.json");
+        let bytes = std::fs::read(&path).map_err(io("reading", &path))?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::Spec(format!("{path:?}: {error}")))
+    }
+
+    /// Cgroup and configuration of a container; returns what the shim has to be told.
+    fn prepare(&self, sandbox: &SandboxSpec, spec: &ContainerSpec) -> Result<StartRequest> {
+        let tree = &self.inner.tree;
+        let cgroup = container_cgroup(sandbox, &spec.id);
+        let bundle = self.bundle(&sandbox.id, &spec.id);
+        std::fs::create_dir_all(&bundle).map_err(io("creating", &bundle))?;
+        super::image::make_directory_in(&spec.rootfs, Path::new(&spec.cwd), &spec.user)?;
+        let host = host::describe(&self.inner.config, tree, sandbox, spec);
+        let config = oci::plan(sandbox, spec, &host)?;
+        tree.create(&cgroup, &spec.resources)?;
+        for (name, bytes) in [("config.json", serde_json::to_vec(&config)), ("spec.json", serde_json::to_vec(spec))] {
+            let path = bundle.join(name);
+            let bytes = bytes.map_err(|error| Error::Spec(error.to_string()))?;
+            std::fs::write(&path, bytes).map_err(io("writing", &path))?;
+        }
+        Ok(StartRequest {
+            id: spec.id.clone(),
+            name: spec.name.clone(),
+            attempt: spec.attempt,
+            labels: spec.labels.clone(),
+            bundle,
+            tty: spec.tty,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            log_path: spec.log_path.as_ref().map(|path| sandbox.log_dir.join(path)),
+            oom_score_adj: spec.oom_score_adj.unwrap_or(0),
+            uid: spec.user.uid,
+            oom_file: tree.oom_file(&cgroup),
+            device_cgroup: tree.device_program_directory(&cgroup),
+            procs_file: tree.procs_file(&cgroup),
+        })
+    }
+
+    /// What `prepare` made.
+    fn unprepare(&self, sandbox: &SandboxSpec, container: &str) {
+        let cgroup = container_cgroup(sandbox, container);
+        self.inner.tree.kill(&cgroup, KILL_PATIENCE);
+        if let Err(error) = self.inner.tree.remove(&cgroup) {
+            tracing::warn!(container, error = super::error::chain(&error), "leftover cgroup");
+        }
+        let _ = std::fs::remove_dir_all(self.bundle(&sandbox.id, container));
+    }
+
+    async fn exited(&self, container: &str, patience: Duration) -> Result<bool> {
+        let mut events = self.events();
+        let wait = async {
+            loop {
+                let (_, status) = self.locate(container)?;
+                if matches!(status.state, ContainerState::Exited { .. }) || !self.is_alive_of(container) {
+                    return Ok(());
+                }
+                // Lagging is a reason to look, too.
+                let _ = events.recv().await;
+            }
+        };
+        match tokio::time::timeout(patience, wait).await {
+            Ok(result) => result.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn is_alive_of(&self, container: &str) -> bool {
+        self.sandboxes().values().any(|known| known.alive && known.containers.contains_key(container))
+    }
+}
+
+impl Inner {
+    fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Records what a shim said. A container that is not known any more was removed meanwhile.
+    fn record(&self, sandbox: &str, status: ContainerStatus) {
+        let mut sandboxes = self.sandboxes();
+        let known = sandboxes.get_mut(sandbox).and_then(|known| known.containers.get_mut(&status.id));
+        if let Some(known) = known
+            && !matches!(known.state, ContainerState::Exited { .. })
+        {
+            *known = status;
+        }
+    }
+}
+
+/// Follows one shim until it is gone.
+async fn watch(inner: Arc<Inner>, sandbox: String, mut connection: Connection) {
+    loop {
+        match connection.receive().await {
+            Ok(Reply::Exited(status)) => {
+                let container = status.id.clone();
+                inner.record(&sandbox, status);
+                let _ = inner.events.send(Event::ContainerExited { sandbox: sandbox.clone(), container });
+            }
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    let lost = inner.sandboxes().get_mut(&sandbox).is_some_and(|known| std::mem::replace(&mut known.alive, false));
+    if lost {
+        let _ = inner.events.send(Event::SandboxGone { sandbox });
+    }
+}
+
+fn container_cgroup(sandbox: &SandboxSpec, container: &str) -> String {
+    format!("{}/{container}", sandbox.cgroup_parent.trim_matches('/'))
+}
+
+fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
+}
+
+/// Moves work that blocks (mounts, cgroups) off the event loop.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[async_trait]
+impl Runtime for ShimRuntime {
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
+        let id = spec.id.clone();
+        let saved = Saved { spec, created_at: Timestamp::now() };
+        let runtime = self.clone();
+        let made = saved.clone();
+        let prepared =
+            blocking(move || sandbox_files::prepare(&runtime.inner.config, &runtime.inner.tree, &made)).await;
+        let started = match prepared {
+            Ok(()) => sandbox_files::spawn_shim(&self.inner.config, &id).await,
+            Err(Error::Exists(id)) => return Err(Error::Exists(id)),
+            Err(error) => Err(super::error::chain(&error)),
+        };
+        let message = match started {
+            Ok(()) if self.adopt(saved.clone()).await => None,
+            Ok(()) => Some("the shim does not answer".to_owned()),
+            Err(message) => Some(message),
+        };
+        if let Some(message) = message {
+            self.sandboxes().remove(&id);
+            let runtime = self.clone();
+            blocking(move || discard(&runtime.inner.config, &runtime.inner.tree, &saved, true)).await?;
+            return Err(Error::CreateSandbox { id, message });
+        }
+        let sandboxes = self.list().await;
+        sandboxes.into_iter().find(|sandbox| sandbox.spec.id == id).ok_or(Error::NoSandbox(id))
+    }
+
+    async fn start_container(&self, sandbox: &str, spec: ContainerSpec) -> Result<u32> {
+        let owner = {
+            let mut sandboxes = self.sandboxes();
+            let taken = sandboxes.values().any(|known| known.containers.contains_key(&spec.id));
+            let known = sandboxes.get_mut(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+            if taken {
+                return Err(Error::Exists(spec.id));
+            }
+            let status = ContainerStatus {
+                id: spec.id.clone(),
+                name: spec.name.clone(),
+                attempt: spec.attempt,
+                pid: 0,
+                state: ContainerState::Created,
+                log_path: spec.log_path.as_ref().map(|path| known.saved.spec.log_dir.join(path)),
+                labels: spec.labels.clone(),
+            };
+            known.containers.insert(spec.id.clone(), status);
+            known.saved.spec.clone()
+        };
+        let (id, name) = (spec.id.clone(), spec.name.clone());
+        let (runtime, made_for) = (self.clone(), owner.clone());
+        let prepared = blocking(move || runtime.prepare(&made_for, &spec)).await;
+        let result = match prepared {
+            Ok(request) => self.ask(sandbox, &Request::Start(request), &[], START_PATIENCE).await,
+            Err(error) => Err(error),
+        };
+        let error = match result {
+            Ok((Reply::Started(status), _)) => {
+                let pid = status.pid;
+                self.inner.record(sandbox, status);
+                return Ok(pid);
+            }
+            Ok((Reply::Failed { message }, _)) => Error::Start { name, message },
+            Ok(_) => Error::Start { name, message: "unexpected answer of the shim".into() },
+            Err(error @ Error::Shim { .. }) => {
+                // It may still be starting: make sure it does not.
+                let remove = Request::Remove { container: id.clone() };
+                let _ = self.ask(sandbox, &remove, &[], ANSWER_PATIENCE).await;
+                error
+            }
+            Err(error) => error,
+        };
+        if let Some(known) = self.sandboxes().get_mut(sandbox) {
+            known.containers.remove(&id);
+        }
+        let runtime = self.clone();
+        blocking(move || runtime.unprepare(&owner, &id)).await;
+        Err(error)
+    }
+
+    async fn kill(&self, container: &str, signal: i32) -> Result<()> {
+        let (sandbox, _) = self.locate(container)?;
+        let request = Request::Kill { container: container.to_owned(), signal };
+        match self.ask(&sandbox.id, &request, &[], ANSWER_PATIENCE).await?.0 {
+            Reply::Done => Ok(()),
+            Reply::NotRunning => Err(Error::NotRunning(container.to_owned())),
+            Reply::Failed { message } => Err(Error::Spec(format!("signal {signal}: {message}"))),
+            _ => Err(Error::NoContainer(container.to_owned())),
+        }
+    }
+
+    async fn stop_container(&self, container: &str, grace: Duration) -> Result<()> {
+        let (sandbox, status) = self.locate(container)?;
+        if matches!(status.state, ContainerState::Exited { .. }) {
+            return Ok(());
+        }
+        let wanted = self.container_spec(&sandbox.id, container).ok().and_then(|spec| spec.stop_signal);
+        let mut signal = wanted.unwrap_or(libc::SIGTERM);
+        let mut patience = grace;
+        if grace.is_zero() {
+            (signal, patience) = (libc::SIGKILL, KILL_PATIENCE);
+        }
+        loop {
+            match self.kill(container, signal).await {
+                Ok(()) | Err(Error::NotRunning(_)) => {}
+                Err(Error::NoContainer(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            if self.exited(container, patience).await? {
+                return Ok(());
+            }
+            if signal == libc::SIGKILL {
+                let source = std::io::Error::other("the process does not end after SIGKILL");
+                return Err(Error::Shim { sandbox: sandbox.id, source });
+            }
+            (signal, patience) = (libc::SIGKILL, KILL_PATIENCE);
+        }
+    }
+
+    async fn remove_container(&self, container: &str) -> Result<()> {
+        let Ok((sandbox, _)) = self.locate(container) else { return Ok(()) };
+        let request = Request::Remove { container: container.to_owned() };
+        let alive = self.is_alive_of(container);
+        if alive {
+            self.ask(&sandbox.id, &request, &[], KILL_PATIENCE).await?;
+        }
+        let (runtime, id, owner) = (self.clone(), container.to_owned(), sandbox.clone());
+        blocking(move || runtime.unprepare(&owner, &id)).await;
+        if let Some(known) = self.sandboxes().get_mut(&sandbox.id) {
+            known.containers.remove(container);
+        }
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, sandbox: &str) -> Result<()> {
+        let (saved, shared) = {
+            let mut sandboxes = self.sandboxes();
+            let Some(known) = sandboxes.get_mut(sandbox) else { return Ok(()) };
+            known.alive = false;
+            if let Some(watcher) = known.watcher.take() {
+                watcher.abort();
+            }
+            let saved = known.saved.clone();
+            let parent = &saved.spec.cgroup_parent;
+            let shared = sandboxes
+                .values()
+                .any(|other| other.saved.spec.id != sandbox && other.saved.spec.cgroup_parent == *parent);
+            (saved, shared)
+        };
+        let _ = self.ask(sandbox, &Request::Shutdown, &[], ANSWER_PATIENCE).await;
+        let runtime = self.clone();
+        blocking(move || discard(&runtime.inner.config, &runtime.inner.tree, &saved, !shared)).await?;
+        self.sandboxes().remove(sandbox);
+        Ok(())
+    }
+
+    async fn list(&self) -> Vec<Sandbox> {
+        let sandboxes = self.sandboxes();
+        let list = sandboxes.values().map(|known| Sandbox {
+            spec: known.saved.spec.clone(),
+            pid: known.pid,
+            alive: known.alive,
+            created_at: known.saved.created_at,
+            containers: known.containers.values().cloned().collect(),
+        });
+        list.collect()
+    }
+
+    async fn container(&self, container: &str) -> Option<ContainerStatus> {
+        self.locate(container).ok().map(|(_, status)| status)
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    async fn exec(&self, container: &str, spec: ExecSpec) -> Result<Session> {
+        let (sandbox, status) = self.locate(container)?;
+        if !status.is_running() {
+            return Err(Error::NotRunning(container.to_owned()));
+        }
+        let container_spec = self.container_spec(&sandbox.id, container)?;
+        let tree = &self.inner.tree;
+        let host = host::describe(&self.inner.config, tree, &sandbox, &container_spec);
+        let (process, seccomp) = oci::plan_exec(&sandbox, &container_spec, &spec, &host)?;
+        let request = ExecRequest {
+            container: container.to_owned(),
+            process: process.to_string(),
+            seccomp: seccomp.map(|profile| profile.to_string()),
+            tty: spec.tty,
+            oom_score_adj: container_spec.oom_score_adj.unwrap_or(0),
+            cgroup_procs: tree.procs_files(&container_cgroup(&sandbox, container)),
+        };
+        let streams = Streams::new(spec.tty, spec.stdin).map_err(io("making pipes", Path::new("")))?;
+        let (reply, connection) =
+            self.ask(&sandbox.id, &Request::Exec(request), &streams.theirs, START_PATIENCE).await?;
+        match reply {
+            Reply::ExecStarted { .. } => {}
+            Reply::NotFound => return Err(Error::NoContainer(container.to_owned())),
+            Reply::NotRunning => return Err(Error::NotRunning(container.to_owned())),
+            Reply::Failed { message } => return Err(Error::Exec(message)),
+            _ => return Err(Error::Exec("unexpected answer of the shim".into())),
+        }
+        streams.session(sandbox.id, connection, spec.stdin).map_err(io("opening streams", Path::new("")))
+    }
+
+    async fn attach(&self, container: &str) -> Result<Session> {
+        let (sandbox, _) = self.locate(container)?;
+        let tty = self.container_spec(&sandbox.id, container)?.tty;
+        let streams = Streams::for_attach(tty).map_err(io("making pipes", Path::new("")))?;
+        let request = Request::Attach { container: container.to_owned() };
+        let (reply, connection) = self.ask(&sandbox.id, &request, &streams.theirs, ANSWER_PATIENCE).await?;
+        match reply {
+            Reply::Attached { .. } => {}
+            Reply::NotRunning => return Err(Error::NotRunning(container.to_owned())),
+            _ => return Err(Error::NoContainer(container.to_owned())),
+        }
+        streams.attached(sandbox.id, connection, tty).map_err(io("opening streams", Path::new("")))
+    }
+
+    async fn update_resources(&self, container: &str, resources: &Resources) -> Result<()> {
+        let (sandbox, _) = self.locate(container)?;
+        self.inner.tree.set(&container_cgroup(&sandbox, container), resources)
+    }
+
+    async fn stats(&self, container: &str) -> Result<Stats> {
+        let (sandbox, _) = self.locate(container)?;
+        self.inner.tree.stats(&container_cgroup(&sandbox, container))
+    }
+
+    async fn sandbox_stats(&self, sandbox: &str) -> Result<Stats> {
+        let parent = {
+            let sandboxes = self.sandboxes();
+            let known = sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+            known.saved.spec.cgroup_parent.clone()
+        };
+        self.inner.tree.stats(&parent)
+    }
+}
+
+/// Our ends of a session's pipes, and the ends that go to the shim.
+#[derive(Default)]
+struct Streams {
+    theirs: Vec<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+impl Streams {
+    fn new(tty: bool, stdin: bool) -> std::io::Result<Self> {
+        let mut streams = Self::default();
+        if tty {
+            return Ok(streams);
+        }
+        if stdin {
+            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+            streams.stdin = Some(write);
+            streams.theirs.push(read);
+        } else {
+            streams.theirs.push(std::fs::File::open("/dev/null")?.into());
+        }
+        streams.add_outputs(true)?;
+        Ok(streams)
+    }
+
+    fn for_attach(tty: bool) -> std::io::Result<Self> {
+        let mut streams = Self::default();
+        streams.add_outputs(!tty)?;
+        Ok(streams)
+    }
+
+    fn add_outputs(&mut self, stderr: bool) -> std::io::Result<()> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        self.stdout = Some(read);
+        self.theirs.push(write);
+        if stderr {
+            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+            self.stderr = Some(read);
+            self.theirs.push(write);
+        }
+        Ok(())
+    }
+
+    /// An exec that has started: with a tty its master came with the reply.
+    fn session(self, sandbox: String, mut connection: Connection, stdin: bool) -> std::io::Result<Session> {
+        let master = connection.fds.pop();
+        let (input, output): (Option<OwnedFd>, Box<dyn tokio::io::AsyncRead + Send + Unpin>) = match &master {
+            Some(master) => {
+                let reader = TtyReader(receiver(master.try_clone()?)?);
+                (stdin.then(|| master.try_clone()).transpose()?, Box::new(reader))
+            }
+            None => {
+                (self.stdin, Box::new(self.stdout.map(receiver).transpose()?.ok_or(std::io::ErrorKind::BrokenPipe)?))
+            }
+        };
+        Ok(Session {
+            stdin: input.map(writer).transpose()?,
+            stdout: output,
+            stderr: self.stderr.map(reader).transpose()?,
+            control: Box::new(ShimSession { sandbox, connection, master }),
+        })
+    }
+
+    fn attached(self, sandbox: String, mut connection: Connection, tty: bool) -> std::io::Result<Session> {
+        let input = connection.fds.pop();
+        let master = if tty { input.as_ref().map(OwnedFd::try_clone).transpose()? } else { None };
+        Ok(Session {
+            stdin: input.map(writer).transpose()?,
+            stdout: reader(self.stdout.ok_or(std::io::ErrorKind::BrokenPipe)?)?,
+            stderr: self.stderr.map(reader).transpose()?,
+            control: Box::new(ShimSession { sandbox, connection, master }),
+        })
+    }
+}
+
+fn nonblocking(fd: &OwnedFd) -> std::io::Result<()> {
+    let flags = OFlag::from_bits_truncate(nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_GETFL)?);
+    nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+fn receiver(fd: OwnedFd) -> std::io::Result<pipe::Receiver> {
+    nonblocking(&fd)?;
+    pipe::Receiver::from_owned_fd_unchecked(fd)
+}
+
+fn reader(fd: OwnedFd) -> std::io::Result<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
+    Ok(Box::new(receiver(fd)?))
+}
+
+fn writer(fd: OwnedFd) -> std::io::Result<Box<dyn tokio::io::AsyncWrite + Send + Unpin>> {
+    nonblocking(&fd)?;
+    Ok(Box::new(pipe::Sender::from_owned_fd_unchecked(fd)?))
+}
+
+/// The connection on which the shim reports the end; closing it ends an exec.
+struct ShimSession {
+    sandbox: String,
+    connection: Connection,
+    master: Option<OwnedFd>,
+}
+
+#[async_trait]
+impl SessionControl for ShimSession {
+    fn resize(&self, columns: u16, rows: u16) -> std::io::Result<()> {
+        match &self.master {
+            Some(master) => session::resize_tty(master, columns, rows),
+            None => Ok(()),
+        }
+    }
+
+    async fn wait(&mut self) -> Result<i32> {
+        loop {
+            match self.connection.receive().await {
+                Ok(Reply::ExecExited { code }) => return Ok(code),
+                Ok(_) => {}
+                Err(source) => return Err(Error::Shim { sandbox: self.sandbox.clone(), source }),
+            }
+        }
+    }
+}

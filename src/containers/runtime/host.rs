@@ -1,0 +1,70 @@
+//! What the OCI plan has to know of this machine.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+
+use super::super::Config;
+use super::super::cgroup::{Layout, Tree};
+use super::super::oci::Host;
+use super::super::shim::REAPER_FILE;
+use super::super::spec::{ContainerSpec, SandboxSpec};
+
+pub(super) fn describe(config: &Config, tree: &Tree, sandbox: &SandboxSpec, container: &ContainerSpec) -> Host {
+    let directory = config.sandbox_dir(&sandbox.id);
+    let reaper = fs::read_to_string(directory.join(REAPER_FILE)).ok();
+    let shared = reaper.filter(|_| sandbox.share_process_namespace);
+    Host {
+        cgroup: tree.absolute(&super::container_cgroup(sandbox, &container.id)),
+        cgroup_v2: matches!(tree.layout(), Layout::V2 { .. }),
+        shm: if sandbox.host_ipc { "/dev/shm".into() } else { directory.join("shm") },
+        pid_namespace: shared.map(|pid| PathBuf::from(format!("/proc/{}/ns/pid", pid.trim()))),
+        devices: container.devices.iter().filter_map(|device| numbers(device.host_path.clone())).collect(),
+        capabilities: available_capabilities(),
+        hard_limits: if may_raise_limits() { Vec::new() } else { hard_limits() },
+    }
+}
+
+fn numbers(path: PathBuf) -> Option<(PathBuf, char, u64, u64)> {
+    let metadata = fs::metadata(&path).ok()?;
+    let kind = match metadata.file_type() {
+        kind if kind.is_char_device() => 'c',
+        kind if kind.is_block_device() => 'b',
+        _ => return None,
+    };
+    let device = metadata.rdev();
+    Some((path, kind, u64::from(libc::major(device)), u64::from(libc::minor(device))))
+}
+
+/// Every capability of this kernel that this process could pass on.
+fn available_capabilities() -> Vec<String> {
+    let bounding = caps::read(None, caps::CapSet::Bounding).unwrap_or_default();
+    let mut names: Vec<String> = bounding.into_iter().map(|capability| capability.to_string()).collect();
+    names.sort();
+    names
+}
+
+fn may_raise_limits() -> bool {
+    caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false)
+}
+
+fn hard_limits() -> Vec<(String, u64)> {
+    let known = [
+        ("RLIMIT_AS", libc::RLIMIT_AS),
+        ("RLIMIT_CORE", libc::RLIMIT_CORE),
+        ("RLIMIT_CPU", libc::RLIMIT_CPU),
+        ("RLIMIT_DATA", libc::RLIMIT_DATA),
+        ("RLIMIT_FSIZE", libc::RLIMIT_FSIZE),
+        ("RLIMIT_MEMLOCK", libc::RLIMIT_MEMLOCK),
+        ("RLIMIT_NOFILE", libc::RLIMIT_NOFILE),
+        ("RLIMIT_NPROC", libc::RLIMIT_NPROC),
+        ("RLIMIT_STACK", libc::RLIMIT_STACK),
+    ];
+    let limit = |(name, resource): (&str, libc::__rlimit_resource_t)| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: writes the structure.
+        let result = unsafe { libc::getrlimit(resource, &raw mut limit) };
+        (result == 0).then(|| (name.to_owned(), limit.rlim_max))
+    };
+    known.into_iter().filter_map(limit).collect()
+}

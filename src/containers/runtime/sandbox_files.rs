@@ -1,0 +1,172 @@
+//! What a sandbox leaves on disk and in the kernel: made before its shim starts, removed when it is gone.
+//!
+//! Order is the invariant: `sandbox.json` is written first, so whatever else exists is found again after a crash at any
+//! instant, and the directory is removed last.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::{Deserialize, Serialize};
+
+use super::super::cgroup::Tree;
+use super::super::error::{Error, Result};
+use super::super::shim::{BUNDLES_DIR, CONFIG_FILE, PID_FILE};
+use super::super::spec::SandboxSpec;
+use super::super::wire::ShimConfig;
+use super::super::{Config, write_atomically};
+use super::io;
+
+const SPEC_FILE: &str = "sandbox.json";
+const SHM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The run state of a sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub spec: SandboxSpec,
+    pub created_at: Timestamp,
+}
+
+/// Every sandbox of the run directory. One that was only half made is removed.
+pub(crate) fn saved_sandboxes(directory: &Path) -> Vec<Saved> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        match fs::read(path.join(SPEC_FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            Some(saved) => found.push(saved),
+            None => drop(fs::remove_dir_all(path)),
+        }
+    }
+    found
+}
+
+/// Everything before the shim.
+pub(super) fn prepare(config: &Config, tree: &Tree, saved: &Saved) -> Result<()> {
+    let spec = &saved.spec;
+    let plain = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if !plain(&spec.id) {
+        return Err(Error::Spec(format!("sandbox id {:?} may hold letters, digits and dashes only", spec.id)));
+    }
+    let directory = config.sandbox_dir(&spec.id);
+    match fs::create_dir(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(Error::Exists(spec.id.clone())),
+        result => result.map_err(io("creating", &directory))?,
+    }
+    let json = serde_json::to_vec(saved).map_err(|error| Error::Spec(error.to_string()))?;
+    write_atomically(&directory.join(SPEC_FILE), &json).map_err(io("writing", &directory))?;
+    for name in ["shm", BUNDLES_DIR, "state"] {
+        let path = directory.join(name);
+        fs::create_dir(&path).map_err(io("creating", &path))?;
+    }
+    tree.create(&spec.cgroup_parent, &spec.resources)?;
+    if !spec.host_ipc {
+        mount_shm(&directory.join("shm"), spec.shm_bytes.unwrap_or(SHM_BYTES))?;
+    }
+    let shim = ShimConfig {
+        hostname: spec.hostname.clone(),
+        netns: spec.netns.clone(),
+        host_ipc: spec.host_ipc,
+        share_process_namespace: spec.share_process_namespace,
+        sysctls: spec.sysctls.clone(),
+        log_max_bytes: config.log_max_bytes,
+        log_max_files: config.log_max_files,
+        cgroup_procs: tree.procs_files("shims"),
+    };
+    let json = serde_json::to_vec(&shim).map_err(|error| Error::Spec(error.to_string()))?;
+    let path = directory.join(CONFIG_FILE);
+    fs::write(&path, json).map_err(io("writing", &path))
+}
+
+fn mount_shm(path: &Path, bytes: u64) -> Result<()> {
+    let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let options = format!("mode=1777,size={bytes}");
+    mount(Some("shm"), path, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(|error| io("mounting shared memory", path)(error.into()))
+}
+
+/// Starts the shim; it serves when this returns.
+pub(super) async fn spawn_shim(config: &Config, sandbox: &str) -> Result<(), String> {
+    #[allow(clippy::disallowed_methods, reason = "the shim is this executable itself")]
+    let mut command = tokio::process::Command::new(&config.executable);
+    command.arg("shim").arg(config.sandbox_dir(sandbox)).env_clear().stdin(std::process::Stdio::null());
+    let output = command.output().await.map_err(|error| format!("starting the shim: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+    }
+}
+
+/// Ends the shim and everything it had, and removes the run state. Nothing is assumed to be there.
+pub(crate) fn discard(config: &Config, tree: &Tree, saved: &Saved, with_parent_cgroup: bool) -> Result<()> {
+    let spec = &saved.spec;
+    let directory = config.sandbox_dir(&spec.id);
+    end_shim(&directory);
+    let parent = spec.cgroup_parent.trim_matches('/');
+    for container in bundles(&directory) {
+        let cgroup = format!("{parent}/{container}");
+        tree.kill(&cgroup, super::KILL_PATIENCE);
+        tree.remove(&cgroup)?;
+    }
+    if with_parent_cgroup && !parent.is_empty() {
+        tree.kill(parent, super::KILL_PATIENCE);
+        tree.remove(parent)?;
+    }
+    unmount_below(&directory)?;
+    match fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", &directory)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn bundles(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory.join(BUNDLES_DIR)) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Kills the shim and waits for its end. It is known by its number and by living in its directory, since the number
+/// alone may be someone else's by now.
+fn end_shim(directory: &Path) {
+    let Some(pid) = fs::read_to_string(directory.join(PID_FILE)).ok().and_then(|text| text.trim().parse::<i32>().ok())
+    else {
+        return;
+    };
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    for _ in 0..1000 {
+        if fs::read_link(format!("/proc/{pid}/cwd")).ok().as_deref() != Some(&directory) {
+            return;
+        }
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        #[allow(clippy::disallowed_methods, reason = "someone else's child: there is no event for its end")]
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Unmounts everything at or below `directory`, newest first.
+pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
+    let Ok(directory) = fs::canonicalize(directory) else { return Ok(()) };
+    let table = fs::read_to_string("/proc/self/mountinfo").map_err(io("reading", Path::new("/proc/self/mountinfo")))?;
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(unescape(point)))
+        .filter(|point| point.starts_with(&directory))
+        .collect();
+    points.reverse();
+    for point in points {
+        if let Err(error) = umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            && error != nix::errno::Errno::EINVAL
+            && error != nix::errno::Errno::ENOENT
+        {
+            return Err(io("unmounting", &point)(error.into()));
+        }
+    }
+    Ok(())
+}
+
+/// mountinfo writes blanks and backslashes as octal.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}

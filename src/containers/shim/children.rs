@@ -1,0 +1,83 @@
+//! Forked children that do heavy work for the shim, and what they report.
+//!
+//! A job's child writes one JSON report (and perhaps a descriptor) into a socket pair and ends. The report is in the
+//! socket before any process it started can be reaped by us, because those are reparented to us only at its end.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::{ForkResult, Pid, fork};
+use serde::{Deserialize, Serialize};
+
+use super::super::wire;
+
+/// What a job's child says at its end.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The process to look after.
+    Started {
+        pid: i32,
+    },
+    Failed {
+        message: String,
+    },
+}
+
+/// A forked child at work.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub pid: Pid,
+    pub socket: OwnedFd,
+    buffer: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+/// Forks; `work` runs in the child and its report is sent. `work` gets the socket to send descriptors early.
+pub(super) fn fork_job(work: impl FnOnce(&OwnedFd) -> Result<i32, String>) -> io::Result<Job> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    // SAFETY: the shim never has a second thread, so the child may allocate and use any function.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Job { pid: child, socket: ours, buffer: Vec::new(), fds: Vec::new() }),
+        ForkResult::Child => {
+            drop(ours);
+            super::reset_signals();
+            let report = match work(&theirs) {
+                Ok(pid) => Report::Started { pid },
+                Err(message) => Report::Failed { message },
+            };
+            let _ = wire::send(theirs.as_raw_fd(), &wire::encode(&report), &[]);
+            super::leave(0)
+        }
+    }
+}
+
+impl Job {
+    /// Reads what has come; `Some` at the end of the job.
+    pub(super) fn progress(&mut self) -> Option<(Report, Vec<OwnedFd>)> {
+        loop {
+            match wire::receive(self.socket.as_raw_fd(), &mut self.buffer, &mut self.fds) {
+                Ok(0) => return Some((self.last_word(), std::mem::take(&mut self.fds))),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Some((self.last_word(), std::mem::take(&mut self.fds))),
+            }
+        }
+    }
+
+    fn last_word(&mut self) -> Report {
+        // A byte that carried each descriptor precedes the report.
+        self.buffer.drain(..self.fds.len().min(self.buffer.len()));
+        match wire::decode(&mut self.buffer) {
+            Ok(Some(report)) => report,
+            _ => Report::Failed { message: "the process that starts containers died".into() },
+        }
+    }
+}
+
+/// Sends a descriptor ahead of the report.
+pub(super) fn send_fd(socket: &OwnedFd, fd: impl AsFd) -> io::Result<()> {
+    wire::send(socket.as_raw_fd(), &[0], &[fd.as_fd().as_raw_fd()]).map(drop)
+}

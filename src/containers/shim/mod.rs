@@ -1,0 +1,225 @@
+//! `amphipod shim DIR`: the one small process per sandbox.
+//!
+//! It holds the sandbox's network, ipc and uts namespaces by living in them, so no file pins them and containers simply
+//! inherit them. It never starts a thread, so it may fork: all heavy work (libcontainer, entering a container) happens
+//! in short-lived forked children whose memory goes with them. What stays resident is a poll loop.
+//! Invariant: the shim ends only by `Shutdown` or by being killed; the agent's life does not matter to it.
+
+mod children;
+mod enter;
+mod launch;
+mod log;
+mod serve;
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::unistd::{ForkResult, Pid, fork, pipe, setsid};
+
+use super::wire::ShimConfig;
+
+/// Names inside a sandbox's directory.
+pub(crate) const CONFIG_FILE: &str = "shim.json";
+pub(crate) const SOCKET_FILE: &str = "sock";
+pub(crate) const PID_FILE: &str = "pid";
+/// Holds the process id of process 1 of a shared process namespace.
+pub(crate) const REAPER_FILE: &str = "reaper";
+/// One directory per container with `config.json` (OCI) and `spec.json` (ours).
+pub(crate) const BUNDLES_DIR: &str = "bundles";
+
+/// Entry of the sub-command; to be called before any thread is started. The parent half returns when the shim serves
+/// (printing nothing) or has failed (printing why); the shim itself is its orphan.
+pub fn shim_main(args: &[String]) -> ExitCode {
+    let [directory] = args else {
+        eprintln!("usage: shim DIRECTORY (started by the agent only)");
+        return ExitCode::from(2);
+    };
+    let directory = PathBuf::from(directory);
+    match detach(&directory) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Forks: the child becomes the shim; the parent waits until it serves.
+fn detach(directory: &Path) -> io::Result<()> {
+    let (ready, report) = pipe()?;
+    // SAFETY: no other thread exists in this process.
+    match unsafe { fork() }? {
+        ForkResult::Parent { .. } => {
+            drop(report);
+            let message = io::read_to_string(fs::File::from(ready))?;
+            match message.as_str() {
+                "ok" => Ok(()),
+                "" => Err(io::Error::other("the shim died while it was set up")),
+                reason => Err(io::Error::other(reason.to_owned())),
+            }
+        }
+        ForkResult::Child => {
+            drop(ready);
+            let mut report = fs::File::from(report);
+            match set_up(directory) {
+                Ok(shim) => {
+                    let _ = report.write_all(b"ok");
+                    drop(report);
+                    shim.run()
+                }
+                Err(error) => {
+                    let _ = report.write_all(error.to_string().as_bytes());
+                    leave(1)
+                }
+            }
+        }
+    }
+}
+
+/// Ends this process without unwinding or running exit hooks of the parent's making.
+fn leave(code: i32) -> ! {
+    // SAFETY: `_exit` only ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+fn set_up(directory: &Path) -> io::Result<serve::Shim> {
+    setsid()?;
+    std::env::set_current_dir(directory)?;
+    let config: ShimConfig = serde_json::from_slice(&fs::read(CONFIG_FILE)?)?;
+    for procs in &config.cgroup_procs {
+        fs::write(procs, "0").map_err(|error| because("joining the shims' cgroup", error))?;
+    }
+    // Fails without CAP_SYS_RESOURCE; then the shim is as likely a victim as any other process.
+    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    enter_namespaces(&config)?;
+    // SAFETY: plain prctl calls on this process.
+    unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+        libc::prctl(libc::PR_SET_NAME, c"amphipod-shim".as_ptr());
+    }
+    silence_stdio()?;
+    let pid_namespace = config.share_process_namespace.then(reaper_of_shared_pids).transpose()?;
+    serve::Shim::new(config, pid_namespace)
+}
+
+fn because(what: &str, error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{what}: {error}"))
+}
+
+fn enter_namespaces(config: &ShimConfig) -> io::Result<()> {
+    if let Some(path) = &config.netns {
+        let namespace = fs::File::open(path).map_err(|error| because(&format!("network namespace {path:?}"), error))?;
+        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|error| because("joining network namespace", error))?;
+    }
+    let mut flags = CloneFlags::empty();
+    flags.set(CloneFlags::CLONE_NEWIPC, !config.host_ipc);
+    flags.set(CloneFlags::CLONE_NEWUTS, !config.hostname.is_empty());
+    unshare(flags).map_err(|error| because("making namespaces", error))?;
+    if !config.hostname.is_empty() {
+        nix::unistd::sethostname(&config.hostname).map_err(|error| because("setting hostname", error))?;
+    }
+    for (name, value) in &config.sysctls {
+        let path = Path::new("/proc/sys").join(sysctl_path(name)?);
+        fs::write(&path, value).map_err(|error| because(&format!("sysctl {name}={value}"), error))?;
+    }
+    Ok(())
+}
+
+/// `net.ipv4.ip_forward` as a relative path. With a slash in it the name is a path already (dots are then literal).
+fn sysctl_path(name: &str) -> io::Result<PathBuf> {
+    let path = if name.contains('/') { PathBuf::from(name) } else { PathBuf::from(name.replace('.', "/")) };
+    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if plain { Ok(path) } else { Err(io::Error::other(format!("invalid sysctl name {name:?}"))) }
+}
+
+fn silence_stdio() -> io::Result<()> {
+    let null: OwnedFd = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
+    for target in 0..3 {
+        // SAFETY: replaces our own standard streams; both descriptors are open.
+        if unsafe { libc::dup2(null.as_raw_fd(), target) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Starts process 1 of a shared process namespace: it sleeps and reaps. Returns its id as seen from here.
+fn reaper_of_shared_pids() -> io::Result<serve::SharedPids> {
+    let (ready, report) = pipe()?;
+    let (lifeline, held) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // `unshare` changes what the *next* child gets, so a helper does it and hands the grandchild's id over.
+    // SAFETY: single-threaded.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            drop(report);
+            let text = io::read_to_string(fs::File::from(ready))?;
+            let _ = nix::sys::wait::waitpid(child, None);
+            let pid: i32 = text.parse().map_err(|_| io::Error::other("making the shared process namespace failed"))?;
+            fs::write(REAPER_FILE, pid.to_string())?;
+            Ok(serve::SharedPids { reaper: Pid::from_raw(pid), lifeline: held })
+        }
+        ForkResult::Child => {
+            drop((ready, held));
+            let made = unshare(CloneFlags::CLONE_NEWPID).map(|()| {
+                // SAFETY: single-threaded.
+                unsafe { fork() }
+            });
+            match made {
+                Ok(Ok(ForkResult::Parent { child })) => {
+                    let _ = fs::File::from(report).write_all(child.to_string().as_bytes());
+                    leave(0)
+                }
+                Ok(Ok(ForkResult::Child)) => {
+                    drop(report);
+                    sleep_and_reap(lifeline)
+                }
+                _ => leave(1),
+            }
+        }
+    }
+}
+
+/// Sleeps until the shim is gone, which closes the other end of `lifeline`; then the whole namespace goes with it.
+fn sleep_and_reap(lifeline: OwnedFd) -> ! {
+    // SAFETY: names this process; then, with SIGCHLD ignored, the kernel itself reaps. As process 1 of its namespace
+    // it gets no signal without a handler but SIGKILL from outside.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+    }
+    loop {
+        match nix::unistd::read(&lifeline, &mut [0; 1]) {
+            Err(nix::errno::Errno::EINTR) => {}
+            _ => leave(0),
+        }
+    }
+}
+
+/// In a forked child: undoes what the shim (and the Rust runtime) did to signals, so that the container's processes
+/// start with defaults.
+fn reset_signals() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGPIPE, Signal::SIGCHLD] {
+        // SAFETY: sets the default action, no handler of ours is involved.
+        let _ = unsafe { sigaction(signal, &default) };
+    }
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctl_names_cannot_leave_proc_sys() {
+        assert_eq!(sysctl_path("net.core.somaxconn").unwrap(), Path::new("net/core/somaxconn"));
+        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding").unwrap().components().count(), 5);
+        assert!(sysctl_path("../kernel/core_pattern").is_err());
+        assert!(sysctl_path("/etc/passwd").is_err());
+    }
+}

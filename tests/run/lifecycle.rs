@@ -1,0 +1,131 @@
+//! A container's life from the caller's side.
+
+use std::time::Duration;
+
+use amphipod::containers::runtime::ShimRuntime;
+use amphipod::containers::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::lab::{Lab, exit_of};
+
+#[tokio::test]
+async fn a_container_runs_logs_and_exits_with_its_code() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox().await;
+    let started = std::time::Instant::now();
+    let (code, log) = lab.run(&sandbox, lab.script("echo out; echo err >&2; hostname; exit 7")).await;
+    println!("start to exit: {:?}", started.elapsed());
+    assert_eq!(code, 7);
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["err", "lab-pod", "out"]);
+}
+
+#[tokio::test]
+async fn a_missing_command_is_told_in_plain_words_and_leaves_nothing() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox().await;
+    let mut spec = lab.script("");
+    spec.args = vec!["/no/such/thing".into()];
+    let error = lab.runtime.start_container(&sandbox, spec).await.unwrap_err().to_string();
+    assert!(error.contains("exec: \"/no/such/thing\": stat /no/such/thing: no such file or directory"), "{error}");
+    let mut spec = lab.script("");
+    spec.args = vec!["nothing".into()];
+    let error = lab.runtime.start_container(&sandbox, spec).await.unwrap_err().to_string();
+    assert!(error.contains("exec: \"nothing\": executable file not found in $PATH"), "{error}");
+    assert!(lab.runtime.list().await[0].containers.is_empty());
+}
+
+#[tokio::test]
+async fn running_containers_survive_the_agent_and_ended_ones_are_reported() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox().await;
+    let stays = lab.start(&sandbox, lab.script("echo before; sleep 100")).await;
+    let ends = lab
+        .start(&sandbox, lab.script("cat /tmp/go 2>/dev/null; while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 3"))
+        .await;
+    let before = lab.runtime.container(&stays).await.unwrap();
+    // A second agent that never heard of the first knows only what is on disk and what the shims say. The first keeps
+    // no state of its own, so its death is no different from its silence.
+    std::fs::write(lab.rootfs.join("tmp/go"), "").unwrap();
+    exit_of(&lab.runtime, &ends).await;
+    let second = ShimRuntime::open(lab.new_runtime_config()).await.unwrap();
+    assert_eq!(second.container(&stays).await.unwrap(), before);
+    let ended = second.container(&ends).await.unwrap();
+    assert_eq!(ended.exit_code(), Some(3));
+    assert_eq!(ended, lab.runtime.container(&ends).await.unwrap());
+    second.stop_container(&stays, Duration::ZERO).await.unwrap();
+    assert_eq!(second.container(&stays).await.unwrap().exit_code(), Some(137));
+}
+
+#[tokio::test]
+async fn stop_asks_first_and_kills_after_the_grace() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox().await;
+    let polite = lab.start(&sandbox, lab.script("trap 'exit 5' TERM; while true; do sleep 0.05; done")).await;
+    lab.runtime.stop_container(&polite, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(lab.exit(&polite).await.exit_code(), Some(5));
+    let stubborn = lab.start(&sandbox, lab.script("trap '' TERM; while true; do sleep 0.05; done")).await;
+    lab.runtime.stop_container(&stubborn, Duration::from_millis(200)).await.unwrap();
+    let ContainerState::Exited { code, signal, oom_killed, .. } = lab.exit(&stubborn).await.state else { panic!() };
+    assert_eq!((code, signal, oom_killed), (137, Some(9), false));
+    lab.runtime.remove_container(&stubborn).await.unwrap();
+    assert!(lab.runtime.container(&stubborn).await.is_none());
+    lab.runtime.remove_container(&stubborn).await.unwrap();
+}
+
+#[tokio::test]
+async fn exec_has_streams_exit_code_user_and_tty() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox().await;
+    let container = lab.start(&sandbox, lab.script("sleep 100")).await;
+    let exec = |script: &str| ExecSpec { args: vec!["sh".into(), "-c".into(), script.into()], ..ExecSpec::default() };
+    let mut session =
+        lab.runtime.exec(&container, ExecSpec { stdin: true, ..exec("cat; echo e >&2; exit 4") }).await.unwrap();
+    let mut stdin = session.stdin.take().unwrap();
+    stdin.write_all(b"through").await.unwrap();
+    drop(stdin);
+    let (mut out, mut err) = (String::new(), String::new());
+    session.stdout.read_to_string(&mut out).await.unwrap();
+    session.stderr.take().unwrap().read_to_string(&mut err).await.unwrap();
+    assert_eq!((out.as_str(), err.as_str(), session.control.wait().await.unwrap()), ("through", "e\n", 4));
+
+    let user = Some(User { uid: 1000, gid: 1000, additional_gids: vec![7] });
+    let mut session =
+        lab.runtime.exec(&container, ExecSpec { user, ..exec("id; echo ok > /dev/stdout") }).await.unwrap();
+    let mut out = String::new();
+    session.stdout.read_to_string(&mut out).await.unwrap();
+    assert!(out.contains("uid=1000(web) gid=1000(web) groups=7") && out.contains("ok"), "{out}");
+
+    let tty = ExecSpec { tty: true, stdin: true, ..exec("tty; stty size; read line; echo got $line") };
+    let mut session = lab.runtime.exec(&container, tty).await.unwrap();
+    session.control.resize(101, 33).unwrap();
+    session.stdin.as_mut().unwrap().write_all(b"hi\n").await.unwrap();
+    let mut out = String::new();
+    session.stdout.read_to_string(&mut out).await.unwrap();
+    assert!(out.contains("/dev/pts/0") && out.contains("got hi"), "{out:?}");
+    assert_eq!(session.control.wait().await.unwrap(), 0);
+
+    let error = lab.runtime.exec(&container, ExecSpec { args: vec!["nope".into()], ..ExecSpec::default() }).await;
+    assert!(error.unwrap_err().to_string().contains("executable file not found in $PATH"));
+}
+
+#[tokio::test]
+async fn dropping_an_exec_session_ends_its_process() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox().await;
+    let container = lab.start(&sandbox, lab.script("sleep 100")).await;
+    let spec = ExecSpec { args: vec!["sleep".into(), "77".into()], ..ExecSpec::default() };
+    let session = lab.runtime.exec(&container, spec).await.unwrap();
+    assert_eq!(lab.runtime.stats(&container).await.unwrap().pids, 2);
+    drop(session);
+    let mut left = 2;
+    for _ in 0..200 {
+        left = lab.runtime.stats(&container).await.unwrap().pids;
+        if left == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(left, 1);
+}
