@@ -1,0 +1,300 @@
+//! Services, host ports and masquerading as a ruleset: a pure function.
+//!
+//! A new connection costs one lookup in a verdict map keyed by address, protocol and port, whatever the number of
+//! Services; a change of one Service touches its own chains and map elements only. No packet marks are used: what must
+//! be masqueraded can be told from addresses after translation, so we cannot clash with other people's marks.
+//!
+//! Source addresses are kept wherever the reply comes back through this node anyway: between pods, and from outside to
+//! pods on this node. Masqueraded are: pods talking to the world, a pod reached from itself through a Service,
+//! 127.0.0.1, and outside traffic sent on to another node.
+//!
+//! Invariant: equal inputs plan to equal rulesets, in whatever order the Services come.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::ruleset::{Chain, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement as S, Table, Target, Value};
+use super::table::{HostPort, Protocol, ServicePort, ServiceTable};
+use crate::net::Config;
+
+const SERVICES: &str = "services";
+const PORTS: &str = "ports";
+const NO_ENDPOINTS: &str = "no-endpoints";
+const NO_ENDPOINT_PORTS: &str = "no-endpoint-ports";
+const HAIRPIN: &str = "hairpin";
+const TRANSLATE: &str = "translate";
+const REJECT: &str = "reject";
+
+/// The ruleset this node must have. One table per family that has pod addresses.
+pub fn plan(config: &Config, table: &ServiceTable) -> Ruleset {
+    let mut ruleset = Ruleset { name: config.table(), ..Ruleset::default() };
+    for family in [Family::Ip, Family::Ip6] {
+        if config.pod_cidrs.iter().any(|net| Family::of(&net.addr()) == family) {
+            ruleset.tables.insert(family, Planner { family, config, out: frame(config, family) }.finish(table));
+        }
+    }
+    ruleset
+}
+
+fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> + '_ {
+    nets.iter().map(IpNet::trunc).filter(move |net| Family::of(&net.addr()) == family)
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("written here")
+}
+
+/// Everything that does not depend on Services.
+fn frame(config: &Config, family: Family) -> Table {
+    let mut table = Table::default();
+    let key = vec![Part::Address, Part::Protocol, Part::Port];
+    for (name, kind, key) in [
+        (SERVICES, SetKind::Verdicts, key.clone()),
+        (NO_ENDPOINTS, SetKind::Verdicts, key),
+        (PORTS, SetKind::Verdicts, vec![Part::Protocol, Part::Port]),
+        (NO_ENDPOINT_PORTS, SetKind::Verdicts, vec![Part::Protocol, Part::Port]),
+        (HAIRPIN, SetKind::Set, vec![Part::Address, Part::Address]),
+    ] {
+        table.sets.insert(name.into(), Set { kind, key, elements: BTreeMap::new() });
+    }
+    let mut chain = |name: &str, hook: Option<Hook>, rules: Vec<Rule>| {
+        table.chains.insert(name.into(), Chain { hook, rules });
+    };
+    let loopback = if family == Family::Ip { net("127.0.0.0/8") } else { net("::1/128") };
+    chain(
+        "guard",
+        Some(Hook::RawPrerouting),
+        vec![vec![S::NotFromLoopback, S::Destination { net: loopback, not: false }, S::Drop]],
+    );
+    chain("prerouting", Some(Hook::NatPrerouting), vec![vec![S::Jump(TRANSLATE.into())]]);
+    chain("output", Some(Hook::NatOutput), vec![vec![S::Jump(TRANSLATE.into())]]);
+    chain(
+        TRANSLATE,
+        None,
+        vec![vec![S::ServiceVmap(SERVICES.into())], vec![S::DestinationIsLocal, S::PortVmap(PORTS.into())]],
+    );
+    chain("postrouting", Some(Hook::NatPostrouting), masquerade_rules(config, family, loopback));
+    let mut refuse = vec![vec![S::New, S::ServiceVmap(NO_ENDPOINTS.into())]];
+    for net in of_family(&config.service_cidrs, family) {
+        refuse.push(vec![S::Destination { net, not: false }, S::Goto(REJECT.into())]);
+    }
+    chain("refuse-forward", Some(Hook::FilterForward), refuse.clone());
+    let local_ports = vec![S::New, S::DestinationIsLocal, S::PortVmap(NO_ENDPOINT_PORTS.into())];
+    refuse.push(local_ports.clone());
+    chain("refuse-output", Some(Hook::FilterOutput), refuse);
+    let input = vec![vec![S::New, S::ServiceVmap(NO_ENDPOINTS.into())], local_ports];
+    chain("refuse-input", Some(Hook::FilterInput), input);
+    chain(REJECT, None, vec![vec![S::Protocol(Protocol::Tcp), S::RejectReset], vec![S::RejectUnreachable]]);
+    table
+}
+
+fn masquerade_rules(config: &Config, family: Family, loopback: IpNet) -> Vec<Rule> {
+    let outside =
+        |nets: &[IpNet]| -> Vec<S> { of_family(nets, family).map(|net| S::Destination { net, not: true }).collect() };
+    let mut rules = Vec::new();
+    // Masquerading would take any address of the host; the one in the pod range is what pods know the node by.
+    if let Some(gateway) = config.gateways().into_iter().find(|g| Family::of(g) == family) {
+        rules.push(vec![S::Translated, S::PairIn(HAIRPIN.into()), S::Snat(gateway)]);
+        for own in of_family(&config.pod_cidrs, family) {
+            let (from, to) = (S::Source { net: loopback, not: false }, S::Destination { net: own, not: false });
+            rules.push(vec![S::NotToLoopback, S::Translated, from, to, S::Snat(gateway)]);
+        }
+    }
+    let multicast = if family == Family::Ip { net("224.0.0.0/4") } else { net("ff00::/8") };
+    for own in of_family(&config.pod_cidrs, family) {
+        let mut rule = vec![S::NotToLoopback, S::Source { net: own, not: false }];
+        rule.extend(outside(&config.cluster_cidrs));
+        rule.push(S::Destination { net: multicast, not: true });
+        rule.push(S::Masquerade);
+        rules.push(rule);
+    }
+    // From outside the cluster to an endpoint on another node: the reply must come back through here.
+    let mut transit = vec![S::NotToLoopback, S::Translated];
+    transit.extend(of_family(&config.cluster_cidrs, family).map(|net| S::Source { net, not: true }));
+    transit.extend(outside(&config.pod_cidrs));
+    transit.push(S::Masquerade);
+    rules.push(transit);
+    rules
+}
+
+struct Planner<'a> {
+    family: Family,
+    config: &'a Config,
+    out: Table,
+}
+
+/// The addresses and ports a Service is reached at from one side (inside or outside).
+struct Side {
+    addresses: Vec<IpAddr>,
+    node_port: Option<u16>,
+}
+
+impl Planner<'_> {
+    fn finish(mut self, table: &ServiceTable) -> Table {
+        self.dns(table);
+        let mut services: Vec<&ServicePort> = table.services.iter().collect();
+        services.sort_by_key(|s| (&s.namespace, &s.name, s.protocol, s.port, &s.port_name));
+        services.iter().for_each(|service| self.service(service));
+        let mut host_ports: Vec<&HostPort> = table.host_ports.iter().collect();
+        host_ports.sort_by_key(|p| (p.host_port, p.protocol, p.host_ip, p.pod_address, p.pod_port));
+        host_ports.iter().for_each(|port| self.host_port(port));
+        self.out
+    }
+
+    fn mine(&self, address: &IpAddr) -> bool {
+        Family::of(address) == self.family
+    }
+
+    /// The first to claim a key keeps it.
+    fn element(&mut self, set: &str, key: Vec<Value>, target: &str) {
+        let set = self.out.sets.get_mut(set).expect("made by frame");
+        set.elements.entry(key).or_insert_with(|| target.to_owned());
+    }
+
+    fn chain(&mut self, name: &str, rules: Vec<Rule>) {
+        self.out.chains.insert(name.to_owned(), Chain { hook: None, rules });
+    }
+
+    fn hairpin(&mut self, address: IpAddr) {
+        self.element(HAIRPIN, vec![Value::Address(address), Value::Address(address)], "");
+    }
+
+    fn dns(&mut self, table: &ServiceTable) {
+        let Some(dns) = &table.dns else { return };
+        let Some(listener) = dns.listeners.iter().find(|l| self.mine(&l.ip())) else { return };
+        self.chain("dns", vec![vec![S::Dnat(vec![(listener.ip(), listener.port())])]]);
+        for address in dns.cluster_ips.iter().filter(|a| Family::of(a) == self.family).copied().collect::<Vec<_>>() {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let key = vec![Value::Address(address), Value::Protocol(protocol), Value::Port(53)];
+                self.element(SERVICES, key, "dns");
+            }
+        }
+    }
+
+    fn host_port(&mut self, port: &HostPort) {
+        if !self.mine(&port.pod_address) || !self.mine(&port.host_ip) {
+            return;
+        }
+        let place =
+            if port.host_ip.is_unspecified() { "any".into() } else { port.host_ip.to_string().replace(':', "-") };
+        let name = format!("hostport/{}/{}/{place}", port.protocol.name(), port.host_port);
+        if self.out.chains.contains_key(&name) {
+            return;
+        }
+        self.chain(&name, vec![vec![S::Dnat(vec![(port.pod_address, port.pod_port)])]]);
+        self.hairpin(port.pod_address);
+        let (protocol, number) = (Value::Protocol(port.protocol), Value::Port(port.host_port));
+        if port.host_ip.is_unspecified() {
+            self.element(PORTS, vec![protocol, number], &name);
+        } else {
+            self.element(SERVICES, vec![Value::Address(port.host_ip), protocol, number], &name);
+        }
+    }
+
+    fn service(&mut self, service: &ServicePort) {
+        let mine = |addresses: &[IpAddr]| addresses.iter().filter(|a| self.mine(a)).copied().collect::<Vec<_>>();
+        let inside = Side { addresses: mine(&service.cluster_ips), node_port: None };
+        let outside = Side {
+            addresses: [mine(&service.external_ips), mine(&service.load_balancer_ips)].concat(),
+            node_port: service.node_port,
+        };
+        let pick = |local_only: bool| {
+            let wanted = service.endpoints.iter().filter(|e| self.mine(&e.address) && (e.local || !local_only));
+            let mut targets: Vec<Target> = wanted.map(|e| (e.address, e.port)).collect();
+            targets.sort();
+            targets.dedup();
+            targets
+        };
+        let (all, local) = (pick(false), pick(true));
+        if all.is_empty() {
+            self.refuse(service, &inside);
+            self.refuse(service, &outside);
+            return;
+        }
+        local.iter().for_each(|(address, _)| self.hairpin(*address));
+        let cluster = chain_name("service", service);
+        let spread = self.spread(service, &all);
+        self.chain(&cluster, spread);
+        let inside_chain = if service.internal_local_only {
+            let name = chain_name("local", service);
+            let rules = self.spread(service, &local);
+            self.chain(&name, rules);
+            name
+        } else {
+            cluster.clone()
+        };
+        self.lead(service, &inside, &inside_chain);
+        if outside.addresses.is_empty() && outside.node_port.is_none() {
+            return;
+        }
+        let outside_chain =
+            if service.external_local_only { self.external(service, &local, &cluster) } else { cluster };
+        self.lead(service, &outside, &outside_chain);
+    }
+
+    /// `externalTrafficPolicy: Local` binds only traffic from outside: pods and the node itself still reach every
+    /// endpoint (as kube-proxy does), outside traffic is dropped when none is here.
+    fn external(&mut self, service: &ServicePort, local: &[Target], cluster: &str) -> String {
+        let name = chain_name("external", service);
+        let mut rules: Vec<Rule> = of_family(&self.config.cluster_cidrs, self.family)
+            .map(|net| vec![S::Source { net, not: false }, S::Goto(cluster.to_owned())])
+            .collect();
+        rules.push(vec![S::SourceIsLocal, S::Goto(cluster.to_owned())]);
+        rules.extend(self.spread(service, local));
+        self.chain(&name, rules);
+        name
+    }
+
+    /// The rules that choose among `targets`; dropping if there are none (only with a Local policy).
+    ///
+    /// With affinity each endpoint has a set of its clients, so that a first packet looks into as many sets as there
+    /// are endpoints. One map from clients to endpoints would be one look-up, and the kernel takes it, but nft 1.0
+    /// crashes when it lists a rule that uses the result of one map in another.
+    fn spread(&mut self, service: &ServicePort, targets: &[Target]) -> Vec<Rule> {
+        if targets.is_empty() {
+            return vec![vec![S::Drop]];
+        }
+        let Some(timeout) = service.affinity else { return vec![vec![S::Dnat(targets.to_vec())]] };
+        let kind = SetKind::Clients(timeout);
+        let (mut recall, mut chains) = (Vec::new(), Vec::new());
+        for target in targets {
+            let place = format!("{}/{}", target.0.to_string().replace(':', "-"), target.1);
+            let set = format!("{}/{place}", chain_name("clients", service));
+            let chain = format!("{}/{place}", chain_name("endpoint", service));
+            let clients = Set { kind: kind.clone(), key: vec![Part::Address], elements: BTreeMap::new() };
+            self.out.sets.insert(set.clone(), clients);
+            let dnat = S::Dnat(vec![*target]);
+            // The second rule is reached when the set is full.
+            self.chain(&chain, vec![vec![S::Remember(set.clone()), dnat.clone()], vec![dnat]]);
+            recall.push(vec![S::SourceIn(set), S::Goto(chain.clone())]);
+            chains.push(chain);
+        }
+        recall.push(vec![S::Pick(chains)]);
+        recall
+    }
+
+    fn lead(&mut self, service: &ServicePort, side: &Side, chain: &str) {
+        self.entries(service, side, SERVICES, PORTS, chain);
+    }
+
+    fn refuse(&mut self, service: &ServicePort, side: &Side) {
+        self.entries(service, side, NO_ENDPOINTS, NO_ENDPOINT_PORTS, REJECT);
+    }
+
+    fn entries(&mut self, service: &ServicePort, side: &Side, by_address: &str, by_port: &str, chain: &str) {
+        let protocol = Value::Protocol(service.protocol);
+        for address in &side.addresses {
+            let key = vec![Value::Address(*address), protocol, Value::Port(service.port)];
+            self.element(by_address, key, chain);
+        }
+        if let Some(port) = side.node_port {
+            self.element(by_port, vec![protocol, Value::Port(port)], chain);
+        }
+    }
+}
+
+fn chain_name(kind: &str, service: &ServicePort) -> String {
+    format!("{kind}/{}/{}/{}/{}", service.namespace, service.name, service.protocol.name(), service.port)
+}

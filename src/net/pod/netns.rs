@@ -1,0 +1,47 @@
+//! Network namespaces that outlive their makers: made on a thread of its own, pinned by a bind mount.
+//!
+//! `unshare` changes only the calling thread, so the thread must never be one that runs other work afterwards.
+//! Invariant: a path answers [`is_pinned`] only if a network namespace is mounted on it, never for a left-over file.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+const THREAD_NAMESPACE: &str = "/proc/thread-self/ns/net";
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// Whether a namespace is mounted on the path.
+pub(crate) fn is_pinned(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|s| s.filesystem_type().0 == NSFS_MAGIC)
+}
+
+/// The network namespace of this thread, as a descriptor.
+pub(crate) fn current() -> io::Result<File> {
+    File::open(THREAD_NAMESPACE)
+}
+
+/// Moves this thread for good into a new network namespace and pins it at `path`.
+pub(crate) fn enter_new(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    File::create(path)?;
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    mount(Some(THREAD_NAMESPACE), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
+
+/// Unmounts and removes the pin; fine if there is none.
+pub(crate) fn unpin(path: &Path) -> io::Result<()> {
+    // A path can be mounted over more than once after a crash at the wrong moment.
+    while is_pinned(path) {
+        umount2(path, MntFlags::MNT_DETACH)?;
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,14 @@
+//! Tests of pod network and data plane with real kernel objects, as root, in network namespaces of their own.
+
+#[path = "netns/lab.rs"]
+mod lab;
+
+/// Figures that are printed, not asserted.
+#[path = "netns/figures.rs"]
+mod figures;
+/// Namespaces, addresses, restart, tear-down.
+#[path = "netns/pods.rs"]
+mod pods;
+/// Services, node ports, host ports and masquerading, proven with sockets.
+#[path = "netns/services.rs"]
+mod services;
