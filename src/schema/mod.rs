@@ -3,6 +3,7 @@
 //! Everything here works on `serde_json::Value` and a [`TypeRef`] into a [`Schema`], so built-in and custom kinds share
 //! every line. Nothing here does IO or knows a clock.
 
+pub mod apply;
 mod bundle;
 mod decode;
 mod parse;

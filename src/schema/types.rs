@@ -160,6 +160,15 @@ impl Schema {
     }
 }
 
+// === impl Node ===
+
+impl Node {
+    /// Whether the value itself decides how it is merged.
+    pub fn is_untyped(&self) -> bool {
+        matches!(self, Node::Any | Node::Raw | Node::SchemaOr(_))
+    }
+}
+
 // === impl TypeRef ===
 
 impl<'a> TypeRef<'a> {

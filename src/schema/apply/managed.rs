@@ -1,0 +1,295 @@
+//! `metadata.managedFields`: who set which fields, by which kind of request, and when.
+//!
+//! Every write goes through [`after_update`]. It takes from other managers what this write changed or removed, gives the
+//! writer what it changed, and leaves entries that did not change untouched, timestamps included. The rules and their
+//! order are those of Kubernetes 1.37's field manager.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::compare::compare;
+use super::extract::Place;
+use super::fieldset::FieldSet;
+use crate::schema::decode::zero;
+use crate::schema::types::TypeRef;
+
+/// Most update entries an object keeps; older ones are merged into one.
+const UPDATE_ENTRIES_MAX: usize = 10;
+const ANCIENT: &str = "ancient-changes";
+pub(super) const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// Who writes, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Writer<'w> {
+    /// The field manager's name.
+    pub manager: &'w str,
+    /// Group and version of the request, such as `apps/v1`.
+    pub api_version: &'w str,
+    /// Empty for the object itself.
+    pub subresource: &'w str,
+    /// Seconds, as RFC 3339, such as `2026-01-02T03:04:05Z`.
+    pub now: &'w str,
+    /// Fields this request cannot change; nobody is made their owner.
+    pub reset: &'w FieldSet,
+}
+
+/// What tells entries apart, in the order entries with one time are listed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    /// False sorts Apply before Update.
+    pub update: bool,
+    pub manager: String,
+    pub api_version: String,
+    pub subresource: String,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub set: FieldSet,
+    pub time: Option<String>,
+}
+
+/// All entries of an object.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Managed {
+    pub entries: BTreeMap<Key, Entry>,
+}
+
+// === impl Managed ===
+
+impl Managed {
+    /// Reads the list; an error if anything in it is not what Kubernetes writes.
+    pub fn read(list: &Value) -> Result<Managed, String> {
+        let mut managed = Managed::default();
+        for entry in list.as_array().into_iter().flatten() {
+            let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+            let update = match text("operation").as_str() {
+                "Apply" => false,
+                "Update" => true,
+                other => return Err(format!("invalid operation {other:?}")),
+            };
+            if text("apiVersion").is_empty() {
+                return Err("apiVersion must not be empty".into());
+            }
+            if text("fieldsType") != "FieldsV1" {
+                return Err(format!("invalid fieldsType {:?}, expected FieldsV1", text("fieldsType")));
+            }
+            let set = match entry.get("fieldsV1") {
+                Some(fields) => FieldSet::from_fields_v1(fields).map_err(|e| e.to_string())?,
+                None => FieldSet::default(),
+            };
+            let key = Key {
+                update,
+                manager: text("manager"),
+                api_version: text("apiVersion"),
+                subresource: text("subresource"),
+            };
+            let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
+            managed.entries.insert(key, Entry { set, time });
+        }
+        Ok(managed)
+    }
+
+    /// Writes the list in Kubernetes' order: applies first, then by time, then by name.
+    pub fn write(&self) -> Value {
+        let mut entries: Vec<(&Key, &Entry)> = self.entries.iter().collect();
+        entries.sort_by(|(a, x), (b, y)| (a.update, &x.time, a).cmp(&(b.update, &y.time, b)));
+        entries.iter().map(|(key, entry)| write_entry(key, entry)).collect()
+    }
+
+    /// Drops entries that own nothing.
+    pub fn tidy(&mut self) {
+        self.entries.retain(|_, entry| !entry.set.is_empty());
+    }
+
+    /// Merges the oldest update entries, version by version, until there are few enough.
+    fn cap(&mut self) {
+        let mut updates: Vec<(Option<String>, Key)> =
+            self.entries.iter().filter(|(k, _)| k.update).map(|(k, e)| (e.time.clone(), k.clone())).collect();
+        if updates.len() <= UPDATE_ENTRIES_MAX {
+            return;
+        }
+        updates.sort();
+        let mut count = updates.len();
+        let mut first: BTreeMap<String, Key> = BTreeMap::new();
+        for (time, key) in updates {
+            if count <= UPDATE_ENTRIES_MAX {
+                break;
+            }
+            let version = key.api_version.clone();
+            let Some(oldest) = first.get(&version) else {
+                first.insert(version, key);
+                continue;
+            };
+            let bucket =
+                Key { update: true, manager: ANCIENT.into(), api_version: version, subresource: String::new() };
+            if !self.entries.contains_key(&bucket)
+                && let Some(entry) = self.entries.remove(oldest)
+            {
+                self.entries.insert(bucket.clone(), entry);
+            }
+            let Some(merged) = self.entries.remove(&key) else { continue };
+            if let Some(into) = self.entries.get_mut(&bucket) {
+                into.set.add(merged.set);
+                into.time = time;
+            }
+            count -= 1;
+        }
+    }
+}
+
+fn write_entry(key: &Key, entry: &Entry) -> Value {
+    let mut map = Map::new();
+    let mut put = |name: &str, value: Value| drop(map.insert(name.to_owned(), value));
+    if !key.manager.is_empty() {
+        put("manager", Value::from(key.manager.as_str()));
+    }
+    put("operation", Value::from(if key.update { "Update" } else { "Apply" }));
+    put("apiVersion", Value::from(key.api_version.as_str()));
+    if let Some(time) = &entry.time {
+        put("time", Value::from(time.as_str()));
+    }
+    put("fieldsType", Value::from("FieldsV1"));
+    put("fieldsV1", entry.set.to_fields_v1());
+    if !key.subresource.is_empty() {
+        put("subresource", Value::from(key.subresource.as_str()));
+    }
+    Value::Object(map)
+}
+
+/// Fields the server keeps for itself.
+fn stripped() -> &'static FieldSet {
+    static SET: std::sync::LazyLock<FieldSet> = std::sync::LazyLock::new(|| {
+        FieldSet::of_fields([
+            "apiVersion",
+            "kind",
+            "metadata",
+            "metadata.name",
+            "metadata.namespace",
+            "metadata.creationTimestamp",
+            "metadata.selfLink",
+            "metadata.uid",
+            "metadata.clusterName",
+            "metadata.generation",
+            "metadata.managedFields",
+            "metadata.resourceVersion",
+        ])
+    });
+    &SET
+}
+
+/// Takes the server's own fields out of a set.
+pub(super) fn strip(set: &mut FieldSet) {
+    set.subtract(stripped());
+}
+
+/// Removes and returns the object's managed fields.
+pub(super) fn take(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")
+}
+
+/// Puts the list into the object, or nothing if there is none.
+pub(super) fn put(object: &mut Value, managed: &Managed) {
+    let Some(map) = object.as_object_mut() else { return };
+    let metadata = map.entry("metadata").or_insert_with(|| json!({}));
+    let Some(metadata) = metadata.as_object_mut() else { return };
+    match managed.write() {
+        Value::Array(list) if !list.is_empty() => drop(metadata.insert("managedFields".into(), Value::Array(list))),
+        _ => drop(metadata.remove("managedFields")),
+    }
+}
+
+/// Keeps `new.metadata.managedFields` right after a create (`live` is none), an update or a patch.
+///
+/// Both objects are decoded and `new` is defaulted, but nothing else has been done to it: Kubernetes tracks what the
+/// client sent, before admission and before fields it may not set are reset.
+pub fn after_update(live: Option<&Value>, new: &mut Value, of: &TypeRef<'_>, writer: &Writer<'_>) {
+    let given = take(new);
+    let live_list = live.and_then(|l| l.get("metadata")).and_then(|m| m.get("managedFields"));
+    let mut managed = start(live_list, given.as_ref(), !writer.subresource.is_empty());
+    if managed.entries.is_empty() && live.is_some() {
+        return; // an object without tracking gets it back only by an apply
+    }
+    let stripped;
+    let empty;
+    let old = match live {
+        Some(live) if live_list.is_some() => {
+            let mut copy = live.clone();
+            take(&mut copy);
+            stripped = copy;
+            &stripped
+        }
+        Some(live) => live,
+        None => {
+            empty = zero(of);
+            &empty
+        }
+    };
+    update(&mut managed, Some(*of), old, new, writer);
+    managed.cap();
+    put(new, &managed);
+}
+
+/// The entries to start from: what the client sent counts, if it makes sense.
+fn start(live: Option<&Value>, given: Option<&Value>, ignore_given: bool) -> Managed {
+    let live = || live.and_then(|list| Managed::read(list).ok()).unwrap_or_default();
+    let Some(given) = given.filter(|_| !ignore_given) else { return live() };
+    let list = given.as_array().map_or(&[][..], Vec::as_slice);
+    let reset = list.is_empty() || (list.len() == 1 && list[0].as_object().is_some_and(Map::is_empty));
+    if reset {
+        return Managed::default();
+    }
+    match Managed::read(given) {
+        Ok(managed) if !managed.entries.is_empty() => managed,
+        _ => live(),
+    }
+}
+
+/// Moves ownership for a change from `old` to `new` by this writer.
+pub(super) fn update(managed: &mut Managed, place: Place<'_>, old: &Value, new: &Value, writer: &Writer<'_>) {
+    let mut changes = compare(place, old, new);
+    changes.exclude(writer.reset);
+    let mut taken = changes.modified;
+    taken.add(changes.added);
+    for entry in managed.entries.values_mut() {
+        entry.set.subtract(&taken);
+        entry.set.subtract(&changes.removed);
+    }
+    managed.tidy();
+    strip(&mut taken);
+    if taken.is_empty() {
+        return;
+    }
+    let key = Key {
+        update: true,
+        manager: writer.manager.to_owned(),
+        api_version: writer.api_version.to_owned(),
+        subresource: writer.subresource.to_owned(),
+    };
+    let entry = managed.entries.entry(key).or_insert_with(|| Entry { set: FieldSet::default(), time: None });
+    entry.set.add(taken);
+    entry.time = Some(writer.now.to_owned());
+}
+
+/// Whether two objects differ in nothing but the times of their managed fields; such a write changes nothing.
+pub fn same_but_times(a: &Value, b: &Value) -> bool {
+    fn managed(v: &Value) -> &[Value] {
+        v.pointer("/metadata/managedFields").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+    let entry = |e: &Value| {
+        let mut e = e.clone();
+        e.as_object_mut().map(|m| m.remove("time"));
+        e
+    };
+    let (x, y) = (managed(a), managed(b));
+    if x.len() != y.len() || !x.iter().all(|e| y.iter().any(|f| entry(e) == entry(f))) {
+        return false;
+    }
+    let bare = |v: &Value| {
+        let mut v = v.clone();
+        take(&mut v);
+        v
+    };
+    bare(a) == bare(b)
+}

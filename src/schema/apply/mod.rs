@@ -1,0 +1,219 @@
+//! Server-side apply: field ownership, merging of applied configurations, conflicts.
+//!
+//! The algorithm is that of Kubernetes' structured merge. An applied configuration is merged into the live object; what
+//! its manager applied before and no longer does is removed unless someone else owns it; what it changes that others own
+//! is a conflict, unless forced.
+
+mod compare;
+mod extract;
+pub mod fieldset;
+pub mod managed;
+mod merge;
+pub mod scale;
+
+use serde_json::Value;
+
+pub use fieldset::FieldSet;
+use managed::{Entry, Key, Managed, Writer};
+
+use super::decode::{DecodeError, decode, zero};
+use super::types::TypeRef;
+use compare::compare;
+use extract::{field_set, with_named_parents};
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A field that another manager owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// Such as `.spec.replicas`.
+    pub field: String,
+    /// The cause's message: `conflict with "kubectl" using apps/v1`.
+    pub message: String,
+    /// The other manager's name.
+    pub manager: String,
+}
+
+/// An apply that was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ApplyError {
+    /// 409 Conflict, one `FieldManagerConflict` cause for each.
+    #[error("{}", conflict_message(.0))]
+    Conflicts(Vec<Conflict>),
+    /// 400 BadRequest.
+    #[error("{0}")]
+    BadRequest(String),
+    /// 500 without a reason: what Kubernetes answers when the configuration does not fit the schema.
+    #[error("failed to create typed patch object: {0}")]
+    Schema(String),
+    /// The merged object is not one of its type.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+fn conflict_message(conflicts: &[Conflict]) -> String {
+    let Some(first) = conflicts.first() else { return "Apply failed".into() };
+    if let [one] = conflicts {
+        return format!("Apply failed with 1 conflict: {}: {}", one.message, one.field);
+    }
+    let mut text = format!("Apply failed with {} conflicts:", conflicts.len());
+    let mut current = "";
+    for conflict in conflicts {
+        let separator = if conflicts.iter().all(|c| c.message == first.message) { " " } else { "\n" };
+        if current != conflict.message {
+            current = &conflict.message;
+            text.push_str(&format!("{separator}{current}:"));
+        }
+        text.push_str(&format!("\n- {}", conflict.field));
+    }
+    text
+}
+
+/// Applies `config` to the live object (none: it will be created) and returns the new object, not yet defaulted.
+///
+/// The result is decoded and carries its managed fields; an apply that changes nothing returns the live object with only
+/// those updated.
+pub fn apply(
+    live: Option<&Value>,
+    config: &Value,
+    of: &TypeRef<'_>,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, ApplyError> {
+    if config.pointer("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
+        return Err(ApplyError::BadRequest("metadata.managedFields must be nil".into()));
+    }
+    merge::check(Some(*of), config, "").map_err(ApplyError::Schema)?;
+    let mut base = live.cloned().unwrap_or_else(|| zero(of));
+    let list = managed::take(&mut base);
+    let mut managed = match &list {
+        Some(list) => {
+            Managed::read(list).map_err(|e| ApplyError::Schema(format!("failed to decode managed fields: {e}")))?
+        }
+        None => Managed::default(),
+    };
+    if managed.entries.is_empty() && live.is_some() {
+        let earlier = Writer { manager: managed::BEFORE_FIRST_APPLY, ..*writer };
+        managed::update(&mut managed, Some(*of), &zero(of), &base, &earlier);
+    }
+    let attempt = |force| run(&base, config, of, writer, managed.clone(), force);
+    let mut result = attempt(force);
+    if let Err(ApplyError::Conflicts(conflicts)) = &result
+        && writer.manager == "kubectl"
+    {
+        let allowed = last_applied_set(&base, of).paths();
+        let others: Vec<Conflict> = conflicts.iter().filter(|c| !allowed.contains(&c.field)).cloned().collect();
+        result = if others.is_empty() { attempt(true) } else { Err(ApplyError::Conflicts(others)) };
+    }
+    let (mut object, managed) = result?;
+    if writer.manager == "kubectl" {
+        renew_last_applied(&mut object, config);
+    }
+    managed::put(&mut object, &managed);
+    Ok(object)
+}
+
+fn run(
+    live: &Value,
+    config: &Value,
+    of: &TypeRef<'_>,
+    writer: &Writer<'_>,
+    mut managed: Managed,
+    force: bool,
+) -> Result<(Value, Managed), ApplyError> {
+    let place = Some(*of);
+    let key = Key {
+        update: false,
+        manager: writer.manager.to_owned(),
+        api_version: writer.api_version.to_owned(),
+        subresource: writer.subresource.to_owned(),
+    };
+    let merged = merge::merge(place, live, config);
+    let last = managed.entries.get(&key).cloned();
+    let mut set = field_set(place, config);
+    set.subtract_deep(writer.reset);
+    let time = last.as_ref().and_then(|e| e.time.clone());
+    managed.entries.insert(key.clone(), Entry { set, time });
+    let last_set = last.map(|e| e.set).unwrap_or_default();
+    let pruned = if last_set.is_empty() { merged } else { prune(of, &merged, &managed, &last_set) };
+
+    let mut changes = compare(place, live, &pruned);
+    changes.exclude(writer.reset);
+    let mut taken = changes.modified.clone();
+    taken.add(changes.added.clone());
+    let mut conflicts = Vec::new();
+    for (other, entry) in managed.entries.iter_mut().filter(|(k, _)| **k != key) {
+        let lost = entry.set.intersection(&taken);
+        if !force && !lost.is_empty() {
+            conflicts.extend(describe(other, entry, &lost));
+        }
+        entry.set.subtract(&lost);
+        entry.set.subtract(&changes.removed);
+    }
+    if !conflicts.is_empty() {
+        return Err(ApplyError::Conflicts(conflicts));
+    }
+    let same = changes.is_same();
+    if let Some(mine) = managed.entries.get_mut(&key) {
+        managed::strip(&mut mine.set);
+        if !same {
+            mine.time = Some(writer.now.to_owned());
+        }
+    }
+    managed.tidy();
+    let mut object = if same { live.clone() } else { pruned };
+    decode(&mut object, of)?;
+    Ok((object, managed))
+}
+
+/// Removes what this manager applied before and neither it nor anyone else owns now.
+fn prune(of: &TypeRef<'_>, merged: &Value, managed: &Managed, last: &FieldSet) -> Value {
+    let place = Some(*of);
+    let full = |set: &FieldSet| with_named_parents(place, set);
+    let mut pruned = merge::remove(place, merged, &full(last));
+    let merged_set = full(&field_set(place, merged));
+    // Bring back what is owned by anyone.
+    let mut owned = FieldSet::default();
+    managed.entries.values().for_each(|e| owned.add(e.set.clone()));
+    let keep = full(&field_set(place, &pruned)).union(&full(&owned));
+    pruned = merge::remove(place, merged, &merged_set.clone().difference(&keep));
+    // Bring back what was never applied: only the last set's paths may go.
+    let gone = merged_set.difference(&full(&field_set(place, &pruned)));
+    merge::remove(place, merged, &gone.intersection(&full(last)))
+}
+
+fn describe(key: &Key, entry: &Entry, lost: &FieldSet) -> Vec<Conflict> {
+    let subresource =
+        if key.subresource.is_empty() { String::new() } else { format!(" with subresource {:?}", key.subresource) };
+    let mut message = format!("conflict with {:?}{subresource}", key.manager);
+    if key.update {
+        message.push_str(&format!(" using {}", key.api_version));
+        if let Some(time) = &entry.time {
+            message.push_str(&format!(" at {time}"));
+        }
+    }
+    let conflict = |field| Conflict { field, message: message.clone(), manager: key.manager.clone() };
+    lost.paths().into_iter().map(conflict).collect()
+}
+
+/// What `kubectl apply` on the client's side recorded as its own.
+fn last_applied_set(live: &Value, of: &TypeRef<'_>) -> FieldSet {
+    let annotations = live.get("metadata").and_then(|m| m.get("annotations"));
+    let text = annotations.and_then(|a| a.get(LAST_APPLIED)).and_then(Value::as_str);
+    let config: Option<Value> = text.and_then(|t| serde_json::from_str(t).ok());
+    config.map(|c| field_set(Some(*of), &c)).unwrap_or_default()
+}
+
+/// `kubectl apply --server-side` keeps the annotation of client-side apply up to date, so one can go back.
+fn renew_last_applied(object: &mut Value, config: &Value) {
+    let annotations = object.get_mut("metadata").and_then(|m| m.get_mut("annotations")).and_then(Value::as_object_mut);
+    let Some(slot) = annotations.and_then(|a| a.get_mut(LAST_APPLIED)) else { return };
+    let mut config = config.clone();
+    managed::take(&mut config);
+    if let Some(annotations) =
+        config.get_mut("metadata").and_then(|m| m.get_mut("annotations")).and_then(Value::as_object_mut)
+    {
+        annotations.remove(LAST_APPLIED);
+    }
+    *slot = Value::from(format!("{config}\n"));
+}
