@@ -15,3 +15,6 @@ pub use decode::{DecodeError, decode, zero};
 pub use parse::{ParseError, parse_json, parse_yaml};
 pub use patch::PatchError;
 pub use types::{Emit, Field, ListKey, ListKind, Node, PatchStrategy, Scalar, Schema, Struct, TypeRef};
+
+#[cfg(test)]
+mod replay;

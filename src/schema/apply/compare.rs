@@ -33,10 +33,6 @@ enum Change {
 // === impl Comparison ===
 
 impl Comparison {
-    pub fn is_same(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty() && self.modified.is_empty()
-    }
-
     /// Leaves out these paths and all below them.
     pub fn exclude(&mut self, ignored: &FieldSet) {
         self.added.subtract_deep(ignored);

@@ -16,9 +16,9 @@ use serde_json::Value;
 pub use fieldset::FieldSet;
 use managed::{Entry, Key, Managed, Writer};
 
-use super::decode::{DecodeError, decode, zero};
+use super::decode::{decode, zero};
 use super::types::TypeRef;
-use compare::compare;
+use compare::{compare, equal};
 use extract::{field_set, with_named_parents};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -46,9 +46,6 @@ pub enum ApplyError {
     /// 500 without a reason: what Kubernetes answers when the configuration does not fit the schema.
     #[error("failed to create typed patch object: {0}")]
     Schema(String),
-    /// The merged object is not one of its type.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
 }
 
 fn conflict_message(conflicts: &[Conflict]) -> String {
@@ -153,7 +150,8 @@ fn run(
     if !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
     }
-    let same = changes.is_same();
+    // Also a change of order is a change.
+    let same = equal(live, &pruned);
     if let Some(mine) = managed.entries.get_mut(&key) {
         managed::strip(&mut mine.set);
         if !same {
@@ -162,7 +160,7 @@ fn run(
     }
     managed.tidy();
     let mut object = if same { live.clone() } else { pruned };
-    decode(&mut object, of)?;
+    decode(&mut object, of).map_err(|e| ApplyError::Schema(e.to_string()))?;
     Ok((object, managed))
 }
 
