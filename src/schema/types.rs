@@ -66,6 +66,8 @@ pub enum Emit {
 pub struct PatchStrategy {
     pub merge: bool,
     pub retain_keys: bool,
+    /// Replaced whole although it is an object.
+    pub replace: bool,
 }
 
 /// What a value may be.
@@ -80,9 +82,11 @@ pub enum Node {
         value: u32,
         atomic: bool,
     },
+    /// `marked` tells a list that is declared atomic from one that is so by default.
     List {
         item: u32,
         kind: ListKind,
+        marked: bool,
     },
     /// Any JSON value, kept as it is.
     Any,

@@ -57,12 +57,29 @@ impl Descriptions {
         Descriptions { text, starts }
     }
 
-    /// The description of the `id`th struct (`field` none) or of its nth field.
-    pub(super) fn of(&self, id: u32, field: Option<usize>) -> String {
-        let line = field.map_or(0, |f| f + 1);
+    /// The description of the `id`th struct, then those of its fields in order.
+    pub(super) fn all_of(&self, id: u32) -> impl Iterator<Item = String> {
         let text = &self.text[self.starts[id as usize]..];
-        text.lines().nth(line).unwrap_or("").replace("\\n", "\n").replace("\\t", "\t").replace("\\\\", "\\")
+        let count = bundle().structs[id as usize].count as usize + 1;
+        text.lines().take(count).map(unescape)
     }
+}
+
+fn unescape(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut letters = line.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, letter == '\\') {
+            (_, true) => match letters.next() {
+                Some('n') => text.push('\n'),
+                Some('t') => text.push('\t'),
+                Some(other) => text.push(other),
+                None => {}
+            },
+            (letter, false) => text.push(letter),
+        }
+    }
+    text
 }
 
 // === parsing ===
@@ -136,6 +153,7 @@ impl Reader {
                         list = Some(ListKind::Map(keys.split(',').map(list_key).collect()));
                     } else if let Some(strategies) = word.strip_prefix("patch:") {
                         patch.merge = strategies.split(',').any(|s| s == "merge");
+                        patch.replace = strategies == "replace";
                         patch.retain_keys = strategies.split(',').any(|s| s == "retainKeys");
                     } else if let Some(key) = word.strip_prefix("key:") {
                         merge_key = Some(Cow::Borrowed(key));
@@ -156,7 +174,7 @@ impl Reader {
         let node = match kind.as_bytes().first() {
             Some(b'[') => {
                 let item = self.node(&kind[1..], None, None);
-                Node::List { item, kind: list.unwrap_or(ListKind::Atomic) }
+                Node::List { item, marked: list.is_some(), kind: list.unwrap_or(ListKind::Atomic) }
             }
             Some(b'{') => Node::Map { value: self.node(&kind[1..], None, None), atomic: atomic == Some(true) },
             Some(b'&') => {

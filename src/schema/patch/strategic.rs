@@ -47,9 +47,12 @@ fn rule<'a>(of: Option<TypeRef<'a>>, name: &str) -> Rule<'a> {
     let none = Rule { of: None, merge: false, key: None, replace: false };
     let Some(of) = of else { return none };
     match of.field(name) {
-        Some(field) => {
-            Rule { of: Some(of.of(field)), merge: field.patch.merge, key: field.merge_key.as_deref(), replace: false }
-        }
+        Some(field) => Rule {
+            of: Some(of.of(field)),
+            merge: field.patch.merge,
+            key: field.merge_key.as_deref(),
+            replace: field.patch.replace,
+        },
         None => Rule { of: of.child(name), ..none },
     }
 }

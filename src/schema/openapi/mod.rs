@@ -1,0 +1,166 @@
+//! OpenAPI documents: version 2 for old clients, version 3 group by group for kubectl's `apply`, `explain` and checks.
+//!
+//! Documents are written straight to bytes, one definition at a time, whenever they are asked for; nothing of them stays
+//! in memory. Callers that are asked often keep a compressed copy.
+
+mod definitions;
+mod paths;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+use super::bundle::{Descriptions, bundle};
+use definitions::{Dialect, META};
+
+/// One served kind, as far as the documents need it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ApiKind {
+    /// Empty for the core group.
+    pub group: String,
+    pub version: String,
+    pub kind: String,
+    /// The resource's name in paths.
+    pub plural: String,
+    pub namespaced: bool,
+    /// As in discovery: `create`, `get`, `list`...
+    pub verbs: Vec<String>,
+    pub subresources: Vec<ApiSubresource>,
+    /// The schema's name, such as `io.k8s.api.core.v1.Pod`.
+    pub definition: String,
+}
+
+/// A subresource of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ApiSubresource {
+    /// Such as `status` or `scale`.
+    pub name: String,
+    /// Group, version and kind of what is exchanged.
+    pub group: String,
+    pub version: String,
+    pub kind: String,
+    pub verbs: Vec<String>,
+    /// The schema's name; empty where there is none (logs, connections).
+    pub definition: String,
+}
+
+// === impl ApiKind ===
+
+impl ApiKind {
+    fn group_version(&self) -> (&str, &str) {
+        (&self.group, &self.version)
+    }
+
+    /// Where the group's resources are served: `/api/v1` or `/apis/apps/v1`.
+    fn root(&self) -> String {
+        if self.group.is_empty() {
+            format!("/api/{}", self.version)
+        } else {
+            format!("/apis/{}/{}", self.group, self.version)
+        }
+    }
+}
+
+/// The whole document of version 2.
+pub fn v2(kinds: &[ApiKind]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 << 20);
+    write_raw(&mut out, r#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.37.0"},"paths":"#);
+    write_paths(&mut out, kinds, Dialect::V2);
+    write_raw(&mut out, r#","definitions":"#);
+    write_definitions(&mut out, kinds, kinds, Dialect::V2);
+    let security = json!({"BearerToken": {
+        "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey",
+    }});
+    write_raw(&mut out, &format!(r#","securityDefinitions":{security},"security":[{{"BearerToken":[]}}]}}"#));
+    out
+}
+
+/// The index of version 3: each group version and where its document is, with a hash that changes with it.
+pub fn v3_index(kinds: &[ApiKind]) -> Value {
+    let mut paths = serde_json::Map::new();
+    let versions: BTreeSet<_> = kinds.iter().map(ApiKind::group_version).collect();
+    for (group, version) in versions {
+        let name = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+        let hash = fingerprint(kinds, group, version);
+        paths.insert(name.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{name}?hash={hash:016X}")}));
+    }
+    json!({ "paths": paths })
+}
+
+/// The document of version 3 for one group version; none if no kind of it is served.
+pub fn v3(kinds: &[ApiKind], group: &str, version: &str) -> Option<Vec<u8>> {
+    let served: Vec<ApiKind> = kinds.iter().filter(|k| k.group_version() == (group, version)).cloned().collect();
+    if served.is_empty() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(1 << 19);
+    write_raw(&mut out, r#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"v1.37.0"},"paths":"#);
+    write_paths(&mut out, &served, Dialect::V3);
+    write_raw(&mut out, r#","components":{"schemas":"#);
+    write_definitions(&mut out, &served, kinds, Dialect::V3);
+    let security = json!({"BearerToken": {
+        "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey",
+    }});
+    write_raw(&mut out, &format!(r#","securitySchemes":{security}}}}}"#));
+    Some(out)
+}
+
+/// The hash that [`v3_index`] gives for this group version.
+pub fn fingerprint(kinds: &[ApiKind], group: &str, version: &str) -> u64 {
+    let mut text = format!("{} {}", env!("CARGO_PKG_VERSION"), bundle().fields.len());
+    for kind in kinds.iter().filter(|k| k.group_version() == (group, version)) {
+        text.push_str(&format!("{kind:?}"));
+    }
+    // FNV-1a: stable from build to build, unlike the standard library's hasher.
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn write_raw(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn write_member(out: &mut Vec<u8>, first: &mut bool, name: &str, value: &Value) {
+    let comma = if std::mem::take(first) { "" } else { "," };
+    write!(out, "{comma}{}:{value}", Value::from(name)).expect("writing to memory does not fail");
+}
+
+fn write_paths(out: &mut Vec<u8>, kinds: &[ApiKind], dialect: Dialect) {
+    let mut all = BTreeMap::new();
+    for kind in kinds {
+        all.extend(paths::of_kind(kind, dialect));
+    }
+    for root in kinds.iter().map(|k| (k.root(), k.group_version())).collect::<BTreeSet<_>>() {
+        all.insert(format!("{}/", root.0), paths::of_discovery(root.1.0, root.1.1, dialect));
+    }
+    let mut first = true;
+    out.push(b'{');
+    for (path, item) in all {
+        write_member(out, &mut first, &path, &item);
+    }
+    out.push(b'}');
+}
+
+fn write_definitions(out: &mut Vec<u8>, kinds: &[ApiKind], all: &[ApiKind], dialect: Dialect) {
+    let mut roots = BTreeSet::new();
+    for kind in kinds {
+        roots.insert(kind.definition.clone());
+        roots.insert(format!("{}List", kind.definition));
+        roots.extend(kind.subresources.iter().map(|s| s.definition.clone()));
+    }
+    for name in ["APIResourceList", "DeleteOptions", "Status", "WatchEvent", "Patch"] {
+        roots.insert(format!("{META}.{name}"));
+    }
+    let group_versions: BTreeSet<(&str, &str)> = all.iter().map(ApiKind::group_version).collect();
+    let descriptions = Descriptions::load();
+    let mut first = true;
+    out.push(b'{');
+    for name in definitions::reachable(bundle(), &roots) {
+        let schema = definitions::schema(bundle(), &descriptions, &name, dialect, &group_versions);
+        write_member(out, &mut first, &name, &schema);
+    }
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests;
