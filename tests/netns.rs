@@ -3,6 +3,9 @@
 #[path = "netns/lab.rs"]
 mod lab;
 
+/// Cluster DNS as pods reach it.
+#[path = "netns/dns.rs"]
+mod dns;
 /// Figures that are printed, not asserted.
 #[path = "netns/figures.rs"]
 mod figures;

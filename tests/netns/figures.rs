@@ -69,3 +69,57 @@ fn a_thousand_services() {
         );
     });
 }
+
+fn resident_kb() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4
+}
+
+#[test]
+fn dns() {
+    machine(|_| {
+        let world = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let upstream = world.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1500];
+            while let Ok((length, peer)) = world.recv_from(&mut buffer) {
+                // The question with one address appended; the additional section is cut off.
+                let end = 12 + buffer[12..length].iter().position(|b| *b == 0).unwrap() + 5;
+                let mut answer = buffer[..end].to_vec();
+                answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 2, 0, 0, 4, 192, 0, 2, 1]);
+                world.send_to(&answer, peer).unwrap();
+            }
+        });
+        let before = resident_kb();
+        let (_stop, address) = crate::dns::serve("127.0.0.1:0", vec![upstream]);
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.connect(address).unwrap();
+        let ask = |name: &str| {
+            let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            for label in name.split('.') {
+                query.push(label.len() as u8);
+                query.extend(label.as_bytes());
+            }
+            query.extend([0, 0, 1, 0, 1]);
+            let start = Instant::now();
+            socket.send(&query).unwrap();
+            let mut answer = [0; 1500];
+            socket.recv(&mut answer).unwrap();
+            assert_eq!((answer[3] & 15, answer[7]), (0, 1), "{name}");
+            start.elapsed()
+        };
+        let zone = (0..1000).map(|_| ask("web.default.svc.cluster.local")).collect();
+        let idle = resident_kb();
+        let world = (0..2048).map(|i| ask(&format!("host-{i}.example.com"))).collect();
+        let full = resident_kb();
+        println!(
+            "dns: zone {:?}, world {:?}; resident +{} kB serving, +{} kB with a full cache (2,048 names)",
+            median(zone),
+            median(world),
+            idle.saturating_sub(before),
+            full.saturating_sub(before)
+        );
+    });
+}

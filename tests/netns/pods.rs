@@ -70,6 +70,46 @@ fn a_restart_finds_everything_and_repairs_what_is_missing() {
 }
 
 #[test]
+fn two_families() {
+    machine(|lab| {
+        let mut config = lab.config.clone();
+        config.run_dir = config.run_dir.join("two");
+        config.bridge = "two0".into();
+        config.pod_cidrs = vec!["10.77.0.0/24".parse().unwrap(), "fd77::/64".parse().unwrap()];
+        let network = KernelPodNetwork::open(config.clone()).unwrap();
+        let attach = |id: &str| {
+            let pod = net::PodAttachment { id: id.into(), namespace: "test".into(), name: id.into() };
+            lab.runtime.block_on(network.attach(pod)).unwrap()
+        };
+        let (a, b) = (attach("a"), attach("b"));
+        assert_eq!(b.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.77.0.3", "fd77::3"]);
+        let listener = Space::open(&b.netns).inside(|| std::net::TcpListener::bind("[::]:8080").unwrap());
+        let peer = std::thread::spawn(move || listener.accept().unwrap().1.ip());
+        Space::open(&a.netns).inside(|| std::net::TcpStream::connect("[fd77::3]:8080").unwrap());
+        assert_eq!(peer.join().unwrap(), a.addresses[1]);
+        net::destroy(&config).unwrap();
+    });
+}
+
+#[test]
+fn a_pod_cannot_use_the_address_of_another() {
+    machine(|lab| {
+        let (a, _) = lab.serving_pod("a");
+        let (_b, b_ip) = lab.serving_pod("b");
+        let victim = UdpSocket::bind("10.42.0.1:5353").unwrap();
+        victim.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+        a.inside(move || {
+            run(&format!("ip addr add {b_ip}/32 dev eth0"));
+            let socket = UdpSocket::bind((b_ip, 0)).unwrap();
+            socket.send_to(b"I am b", "10.42.0.1:5353").unwrap();
+        });
+        assert!(victim.recv(&mut [0; 16]).is_err());
+        a.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"I am a", "10.42.0.1:5353").unwrap());
+        assert!(victim.recv(&mut [0; 16]).is_ok());
+    });
+}
+
+#[test]
 fn after_a_reboot_left_over_files_do_not_matter() {
     machine(|lab| {
         std::fs::create_dir_all(lab.config.run_dir.join("netns")).unwrap();

@@ -16,8 +16,9 @@ async fn world(count: u8) -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
     let reply = |bytes: &[u8], count: u8, truncated: bool| {
         let query = Message::from_vec(bytes).unwrap();
         let name = query.queries[0].name.clone();
-        let answers =
-            (0..count).map(|i| Record::from_rdata(name.clone(), 60, RData::A(hickory_proto::rr::rdata::A::new(192, 0, 2, i)))).collect();
+        let answers = (0..count)
+            .map(|i| Record::from_rdata(name.clone(), 60, RData::A(hickory_proto::rr::rdata::A::new(192, 0, 2, i))))
+            .collect();
         let mut message = respond(&query, Answer { answers, ..Answer::default() });
         message.metadata.truncation = truncated;
         message.to_vec().unwrap()
