@@ -1,1 +1,164 @@
-//! Layer 3: the Kubernetes API over the store.
+//! The Kubernetes API over the store.
+//!
+//! [`Api`] is the machine without HTTP: the same verbs for every kind through one path. Reads come from the watch cache
+//! ([`cache`]); every write goes through [`write`]. `http` puts it on the wire; in-process clients call it directly.
+
+pub mod admission;
+pub mod allocate;
+pub mod cache;
+pub mod delete;
+pub mod form;
+pub mod http;
+pub mod identity;
+pub mod node_access;
+pub mod read;
+pub mod status;
+pub mod subresource;
+pub mod watch;
+pub mod write;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::base::clock::Clock;
+use crate::kinds::{Kind, Subresource};
+use crate::store::Store;
+use cache::Cache;
+use identity::User;
+use identity::rbac::Rbac;
+use identity::token::Tokens;
+use status::Status;
+
+/// The API machine; cheap to clone.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+/// What [`Api`] holds.
+pub struct Inner {
+    pub store: Arc<dyn Store>,
+    pub cache: Cache,
+    pub clock: Clock,
+    pub options: Options,
+    pub rbac: Rbac,
+    pub tokens: Tokens,
+    /// Reaches pods on nodes: logs, exec, ports.
+    pub nodes: node_access::Nodes,
+    /// Held while a write takes an address or a port: what is taken is read from the cache, so the next may look only
+    /// after the write before is in it.
+    allocation: tokio::sync::Mutex<()>,
+}
+
+/// What differs from cluster to cluster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `address/prefix length` of Service addresses, one of each family.
+    pub service_cidrs: Vec<(IpAddr, u8)>,
+    /// First and last port of NodePorts.
+    pub node_ports: (u16, u16),
+    /// The issuer of service-account tokens.
+    pub issuer: String,
+}
+
+/// Who asks for what.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub user: Arc<User>,
+    pub kind: &'static Kind,
+    /// Empty for cluster-scoped kinds and for all namespaces.
+    pub namespace: String,
+    /// Empty for collections.
+    pub name: String,
+    pub subresource: Option<Subresource>,
+    /// Validate and answer, but change nothing.
+    pub dry_run: bool,
+    /// The field manager: given, or from the user agent.
+    pub manager: String,
+    pub validation: FieldValidation,
+}
+
+/// What happens about unknown and duplicate fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    Ignore,
+    #[default]
+    Warn,
+    Strict,
+}
+
+// === impl Api ===
+
+impl Api {
+    /// The machine over a store whose content `cache` follows.
+    pub fn new(store: Arc<dyn Store>, cache: Cache, clock: Clock, options: Options, tokens: Tokens) -> Self {
+        Self(Arc::new(Inner {
+            rbac: Rbac::new(cache.clone()),
+            nodes: node_access::Nodes::default(),
+            allocation: tokio::sync::Mutex::new(()),
+            store,
+            cache,
+            clock,
+            options,
+            tokens,
+        }))
+    }
+}
+
+impl std::ops::Deref for Api {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Api({:?})", self.cache)
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    /// A request of a part of the server itself, with `manager` as its field manager.
+    pub fn internal(manager: &str, kind: &'static Kind, namespace: &str, name: &str) -> Self {
+        Self {
+            user: User::system(),
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+            subresource: None,
+            dry_run: false,
+            manager: manager.into(),
+            validation: FieldValidation::Ignore,
+        }
+    }
+
+    /// The same request for a subresource.
+    pub fn on(mut self, subresource: Subresource) -> Self {
+        self.subresource = Some(subresource);
+        self
+    }
+
+    /// The same request for another name.
+    pub fn named(&self, name: &str) -> Self {
+        Self { name: name.into(), ..self.clone() }
+    }
+
+    /// The store key of the named object.
+    pub fn key(&self) -> Arc<str> {
+        self.kind.key(&self.namespace, &self.name)
+    }
+
+    /// The prefix of the store keys of the collection.
+    pub fn prefix(&self) -> String {
+        match self.namespace.as_str() {
+            "" => self.kind.prefix(),
+            namespace => format!("{}{namespace}/", self.kind.prefix()),
+        }
+    }
+
+    fn not_found(&self) -> Status {
+        Status::not_found(self.kind, &self.name)
+    }
+}

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod json;
 pub mod labels;
+pub mod metrics;
 pub mod object;
 pub mod quantity;
 pub mod task;

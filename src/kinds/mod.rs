@@ -17,6 +17,7 @@ pub mod core;
 pub mod discovery;
 pub mod events;
 pub mod field;
+pub mod meta;
 pub mod rbac;
 pub mod scheduling;
 pub mod table;

@@ -1,1 +1,4 @@
-//! Layer 1: HTTP over TLS without meaning: set-up of connections, websocket streams.
+//! HTTP over TLS without meaning: set-up of connections and websocket streams, shared by the API, clients and nodes.
+
+pub mod tls;
+pub mod websocket;

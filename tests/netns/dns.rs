@@ -57,7 +57,10 @@ fn a_pod_asks_the_cluster_dns_address() {
         let srv = a.inside(dig("+short SRV _http._tcp.web.default.svc.cluster.local"));
         assert_eq!(srv.trim(), "0 1 80 web.default.svc.cluster.local.");
         let none = a.inside(dig("nothing.default.svc.cluster.local"));
-        assert!(none.contains("status: NXDOMAIN") && none.contains("SOA") && none.contains("SERVER: 10.43.0.10#53"), "{none}");
+        assert!(
+            none.contains("status: NXDOMAIN") && none.contains("SOA") && none.contains("SERVER: 10.43.0.10#53"),
+            "{none}"
+        );
         assert!(a.inside(dig("www.example.com")).contains("status: SERVFAIL"), "no upstream");
     });
 }

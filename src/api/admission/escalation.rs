@@ -1,0 +1,67 @@
+//! RBAC escalation: nobody may grant what they do not hold, unless they have `escalate` or `bind`.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::api::identity::rbac::{self, Attributes, Rule};
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request};
+use crate::base::json::text;
+
+pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Result<()> {
+    let binding = value.get("roleRef").is_some();
+    let unchanged = |key: &str| old.is_some_and(|o| o.get(key) == value.get(key));
+    let aggregates = value.get("aggregationRule").is_some_and(|a| !a.is_null());
+    let same = if binding {
+        unchanged("roleRef") && unchanged("subjects")
+    } else {
+        unchanged("rules") && unchanged("aggregationRule")
+    };
+    if same || api.rbac.allows(&request.user, &attributes(request, value, binding)) {
+        return Ok(());
+    }
+    let granted = if binding {
+        api.rbac.role_rules(&request.namespace, &value["roleRef"])
+    } else {
+        Vec::<Rule>::deserialize(&value["rules"]).unwrap_or_default()
+    };
+    let mut missing = api.rbac.missing(&request.user, &request.namespace, &granted);
+    if aggregates && !binding {
+        let everything = Rule {
+            verbs: vec!["*".into()],
+            api_groups: vec!["*".into()],
+            resources: vec!["*".into()],
+            ..rbac::Rule::default()
+        };
+        missing.extend(api.rbac.missing(&request.user, "", &[everything]));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let name = text(value, "metadata.name");
+    let rules: Vec<String> = missing.iter().map(|r| serde_json::to_string(r).unwrap_or_default()).collect();
+    let why = format!(
+        "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+        request.user.name,
+        request.user.groups,
+        rules.join("\n")
+    );
+    Err(Status::forbidden(request.kind, name, why))
+}
+
+fn attributes(request: &Request, value: &Value, binding: bool) -> Attributes {
+    let plural = match (binding, text(value, "roleRef.kind")) {
+        (false, _) => request.kind.plural,
+        (true, "Role") => "roles",
+        (true, _) => "clusterroles",
+    };
+    let name = if binding { text(value, "roleRef.name") } else { text(value, "metadata.name") };
+    Attributes {
+        verb: if binding { "bind" } else { "escalate" }.into(),
+        group: request.kind.group.into(),
+        resource: plural.into(),
+        namespace: request.namespace.clone(),
+        name: name.into(),
+        ..Attributes::default()
+    }
+}

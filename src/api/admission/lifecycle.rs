@@ -1,0 +1,36 @@
+//! NamespaceLifecycle: nothing new in a namespace that is missing or ending; some namespaces stay.
+
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request};
+use crate::kinds::core::namespace;
+
+/// Namespaces that cannot be deleted.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+pub(super) fn namespace_lives(api: &Api, request: &Request) -> Result<()> {
+    if !request.kind.namespaced || request.namespace.is_empty() {
+        return Ok(());
+    }
+    let kind = &namespace::KIND;
+    let Some(found) = api.cache.shelf(kind).get(&kind.key("", &request.namespace)) else {
+        return Err(Status::not_found(kind, &request.namespace));
+    };
+    if found.meta.deleted.is_some() {
+        let why =
+            format!("unable to create new content in namespace {} because it is being terminated", request.namespace);
+        let text = format!("namespace {} is being terminated", request.namespace);
+        return Err(Status::forbidden(request.kind, &request.name, why).cause(
+            "NamespaceTerminating",
+            text,
+            "metadata.namespace",
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn may_delete(request: &Request) -> Result<()> {
+    if request.kind == &namespace::KIND && IMMORTAL.contains(&request.name.as_str()) {
+        return Err(Status::forbidden(request.kind, &request.name, "this namespace may not be deleted"));
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! Admission: what a cluster adds to objects or refuses for reasons beyond the object itself.
+//!
+//! Plain functions in a fixed order, the built-in plugins that Kubernetes enables by default as far as their kinds exist.
+
+mod escalation;
+mod lifecycle;
+mod pod;
+
+use serde_json::Value;
+
+use super::status::Result;
+use super::{Api, Request};
+use crate::kinds::{core, rbac};
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+}
+
+/// Checks that come even before the object is looked at: does its namespace live?
+pub fn before_create(api: &Api, request: &Request, _value: &Value) -> Result<()> {
+    lifecycle::namespace_lives(api, request)
+}
+
+/// Changes and refusals before validation.
+pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Value, old: Option<&Value>) -> Result<()> {
+    if request.kind == &core::pod::KIND && operation == Operation::Create && request.subresource.is_none() {
+        pod::admit(api, request, value)?;
+    }
+    let _ = old;
+    Ok(())
+}
+
+/// Refusals that need the final object.
+pub fn validate(api: &Api, request: &Request, _operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
+    if request.kind.group == rbac::role::KIND.group {
+        escalation::check(api, request, value, old)?;
+    }
+    Ok(())
+}
+
+/// Refusals of deletions.
+pub fn before_delete(_api: &Api, request: &Request, _live: &Value) -> Result<()> {
+    lifecycle::may_delete(request)
+}

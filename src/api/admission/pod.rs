@@ -1,0 +1,144 @@
+//! What a new pod gets from its cluster: service account and its token, default tolerations, priority.
+
+use serde_json::{Value, json};
+
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request};
+use crate::base::json::{at, int, list, map_mut, set, text};
+use crate::kinds::core::serviceaccount;
+use crate::kinds::scheduling::priorityclass;
+
+/// Where containers find their token.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// How long a projected token lives. Kubernetes asks for an hour and seven seconds, and so recognises its own.
+const TOKEN_SECONDS: i64 = 3607;
+/// How long a pod stays on a node that is not ready or not reachable.
+const TOLERATION_SECONDS: i64 = 300;
+/// Set on pods that a node made for itself.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+pub(super) fn admit(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
+    if pod["metadata"]["annotations"].get(MIRROR).is_none() {
+        service_account(api, request, pod)?;
+    }
+    default_tolerations(pod);
+    priority(api, request, pod)
+}
+
+fn service_account(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
+    if text(pod, "spec.serviceAccountName").is_empty() {
+        set(pod, "spec.serviceAccountName", "default");
+        set(pod, "spec.serviceAccount", "default");
+    }
+    let name = text(pod, "spec.serviceAccountName").to_owned();
+    let kind = &serviceaccount::KIND;
+    let Some(account) = api.cache.shelf(kind).get(&kind.key(&request.namespace, &name)) else {
+        let why =
+            format!("error looking up service account {}/{name}: serviceaccount {name:?} not found", request.namespace);
+        return Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why));
+    };
+    let account = account.value();
+    let wanted = at(pod, "spec.automountServiceAccountToken").or_else(|| account.get("automountServiceAccountToken"));
+    if wanted != Some(&Value::Bool(false)) {
+        mount_token(api, pod);
+    }
+    if list(pod, "spec.imagePullSecrets").is_empty()
+        && let Some(secrets) = account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|a| !a.is_empty()))
+    {
+        set(pod, "spec.imagePullSecrets", secrets.clone());
+    }
+    Ok(())
+}
+
+fn mount_token(api: &Api, pod: &mut Value) {
+    let existing =
+        list(pod, "spec.volumes").iter().map(|v| text(v, "name")).find(|n| n.starts_with("kube-api-access-"));
+    let (name, present) = match existing {
+        Some(name) => (name.to_owned(), true),
+        None => (format!("kube-api-access-{}", api.clock.name_suffix()), false),
+    };
+    let mut mounted = false;
+    for group in ["initContainers", "containers"] {
+        for container in pod["spec"].get_mut(group).and_then(Value::as_array_mut).into_iter().flatten() {
+            if list(container, "volumeMounts").iter().any(|m| text(m, "mountPath") == TOKEN_PATH) {
+                continue;
+            }
+            let mount = json!({"name": name, "readOnly": true, "mountPath": TOKEN_PATH});
+            let mounts = map_mut(container, "").entry("volumeMounts").or_insert_with(|| json!([]));
+            if let Some(mounts) = mounts.as_array_mut() {
+                mounts.push(mount);
+                mounted = true;
+            }
+        }
+    }
+    if mounted && !present {
+        let volumes = map_mut(pod, "spec").entry("volumes").or_insert_with(|| json!([]));
+        if let Some(volumes) = volumes.as_array_mut() {
+            volumes.push(token_volume(&name));
+        }
+    }
+}
+
+fn token_volume(name: &str) -> Value {
+    json!({"name": name, "projected": {"defaultMode": 420, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+    ]}})
+}
+
+fn default_tolerations(pod: &mut Value) {
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let tolerates = |t: &Value| {
+            let effect = text(t, "effect");
+            (text(t, "key") == key || text(t, "key").is_empty()) && (effect.is_empty() || effect == "NoExecute")
+        };
+        if list(pod, "spec.tolerations").iter().any(tolerates) {
+            continue;
+        }
+        let tolerations = map_mut(pod, "spec").entry("tolerations").or_insert_with(|| json!([]));
+        if let Some(tolerations) = tolerations.as_array_mut() {
+            let toleration = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS});
+            tolerations.push(toleration);
+        }
+    }
+}
+
+fn priority(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
+    let kind = &priorityclass::KIND;
+    let shelf = api.cache.shelf(kind);
+    let refuse = |pod: &Value, why: String| Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why));
+    let (class, policy) = match text(pod, "spec.priorityClassName") {
+        "" => {
+            let classes = shelf.list(&kind.prefix(), "");
+            let default = classes.iter().map(|o| o.value()).filter(|c| c["globalDefault"] == true);
+            let lowest = default.min_by_key(|c| c["value"].as_i64());
+            if let Some(class) = &lowest {
+                set(pod, "spec.priorityClassName", text(class, "metadata.name"));
+            }
+            let value = lowest.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
+            (value, lowest.and_then(|c| c.get("preemptionPolicy").cloned()))
+        }
+        name => match shelf.get(&kind.key("", name)) {
+            Some(class) => {
+                let class = class.value();
+                (class["value"].as_i64().unwrap_or(0), class.get("preemptionPolicy").cloned())
+            }
+            None => return refuse(pod, format!("no PriorityClass with name {name} was found")),
+        },
+    };
+    if int(pod, "spec.priority").is_some_and(|given| given != class) {
+        let why = "the integer value of priority must not be provided in pod spec; priority admission controller \
+                   computed a different value from the given PriorityClass name";
+        return refuse(pod, why.into());
+    }
+    set(pod, "spec.priority", class);
+    let policy = policy.unwrap_or_else(|| "PreemptLowerPriority".into());
+    if at(pod, "spec.preemptionPolicy").is_some_and(|given| *given != policy) {
+        let why = "the string value of PreemptionPolicy must not be provided in pod spec; priority admission \
+                   controller computed a different value from the given PriorityClass name";
+        return refuse(pod, why.into());
+    }
+    set(pod, "spec.preemptionPolicy", policy);
+    Ok(())
+}

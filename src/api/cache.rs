@@ -1,0 +1,243 @@
+//! The watch cache: every living object of every kind in an `Arc`, and each kind's recent changes.
+//!
+//! It is the store's [`Sink`]: the writer feeds it before a commit is acknowledged, so what it shows is what was
+//! acknowledged, in order. Watchers pull: each keeps the revision it has seen and reads on from the ring when woken, so a
+//! slow watcher costs nothing and is told `410 Gone` when the ring (and then the log) has moved on without it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, RwLock};
+
+use tokio::sync::watch;
+
+use crate::base::object::{Draft, Object};
+use crate::kinds::{self, Kind};
+use crate::store::{Change, Error, Sink, Store};
+
+/// Changes that a kind's ring keeps at most.
+const RING_EVENTS: usize = 4096;
+/// Bytes of objects that a kind's ring keeps at most.
+const RING_BYTES: usize = 4 << 20;
+
+/// All kinds' objects; cheap to clone.
+#[derive(Clone)]
+pub struct Cache(Arc<Inner>);
+
+struct Inner {
+    shelves: HashMap<String, Shelf>,
+    head: AtomicU64,
+}
+
+/// One kind's objects and recent changes.
+pub struct Shelf {
+    /// The kind whose form is stored.
+    pub kind: &'static Kind,
+    content: RwLock<Content>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Content {
+    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    ring: VecDeque<Event>,
+    ring_bytes: usize,
+    /// Changes after this revision are all in the ring.
+    ring_after: u64,
+    /// The revision of the last change.
+    last: u64,
+}
+
+/// A change of one object.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub revision: u64,
+    /// The object; its last state where `deleted`.
+    pub object: Arc<Object>,
+    /// What it was before; `None` where it is new or where history no longer tells.
+    pub previous: Option<Arc<Object>>,
+    pub deleted: bool,
+}
+
+/// What a write sends through the store beside the bytes, and where it finds the object afterwards.
+#[derive(Debug)]
+pub struct Pending {
+    pub draft: Draft,
+    pub done: OnceLock<Arc<Object>>,
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// Loads everything that lives in the store and from then on follows it.
+    pub fn load(store: &dyn Store) -> Result<Self, Error> {
+        let head = store.head();
+        let mut shelves = HashMap::new();
+        for kind in kinds::ALL.iter().filter(|k| k.is_stored() && k.stored_as.is_none()) {
+            let mut content = Content { ring_after: head, last: head, ..Content::default() };
+            for entry in store.range(&kind.prefix(), 0, "", 0)?.entries {
+                let object = decode(kind, entry.key.clone(), entry.value, entry.revision)
+                    .map_err(|e| Error::Failed(format!("{} cannot be decoded: {e}", entry.key)))?;
+                content.objects.insert(entry.key, Arc::new(object));
+            }
+            let shelf = Shelf { kind, content: RwLock::new(content), changed: watch::Sender::new(head) };
+            shelves.insert(kind.prefix(), shelf);
+        }
+        let cache = Self(Arc::new(Inner { shelves, head: AtomicU64::new(head) }));
+        store.attach(Box::new(cache.clone()));
+        Ok(cache)
+    }
+
+    /// The objects of a kind (of its stored form). Panics for kinds that are not stored.
+    pub fn shelf(&self, kind: &Kind) -> &Shelf {
+        self.0.shelves.get(&kind.prefix()).expect("every stored kind has a shelf")
+    }
+
+    /// The revision up to which the cache is complete.
+    pub fn head(&self) -> u64 {
+        self.0.head.load(Ordering::Acquire)
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cache(head {})", self.head())
+    }
+}
+
+impl Sink for Cache {
+    fn publish(&mut self, changes: Vec<Change>) {
+        let Some(head) = changes.last().map(|c| c.revision) else { return };
+        let mut touched: Vec<(&Shelf, u64)> = Vec::new();
+        for change in changes {
+            let prefix_end = change.key.match_indices('/').nth(2).map_or(change.key.len(), |(i, _)| i + 1);
+            let Some(shelf) = self.0.shelves.get(&change.key[..prefix_end]) else { continue };
+            let revision = change.revision;
+            match touched.last_mut() {
+                Some((last, r)) if std::ptr::eq(*last, shelf) => *r = revision,
+                _ => touched.push((shelf, revision)),
+            }
+            shelf.take(change);
+        }
+        self.0.head.store(head, Ordering::Release);
+        for (shelf, revision) in touched {
+            shelf.changed.send_replace(revision);
+        }
+    }
+}
+
+// === impl Shelf ===
+
+impl Shelf {
+    /// The object under a key.
+    pub fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// The objects whose keys begin with `prefix` and sort after `after`, in key order, and the revision they show.
+    pub fn list(&self, prefix: &str, after: &str) -> Vec<Arc<Object>> {
+        let content = self.read();
+        let low = if after > prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
+        let range = content.objects.range::<str, _>((low, Bound::Unbounded));
+        range.take_while(|(k, _)| k.starts_with(prefix)).map(|(_, o)| o.clone()).collect()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The revision of the kind's last change.
+    pub fn last(&self) -> u64 {
+        self.read().last
+    }
+
+    /// Everything with the prefix, with the revision from which a watch goes on without gap or repetition.
+    pub fn snapshot(&self, prefix: &str) -> (Vec<Arc<Object>>, u64) {
+        let content = self.read();
+        let range = content.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        (range.take_while(|(k, _)| k.starts_with(prefix)).map(|(_, o)| o.clone()).collect(), content.last)
+    }
+
+    /// The changes after a revision, at most `limit`, oldest first; `None` when the ring no longer reaches back so far.
+    pub fn changes(&self, after: u64, limit: usize) -> Option<Vec<Event>> {
+        let content = self.read();
+        if after < content.ring_after {
+            return None;
+        }
+        let start = content.ring.partition_point(|e| e.revision <= after);
+        Some(content.ring.iter().skip(start).take(limit).cloned().collect())
+    }
+
+    /// Wakes on each change; the value is the revision of the last one.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Content> {
+        self.content.read().expect("no panic while held")
+    }
+
+    fn take(&self, change: Change) {
+        let object = match change.companion.and_then(|c| c.downcast::<Pending>().ok()) {
+            Some(pending) => {
+                let object = Arc::new(pending.draft.at(change.revision));
+                let _ = pending.done.set(object.clone());
+                object
+            }
+            None => match decode(self.kind, change.key.clone(), change.value, change.revision) {
+                Ok(object) => Arc::new(object),
+                Err(error) => {
+                    tracing::error!(key = %change.key, %error, "a change cannot be decoded");
+                    return;
+                }
+            },
+        };
+        let mut content = self.content.write().expect("no panic while held");
+        let previous = if change.deleted {
+            content.objects.remove(&change.key)
+        } else {
+            content.objects.insert(change.key, object.clone())
+        };
+        content.last = change.revision;
+        content.push(Event { revision: change.revision, object, previous, deleted: change.deleted });
+    }
+}
+
+// === impl Content ===
+
+impl Content {
+    fn push(&mut self, event: Event) {
+        self.ring_bytes += event.object.body().len();
+        self.ring.push_back(event);
+        while self.ring.len() > RING_EVENTS || (self.ring_bytes > RING_BYTES && self.ring.len() > 1) {
+            let old = self.ring.pop_front().expect("not empty");
+            self.ring_bytes -= old.object.body().len();
+            self.ring_after = old.revision;
+        }
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// A draft on its way.
+    pub fn new(draft: Draft) -> Arc<Self> {
+        Arc::new(Self { draft, done: OnceLock::new() })
+    }
+
+    /// The object that the committed draft became.
+    pub fn object(&self) -> Arc<Object> {
+        self.done.get().expect("an acknowledged commit was published first").clone()
+    }
+}
+
+/// An object from its stored bytes.
+pub fn decode(kind: &Kind, key: Arc<str>, stored: bytes::Bytes, revision: u64) -> Result<Object, serde_json::Error> {
+    Ok(Draft::decode(key, stored, |v| kind.field_values(v))?.at(revision))
+}

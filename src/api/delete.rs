@@ -1,0 +1,272 @@
+//! Deletion: graceful, with finalizers, by propagation policy, one or many.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+
+use super::admission;
+use super::cache::Pending;
+use super::read::Selection;
+use super::status::{Result, Status};
+use super::{Api, Request, form};
+use crate::base::clock::seconds_text;
+use crate::base::json::{at, int, list, set, text};
+use crate::base::object::{Draft, Object};
+use crate::kinds::core::{namespace, pod};
+use crate::store::{self, Op, Txn};
+
+/// Deletions of a collection that are under way at once; the store makes group commits of them.
+const PARALLEL: usize = 256;
+
+/// `metav1.DeleteOptions`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeleteOptions {
+    /// `None`: what the object says.
+    pub grace_seconds: Option<i64>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub propagation: Option<Propagation>,
+    pub dry_run: bool,
+}
+
+/// What happens to dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Orphan,
+    Background,
+    Foreground,
+}
+
+/// How a deletion ended.
+#[derive(Clone, Debug)]
+pub struct Deleted {
+    /// The last state, or the state that waits for finalizers or grace.
+    pub object: Arc<Object>,
+    /// Nothing is left.
+    pub gone: bool,
+}
+
+enum Plan {
+    /// Remove it now.
+    Remove,
+    /// Write this and wait.
+    Mark(Value),
+    /// It waits already, and for no longer than asked.
+    Nothing,
+}
+
+// === impl DeleteOptions ===
+
+impl DeleteOptions {
+    /// From a decoded body.
+    pub fn from_value(value: &Value) -> Result<Self> {
+        let orphan = value.get("orphanDependents").and_then(Value::as_bool);
+        let policy = value.get("propagationPolicy").and_then(Value::as_str);
+        let propagation = match (policy, orphan) {
+            (Some(_), Some(_)) => {
+                return Err(invalid(
+                    "propagationPolicy",
+                    policy,
+                    "orphanDependents and deletionPropagation cannot be both set",
+                ));
+            }
+            (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), None) => Some(Propagation::Foreground),
+            (Some(other), None) => {
+                return Err(invalid(
+                    "propagationPolicy",
+                    Some(other),
+                    "must be \"Foreground\", \"Background\" or \"Orphan\"",
+                ));
+            }
+            (None, None) => None,
+        };
+        Ok(Self {
+            grace_seconds: int(value, "gracePeriodSeconds"),
+            uid: at(value, "preconditions.uid").and_then(Value::as_str).map(str::to_owned),
+            resource_version: at(value, "preconditions.resourceVersion").and_then(Value::as_str).map(str::to_owned),
+            propagation,
+            dry_run: list(value, "dryRun").iter().any(|v| v == "All"),
+        })
+    }
+}
+
+fn invalid(field: &str, value: Option<&str>, why: &str) -> Status {
+    let shown = json!(value);
+    let mut status = Status::new(
+        422,
+        "Invalid",
+        format!("DeleteOptions.meta.k8s.io \"\" is invalid: {field}: Invalid value: {shown}: {why}"),
+    );
+    status.details.kind = "DeleteOptions".into();
+    status.details.group = "meta.k8s.io".into();
+    status.cause("FieldValueInvalid", format!("Invalid value: {shown}: {why}"), field)
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Deletes the named object, or begins to.
+    pub async fn delete(&self, request: &Request, options: &DeleteOptions) -> Result<Deleted> {
+        let kind = request.kind;
+        loop {
+            let old = self.cache.shelf(kind).get(&request.key());
+            let Some(old) = old else { return Err(Status::not_found(kind, &request.name)) };
+            let pinned = options.resource_version.is_some();
+            check_preconditions(request, options, &old)?;
+            let live = form::served(kind, old.value());
+            admission::before_delete(self, request, &live)?;
+            let (plan, op) = match self.plan(request, options, &live)? {
+                Plan::Nothing => return Ok(Deleted { object: old, gone: false }),
+                Plan::Remove => (true, live),
+                Plan::Mark(value) => (false, value),
+            };
+            match self.apply(request, options, &old, op, plan).await {
+                Ok(deleted) => return Ok(deleted),
+                Err(Some(status)) => return Err(status),
+                Err(None) if pinned => return Err(Status::modified(kind, &request.name)),
+                Err(None) => {}
+            }
+        }
+    }
+
+    /// Deletes everything in the collection that the selection matches; answers what was there.
+    pub async fn delete_collection(
+        &self,
+        request: &Request,
+        selection: &Selection,
+        options: &DeleteOptions,
+    ) -> Result<Vec<Arc<Object>>> {
+        let shelf = self.cache.shelf(request.kind);
+        let matching = shelf.list(&request.prefix(), "").into_iter().filter(|o| selection.matches(o));
+        let deletions = matching.map(|object| {
+            let mut one = request.named(&object.meta.name);
+            one.namespace = object.meta.namespace.to_string();
+            async move {
+                match self.delete(&one, options).await {
+                    Ok(deleted) => Ok(Some(deleted.object)),
+                    Err(status) if status.code == 404 => Ok(None),
+                    Err(status) => Err(status),
+                }
+            }
+        });
+        futures::stream::iter(deletions).buffered(PARALLEL).try_filter_map(|o| async move { Ok(o) }).try_collect().await
+    }
+
+    fn plan(&self, request: &Request, options: &DeleteOptions, live: &Value) -> Result<Plan> {
+        let kind = request.kind;
+        let grace = grace_seconds(kind == &pod::KIND, options, live);
+        let terminating = at(live, "metadata.deletionTimestamp").is_some();
+        let mut finalizers: Vec<Value> = list(live, "metadata.finalizers").to_vec();
+        let held = finalizers.clone();
+        match options.propagation {
+            Some(Propagation::Orphan) => hold(&mut finalizers, "orphan", "foregroundDeletion"),
+            Some(Propagation::Foreground) => hold(&mut finalizers, "foregroundDeletion", "orphan"),
+            Some(Propagation::Background) => finalizers.retain(|f| f != "orphan" && f != "foregroundDeletion"),
+            None => {}
+        }
+        let is_namespace = kind == &namespace::KIND;
+        let blocked = !finalizers.is_empty() || (is_namespace && !list(live, "spec.finalizers").is_empty());
+        if !blocked && grace == 0 {
+            return Ok(Plan::Remove);
+        }
+        let old_grace = int(live, "metadata.deletionGracePeriodSeconds");
+        if terminating && finalizers == held && old_grace.is_some_and(|old| grace >= old) {
+            return Ok(Plan::Nothing);
+        }
+        let mut new = live.clone();
+        if finalizers.is_empty() {
+            crate::base::json::remove(&mut new, "metadata.finalizers");
+        } else {
+            set(&mut new, "metadata.finalizers", finalizers);
+        }
+        if !terminating || old_grace.is_some_and(|old| grace < old) {
+            let end = self.clock.now() + Duration::from_secs(grace.max(0) as u64);
+            set(&mut new, "metadata.deletionTimestamp", seconds_text(end));
+            set(&mut new, "metadata.deletionGracePeriodSeconds", grace);
+            if let Some(generation) = int(live, "metadata.generation").filter(|g| *g > 0 && !terminating) {
+                set(&mut new, "metadata.generation", generation + 1);
+            }
+        }
+        if is_namespace {
+            set(&mut new, "status.phase", "Terminating");
+            crate::base::json::remove(&mut new, "metadata.deletionGracePeriodSeconds");
+        }
+        Ok(Plan::Mark(new))
+    }
+
+    /// `Err(None)` is a lost race.
+    async fn apply(
+        &self,
+        request: &Request,
+        options: &DeleteOptions,
+        old: &Arc<Object>,
+        mut value: Value,
+        remove: bool,
+    ) -> Result<Deleted, Option<Status>> {
+        let kind = request.kind;
+        form::stored(kind, &mut value);
+        let draft = Draft::new(request.key(), &value, kind.stored().field_values(&value));
+        if request.dry_run || options.dry_run {
+            return Ok(Deleted { object: Arc::new(draft.at(old.revision)), gone: remove });
+        }
+        let pending = Pending::new(draft);
+        let (key, bytes, companion) =
+            (request.key(), pending.draft.stored().clone(), Some(pending.clone() as store::Companion));
+        let op = if remove {
+            Op::Delete { key: key.clone(), value: bytes, companion }
+        } else {
+            Op::Put { key: key.clone(), value: bytes, companion, volatile: (kind.volatile)(&request.namespace) }
+        };
+        match self.store.commit(Txn { expect: vec![(key, old.revision)], ops: vec![op] }).await {
+            Ok(_) => Ok(Deleted { object: pending.object(), gone: remove }),
+            Err(store::Error::Conflict { .. }) => Err(None),
+            Err(error) => Err(Some(error.into())),
+        }
+    }
+}
+
+fn hold(finalizers: &mut Vec<Value>, add: &str, drop: &str) {
+    finalizers.retain(|f| f != drop);
+    if !finalizers.iter().any(|f| f == add) {
+        finalizers.push(add.into());
+    }
+}
+
+/// How long the object may take to end. Only pods have grace, and only those that a node runs.
+fn grace_seconds(is_pod: bool, options: &DeleteOptions, live: &Value) -> i64 {
+    if !is_pod {
+        return 0;
+    }
+    let unscheduled = text(live, "spec.nodeName").is_empty();
+    let over = matches!(text(live, "status.phase"), "Succeeded" | "Failed");
+    if unscheduled || over {
+        return 0;
+    }
+    let grace = options.grace_seconds.or_else(|| int(live, "spec.terminationGracePeriodSeconds")).unwrap_or(30);
+    // A negative period means the shortest that still asks the processes to end.
+    if grace < 0 { 1 } else { grace }
+}
+
+fn check_preconditions(request: &Request, options: &DeleteOptions, old: &Object) -> Result<()> {
+    let (kind, name) = (request.kind, &request.name);
+    if let Some(uid) = &options.uid
+        && **uid != *old.meta.uid
+    {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.meta.uid);
+        return Err(Status::conflict(kind, name, why));
+    }
+    if let Some(version) = &options.resource_version
+        && *version != old.revision.to_string()
+    {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+            old.revision
+        );
+        return Err(Status::conflict(kind, name, why));
+    }
+    Ok(())
+}

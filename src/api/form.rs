@@ -1,0 +1,86 @@
+//! From request bytes to a dynamic object of a kind, and from one served version to the stored one.
+
+use serde_json::Value;
+
+use super::status::{Result, Status};
+use super::{FieldValidation, Request};
+use crate::base::json::text;
+use crate::kinds::Kind;
+use crate::schema;
+
+/// The body of a request, as a value of the named schema definition; the warnings are for the client.
+///
+/// Unknown and duplicate fields are dropped, warned about or refused as the request's `fieldValidation` says.
+pub fn decode(request: &Request, kind: &Kind, body: &[u8], yaml: bool) -> Result<(Value, Vec<String>)> {
+    decode_as(request, kind.schema, &kind.api_version(), kind.kind, body, yaml)
+}
+
+/// As [`decode`], for what is no kind of its own (DeleteOptions, Scale, Binding, ...).
+pub fn decode_as(
+    request: &Request,
+    definition: &str,
+    api_version: &str,
+    kind: &str,
+    body: &[u8],
+    yaml: bool,
+) -> Result<(Value, Vec<String>)> {
+    let (mut value, duplicates) = parse(body, yaml)?;
+    if !value.is_object() {
+        return Err(Status::bad_request(format!(
+            "couldn't get version/kind; json parse error: expected an object, got {value}"
+        )));
+    }
+    let (version_given, kind_given) = (text(&value, "apiVersion"), text(&value, "kind"));
+    if (!version_given.is_empty() && version_given != api_version) || (!kind_given.is_empty() && kind_given != kind) {
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {kind_given:?} in {version_given:?} is not {kind:?} in {api_version:?}"
+        )));
+    }
+    let warnings = check(request.validation, &mut value, definition, duplicates)?;
+    Ok((value, warnings))
+}
+
+/// Parses JSON or YAML; the second part lists fields that stand twice.
+pub fn parse(body: &[u8], yaml: bool) -> Result<(Value, Vec<String>)> {
+    let parsed = if yaml { schema::parse_yaml(body) } else { schema::parse_json(body) };
+    parsed.map_err(|e| Status::bad_request(format!("error parsing the request body: {e}")))
+}
+
+/// Gives a value the shape of its definition, and treats what does not belong there as asked.
+pub fn check(
+    validation: FieldValidation,
+    value: &mut Value,
+    definition: &str,
+    duplicates: Vec<String>,
+) -> Result<Vec<String>> {
+    let shape = schema::type_of(definition).ok_or_else(|| Status::internal(format!("no schema for {definition}")))?;
+    let unknown = schema::decode(value, &shape).map_err(|e| Status::bad_request(e.to_string()))?;
+    let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
+    let duplicates = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
+    let findings: Vec<String> = unknown.chain(duplicates).collect();
+    match validation {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn => Ok(findings),
+        FieldValidation::Strict if findings.is_empty() => Ok(Vec::new()),
+        FieldValidation::Strict => Err(Status::bad_request(format!("strict decoding error: {}", findings.join(", ")))),
+    }
+}
+
+/// A stored object in the form of the kind (and version) that is asked for, with `kind` and `apiVersion`.
+pub fn served(kind: &Kind, mut stored: Value) -> Value {
+    if let Some(conversion) = kind.stored_as {
+        (conversion.from_stored)(&mut stored);
+    }
+    if let Some(map) = stored.as_object_mut() {
+        map.insert("apiVersion".into(), kind.api_version().into());
+        map.insert("kind".into(), kind.kind.into());
+    }
+    stored
+}
+
+/// An object of the asked kind in the form that is stored.
+pub fn stored(kind: &Kind, value: &mut Value) {
+    if let Some(conversion) = kind.stored_as {
+        (conversion.to_stored)(value);
+    }
+}

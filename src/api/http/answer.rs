@@ -1,0 +1,238 @@
+//! Answers: statuses, objects and lists, spliced from the bytes that objects already are.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use http::header::{CONTENT_TYPE, HeaderValue, WARNING};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::Body;
+use super::negotiate::{Form, Shape};
+use super::table;
+use crate::api::form;
+use crate::api::read::List;
+use crate::api::status::{Result, Status};
+use crate::base::object::Object;
+use crate::kinds::Kind;
+
+/// How many bytes of a list are gathered before they are sent.
+const CHUNK: usize = 64 << 10;
+
+/// A body that is all there.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that comes in pieces.
+pub fn streamed<S>(pieces: S) -> Body
+where
+    S: futures::Stream<Item = Bytes> + Send + 'static,
+{
+    StreamBody::new(pieces.map(|b| Ok(Frame::data(b)))).boxed_unsync()
+}
+
+/// An answer of a media type.
+pub fn typed(code: u16, media: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
+
+/// Plain text.
+pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
+    typed(code, "text/plain; charset=utf-8", full(body))
+}
+
+/// A value in the negotiated format.
+pub fn value(code: u16, form: Form, value: &Value) -> Response<Body> {
+    if form.yaml {
+        let yaml = serde_yaml::to_string(value).unwrap_or_default();
+        return typed(code, "application/yaml", full(yaml));
+    }
+    json_bytes(code, serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// JSON that is already text.
+pub fn json_bytes(code: u16, body: impl Into<Bytes>) -> Response<Body> {
+    typed(code, "application/json", full(body))
+}
+
+/// A failure.
+pub fn status(status: &Status) -> Response<Body> {
+    let mut response = json_bytes(status.code, serde_json::to_vec(&status.to_json()).unwrap_or_default());
+    if let Some(seconds) = status.details.retry_after_seconds {
+        response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// Adds `Warning` headers.
+pub fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
+    for w in warnings {
+        let quoted: String = w.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let quoted = quoted.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(WARNING, header);
+        }
+    }
+    response
+}
+
+/// One object.
+pub fn object(
+    code: u16,
+    form: Form,
+    kind: &Kind,
+    object: &Arc<Object>,
+    include: table::Include,
+    now: Timestamp,
+) -> Result<Response<Body>> {
+    match form.shape {
+        Shape::Object if !form.yaml && kind.stored_as.is_none() => Ok(json_bytes(code, wire(kind, object))),
+        Shape::Object => Ok(value(code, form, &served(kind, object))),
+        Shape::PartialMetadata => Ok(value(code, form, &table::partial(&served(kind, object)))),
+        Shape::Table => {
+            Ok(value(code, form, &table::of(kind, std::slice::from_ref(object), object.revision, include, now)))
+        }
+        Shape::PartialMetadataList => Err(Status::not_acceptable("a single object is no list")),
+    }
+}
+
+/// A list.
+pub fn list(
+    form: Form,
+    kind: &'static Kind,
+    list: List,
+    include: table::Include,
+    now: Timestamp,
+) -> Result<Response<Body>> {
+    match form.shape {
+        Shape::Object if !form.yaml && kind.stored_as.is_none() => {
+            Ok(typed(200, "application/json", spliced(kind, list)))
+        }
+        Shape::Table => {
+            let mut table = table::of(kind, &list.items, list.revision, include, now);
+            list_metadata(&mut table, &list);
+            Ok(value(200, form, &table))
+        }
+        Shape::PartialMetadata => Err(Status::not_acceptable("a list is no single object")),
+        Shape::Object | Shape::PartialMetadataList => {
+            let partial = form.shape == Shape::PartialMetadataList;
+            let items: Vec<Value> = list.items.iter().map(|o| item(kind, o, partial)).collect();
+            let (version, name) = if partial {
+                ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
+            } else {
+                (kind.api_version(), format!("{}List", kind.kind))
+            };
+            let mut out = json!({"kind": name, "apiVersion": version, "metadata": {"resourceVersion": list.revision.to_string()}, "items": items});
+            list_metadata(&mut out, &list);
+            Ok(value(200, form, &out))
+        }
+    }
+}
+
+fn item(kind: &Kind, object: &Object, partial: bool) -> Value {
+    let mut value = served(kind, object);
+    if partial {
+        return table::partial(&value);
+    }
+    if let Some(map) = value.as_object_mut() {
+        map.remove("kind");
+        map.remove("apiVersion");
+    }
+    value
+}
+
+fn list_metadata(out: &mut Value, list: &List) {
+    if !list.continue_token.is_empty() {
+        out["metadata"]["continue"] = list.continue_token.as_str().into();
+    }
+    if let Some(remaining) = list.remaining {
+        out["metadata"]["remainingItemCount"] = remaining.into();
+    }
+}
+
+/// An object in the asked version, decoded.
+pub fn served(kind: &Kind, object: &Object) -> Value {
+    form::served(kind, object.value())
+}
+
+/// An object's bytes with `kind` and `apiVersion` in front.
+pub fn wire(kind: &Kind, object: &Object) -> Bytes {
+    let mut out = BytesMut::with_capacity(object.body().len() + 64);
+    splice(&mut out, kind, object);
+    out.freeze()
+}
+
+/// Appends an object's bytes with `kind` and `apiVersion` in front.
+pub fn splice(out: &mut BytesMut, kind: &Kind, object: &Object) {
+    for part in [r#"{"kind":""#, kind.kind, r#"","apiVersion":""#] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    if !kind.group.is_empty() {
+        out.extend_from_slice(kind.group.as_bytes());
+        out.extend_from_slice(b"/");
+    }
+    out.extend_from_slice(kind.version.as_bytes());
+    out.extend_from_slice(br#"","#);
+    out.extend_from_slice(&object.body()[1..]);
+}
+
+/// A list whose items are copied as they are, a chunk at a time.
+fn spliced(kind: &Kind, list: List) -> Body {
+    let mut metadata = json!({"resourceVersion": list.revision.to_string()});
+    if !list.continue_token.is_empty() {
+        metadata["continue"] = list.continue_token.as_str().into();
+    }
+    if let Some(remaining) = list.remaining {
+        metadata["remainingItemCount"] = remaining.into();
+    }
+    let head = format!(
+        r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#,
+        kind.kind,
+        kind.api_version()
+    );
+    let total: usize = list.items.iter().map(|o| o.body().len() + 1).sum();
+    if total < CHUNK {
+        let mut out = BytesMut::with_capacity(total + head.len() + 2);
+        out.extend_from_slice(head.as_bytes());
+        append(&mut out, &mut list.items.into_iter().enumerate(), usize::MAX);
+        out.extend_from_slice(b"]}");
+        return full(out.freeze());
+    }
+    let mut items = list.items.into_iter().enumerate();
+    let mut head = Some(head);
+    let mut ended = false;
+    streamed(futures::stream::iter(std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(CHUNK + 8192);
+        out.extend_from_slice(head.take().unwrap_or_default().as_bytes());
+        if !append(&mut out, &mut items, CHUNK) {
+            out.extend_from_slice(b"]}");
+            ended = true;
+        }
+        Some(out.freeze())
+    })))
+}
+
+/// Appends items until `limit` bytes; false at the end.
+fn append(out: &mut BytesMut, items: &mut impl Iterator<Item = (usize, Arc<Object>)>, limit: usize) -> bool {
+    for (i, object) in items {
+        if i > 0 {
+            out.extend_from_slice(b",");
+        }
+        out.extend_from_slice(object.body());
+        if out.len() >= limit {
+            return true;
+        }
+    }
+    false
+}

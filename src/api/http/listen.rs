@@ -1,0 +1,97 @@
+//! Accepts connections: TLS, then HTTP/1.1 or HTTP/2, each request to [`super::respond`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::Peer;
+use crate::api::Api;
+use crate::api::identity::User;
+use crate::base::{metrics, task};
+
+/// Connections that are open at once; further ones wait.
+const CONNECTIONS: usize = 4096;
+/// A client that does not finish its handshake or request head in this time is dropped.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Serves until `stop` turns true, then lets running requests end.
+///
+/// `tls` is read for each connection, so a renewed certificate is used at once.
+pub async fn serve(
+    api: Api,
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|s| *s) => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (api, config, stop) = (api.clone(), tls.borrow().clone(), stop.clone());
+        task::spawn("connection", async move {
+            if let Err(error) = connection(api, stream, config, stop).await {
+                tracing::debug!(%error, "connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn connection(
+    api: Api,
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await??;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
+    let peer = Peer { user: certificate.and_then(|c| User::from_certificate(c)).map(Arc::new) };
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (api, peer) = (api.clone(), peer.clone());
+        async move {
+            let response = super::respond(api, peer, request).await;
+            metrics::REQUESTS.add();
+            if response.status().is_server_error() {
+                metrics::REQUEST_ERRORS.add();
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(64 << 10);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .initial_stream_window_size(256 << 10)
+        .keep_alive_interval(Duration::from_secs(30));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        _ = stop.wait_for(|s| *s) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}

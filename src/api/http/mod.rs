@@ -1,0 +1,79 @@
+//! The API on the wire: one function from an HTTP request to an HTTP answer.
+//!
+//! A request passes the same named steps, in this order: [`route`] reads the path, [`access`] finds out who asks and
+//! whether they may, then a verb of [`verbs`] runs, and [`answer`] writes what came of it in the negotiated form.
+
+pub mod access;
+pub mod answer;
+pub mod discovery;
+pub mod listen;
+pub mod negotiate;
+pub mod openapi;
+pub mod paths;
+pub mod route;
+pub mod stream;
+pub mod table;
+pub mod verbs;
+pub mod watching;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+
+use super::Api;
+use super::identity::User;
+use super::status::{Result, Status};
+
+/// The body of an answer.
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// The largest request body, as Kubernetes limits it.
+const BODY_BYTES: usize = 3 << 20;
+
+/// What a connection knows of its other end.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// From a verified client certificate.
+    pub user: Option<Arc<User>>,
+}
+
+/// Answers one request.
+pub async fn respond(api: Api, peer: Peer, request: http::Request<Incoming>) -> Response<Body> {
+    let wants_table_error = request.method() == http::Method::HEAD;
+    match run(&api, &peer, request).await {
+        Ok(response) => response,
+        Err(status) => {
+            let mut response = answer::status(&status);
+            if wants_table_error {
+                *response.body_mut() = answer::full(Bytes::new());
+            }
+            response
+        }
+    }
+}
+
+async fn run(api: &Api, peer: &Peer, request: http::Request<Incoming>) -> Result<Response<Body>> {
+    let route = route::Route::parse(request.method(), request.uri())?;
+    let user = access::authenticate(api, peer, request.headers())?;
+    access::authorize(api, &user, &route)?;
+    match &route.target {
+        route::Target::Path(path) => paths::respond(api, &user, path, &request),
+        route::Target::Resource(_) => verbs::respond(api, user, route, request).await,
+    }
+}
+
+/// The whole body, refused where it is too long.
+async fn body_of(request: http::Request<Incoming>) -> Result<Bytes> {
+    let limited = http_body_util::Limited::new(request.into_body(), BODY_BYTES);
+    match limited.collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(e) if e.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::new(413, "RequestEntityTooLarge", format!("limit is {BODY_BYTES}")))
+        }
+        Err(e) => Err(Status::bad_request(format!("the request body was not received whole: {e}"))),
+    }
+}

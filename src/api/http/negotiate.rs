@@ -1,0 +1,117 @@
+//! Which form the client wants: JSON or YAML, the object itself, a table, or only its metadata.
+
+use http::HeaderMap;
+
+use crate::api::status::{Result, Status};
+
+/// A negotiated form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    pub yaml: bool,
+    pub shape: Shape,
+}
+
+/// What is made of objects before they are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    #[default]
+    Object,
+    Table,
+    PartialMetadata,
+    PartialMetadataList,
+}
+
+/// What a path offers beyond plain JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Only the object.
+    Plain,
+    /// The object, its metadata, and tables.
+    Transformed,
+}
+
+/// The first acceptable form, in the client's order.
+pub fn accept(headers: &HeaderMap, offer: Offer) -> Result<Form> {
+    let accepts: Vec<&str> = headers
+        .get_all(http::header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .collect();
+    if accepts.iter().all(|a| a.trim().is_empty()) {
+        return Ok(Form::default());
+    }
+    let mut ranges: Vec<(f32, &str)> = accepts.iter().map(|a| (quality(a), a.trim())).collect();
+    // Stable: equal qualities keep the client's order.
+    ranges.sort_by(|a, b| b.0.total_cmp(&a.0));
+    ranges.into_iter().find_map(|(_, range)| form(range, offer)).ok_or_else(|| {
+        Status::not_acceptable("only the following media types are accepted: application/json, application/yaml")
+    })
+}
+
+fn quality(range: &str) -> f32 {
+    let q = range.split(';').skip(1).find_map(|p| p.trim().strip_prefix("q="));
+    q.and_then(|q| q.parse().ok()).unwrap_or(1.0)
+}
+
+fn form(range: &str, offer: Offer) -> Option<Form> {
+    let mut parts = range.split(';').map(str::trim);
+    let yaml = match parts.next()? {
+        "application/json" | "*/*" | "application/*" => false,
+        "application/yaml" => true,
+        _ => return None,
+    };
+    let (mut shape, mut version, mut group) = ("", "", "");
+    for (key, value) in parts.filter_map(|p| p.split_once('=')) {
+        match key {
+            "as" => shape = value,
+            "v" => version = value,
+            "g" => group = value,
+            _ => {}
+        }
+    }
+    let shape = match shape {
+        "" => Shape::Object,
+        _ if offer == Offer::Plain || group != "meta.k8s.io" || !matches!(version, "v1" | "v1beta1") => return None,
+        "Table" => Shape::Table,
+        "PartialObjectMetadata" => Shape::PartialMetadata,
+        "PartialObjectMetadataList" => Shape::PartialMetadataList,
+        _ => return None,
+    };
+    Some(Form { yaml, shape })
+}
+
+/// Whether a request body is YAML; other types than JSON and YAML are refused.
+pub fn body_is_yaml(headers: &HeaderMap) -> Result<bool> {
+    let Some(given) = headers.get(http::header::CONTENT_TYPE) else { return Ok(false) };
+    let media = given.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+    match media {
+        "" | "application/json" => Ok(false),
+        "application/yaml" => Ok(true),
+        other => Err(Status::unsupported_media_type(format!(
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {other:?})"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(accept_header: &str) -> Option<Form> {
+        let mut h = HeaderMap::new();
+        h.insert(http::header::ACCEPT, accept_header.parse().unwrap());
+        accept(&h, Offer::Transformed).ok()
+    }
+
+    #[test]
+    fn the_first_form_we_have_wins() {
+        let table = ask("application/json;as=Table;v=v1;g=meta.k8s.io,application/json");
+        assert_eq!(table.unwrap().shape, Shape::Table);
+        assert_eq!(ask("application/vnd.kubernetes.protobuf,application/json").unwrap(), Form::default());
+        assert!(ask("application/yaml").unwrap().yaml);
+        assert_eq!(ask("application/vnd.kubernetes.protobuf"), None);
+        assert_eq!(ask("text/plain;q=0.5, */*;q=0.1").unwrap(), Form::default());
+        assert_eq!(ask("application/json;as=Table;v=v9;g=meta.k8s.io"), None);
+    }
+}

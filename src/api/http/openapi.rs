@@ -1,0 +1,130 @@
+//! OpenAPI documents: made on demand, kept compressed.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::{HeaderMap, Response};
+
+use super::Body;
+use super::answer;
+use crate::api::status::{Result, Status};
+use crate::kinds::{self, Kind, Subresource};
+use crate::schema::openapi::{self, ApiKind, ApiSubresource};
+
+/// How many compressed documents are kept; the oldest is made anew when asked for again.
+const KEPT: usize = 6;
+
+static DOCUMENTS: Mutex<Vec<(String, Arc<Bytes>)>> = Mutex::new(Vec::new());
+
+/// Answers `/openapi/...`.
+pub fn respond(path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
+    let kinds = served();
+    let document = match path.trim_end_matches('/') {
+        "/openapi/v2" => return gzipped(path, headers, "v2", "application/json", || Some(openapi::v2(&kinds))),
+        "/openapi/v3" => openapi::v3_index(&kinds),
+        _ => {
+            let rest = path.strip_prefix("/openapi/v3/").ok_or_else(Status::no_such_path)?;
+            let (group, version) = match rest.split('/').collect::<Vec<_>>()[..] {
+                ["api", version] => ("", version),
+                ["apis", group, version] => (group, version),
+                _ => return Err(Status::no_such_path()),
+            };
+            let tag = format!("{:016X}", openapi::fingerprint(&kinds, group, version));
+            return gzipped(path, headers, &tag, "application/json", || openapi::v3(&kinds, group, version));
+        }
+    };
+    Ok(answer::json_bytes(200, serde_json::to_vec(&document).unwrap_or_default()))
+}
+
+fn gzipped(
+    path: &str,
+    headers: &HeaderMap,
+    tag: &str,
+    media: &'static str,
+    make: impl FnOnce() -> Option<Vec<u8>>,
+) -> Result<Response<Body>> {
+    let etag = format!("\"{tag}\"");
+    if headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes()) {
+        return Ok(answer::typed(304, media, answer::full(Bytes::new())));
+    }
+    let compressed = kept(path, make)?;
+    let accepts = headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
+    let mut response = if accepts {
+        let mut r = answer::typed(200, media, answer::full((*compressed).clone()));
+        r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        r
+    } else {
+        let mut plain = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&compressed[..]), &mut plain)
+            .map_err(Status::internal)?;
+        answer::typed(200, media, answer::full(plain))
+    };
+    let out = response.headers_mut();
+    out.insert(ETAG, HeaderValue::from_str(&etag).map_err(Status::internal)?);
+    out.insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+    out.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000"));
+    Ok(response)
+}
+
+fn kept(path: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Result<Arc<Bytes>> {
+    let lock = || DOCUMENTS.lock().expect("no panic while held");
+    if let Some((_, found)) = lock().iter().find(|(p, _)| p == path) {
+        return Ok(found.clone());
+    }
+    let document = make().ok_or_else(Status::no_such_path)?;
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::new(5));
+    gzip.write_all(&document).map_err(Status::internal)?;
+    let compressed = Arc::new(Bytes::from(gzip.finish().map_err(Status::internal)?));
+    let mut documents = lock();
+    if documents.len() >= KEPT {
+        documents.remove(0);
+    }
+    documents.push((path.to_owned(), compressed.clone()));
+    Ok(compressed)
+}
+
+/// Every kind, as the documents describe them.
+fn served() -> Vec<ApiKind> {
+    kinds::ALL.iter().map(|k| of(k)).collect()
+}
+
+fn of(kind: &Kind) -> ApiKind {
+    ApiKind {
+        group: kind.group.into(),
+        version: kind.version.into(),
+        kind: kind.kind.into(),
+        plural: kind.plural.into(),
+        namespaced: kind.namespaced,
+        verbs: kind.verbs.iter().map(|v| (*v).to_owned()).collect(),
+        subresources: kind.subresources.iter().map(|s| subresource(*s, kind)).collect(),
+        definition: kind.schema.into(),
+    }
+}
+
+fn subresource(sub: Subresource, kind: &Kind) -> ApiSubresource {
+    let (group, version, name) = sub.gvk(kind).unwrap_or((kind.group, kind.version, kind.kind));
+    let definition = match sub {
+        Subresource::Scale => crate::api::subresource::scale::SCHEMA,
+        Subresource::Token => crate::api::subresource::token::SCHEMA,
+        Subresource::Eviction => "io.k8s.api.policy.v1.Eviction",
+        Subresource::Binding => "io.k8s.api.core.v1.Binding",
+        Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers | Subresource::Resize => {
+            kind.schema
+        }
+        Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy => {
+            ""
+        }
+    };
+    ApiSubresource {
+        name: sub.name().into(),
+        group: group.into(),
+        version: version.into(),
+        kind: name.into(),
+        verbs: sub.verbs().iter().map(|v| (*v).to_owned()).collect(),
+        definition: definition.into(),
+    }
+}

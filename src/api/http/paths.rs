@@ -1,0 +1,98 @@
+//! Paths outside of the API groups: health, version, discovery, OpenAPI, metrics, keys.
+
+use http::{Method, Response};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::negotiate::Form;
+use super::{Body, answer, discovery, openapi};
+use crate::api::Api;
+use crate::api::identity::User;
+use crate::api::status::{Result, Status};
+
+/// The Kubernetes version that is served.
+pub const GIT_VERSION: &str = concat!("v1.37.0+amphipod", env!("CARGO_PKG_VERSION"));
+
+/// The checks that the health paths name.
+const CHECKS: &[&str] = &["ping", "log", "store", "informer-sync"];
+
+/// Answers a path that is no resource.
+pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Incoming>) -> Result<Response<Body>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(if discovery::answer(path, request.headers()).is_some() {
+            Status::method_not_allowed()
+        } else {
+            Status::no_such_path()
+        });
+    }
+    if let Some((value, media)) = discovery::answer(path, request.headers()) {
+        return Ok(answer::typed(200, media, answer::full(serde_json::to_vec(&value).unwrap_or_default())));
+    }
+    let root = path.split('/').nth(1).unwrap_or("");
+    match (root, path) {
+        ("healthz" | "livez" | "readyz", _) => health(root, path, request.uri().query().unwrap_or("")),
+        (_, "/version" | "/version/") => Ok(answer::value(200, Form::default(), &version())),
+        (_, "/") => Ok(answer::value(200, Form::default(), &json!({"paths": index()}))),
+        (_, "/metrics") => Ok(answer::text(200, crate::base::metrics::text())),
+        (_, "/openid/v1/jwks") => {
+            let keys = serde_json::to_vec(&api.tokens.jwks()).unwrap_or_default();
+            Ok(answer::typed(200, "application/jwk-set+json", answer::full(keys)))
+        }
+        (_, "/.well-known/openid-configuration") => {
+            Ok(answer::value(200, Form::default(), &openid(api.tokens.issuer())))
+        }
+        ("openapi", _) => openapi::respond(path, request.headers()),
+        _ => Err(Status::no_such_path()),
+    }
+}
+
+/// The body of `/version`.
+pub fn version() -> serde_json::Value {
+    let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
+    json!({
+        "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
+        "gitVersion": GIT_VERSION, "gitCommit": option_env!("AMPHIPOD_COMMIT").unwrap_or(""), "gitTreeState": "clean",
+        "buildDate": option_env!("AMPHIPOD_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+        "goVersion": concat!("rust", env!("CARGO_PKG_RUST_VERSION")), "compiler": "rustc", "platform": platform,
+    })
+}
+
+fn health(root: &str, path: &str, query: &str) -> Result<Response<Body>> {
+    let excluded: Vec<String> =
+        form_urlencoded::parse(query.as_bytes()).filter(|(k, _)| k == "exclude").map(|(_, v)| v.into_owned()).collect();
+    let verbose = form_urlencoded::parse(query.as_bytes()).any(|(k, _)| k == "verbose");
+    if let Some(check) = path.strip_prefix(&format!("/{root}/")).filter(|c| !c.is_empty()) {
+        return if CHECKS.contains(&check) { Ok(answer::text(200, "ok")) } else { Err(Status::no_such_path()) };
+    }
+    if !verbose {
+        return Ok(answer::text(200, "ok"));
+    }
+    let mut out = String::new();
+    for check in CHECKS {
+        let excluded = excluded.iter().any(|e| e == check);
+        out.push_str(&format!("[+]{check} {}\n", if excluded { "excluded: ok" } else { "ok" }));
+    }
+    Ok(answer::text(200, format!("{out}{root} check passed\n")))
+}
+
+fn openid(issuer: &str) -> serde_json::Value {
+    json!({
+        "issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"), "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
+    })
+}
+
+fn index() -> Vec<String> {
+    let mut paths: Vec<String> =
+        vec!["/.well-known/openid-configuration".into(), "/api".into(), "/api/v1".into(), "/apis".into()];
+    for group in discovery::groups().into_iter().filter(|g| !g.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(discovery::versions(group).iter().map(|v| format!("/apis/{group}/{v}")));
+    }
+    paths.extend(
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+            .map(str::to_owned),
+    );
+    paths
+}

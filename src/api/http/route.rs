@@ -1,0 +1,180 @@
+//! From method and path to what is meant (`k8s.io/apiserver/pkg/endpoints/request.RequestInfo`).
+
+use std::collections::BTreeMap;
+
+use http::{Method, Uri};
+use percent_encoding::percent_decode_str;
+
+use crate::api::status::{Result, Status};
+
+/// A request, read but not yet checked.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub verb: &'static str,
+    pub target: Target,
+    pub query: Query,
+}
+
+/// What the path leads to.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// `/healthz` and the like.
+    Path(String),
+    Resource(Resource),
+}
+
+/// A path into an API group.
+#[derive(Clone, Debug, Default)]
+pub struct Resource {
+    pub group: String,
+    pub version: String,
+    pub plural: String,
+    pub namespace: String,
+    pub name: String,
+    pub subresource: String,
+    /// What follows the subresource (`proxy/...`).
+    pub rest: String,
+}
+
+/// Query parameters; the first of a name counts where one is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Query(BTreeMap<String, Vec<String>>);
+
+// === impl Query ===
+
+impl Query {
+    /// The first value, or `""`.
+    pub fn get(&self, name: &str) -> &str {
+        self.0.get(name).and_then(|v| v.first()).map_or("", String::as_str)
+    }
+
+    /// Every value.
+    pub fn all(&self, name: &str) -> &[String] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether it was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// A flag: `true`, `1` (and anything that is not false, as Kubernetes reads it).
+    pub fn flag(&self, name: &str) -> bool {
+        self.has(name) && !matches!(self.get(name), "false" | "0")
+    }
+
+    /// An integer.
+    pub fn int(&self, name: &str) -> Result<Option<i64>> {
+        match self.get(name) {
+            "" => Ok(None),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("{name}: invalid value {text:?}: expected an integer"))),
+        }
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    /// Reads method and path; nothing is looked up.
+    pub fn parse(method: &Method, uri: &Uri) -> Result<Self> {
+        let mut query = Query::default();
+        for (k, v) in form_urlencoded::parse(uri.query().unwrap_or("").as_bytes()) {
+            query.0.entry(k.into_owned()).or_default().push(v.into_owned());
+        }
+        let path =
+            percent_decode_str(uri.path()).decode_utf8().map_err(|_| Status::bad_request("the path is not UTF-8"))?;
+        let mut parts: Vec<&str> = uri.path().split('/').skip(1).collect();
+        let group_parts = match parts.first() {
+            Some(&"api") if parts.len() > 2 && !parts[2].is_empty() => 2,
+            Some(&"apis") if parts.len() > 3 && !parts[3].is_empty() => 3,
+            _ => return Ok(Self { verb: path_verb(method), target: Target::Path(path.into_owned()), query }),
+        };
+        if parts.last() == Some(&"") && parts.len() > group_parts + 1 && !parts.contains(&"proxy") {
+            parts.pop();
+        }
+        let decode = |s: &str| percent_decode_str(s).decode_utf8_lossy().into_owned();
+        let mut resource = Resource::default();
+        if group_parts == 3 {
+            resource.group = decode(parts[1]);
+        }
+        resource.version = decode(parts[group_parts - 1]);
+        let mut rest = &parts[group_parts..];
+        let watched = rest.first() == Some(&"watch") && rest.len() > 1;
+        if watched {
+            rest = &rest[1..];
+        }
+        if rest.first() == Some(&"namespaces") && rest.len() > 2 && !matches!(rest[2], "status" | "finalize") {
+            resource.namespace = decode(rest[1]);
+            rest = &rest[2..];
+        }
+        let mut rest = rest.iter();
+        resource.plural = rest.next().map(|s| decode(s)).unwrap_or_default();
+        resource.name = rest.next().map(|s| decode(s)).unwrap_or_default();
+        resource.subresource = rest.next().map(|s| decode(s)).unwrap_or_default();
+        resource.rest = rest.copied().collect::<Vec<_>>().join("/");
+        if resource.plural == "namespaces" && resource.group.is_empty() {
+            resource.namespace = resource.name.clone();
+        }
+        let verb = verb(method, &resource, &query, watched);
+        Ok(Self { verb, target: Target::Resource(resource), query })
+    }
+}
+
+fn path_verb(method: &Method) -> &'static str {
+    match method.as_str() {
+        "POST" => "post",
+        "PUT" => "put",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        "HEAD" => "head",
+        "OPTIONS" => "options",
+        _ => "get",
+    }
+}
+
+fn verb(method: &Method, resource: &Resource, query: &Query, watched: bool) -> &'static str {
+    let collection = resource.name.is_empty();
+    match method.as_str() {
+        "GET" | "HEAD" if watched || (collection && query.flag("watch")) => "watch",
+        "GET" | "HEAD" if collection => "list",
+        "GET" | "HEAD" => "get",
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" if collection => "deletecollection",
+        "DELETE" => "delete",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(method: &str, path: &str) -> (&'static str, Resource) {
+        let route = Route::parse(&method.parse().unwrap(), &path.parse().unwrap()).unwrap();
+        match route.target {
+            Target::Resource(r) => (route.verb, r),
+            Target::Path(p) => panic!("{p} is no resource"),
+        }
+    }
+
+    #[test]
+    fn paths_are_read_as_kubernetes_reads_them() {
+        let (verb, r) = resource("GET", "/api/v1/namespaces/n/pods/p/log?follow=true");
+        assert_eq!((verb, &*r.namespace, &*r.plural, &*r.name, &*r.subresource), ("get", "n", "pods", "p", "log"));
+        let (verb, r) = resource("GET", "/apis/apps/v1/deployments?watch=1");
+        assert_eq!((verb, &*r.group, &*r.plural, &*r.namespace), ("watch", "apps", "deployments", ""));
+        let (verb, r) = resource("PUT", "/api/v1/namespaces/n/finalize");
+        assert_eq!((verb, &*r.plural, &*r.name, &*r.subresource), ("update", "namespaces", "n", "finalize"));
+        let (verb, r) = resource("GET", "/api/v1/watch/namespaces/n/pods/p");
+        assert_eq!((verb, &*r.namespace, &*r.name), ("watch", "n", "p"));
+        let (_, r) = resource("GET", "/api/v1/namespaces/n/services/s:80/proxy/a/b");
+        assert_eq!((&*r.subresource, &*r.rest), ("proxy", "a/b"));
+        let route = Route::parse(&Method::GET, &"/apis/apps".parse().unwrap()).unwrap();
+        assert!(matches!(route.target, Target::Path(p) if p == "/apis/apps"));
+    }
+}

@@ -1,0 +1,64 @@
+//! Tables and bare metadata: what kubectl prints and what metadata clients read.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::answer;
+use crate::base::object::Object;
+use crate::kinds::{Column, Kind};
+
+/// What of the object goes with each row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Include {
+    None,
+    #[default]
+    Metadata,
+    Object,
+}
+
+// === impl Include ===
+
+impl Include {
+    /// From the `includeObject` parameter.
+    pub fn parse(text: &str) -> crate::api::status::Result<Self> {
+        match text {
+            "" | "Metadata" => Ok(Self::Metadata),
+            "None" => Ok(Self::None),
+            "Object" => Ok(Self::Object),
+            other => {
+                Err(crate::api::status::Status::bad_request(format!("unrecognized includeObject value: {other:?}")))
+            }
+        }
+    }
+}
+
+/// The objects as a table.
+pub fn of(kind: &Kind, objects: &[Arc<Object>], revision: u64, include: Include, now: Timestamp) -> Value {
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": revision.to_string()},
+        "columnDefinitions": kind.columns.iter().map(definition).collect::<Vec<_>>(),
+        "rows": objects.iter().map(|o| row(kind, o, include, now)).collect::<Vec<_>>(),
+    })
+}
+
+fn definition(c: &Column) -> Value {
+    json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
+}
+
+fn row(kind: &Kind, object: &Object, include: Include, now: Timestamp) -> Value {
+    let value = answer::served(kind, object);
+    let cells = (kind.row)(&value, now);
+    match include {
+        Include::None => json!({"cells": cells, "object": null}),
+        Include::Metadata => json!({"cells": cells, "object": partial(&value)}),
+        Include::Object => json!({"cells": cells, "object": value}),
+    }
+}
+
+/// Only the metadata.
+pub fn partial(value: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
+}

@@ -1,0 +1,460 @@
+//! From a routed request to the verb of the machine that does it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use super::negotiate::{self, Form, Offer};
+use super::route::{Query, Resource, Route, Target};
+use super::table::Include;
+use super::{Body, answer, body_of, stream, watching};
+use crate::api::delete::DeleteOptions;
+use crate::api::identity::User;
+use crate::api::read::{ListOptions, Selection};
+use crate::api::status::{Result, Status};
+use crate::api::subresource::{scale, token};
+use crate::api::write::{Change, Written};
+use crate::api::{Api, FieldValidation, Request, form};
+use crate::base::json::text;
+use crate::base::labels::{FieldSelector, Selector};
+use crate::kinds::{self, Kind, Subresource};
+use crate::schema;
+
+/// Field managers may be this long.
+const MANAGER_BYTES: usize = 128;
+
+/// A request on its way to a verb.
+pub(super) struct Call {
+    pub api: Api,
+    pub request: Request,
+    pub query: Query,
+    pub headers: HeaderMap,
+}
+
+/// Runs the verb of a routed request.
+pub async fn respond(
+    api: &Api,
+    user: Arc<User>,
+    route: Route,
+    http: http::Request<Incoming>,
+) -> Result<Response<Body>> {
+    let Target::Resource(resource) = route.target else { return Err(Status::no_such_path()) };
+    let kind =
+        kinds::by_plural(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
+    let subresource = subresource(kind, &resource)?;
+    let request = request(user, kind, &resource, subresource, &route.query, http.headers())?;
+    let call = Call { api: api.clone(), request, query: route.query, headers: http.headers().clone() };
+    if kind.namespaced && resource.namespace.is_empty() && !matches!(route.verb, "list" | "watch") {
+        return Err(Status::method_not_allowed());
+    }
+    match (route.verb, subresource) {
+        (
+            "get" | "create",
+            Some(
+                Subresource::Log
+                | Subresource::Exec
+                | Subresource::Attach
+                | Subresource::PortForward
+                | Subresource::Proxy,
+            ),
+        ) => stream::respond(call, http).await,
+        (verb, Some(sub)) => {
+            if !sub.verbs().contains(&verb) {
+                return Err(Status::method_not_allowed());
+            }
+            call.on_subresource(verb, sub, http).await
+        }
+        (verb, None) => {
+            if !kind.verbs.contains(&verb) {
+                return Err(Status::method_not_allowed());
+            }
+            call.on_object(verb, http).await
+        }
+    }
+}
+
+fn subresource(kind: &Kind, resource: &Resource) -> Result<Option<Subresource>> {
+    if resource.subresource.is_empty() {
+        return Ok(None);
+    }
+    let found = kind.subresources.iter().find(|s| s.name() == resource.subresource);
+    found.copied().map(Some).ok_or_else(Status::no_such_path)
+}
+
+fn request(
+    user: Arc<User>,
+    kind: &'static Kind,
+    resource: &Resource,
+    subresource: Option<Subresource>,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Request> {
+    let dry_run = match query.all("dryRun") {
+        [] => false,
+        values if values.iter().all(|v| v == "All") => true,
+        values => return Err(bad_option("dryRun", &values.join(","), &["All"])),
+    };
+    let validation = match query.get("fieldValidation") {
+        "" | "Warn" => FieldValidation::Warn,
+        "Ignore" => FieldValidation::Ignore,
+        "Strict" => FieldValidation::Strict,
+        other => return Err(bad_option("fieldValidation", other, &["", "Ignore", "Strict", "Warn"])),
+    };
+    let manager = query.get("fieldManager");
+    if manager.len() > MANAGER_BYTES || manager.chars().any(char::is_control) {
+        let mut status = bad_option("fieldManager", manager, &[]);
+        status.details.causes[0].reason =
+            if manager.len() > MANAGER_BYTES { "FieldValueTooLong" } else { "FieldValueInvalid" }.into();
+        return Err(status);
+    }
+    Ok(Request {
+        user,
+        kind,
+        namespace: if kind.namespaced { resource.namespace.clone() } else { String::new() },
+        name: resource.name.clone(),
+        subresource,
+        dry_run,
+        manager: if manager.is_empty() { agent(headers) } else { manager.to_owned() },
+        validation,
+    })
+}
+
+/// The manager that a user agent stands for: what is before the first slash.
+fn agent(headers: &HeaderMap) -> String {
+    let agent = headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let name = agent.split('/').next().unwrap_or("");
+    name.chars().filter(|c| !c.is_control()).take(MANAGER_BYTES).collect()
+}
+
+fn bad_option(field: &str, value: &str, supported: &[&str]) -> Status {
+    let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+    let message = format!("Unsupported value: {value:?}: supported values: {list}");
+    let mut status = Status::new(422, "Invalid", format!("options.meta.k8s.io \"\" is invalid: {field}: {message}"))
+        .cause("FieldValueNotSupported", message, field);
+    status.details.kind = "CreateOptions".into();
+    status.details.group = "meta.k8s.io".into();
+    status
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(super) fn selection(&self) -> Result<Selection> {
+        let bad = |e: crate::base::labels::SelectorError| Status::bad_request(e.to_string());
+        let labels = Selector::parse(self.query.get("labelSelector")).map_err(bad)?;
+        let mut fields = FieldSelector::parse(self.query.get("fieldSelector")).map_err(bad)?;
+        if !self.request.name.is_empty() {
+            let value = self.request.name.clone();
+            fields.0.push(crate::base::labels::FieldTerm { field: "metadata.name".into(), value, equal: true });
+        }
+        Selection::new(self.request.kind, labels, &fields)
+    }
+
+    fn form(&self) -> Result<Form> {
+        negotiate::accept(&self.headers, Offer::Transformed)
+    }
+
+    fn include(&self) -> Result<Include> {
+        Include::parse(self.query.get("includeObject"))
+    }
+
+    fn written(&self, code: u16, written: &Written, mut warnings: Vec<String>) -> Result<Response<Body>> {
+        warnings.extend(written.warnings.iter().cloned());
+        let now = self.api.clock.now();
+        let response = answer::object(code, self.form()?, self.request.kind, &written.object, self.include()?, now)?;
+        Ok(answer::warn(response, &warnings))
+    }
+
+    async fn on_object(self, verb: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        // What cannot be answered is refused before anything is done.
+        let (form, kind) = (self.form()?, self.request.kind);
+        match verb {
+            "get" => {
+                let object = self.api.get(&self.request)?;
+                answer::object(200, form, kind, &object, self.include()?, self.api.clock.now())
+            }
+            "list" => self.list(form),
+            "watch" => watching::respond(&self, form),
+            "create" => self.create(http).await,
+            "update" => self.update(http).await,
+            "patch" => self.patch(http).await,
+            "delete" => self.delete(http).await,
+            "deletecollection" => self.delete_collection(http).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    fn list(&self, form: Form) -> Result<Response<Body>> {
+        let limit = self.query.int("limit")?.unwrap_or(0);
+        let options = ListOptions {
+            limit: usize::try_from(limit).unwrap_or(0),
+            continue_token: self.query.get("continue").to_owned(),
+            resource_version: self.query.get("resourceVersion").to_owned(),
+            version_match: self.query.get("resourceVersionMatch").to_owned(),
+        };
+        self.query.int("timeoutSeconds")?;
+        if self.query.has("sendInitialEvents") {
+            let why = "sendInitialEvents is forbidden for list";
+            let mut status = Status::new(
+                422,
+                "Invalid",
+                format!("ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: {why}"),
+            )
+            .cause("FieldValueForbidden", format!("Forbidden: {why}"), "sendInitialEvents");
+            (status.details.kind, status.details.group) = ("ListOptions".into(), "meta.k8s.io".into());
+            return Err(status);
+        }
+        let list = self.api.list(&self.request, &self.selection()?, &options)?;
+        answer::list(form, self.request.kind, list, self.include()?, self.api.clock.now())
+    }
+
+    async fn create(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let yaml = negotiate::body_is_yaml(http.headers())?;
+        let body = body_of(http).await?;
+        let (value, warnings) = form::decode(&self.request, self.request.kind, &body, yaml)?;
+        if self.request.kind.plural == "bindings" {
+            return self.bind(value).await;
+        }
+        if !self.request.kind.is_stored() {
+            let answered = self.api.review(&self.request, value)?;
+            return Ok(answer::warn(answer::value(201, self.form()?, &answered), &warnings));
+        }
+        let written = self.api.create(&self.request, value).await?;
+        self.written(201, &written, warnings)
+    }
+
+    async fn bind(&self, binding: Value) -> Result<Response<Body>> {
+        let mut request = self.request.clone();
+        if request.name.is_empty() {
+            request.name = text(&binding, "metadata.name").to_owned();
+        }
+        self.api.bind(&request, &binding).await?;
+        let done =
+            serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        Ok(answer::value(201, Form::default(), &done))
+    }
+
+    async fn update(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let yaml = negotiate::body_is_yaml(http.headers())?;
+        let body = body_of(http).await?;
+        let (value, warnings) = form::decode(&self.request, self.request.kind, &body, yaml)?;
+        let written = self.api.update(&self.request, Change::Replace(value)).await?;
+        self.written(if written.created { 201 } else { 200 }, &written, warnings)
+    }
+
+    async fn patch(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let patch = Patch::read(&self, http).await?;
+        let mut warnings = Vec::new();
+        let shape =
+            schema::type_of(self.request.kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
+        let written = if let Patch::Apply { config, force } = &patch {
+            let mut apply = |live: Option<&Value>| self.applied(live, config, &shape, *force);
+            self.api.update(&self.request, Change::Apply(&mut apply)).await?
+        } else {
+            let kind = self.request.kind;
+            let mut change = |live: &Value| {
+                let mut new = live.clone();
+                patch.apply(&mut new, &shape, kind, &self.request.name)?;
+                warnings = form::check(self.request.validation, &mut new, kind.schema, Vec::new())?;
+                Ok(new)
+            };
+            self.api.update(&self.request, Change::Patch(&mut change)).await?
+        };
+        self.written(if written.created { 201 } else { 200 }, &written, warnings)
+    }
+
+    /// Server-side apply of `config` to the live object.
+    fn applied(&self, live: Option<&Value>, config: &Value, shape: &schema::TypeRef<'_>, force: bool) -> Result<Value> {
+        crate::api::write::applied(&self.api, &self.request, live, config, shape, force)
+    }
+
+    async fn options(&self, http: http::Request<Incoming>) -> Result<DeleteOptions> {
+        let yaml = negotiate::body_is_yaml(http.headers())?;
+        let body = body_of(http).await?;
+        let mut value = serde_json::json!({});
+        if !body.is_empty() {
+            const SCHEMA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+            let (given, _) = form::parse(&body, yaml)?;
+            let named = text(&given, "kind");
+            if !matches!(named, "" | "DeleteOptions") {
+                return Err(Status::bad_request(format!(
+                    "the object provided is unrecognized: {named:?} is not DeleteOptions"
+                )));
+            }
+            value = given;
+            form::check(FieldValidation::Ignore, &mut value, SCHEMA, Vec::new())?;
+        } else {
+            if let Some(seconds) = self.query.int("gracePeriodSeconds")? {
+                value["gracePeriodSeconds"] = seconds.into();
+            }
+            if self.query.has("propagationPolicy") {
+                value["propagationPolicy"] = self.query.get("propagationPolicy").into();
+            }
+            if self.query.has("orphanDependents") {
+                value["orphanDependents"] = self.query.flag("orphanDependents").into();
+            }
+        }
+        let mut options = DeleteOptions::from_value(&value)?;
+        options.dry_run |= self.request.dry_run;
+        Ok(options)
+    }
+
+    async fn delete(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let options = self.options(http).await?;
+        let (kind, form) = (self.request.kind, self.form()?);
+        let deleted = self.api.delete(&self.request, &options).await?;
+        if !deleted.gone || kind.delete_answers_object {
+            return answer::object(200, form, kind, &deleted.object, self.include()?, self.api.clock.now());
+        }
+        Ok(answer::value(200, form, &Status::deleted(kind, &self.request.name, &deleted.object.meta.uid)))
+    }
+
+    async fn delete_collection(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let options = self.options(http).await?;
+        let (selection, form) = (self.selection()?, self.form()?);
+        let items = self.api.delete_collection(&self.request, &selection, &options).await?;
+        let list = crate::api::read::List {
+            items,
+            revision: self.api.cache.head(),
+            continue_token: String::new(),
+            remaining: None,
+        };
+        answer::list(form, self.request.kind, list, self.include()?, self.api.clock.now())
+    }
+
+    async fn on_subresource(
+        self,
+        verb: &str,
+        sub: Subresource,
+        http: http::Request<Incoming>,
+    ) -> Result<Response<Body>> {
+        match (sub, verb) {
+            (Subresource::Scale, _) => self.scale(verb, http).await,
+            (Subresource::Binding | Subresource::Eviction | Subresource::Token, _) => {
+                let (definition, version, kind) = match sub {
+                    Subresource::Token => (token::SCHEMA, "authentication.k8s.io/v1", "TokenRequest"),
+                    Subresource::Eviction => ("io.k8s.api.policy.v1.Eviction", "policy/v1", "Eviction"),
+                    _ => ("io.k8s.api.core.v1.Binding", "v1", "Binding"),
+                };
+                let yaml = negotiate::body_is_yaml(http.headers())?;
+                let body = body_of(http).await?;
+                let (value, _) = form::decode_as(&self.request, definition, version, kind, &body, yaml)?;
+                match sub {
+                    Subresource::Binding => self.bind(value).await,
+                    Subresource::Eviction => {
+                        Ok(answer::value(201, self.form()?, &self.api.evict(&self.request, &value).await?))
+                    }
+                    _ => Ok(answer::value(201, self.form()?, &self.api.request_token(&self.request, value)?)),
+                }
+            }
+            (_, "get") => {
+                let object = self.api.get(&self.request)?;
+                answer::object(200, self.form()?, self.request.kind, &object, self.include()?, self.api.clock.now())
+            }
+            (_, "update") => self.update(http).await,
+            (_, "patch") => self.patch(http).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn scale(self, verb: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let (kind, form) = (self.request.kind, self.form()?);
+        if verb == "get" {
+            return Ok(answer::value(200, form, &scale::of(kind, &*self.api.get(&self.request)?)));
+        }
+        let shape = schema::type_of(scale::SCHEMA).ok_or_else(|| Status::internal("Scale has no schema"))?;
+        let written = if verb == "patch" {
+            let patch = Patch::read(&self, http).await?;
+            let mut change = |live: &Value| {
+                let mut new = live.clone();
+                patch.apply(&mut new, &shape, kind, &self.request.name)?;
+                form::check(self.request.validation, &mut new, scale::SCHEMA, Vec::new())?;
+                Ok(new)
+            };
+            self.api.rescale(&self.request, &mut change).await?
+        } else {
+            let yaml = negotiate::body_is_yaml(http.headers())?;
+            let body = body_of(http).await?;
+            let (value, _) = form::decode_as(&self.request, scale::SCHEMA, "autoscaling/v1", "Scale", &body, yaml)?;
+            let name = text(&value, "metadata.name");
+            if !name.is_empty() && name != self.request.name {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    self.request.name
+                )));
+            }
+            self.api.rescale(&self.request, &mut |_| Ok(value.clone())).await?
+        };
+        Ok(answer::value(200, form, &scale::of(kind, &written.object)))
+    }
+}
+
+/// A PATCH body by its media type.
+enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+    Apply { config: Value, force: bool },
+}
+
+// === impl Patch ===
+
+impl Patch {
+    async fn read(call: &Call, http: http::Request<Incoming>) -> Result<Self> {
+        let media =
+            http.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+        let media = media.split(';').next().unwrap_or("").trim().to_owned();
+        let body = body_of(http).await?;
+        let json = |body: &Bytes| -> Result<Value> {
+            serde_json::from_slice(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+        };
+        match media.as_str() {
+            "application/json-patch+json" => Ok(Self::Json(json(&body)?)),
+            "application/merge-patch+json" => Ok(Self::Merge(json(&body)?)),
+            "application/strategic-merge-patch+json" => Ok(Self::Strategic(json(&body)?)),
+            "application/apply-patch+yaml" => {
+                if call.query.get("fieldManager").is_empty() {
+                    let why = "is required for apply patch";
+                    let mut status = Status::new(
+                        422,
+                        "Invalid",
+                        format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: {why}"),
+                    )
+                    .cause("FieldValueRequired", format!("Required value: {why}"), "fieldManager");
+                    (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
+                    return Err(status);
+                }
+                let (config, duplicates) = form::parse(&body, true)?;
+                if !duplicates.is_empty() && call.request.validation == FieldValidation::Strict {
+                    return Err(Status::bad_request(format!("error decoding YAML: duplicate fields {duplicates:?}")));
+                }
+                Ok(Self::Apply { config, force: call.query.flag("force") })
+            }
+            other => Err(Status::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
+                 application/apply-patch+yaml (got {other:?})"
+            ))),
+        }
+    }
+
+    fn apply(&self, target: &mut Value, shape: &schema::TypeRef<'_>, kind: &Kind, name: &str) -> Result<()> {
+        let result = match self {
+            Self::Json(patch) => schema::patch::json::apply(target, patch),
+            Self::Merge(patch) => schema::patch::merge::apply(target, patch),
+            Self::Strategic(patch) => schema::patch::strategic::apply(target, patch, shape),
+            Self::Apply { .. } => return Err(Status::unsupported_media_type("apply is not offered here")),
+        };
+        result.map_err(|e| {
+            let mut status = Status::new(e.code(), e.reason(), e.to_string());
+            if e.code() == 422 {
+                status = Status::new(422, "Invalid", format!("{name:?} is invalid: {e}")).about(kind, name);
+                status.details.kind = kind.kind.into();
+            }
+            status
+        })
+    }
+}

@@ -1,0 +1,235 @@
+//! Watches on the wire: a line of JSON an event.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::Response;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::negotiate::{Form, Shape};
+use super::table::{self, Include};
+use super::verbs::Call;
+use super::{Body, answer};
+use crate::api::status::{Result, Status};
+use crate::api::watch::{Seen, Watch, WatchOptions};
+use crate::base::clock::Clock;
+use crate::base::object::Object;
+use crate::kinds::Kind;
+
+/// Bookmarks come this often, where something has happened.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// A watch that names no end lasts between this and twice this.
+const LIFETIME_SECONDS: u64 = 1800;
+/// Events are gathered to about this much before they are sent.
+const CHUNK: usize = 32 << 10;
+
+/// Begins a watch and answers its events as they come.
+pub(super) fn respond(call: &Call, form: Form) -> Result<Response<Body>> {
+    let version_match = call.query.get("resourceVersionMatch");
+    let initial_events = call.query.has("sendInitialEvents").then(|| call.query.flag("sendInitialEvents"));
+    check_match(version_match, initial_events, call.query.get("resourceVersion"))?;
+    let options = WatchOptions {
+        resource_version: call.query.get("resourceVersion").to_owned(),
+        initial_events,
+        bookmarks: call.query.flag("allowWatchBookmarks"),
+    };
+    let lifetime = match call.query.int("timeoutSeconds")? {
+        Some(seconds) if seconds > 0 => seconds as u64,
+        _ => LIFETIME_SECONDS + call.api.clock.random_u64() % LIFETIME_SECONDS,
+    };
+    let watch = call.api.watch(&call.request, call.selection()?, &options)?;
+    let now = tokio::time::Instant::now();
+    let events = Events {
+        watch,
+        kind: call.request.kind,
+        form,
+        include: Include::parse(call.query.get("includeObject"))?,
+        clock: call.api.clock.clone(),
+        header_sent: false,
+        end: now + Duration::from_secs(lifetime),
+        bookmark_at: options.bookmarks.then(|| now + BOOKMARK_EVERY),
+        bookmarked: 0,
+        over: false,
+    };
+    let pieces = futures::stream::unfold(events, |mut events| async move { events.piece().await.map(|b| (b, events)) });
+    Ok(answer::typed(200, "application/json", answer::streamed(pieces)))
+}
+
+fn check_match(how: &str, initial_events: Option<bool>, version: &str) -> Result<()> {
+    let refuse = |field: &str, reason: &str, why: &str| {
+        let mut status =
+            Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}"))
+                .cause(reason, format!("Forbidden: {why}"), field);
+        (status.details.kind, status.details.group) = ("ListOptions".into(), "meta.k8s.io".into());
+        Err(status)
+    };
+    match (initial_events, how) {
+        (Some(_), "") => refuse(
+            "resourceVersionMatch",
+            "FieldValueForbidden",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        (Some(_), "NotOlderThan") | (None, "") => Ok(()),
+        (Some(_), other) => {
+            let why = format!("Unsupported value: {other:?}: supported values: \"NotOlderThan\"");
+            let mut status = Status::new(
+                422,
+                "Invalid",
+                format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: {why}"),
+            )
+            .cause("FieldValueNotSupported", why, "resourceVersionMatch");
+            (status.details.kind, status.details.group) = ("ListOptions".into(), "meta.k8s.io".into());
+            Err(status)
+        }
+        (None, _) => {
+            let _ = version;
+            refuse(
+                "resourceVersionMatch",
+                "FieldValueForbidden",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )
+        }
+    }
+}
+
+struct Events {
+    watch: Watch,
+    kind: &'static Kind,
+    form: Form,
+    include: Include,
+    clock: Clock,
+    /// A table's column definitions go with its first event only.
+    header_sent: bool,
+    end: tokio::time::Instant,
+    bookmark_at: Option<tokio::time::Instant>,
+    bookmarked: u64,
+    over: bool,
+}
+
+// === impl Events ===
+
+impl Events {
+    /// The next bytes to send; `None` ends the answer.
+    async fn piece(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while out.is_empty() {
+            if self.over {
+                return None;
+            }
+            let wake = self.bookmark_at.map_or(self.end, |b| b.min(self.end));
+            tokio::select! {
+                biased;
+                seen = self.watch.next() => self.take(seen, &mut out),
+                () = tokio::time::sleep_until(wake) => self.tick(&mut out),
+            }
+        }
+        // Whatever else is ready goes along.
+        while out.len() < CHUNK && !self.over {
+            match self.watch.ready() {
+                Ok(Some(seen)) => self.write(&seen, &mut out),
+                Ok(None) => break,
+                Err(status) => self.take(Err(status), &mut out),
+            }
+        }
+        Some(out.freeze())
+    }
+
+    fn tick(&mut self, out: &mut BytesMut) {
+        let now = tokio::time::Instant::now();
+        if now >= self.end {
+            self.over = true;
+        }
+        if self.bookmark_at.is_some_and(|at| now >= at) {
+            self.bookmark_at = Some(now + BOOKMARK_EVERY);
+            if let Ok(Seen::Bookmark { revision, initial }) = self.watch.bookmark()
+                && revision > self.bookmarked
+            {
+                self.bookmarked = revision;
+                self.write(&Seen::Bookmark { revision, initial }, out);
+            }
+        }
+    }
+
+    fn take(&mut self, seen: Result<Seen>, out: &mut BytesMut) {
+        match seen {
+            Ok(seen) => self.write(&seen, out),
+            Err(status) => {
+                self.over = true;
+                line(out, &json!({"type": "ERROR", "object": status.to_json()}));
+            }
+        }
+    }
+
+    fn write(&mut self, seen: &Seen, out: &mut BytesMut) {
+        let (name, object) = match seen {
+            Seen::Added(o) => ("ADDED", o),
+            Seen::Modified(o) => ("MODIFIED", o),
+            Seen::Deleted(o) => ("DELETED", o),
+            Seen::Bookmark { revision, initial } => return self.write_bookmark(*revision, *initial, out),
+        };
+        if self.form.shape == Shape::Object && self.kind.stored_as.is_none() {
+            out.put_slice(br#"{"type":""#);
+            out.put_slice(name.as_bytes());
+            out.put_slice(br#"","object":"#);
+            answer::splice(out, self.kind, object);
+            out.put_slice(b"}\n");
+            return;
+        }
+        let shown = self.shown(object, self.clock.now());
+        line(out, &json!({"type": name, "object": shown}));
+    }
+
+    fn shown(&mut self, object: &std::sync::Arc<Object>, now: Timestamp) -> Value {
+        match self.form.shape {
+            Shape::Object => answer::served(self.kind, object),
+            Shape::PartialMetadata | Shape::PartialMetadataList => table::partial(&answer::served(self.kind, object)),
+            Shape::Table => {
+                let mut table = table::of(self.kind, std::slice::from_ref(object), object.revision, self.include, now);
+                self.columns_once(&mut table);
+                table
+            }
+        }
+    }
+
+    fn columns_once(&mut self, table: &mut Value) {
+        if self.header_sent {
+            table["columnDefinitions"] = Value::Null;
+        }
+        self.header_sent = true;
+    }
+
+    fn write_bookmark(&mut self, revision: u64, initial: bool, out: &mut BytesMut) {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.form.shape {
+            Shape::Object => {
+                let mut zero = json!({"metadata": metadata});
+                if let Some(shape) = crate::schema::type_of(self.kind.schema) {
+                    let _ = crate::schema::decode(&mut zero, &shape);
+                }
+                zero["kind"] = self.kind.kind.into();
+                zero["apiVersion"] = self.kind.api_version().into();
+                zero
+            }
+            Shape::Table => {
+                let mut table = table::of(self.kind, &[], revision, self.include, self.clock.now());
+                let object =
+                    json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata});
+                table["rows"] =
+                    json!([{"cells": vec![Value::Null; self.kind.columns.len()], "object": table::partial(&object)}]);
+                self.columns_once(&mut table);
+                table
+            }
+            Shape::PartialMetadata | Shape::PartialMetadataList => table::partial(&json!({"metadata": metadata})),
+        };
+        line(out, &json!({"type": "BOOKMARK", "object": object}));
+    }
+}
+
+fn line(out: &mut BytesMut, value: &Value) {
+    let _ = serde_json::to_writer((&mut *out).writer(), value);
+    out.put_slice(b"\n");
+}

@@ -1,0 +1,59 @@
+//! Who is asking (client certificates, service-account tokens) and what they may do (RBAC).
+
+pub mod rbac;
+pub mod token;
+
+use std::sync::{Arc, OnceLock};
+
+use x509_parser::prelude::*;
+
+/// An authenticated user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    /// Further facts, as `authentication.kubernetes.io/pod-name`.
+    pub extra: Vec<(String, Vec<String>)>,
+}
+
+/// The group whose members may do everything, without asking RBAC.
+pub const MASTERS: &str = "system:masters";
+
+// === impl User ===
+
+impl User {
+    /// The server itself.
+    pub fn system() -> Arc<Self> {
+        static SYSTEM: OnceLock<Arc<User>> = OnceLock::new();
+        SYSTEM
+            .get_or_init(|| {
+                Arc::new(Self {
+                    name: "system:apiserver".into(),
+                    groups: vec![MASTERS.into(), "system:authenticated".into()],
+                    ..Self::default()
+                })
+            })
+            .clone()
+    }
+
+    /// Nobody in particular.
+    pub fn anonymous() -> Self {
+        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
+    }
+
+    /// From a client certificate that TLS has verified: the common name and the organisations.
+    pub fn from_certificate(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let subject = certificate.subject();
+        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+        let organisations = subject.iter_organization().filter_map(|o| o.as_str().ok());
+        let groups = organisations.chain(["system:authenticated"]).map(str::to_owned).collect();
+        Some(Self { name, groups, ..Self::default() })
+    }
+
+    /// Whether it is a member of a group.
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}

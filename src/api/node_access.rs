@@ -1,0 +1,99 @@
+//! How the API reaches what runs on nodes: logs, exec, attach, ports.
+//!
+//! The node half registers itself here, in-process; agents on other machines will do it through the tunnel that they
+//! keep open. The API knows only this trait.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use super::status::{Result, Status};
+
+/// The nodes that can be reached, by name.
+#[derive(Clone, Default)]
+pub struct Nodes(Arc<RwLock<HashMap<String, Arc<dyn NodeAccess>>>>);
+
+/// A container of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    pub namespace: String,
+    pub pod: String,
+    pub uid: String,
+    pub container: String,
+}
+
+/// `PodLogOptions`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogOptions {
+    pub follow: bool,
+    pub previous: bool,
+    pub timestamps: bool,
+    pub tail_lines: Option<u64>,
+    pub limit_bytes: Option<u64>,
+    pub since: Option<jiff::Timestamp>,
+    /// `Stdout`, `Stderr` or `All`.
+    pub stream: String,
+}
+
+/// What is run, and which streams are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecOptions {
+    pub command: Vec<String>,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+}
+
+/// A running exec or attach.
+pub struct Session {
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Terminal sizes: columns and rows.
+    pub resize: mpsc::Sender<(u16, u16)>,
+    /// The exit code, once it has ended; `Err` when it could not be run.
+    pub exit: futures::future::BoxFuture<'static, Result<i32, String>>,
+}
+
+/// A connection to a port of a pod.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// One node's pods, as the API needs them.
+#[async_trait]
+pub trait NodeAccess: Send + Sync {
+    /// The log; the channel closes at its end (or never, with `follow`, while the container runs).
+    async fn logs(&self, target: &Target, options: &LogOptions) -> Result<mpsc::Receiver<Bytes>>;
+    /// Runs a command in a container.
+    async fn exec(&self, target: &Target, options: &ExecOptions) -> Result<Session>;
+    /// Joins the streams of a container's first process.
+    async fn attach(&self, target: &Target, options: &ExecOptions) -> Result<Session>;
+    /// Connects to a port inside the pod's network namespace.
+    async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>>;
+}
+
+// === impl Nodes ===
+
+impl Nodes {
+    /// From now on the node is reached like this.
+    pub fn register(&self, name: &str, access: Arc<dyn NodeAccess>) {
+        self.0.write().expect("no panic while held").insert(name.to_owned(), access);
+    }
+
+    /// The node, if it can be reached.
+    pub fn get(&self, name: &str) -> Result<Arc<dyn NodeAccess>> {
+        let nodes = self.0.read().expect("no panic while held");
+        nodes.get(name).cloned().ok_or_else(|| Status::internal(format!("node {name:?} cannot be reached now")))
+    }
+}
+
+impl std::fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Nodes")
+    }
+}

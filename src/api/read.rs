@@ -1,0 +1,265 @@
+//! Reads: one object, and lists with selectors, pages and revisions.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use super::cache;
+use super::status::{Result, Status};
+use super::{Api, Request};
+use crate::base::labels::{FieldSelector, Selector};
+use crate::base::object::Object;
+use crate::kinds::Kind;
+
+/// Which objects of a collection are meant.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    pub labels: Selector,
+    terms: Vec<Term>,
+}
+
+#[derive(Clone, Debug)]
+struct Term {
+    what: What,
+    value: String,
+    equal: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Name,
+    Namespace,
+    /// An index into the kind's fields.
+    Field(usize),
+}
+
+/// How a list is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    /// 0: no limit.
+    pub limit: usize,
+    pub continue_token: String,
+    pub resource_version: String,
+    pub version_match: String,
+}
+
+/// A list, or a page of one.
+#[derive(Clone, Debug)]
+pub struct List {
+    pub items: Vec<Arc<Object>>,
+    pub revision: u64,
+    /// The token for the next page; empty at the end.
+    pub continue_token: String,
+    /// How many follow, where no selector hides it.
+    pub remaining: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Token {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+// === impl Selection ===
+
+impl Selection {
+    /// Checks the selectors against what the kind can select.
+    pub fn new(kind: &Kind, labels: Selector, fields: &FieldSelector) -> Result<Self> {
+        let stored = kind.stored();
+        let mut terms = Vec::new();
+        for t in &fields.0 {
+            let what = match t.field.as_str() {
+                "metadata.name" => What::Name,
+                "metadata.namespace" if kind.namespaced => What::Namespace,
+                name => {
+                    let index = kind.fields.iter().position(|f| f.name == name);
+                    let index = index.and_then(|i| stored.fields.get(i).map(|_| i));
+                    What::Field(index.ok_or_else(|| Status::bad_request(format!("field label not supported: {name}")))?)
+                }
+            };
+            terms.push(Term { what, value: t.value.clone(), equal: t.equal });
+        }
+        Ok(Self { labels, terms })
+    }
+
+    /// Whether the object is meant.
+    pub fn matches(&self, object: &Object) -> bool {
+        self.labels.matches(&object.meta.labels)
+            && self.terms.iter().all(|t| {
+                let value: &str = match t.what {
+                    What::Name => &object.meta.name,
+                    What::Namespace => &object.meta.namespace,
+                    What::Field(i) => object.fields.get(i).map_or("", |f| &**f),
+                };
+                (value == t.value) == t.equal
+            })
+    }
+
+    /// Whether everything is meant.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.terms.is_empty()
+    }
+
+    /// The one name that can match, if a term fixes it.
+    pub fn name(&self) -> Option<&str> {
+        self.terms.iter().find(|t| t.equal && matches!(t.what, What::Name)).map(|t| t.value.as_str())
+    }
+}
+
+// === impl Api ===
+
+impl Api {
+    /// The named object.
+    pub fn get(&self, request: &Request) -> Result<Arc<Object>> {
+        let object = self.cache.shelf(request.kind).get(&request.key());
+        object.ok_or_else(|| Status::not_found(request.kind, &request.name))
+    }
+
+    /// The objects of the collection that are meant.
+    pub fn list(&self, request: &Request, selection: &Selection, options: &ListOptions) -> Result<List> {
+        let prefix = request.prefix();
+        let (mut at, mut after) = (self.list_revision(options)?, String::new());
+        if !options.continue_token.is_empty() {
+            if !options.resource_version.is_empty() && options.resource_version != "0" {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            let token = decode_token(&options.continue_token)?;
+            (at, after) = (token.rv.max(0) as u64, format!("{prefix}{}", token.start));
+            // A negative revision asks for the rest as it is now.
+            if token.rv < 0 {
+                at = 0;
+            }
+        }
+        let shelf = self.cache.shelf(request.kind);
+        let (revision, all) = if at == 0 || at >= shelf.last() {
+            let head = self.cache.head();
+            (if at == 0 { head } else { at }, shelf.list(&prefix, &after))
+        } else {
+            (at, self.history(request.kind, &prefix, at, &after)?)
+        };
+        Ok(page(all, selection, options.limit, revision, &prefix))
+    }
+
+    /// The collection as it was, decoded from the store's history.
+    fn history(&self, kind: &Kind, prefix: &str, at: u64, after: &str) -> Result<Vec<Arc<Object>>> {
+        let page = self.store.range(prefix, at, after, 0).map_err(|e| match e {
+            crate::store::Error::Compacted { .. } => Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new \
+                 list without the continue parameter, or use the continue token in this response to retrieve the \
+                 remainder of the results. Continuing with the provided token results in an inconsistent list - \
+                 objects that were created, modified, or deleted between the time the first chunk was returned and \
+                 now may show up in the list.",
+            ),
+            other => other.into(),
+        })?;
+        let decode = |e: crate::store::Entry| cache::decode(kind.stored(), e.key, e.value, e.revision).map(Arc::new);
+        page.entries.into_iter().map(decode).collect::<Result<_, _>>().map_err(Status::internal)
+    }
+
+    /// The exact revision that a list must show; 0 for the newest.
+    fn list_revision(&self, options: &ListOptions) -> Result<u64> {
+        let (version, how) = (options.resource_version.as_str(), options.version_match.as_str());
+        check_version_match(version, how, !options.continue_token.is_empty())?;
+        let asked = parse_version(version)?;
+        let head = self.cache.head();
+        if asked > head {
+            return Err(Status::too_large_revision(asked, head));
+        }
+        let exact = how == "Exact" || (how.is_empty() && options.limit > 0 && asked > 0);
+        Ok(if exact { asked } else { 0 })
+    }
+}
+
+fn page(all: Vec<Arc<Object>>, selection: &Selection, limit: usize, revision: u64, prefix: &str) -> List {
+    let everything = selection.is_everything();
+    let mut items: Vec<Arc<Object>> = Vec::new();
+    let mut rest = all.into_iter();
+    if limit == 0 {
+        items = if everything { rest.collect() } else { rest.filter(|o| selection.matches(o)).collect() };
+        return List { items, revision, continue_token: String::new(), remaining: None };
+    }
+    while items.len() < limit {
+        match rest.next() {
+            Some(o) if everything || selection.matches(&o) => items.push(o),
+            Some(_) => {}
+            None => return List { items, revision, continue_token: String::new(), remaining: None },
+        }
+    }
+    let more = if everything { rest.len() } else { rest.filter(|o| selection.matches(o)).count() };
+    if more == 0 {
+        return List { items, revision, continue_token: String::new(), remaining: None };
+    }
+    let start = items.last().map(|o| o.key[prefix.len()..].to_owned()).unwrap_or_default();
+    List {
+        items,
+        revision,
+        continue_token: encode_token(revision, start),
+        remaining: everything.then_some(more as u64),
+    }
+}
+
+fn encode_token(revision: u64, start: String) -> String {
+    // The token names the first key of the next page; ours sorts right behind the last key of this one.
+    let token = Token { v: "meta.k8s.io/v1".into(), rv: revision as i64, start: format!("{start}\u{0}") };
+    BASE64.encode(serde_json::to_vec(&token).expect("plain struct"))
+}
+
+fn decode_token(text: &str) -> Result<Token> {
+    let bad = || Status::bad_request("continue key is not valid");
+    let token: Token =
+        BASE64.decode(text.trim_end_matches('=')).ok().and_then(|b| serde_json::from_slice(&b).ok()).ok_or_else(bad)?;
+    if token.v != "meta.k8s.io/v1" || token.rv == 0 || token.start.is_empty() || token.start.contains("..") {
+        return Err(bad());
+    }
+    Ok(token)
+}
+
+/// A resource version parameter; empty and 0 are 0.
+pub fn parse_version(text: &str) -> Result<u64> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    text.parse().map_err(|_| {
+        Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be an unsigned integer"))
+    })
+}
+
+fn check_version_match(version: &str, how: &str, continued: bool) -> Result<()> {
+    let forbidden = |why: &str| {
+        let message = format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}");
+        let mut status = Status::new(422, "Invalid", message).cause(
+            "FieldValueForbidden",
+            format!("Forbidden: {why}"),
+            "resourceVersionMatch",
+        );
+        status.details.kind = "ListOptions".into();
+        status.details.group = "meta.k8s.io".into();
+        status
+    };
+    match how {
+        "" => Ok(()),
+        _ if continued => Err(forbidden("resourceVersionMatch is forbidden when continue is provided")),
+        _ if version.is_empty() => {
+            Err(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"))
+        }
+        "Exact" if version == "0" => {
+            Err(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""))
+        }
+        "Exact" | "NotOlderThan" => Ok(()),
+        other => {
+            let why = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\"");
+            let mut status = Status::new(
+                422,
+                "Invalid",
+                format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: {why}"),
+            )
+            .cause("FieldValueNotSupported", why, "resourceVersionMatch");
+            status.details.kind = "ListOptions".into();
+            status.details.group = "meta.k8s.io".into();
+            Err(status)
+        }
+    }
+}

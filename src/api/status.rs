@@ -1,0 +1,259 @@
+//! The one place where what went wrong becomes a Kubernetes `Status`.
+//!
+//! Codes, reasons, details and the shape of messages are those of `k8s.io/apimachinery/pkg/api/errors`.
+
+use serde_json::{Map, Value, json};
+
+use crate::kinds::{Kind, field};
+use crate::store;
+
+/// A failed request, as the client sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// The HTTP status.
+    pub code: u16,
+    /// The machine-readable reason; empty where Kubernetes gives none.
+    pub reason: &'static str,
+    pub message: String,
+    /// Boxed because errors are rare and results are moved often.
+    pub details: Box<Details>,
+}
+
+/// `Status.details`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Details {
+    pub name: String,
+    pub group: String,
+    pub kind: String,
+    pub uid: String,
+    pub causes: Vec<Cause>,
+    pub retry_after_seconds: Option<u32>,
+}
+
+/// One of `Status.details.causes`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cause {
+    pub reason: String,
+    pub message: String,
+    pub field: String,
+}
+
+/// What the API answers with.
+pub type Result<T, E = Status> = std::result::Result<T, E>;
+
+// === impl Status ===
+
+impl Status {
+    /// A failure without details.
+    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: Box::default() }
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    /// 401.
+    pub fn unauthorized() -> Self {
+        Self::new(401, "Unauthorized", "Unauthorized")
+    }
+
+    /// 403 about an object of a kind.
+    pub fn forbidden(kind: &Kind, name: &str, why: impl std::fmt::Display) -> Self {
+        let message = match name {
+            "" => format!("{} is forbidden: {why}", resource(kind)),
+            _ => format!("{} \"{name}\" is forbidden: {why}", resource(kind)),
+        };
+        Self::new(403, "Forbidden", message).about(kind, name)
+    }
+
+    /// 404 of an object.
+    pub fn not_found(kind: &Kind, name: &str) -> Self {
+        Self::new(404, "NotFound", format!("{} \"{name}\" not found", resource(kind))).about(kind, name)
+    }
+
+    /// 404 of a path.
+    pub fn no_such_path() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource")
+    }
+
+    /// 405.
+    pub fn method_not_allowed() -> Self {
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    }
+
+    /// 406.
+    pub fn not_acceptable(message: impl Into<String>) -> Self {
+        Self::new(406, "NotAcceptable", message)
+    }
+
+    /// 409 on creation.
+    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource(kind))).about(kind, name)
+    }
+
+    /// 409 on a change.
+    pub fn conflict(kind: &Kind, name: &str, why: impl std::fmt::Display) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource(kind));
+        Self::new(409, "Conflict", message).about(kind, name)
+    }
+
+    /// 409 because somebody else was faster.
+    pub fn modified(kind: &Kind, name: &str) -> Self {
+        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(kind, name, why)
+    }
+
+    /// 410: the asked revision is no longer there.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(410, "Expired", message)
+    }
+
+    /// 415.
+    pub fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(415, "UnsupportedMediaType", message)
+    }
+
+    /// 422 with a cause for each error.
+    pub fn invalid(kind: &Kind, name: &str, errors: &[field::Error]) -> Self {
+        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let text = if all.len() == 1 { all[0].clone() } else { format!("[{}]", all.join(", ")) };
+        let long = if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
+        let mut status = Self::new(422, "Invalid", format!("{long} \"{name}\" is invalid: {text}")).about(kind, name);
+        status.details.kind = kind.kind.to_owned();
+        let cause =
+            |e: &field::Error| Cause { reason: e.reason.cause().into(), message: e.message(), field: e.field.clone() };
+        status.details.causes = errors.iter().map(cause).collect();
+        status
+    }
+
+    /// 429.
+    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
+        let mut status = Self::new(429, "TooManyRequests", message);
+        status.details.retry_after_seconds = Some(retry_after_seconds);
+        status
+    }
+
+    /// 500.
+    pub fn internal(message: impl std::fmt::Display) -> Self {
+        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+    }
+
+    /// 503.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, "ServiceUnavailable", message)
+    }
+
+    /// 504: the asked revision has not come yet.
+    pub fn too_large_revision(asked: u64, current: u64) -> Self {
+        let mut status = Self::new(504, "Timeout", format!("Too large resource version: {asked}, current: {current}"));
+        status.details.retry_after_seconds = Some(1);
+        status.details.causes.push(Cause {
+            reason: "ResourceVersionTooLarge".into(),
+            message: "Too large resource version".into(),
+            field: String::new(),
+        });
+        status
+    }
+
+    /// Says which object it is about.
+    pub fn about(mut self, kind: &Kind, name: &str) -> Self {
+        self.details.name = name.to_owned();
+        self.details.group = kind.group.to_owned();
+        self.details.kind = kind.plural.to_owned();
+        self
+    }
+
+    /// Adds a cause.
+    pub fn cause(mut self, reason: &str, message: impl Into<String>, field: &str) -> Self {
+        self.details.causes.push(Cause { reason: reason.into(), message: message.into(), field: field.into() });
+        self
+    }
+
+    /// The JSON form, with `kind` and `apiVersion`.
+    pub fn to_json(&self) -> Value {
+        let mut out = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": self.message, "code": self.code,
+        });
+        if !self.reason.is_empty() {
+            out["reason"] = self.reason.into();
+        }
+        let details = self.details.to_json();
+        if !details.is_empty() || !matches!(self.code, 401 | 406) {
+            out["details"] = Value::Object(details);
+        }
+        out
+    }
+
+    /// The answer of a deletion that left nothing.
+    pub fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
+        let details = Details {
+            name: name.into(),
+            group: kind.group.into(),
+            kind: kind.plural.into(),
+            uid: uid.into(),
+            ..Details::default()
+        };
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details.to_json()})
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Status {}
+
+impl From<store::Error> for Status {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Compacted { .. } => Self::expired("The resourceVersion for the provided list is too old."),
+            store::Error::Closed => Self::unavailable("the server is shutting down"),
+            store::Error::DiskFull { .. } => Self::new(507, "InternalError", error.to_string()),
+            other => Self::internal(other),
+        }
+    }
+}
+
+// === impl Details ===
+
+impl Details {
+    fn to_json(&self) -> Map<String, Value> {
+        let mut out = Map::new();
+        for (key, value) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
+            if !value.is_empty() {
+                out.insert(key.into(), value.as_str().into());
+            }
+        }
+        if !self.causes.is_empty() {
+            out.insert("causes".into(), self.causes.iter().map(Cause::to_json).collect());
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            out.insert("retryAfterSeconds".into(), seconds.into());
+        }
+        out
+    }
+}
+
+// === impl Cause ===
+
+impl Cause {
+    fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        for (key, value) in [("reason", &self.reason), ("message", &self.message), ("field", &self.field)] {
+            if !value.is_empty() {
+                out.insert(key.into(), value.as_str().into());
+            }
+        }
+        Value::Object(out)
+    }
+}
+
+/// `pods` or `deployments.apps`.
+pub fn resource(kind: &Kind) -> String {
+    if kind.group.is_empty() { kind.plural.to_owned() } else { format!("{}.{}", kind.plural, kind.group) }
+}

@@ -1,0 +1,81 @@
+//! pods/binding: the one way for a scheduler to give a pod a node.
+
+use serde_json::Value;
+
+use crate::api::status::{Result, Status};
+use crate::api::write::Change;
+use crate::api::{Api, Request};
+use crate::base::json::{at, list, map, map_mut, set, text};
+use crate::kinds::core::pod;
+use crate::kinds::field;
+
+impl Api {
+    /// Binds the named pod to the binding's target node.
+    pub async fn bind(&self, request: &Request, binding: &Value) -> Result<()> {
+        let kind = &pod::KIND;
+        let node = text(binding, "target.name").to_owned();
+        let mut errors = Vec::new();
+        if node.is_empty() {
+            errors.push(field::required("target.name", ""));
+        }
+        let target_kind = text(binding, "target.kind");
+        if !target_kind.is_empty() && target_kind != "Node" {
+            errors.push(field::not_supported("target.kind", target_kind, &["Node", "<empty>"]));
+        }
+        if !errors.is_empty() {
+            let mut status = Status::invalid(kind, &request.name, &errors);
+            status.details.kind = "Binding".into();
+            return Err(status);
+        }
+        let uid = text(binding, "metadata.uid").to_owned();
+        let annotations = map(binding, "metadata.annotations").cloned();
+        let now = self.clock.now_text();
+        let refuse = |why: String| Err(Status::conflict(kind, &request.name, why));
+        let mut bind = |live: &Value| {
+            if !uid.is_empty() && text(live, "metadata.uid") != uid {
+                let actual = text(live, "metadata.uid");
+                return refuse(format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"
+                ));
+            }
+            if at(live, "metadata.deletionTimestamp").is_some() {
+                return refuse(format!("pod {} is being deleted, cannot be assigned to a host", request.name));
+            }
+            if !text(live, "spec.nodeName").is_empty() {
+                return refuse(format!(
+                    "pod {} is already assigned to node {:?}",
+                    request.name,
+                    text(live, "spec.nodeName")
+                ));
+            }
+            if !list(live, "spec.schedulingGates").is_empty() {
+                return refuse(format!("pod {} has non-empty .spec.schedulingGates", request.name));
+            }
+            let mut new = live.clone();
+            set(&mut new, "spec.nodeName", node.as_str());
+            for (k, v) in annotations.iter().flatten() {
+                map_mut(&mut new, "metadata.annotations").insert(k.clone(), v.clone());
+            }
+            scheduled(&mut new, &now);
+            Ok(new)
+        };
+        let request = Request { kind, subresource: Some(crate::kinds::Subresource::Binding), ..request.clone() };
+        self.update(&request, Change::Patch(&mut bind)).await?;
+        Ok(())
+    }
+}
+
+/// Sets the PodScheduled condition.
+fn scheduled(pod: &mut Value, now: &str) {
+    let generation = at(pod, "metadata.generation").cloned();
+    let conditions = map_mut(pod, "status").entry("conditions").or_insert_with(|| Value::Array(Vec::new()));
+    let Some(conditions) = conditions.as_array_mut() else { return };
+    conditions.retain(|c| text(c, "type") != "PodScheduled");
+    let mut condition = serde_json::json!({
+        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
+    });
+    if let Some(generation) = generation {
+        condition["observedGeneration"] = generation;
+    }
+    conditions.push(condition);
+}

@@ -1,0 +1,136 @@
+//! Reviews: kinds that are asked and answered, never stored: who is it, may they, what may they.
+
+use serde_json::{Value, json};
+
+use crate::api::identity::User;
+use crate::api::identity::rbac::Attributes;
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request};
+use crate::base::json::{at, list, map, set, text};
+use crate::kinds::field;
+
+impl Api {
+    /// Answers a review of the request's kind.
+    pub fn review(&self, request: &Request, mut review: Value) -> Result<Value> {
+        let status = match request.kind.kind {
+            "TokenReview" => self.token_review(request, &review)?,
+            "SelfSubjectReview" => json!({"userInfo": user_info(&request.user)}),
+            "SelfSubjectRulesReview" => self.rules_review(request, &review)?,
+            "SelfSubjectAccessReview" => self.access_review(request, &review, &request.user)?,
+            _ => {
+                let user = asked_user(request, &review)?;
+                self.access_review(request, &review, &user)?
+            }
+        };
+        set(&mut review, "status", status);
+        set(&mut review, "kind", request.kind.kind);
+        set(&mut review, "apiVersion", request.kind.api_version());
+        let metadata = review["metadata"].take();
+        review["metadata"] = if metadata.is_object() { metadata } else { json!({}) };
+        if matches!(request.kind.kind, "SelfSubjectReview") {
+            set(&mut review, "metadata.creationTimestamp", self.clock.now_text());
+        }
+        Ok(review)
+    }
+
+    fn token_review(&self, request: &Request, review: &Value) -> Result<Value> {
+        let token = text(review, "spec.token");
+        if token.is_empty() {
+            return Err(Status::invalid(request.kind, "", &[field::required("spec.token", "")]));
+        }
+        let audiences: Vec<String> =
+            list(review, "spec.audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+        Ok(match self.tokens.user(token, &audiences, &self.cache) {
+            Some((user, claims)) => {
+                let shared: Vec<_> =
+                    claims.aud.iter().filter(|a| audiences.is_empty() || audiences.contains(a)).collect();
+                json!({"authenticated": true, "user": user_info(&user), "audiences": shared})
+            }
+            None => json!({"error": "invalid bearer token", "user": {}}),
+        })
+    }
+
+    fn access_review(&self, request: &Request, review: &Value, user: &User) -> Result<Value> {
+        let (resource, path) = (at(review, "spec.resourceAttributes"), at(review, "spec.nonResourceAttributes"));
+        let refuse = |why: &str| {
+            Err(Status::invalid(request.kind, "", &[field::invalid("spec.resourceAttributes", Value::Null, why)]))
+        };
+        let attributes = match (resource, path) {
+            (Some(_), Some(_)) => return refuse("cannot be specified in combination with nonResourceAttributes"),
+            (None, None) => {
+                return refuse("exactly one of nonResourceAttributes or resourceAttributes must be specified");
+            }
+            (Some(r), None) => Attributes {
+                verb: text(r, "verb").into(),
+                group: text(r, "group").into(),
+                resource: text(r, "resource").into(),
+                subresource: text(r, "subresource").into(),
+                namespace: text(r, "namespace").into(),
+                name: text(r, "name").into(),
+                ..Attributes::default()
+            },
+            (None, Some(p)) => {
+                Attributes { verb: text(p, "verb").into(), path: text(p, "path").into(), ..Attributes::default() }
+            }
+        };
+        if request.kind.namespaced && attributes.namespace != request.namespace {
+            let why = "must match the namespace of the request";
+            return Err(Status::invalid(
+                request.kind,
+                "",
+                &[field::invalid("spec.resourceAttributes.namespace", attributes.namespace, why)],
+            ));
+        }
+        Ok(json!({"allowed": self.rbac.allows(user, &attributes)}))
+    }
+
+    fn rules_review(&self, request: &Request, review: &Value) -> Result<Value> {
+        let namespace = text(review, "spec.namespace");
+        if namespace.is_empty() {
+            return Err(Status::bad_request("no namespace on request"));
+        }
+        let everything = || crate::api::identity::rbac::Rule {
+            verbs: vec!["*".into()],
+            api_groups: vec!["*".into()],
+            resources: vec!["*".into()],
+            ..Default::default()
+        };
+        let mut rules = self.rbac.rules(&request.user, namespace);
+        if request.user.is_in(crate::api::identity::MASTERS) {
+            rules.insert(0, everything());
+        }
+        let (mut resource, mut path) = (Vec::new(), Vec::new());
+        for rule in rules {
+            let rule = serde_json::to_value(&rule).map_err(Status::internal)?;
+            if rule.get("nonResourceURLs").is_some() { path.push(rule) } else { resource.push(rule) }
+        }
+        Ok(json!({"resourceRules": resource, "nonResourceRules": path, "incomplete": false}))
+    }
+}
+
+fn user_info(user: &User) -> Value {
+    let mut info = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.as_str().into();
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = user.extra.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>().into();
+    }
+    info
+}
+
+fn asked_user(request: &Request, review: &Value) -> Result<User> {
+    let name = text(review, "spec.user");
+    let groups: Vec<String> =
+        list(review, "spec.groups").iter().filter_map(|g| g.as_str().map(str::to_owned)).collect();
+    if name.is_empty() && groups.is_empty() {
+        let error = field::invalid("spec.user", name, "at least one of user or group must be specified");
+        return Err(Status::invalid(request.kind, "", &[error]));
+    }
+    let extra = map(review, "spec.extra").into_iter().flatten();
+    let extra = extra.map(|(k, v)| {
+        let values = v.as_array().into_iter().flatten().filter_map(|x| x.as_str().map(str::to_owned)).collect();
+        (k.clone(), values)
+    });
+    Ok(User { name: name.into(), uid: text(review, "spec.uid").into(), groups, extra: extra.collect() })
+}

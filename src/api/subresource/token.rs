@@ -1,0 +1,102 @@
+//! serviceaccounts/token: a token that is bound to its account, and to a pod, secret or node if asked.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::api::identity::token::{Private, Reference, reference};
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request};
+use crate::base::clock::seconds_text;
+use crate::base::json::{at, int, list, set, text};
+use crate::kinds::core::{node, pod, secret};
+use crate::kinds::field;
+
+/// The definition of what goes through it.
+pub const SCHEMA: &str = "io.k8s.api.authentication.v1.TokenRequest";
+/// Shortest and longest life of a token.
+const SECONDS: std::ops::RangeInclusive<i64> = 600..=(1 << 32);
+/// What a client gets that asks for nothing.
+const DEFAULT_SECONDS: i64 = 3600;
+
+impl Api {
+    /// Answers a TokenRequest for the named service account.
+    pub fn request_token(&self, request: &Request, asked: Value) -> Result<Value> {
+        let account = self.get(request)?;
+        let seconds = int(&asked, "spec.expirationSeconds").unwrap_or(DEFAULT_SECONDS);
+        if !SECONDS.contains(&seconds) {
+            let why = if seconds < 600 {
+                "may not specify a duration less than 10 minutes"
+            } else {
+                "may not specify a duration larger than 2^32 seconds"
+            };
+            let mut status =
+                Status::invalid(request.kind, &request.name, &[field::invalid("spec.expirationSeconds", seconds, why)]);
+            (status.details.kind, status.details.group) = ("TokenRequest".into(), "authentication.k8s.io".into());
+            return Err(status);
+        }
+        let mut private = Private {
+            namespace: request.namespace.clone(),
+            serviceaccount: Reference { name: request.name.clone(), uid: account.meta.uid.to_string() },
+            ..Private::default()
+        };
+        if let Some(bound) = at(&asked, "spec.boundObjectRef").filter(|b| !b.is_null()) {
+            self.bind_token(request, bound, &mut private)?;
+        }
+        let audiences: Vec<String> =
+            list(&asked, "spec.audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+        let token = self.tokens.sign(&audiences, Duration::from_secs(seconds as u64), private);
+        let mut answer = asked;
+        if audiences.is_empty() {
+            set(&mut answer, "spec.audiences", json!([self.tokens.issuer()]));
+        }
+        set(&mut answer, "kind", "TokenRequest");
+        set(&mut answer, "apiVersion", "authentication.k8s.io/v1");
+        set(&mut answer, "metadata.name", request.name.as_str());
+        set(&mut answer, "metadata.namespace", request.namespace.as_str());
+        set(&mut answer, "metadata.creationTimestamp", self.clock.now_text());
+        set(&mut answer, "spec.expirationSeconds", seconds);
+        let end = seconds_text(self.clock.now() + Duration::from_secs(seconds as u64));
+        set(&mut answer, "status", json!({"token": token, "expirationTimestamp": end}));
+        Ok(answer)
+    }
+
+    fn bind_token(&self, request: &Request, bound: &Value, private: &mut Private) -> Result<()> {
+        let (kind, slot) = match (text(bound, "apiVersion"), text(bound, "kind")) {
+            ("v1", "Pod") => (&pod::KIND, &mut private.pod),
+            ("v1", "Secret") => (&secret::KIND, &mut private.secret),
+            ("v1", "Node") => (&node::KIND, &mut private.node),
+            (version, kind) => {
+                return Err(Status::bad_request(format!(
+                    "cannot bind token for serviceaccount {:?} to object type {version}, Kind={kind}",
+                    request.name
+                )));
+            }
+        };
+        let name = text(bound, "name");
+        let Some(object) = self.cache.shelf(kind).get(&kind.key(&request.namespace, name)) else {
+            return Err(Status::not_found(kind, name));
+        };
+        let uid = text(bound, "uid");
+        if !uid.is_empty() && *uid != *object.meta.uid {
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
+            return Err(Status::conflict(kind, name, why));
+        }
+        let value = object.value();
+        *slot = Some(reference(&value));
+        if kind == &pod::KIND {
+            if text(&value, "spec.serviceAccountName") != request.name {
+                return Err(Status::bad_request(format!(
+                    "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                    request.name
+                )));
+            }
+            let on = text(&value, "spec.nodeName");
+            let found = self.cache.shelf(&node::KIND).get(&node::KIND.key("", on));
+            private.node = found.map(|n| Reference { name: on.into(), uid: n.meta.uid.to_string() });
+        }
+        Ok(())
+    }
+}

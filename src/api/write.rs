@@ -1,0 +1,461 @@
+//! THE write path: create, update, patch, and the commit that all of them share.
+//!
+//! The order is Kubernetes': the caller's object with defaults, then field ownership, then admission, then what the kind
+//! prepares, then validation, then one commit with the loaded revision as precondition. A lost race loads again.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::admission::{self, Operation};
+use super::cache::Pending;
+use super::status::{Result, Status};
+use super::{Api, Request, form};
+use crate::base::json::{at, int, list, map_mut, remove, set, text};
+use crate::base::object::{Draft, Object};
+use crate::kinds::{Generation, Kind, Subresource, field, meta};
+use crate::schema::apply::{self, ApplyError, FieldSet, managed};
+use crate::store::{self, Op, Txn};
+
+/// How often a change is computed anew when somebody else was faster.
+const ATTEMPTS: usize = 16;
+
+/// How a request wants to change an object.
+pub enum Change<'a> {
+    /// Replace it with this (PUT).
+    Replace(Value),
+    /// Compute the new from the live form.
+    Patch(&'a mut (dyn FnMut(&Value) -> Result<Value> + Send)),
+    /// Server-side apply: the function answers the merged object, managed fields included.
+    Apply(&'a mut (dyn FnMut(Option<&Value>) -> Result<Value> + Send)),
+}
+
+/// What a write left.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub object: Arc<Object>,
+    /// It is new.
+    pub created: bool,
+    pub warnings: Vec<String>,
+}
+
+impl Api {
+    /// Creates an object of the request's kind from its decoded form (without defaults).
+    pub async fn create(&self, request: &Request, mut value: Value) -> Result<Written> {
+        let kind = request.kind;
+        self.place(request, &mut value)?;
+        admission::before_create(self, request, &value)?;
+        self.name(kind, &mut value);
+        (kind.default)(&mut value);
+        self.track(request, None, &mut value);
+        self.create_prepared(request, value).await
+    }
+
+    /// The rest of a creation: `value` has defaults and managed fields.
+    async fn create_prepared(&self, request: &Request, mut value: Value) -> Result<Written> {
+        let kind = request.kind;
+        admission::admit(self, request, Operation::Create, &mut value, None)?;
+        let generated = !text(&value, "metadata.generateName").is_empty();
+        let given = value.clone();
+        for _ in 0..ATTEMPTS {
+            let _allocating = self.lock_allocation(kind).await;
+            self.stamp(request, &mut value);
+            (kind.prepare_create)(&mut value);
+            super::allocate::on_create(self, kind, &mut value)?;
+            let errors: Vec<_> = meta::validate(kind, &value).into_iter().chain((kind.validate)(&value)).collect();
+            let name = text(&value, "metadata.name").to_owned();
+            if !errors.is_empty() {
+                return Err(Status::invalid(kind, &name, &errors));
+            }
+            admission::validate(self, request, Operation::Create, &value, None)?;
+            let warnings = (kind.warnings)(&value);
+            match self.commit(&request.named(&name), value, None).await {
+                Ok(object) => return Ok(Written { object, created: true, warnings }),
+                Err(Failure::Conflict) if generated => {
+                    value = given.clone();
+                    remove(&mut value, "metadata.name");
+                    self.name(kind, &mut value);
+                }
+                Err(Failure::Conflict) => return Err(Status::already_exists(kind, &name)),
+                Err(Failure::Status(status)) => return Err(status),
+            }
+        }
+        Err(Status::already_exists(kind, text(&value, "metadata.name")))
+    }
+
+    /// Changes the named object (or its subresource).
+    pub async fn update(&self, request: &Request, mut change: Change<'_>) -> Result<Written> {
+        let kind = request.kind;
+        for _ in 0..ATTEMPTS {
+            let Some(old) = self.cache.shelf(kind).get(&request.key()) else {
+                return self.update_missing(request, change).await;
+            };
+            let live = form::served(kind, old.value());
+            let (mut new, explicit) = match &mut change {
+                Change::Replace(value) => (value.clone(), true),
+                Change::Patch(patch) => (patch(&live)?, false),
+                Change::Apply(apply) => (apply(Some(&live))?, false),
+            };
+            let given = text(&new, "metadata.resourceVersion").to_owned();
+            check_identity(request, &new, &live, explicit)?;
+            let pinned = !given.is_empty() && (explicit || given != old.revision.to_string());
+            if pinned && given != old.revision.to_string() {
+                return Err(Status::modified(kind, &request.name));
+            }
+            let applied = matches!(change, Change::Apply(_));
+            let _allocating = self.lock_allocation(kind).await;
+            let warnings = self.finish_update(request, &live, &mut new, applied)?;
+            set(&mut new, "metadata.resourceVersion", old.revision.to_string());
+            if new == live || managed::same_but_times(&new, &live) {
+                return Ok(Written { object: old, created: false, warnings });
+            }
+            match self.commit(request, new, Some(&old)).await {
+                Ok(object) => return Ok(Written { object, created: false, warnings }),
+                Err(Failure::Conflict) if pinned => return Err(Status::modified(kind, &request.name)),
+                Err(Failure::Conflict) => continue,
+                Err(Failure::Status(status)) => return Err(status),
+            }
+        }
+        Err(Status::modified(kind, &request.name))
+    }
+
+    async fn update_missing(&self, request: &Request, change: Change<'_>) -> Result<Written> {
+        let kind = request.kind;
+        match change {
+            Change::Replace(value) if kind.create_on_update && request.subresource.is_none() => {
+                check_name(request, &value)?;
+                if !text(&value, "metadata.uid").is_empty() {
+                    let why = "Precondition failed: UID in precondition: , UID in object meta: ";
+                    return Err(Status::conflict(kind, &request.name, why));
+                }
+                let mut value = value;
+                remove(&mut value, "metadata.resourceVersion");
+                self.create(request, value).await
+            }
+            Change::Apply(apply) if request.subresource.is_none() => {
+                let mut value = apply(None)?;
+                if !text(&value, "metadata.uid").is_empty() {
+                    return Err(Status::conflict(
+                        kind,
+                        &request.name,
+                        "uid mismatch: the provided object specified uid, and no existing object was found",
+                    ));
+                }
+                self.place(request, &mut value)?;
+                admission::before_create(self, request, &value)?;
+                (kind.default)(&mut value);
+                self.create_prepared(request, value).await
+            }
+            Change::Replace(_) | Change::Patch(_) | Change::Apply(_) => Err(request.not_found()),
+        }
+    }
+
+    /// Everything between the caller's new form and the commit; `live` and `new` are in the served form.
+    fn finish_update(&self, request: &Request, live: &Value, new: &mut Value, applied: bool) -> Result<Vec<String>> {
+        let kind = request.kind;
+        if let Some(m) = new.as_object_mut() {
+            m.insert("apiVersion".into(), kind.api_version().into());
+            m.insert("kind".into(), kind.kind.into());
+        }
+        keep_system_metadata(new, live);
+        (kind.default)(new);
+        if !applied {
+            self.track(request, Some(live), new);
+        }
+        admission::admit(self, request, Operation::Update, new, Some(live))?;
+        let mut errors = Vec::new();
+        match request.subresource {
+            Some(Subresource::Status) => {
+                keep_all_but(new, live, &["status", "metadata"]);
+                (kind.prepare_status)(new, live);
+                errors.extend((kind.validate_status)(new, live));
+            }
+            Some(Subresource::Finalize) => keep_all_but(new, live, &["spec", "metadata"]),
+            _ => {
+                if kind.has_status {
+                    keep(new, live, "status");
+                }
+                (kind.prepare_update)(new, live);
+                super::allocate::on_update(self, kind, new, live)?;
+                errors.extend((kind.validate)(new));
+                errors.extend((kind.validate_update)(new, live));
+            }
+        }
+        bump_generation(kind, new, live);
+        let mut all = meta::validate_update(kind, new, live);
+        all.append(&mut errors);
+        if !all.is_empty() {
+            return Err(Status::invalid(kind, &request.name, &all));
+        }
+        admission::validate(self, request, Operation::Update, new, Some(live))?;
+        Ok((kind.warnings)(new))
+    }
+
+    /// Namespace and name of a new object from the path and the body.
+    fn place(&self, request: &Request, value: &mut Value) -> Result<()> {
+        let kind = request.kind;
+        if let Some(m) = value.as_object_mut() {
+            m.insert("apiVersion".into(), kind.api_version().into());
+            m.insert("kind".into(), kind.kind.into());
+        }
+        if kind.namespaced {
+            let given = text(value, "metadata.namespace");
+            if !given.is_empty() && given != request.namespace {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+            set(value, "metadata.namespace", request.namespace.as_str());
+        }
+        if !request.name.is_empty() {
+            check_name(request, value)?;
+            set(value, "metadata.name", request.name.as_str());
+        }
+        if !text(value, "metadata.resourceVersion").is_empty() {
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        Ok(())
+    }
+
+    fn name(&self, kind: &Kind, value: &mut Value) {
+        let generate = text(value, "metadata.generateName").to_owned();
+        if text(value, "metadata.name").is_empty() && !generate.is_empty() {
+            // Kubernetes cuts the base so that the whole stays a DNS label.
+            let base: String = generate.chars().take(58).collect();
+            set(value, "metadata.name", format!("{base}{}", self.clock.name_suffix()));
+        }
+        let _ = kind;
+    }
+
+    /// What only the server writes into a new object's metadata.
+    fn stamp(&self, request: &Request, value: &mut Value) {
+        let kind = request.kind;
+        let metadata = map_mut(value, "metadata");
+        for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+            metadata.remove(key);
+        }
+        metadata.insert("uid".into(), self.clock.uuid().into());
+        metadata.insert("creationTimestamp".into(), self.clock.now_text().into());
+        if kind.generation != Generation::None {
+            metadata.insert("generation".into(), 1.into());
+        }
+        if kind.has_status && kind.plural != "namespaces" && kind.plural != "nodes" {
+            remove(value, "status");
+        }
+    }
+
+    /// Field ownership after a create, update or patch.
+    fn track(&self, request: &Request, live: Option<&Value>, new: &mut Value) {
+        if request.subresource == Some(Subresource::Binding) {
+            return;
+        }
+        let Some(shape) = crate::schema::type_of(request.kind.schema) else { return };
+        with_writer(self, request, |writer| managed::after_update(live, new, &shape, writer));
+    }
+
+    /// Writes an object in the served form; `old` is what was loaded (absent: it must be new).
+    ///
+    /// An object that is being deleted and that nothing holds any more is removed instead.
+    async fn commit(
+        &self,
+        request: &Request,
+        mut value: Value,
+        old: Option<&Arc<Object>>,
+    ) -> Result<Arc<Object>, Failure> {
+        let kind = request.kind;
+        form::stored(kind, &mut value);
+        let stored = kind.stored();
+        let draft = Draft::new(request.key(), &value, stored.field_values(&value));
+        if request.dry_run {
+            return Ok(Arc::new(draft.at(old.map_or(0, |o| o.revision))));
+        }
+        let pending = Pending::new(draft);
+        let (key, bytes) = (request.key(), pending.draft.stored().clone());
+        let expect = vec![(key.clone(), old.map_or(0, |o| o.revision))];
+        let companion = Some(pending.clone() as store::Companion);
+        let op = if old.is_some() && is_released(&value) {
+            Op::Delete { key, value: bytes, companion }
+        } else {
+            Op::Put { key, value: bytes, companion, volatile: (kind.volatile)(&request.namespace) }
+        };
+        match self.store.commit(Txn { expect, ops: vec![op] }).await {
+            Ok(_) => Ok(pending.object()),
+            Err(store::Error::Conflict { .. }) => Err(Failure::Conflict),
+            Err(error) => Err(Failure::Status(error.into())),
+        }
+    }
+
+    /// Held while a kind whose objects take addresses or ports is written.
+    async fn lock_allocation(&self, kind: &Kind) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if super::allocate::concerns(kind) { Some(self.allocation.lock().await) } else { None }
+    }
+}
+
+enum Failure {
+    Conflict,
+    Status(Status),
+}
+
+/// Whether the object waits for its end and nothing holds it any more.
+pub(super) fn is_released(value: &Value) -> bool {
+    at(value, "metadata.deletionTimestamp").is_some()
+        && int(value, "metadata.deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && list(value, "metadata.finalizers").is_empty()
+        && list(value, "spec.finalizers").is_empty()
+}
+
+/// The fields whose ownership a request never takes because it cannot change them.
+fn reset_fields(kind: &Kind, subresource: Option<Subresource>) -> &'static [&'static str] {
+    match subresource {
+        Some(Subresource::Status) => &["spec", "metadata.labels", "metadata.annotations"],
+        _ if kind.has_status => &["status"],
+        _ => &[],
+    }
+}
+
+fn check_name(request: &Request, value: &Value) -> Result<()> {
+    let name = text(value, "metadata.name");
+    if !name.is_empty() && name != request.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            request.name
+        )));
+    }
+    Ok(())
+}
+
+/// The body must speak of the object that the path names.
+fn check_identity(request: &Request, new: &Value, live: &Value, explicit: bool) -> Result<()> {
+    let kind = request.kind;
+    if explicit {
+        let name = text(new, "metadata.name");
+        if name.is_empty() {
+            return Err(Status::bad_request(
+                "the name of the object (based on URL) was undeterminable: name must be provided",
+            ));
+        }
+        check_name(request, new)?;
+        let namespace = text(new, "metadata.namespace");
+        if kind.namespaced && !namespace.is_empty() && namespace != request.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        if text(new, "metadata.resourceVersion").is_empty() && !kind.unconditional_update {
+            let error = field::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+            return Err(Status::invalid(kind, &request.name, &[error]));
+        }
+    }
+    let (given, actual) = (text(new, "metadata.uid"), text(live, "metadata.uid"));
+    if !given.is_empty() && given != actual {
+        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {actual}");
+        return Err(Status::conflict(kind, &request.name, why));
+    }
+    Ok(())
+}
+
+/// Metadata that a client may leave out but not change.
+fn keep_system_metadata(new: &mut Value, live: &Value) {
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generateName",
+    ] {
+        let path = format!("metadata.{key}");
+        if at(new, &path).is_none_or(Value::is_null)
+            && let Some(value) = at(live, &path)
+        {
+            set(new, &path, value.clone());
+        }
+    }
+    remove(new, "metadata.selfLink");
+    match at(live, "metadata.generation") {
+        Some(generation) => set(new, "metadata.generation", generation.clone()),
+        None => {
+            remove(new, "metadata.generation");
+        }
+    }
+}
+
+/// Puts `key` of the new object back to what it was.
+fn keep(new: &mut Value, live: &Value, key: &str) {
+    match live.get(key) {
+        Some(value) => set(new, key, value.clone()),
+        None => {
+            remove(new, key);
+        }
+    }
+}
+
+/// Puts everything but the named top-level keys back to what it was.
+fn keep_all_but(new: &mut Value, live: &Value, keys: &[&str]) {
+    let Some(map) = new.as_object_mut() else { return };
+    map.retain(|k, _| keys.contains(&k.as_str()));
+    for (k, v) in live.as_object().into_iter().flatten() {
+        if !keys.contains(&k.as_str()) {
+            map.insert(k.clone(), v.clone());
+        }
+    }
+}
+
+fn bump_generation(kind: &Kind, new: &mut Value, live: &Value) {
+    if kind.generation == Generation::None {
+        return;
+    }
+    let rest = |v: &Value| {
+        let mut rest = v.as_object().cloned().unwrap_or_default();
+        rest.retain(|k, _| !matches!(k.as_str(), "metadata" | "status"));
+        rest
+    };
+    let differs = |path: &str| at(new, path) != at(live, path);
+    let changed = rest(new) != rest(live)
+        || (kind.generation == Generation::SpecAndAnnotations && differs("metadata.annotations"))
+        || (kind.generation == Generation::SpecAndLabels && differs("metadata.labels"));
+    if changed {
+        let generation = int(live, "metadata.generation").unwrap_or(0) + 1;
+        set(new, "metadata.generation", generation);
+    }
+}
+
+/// Server-side apply: the live object with `config` merged in and its ownership noted.
+pub(super) fn applied(
+    api: &Api,
+    request: &Request,
+    live: Option<&Value>,
+    config: &Value,
+    shape: &crate::schema::TypeRef<'_>,
+    force: bool,
+) -> Result<Value> {
+    let result = with_writer(api, request, |writer| apply::apply(live, config, shape, writer, force));
+    result.map_err(|error| match error {
+        ApplyError::Conflicts(conflicts) => {
+            let mut status = Status::new(409, "Conflict", error_text(&conflicts));
+            for c in conflicts {
+                status = status.cause("FieldManagerConflict", c.message, &c.field);
+            }
+            status
+        }
+        // Kubernetes answers 500 to a configuration that does not fit; it is the client's mistake and so a 400 here.
+        other => Status::bad_request(other.to_string()),
+    })
+}
+
+fn error_text(conflicts: &[apply::Conflict]) -> String {
+    ApplyError::Conflicts(conflicts.to_vec()).to_string()
+}
+
+fn with_writer<T>(api: &Api, request: &Request, run: impl FnOnce(&managed::Writer<'_>) -> T) -> T {
+    let kind = request.kind;
+    let reset = FieldSet::of_fields(reset_fields(kind, request.subresource).iter().copied());
+    run(&managed::Writer {
+        manager: &request.manager,
+        api_version: &kind.api_version(),
+        subresource: request.subresource.map_or("", Subresource::name),
+        now: &api.clock.now_text(),
+        reset: &reset,
+    })
+}

@@ -1,0 +1,169 @@
+//! Validation of `metadata`, the same for every kind (`k8s.io/apimachinery/pkg/api/validation`).
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::field::{self, Errors};
+use super::{Kind, NameRule};
+use crate::base::json::{at, int, list, map, text};
+use crate::base::labels::{dns_1035_error, dns_label_error, dns_subdomain_error, label_key_error, label_value_error};
+
+/// Annotations of an object may be this long in all.
+const ANNOTATIONS_BYTES: usize = 256 << 10;
+
+/// Why `name` is no name for the kind; `prefix` allows a trailing dash, as in `generateName`.
+pub fn name_error(rule: NameRule, name: &str, prefix: bool) -> Option<String> {
+    let trimmed = if prefix { name.strip_suffix('-').unwrap_or(name) } else { name };
+    match rule {
+        NameRule::DnsSubdomain => dns_subdomain_error(trimmed),
+        NameRule::DnsLabel => dns_label_error(trimmed),
+        NameRule::Dns1035 => dns_1035_error(trimmed),
+        NameRule::PathSegment => path_segment_error(name),
+    }
+}
+
+fn path_segment_error(name: &str) -> Option<String> {
+    if matches!(name, "." | "..") {
+        return Some(format!("may not be '{name}'"));
+    }
+    ["/", "%"].iter().find(|c| name.contains(**c)).map(|c| format!("may not contain '{c}'"))
+}
+
+/// Errors in the metadata of a new object.
+pub fn validate(kind: &Kind, value: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let (name, generate) = (text(value, "metadata.name"), text(value, "metadata.generateName"));
+    if !generate.is_empty()
+        && let Some(why) = name_error(kind.name_rule, generate, true)
+    {
+        errors.push(field::invalid("metadata.generateName", generate, why));
+    }
+    if name.is_empty() {
+        errors.push(field::required("metadata.name", "name or generateName is required"));
+    } else if let Some(why) = name_error(kind.name_rule, name, false) {
+        errors.push(field::invalid("metadata.name", name, why));
+    }
+    let namespace = text(value, "metadata.namespace");
+    if kind.namespaced {
+        if namespace.is_empty() {
+            errors.push(field::required("metadata.namespace", ""));
+        } else if let Some(why) = dns_label_error(namespace) {
+            errors.push(field::invalid("metadata.namespace", namespace, why));
+        }
+    } else if !namespace.is_empty() {
+        errors.push(field::forbidden("metadata.namespace", "not allowed on this type"));
+    }
+    errors.extend(validate_generation(value));
+    errors.extend(validate_free(value));
+    errors
+}
+
+fn validate_generation(value: &Value) -> Option<field::Error> {
+    let generation = int(value, "metadata.generation")?;
+    (generation < 0).then(|| field::invalid("metadata.generation", generation, "must be greater than or equal to 0"))
+}
+
+/// What clients may change freely: labels, annotations, owners, finalizers.
+fn validate_free(value: &Value) -> Errors {
+    let mut errors = labels("metadata.labels", at(value, "metadata.labels"));
+    let mut total = 0;
+    for (key, v) in map(value, "metadata.annotations").into_iter().flatten() {
+        total += key.len() + v.as_str().map_or(0, str::len);
+        if let Some(why) = label_key_error(&key.to_lowercase()) {
+            errors.push(field::invalid("metadata.annotations", key.as_str(), why));
+        }
+    }
+    if total > ANNOTATIONS_BYTES {
+        errors.push(field::too_long("metadata.annotations", ANNOTATIONS_BYTES));
+    }
+    errors.extend(validate_owners(value));
+    let mut seen = BTreeSet::new();
+    for (i, f) in list(value, "metadata.finalizers").iter().enumerate() {
+        let name = f.as_str().unwrap_or("");
+        let path = format!("metadata.finalizers[{i}]");
+        seen.insert(name);
+        if let Some(why) = label_key_error(name) {
+            errors.push(field::invalid("metadata.finalizers", name, why));
+        } else if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(field::invalid(path, name, why));
+        }
+    }
+    if seen.contains("orphan") && seen.contains("foregroundDeletion") {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(field::invalid("metadata.finalizers", list(value, "metadata.finalizers").to_vec(), why));
+    }
+    errors
+}
+
+fn validate_owners(value: &Value) -> Errors {
+    let (mut errors, mut controllers) = (Errors::new(), 0);
+    for (i, owner) in list(value, "metadata.ownerReferences").iter().enumerate() {
+        let path = format!("metadata.ownerReferences[{i}]");
+        let version = text(owner, "apiVersion");
+        if version.is_empty() || version.matches('/').count() > 1 {
+            errors.push(field::invalid(format!("{path}.apiVersion"), version, "version must not be empty"));
+        }
+        for key in ["kind", "name", "uid"] {
+            if text(owner, key).is_empty() {
+                errors.push(field::invalid(format!("{path}.{key}"), "", "must not be empty"));
+            }
+        }
+        if version == "v1" && text(owner, "kind") == "Event" {
+            errors.push(field::invalid(&*path, version, "is disallowed from being an owner"));
+        }
+        if owner.get("controller") == Some(&Value::Bool(true)) {
+            controllers += 1;
+            if controllers > 1 {
+                let why = "Only one reference can have Controller set to true";
+                errors.push(field::invalid("metadata.ownerReferences", Value::Null, why));
+            }
+        }
+    }
+    errors
+}
+
+/// Errors in a map of labels at `path`.
+pub fn labels(path: &str, labels: Option<&Value>) -> Errors {
+    let mut errors = Errors::new();
+    for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
+        if let Some(why) = label_key_error(key) {
+            errors.push(field::invalid(path, key.as_str(), why));
+        }
+        let value = value.as_str().unwrap_or("");
+        if let Some(why) = label_value_error(value) {
+            errors.push(field::invalid(path, value, why));
+        }
+    }
+    errors
+}
+
+/// Errors in the change of metadata.
+pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        let path = format!("metadata.{key}");
+        if at(new, &path) != at(old, &path) {
+            let value = at(new, &path).cloned().unwrap_or(Value::Null);
+            errors.push(field::invalid(path, value, "field is immutable"));
+        }
+    }
+    if let (Some(n), Some(o)) = (int(new, "metadata.generation"), int(old, "metadata.generation"))
+        && n < o
+    {
+        errors.push(field::invalid("metadata.generation", n, "must not be decremented"));
+    }
+    if at(old, "metadata.deletionTimestamp").is_some() {
+        let was = list(old, "metadata.finalizers");
+        let added: Vec<_> = list(new, "metadata.finalizers").iter().filter(|f| !was.contains(f)).collect();
+        if !added.is_empty() {
+            let why = "no new finalizers can be added if the object is being deleted";
+            errors.push(field::forbidden("metadata.finalizers", format!("{why}, found new finalizers {added:?}")));
+        }
+    }
+    errors.extend(validate_generation(new));
+    errors.extend(validate_free(new));
+    let _ = kind;
+    errors
+}

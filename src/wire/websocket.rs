@@ -1,0 +1,56 @@
+//! Websockets: taking over an HTTP connection, on the server's side.
+
+use base64::Engine;
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, Response, StatusCode};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+/// What RFC 6455 appends to the key.
+const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A websocket over an upgraded connection.
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Whether the client wants a websocket.
+pub fn is_wanted(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && headers.contains_key(SEC_WEBSOCKET_KEY)
+}
+
+/// The first of our sub-protocols that the client offers.
+pub fn protocol<'a>(headers: &HeaderMap, ours: &[&'a str]) -> Option<&'a str> {
+    let all = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
+    let offered: Vec<&str> = all.flat_map(|v| v.split(',')).map(str::trim).collect();
+    ours.iter().copied().find(|p| offered.contains(p))
+}
+
+/// The answer that switches protocols, with `body` as its (empty) body.
+pub fn accept<B>(headers: &HeaderMap, protocol: Option<&'static str>, body: B) -> Response<B> {
+    let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, MAGIC].concat());
+    let answer = base64::engine::general_purpose::STANDARD.encode(digest);
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let out = response.headers_mut();
+    out.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    out.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    if let Ok(answer) = HeaderValue::from_str(&answer) {
+        out.insert(SEC_WEBSOCKET_ACCEPT, answer);
+    }
+    if let Some(protocol) = protocol {
+        out.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
+    response
+}
+
+/// The websocket over a connection that was taken over.
+pub async fn over(upgraded: Upgraded) -> Socket {
+    let mut config = WebSocketConfig::default();
+    config.max_message_size = Some(1 << 20);
+    config.read_buffer_size = 16 << 10;
+    config.write_buffer_size = 16 << 10;
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
+}
