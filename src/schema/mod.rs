@@ -10,12 +10,14 @@ pub mod openapi;
 mod parse;
 pub mod patch;
 mod types;
+mod yaml;
 
 pub use bundle::{Descriptions, bundle, type_of};
 pub use decode::{DecodeError, decode, zero};
-pub use parse::{ParseError, parse_json, parse_yaml};
+pub use parse::{ParseError, parse_json};
 pub use patch::PatchError;
 pub use types::{Emit, Field, ListKey, ListKind, Node, PatchStrategy, Scalar, Schema, Struct, TypeRef};
+pub use yaml::parse_yaml;
 
 #[cfg(test)]
 mod replay;

@@ -1,4 +1,4 @@
-//! Request bodies to values: JSON with Go's notion of duplicate fields, YAML with Kubernetes' YAML 1.1 habits.
+//! JSON bodies to values, with Go's notion of duplicate fields.
 //!
 //! A repeated member is no error here, the last one wins, but its path is reported: whether that is a refusal, a
 //! warning or nothing is the caller's field validation to decide.
@@ -120,13 +120,6 @@ impl<'de> Visitor<'de> for Seed<'_> {
         }
         Ok(Value::Object(map))
     }
-}
-
-/// Parses one YAML document.
-pub fn parse_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), ParseError> {
-    let value: serde_yaml::Value = serde_yaml::from_slice(bytes).map_err(|e| ParseError(e.to_string()))?;
-    let json = serde_json::to_value(value).map_err(|e| ParseError(e.to_string()))?;
-    Ok((json, Vec::new()))
 }
 
 #[cfg(test)]

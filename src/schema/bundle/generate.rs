@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 type Kinds = BTreeMap<String, (String, String, String)>;
 
 macro_rules! roots {
-    ($generator:ident, $definitions:ident, $kinds:ident, lists { $($list:ty),* $(,)? } singles { $($single:ty),* $(,)? } parts { $($part:ty),* $(,)? }) => {
+    ($generator:ident, $definitions:ident, $kinds:ident,
+        lists { $($list:ty),* $(,)? } singles { $($single:ty),* $(,)? } parts { $($part:ty),* $(,)? }) => {
         $( root::<$list>(&mut $generator, &mut $kinds); )*
         $( root::<$single>(&mut $generator, &mut $kinds); )*
         $( $generator.subschema_for::<$part>(); )*

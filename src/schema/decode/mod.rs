@@ -64,7 +64,7 @@ impl Fault {
         Box::new(Fault { what, strukt: None, path: Vec::new() })
     }
 
-    fn into_error(self: Box<Self>) -> DecodeError {
+    fn into_error(self) -> DecodeError {
         let mut path = self.path;
         path.reverse();
         let field = path.join(".");

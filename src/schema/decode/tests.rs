@@ -42,7 +42,8 @@ fn drops_unknown_null_and_empty() {
 fn writes_what_go_always_writes() {
     assert_eq!(
         zero(&type_of("io.k8s.api.apps.v1.Deployment").unwrap()),
-        json!({"metadata": {}, "spec": {"selector": null, "strategy": {}, "template": {"metadata": {}, "spec": {"containers": null}}}, "status": {}})
+        json!({"metadata": {}, "spec": {"selector": null, "strategy": {},
+            "template": {"metadata": {}, "spec": {"containers": null}}}, "status": {}})
     );
     assert_eq!(run("rbac.v1.Role", json!({"rules": []})).0, json!({"metadata": {}, "rules": null}));
     assert_eq!(

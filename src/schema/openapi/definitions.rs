@@ -90,7 +90,10 @@ fn scalar_schema(name: &str, dialect: Dialect) -> Option<Value> {
     let last = name.rsplit('.').next().unwrap_or("");
     Some(match last {
         "Quantity" if name == QUANTITY && v3 => {
-            json!({"description": "Quantity is a fixed-point representation of a number.", "oneOf": [{"type": "string"}, {"type": "number"}]})
+            json!({
+                "description": "Quantity is a fixed-point representation of a number.",
+                "oneOf": [{"type": "string"}, {"type": "number"}],
+            })
         }
         "Quantity" if name == QUANTITY => {
             json!({"description": "Quantity is a fixed-point representation of a number.", "type": "string"})

@@ -319,7 +319,9 @@ fn merge_key<'v>(item: &'v Value, key: &str) -> Result<&'v Value, PatchError> {
 /// Keys are compared by how they print.
 fn alike(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::String(text), other) | (other, Value::String(text)) if !other.is_string() => *text == other.to_string(),
+        (Value::String(text), other) | (other, Value::String(text)) if !other.is_string() => {
+            *other.to_string() == **text
+        }
         (a, b) => a == b,
     }
 }
@@ -346,4 +348,70 @@ fn added(value: Value) -> Option<Value> {
 fn added_item(item: Value) -> Option<Value> {
     let bare = item.as_object().is_some_and(|m| m.len() == 1 && m.contains_key(DIRECTIVE));
     if bare { None } else { added(item) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::schema::bundle::type_of;
+
+    fn patched(target: Value, patch: Value) -> Result<Value, u16> {
+        let of = type_of("io.k8s.api.core.v1.PodTemplate").unwrap();
+        let mut target = json!({"template": {"spec": target}});
+        apply(&mut target, &json!({"template": {"spec": patch}}), &of).map_err(|e| e.code())?;
+        Ok(target["template"]["spec"].take())
+    }
+
+    #[test]
+    fn keyed_lists_merge_and_keep_kubernetes_order() {
+        let live = || json!({"containers": [{"name": "c", "image": "1"}, {"name": "d", "image": "2"}]});
+        let names = |v: Result<Value, u16>| {
+            let items = v.map(|v| v["containers"].as_array().cloned().unwrap_or_default());
+            items.map(|l| l.iter().map(|c| format!("{}{}", c["name"], c["image"]).replace('"', "")).collect::<Vec<_>>())
+        };
+        let cases = [
+            (json!([{"name": "d", "image": "3"}]), vec!["c1", "d3"]),
+            (json!([{"name": "n", "image": "3"}]), vec!["n3", "c1", "d2"]),
+            (json!([{"name": "c", "$patch": "delete"}]), vec!["d2"]),
+            (json!([{"$patch": "replace"}, {"name": "z", "image": "9"}]), vec!["z9"]),
+        ];
+        for (containers, want) in cases {
+            assert_eq!(names(patched(live(), json!({"containers": containers}))).unwrap(), want, "{containers}");
+        }
+        let order = json!({"$setElementOrder/containers": [{"name": "d"}, {"name": "c"}]});
+        assert_eq!(names(patched(live(), order)).unwrap(), ["d2", "c1"]);
+        for bad in [json!([{"image": "x"}]), json!(["c"]), json!([{"name": "c", "$patch": "frob"}])] {
+            assert_eq!(patched(live(), json!({"containers": bad})), Err(500), "{bad}");
+        }
+        let keys = json!({"volumes": [{"name": "v", "$retainKeys": ["name"], "secret": {}}]});
+        assert_eq!(patched(json!({"volumes": [{"name": "v", "emptyDir": {}}]}), keys), Err(400));
+        let keys =
+            json!({"volumes": [{"name": "v", "$retainKeys": ["name", "secret"], "secret": {"secretName": "s"}}]});
+        assert_eq!(
+            patched(json!({"volumes": [{"name": "v", "emptyDir": {}}]}), keys),
+            Ok(json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_patch_ends_without_panic(
+            names in proptest::collection::vec("[a-c]", 0..4),
+            changes in proptest::collection::vec(("[a-d]?", prop_oneof![Just("delete"), Just("replace"), Just("merge"), Just("")]), 0..4),
+            order in proptest::collection::vec("[a-d]", 0..4),
+        ) {
+            let live: Vec<Value> = names.iter().map(|n| json!({"name": n})).collect();
+            let items: Vec<Value> = changes.iter().map(|(n, d)| match (n.is_empty(), d.is_empty()) {
+                (true, _) => json!({"$patch": d}),
+                (_, true) => json!({"name": n, "image": "x"}),
+                _ => json!({"name": n, "$patch": d}),
+            }).collect();
+            let sorted: Vec<Value> = order.iter().map(|n| json!({"name": n})).collect();
+            let patch = json!({"containers": items, "$setElementOrder/containers": sorted});
+            let _ = patched(json!({"containers": live}), patch);
+        }
+    }
 }
