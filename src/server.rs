@@ -1,1 +1,233 @@
 //! The composition root: one call per room in start order; stop order is its reverse.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::api::cache::Cache;
+use crate::api::identity::pki::{Names, Pki, RENEWAL_CHECK};
+use crate::api::identity::token::Tokens;
+use crate::api::{Api, Options, bootstrap};
+use crate::base::clock::Clock;
+use crate::base::file::{make_private_dir, write_atomically};
+use crate::base::task;
+use crate::store::Store;
+use crate::store::sqlite::{Retention, Sqlite};
+use crate::{api, wire};
+
+/// The issuer of service-account tokens, as Kubernetes' own default.
+const ISSUER: &str = "https://kubernetes.default.svc.";
+/// How long running requests may take to end when the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Everything the user has decided.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub config_dir: PathBuf,
+    pub bind: SocketAddr,
+    pub advertise: IpAddr,
+    pub tls_sans: Vec<String>,
+    pub node_name: String,
+    pub node_addresses: Vec<IpAddr>,
+    pub cluster_cidrs: Vec<IpNet>,
+    pub service_cidrs: Vec<IpNet>,
+    pub api_cluster_ip: IpAddr,
+    pub cluster_dns: IpAddr,
+    pub cluster_domain: String,
+    pub node_ports: (u16, u16),
+    pub kubeconfig: PathBuf,
+    pub kubeconfig_mode: u32,
+    pub token: Option<String>,
+    pub dns: bool,
+    pub service_proxy: bool,
+    pub agent: bool,
+}
+
+/// Runs the server until SIGTERM or SIGINT.
+pub fn run(config: Config) -> Result<()> {
+    if config.agent && !nix::unistd::geteuid().is_root() {
+        bail!("a node needs root: run as root, or with --disable-agent for the API alone");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4))
+        .max_blocking_threads(32)
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let clock = Clock::system();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let server_dir = config.data_dir.join("server");
+    make_private_dir(&server_dir).with_context(|| {
+        format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())
+    })?;
+    // The port first: a second server on the same port must not touch anything.
+    let listener = listen(config.bind).await?;
+    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&server_dir.join("state.db"), Retention::default())?);
+    let pki = Pki::load(&server_dir, &names(&config), config.token.as_deref(), &clock)
+        .with_context(|| format!("keys and certificates under {}", server_dir.display()))?;
+    let cache = Cache::load(&*store)?;
+    let tokens = Tokens::new(&pki.token_key, ISSUER, clock.clone())
+        .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
+    let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
+    bootstrap::run(&api, &endpoints(&config)).await.context("the first objects cannot be written")?;
+
+    let (stop, stopping) = watch::channel(false);
+    let tls = watch::Sender::new(tls(&pki)?);
+    let serving =
+        task::spawn("api", api::http::listen::serve(api.clone(), listener, tls.subscribe(), stopping.clone()));
+    write_kubeconfig(&config, &pki)?;
+    let renewing = task::spawn("certificate renewal", renew(config.clone(), clock.clone(), tls));
+    notify("READY=1");
+    tracing::info!(address = %config.bind, "the API is ready");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; containers go on");
+    notify("STOPPING=1");
+    let _ = stop.send(true);
+    renewing.abort();
+    let _ = tokio::time::timeout(DRAIN, serving).await;
+    store.close();
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "--https-listen-port: port {} on {} is in use: stop what uses it, or choose another port",
+            address.port(),
+            address.ip()
+        ),
+        std::io::ErrorKind::AddrNotAvailable => {
+            anyhow::anyhow!("--bind-address: this machine has no address {}", address.ip())
+        }
+        _ => anyhow::anyhow!("{address} cannot be listened on: {e}"),
+    })
+}
+
+fn options(config: &Config) -> Options {
+    Options {
+        service_cidrs: config.service_cidrs.iter().map(|n| (n.network(), n.prefix_len())).collect(),
+        node_ports: config.node_ports,
+        issuer: ISSUER.into(),
+    }
+}
+
+fn endpoints(config: &Config) -> bootstrap::Endpoints {
+    bootstrap::Endpoints {
+        api: vec![config.advertise],
+        api_port: config.bind.port(),
+        api_cluster_ip: config.api_cluster_ip,
+        dns_cluster_ip: config.cluster_dns,
+        dns: config.dns,
+    }
+}
+
+fn names(config: &Config) -> Names {
+    let mut dns: Vec<String> =
+        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
+    dns.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
+    dns.push(config.node_name.clone());
+    let mut addresses: Vec<IpAddr> = vec!["127.0.0.1".parse().expect("an address"), "::1".parse().expect("an address")];
+    addresses.extend([config.advertise, config.api_cluster_ip]);
+    addresses.extend(&config.node_addresses);
+    if !config.bind.ip().is_unspecified() {
+        addresses.push(config.bind.ip());
+    }
+    for san in &config.tls_sans {
+        match san.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => dns.push(san.clone()),
+        }
+    }
+    addresses.sort();
+    addresses.dedup();
+    dns.dedup();
+    Names { dns, addresses }
+}
+
+fn tls(pki: &Pki) -> Result<Arc<ServerConfig>> {
+    wire::tls::server(&pki.server.chain, &pki.server.key, &pki.authority).context("TLS cannot be set up")
+}
+
+fn write_kubeconfig(config: &Config, pki: &Pki) -> Result<()> {
+    let host =
+        if config.bind.ip().is_unspecified() { "127.0.0.1".parse().expect("an address") } else { config.bind.ip() };
+    let text = pki.kubeconfig(&format!("https://{}", SocketAddr::new(host, config.bind.port())));
+    if std::fs::read_to_string(&config.kubeconfig).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let write = || -> std::io::Result<()> {
+        if let Some(parent) = config.kubeconfig.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        write_atomically(&config.kubeconfig, text.as_bytes(), config.kubeconfig_mode)
+    };
+    write().with_context(|| format!("--write-kubeconfig: {} cannot be written", config.kubeconfig.display()))
+}
+
+/// Renews certificates long before they end, in the running process.
+async fn renew(config: Config, clock: Clock, shown: watch::Sender<Arc<ServerConfig>>) {
+    loop {
+        tokio::time::sleep(RENEWAL_CHECK).await;
+        let directory = config.data_dir.join("server");
+        let renewed = Pki::load(&directory, &names(&config), config.token.as_deref(), &clock)
+            .map_err(anyhow::Error::from)
+            .and_then(|pki| {
+                write_kubeconfig(&config, &pki)?;
+                tls(&pki)
+            });
+        match renewed {
+            Ok(tls) => drop(shown.send_replace(tls)),
+            Err(error) => tracing::error!(%error, "certificates cannot be renewed; it is tried again in half a day"),
+        }
+    }
+}
+
+/// Tells systemd (`sd_notify`), if it asked to be told.
+fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let send = || -> std::io::Result<()> {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::ffi::OsStrExt;
+        let socket = UnixDatagram::unbound()?;
+        let address = match path.as_bytes().strip_prefix(b"@") {
+            Some(name) => std::os::unix::net::SocketAddr::from_abstract_name(name)?,
+            None => std::os::unix::net::SocketAddr::from_pathname(&path)?,
+        };
+        socket.send_to_addr(state.as_bytes(), &address).map(|_| ())
+    };
+    if let Err(error) = send() {
+        tracing::warn!(%error, "the service manager cannot be notified");
+    }
+}
+
+/// The address of the default route's interface, loopback where there is none. Nothing is sent.
+pub fn default_address() -> IpAddr {
+    let find = || -> std::io::Result<IpAddr> {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("192.0.2.1:9")?;
+        Ok(socket.local_addr()?.ip())
+    };
+    find().unwrap_or(IpAddr::from([127, 0, 0, 1]))
+}

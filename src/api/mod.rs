@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod allocate;
+pub mod bootstrap;
 pub mod cache;
 pub mod delete;
 pub mod form;

@@ -1,1 +1,132 @@
-//! Layer 6: the command line.
+//! The command line: a file a command.
+
+mod client;
+mod config_file;
+mod image;
+mod inspect;
+mod kubeconfig;
+mod server;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A container cluster in one executable.
+#[derive(Debug, Parser)]
+#[command(name = "amphipod", version = crate::api::http::paths::GIT_VERSION, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: API, controllers, scheduler and (unless --disable-agent) a node
+    Server(Box<server::ServerArgs>),
+    /// Print the administrator's kubeconfig
+    Kubeconfig(Directories),
+    /// Print the version
+    Version,
+    /// Say whether this machine can run a node, and what to do where it cannot
+    Check(Directories),
+    /// End every pod of this node and remove everything outside of the data directory
+    Killall(Directories),
+    /// Work with the node's images
+    Image(image::ImageArgs),
+    /// Create or change what manifests describe
+    Apply(client::ApplyArgs),
+    /// Delete objects
+    Delete(client::DeleteArgs),
+    /// Show objects
+    Get(client::GetArgs),
+    /// Print the log of a pod
+    Logs(client::LogsArgs),
+    /// Run a command in a pod
+    Exec(client::ExecArgs),
+    /// A tiny web server that says which pod answers (used by the built-in image)
+    #[command(hide = true)]
+    Hello,
+}
+
+/// Where this node keeps its things; movable so that several nodes can live on one machine.
+#[derive(Clone, Debug, Args)]
+pub struct Directories {
+    /// What survives a reboot: database, keys, images
+    #[arg(long, short = 'd', env = "AMPHIPOD_DATA_DIR", default_value = "/var/lib/amphipod")]
+    pub data_dir: PathBuf,
+    /// What does not: sockets, run state
+    #[arg(long, env = "AMPHIPOD_RUN_DIR", default_value = "/run/amphipod")]
+    pub run_dir: PathBuf,
+    /// config.yaml, registries.yaml and the kubeconfig
+    #[arg(long, env = "AMPHIPOD_CONFIG_DIR", default_value = "/etc/amphipod")]
+    pub config_dir: PathBuf,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let arguments = match config_file::merged(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(why) => return fail(2, &why),
+    };
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Server(args) => server::run(*args),
+        Command::Kubeconfig(directories) => kubeconfig::run(&directories),
+        Command::Version => {
+            output(&format!("amphipod {}", crate::api::http::paths::GIT_VERSION));
+            Ok(())
+        }
+        Command::Check(directories) => inspect::check(&directories),
+        Command::Killall(directories) => inspect::killall(&directories),
+        Command::Image(args) => image::run(args),
+        Command::Apply(args) => client::apply(&args),
+        Command::Delete(args) => client::delete(&args),
+        Command::Get(args) => client::get(&args),
+        Command::Logs(args) => client::logs(&args),
+        Command::Exec(args) => client::exec(&args),
+        Command::Hello => return crate::containers::hello_main(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(code_of(&error), &format!("{error:#}")),
+    }
+}
+
+/// A mistake in what the user said, which ends with 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The command ran something that ended with this code.
+#[derive(Debug, thiserror::Error)]
+#[error("command terminated with exit code {0}")]
+pub struct Exit(pub u8);
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    match (error.downcast_ref::<Usage>(), error.downcast_ref::<Exit>()) {
+        (Some(_), _) => 2,
+        (_, Some(Exit(code))) => *code,
+        _ => 1,
+    }
+}
+
+fn fail(code: u8, why: &str) -> ExitCode {
+    #[allow(clippy::print_stderr)]
+    {
+        eprintln!("error: {why}");
+    }
+    ExitCode::from(code)
+}
+
+/// Prints a line of output.
+#[allow(clippy::print_stdout)]
+pub fn output(line: &str) {
+    println!("{line}");
+}

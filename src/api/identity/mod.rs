@@ -1,5 +1,6 @@
 //! Who is asking (client certificates, service-account tokens) and what they may do (RBAC).
 
+pub mod pki;
 pub mod rbac;
 pub mod token;
 

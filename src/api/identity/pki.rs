@@ -1,0 +1,265 @@
+//! The cluster's keys and certificates, made at the first start and kept.
+//!
+//! Each file is made from those before it and only where it is missing, in an order in which a start that was killed at
+//! any instant is completed by the next one: a key is on the disk before the certificate that speaks of it.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+
+use crate::base::clock::Clock;
+use crate::base::file::{make_private_dir, write_atomically};
+
+/// How long the authority lives.
+const AUTHORITY_DAYS: i64 = 3650;
+/// How long the other certificates live.
+const LEAF_DAYS: i64 = 365;
+/// A certificate is renewed when it has this long left.
+const RENEW_DAYS: i64 = 120;
+/// Certificates are valid from this long ago, for machines whose clock is behind.
+const BACKDATE_DAYS: i64 = 2;
+
+/// Where the keys and certificates are, all PEM.
+#[derive(Clone, Debug)]
+pub struct Pki {
+    pub authority: Vec<u8>,
+    pub server: Identity,
+    pub admin: Identity,
+    /// PKCS#8 DER of the key that signs service-account tokens.
+    pub token_key: Vec<u8>,
+    /// The full join token: `K10<hash of the authority>::server:<secret>`.
+    pub join_token: String,
+}
+
+/// A certificate chain and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub chain: Vec<u8>,
+    pub key: Vec<u8>,
+}
+
+/// Names and addresses that the server's certificate must carry.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    pub dns: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+}
+
+struct Store<'a> {
+    tls: PathBuf,
+    clock: &'a Clock,
+}
+
+// === impl Pki ===
+
+impl Pki {
+    /// Loads what is there under `<directory>/tls`, and makes what is missing, too old, or does not carry `names`.
+    pub fn load(directory: &Path, names: &Names, token: Option<&str>, clock: &Clock) -> io::Result<Self> {
+        let store = Store { tls: directory.join("tls"), clock };
+        make_private_dir(&store.tls)?;
+        let (authority, issuer) = store.authority()?;
+        let server = store.leaf("server", &authority, &issuer, &["amphipod-server"], names)?;
+        let admin = store.leaf("admin", &authority, &issuer, &["system:admin", "system:masters"], &Names::default())?;
+        let token_key = pem_to_der(&store.key("service-account")?)?;
+        let join_token = store.join_token(directory, &authority, token)?;
+        Ok(Self { authority, server, admin, token_key, join_token })
+    }
+
+    /// A kubeconfig for the administrator.
+    pub fn kubeconfig(&self, server: &str) -> String {
+        let b64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: default\n  cluster:\n    server: {server}\n    \
+             certificate-authority-data: {}\ncontexts:\n- name: default\n  context:\n    cluster: default\n    user: default\n\
+             current-context: default\nusers:\n- name: default\n  user:\n    client-certificate-data: {}\n    \
+             client-key-data: {}\n",
+            b64(&self.authority),
+            b64(&self.admin.chain),
+            b64(&self.admin.key)
+        )
+    }
+}
+
+// === impl Store ===
+
+impl Store<'_> {
+    /// The PEM of a P-256 key, made where there is none.
+    fn key(&self, name: &str) -> io::Result<Vec<u8>> {
+        let path = self.tls.join(format!("{name}.key"));
+        match std::fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let pem = KeyPair::generate().map_err(other)?.serialize_pem().into_bytes();
+                write_atomically(&path, &pem, 0o600)?;
+                Ok(pem)
+            }
+            read => read,
+        }
+    }
+
+    fn key_pair(&self, name: &str) -> io::Result<(Vec<u8>, KeyPair)> {
+        let pem = self.key(name)?;
+        let pair = KeyPair::from_pem(&String::from_utf8_lossy(&pem)).map_err(other)?;
+        Ok((pem, pair))
+    }
+
+    fn authority(&self) -> io::Result<(Vec<u8>, Issuer<'static, KeyPair>)> {
+        let (_, key) = self.key_pair("ca")?;
+        let path = self.tls.join("ca.crt");
+        let pem = match std::fs::read(&path) {
+            Ok(pem) => pem,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut params =
+                    self.params(&format!("amphipod-ca@{}", self.clock.now().as_second()), &[], AUTHORITY_DAYS)?;
+                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+                params.key_usages =
+                    vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+                let pem = params.self_signed(&key).map_err(other)?.pem().into_bytes();
+                write_atomically(&path, &pem, 0o644)?;
+                pem
+            }
+            Err(e) => return Err(e),
+        };
+        let issuer = Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&pem), key).map_err(other)?;
+        Ok((pem, issuer))
+    }
+
+    /// A certificate for `subject` (common name, then organisations), made anew when it does not fit any more.
+    fn leaf(
+        &self,
+        name: &str,
+        authority: &[u8],
+        issuer: &Issuer<'static, KeyPair>,
+        subject: &[&str],
+        names: &Names,
+    ) -> io::Result<Identity> {
+        let (key_pem, key) = self.key_pair(name)?;
+        let path = self.tls.join(format!("{name}.crt"));
+        if let Ok(chain) = std::fs::read(&path)
+            && self.fits(&chain, authority, names)
+        {
+            return Ok(Identity { chain, key: key_pem });
+        }
+        let mut params = self.params(subject[0], &subject[1..], LEAF_DAYS)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = if names.dns.is_empty() && names.addresses.is_empty() {
+            vec![ExtendedKeyUsagePurpose::ClientAuth]
+        } else {
+            vec![ExtendedKeyUsagePurpose::ServerAuth]
+        };
+        for dns in &names.dns {
+            params.subject_alt_names.push(SanType::DnsName(dns.as_str().try_into().map_err(other)?));
+        }
+        params.subject_alt_names.extend(names.addresses.iter().map(|a| SanType::IpAddress(*a)));
+        let chain = params.signed_by(&key, issuer).map_err(other)?.pem().into_bytes();
+        write_atomically(&path, &chain, 0o644)?;
+        Ok(Identity { chain, key: key_pem })
+    }
+
+    fn params(&self, common_name: &str, organisations: &[&str], days: i64) -> io::Result<CertificateParams> {
+        let mut params = CertificateParams::default();
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, common_name);
+        for organisation in organisations {
+            subject.push(DnType::OrganizationName, *organisation);
+        }
+        params.distinguished_name = subject;
+        let day = |days: i64| -> io::Result<time::OffsetDateTime> {
+            time::OffsetDateTime::from_unix_timestamp(self.clock.now().as_second() + days * 86400).map_err(other)
+        };
+        params.not_before = day(-BACKDATE_DAYS)?;
+        params.not_after = day(days)?;
+        Ok(params)
+    }
+
+    /// Whether a certificate is of this authority, long enough in force, and carries the names.
+    fn fits(&self, chain: &[u8], authority: &[u8], names: &Names) -> bool {
+        use x509_parser::prelude::*;
+        let (Ok((_, pem)), Ok((_, ca_pem))) = (parse_x509_pem(chain), parse_x509_pem(authority)) else { return false };
+        let (Ok(certificate), Ok(ca)) = (pem.parse_x509(), ca_pem.parse_x509()) else { return false };
+        let left = certificate.validity().not_after.timestamp() - self.clock.now().as_second();
+        if certificate.verify_signature(Some(ca.public_key())).is_err() || left < RENEW_DAYS * 86400 {
+            return false;
+        }
+        let mut carried: Vec<String> = Vec::new();
+        if let Ok(Some(sans)) = certificate.subject_alternative_name() {
+            for san in &sans.value.general_names {
+                match san {
+                    GeneralName::DNSName(dns) => carried.push((*dns).to_owned()),
+                    GeneralName::IPAddress([a, b, c, d]) => carried.push(IpAddr::from([*a, *b, *c, *d]).to_string()),
+                    GeneralName::IPAddress(bytes) => {
+                        carried.extend(<[u8; 16]>::try_from(*bytes).ok().map(|b| IpAddr::from(b).to_string()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let wanted = names.dns.iter().cloned().chain(names.addresses.iter().map(ToString::to_string));
+        wanted.into_iter().all(|n| carried.contains(&n))
+    }
+
+    fn join_token(&self, directory: &Path, authority: &[u8], given: Option<&str>) -> io::Result<String> {
+        let path = directory.join("token");
+        let hash = hex::encode(ring::digest::digest(&ring::digest::SHA256, authority));
+        let full = |secret: &str| format!("K10{hash}::server:{secret}");
+        let kept = std::fs::read_to_string(&path).ok().map(|t| t.trim().to_owned());
+        let token = match (given, kept) {
+            (Some(given), _) => full(given.rsplit(':').next().unwrap_or(given)),
+            (None, Some(kept)) if kept.contains("::") => return Ok(kept),
+            (None, _) => {
+                let mut bytes = [0; 16];
+                self.clock.random(&mut bytes);
+                full(&hex::encode(bytes))
+            }
+        };
+        write_atomically(&path, format!("{token}\n").as_bytes(), 0o600)?;
+        Ok(token)
+    }
+}
+
+/// How long until the next renewal must be looked at.
+pub const RENEWAL_CHECK: Duration = Duration::from_secs(12 * 3600);
+
+fn pem_to_der(pem: &[u8]) -> io::Result<Vec<u8>> {
+    Ok(crate::wire::tls::private_key(pem)?.secret_der().to_vec())
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::other(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dns: &str) -> Names {
+        Names { dns: vec![dns.into()], addresses: vec!["127.0.0.1".parse().unwrap()] }
+    }
+
+    #[test]
+    fn what_is_missing_is_made_and_what_is_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::system();
+        let first = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
+        let again = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
+        assert_eq!(
+            (&first.authority, &first.server.chain, &first.join_token),
+            (&again.authority, &again.server.chain, &again.join_token)
+        );
+        // A start that was killed between a key and its certificate.
+        std::fs::remove_file(dir.path().join("tls/ca.crt")).unwrap();
+        std::fs::remove_file(dir.path().join("tls/admin.crt")).unwrap();
+        let healed = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
+        assert_ne!(healed.authority, first.authority);
+        assert_ne!(healed.server.chain, first.server.chain, "signed by the new authority");
+        let renamed = Pki::load(dir.path(), &names("b"), None, &clock).unwrap();
+        assert_ne!(renamed.server.chain, healed.server.chain, "a new name needs a new certificate");
+        assert_eq!(renamed.admin.chain, healed.admin.chain);
+    }
+}

@@ -1,0 +1,105 @@
+//! `config.yaml`: every flag of a command as a key. What is said on the command line or in the environment wins.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde_yaml::Value;
+
+/// Where the file is, unless `--config` or `AMPHIPOD_CONFIG` says otherwise.
+const DEFAULT: &str = "/etc/amphipod/config.yaml";
+
+/// The arguments with those of the config file put in.
+pub fn merged(arguments: Vec<OsString>) -> Result<Vec<OsString>, String> {
+    if arguments.get(1).is_none_or(|command| command != "server" && command != "agent") {
+        return Ok(arguments);
+    }
+    let (path, given) = path_of(&arguments);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !given => return Ok(arguments),
+        Err(e) => return Err(format!("--config: {} cannot be read: {e}", path.display())),
+    };
+    let parsed: Value =
+        serde_yaml::from_str(&text).map_err(|e| format!("--config: {} is not YAML: {e}", path.display()))?;
+    let mut out = arguments[..2].to_vec();
+    out.extend(flags(&parsed, &arguments).map_err(|e| format!("--config: {}: {e}", path.display()))?);
+    out.extend_from_slice(&arguments[2..]);
+    Ok(out)
+}
+
+fn path_of(arguments: &[OsString]) -> (PathBuf, bool) {
+    let mut rest = arguments.iter().skip(2);
+    while let Some(argument) = rest.next() {
+        let text = argument.to_string_lossy();
+        if matches!(&*text, "--config" | "-c") {
+            return (rest.next().map(PathBuf::from).unwrap_or_default(), true);
+        }
+        if let Some(path) = text.strip_prefix("--config=") {
+            return (path.into(), true);
+        }
+    }
+    match std::env::var_os("AMPHIPOD_CONFIG") {
+        Some(path) => (path.into(), true),
+        None => (DEFAULT.into(), false),
+    }
+}
+
+fn flags(parsed: &Value, arguments: &[OsString]) -> Result<Vec<OsString>, String> {
+    let map = match parsed {
+        Value::Null => return Ok(Vec::new()),
+        Value::Mapping(map) => map,
+        other => return Err(format!("expected keys and values, got {other:?}")),
+    };
+    let mut out = Vec::new();
+    for (key, value) in map {
+        let key = key.as_str().ok_or_else(|| format!("expected a flag's name as key, got {key:?}"))?;
+        let flag = format!("--{key}");
+        let said = arguments.iter().any(|a| {
+            let a = a.to_string_lossy();
+            a == flag || a.starts_with(&format!("{flag}="))
+        });
+        let variable = format!("AMPHIPOD_{}", key.to_uppercase().replace('-', "_"));
+        if said || std::env::var_os(variable).is_some() {
+            continue;
+        }
+        match value {
+            Value::Bool(true) => out.push(flag.into()),
+            Value::Bool(false) | Value::Null => {}
+            Value::Sequence(items) => {
+                for item in items {
+                    out.push(format!("{flag}={}", scalar(key, item)?).into());
+                }
+            }
+            one => out.push(format!("{flag}={}", scalar(key, one)?).into()),
+        }
+    }
+    Ok(out)
+}
+
+fn scalar(key: &str, value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(s) => Ok(s.clone()),
+        Value::Number(n) => Ok(n.to_string()),
+        Value::Bool(b) => Ok(b.to_string()),
+        other => Err(format!("{key}: expected text, a number or a list of them, got {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_become_flags_unless_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, "node-name: n\nhttps-listen-port: 7\ntls-san: [a, b]\ndisable-agent: true\n").unwrap();
+        let given = ["amphipod", "server", "--config", path.to_str().unwrap(), "--node-name=x"].map(OsString::from);
+        let all = merged(given.to_vec()).unwrap();
+        let text: Vec<_> = all.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+        assert_eq!(&text[2..6], ["--https-listen-port=7", "--tls-san=a", "--tls-san=b", "--disable-agent"]);
+        assert_eq!(text.last().unwrap(), "--node-name=x");
+        std::fs::write(&path, "- 1").unwrap();
+        assert!(merged(given.to_vec()).unwrap_err().contains("expected keys and values"));
+    }
+}
