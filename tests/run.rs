@@ -1,7 +1,18 @@
 //! Real containers with the real shim: one binary, a module per theme. Needs root.
 
+/// Pull, unpack, share, import, garbage.
+#[path = "run/images.rs"]
+mod images;
 #[path = "run/lab.rs"]
 mod lab;
 /// Start, exit codes, logs, exec, stop, kill, re-adoption, limits.
 #[path = "run/lifecycle.rs"]
 mod lifecycle;
+/// What confines a container, attach and ttys.
+#[path = "run/limits.rs"]
+mod limits;
+#[path = "run/registry.rs"]
+mod registry;
+/// The suite over the real runtime and the fake.
+#[path = "run/suite.rs"]
+mod suite;

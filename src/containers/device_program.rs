@@ -66,7 +66,13 @@ fn compile(rules: &[LinuxDeviceCgroup]) -> Vec<Instruction> {
         load(5, 8),                     // r5 = minor
     ];
     for rule in rules.iter().rev() {
-        program.extend(block(rule));
+        let block = block(rule);
+        // A rule for everything ends the program: the kernel refuses instructions that nothing reaches.
+        let final_word = block.len() == answer(false).len();
+        program.extend(block);
+        if final_word {
+            return program;
+        }
     }
     program.extend(answer(false));
     program

@@ -10,7 +10,7 @@
 pub mod cgroup;
 mod device_program;
 mod error;
-// pub mod fake;
+pub mod fake;
 pub mod hello;
 pub mod image;
 mod killall;
@@ -30,7 +30,7 @@ use tokio::sync::broadcast;
 
 pub use error::{Error, Result};
 pub use hello::hello_main;
-// pub use image::{Credentials, Image, ImageConfig, ImageError, Images};
+pub use image::{Credentials, Image, ImageConfig, ImageError, Images};
 pub use killall::destroy_all;
 pub use session::{Session, SessionControl};
 pub use shim::shim_main;

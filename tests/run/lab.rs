@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,23 @@ pub struct Lab {
     pub config: Config,
     pub runtime: ShimRuntime,
     pub rootfs: PathBuf,
+    pins: std::sync::Mutex<Vec<PathBuf>>,
     _directory: tempfile::TempDir,
+}
+
+/// Switches a network link of this thread's namespace on.
+fn up(name: &str) {
+    // SAFETY: an ioctl that reads the structure, on a socket of ours.
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from.cast_signed();
+        }
+        request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).unwrap();
+        assert_eq!(libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request), 0);
+        libc::close(socket);
+    }
 }
 
 impl Lab {
@@ -27,7 +44,7 @@ impl Lab {
         let rootfs = directory.path().join("rootfs");
         busybox_rootfs(&rootfs);
         let runtime = ShimRuntime::open(config.clone()).await.unwrap();
-        Self { config, runtime, rootfs, _directory: directory }
+        Self { config, runtime, rootfs, pins: Default::default(), _directory: directory }
     }
 
     pub fn sandbox_spec(&self) -> SandboxSpec {
@@ -82,6 +99,41 @@ impl Lab {
         raw.lines().map(|line| format!("{}\n", line.splitn(4, ' ').nth(3).unwrap())).collect()
     }
 
+    /// A network namespace with its loopback up, pinned in the laboratory's directory.
+    pub fn netns(&self) -> PathBuf {
+        let path = self.config.data_dir.join(format!("netns-{}", &new_id()[..8]));
+        fs::write(&path, "").unwrap();
+        let pin = path.clone();
+        // A namespace belongs to a thread: use one of our own.
+        let made = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            up("lo");
+            let own = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
+            let none: Option<&str> = None;
+            nix::mount::mount(Some(own.as_str()), &pin, none, nix::mount::MsFlags::MS_BIND, none).unwrap();
+        });
+        made.join().unwrap();
+        self.pins.lock().unwrap().push(path.clone());
+        path
+    }
+
+    /// GET / on a port of the network namespace in which process `pid` lives; waits until it answers.
+    pub async fn http_get_in(&self, pid: u32, port: u16) -> String {
+        let ask = move || {
+            let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            for _ in 0..500 {
+                if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+                    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+                    return std::io::read_to_string(stream).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            panic!("nobody listens on port {port}");
+        };
+        tokio::task::spawn_blocking(move || std::thread::spawn(ask).join().unwrap()).await.unwrap()
+    }
+
     pub fn new_runtime_config(&self) -> Config {
         self.config.clone()
     }
@@ -105,6 +157,9 @@ pub async fn exit_of(runtime: &ShimRuntime, container: &str) -> ContainerStatus 
 impl Drop for Lab {
     fn drop(&mut self) {
         destroy_all(&self.config).unwrap();
+        for pin in self.pins.lock().unwrap().iter() {
+            nix::mount::umount(pin).unwrap();
+        }
         let leftovers = leftovers(&self.config);
         if !std::thread::panicking() {
             assert!(leftovers.is_empty(), "left behind: {leftovers:?}");

@@ -1,9 +1,114 @@
-//! Images.
-use super::error::{Error, Result};
-use super::spec::User;
-use std::path::Path;
-/// Makes a directory inside a root file system.
-pub(crate) fn make_directory_in(root: &Path, path: &Path, _user: &User) -> Result<()> {
-    let path = root.join(path.strip_prefix("/").unwrap_or(path));
-    std::fs::create_dir_all(&path).map_err(|source| Error::Io { what: "creating", path, source })
+//! Images: references, registries, a content-addressed store of unpacked layers, and root file systems made of them.
+//!
+//! Layers are unpacked once, each on top of its parents, into directories that overlayfs takes as they are; compressed
+//! blobs are not kept. Invariant: what the index names is complete on disk (content is synced before it is referenced,
+//! and references change by atomic rename), so a crash at any instant costs a download at most.
+
+mod archive;
+mod builtin;
+mod client;
+mod connect;
+mod error;
+mod pull;
+mod reference;
+mod registries;
+mod rootfs;
+mod store;
+mod unpack;
+mod users;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use builtin::HELLO;
+pub use error::ImageError;
+pub use reference::Reference;
+pub use registries::Registries;
+pub use store::ImageStore;
+pub use users::resolve_user;
+
+pub(crate) use unpack::make_directory_in;
+
+/// Results of image operations.
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;
+
+/// How to log in to a registry, e.g. from one entry of an `imagePullSecrets` secret. An empty value is anonymous.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Credentials {
+    pub username: String,
+    pub password: String,
+    /// A refresh token; used in place of the password.
+    pub identity_token: String,
+    /// A ready bearer token; used as it is.
+    pub registry_token: String,
+}
+
+/// An image that is complete in the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Image {
+    /// Digest of its configuration, `sha256:...`: what Kubernetes calls the image id.
+    pub id: String,
+    /// Normalised names with tags, e.g. `docker.io/library/nginx:latest`.
+    pub tags: Vec<String>,
+    /// Names with manifest digests, e.g. `docker.io/library/nginx@sha256:...`.
+    pub digests: Vec<String>,
+    /// Unpacked, shared layers counted fully.
+    pub size_bytes: u64,
+    /// Never removed by garbage collection.
+    pub pinned: bool,
+    pub last_used: Timestamp,
+    pub config: ImageConfig,
+}
+
+/// What the image says about its containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageConfig {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// `name`, `uid`, `name:group`, ...; see [`resolve_user`].
+    pub user: String,
+    pub working_dir: String,
+    /// `80/tcp`.
+    pub exposed_ports: Vec<String>,
+    /// `SIGQUIT` or a number.
+    pub stop_signal: Option<String>,
+    pub volumes: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where images come from and root file systems are made.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// Downloads what is missing of an image. Credentials are tried in order, those of the configuration and anonymous
+    /// access last. Simultaneous pulls of one reference share one download.
+    async fn pull(&self, reference: &str, credentials: &[Credentials]) -> Result<Image>;
+    /// An image by name, name with digest, or id (also without `sha256:` and shortened to 12 digits or more).
+    async fn status(&self, reference: &str) -> Option<Image>;
+    /// All images.
+    async fn list(&self) -> Vec<Image>;
+    /// Removes a name; with its last name, or given by id, the image and the layers no other image needs.
+    async fn remove(&self, reference: &str) -> Result<()>;
+    /// Takes in a docker-archive or OCI-layout tar, plain or compressed.
+    async fn import(&self, archive: &Path) -> Result<Vec<Image>>;
+    /// Mounts a fresh writable root file system for a container; the same one again if it is there already.
+    async fn prepare_rootfs(&self, image: &str, container: &str) -> Result<PathBuf>;
+    /// Unmounts and deletes it; fine if there is none.
+    async fn release_rootfs(&self, container: &str) -> Result<()>;
+    /// Containers that have a root file system, also left over from before a reboot.
+    async fn rootfs_list(&self) -> Vec<String>;
+    /// Removes images that no container uses and that nobody asked for since `unused_for`; returns their ids.
+    async fn collect_garbage(&self, unused_for: Duration) -> Result<Vec<String>>;
+}
+
+/// `sha256:<hex>` of some bytes.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes)))
 }

@@ -92,7 +92,11 @@ pub(super) async fn spawn_shim(config: &Config, sandbox: &str) -> Result<(), Str
     #[allow(clippy::disallowed_methods, reason = "the shim is this executable itself")]
     let mut command = tokio::process::Command::new(&config.executable);
     command.arg("shim").arg(config.sandbox_dir(sandbox)).env_clear().stdin(std::process::Stdio::null());
-    let output = command.output().await.map_err(|error| format!("starting the shim: {error}"))?;
+    command.kill_on_drop(true);
+    let output = match tokio::time::timeout(super::ANSWER_PATIENCE, command.output()).await {
+        Ok(output) => output.map_err(|error| format!("starting the shim: {error}"))?,
+        Err(_) => return Err("the shim did not start in time".into()),
+    };
     match output.status.success() {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),

@@ -191,6 +191,12 @@ fn sleep_and_reap(lifeline: OwnedFd) -> ! {
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
         libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        // Whoever waits for the end of another pipe must not wait for this process.
+        let own = u32::try_from(lifeline.as_raw_fd()).unwrap_or(3);
+        if own > 3 {
+            libc::syscall(libc::SYS_close_range, 3, own - 1, 0);
+        }
+        libc::syscall(libc::SYS_close_range, own + 1, libc::c_uint::MAX, 0);
     }
     loop {
         match nix::unistd::read(&lifeline, &mut [0; 1]) {

@@ -1,0 +1,424 @@
+//! The registry protocol: authenticated GET requests with redirects, and blobs into files.
+//!
+//! Credentials go only to the registry that asked and to the token service it names, never to a redirect's target.
+
+use std::collections::HashMap;
+use std::io::{Seek, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use base64::Engine;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use sha2::{Digest, Sha256};
+
+use super::connect::{Sender, connect};
+use super::error::io;
+use super::registries::{Endpoint, Registries};
+use super::{Credentials, ImageError, Result};
+
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+const STALL_PATIENCE: Duration = Duration::from_secs(60);
+const REDIRECTS_MAX: usize = 5;
+/// Manifests and configurations beyond this are refused.
+const DOCUMENT_MAX: usize = 8 * 1024 * 1024;
+/// A download that broke is taken up again this often.
+const RESUMES_MAX: usize = 4;
+const IDLE_MAX: usize = 16;
+
+/// Keeps connections and tokens between requests.
+#[derive(Default)]
+pub(super) struct Client {
+    idle: Mutex<Vec<(String, Sender)>>,
+    tokens: Mutex<HashMap<String, String>>,
+}
+
+/// One repository on one endpoint, with what may open it.
+pub(super) struct Repository<'a> {
+    pub client: &'a Client,
+    pub registries: &'a Registries,
+    pub endpoint: Endpoint,
+    pub credentials: Vec<Credentials>,
+    /// As the user wrote it, for messages.
+    pub reference: String,
+}
+
+impl Client {
+    async fn sender(&self, registries: &Registries, https: bool, host: &str) -> Result<Sender> {
+        let key = format!("{https} {host}");
+        loop {
+            let idle = {
+                let mut idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let index =
+                    idle.iter().position(|(other, sender)| *other == key && (sender.is_ready() || sender.is_closed()));
+                index.map(|index| idle.swap_remove(index).1)
+            };
+            match idle {
+                Some(sender) if sender.is_closed() => {}
+                Some(sender) => return Ok(sender),
+                None => break,
+            }
+        }
+        let unreachable = |reason| ImageError::Unreachable { registry: host.to_owned(), reason };
+        connect(https, host, registries.tls(host)).await.map_err(unreachable)
+    }
+
+    /// One request without redirects and authentication.
+    async fn get(&self, registries: &Registries, url: &Uri, headers: &HeaderMap) -> Result<Response<Incoming>> {
+        let https = url.scheme_str() != Some("http");
+        let host = url.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
+        let unreachable = |reason: String| ImageError::Unreachable { registry: host.clone(), reason };
+        let path = url.path_and_query().map_or("/", |path| path.as_str());
+        for attempt in 0..2 {
+            let mut sender = self.sender(registries, https, &host).await?;
+            let mut request = Request::get(path).header(header::HOST, &host).header(header::USER_AGENT, "amphipod");
+            if let Some(into) = request.headers_mut() {
+                into.extend(headers.clone());
+            }
+            let request = request.body(Empty::<Bytes>::new()).map_err(|error| unreachable(error.to_string()))?;
+            match tokio::time::timeout(ANSWER_PATIENCE, sender.send_request(request)).await {
+                Ok(Ok(response)) => {
+                    let mut idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    idle.retain(|(_, sender)| !sender.is_closed());
+                    if idle.len() < IDLE_MAX {
+                        idle.push((format!("{https} {host}"), sender));
+                    }
+                    return Ok(response);
+                }
+                // An idle connection may have been closed by the other side just now.
+                Ok(Err(_)) if attempt == 0 => {}
+                Ok(Err(error)) => return Err(unreachable(error.to_string())),
+                Err(_) => return Err(unreachable("no answer in time".into())),
+            }
+        }
+        Err(unreachable("connection closed".into()))
+    }
+}
+
+impl Repository<'_> {
+    fn url(&self, path: &str) -> Result<Uri> {
+        let scheme = if self.endpoint.https { "https" } else { "http" };
+        let Endpoint { host, base, repository, namespace, .. } = &self.endpoint;
+        let query = namespace.as_ref().map(|name| format!("?ns={name}")).unwrap_or_default();
+        let text = format!("{scheme}://{host}{base}/{repository}/{path}{query}");
+        text.parse().map_err(|error| ImageError::invalid("URL", format!("{text}: {error}")))
+    }
+
+    fn scope(&self) -> String {
+        format!("repository:{}:pull", self.endpoint.repository)
+    }
+
+    /// A GET with whatever authentication the registry asks for, following redirects.
+    async fn fetch(&self, path: &str, headers: &HeaderMap) -> Result<Response<Incoming>> {
+        let url = self.url(path)?;
+        let token_key = format!("{} {} {:?}", self.endpoint.host, self.scope(), self.credentials);
+        let known =
+            self.client.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&token_key).cloned();
+        let mut authorization = known;
+        let mut tries =
+            self.credentials.iter().chain(std::iter::once(&Credentials::default())).cloned().collect::<Vec<_>>();
+        tries.reverse();
+        loop {
+            let response = self.follow(url.clone(), headers, authorization.as_deref()).await?;
+            if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                if let Some(authorization) = authorization {
+                    let mut tokens = self.client.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    tokens.insert(token_key, authorization);
+                }
+                return Ok(response);
+            }
+            let challenge = response.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
+            let challenge = challenge.unwrap_or_default().to_owned();
+            let refusal = reason(response).await;
+            self.client.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&token_key);
+            authorization = None;
+            while authorization.is_none() {
+                let Some(credentials) = tries.pop() else { return Err(self.unauthorized(&refusal)) };
+                authorization = self.authorize(&challenge, &credentials).await?;
+            }
+        }
+    }
+
+    fn unauthorized(&self, reason: &str) -> ImageError {
+        ImageError::Unauthorized {
+            reference: self.reference.clone(),
+            registry: self.endpoint.host.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    async fn follow(
+        &self,
+        mut url: Uri,
+        headers: &HeaderMap,
+        authorization: Option<&str>,
+    ) -> Result<Response<Incoming>> {
+        let origin = url.authority().cloned();
+        for _ in 0..REDIRECTS_MAX {
+            let mut headers = headers.clone();
+            if let Some(value) = authorization.filter(|_| url.authority() == origin.as_ref())
+                && let Ok(value) = value.parse()
+            {
+                headers.insert(header::AUTHORIZATION, value);
+            }
+            let response = self.client.get(self.registries, &url, &headers).await?;
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("");
+            url = join(&url, location).ok_or_else(|| ImageError::Registry {
+                registry: self.endpoint.host.clone(),
+                status: response.status().as_u16(),
+                reason: format!("redirect to {location:?}"),
+            })?;
+        }
+        let reason = "too many redirects".to_owned();
+        Err(ImageError::Registry { registry: self.endpoint.host.clone(), status: 310, reason })
+    }
+
+    /// The value of `Authorization` that answers a challenge; `None` when these credentials are no answer to it.
+    async fn authorize(&self, challenge: &str, credentials: &Credentials) -> Result<Option<String>> {
+        if !credentials.registry_token.is_empty() {
+            return Ok(Some(format!("Bearer {}", credentials.registry_token)));
+        }
+        let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
+        if scheme.eq_ignore_ascii_case("basic") {
+            return Ok((!credentials.username.is_empty()).then(|| basic(credentials)));
+        }
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Ok(None);
+        }
+        let parameters = parse_parameters(parameters);
+        let Some(realm) = parameters.get("realm") else { return Ok(None) };
+        let scope = parameters.get("scope").cloned().unwrap_or_else(|| self.scope());
+        let service = parameters.get("service").map(String::as_str);
+        let url = token_url(realm, &scope, service)?;
+        let mut headers = HeaderMap::new();
+        // Only a registry that is itself without TLS may send credentials to a service without.
+        let secure = url.scheme_str() == Some("https") || !self.endpoint.https;
+        if !credentials.username.is_empty()
+            && secure
+            && let Ok(value) = basic(credentials).parse()
+        {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        let response = self.client.get(self.registries, &url, &headers).await?;
+        if !response.status().is_success() {
+            return Ok(None);
+        }
+        #[derive(serde::Deserialize, Default)]
+        #[serde(default)]
+        struct Token {
+            token: String,
+            access_token: String,
+        }
+        let token: Token = serde_json::from_slice(&document(response, &self.endpoint.host).await?)
+            .map_err(|error| ImageError::invalid("token", error))?;
+        let token = if token.token.is_empty() { token.access_token } else { token.token };
+        Ok((!token.is_empty()).then(|| format!("Bearer {token}")))
+    }
+
+    /// A manifest (or index) with its media type.
+    pub(super) async fn manifest(&self, version: &str) -> Result<(String, Bytes)> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, super::pull::ACCEPT.parse().expect("a constant without control characters"));
+        let response = self.checked(&format!("manifests/{version}"), &headers).await?;
+        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let kind = kind.split(';').next().unwrap_or("").trim().to_owned();
+        Ok((kind, document(response, &self.endpoint.host).await?))
+    }
+
+    /// A small blob, verified.
+    pub(super) async fn small_blob(&self, digest: &str) -> Result<Bytes> {
+        let response = self.checked(&format!("blobs/{digest}"), &HeaderMap::new()).await?;
+        let bytes = document(response, &self.endpoint.host).await?;
+        let actual = super::digest_of(&bytes);
+        match actual == digest {
+            true => Ok(bytes),
+            false => Err(ImageError::WrongDigest { expected: digest.to_owned(), actual }),
+        }
+    }
+
+    async fn checked(&self, path: &str, headers: &HeaderMap) -> Result<Response<Incoming>> {
+        let response = self.fetch(path, headers).await?;
+        let registry = self.endpoint.host.clone();
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            StatusCode::NOT_FOUND => Err(ImageError::NotFound { reference: self.reference.clone(), registry }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.unauthorized(&reason(response).await)),
+            status => Err(ImageError::Registry { registry, status: status.as_u16(), reason: reason(response).await }),
+        }
+    }
+
+    /// Downloads a blob into `partial`, going on where an earlier try stopped, and verifies it. A wrong or short one is
+    /// removed; after a broken connection the part stays for the next try.
+    pub(super) async fn blob(&self, digest: &str, size_bytes: u64, partial: &Path) -> Result<()> {
+        let mut resumes = 0;
+        loop {
+            let before = std::fs::metadata(partial).map_or(0, |metadata| metadata.len());
+            match self.blob_once(digest, size_bytes, partial).await {
+                Err(ImageError::Truncated { what, got_bytes, expected_bytes }) => {
+                    // More came than before: worth going on, without limit; nothing new: a few tries only.
+                    resumes = if got_bytes > before { 0 } else { resumes + 1 };
+                    if resumes >= RESUMES_MAX || got_bytes == 0 {
+                        let _ = std::fs::remove_file(partial);
+                        return Err(ImageError::Truncated { what, got_bytes, expected_bytes });
+                    }
+                }
+                Err(error @ ImageError::WrongDigest { .. }) => {
+                    let _ = std::fs::remove_file(partial);
+                    return Err(error);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn blob_once(&self, digest: &str, size_bytes: u64, partial: &Path) -> Result<()> {
+        let failed = |what| io::<std::io::Error>(what, partial);
+        let mut file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(partial)
+            .map_err(failed("opening"))?;
+        let mut hasher = Sha256::new();
+        let mut have = std::io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(failed("reading"))?;
+        let mut headers = HeaderMap::new();
+        if have > 0 && have < size_bytes {
+            headers.insert(header::RANGE, format!("bytes={have}-").parse().expect("digits and ASCII letters"));
+        }
+        if have < size_bytes || size_bytes == 0 {
+            let response = self.checked(&format!("blobs/{digest}"), &headers).await?;
+            if have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
+                file.set_len(0).and_then(|()| file.rewind()).map_err(failed("truncating"))?;
+                (hasher, have) = (Sha256::new(), 0);
+            }
+            let mut body = response.into_body();
+            // An error here is a broken connection: the lengths below tell.
+            while let Ok(Some(Ok(frame))) = tokio::time::timeout(STALL_PATIENCE, body.frame()).await {
+                let Some(bytes) = frame.data_ref() else { continue };
+                hasher.update(bytes);
+                file.write_all(bytes).map_err(failed("writing"))?;
+                have += bytes.len() as u64;
+                if size_bytes > 0 && have > size_bytes {
+                    break;
+                }
+            }
+        }
+        if have < size_bytes {
+            let what = format!("blob {digest}");
+            return Err(ImageError::Truncated { what, got_bytes: have, expected_bytes: size_bytes });
+        }
+        let actual = format!("sha256:{}", hex::encode(hasher.finalize()));
+        match actual == digest {
+            true => Ok(()),
+            false => Err(ImageError::WrongDigest { expected: digest.to_owned(), actual }),
+        }
+    }
+}
+
+fn token_url(realm: &str, scope: &str, service: Option<&str>) -> Result<Uri> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("scope", scope);
+    if let Some(service) = service {
+        query.append_pair("service", service);
+    }
+    let joint = if realm.contains('?') { '&' } else { '?' };
+    let text = format!("{realm}{joint}{}", query.finish());
+    text.parse().map_err(|error| ImageError::invalid("token service", format!("{text}: {error}")))
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a body of bounded size.
+async fn document(response: Response<Incoming>, host: &str) -> Result<Bytes> {
+    let limited = http_body_util::Limited::new(response.into_body(), DOCUMENT_MAX);
+    let unreachable = |reason: String| ImageError::Unreachable { registry: host.to_owned(), reason };
+    match tokio::time::timeout(STALL_PATIENCE, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) => Err(unreachable(error.to_string())),
+        Err(_) => Err(unreachable("no answer in time".into())),
+    }
+}
+
+/// What the registry says in an error, in few words.
+async fn reason(response: Response<Incoming>) -> String {
+    let status = response.status();
+    let body = document(response, "").await.unwrap_or_default();
+    let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let message = parsed["errors"][0]["message"].as_str().unwrap_or("");
+    match message {
+        "" => status.canonical_reason().unwrap_or("error").to_lowercase(),
+        message => message.to_owned(),
+    }
+}
+
+fn basic(credentials: &Credentials) -> String {
+    let secret =
+        if credentials.identity_token.is_empty() { &credentials.password } else { &credentials.identity_token };
+    let pair = format!("{}:{secret}", credentials.username);
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+}
+
+/// `a="b",c="d"`, as in a `WWW-Authenticate` header.
+fn parse_parameters(text: &str) -> HashMap<String, String> {
+    let mut found = HashMap::new();
+    let mut rest = text.trim();
+    while let Some((key, after)) = rest.split_once('=') {
+        let (value, next) = match after.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+            None => after.split_once(',').unwrap_or((after, "")),
+        };
+        found.insert(key.trim().to_ascii_lowercase(), value.to_owned());
+        rest = next.trim_start_matches([',', ' ']);
+    }
+    found
+}
+
+fn join(base: &Uri, location: &str) -> Option<Uri> {
+    if location.starts_with("http://") || location.starts_with("https://") {
+        return location.parse().ok();
+    }
+    let (scheme, authority) = (base.scheme_str()?, base.authority()?);
+    if !location.starts_with('/') {
+        return None;
+    }
+    format!("{scheme}://{authority}{location}").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_are_read() {
+        let found = parse_parameters(r#"realm="https://auth.example/token",service="r", scope="repository:a,b:pull""#);
+        assert_eq!(found["realm"], "https://auth.example/token");
+        assert_eq!(found["service"], "r");
+        assert_eq!(found["scope"], "repository:a,b:pull");
+    }
+
+    #[test]
+    fn redirects_may_be_relative() {
+        let base: Uri = "https://r.example/v2/a".parse().unwrap();
+        assert_eq!(join(&base, "/x?y").unwrap(), "https://r.example/x?y");
+        assert_eq!(join(&base, "http://cdn.example/z").unwrap(), "http://cdn.example/z");
+        assert!(join(&base, "ftp://x").is_none());
+    }
+}

@@ -1,0 +1,199 @@
+//! Connections to registries: names, TCP, TLS.
+//!
+//! Names are resolved without the C library (it is linked statically): the host's own file first, then DNS.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::registries::Tls;
+
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) type Sender = SendRequest<Empty<Bytes>>;
+
+/// Opens a connection to `host[:port]`. The error is text for the user.
+pub(super) async fn connect(https: bool, host: &str, tls: Option<&Tls>) -> Result<Sender, String> {
+    let (name, port) = split_port(host, if https { 443 } else { 80 });
+    let reach = async {
+        let addresses = resolve(name).await?;
+        let mut failure = format!("no address for {name}");
+        for address in addresses {
+            match TcpStream::connect(SocketAddr::new(address, port)).await {
+                Ok(stream) => {
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Err(error) => failure = format!("{address}:{port}: {error}"),
+            }
+        }
+        Err(failure)
+    };
+    let stream =
+        tokio::time::timeout(CONNECT_PATIENCE, reach).await.map_err(|_| "connecting timed out".to_owned())??;
+    if !https {
+        return start(stream).await;
+    }
+    let server = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|error| error.to_string())?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config(tls)?));
+    let handshaken = tokio::time::timeout(CONNECT_PATIENCE, connector.connect(server, stream)).await;
+    start(handshaken.map_err(|_| "TLS handshake timed out".to_owned())?.map_err(|error| format!("TLS: {error}"))?).await
+}
+
+async fn start(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Sender, String> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    crate::base::task::spawn("registry-connection", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "registry connection");
+        }
+    });
+    Ok(sender)
+}
+
+fn split_port(host: &str, default: u16) -> (&str, u16) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, port.parse().unwrap_or(default)),
+        _ => (host, default),
+    }
+}
+
+async fn resolve(name: &str) -> Result<Vec<IpAddr>, String> {
+    let bare = name.trim_matches(['[', ']']);
+    if let Ok(address) = bare.parse() {
+        return Ok(vec![address]);
+    }
+    if bare == "localhost" {
+        return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+    }
+    let listed = in_hosts_file(&std::fs::read_to_string("/etc/hosts").unwrap_or_default(), bare);
+    if !listed.is_empty() {
+        return Ok(listed);
+    }
+    let resolver = hickory_resolver::TokioResolver::builder_tokio().and_then(|builder| builder.build());
+    let found = resolver.map_err(|error| format!("DNS: {error}"))?.lookup_ip(bare).await;
+    Ok(found.map_err(|error| format!("looking up {bare}: {error}"))?.iter().collect())
+}
+
+fn in_hosts_file(text: &str, name: &str) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split('#').next().unwrap_or("").split_whitespace();
+        let address = words.next().and_then(|word| word.parse().ok());
+        if let Some(address) = address
+            && words.any(|word| word.eq_ignore_ascii_case(name))
+        {
+            found.push(address);
+        }
+    }
+    found
+}
+
+fn tls_config(tls: Option<&Tls>) -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let tls = tls.cloned().unwrap_or_default();
+    let builder = if tls.insecure_skip_verify {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    } else {
+        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        // What an administrator has added to the system counts as well.
+        if let Ok(system) = CertificateDer::pem_file_iter("/etc/ssl/certs/ca-certificates.crt") {
+            roots.add_parsable_certificates(system.flatten());
+        }
+        if let Some(path) = &tls.ca_file {
+            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| format!("{path:?}: {error}"))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| format!("{path:?}: {error}"))?;
+                roots.add(certificate).map_err(|error| format!("{path:?}: {error}"))?;
+            }
+        }
+        builder.with_root_certificates(roots)
+    };
+    match (&tls.cert_file, &tls.key_file) {
+        (Some(certificate), Some(key)) => {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate)
+                .map_err(|error| format!("{certificate:?}: {error}"))?
+                .collect();
+            let chain = chain.map_err(|error| format!("{certificate:?}: {error}"))?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{key:?}: {error}"))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())
+        }
+        _ => Ok(builder.with_no_client_auth()),
+    }
+}
+
+/// For `insecure_skip_verify`: signatures are checked, the certificate's name and issuer are not.
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_hosts_are_read() {
+        assert_eq!(split_port("a.example:5000", 443), ("a.example", 5000));
+        assert_eq!(split_port("[::1]:5000", 443), ("[::1]", 5000));
+        assert_eq!(split_port("[::1]", 443), ("[::1]", 443));
+        let hosts = "127.0.0.1 localhost\n10.0.0.1 Registry.lan reg # comment\n";
+        assert_eq!(in_hosts_file(hosts, "registry.lan"), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert!(in_hosts_file(hosts, "comment").is_empty());
+    }
+}

@@ -1,0 +1,347 @@
+//! One pull from beginning to end: manifest, platform, configuration, layers.
+//!
+//! Endpoints are tried in order until one has the image; the failure reported is the registry's own when mirrors only
+//! lack it. Up to three layers are downloaded at once, and unpacked in order while others still come.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use super::client::Repository;
+use super::error::io;
+use super::store::{ImageStore, blob_name, chain_ids};
+use super::{Credentials, Image, ImageConfig, ImageError, Reference, Result};
+
+pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+
+const DOWNLOADS_AT_ONCE: usize = 3;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Manifest {
+    pub media_type: String,
+    pub manifests: Vec<Descriptor>,
+    pub config: Option<Descriptor>,
+    pub layers: Vec<Descriptor>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    pub media_type: String,
+    pub digest: String,
+    pub size: u64,
+    pub platform: Option<Platform>,
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Platform {
+    pub os: String,
+    pub architecture: String,
+    pub variant: String,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() { Ok(()) } else { write!(formatter, "/{}", self.variant) }
+    }
+}
+
+/// The image configuration as registries keep it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ConfigFile {
+    pub os: String,
+    pub architecture: String,
+    pub config: Option<ConfigSection>,
+    pub rootfs: RootFs,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RootFs {
+    pub diff_ids: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct ConfigSection {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    user: Option<String>,
+    working_dir: Option<String>,
+    exposed_ports: Option<std::collections::BTreeMap<String, serde_json::Value>>,
+    stop_signal: Option<String>,
+    volumes: Option<std::collections::BTreeMap<String, serde_json::Value>>,
+    labels: Option<std::collections::BTreeMap<String, String>>,
+}
+
+/// This machine.
+pub(super) fn own_platform() -> Platform {
+    let (architecture, variant) = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", ""),
+        "aarch64" => ("arm64", "v8"),
+        "arm" => ("arm", "v7"),
+        other => (other, ""),
+    };
+    Platform { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
+}
+
+impl ConfigFile {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|error| ImageError::invalid("image configuration", error))
+    }
+
+    /// An image without a list says only in its configuration what it is for.
+    pub(super) fn check_platform(&self, reference: &str) -> Result<()> {
+        let own = own_platform();
+        let fits = |given: &str, own: &str| given.is_empty() || given == own;
+        if fits(&self.os, &own.os) && fits(&self.architecture, &own.architecture) {
+            return Ok(());
+        }
+        Err(ImageError::NoPlatform {
+            reference: reference.into(),
+            platform: own.to_string(),
+            available: format!("{}/{}", self.os, self.architecture),
+        })
+    }
+
+    pub(super) fn image_config(&self) -> ImageConfig {
+        let section = self.config.clone().unwrap_or_default();
+        let pair = |entry: String| match entry.split_once('=') {
+            Some((name, value)) => (name.to_owned(), value.to_owned()),
+            None => (entry, String::new()),
+        };
+        ImageConfig {
+            entrypoint: section.entrypoint.unwrap_or_default(),
+            cmd: section.cmd.unwrap_or_default(),
+            env: section.env.unwrap_or_default().into_iter().map(pair).collect(),
+            user: section.user.unwrap_or_default(),
+            working_dir: section.working_dir.unwrap_or_default(),
+            exposed_ports: section.exposed_ports.unwrap_or_default().into_keys().collect(),
+            stop_signal: section.stop_signal.filter(|signal| !signal.is_empty()),
+            volumes: section.volumes.unwrap_or_default().into_keys().collect(),
+            labels: section.labels.unwrap_or_default(),
+        }
+    }
+}
+
+/// The manifest of an index that fits this machine best.
+pub(super) fn choose<'a>(list: &'a [Descriptor], own: &Platform, reference: &str) -> Result<&'a Descriptor> {
+    let platform = |descriptor: &&Descriptor| descriptor.platform.clone().unwrap_or_default();
+    let fits = |descriptor: &&Descriptor| {
+        let platform = platform(descriptor);
+        platform.os == own.os && platform.architecture == own.architecture
+    };
+    let exact = |descriptor: &&Descriptor| platform(descriptor).variant == own.variant;
+    let candidates: Vec<&Descriptor> = list.iter().filter(fits).collect();
+    let best = candidates.iter().find(|descriptor| exact(descriptor)).or_else(|| candidates.first());
+    best.copied().ok_or_else(|| {
+        let available: Vec<String> = list.iter().filter_map(|d| d.platform.as_ref().map(Platform::to_string)).collect();
+        ImageError::NoPlatform {
+            reference: reference.into(),
+            platform: own.to_string(),
+            available: available.join(", "),
+        }
+    })
+}
+
+pub(super) async fn pull(store: &ImageStore, reference: &Reference, credentials: &[Credentials]) -> Result<Image> {
+    let inner = &store.inner;
+    let mut failure: Option<ImageError> = None;
+    for endpoint in inner.registries.endpoints(&reference.registry, &reference.repository) {
+        let mut all = credentials.to_vec();
+        all.extend(inner.registries.credentials(&endpoint.host));
+        let repository = Repository {
+            client: &inner.client,
+            registries: &inner.registries,
+            endpoint,
+            credentials: all,
+            reference: reference.to_string(),
+        };
+        match pull_from(store, reference, &repository).await {
+            Err(error) if error.is_elsewhere_better() => {
+                tracing::debug!(image = %reference, registry = repository.endpoint.host, %error, "pull");
+                // A mirror that is there and has it wrong says more than a registry that cannot be reached.
+                failure = Some(match (failure, error) {
+                    (Some(first), ImageError::Unreachable { .. }) => first,
+                    (_, error) => error,
+                });
+            }
+            result => return result,
+        }
+    }
+    Err(failure.unwrap_or_else(|| ImageError::NoImage(reference.to_string())))
+}
+
+async fn pull_from(store: &ImageStore, reference: &Reference, repository: &Repository<'_>) -> Result<Image> {
+    let shown = reference.to_string();
+    let (_, bytes) = repository.manifest(reference.version()).await?;
+    let digest = super::digest_of(&bytes);
+    if let Some(expected) = reference.digest.as_ref().filter(|expected| **expected != digest) {
+        return Err(ImageError::WrongDigest { expected: expected.clone(), actual: digest });
+    }
+    let mut manifest = parse_manifest(&bytes)?;
+    if manifest.config.is_none() && !manifest.manifests.is_empty() {
+        let chosen = choose(&manifest.manifests, &own_platform(), &shown)?.digest.clone();
+        blob_name(&chosen)?;
+        let (_, bytes) = repository.manifest(&chosen).await?;
+        let actual = super::digest_of(&bytes);
+        if actual != chosen {
+            return Err(ImageError::WrongDigest { expected: chosen, actual });
+        }
+        manifest = parse_manifest(&bytes)?;
+    }
+    let config = manifest.config.as_ref().ok_or_else(|| ImageError::invalid("manifest", "it has no configuration"))?;
+    blob_name(&config.digest)?;
+    let file = ConfigFile::parse(&repository.small_blob(&config.digest).await?)?;
+    file.check_platform(&shown)?;
+    if file.rootfs.diff_ids.len() != manifest.layers.len() {
+        return Err(ImageError::invalid("manifest", "configuration and manifest differ in their layers"));
+    }
+    let chain = chain_ids(&file.rootfs.diff_ids);
+    fetch_layers(store, repository, &manifest.layers, &file.rootfs.diff_ids, &chain).await?;
+    let tags = if reference.digest.is_none() { vec![shown] } else { Vec::new() };
+    let image = Image {
+        id: config.digest.clone(),
+        tags,
+        digests: vec![format!("{}@{digest}", reference.name())],
+        size_bytes: 0,
+        pinned: false,
+        last_used: Timestamp::now(),
+        config: file.image_config(),
+    };
+    store.add_image(image, chain)
+}
+
+pub(super) fn parse_manifest(bytes: &[u8]) -> Result<Manifest> {
+    serde_json::from_slice(bytes).map_err(|error| ImageError::invalid("manifest", error))
+}
+
+async fn fetch_layers(
+    store: &ImageStore,
+    repository: &Repository<'_>,
+    layers: &[Descriptor],
+    diff_ids: &[String],
+    chain: &[String],
+) -> Result<()> {
+    let permits = Arc::new(Semaphore::new(DOWNLOADS_AT_ONCE));
+    let download = |descriptor: &Descriptor| {
+        let (permits, descriptor) = (permits.clone(), descriptor.clone());
+        async move {
+            let _permit = permits.acquire_owned().await.map_err(|error| ImageError::invalid("download", error))?;
+            download_layer(store, repository, &descriptor).await
+        }
+    };
+    let missing: Vec<usize> = (0..layers.len()).filter(|index| !store.has_layer(&chain[*index])).collect();
+    // All are polled together; unpacking waits for its turn in order, on a channel of its own.
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<(usize, BlobFile)>(layers.len().max(1));
+    let downloads = async {
+        let all = missing.iter().map(|index| {
+            let (download, sender) = (download(&layers[*index]), sender.clone());
+            async move {
+                let blob = download.await?;
+                // The receiver ends early only after a failure, which is reported in its own way.
+                let _ = sender.send((*index, blob)).await;
+                Ok::<(), ImageError>(())
+            }
+        });
+        let result = futures::future::try_join_all(all).await;
+        drop(sender);
+        result.map(drop)
+    };
+    let unpacking = async {
+        let mut ready = std::collections::BTreeMap::new();
+        let mut turn = missing.iter();
+        let mut next = turn.next();
+        while let Some(index) = next {
+            let Some(blob) = ready.remove(index) else {
+                let Some((index, blob)) = receiver.recv().await else { return Ok(()) };
+                ready.insert(index, blob);
+                continue;
+            };
+            let blob: BlobFile = blob;
+            store.add_layer(&chain[..*index], &chain[*index], &diff_ids[*index], blob.0.clone()).await?;
+            next = turn.next();
+        }
+        Ok(())
+    };
+    futures::future::try_join(downloads, unpacking).await.map(drop)
+}
+
+/// A verified blob; its file goes when nobody needs it any more, whatever became of the pull.
+struct BlobFile(PathBuf);
+
+impl Drop for BlobFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Downloads one layer unless its blob is there already; returns the verified file.
+async fn download_layer(store: &ImageStore, repository: &Repository<'_>, descriptor: &Descriptor) -> Result<BlobFile> {
+    let name = blob_name(&descriptor.digest)?;
+    if descriptor.media_type.contains("nondistributable") || descriptor.media_type.contains("foreign") {
+        return Err(ImageError::invalid("layer", "foreign layers are not supported"));
+    }
+    // Two images may share a layer: each pull has its own file, and unpacking notices that the layer is there.
+    let unique = &super::super::new_id()[..8];
+    let partial = store.inner.directory.join("partial").join(name);
+    let own = store.inner.directory.join("blobs").join(format!("{name}.{unique}"));
+    if std::fs::rename(&partial, &own).is_err() && own.exists() {
+        return Err(ImageError::invalid("layer", "its file exists already"));
+    }
+    match repository.blob(&descriptor.digest, descriptor.size, &own).await {
+        Ok(()) => Ok(BlobFile(own)),
+        Err(error) => {
+            // What has come stays for the next pull to go on from.
+            if own.exists() {
+                std::fs::rename(&own, &partial).map_err(io("renaming", &own))?;
+            }
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(os: &str, architecture: &str, variant: &str) -> Descriptor {
+        let platform = Platform { os: os.into(), architecture: architecture.into(), variant: variant.into() };
+        Descriptor { digest: format!("{platform}"), platform: Some(platform), ..Descriptor::default() }
+    }
+
+    #[test]
+    fn the_best_platform_is_chosen() {
+        let list =
+            [descriptor("windows", "arm64", ""), descriptor("linux", "arm64", ""), descriptor("linux", "arm64", "v8")];
+        let own = Platform { os: "linux".into(), architecture: "arm64".into(), variant: "v8".into() };
+        assert_eq!(choose(&list, &own, "x").unwrap().digest, "linux/arm64/v8");
+        assert_eq!(choose(&list[..2], &own, "x").unwrap().digest, "linux/arm64");
+        let none = choose(&list[..1], &own, "x").unwrap_err().to_string();
+        assert_eq!(none, "no image for platform linux/arm64/v8 in \"x\" (it has windows/arm64)");
+    }
+
+    #[test]
+    fn configurations_are_read_with_nulls_in_them() {
+        let file = ConfigFile::parse(
+            br#"{"os":"linux","architecture":"none","config":{"Env":["A=b=c"],"Cmd":null,"ExposedPorts":{"80/tcp":{}}},
+                "rootfs":{"type":"layers","diff_ids":["sha256:1"]}}"#,
+        )
+        .unwrap();
+        let config = file.image_config();
+        assert_eq!(config.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(config.exposed_ports, ["80/tcp"]);
+        assert!(matches!(file.check_platform("x"), Err(ImageError::NoPlatform { .. })));
+    }
+}

@@ -1,0 +1,66 @@
+//! Overlay mounts: layers below, a writable directory on top.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::error::io;
+use super::{ImageError, Result};
+
+/// The kernel takes one page of options.
+const OPTIONS_MAX: usize = 4000;
+
+/// Mounts an overlay at `target`. `layers` go from the lowest to the topmost.
+pub(super) fn mount_overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
+    if let Some(strange) = layers
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([upper, work])
+        .find(|path| path.as_os_str().as_encoded_bytes().iter().any(|byte| matches!(byte, b',' | b':' | b'\\')))
+    {
+        return Err(ImageError::invalid("data directory", format!("{strange:?} holds one of , : \\")));
+    }
+    let options = options(layers, upper, work);
+    if options.len() <= OPTIONS_MAX {
+        return overlay(&options, target);
+    }
+    // Many layers: name them by open descriptors, which is short.
+    let open: Result<Vec<fs::File>> =
+        layers.iter().map(|layer| fs::File::open(layer).map_err(io("opening layer", layer))).collect();
+    let open = open?;
+    let short: Vec<PathBuf> = open.iter().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into()).collect();
+    overlay(&self::options(&short, upper, work), target)
+}
+
+fn options(layers: &[PathBuf], upper: &Path, work: &Path) -> String {
+    let lower: Vec<String> = layers.iter().rev().map(|layer| layer.display().to_string()).collect();
+    format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display())
+}
+
+fn overlay(options: &str, target: &Path) -> Result<()> {
+    mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options))
+        .map_err(io("mounting overlay at", target))
+}
+
+/// Makes one file visible at another path.
+pub(super) fn bind_file(source: &Path, target: &Path) -> Result<()> {
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io("binding", target))
+}
+
+/// Whether something is mounted exactly here.
+pub(super) fn is_mounted(path: &Path) -> bool {
+    let (Ok(own), Some(Ok(parent))) = (rustix::fs::stat(path), path.parent().map(rustix::fs::stat)) else {
+        return false;
+    };
+    own.st_dev != parent.st_dev
+}
+
+/// Unmounts one mount point; fine if nothing is mounted.
+pub(super) fn unmount(path: &Path) -> Result<()> {
+    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(error) => Err(io("unmounting", path)(error)),
+    }
+}

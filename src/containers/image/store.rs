@@ -1,0 +1,494 @@
+//! The store on disk: an index, unpacked layers, and the root file systems of containers.
+//!
+//! `index.json` is the truth and is replaced atomically after the layers it names were synced; at start everything
+//! it does not name is removed. Layer directories have short numbers for names, because overlay options are limited.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::super::{Config, write_atomically};
+use super::error::io;
+use super::reference::is_digest;
+use super::unpack::{Unpacked, unpack};
+use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, archive, builtin, pull, rootfs};
+
+/// The real [`Images`].
+#[derive(Clone)]
+pub struct ImageStore {
+    pub(super) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for ImageStore {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ImageStore").field("directory", &self.inner.directory).finish_non_exhaustive()
+    }
+}
+
+type PullKey = (String, Vec<Credentials>);
+type SharedPull = Shared<BoxFuture<'static, Result<Image>>>;
+
+pub(super) struct Inner {
+    pub config: Config,
+    pub directory: PathBuf,
+    pub registries: Registries,
+    index: Mutex<Index>,
+    /// Pulls under way, so that others can wait for them.
+    pulls: Mutex<HashMap<PullKey, SharedPull>>,
+    /// One unpacking at a time: it is bound by the disk, and two may want the same layer.
+    unpacking: tokio::sync::Mutex<()>,
+    pub client: super::client::Client,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Index {
+    images: BTreeMap<String, Entry>,
+    /// By chain id.
+    layers: BTreeMap<String, Layer>,
+    next_layer: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Entry {
+    image: Image,
+    chain: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Layer {
+    number: u64,
+    size_bytes: u64,
+}
+
+/// The id of each layer with everything below it.
+pub(super) fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut chain: Vec<String> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        chain.push(match chain.last() {
+            None => diff_id.clone(),
+            Some(below) => super::digest_of(format!("{below} {diff_id}").as_bytes()),
+        });
+    }
+    chain
+}
+
+impl ImageStore {
+    /// Opens the store, making it when it is new, and clears what a crash left half done.
+    pub fn open(config: &Config, registries: Registries) -> Result<Self> {
+        let directory = config.images_dir();
+        for name in ["layers", "blobs", "partial"] {
+            let path = directory.join(name);
+            fs::create_dir_all(&path).map_err(io("creating", &path))?;
+        }
+        let path = directory.join("index.json");
+        let index: Index = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ImageError::invalid("image index", error))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index::default(),
+            Err(error) => return Err(io("reading", &path)(error)),
+        };
+        let inner = Inner {
+            config: config.clone(),
+            directory,
+            registries,
+            index: Mutex::new(index),
+            pulls: Mutex::new(HashMap::new()),
+            unpacking: tokio::sync::Mutex::new(()),
+            client: super::client::Client::default(),
+        };
+        let store = Self { inner: Arc::new(inner) };
+        store.inner.sweep()?;
+        builtin::install(&store.inner.directory, &config.executable)?;
+        Ok(store)
+    }
+
+    /// Runs blocking work of the store.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
+        let inner = self.inner.clone();
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(value) => value,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Makes a layer out of a verified blob, unless it is there. `below` are the chain ids under it, lowest first.
+    pub(super) async fn add_layer(&self, below: &[String], chain_id: &str, diff_id: &str, blob: PathBuf) -> Result<()> {
+        let _turn = self.inner.unpacking.lock().await;
+        if self.inner.index().layers.contains_key(chain_id) {
+            return Ok(());
+        }
+        let (below, chain_id, diff_id) = (below.to_vec(), chain_id.to_owned(), diff_id.to_owned());
+        self.blocking(move |inner| {
+            let file = fs::File::open(&blob).map_err(io("opening", &blob))?;
+            inner.unpack_layer(&below, &chain_id, &diff_id, std::io::BufReader::with_capacity(1 << 16, file))
+        })
+        .await
+    }
+
+    pub(super) fn has_layer(&self, chain_id: &str) -> bool {
+        self.inner.index().layers.contains_key(chain_id)
+    }
+
+    /// Records a complete image; its names leave other images.
+    pub(super) fn add_image(&self, mut image: Image, chain: Vec<String>) -> Result<Image> {
+        self.inner.change(|index| {
+            for other in index.images.values_mut().filter(|other| other.image.id != image.id) {
+                other.image.tags.retain(|tag| !image.tags.contains(tag));
+            }
+            let layers = chain.iter().filter_map(|id| index.layers.get(id));
+            image.size_bytes = layers.map(|layer| layer.size_bytes).sum();
+            if let Some(old) = index.images.get(&image.id) {
+                let (tags, digests) = (old.image.tags.clone(), old.image.digests.clone());
+                image.tags.extend(tags);
+                image.digests.extend(digests);
+                image.pinned |= old.image.pinned;
+            }
+            for list in [&mut image.tags, &mut image.digests] {
+                list.sort();
+                list.dedup();
+            }
+            index.images.insert(image.id.clone(), Entry { image: image.clone(), chain });
+            Ok(image)
+        })
+    }
+
+    /// Keeps an image from garbage collection, or gives it up.
+    pub fn pin(&self, reference: &str, pinned: bool) -> Result<()> {
+        self.inner.change(|index| {
+            let id = index.find(reference).ok_or_else(|| ImageError::NoImage(reference.to_owned()))?;
+            if let Some(entry) = index.images.get_mut(&id) {
+                entry.image.pinned = pinned;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Index {
+    /// The id of the image that a user means.
+    fn find(&self, reference: &str) -> Option<String> {
+        let hex = reference.strip_prefix("sha256:").unwrap_or(reference);
+        if hex.len() >= 12 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let mut matches = self.images.keys().filter(|id| id["sha256:".len()..].starts_with(hex));
+            if let (Some(id), None) = (matches.next(), matches.next()) {
+                return Some(id.clone());
+            }
+        }
+        let name = Reference::parse(reference).ok()?.to_string();
+        let holds = |entry: &&Entry| entry.image.tags.contains(&name) || entry.image.digests.contains(&name);
+        self.images.values().find(holds).map(|entry| entry.image.id.clone())
+    }
+}
+
+impl Inner {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Changes the index in memory and on disk, or in neither.
+    fn change<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+        let mut index = self.index();
+        let mut next = index.clone();
+        let result = change(&mut next)?;
+        let path = self.directory.join("index.json");
+        let bytes = serde_json::to_vec(&next).map_err(|error| ImageError::invalid("image index", error))?;
+        write_atomically(&path, &bytes).map_err(io("writing", &path))?;
+        *index = next;
+        Ok(result)
+    }
+
+    fn layer_dir(&self, number: u64) -> PathBuf {
+        self.directory.join("layers").join(number.to_string())
+    }
+
+    /// Removes layer directories and blobs that the index does not name.
+    fn sweep(&self) -> Result<()> {
+        let _ = super::super::runtime::unmount_below(&self.directory);
+        let known: Vec<String> = self.index().layers.values().map(|layer| layer.number.to_string()).collect();
+        for name in ["layers", "blobs"] {
+            let path = self.directory.join(name);
+            for entry in fs::read_dir(&path).map_err(io("reading", &path))?.flatten() {
+                let keep =
+                    name == "layers" && entry.file_name().to_str().is_some_and(|name| known.iter().any(|k| k == name));
+                if !keep {
+                    remove_all(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lower_dirs(&self, chain: &[String]) -> Result<Vec<PathBuf>> {
+        let index = self.index();
+        let layer = |id: &String| {
+            index
+                .layers
+                .get(id)
+                .map(|layer| self.layer_dir(layer.number))
+                .ok_or_else(|| ImageError::NoImage(id.clone()))
+        };
+        chain.iter().map(layer).collect()
+    }
+
+    fn unpack_layer(&self, below: &[String], chain_id: &str, diff_id: &str, reader: impl Read) -> Result<()> {
+        let number = {
+            let mut index = self.index();
+            index.next_layer += 1;
+            index.next_layer
+        };
+        let layers = self.directory.join("layers");
+        // Not in the index until it is complete; a crash leaves it to `sweep`.
+        let scratch = layers.join(format!("{number}.new"));
+        let result = self.unpack_into(&scratch, below, diff_id, reader).and_then(|unpacked| {
+            sync_file_system(&layers)?;
+            let path = self.layer_dir(number);
+            fs::rename(scratch.join("upper"), &path).map_err(io("renaming", &path))?;
+            self.change(|index| {
+                index.next_layer = index.next_layer.max(number);
+                index.layers.insert(chain_id.to_owned(), Layer { number, size_bytes: unpacked.size_bytes });
+                Ok(())
+            })
+        });
+        let _ = remove_all(&scratch);
+        result
+    }
+
+    fn unpack_into(&self, scratch: &Path, below: &[String], diff_id: &str, reader: impl Read) -> Result<Unpacked> {
+        let (upper, work, view) = (scratch.join("upper"), scratch.join("work"), scratch.join("view"));
+        for path in [&upper, &work, &view] {
+            fs::create_dir_all(path).map_err(io("creating", path))?;
+        }
+        let lower = self.lower_dirs(below)?;
+        let unpacked = if lower.is_empty() {
+            unpack(reader, &upper, false, diff_id)
+        } else {
+            rootfs::mount_overlay(&lower, &upper, &work, &view)?;
+            let unpacked = unpack(reader, &view, true, diff_id);
+            rootfs::unmount(&view)?;
+            unpacked
+        }?;
+        if unpacked.diff_id != diff_id {
+            return Err(ImageError::WrongDigest { expected: diff_id.to_owned(), actual: unpacked.diff_id });
+        }
+        Ok(unpacked)
+    }
+
+    fn prepare(&self, reference: &str, container: &str) -> Result<PathBuf> {
+        let directory = self.config.container_dir(container);
+        let target = directory.join("rootfs");
+        if rootfs::is_mounted(&target) {
+            return Ok(target);
+        }
+        for name in ["upper", "work", "rootfs"] {
+            let path = directory.join(name);
+            fs::create_dir_all(&path).map_err(io("creating", &path))?;
+        }
+        let builtin = builtin::is_hello(reference);
+        let (id, lower) = if builtin {
+            (builtin::image().id, vec![builtin::layer_dir(&self.directory)])
+        } else {
+            let now = Timestamp::now();
+            let (id, chain) = self.change(|index| {
+                let id = index.find(reference).ok_or_else(|| ImageError::NoImage(reference.to_owned()))?;
+                let entry = index.images.get_mut(&id).ok_or_else(|| ImageError::NoImage(reference.to_owned()))?;
+                entry.image.last_used = now;
+                Ok((id, entry.chain.clone()))
+            })?;
+            (id, self.lower_dirs(&chain)?)
+        };
+        let marker = directory.join("image");
+        fs::write(&marker, &id).map_err(io("writing", &marker))?;
+        rootfs::mount_overlay(&lower, &directory.join("upper"), &directory.join("work"), &target)?;
+        if builtin {
+            builtin::complete(&target, &self.config.executable)?;
+        }
+        Ok(target)
+    }
+
+    fn release(&self, container: &str) -> Result<()> {
+        let directory = self.config.container_dir(container);
+        super::super::runtime::unmount_below(&directory).map_err(|error| ImageError::Io {
+            what: "unmounting".into(),
+            path: directory.display().to_string(),
+            reason: super::super::error::chain(&error),
+        })?;
+        remove_all(&directory)
+    }
+
+    /// Which containers use which image.
+    fn users(&self) -> Vec<(String, String)> {
+        let Ok(entries) = fs::read_dir(self.config.data_dir.join("containers")) else { return Vec::new() };
+        let user = |entry: fs::DirEntry| {
+            let image = fs::read_to_string(entry.path().join("image")).ok()?;
+            Some((entry.file_name().into_string().ok()?, image))
+        };
+        entries.flatten().filter_map(user).collect()
+    }
+
+    fn remove(&self, reference: &str) -> Result<()> {
+        if builtin::is_hello(reference) {
+            return Err(ImageError::invalid("image", "the built-in image is part of the executable"));
+        }
+        let users = self.users();
+        self.change(|index| {
+            let Some(id) = index.find(reference) else { return Err(ImageError::NoImage(reference.to_owned())) };
+            let Some(entry) = index.images.get_mut(&id) else { return Ok(()) };
+            if let Ok(name) = Reference::parse(reference) {
+                let name = name.to_string();
+                let by_tag = entry.image.tags.contains(&name);
+                if by_tag && entry.image.tags.len() > 1 {
+                    entry.image.tags.retain(|tag| *tag != name);
+                    return Ok(());
+                }
+            }
+            if let Some((container, _)) = users.iter().find(|(_, image)| *image == id) {
+                return Err(ImageError::InUse { image: reference.to_owned(), container: container.clone() });
+            }
+            index.images.remove(&id);
+            Ok(())
+        })?;
+        self.drop_unused_layers()
+    }
+
+    fn drop_unused_layers(&self) -> Result<()> {
+        if !self.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty() {
+            // A pull under way may be about to use them; the next removal gets them.
+            return Ok(());
+        }
+        let gone = self.change(|index| {
+            let used: Vec<&String> = index.images.values().flat_map(|entry| &entry.chain).collect();
+            let unused: Vec<String> = index.layers.keys().filter(|id| !used.contains(id)).cloned().collect();
+            Ok(unused.iter().filter_map(|id| index.layers.remove(id)).collect::<Vec<_>>())
+        })?;
+        gone.iter().try_for_each(|layer| remove_all(&self.layer_dir(layer.number)))
+    }
+
+    fn collect(&self, unused_for: Duration) -> Result<Vec<String>> {
+        let users = self.users();
+        let now = Timestamp::now();
+        let age = |image: &Image| Duration::try_from(now.duration_since(image.last_used)).unwrap_or_default();
+        let removed = self.change(|index| {
+            let old = |entry: &&Entry| {
+                let image = &entry.image;
+                !image.pinned && age(image) >= unused_for && !users.iter().any(|(_, used)| *used == image.id)
+            };
+            let ids: Vec<String> = index.images.values().filter(old).map(|entry| entry.image.id.clone()).collect();
+            index.images.retain(|id, _| !ids.contains(id));
+            Ok(ids)
+        })?;
+        self.drop_unused_layers()?;
+        Ok(removed)
+    }
+}
+
+#[async_trait]
+impl Images for ImageStore {
+    async fn pull(&self, reference: &str, credentials: &[Credentials]) -> Result<Image> {
+        if builtin::is_hello(reference) {
+            return Ok(builtin::image());
+        }
+        let parsed = Reference::parse(reference)?;
+        let key = (parsed.to_string(), credentials.to_vec());
+        let shared = {
+            let mut pulls = self.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let start = || {
+                let (store, key, credentials) = (self.clone(), key.clone(), credentials.to_vec());
+                // In a task of its own: the caller that began it may give up while others still wait.
+                let task = crate::base::task::spawn("image-pull", async move {
+                    let result = pull::pull(&store, &parsed, &credentials).await;
+                    store.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key);
+                    result
+                });
+                let outcome = task.map(|joined| match joined {
+                    Ok(Some(result)) => result,
+                    _ => Err(ImageError::invalid("pull", "it was interrupted")),
+                });
+                outcome.boxed().shared()
+            };
+            pulls.entry(key.clone()).or_insert_with(start).clone()
+        };
+        shared.await
+    }
+
+    async fn status(&self, reference: &str) -> Option<Image> {
+        if builtin::is_hello(reference) {
+            return Some(builtin::image());
+        }
+        let index = self.inner.index();
+        let id = index.find(reference)?;
+        index.images.get(&id).map(|entry| entry.image.clone())
+    }
+
+    async fn list(&self) -> Vec<Image> {
+        let mut list = vec![builtin::image()];
+        list.extend(self.inner.index().images.values().map(|entry| entry.image.clone()));
+        list
+    }
+
+    async fn remove(&self, reference: &str) -> Result<()> {
+        let reference = reference.to_owned();
+        self.blocking(move |inner| inner.remove(&reference)).await
+    }
+
+    async fn import(&self, archive: &Path) -> Result<Vec<Image>> {
+        archive::import(self, archive).await
+    }
+
+    async fn prepare_rootfs(&self, image: &str, container: &str) -> Result<PathBuf> {
+        let (image, container) = (image.to_owned(), container.to_owned());
+        self.blocking(move |inner| {
+            let result = inner.prepare(&image, &container);
+            if result.is_err() {
+                let _ = inner.release(&container);
+            }
+            result
+        })
+        .await
+    }
+
+    async fn release_rootfs(&self, container: &str) -> Result<()> {
+        let container = container.to_owned();
+        self.blocking(move |inner| inner.release(&container)).await
+    }
+
+    async fn rootfs_list(&self) -> Vec<String> {
+        self.blocking(|inner| inner.users().into_iter().map(|(container, _)| container).collect()).await
+    }
+
+    async fn collect_garbage(&self, unused_for: Duration) -> Result<Vec<String>> {
+        self.blocking(move |inner| inner.collect(unused_for)).await
+    }
+}
+
+/// Makes everything written so far durable, with one call for a whole layer.
+fn sync_file_system(path: &Path) -> Result<()> {
+    let directory = fs::File::open(path).map_err(io("opening", path))?;
+    rustix::fs::syncfs(&directory).map_err(io("syncing", path))
+}
+
+fn remove_all(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => fs::remove_file(path).map_err(io("removing", path)),
+        _ => match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", path)(error)),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// Whether `digest` may be used as a file name.
+pub(super) fn blob_name(digest: &str) -> Result<&str> {
+    match is_digest(digest) {
+        true => Ok(&digest["sha256:".len()..]),
+        false => Err(ImageError::invalid("digest", format!("{digest:?} (only sha256 is supported)"))),
+    }
+}

@@ -1,0 +1,235 @@
+//! Images from registries and archives to running containers.
+
+use std::fs;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use amphipod::containers::image::{HELLO, ImageStore, Registries, resolve_user};
+use amphipod::containers::*;
+use serde_json::json;
+
+use crate::lab::Lab;
+use crate::registry::{Registry, tar_of};
+
+fn store(lab: &Lab) -> ImageStore {
+    ImageStore::open(&lab.config, Registries::default()).unwrap()
+}
+
+fn login(username: &str, password: &str) -> Credentials {
+    Credentials { username: username.into(), password: password.into(), ..Credentials::default() }
+}
+
+/// Busybox below, two layers of changes above.
+fn layers() -> Vec<Vec<u8>> {
+    let busybox = fs::read("/bin/busybox").unwrap();
+    vec![
+        tar_of(&[
+            ("bin/", b""),
+            ("bin/busybox", &busybox),
+            ("bin/sh -> busybox", b""),
+            ("bin/ls -> busybox", b""),
+            ("bin/cat -> busybox", b""),
+            ("etc/", b""),
+            ("etc/passwd", b"root:x:0:0::/:/bin/sh\nweb:x:33:34::/:/bin/sh\n"),
+            ("etc/group", b"web:x:34:\n"),
+            ("usr/lib/", b""),
+            ("usr/lib/base", b"base"),
+            ("lib -> usr/lib", b""),
+            ("dir/", b""),
+            ("dir/old", b"old"),
+            ("gone", b"x"),
+        ]),
+        tar_of(&[(".wh.gone", b""), ("dir/.wh..wh..opq", b""), ("dir/new", b"new"), ("lib/added", b"added")]),
+        tar_of(&[("top", b"top")]),
+    ]
+}
+
+/// Everything in the store's working directories.
+fn remains(lab: &Lab) -> Vec<String> {
+    let names = ["layers", "blobs", "partial"].into_iter().flat_map(|name| {
+        fs::read_dir(lab.config.images_dir().join(name))
+            .unwrap()
+            .flatten()
+            .map(move |e| format!("{name}/{:?}", e.file_name()))
+    });
+    names.collect()
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_mounted_and_run() {
+    let lab = Lab::new().await;
+    let (registry, store) = (Registry::start(), store(&lab));
+    let config =
+        json!({ "Cmd": ["sh", "-c", "cat /top /dir/new /usr/lib/added; ls /dir /lib/; ls /gone"], "User": "web" });
+    registry.publish("team/app", "1", &layers(), config);
+    let name = format!("{}/team/app:1", registry.address);
+    let image = store.pull(&name, &[]).await.unwrap();
+    assert_eq!((image.tags.clone(), image.config.user.as_str()), (vec![name.clone()], "web"));
+    assert_eq!(remains(&lab).iter().filter(|name| !name.starts_with("layers/")).count(), 0);
+
+    let sandbox = lab.sandbox().await;
+    let id = new_id();
+    let rootfs = store.prepare_rootfs(&name, &id).await.unwrap();
+    assert_eq!(store.prepare_rootfs(&name, &id).await.unwrap(), rootfs);
+    let user = resolve_user(&rootfs, "web").unwrap();
+    assert_eq!((user.uid, user.gid), (33, 34));
+    let spec = ContainerSpec { id: id.clone(), rootfs, args: image.config.cmd.clone(), user, ..lab.script("") };
+    let (code, log) = lab.run(&sandbox, spec).await;
+    assert_eq!(code, 1);
+    assert!(log.contains("topnewadded") && log.contains("new\n") && !log.contains("old"), "{log}");
+    assert!(log.contains("base\n") && log.contains("/gone: No such file"), "{log}");
+
+    let used = store.remove(&name).await.unwrap_err();
+    assert!(matches!(used, ImageError::InUse { .. }));
+    assert!(store.collect_garbage(Duration::ZERO).await.unwrap().is_empty());
+    lab.runtime.remove_sandbox(&sandbox).await.unwrap();
+    store.release_rootfs(&id).await.unwrap();
+    store.release_rootfs(&id).await.unwrap();
+    assert_eq!(store.collect_garbage(Duration::from_secs(3600)).await.unwrap().len(), 0);
+    assert_eq!(store.collect_garbage(Duration::ZERO).await.unwrap(), [image.id]);
+    assert_eq!(remains(&lab), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn layers_are_shared_and_simultaneous_pulls_share_one_download() {
+    let lab = Lab::new().await;
+    let (registry, store) = (Registry::start(), store(&lab));
+    registry.publish("a", "1", &layers()[..2], json!({}));
+    registry.publish("b", "1", &layers(), json!({}));
+    let (a, b) = (format!("{}/a:1", registry.address), format!("{}/b:1", registry.address));
+    let pulls = futures::future::join_all((0..8).map(|_| store.pull(&a, &[]))).await;
+    assert!(pulls.iter().all(Result::is_ok));
+    assert_eq!(registry.blob_requests.load(Ordering::SeqCst), 2);
+    store.pull(&b, &[]).await.unwrap();
+    assert_eq!(registry.blob_requests.load(Ordering::SeqCst), 3);
+    store.remove(&a).await.unwrap();
+    assert_eq!(remains(&lab).len(), 3);
+    // The index survives a restart, and so does what it names.
+    drop(store);
+    let again = ImageStore::open(&lab.config, Registries::default()).unwrap();
+    assert_eq!(again.status(&b).await.unwrap().tags, [b.clone()]);
+    assert!(again.status(&a).await.is_none());
+}
+
+#[tokio::test]
+async fn tokens_basic_logins_and_refusals() {
+    let lab = Lab::new().await;
+    let (registry, store) = (Registry::start(), store(&lab));
+    registry.publish("private", "1", &[tar_of(&[("f", b"1")])], json!({}));
+    let name = format!("{}/private:1", registry.address);
+    registry.behaviour.lock().unwrap().token_for = Some("me:secret".into());
+    let refused = store.pull(&name, &[login("me", "wrong")]).await.unwrap_err();
+    assert!(matches!(&refused, ImageError::Unauthorized { .. }), "{refused}");
+    assert!(refused.to_string().contains("authentication required"), "{refused}");
+    store.pull(&name, &[login("me", "wrong"), login("me", "secret")]).await.unwrap();
+    store.remove(&name).await.unwrap();
+    {
+        let mut behaviour = registry.behaviour.lock().unwrap();
+        behaviour.token_for = None;
+        behaviour.basic_for = Some("me:other".into());
+    }
+    assert!(matches!(store.pull(&name, &[]).await, Err(ImageError::Unauthorized { .. })));
+    store.pull(&name, &[login("me", "other")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn causes_of_failure_are_told_and_leave_nothing() {
+    let lab = Lab::new().await;
+    let (registry, store) = (Registry::start(), store(&lab));
+    let big: Vec<u8> = (0..200_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    registry.publish("app", "1", &[tar_of(&[("big", &big)])], json!({}));
+    registry.publish_index("multi", "arm", &[tar_of(&[("f", b"")])], &["arm64"]);
+    registry.publish_index("multi", "both", &[tar_of(&[("f", b"")])], &["arm64", "amd64"]);
+    let name = |rest: &str| format!("{}/{rest}", registry.address);
+    let set = |change: fn(&mut crate::registry::Behaviour)| change(&mut registry.behaviour.lock().unwrap());
+
+    let missing = store.pull(&name("app:2"), &[]).await.unwrap_err();
+    assert!(matches!(missing, ImageError::NotFound { .. }), "{missing}");
+    let invalid = store.pull("UPPER", &[]).await.unwrap_err();
+    assert!(matches!(invalid, ImageError::InvalidName { .. }), "{invalid}");
+    let unreachable = store.pull("127.0.0.1:1/x:y", &[]).await.unwrap_err();
+    assert!(matches!(unreachable, ImageError::Unreachable { .. }), "{unreachable}");
+    if cfg!(target_arch = "x86_64") {
+        let platform = store.pull(&name("multi:arm"), &[]).await.unwrap_err();
+        assert!(
+            platform.to_string().contains("linux/amd64") && platform.to_string().contains("linux/arm64"),
+            "{platform}"
+        );
+        store.pull(&name("multi:both"), &[]).await.unwrap();
+        store.remove(&name("multi:both")).await.unwrap();
+    }
+    set(|behaviour| behaviour.corrupt = true);
+    let wrong = store.pull(&name("app:1"), &[]).await.unwrap_err();
+    assert!(matches!(wrong, ImageError::WrongDigest { .. }), "{wrong}");
+    set(|behaviour| *behaviour = crate::registry::Behaviour { cut_blobs_after: Some(1000), ..Default::default() });
+    let short = store.pull(&name("app:1"), &[]).await.unwrap_err();
+    assert!(matches!(short, ImageError::Truncated { .. }), "{short}");
+    assert_eq!(remains(&lab), Vec::<String>::new());
+    // The same connection trouble with a registry that can resume costs some requests and no failure.
+    set(|behaviour| {
+        *behaviour = crate::registry::Behaviour { cut_blobs_after: Some(300_000), ranges: true, ..Default::default() }
+    });
+    store.pull(&name("app:1"), &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_malicious_layer_is_refused_and_leaves_nothing() {
+    let lab = Lab::new().await;
+    let (registry, store) = (Registry::start(), store(&lab));
+    let mut tar = tar_of(&[("xx/evil", b"bad")]);
+    tar[..2].copy_from_slice(b"..");
+    let sum: u32 = tar[..148].iter().chain(&tar[156..512]).map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
+    tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    registry.publish("evil", "1", &[tar_of(&[("fine", b"")]), tar], json!({}));
+    let refused = store.pull(&format!("{}/evil:1", registry.address), &[]).await.unwrap_err();
+    assert!(matches!(&refused, ImageError::Malicious { path, .. } if path == "../evil"), "{refused}");
+    assert!(store.list().await.iter().all(|image| image.tags == [HELLO]));
+    // The honest layer below was complete; it goes with the next cleaning.
+    store.collect_garbage(Duration::ZERO).await.unwrap();
+    assert_eq!(remains(&lab), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn mirrors_come_before_the_registry() {
+    let lab = Lab::new().await;
+    let registry = Registry::start();
+    registry.publish("base/nginx", "1", &[tar_of(&[("f", b"1")])], json!({}));
+    registry.behaviour.lock().unwrap().basic_for = Some("m:p".into());
+    let path = lab.config.data_dir.join("registries.yaml");
+    let yaml = format!(
+        "mirrors:\n  docker.io:\n    endpoint: ['http://127.0.0.1:1', 'http://{0}']\n    rewrite: {{'^library/(.*)': 'base/$1'}}\n\
+         configs:\n  '{0}': {{auth: {{username: m, password: p}}}}\n",
+        registry.address
+    );
+    fs::write(&path, yaml).unwrap();
+    let store = ImageStore::open(&lab.config, Registries::load(&path).unwrap()).unwrap();
+    let image = store.pull("nginx:1", &[]).await.unwrap();
+    assert_eq!(image.tags, ["docker.io/library/nginx:1"]);
+    for name in ["nginx:1", "docker.io/library/nginx:1", &image.id, &image.id[7..19], &image.digests[0]] {
+        assert_eq!(store.status(name).await.unwrap().id, image.id, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_hello_image_is_always_there_and_answers() {
+    let lab = Lab::new().await;
+    let store = store(&lab);
+    let image = store.pull("amphipod.local/hello", &[]).await.unwrap();
+    assert!(store.status(HELLO).await.is_some() && store.list().await.iter().any(|image| image.tags == [HELLO]));
+    assert!(store.remove(HELLO).await.is_err());
+    let id = new_id();
+    let rootfs = store.prepare_rootfs(HELLO, &id).await.unwrap();
+    // A network namespace of its own, so that port 8080 is free.
+    let sandbox =
+        lab.runtime.create_sandbox(SandboxSpec { netns: Some(lab.netns()), ..lab.sandbox_spec() }).await.unwrap();
+    let spec = ContainerSpec { id: id.clone(), rootfs, args: image.config.entrypoint, ..lab.script("") };
+    lab.runtime.start_container(&sandbox.spec.id, spec).await.unwrap();
+    let answer = lab.http_get_in(sandbox.pid, 8080).await;
+    assert!(answer.contains("Hello from pod lab-pod") && answer.contains("request: GET / HTTP/1.1"), "{answer}");
+    let stopping = std::time::Instant::now();
+    lab.runtime.stop_container(&id, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(lab.runtime.container(&id).await.unwrap().exit_code(), Some(0));
+    assert!(stopping.elapsed() < Duration::from_secs(10));
+    lab.runtime.remove_sandbox(&sandbox.spec.id).await.unwrap();
+    store.release_rootfs(&id).await.unwrap();
+}
