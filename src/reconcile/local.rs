@@ -1,0 +1,193 @@
+//! The client inside the server: no HTTP, no JSON round trip, reads straight from the watch cache.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::informer::{Changed, Changes, Informer, View};
+use super::{Client, Patch};
+use crate::api::cache::Shelf;
+use crate::api::delete::DeleteOptions;
+use crate::api::status::{Result, Status};
+use crate::api::write::Change;
+use crate::api::{Api, Request};
+use crate::base::object::Object;
+use crate::kinds::core::{pod, serviceaccount};
+use crate::kinds::{Kind, Subresource};
+use crate::schema;
+
+/// Changes that are taken at once.
+const BATCH: usize = 512;
+
+/// A client of the API in this process, writing under one manager's name.
+#[derive(Clone, Debug)]
+pub struct Local {
+    api: Api,
+    manager: Arc<str>,
+}
+
+// === impl Local ===
+
+impl Local {
+    /// A client whose writes are owned by `manager`.
+    pub fn new(api: Api, manager: &str) -> Self {
+        Self { api, manager: manager.into() }
+    }
+
+    fn request(&self, kind: &'static Kind, namespace: &str, name: &str, subresource: Option<Subresource>) -> Request {
+        Request { subresource, ..Request::internal(&self.manager, kind, namespace, name) }
+    }
+}
+
+#[async_trait]
+impl Client for Local {
+    fn informer(&self, kind: &'static Kind) -> Informer {
+        Arc::new(LocalView { api: self.api.clone(), kind })
+    }
+
+    async fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Arc<Object>> {
+        self.api.get(&self.request(kind, namespace, name, None))
+    }
+
+    async fn create(&self, kind: &'static Kind, namespace: &str, value: Value) -> Result<Arc<Object>> {
+        let mut value = value;
+        decode(kind, &mut value)?;
+        Ok(self.api.create(&self.request(kind, namespace, "", None), value).await?.object)
+    }
+
+    async fn update(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: Option<Subresource>,
+        value: Value,
+    ) -> Result<Arc<Object>> {
+        let mut value = value;
+        decode(kind, &mut value)?;
+        let request = self.request(kind, namespace, name, subresource);
+        Ok(self.api.update(&request, Change::Replace(value)).await?.object)
+    }
+
+    async fn patch(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: Option<Subresource>,
+        patch: Patch,
+    ) -> Result<Arc<Object>> {
+        let shape = schema::type_of(kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
+        let mut change = |live: &Value| {
+            let mut new = live.clone();
+            match &patch {
+                Patch::Merge(p) => schema::patch::merge::apply(&mut new, p),
+                Patch::Strategic(p) => schema::patch::strategic::apply(&mut new, p, &shape),
+            }
+            .map_err(|e| Status::new(e.code(), e.reason(), e.to_string()))?;
+            decode(kind, &mut new)?;
+            Ok(new)
+        };
+        let request = self.request(kind, namespace, name, subresource);
+        Ok(self.api.update(&request, Change::Patch(&mut change)).await?.object)
+    }
+
+    async fn delete(&self, kind: &'static Kind, namespace: &str, name: &str, options: DeleteOptions) -> Result<()> {
+        self.api.delete(&self.request(kind, namespace, name, None), &options).await.map(|_| ())
+    }
+
+    async fn bind(&self, namespace: &str, pod: &str, uid: &str, node: &str) -> Result<()> {
+        let request = self.request(&pod::KIND, namespace, pod, Some(Subresource::Binding));
+        let binding = json!({"metadata": {"name": pod, "uid": uid}, "target": {"kind": "Node", "name": node}});
+        self.api.bind(&request, &binding).await
+    }
+
+    async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<Value> {
+        let request = self.request(&serviceaccount::KIND, namespace, account, Some(Subresource::Token));
+        self.api.request_token(&request, json!({"spec": spec}))
+    }
+}
+
+/// Gives what our own code has built the exact shape of the kind.
+fn decode(kind: &Kind, value: &mut Value) -> Result<()> {
+    let shape = schema::type_of(kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
+    schema::decode(value, &shape).map(|_| ()).map_err(|e| Status::bad_request(e.to_string()))
+}
+
+struct LocalView {
+    api: Api,
+    kind: &'static Kind,
+}
+
+// === impl LocalView ===
+
+impl LocalView {
+    fn shelf(&self) -> &Shelf {
+        self.api.cache.shelf(self.kind)
+    }
+}
+
+#[async_trait]
+impl View for LocalView {
+    fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+
+    fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.shelf().get(&self.kind.key(namespace, name))
+    }
+
+    fn list(&self, namespace: &str) -> Vec<Arc<Object>> {
+        let prefix = self.kind.prefix();
+        match namespace {
+            "" => self.shelf().list(&prefix, ""),
+            namespace => self.shelf().list(&format!("{prefix}{namespace}/"), ""),
+        }
+    }
+
+    fn subscribe(&self) -> Box<dyn Changes> {
+        let shelf = self.shelf();
+        let changed = shelf.subscribe();
+        Box::new(LocalChanges { api: self.api.clone(), kind: self.kind, position: shelf.last(), changed })
+    }
+
+    async fn synced(&self) {}
+}
+
+struct LocalChanges {
+    api: Api,
+    kind: &'static Kind,
+    position: u64,
+    changed: watch::Receiver<u64>,
+}
+
+#[async_trait]
+impl Changes for LocalChanges {
+    async fn next(&mut self) -> Option<Vec<Changed>> {
+        loop {
+            self.changed.mark_unchanged();
+            let shelf = self.api.cache.shelf(self.kind);
+            match shelf.changes(self.position, BATCH) {
+                None => {
+                    self.position = shelf.last();
+                    return None;
+                }
+                Some(events) if !events.is_empty() => {
+                    self.position = events.last().map_or(self.position, |e| e.revision);
+                    let changed = |e: crate::api::cache::Event| Changed {
+                        object: e.object,
+                        previous: e.previous,
+                        deleted: e.deleted,
+                    };
+                    return Some(events.into_iter().map(changed).collect());
+                }
+                Some(_) => {}
+            }
+            if self.changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The work queue of a controller: each key waits at most once, runs at most once at a time, and may be due later.
+//!
+//! Pure: the caller brings the time and asks what to do next.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Key;
+
+/// First and longest wait after failures.
+const BACKOFF_MIN: Duration = Duration::from_millis(5);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Keys that are due, wait for their time, or run.
+#[derive(Debug, Default)]
+pub struct Queue {
+    due: VecDeque<Key>,
+    /// Members of `due`.
+    waiting: HashSet<Key>,
+    later: BTreeSet<(Instant, Key)>,
+    at: BTreeMap<Key, Instant>,
+    running: HashSet<Key>,
+    /// Woken while running: due again when the run ends.
+    again: HashSet<Key>,
+    failures: HashMap<Key, u32>,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Makes a key due now.
+    pub fn wake(&mut self, key: Key) {
+        if self.running.contains(&key) {
+            self.again.insert(key);
+        } else if self.waiting.insert(key.clone()) {
+            self.due.push_back(key);
+        }
+    }
+
+    /// Makes a key due at a time, unless it is due earlier already.
+    pub fn wake_at(&mut self, key: Key, at: Instant) {
+        match self.at.get(&key) {
+            Some(earlier) if *earlier <= at => return,
+            Some(later) => drop(self.later.remove(&(*later, key.clone()))),
+            None => {}
+        }
+        self.at.insert(key.clone(), at);
+        self.later.insert((at, key));
+    }
+
+    /// The next key to run, which from now on counts as running.
+    pub fn next(&mut self, now: Instant) -> Option<Key> {
+        while let Some((at, key)) = self.later.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.later.remove(&(at, key.clone()));
+            self.at.remove(&key);
+            self.wake(key);
+        }
+        let key = self.due.pop_front()?;
+        self.waiting.remove(&key);
+        self.running.insert(key.clone());
+        Some(key)
+    }
+
+    /// When [`Queue::next`] may have something again, if nothing wakes it before.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    /// A run has ended well.
+    pub fn done(&mut self, key: &Key) {
+        self.failures.remove(key);
+        self.end(key);
+    }
+
+    /// A run has failed: it is due again after a wait that grows.
+    pub fn failed(&mut self, key: &Key, now: Instant) {
+        let count = self.failures.entry(key.clone()).or_insert(0);
+        let wait = BACKOFF_MIN.saturating_mul(1 << (*count).min(16)).min(BACKOFF_MAX);
+        *count += 1;
+        self.end(key);
+        self.wake_at(key.clone(), now + wait);
+    }
+
+    /// Whether nothing is due or running.
+    pub fn is_idle(&self) -> bool {
+        self.due.is_empty() && self.running.is_empty()
+    }
+
+    fn end(&mut self, key: &Key) {
+        self.running.remove(key);
+        if self.again.remove(key) {
+            self.wake(key.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new("n", name)
+    }
+
+    #[test]
+    fn a_key_waits_once_and_runs_once_at_a_time() {
+        let (mut q, now) = (Queue::default(), Instant::now());
+        q.wake(key("a"));
+        q.wake(key("a"));
+        assert_eq!(q.next(now), Some(key("a")));
+        assert_eq!(q.next(now), None);
+        q.wake(key("a"));
+        assert_eq!(q.next(now), None, "it still runs");
+        q.done(&key("a"));
+        assert_eq!(q.next(now), Some(key("a")), "it was woken meanwhile");
+        q.done(&key("a"));
+        assert!(q.is_idle());
+    }
+
+    #[test]
+    fn failures_wait_longer_each_time_and_the_earlier_time_counts() {
+        let (mut q, now) = (Queue::default(), Instant::now());
+        let mut waits = Vec::new();
+        for _ in 0..3 {
+            q.wake(key("a"));
+            q.next(now);
+            q.failed(&key("a"), now);
+            waits.push(q.next_at().unwrap() - now);
+            assert_eq!(q.next(now + BACKOFF_MAX), Some(key("a")));
+            q.end(&key("a"));
+        }
+        assert!(waits[0] < waits[1] && waits[1] < waits[2]);
+        q.wake_at(key("b"), now + Duration::from_secs(9));
+        q.wake_at(key("b"), now + Duration::from_secs(3));
+        q.wake_at(key("b"), now + Duration::from_secs(5));
+        assert_eq!(q.next_at(), Some(now + Duration::from_secs(3)));
+    }
+}

@@ -1,0 +1,177 @@
+//! Events: what parts of the cluster tell people about an object.
+//!
+//! Recording never waits and never fails: a bounded queue is written by one task; what does not fit is dropped. The same
+//! thing said again only counts up.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::{Client, Patch};
+use crate::base::clock::Clock;
+use crate::base::object::Object;
+use crate::base::task;
+use crate::kinds::Kind;
+use crate::kinds::core::event;
+
+/// Events that may wait to be written.
+const QUEUE: usize = 512;
+/// Different things said that are remembered for counting.
+const REMEMBERED: usize = 1024;
+/// Messages are cut at this length, as the API would refuse longer ones.
+const MESSAGE_BYTES: usize = 1024;
+
+/// Whether it is good news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventType {
+    Normal,
+    Warning,
+}
+
+/// Records events of one component; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    send: mpsc::Sender<Said>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Said {
+    kind: &'static str,
+    api_version: String,
+    namespace: String,
+    name: String,
+    uid: String,
+    /// `spec.containers{name}` where it is about a part.
+    field_path: String,
+    event_type: EventType,
+    reason: String,
+    message: String,
+}
+
+struct Writer {
+    client: Arc<dyn Client>,
+    clock: Clock,
+    component: String,
+    host: String,
+    /// What was said, under which event name, and how often.
+    known: HashMap<Said, (String, u64)>,
+    order: VecDeque<Said>,
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    /// A recorder for `component` on `host` (empty where it runs on no node). Must be called inside a runtime.
+    pub fn new(client: Arc<dyn Client>, clock: Clock, component: &str, host: &str) -> Self {
+        let (send, mut queue) = mpsc::channel(QUEUE);
+        let mut writer = Writer {
+            client,
+            clock,
+            component: component.into(),
+            host: host.into(),
+            known: HashMap::new(),
+            order: VecDeque::new(),
+        };
+        task::spawn("events", async move {
+            while let Some(said) = queue.recv().await {
+                writer.write(said).await;
+            }
+        });
+        Self { send }
+    }
+
+    /// Says something about an object.
+    pub fn event(&self, kind: &Kind, about: &Object, event_type: EventType, reason: &str, message: &str) {
+        self.event_at(kind, about, "", event_type, reason, message);
+    }
+
+    /// Says something about a part of an object, such as `spec.containers{web}`.
+    pub fn event_at(
+        &self,
+        kind: &Kind,
+        about: &Object,
+        field_path: &str,
+        event_type: EventType,
+        reason: &str,
+        message: &str,
+    ) {
+        let said = Said {
+            kind: kind.kind,
+            api_version: kind.api_version(),
+            namespace: about.meta.namespace.to_string(),
+            name: about.meta.name.to_string(),
+            uid: about.meta.uid.to_string(),
+            field_path: field_path.into(),
+            event_type,
+            reason: reason.into(),
+            message: cut(message),
+        };
+        if self.send.try_send(said).is_err() {
+            tracing::debug!(reason, "an event was dropped: too many at once");
+        }
+    }
+}
+
+fn cut(message: &str) -> String {
+    let mut end = message.len().min(MESSAGE_BYTES);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message[..end].to_owned()
+}
+
+// === impl Writer ===
+
+impl Writer {
+    async fn write(&mut self, said: Said) {
+        let namespace = if said.namespace.is_empty() { "default" } else { &said.namespace }.to_owned();
+        if let Some((name, count)) = self.known.get_mut(&said) {
+            *count += 1;
+            let patch = json!({"count": *count, "lastTimestamp": self.clock.now_text()});
+            let (name, client) = (name.clone(), self.client.clone());
+            if client.patch(&event::KIND, &namespace, &name, None, Patch::Merge(patch)).await.is_ok() {
+                return;
+            }
+            // It has expired or was deleted: said anew.
+            self.known.remove(&said);
+        }
+        let name = format!("{}.{:016x}", said.name, self.clock.random_u64());
+        match self.client.create(&event::KIND, &namespace, self.object(&said, &namespace, &name)).await {
+            Ok(_) => self.remember(said, name),
+            Err(error) => tracing::debug!(%error, "an event was not written"),
+        }
+    }
+
+    fn object(&self, said: &Said, namespace: &str, name: &str) -> Value {
+        let now = self.clock.now_text();
+        let mut about = json!({"kind": said.kind, "apiVersion": said.api_version, "name": said.name, "uid": said.uid});
+        if !said.namespace.is_empty() {
+            about["namespace"] = said.namespace.as_str().into();
+        }
+        if !said.field_path.is_empty() {
+            about["fieldPath"] = said.field_path.as_str().into();
+        }
+        let mut source = json!({"component": self.component});
+        if !self.host.is_empty() {
+            source["host"] = self.host.as_str().into();
+        }
+        json!({
+            "metadata": {"name": name, "namespace": namespace}, "involvedObject": about, "source": source,
+            "type": match said.event_type { EventType::Normal => "Normal", EventType::Warning => "Warning" },
+            "reason": said.reason, "message": said.message, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
+            "reportingComponent": self.component, "reportingInstance": self.host,
+        })
+    }
+
+    fn remember(&mut self, said: Said, name: String) {
+        self.known.insert(said.clone(), (name, 1));
+        self.order.push_back(said);
+        while self.order.len() > REMEMBERED {
+            if let Some(old) = self.order.pop_front() {
+                self.known.remove(&old);
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Runs controllers: sources wake keys, workers reconcile them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::{FuturesUnordered, StreamExt};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::informer::{Changed, Informer};
+use super::queue::Queue;
+use super::{Client, Key};
+use crate::api::status::{Result, Status};
+use crate::base::clock::{Clock, between};
+use crate::base::{metrics, task};
+
+/// Wake-ups that may wait for the runner before sources wait.
+const WAKES: usize = 1024;
+
+/// What a controller says at the end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to do until something changes.
+    Done,
+    /// Look again at this wall time even if nothing changes.
+    At(Timestamp),
+}
+
+/// Brings one object's world to what it says.
+#[async_trait]
+pub trait Reconciler: Send + Sync + 'static {
+    /// One run for a key whose object may be gone. An error is tried again after a growing wait.
+    async fn reconcile(&self, key: &Key) -> Result<Outcome>;
+}
+
+/// Which keys a change wakes.
+pub type Wake = Box<dyn Fn(&Changed) -> Vec<Key> + Send + Sync>;
+
+/// A reconciler with what wakes it.
+pub struct Controller {
+    name: &'static str,
+    reconciler: Arc<dyn Reconciler>,
+    sources: Vec<(Informer, Wake)>,
+    workers: usize,
+    clock: Clock,
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// A controller that nothing wakes yet.
+    pub fn new(name: &'static str, reconciler: Arc<dyn Reconciler>, clock: Clock) -> Self {
+        Self { name, reconciler, sources: Vec::new(), workers: 4, clock }
+    }
+
+    /// Changes of a kind wake the keys of the changed objects themselves.
+    pub fn owns(self, client: &dyn Client, kind: &'static crate::kinds::Kind) -> Self {
+        self.watches(client, kind, Box::new(|c| vec![Key::of(&c.object)]))
+    }
+
+    /// Changes of objects wake their controlling owner of `owner_kind`.
+    pub fn watches_owned(
+        self,
+        client: &dyn Client,
+        kind: &'static crate::kinds::Kind,
+        owner_kind: &'static crate::kinds::Kind,
+    ) -> Self {
+        let wake = move |c: &Changed| {
+            let owners = [Some(&c.object), c.previous.as_ref()].into_iter().flatten().filter_map(|o| {
+                let owner = o.controller().filter(|w| *w.kind == *owner_kind.kind)?;
+                Some(Key::new(&o.meta.namespace, &owner.name))
+            });
+            owners.collect()
+        };
+        self.watches(client, kind, Box::new(wake))
+    }
+
+    /// Changes of a kind wake what `wake` says.
+    pub fn watches(mut self, client: &dyn Client, kind: &'static crate::kinds::Kind, wake: Wake) -> Self {
+        self.sources.push((client.informer(kind), wake));
+        self
+    }
+
+    /// How many keys are worked on at once.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Starts it; aborting the handle stops it.
+    pub fn spawn(self) -> JoinHandle<Option<()>> {
+        task::spawn(self.name, self.run())
+    }
+
+    async fn run(self) {
+        let (send, mut wakes) = mpsc::channel(WAKES);
+        let mut tasks = tokio::task::JoinSet::new();
+        for (informer, wake) in self.sources {
+            informer.synced().await;
+            #[allow(clippy::disallowed_methods)] // Ends with the runner, which a detached task would not.
+            tasks.spawn(feed(informer, wake, send.clone()));
+        }
+        let mut queue = Queue::default();
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < self.workers
+                && let Some(key) = queue.next(Instant::now())
+            {
+                let reconciler = self.reconciler.clone();
+                running.push(async move {
+                    metrics::RECONCILES.add();
+                    let result = reconciler.reconcile(&key).await;
+                    (key, result)
+                });
+            }
+            let due = if running.len() < self.workers { queue.next_at() } else { None };
+            tokio::select! {
+                biased;
+                Some((key, result)) = running.next(), if !running.is_empty() => finish(self.name, &mut queue, &self.clock, key, result),
+                Some(keys) = wakes.recv() => {
+                    for key in keys {
+                        queue.wake(key);
+                    }
+                }
+                () = sleep_until(due), if due.is_some() => {}
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Controller({})", self.name)
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn finish(name: &str, queue: &mut Queue, clock: &Clock, key: Key, result: Result<Outcome>) {
+    let now = Instant::now();
+    match result {
+        Ok(outcome) => {
+            queue.done(&key);
+            if let Outcome::At(at) = outcome {
+                queue.wake_at(key, now + between(clock.now(), at));
+            }
+        }
+        Err(error) => {
+            metrics::RECONCILE_ERRORS.add();
+            log(name, &key, &error);
+            queue.failed(&key, now);
+        }
+    }
+}
+
+fn log(name: &str, key: &Key, error: &Status) {
+    // Conflicts and objects that went away are part of normal life.
+    if matches!(error.code, 404 | 409) {
+        tracing::debug!(controller = name, %key, %error, "tried again");
+    } else {
+        tracing::warn!(controller = name, %key, %error, "reconciliation failed; it is tried again");
+    }
+}
+
+/// Wakes keys for everything there is, then for every change.
+async fn feed(informer: Informer, wake: Wake, send: mpsc::Sender<Vec<Key>>) {
+    let mut changes = informer.subscribe();
+    let all = |informer: &Informer| -> Vec<Key> {
+        let as_change = |object| Changed { object, previous: None, deleted: false };
+        informer.list("").into_iter().flat_map(|o| wake(&as_change(o))).collect()
+    };
+    if send.send(all(&informer)).await.is_err() {
+        return;
+    }
+    loop {
+        let keys = match changes.next().await {
+            Some(changes) => changes.iter().flat_map(&wake).collect(),
+            None => all(&informer),
+        };
+        if send.send(keys).await.is_err() {
+            return;
+        }
+    }
+}
