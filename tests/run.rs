@@ -1,5 +1,8 @@
 //! Real containers with the real shim: one binary, a module per theme. Needs root.
 
+/// Memory and latency of a sandbox.
+#[path = "run/cost.rs"]
+mod cost;
 /// Pull, unpack, share, import, garbage.
 #[path = "run/images.rs"]
 mod images;
@@ -13,6 +16,9 @@ mod lifecycle;
 mod limits;
 #[path = "run/registry.rs"]
 mod registry;
+/// The same with Debian's registry and tools.
+#[path = "run/registry_real.rs"]
+mod registry_real;
 /// The suite over the real runtime and the fake.
 #[path = "run/suite.rs"]
 mod suite;

@@ -27,7 +27,7 @@ pub fn destroy_all(config: &Config) -> Result<()> {
     note(tree.remove(""));
     note(unmount_below(&config.run_dir));
     note(unmount_below(&config.data_dir.join("containers")));
-    for path in [config.sandboxes_dir(), config.data_dir.join("containers")] {
+    for path in [config.sandboxes_dir(), config.run_dir.join("seccomp"), config.data_dir.join("containers")] {
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 note(Err(Error::Io { what: "removing", path, source }));

@@ -17,6 +17,7 @@ mod killall;
 mod oci;
 pub mod runtime;
 mod seccomp;
+mod seccomp_filter;
 mod session;
 mod shim;
 pub mod spec;

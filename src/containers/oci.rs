@@ -70,8 +70,21 @@ const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/s
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The configuration of a container and what our own executor does with it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub config: Value,
+    /// Loaded by our executor as a finished program, not by libcontainer.
+    pub seccomp: Option<Value>,
+    /// To be taken on after the program was loaded; the configuration keeps what loading needs.
+    pub capabilities: Option<Value>,
+}
+
+/// What loading a program without no_new_privs and then dropping capabilities takes.
+const FOR_LOADING: &[&str] = &["CAP_SYS_ADMIN", "CAP_SETPCAP"];
+
 /// The configuration of a container.
-pub(crate) fn plan(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host) -> Result<Value> {
+pub(crate) fn plan(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host) -> Result<Plan> {
     if container.args.is_empty() {
         return Err(Error::Spec("no command specified".into()));
     }
@@ -90,15 +103,28 @@ pub(crate) fn plan(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host
             "rootfsPropagation": rootfs_propagation(container),
         },
     });
-    let linux = &mut config["linux"];
-    if let Some(profile) = seccomp {
-        linux["seccomp"] = profile;
-    }
     if !container.privileged && !container.unmasked_proc {
-        linux["maskedPaths"] = json!(MASKED_PATHS);
-        linux["readonlyPaths"] = json!(READONLY_PATHS);
+        config["linux"]["maskedPaths"] = json!(MASKED_PATHS);
+        config["linux"]["readonlyPaths"] = json!(READONLY_PATHS);
     }
-    Ok(config)
+    let mut wanted = None;
+    if seccomp.is_some() && !container.no_new_privileges {
+        let sets = &mut config["process"]["capabilities"];
+        wanted = Some(sets.clone());
+        for name in ["bounding", "effective", "permitted"] {
+            keep_for_loading(&mut sets[name]);
+        }
+    }
+    Ok(Plan { config, seccomp, capabilities: wanted })
+}
+
+fn keep_for_loading(set: &mut Value) {
+    let Value::Array(names) = set else { return };
+    for name in FOR_LOADING {
+        if !names.iter().any(|other| other == name) {
+            names.push(json!(name));
+        }
+    }
 }
 
 /// The process and seccomp profile for an exec in `container`.
@@ -399,10 +425,9 @@ mod tests {
 
     #[test]
     fn the_plan_is_a_valid_configuration() {
-        let value = plan(&SandboxSpec::default(), &container(), &host()).unwrap();
-        let spec: Spec = serde_json::from_value(value).unwrap();
-        let linux = spec.linux().as_ref().unwrap();
-        assert!(linux.seccomp().is_some() && linux.masked_paths().is_some());
+        let plan = plan(&SandboxSpec::default(), &container(), &host()).unwrap();
+        let spec: Spec = serde_json::from_value(plan.config).unwrap();
+        assert!(plan.seccomp.is_some() && spec.linux().as_ref().unwrap().masked_paths().is_some());
         assert_eq!(spec.process().as_ref().unwrap().no_new_privileges(), None);
     }
 
@@ -422,8 +447,9 @@ mod tests {
     #[test]
     fn privileged_opens_everything_and_nothing_else_does() {
         let privileged = ContainerSpec { privileged: true, ..container() };
-        let value = plan(&SandboxSpec::default(), &privileged, &host()).unwrap();
-        assert!(value["linux"].get("seccomp").is_none() && value["linux"].get("maskedPaths").is_none());
+        let plan = plan(&SandboxSpec::default(), &privileged, &host()).unwrap();
+        let value = plan.config;
+        assert!(plan.seccomp.is_none() && value["linux"].get("maskedPaths").is_none());
         assert_eq!(value["process"]["capabilities"]["effective"].as_array().unwrap().len(), host().capabilities.len());
     }
 
@@ -439,8 +465,13 @@ mod tests {
     fn another_user_holds_no_capabilities() {
         let mut wanted = container();
         wanted.user.uid = 1000;
-        let value = plan(&SandboxSpec::default(), &wanted, &host()).unwrap();
-        assert_eq!(value["process"]["capabilities"]["effective"], json!([]));
+        let first = plan(&SandboxSpec::default(), &wanted, &host()).unwrap();
+        assert_eq!(first.capabilities.unwrap()["effective"], json!([]));
+        assert_eq!(first.config["process"]["capabilities"]["effective"], json!(FOR_LOADING));
+        wanted.no_new_privileges = true;
+        let second = plan(&SandboxSpec::default(), &wanted, &host()).unwrap();
+        assert!(second.capabilities.is_none());
+        assert_eq!(second.config["process"]["capabilities"]["effective"], json!([]));
     }
 
     #[test]
@@ -451,7 +482,7 @@ mod tests {
             source: MountSource::Tmpfs { size_bytes: Some(1) },
         };
         let wanted = ContainerSpec { mounts: vec![tmpfs("/a/b"), tmpfs("/a"), tmpfs("/dev/shm")], ..container() };
-        let value = plan(&SandboxSpec::default(), &wanted, &host()).unwrap();
+        let value = plan(&SandboxSpec::default(), &wanted, &host()).unwrap().config;
         let paths: Vec<_> =
             value["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
         assert_eq!(paths.iter().filter(|path| **path == "/dev/shm").count(), 1);

@@ -165,9 +165,12 @@ impl ShimRuntime {
         std::fs::create_dir_all(&bundle).map_err(io("creating", &bundle))?;
         super::image::make_directory_in(&spec.rootfs, Path::new(&spec.cwd), &spec.user)?;
         let host = host::describe(&self.inner.config, tree, sandbox, spec);
-        let config = oci::plan(sandbox, spec, &host)?;
+        let plan = oci::plan(sandbox, spec, &host)?;
+        let seccomp = plan.seccomp.as_ref().map(|profile| self.seccomp_file(profile)).transpose()?;
         tree.create(&cgroup, &spec.resources)?;
-        for (name, bytes) in [("config.json", serde_json::to_vec(&config)), ("spec.json", serde_json::to_vec(spec))] {
+        for (name, bytes) in
+            [("config.json", serde_json::to_vec(&plan.config)), ("spec.json", serde_json::to_vec(spec))]
+        {
             let path = bundle.join(name);
             let bytes = bytes.map_err(|error| Error::Spec(error.to_string()))?;
             std::fs::write(&path, bytes).map_err(io("writing", &path))?;
@@ -183,11 +186,17 @@ impl ShimRuntime {
             stdin_once: spec.stdin_once,
             log_path: spec.log_path.as_ref().map(|path| sandbox.log_dir.join(path)),
             oom_score_adj: spec.oom_score_adj.unwrap_or(0),
+            seccomp,
+            capabilities: plan.capabilities.map(|sets| sets.to_string()),
             uid: spec.user.uid,
             oom_file: tree.oom_file(&cgroup),
             device_cgroup: tree.device_program_directory(&cgroup),
             procs_file: tree.procs_file(&cgroup),
         })
+    }
+
+    fn seccomp_file(&self, profile: &serde_json::Value) -> Result<PathBuf> {
+        super::seccomp_filter::file_for(&self.inner.config.run_dir.join("seccomp"), profile)
     }
 
     /// What `prepare` made.
@@ -464,7 +473,7 @@ impl Runtime for ShimRuntime {
         let request = ExecRequest {
             container: container.to_owned(),
             process: process.to_string(),
-            seccomp: seccomp.map(|profile| profile.to_string()),
+            seccomp: seccomp.map(|profile| self.seccomp_file(&profile)).transpose()?,
             tty: spec.tty,
             oom_score_adj: container_spec.oom_score_adj.unwrap_or(0),
             cgroup_procs: tree.procs_files(&container_cgroup(&sandbox, container)),

@@ -70,6 +70,10 @@ pub(crate) struct StartRequest {
     pub stdin_once: bool,
     pub log_path: Option<PathBuf>,
     pub oom_score_adj: i32,
+    /// The program to load before `exec`.
+    pub seccomp: Option<PathBuf>,
+    /// OCI `LinuxCapabilities` as JSON, when libcontainer was told to keep more for loading the program.
+    pub capabilities: Option<String>,
     /// Owner of the streams, so that `/dev/stdout` can be opened by the container's user.
     pub uid: u32,
     /// The file whose `oom_kill` line counts kernel kills in the container.
@@ -85,8 +89,8 @@ pub(crate) struct ExecRequest {
     pub container: String,
     /// OCI `Process` as JSON.
     pub process: String,
-    /// OCI `LinuxSeccomp` as JSON.
-    pub seccomp: Option<String>,
+    /// The program to load before `exec`.
+    pub seccomp: Option<PathBuf>,
     pub tty: bool,
     pub oom_score_adj: i32,
     /// `cgroup.procs` files of the container to join.

@@ -129,3 +129,104 @@ async fn dropping_an_exec_session_ends_its_process() {
     }
     assert_eq!(left, 1);
 }
+
+/// Not a test by itself: the agent that `a_killed_agent_leaves_its_containers_alone` kills.
+#[tokio::test]
+#[ignore = "is run as a process of its own by another test"]
+async fn agent_to_be_killed() {
+    let Ok(plan) = std::env::var("AMPHIPOD_TEST_AGENT") else { return };
+    let (root, sandbox, containers): (Config2, SandboxSpec, Vec<ContainerSpec>) = serde_json::from_str(&plan).unwrap();
+    let runtime = ShimRuntime::open(root.config()).await.unwrap();
+    let id = runtime.create_sandbox(sandbox).await.unwrap().spec.id;
+    for spec in containers {
+        let (name, pid) = (spec.id.clone(), runtime.start_container(&id, spec).await.unwrap());
+        println!("started {name} {pid}");
+    }
+    println!("ready");
+    std::future::pending::<()>().await;
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Config2 {
+    data_dir: std::path::PathBuf,
+    run_dir: std::path::PathBuf,
+    cgroup_root: String,
+}
+
+impl Config2 {
+    fn config(self) -> Config {
+        let mut config = Config::new(self.data_dir, self.run_dir);
+        (config.cgroup_root, config.executable) = (self.cgroup_root, env!("CARGO_BIN_EXE_amphipod").into());
+        config
+    }
+}
+
+#[tokio::test]
+async fn a_killed_agent_leaves_its_containers_alone() {
+    use std::io::BufRead;
+    let lab = Lab::new().await;
+    let root = Config2 {
+        data_dir: lab.config.data_dir.clone(),
+        run_dir: lab.config.run_dir.clone(),
+        cgroup_root: lab.config.cgroup_root.clone(),
+    };
+    let stays = lab.script("i=0; while true; do echo $i; i=$((i+1)); sleep 0.01; done");
+    let ends = lab.script("while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 42");
+    let plan = serde_json::to_string(&(root, lab.sandbox_spec(), vec![&stays, &ends])).unwrap();
+    let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "lifecycle::agent_to_be_killed"])
+        .env("AMPHIPOD_TEST_AGENT", plan)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pids = std::collections::BTreeMap::new();
+    for line in std::io::BufReader::new(agent.stdout.take().unwrap()).lines().map(Result::unwrap) {
+        if let ["started", id, pid] = line.split(' ').collect::<Vec<_>>()[..] {
+            pids.insert(id.to_owned(), pid.parse::<u32>().unwrap());
+        } else if line == "ready" {
+            break;
+        }
+    }
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    // It ends while no agent is there.
+    std::fs::write(lab.rootfs.join("tmp/go"), "").unwrap();
+    let gone = std::path::PathBuf::from(format!("/proc/{}", pids[&ends.id]));
+    while gone.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = jiff::Timestamp::now();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let second = ShimRuntime::open(lab.new_runtime_config()).await.unwrap();
+    let status = second.container(&stays.id).await.unwrap();
+    assert!(status.is_running() && status.pid == pids[&stays.id] && status.labels == stays.labels);
+    let ContainerState::Exited { code, finished_at, .. } = second.container(&ends.id).await.unwrap().state else {
+        panic!()
+    };
+    assert_eq!(code, 42);
+    assert!(finished_at <= before.checked_add(jiff::SignedDuration::from_millis(50)).unwrap());
+    // Exits wake the new agent, and no line of output was lost.
+    second.kill(&stays.id, 9).await.unwrap();
+    exit_of(&second, &stays.id).await;
+    let log = lab.log(&status);
+    assert!(log.lines().enumerate().all(|(index, line)| line == index.to_string()) && log.lines().count() > 5);
+    second.remove_sandbox(&second.list().await[0].spec.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_shim_is_told_and_can_be_cleared_away() {
+    let lab = Lab::new().await;
+    let sandbox = lab.runtime.create_sandbox(lab.sandbox_spec()).await.unwrap();
+    let container = lab.start(&sandbox.spec.id, lab.script("sleep 1000")).await;
+    let pid = lab.runtime.container(&container).await.unwrap().pid;
+    let mut events = lab.runtime.events();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(sandbox.pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    assert_eq!(events.recv().await.unwrap(), Event::SandboxGone { sandbox: sandbox.spec.id.clone() });
+    assert!(!lab.runtime.list().await[0].alive);
+    lab.runtime.remove_sandbox(&sandbox.spec.id).await.unwrap();
+    assert!(
+        !std::path::Path::new(&format!("/proc/{pid}/ns")).exists()
+            || std::fs::read_link(format!("/proc/{pid}/exe")).is_err()
+    );
+}

@@ -13,22 +13,21 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use libcontainer::capabilities;
-use libcontainer::oci_spec::runtime::{LinuxSeccomp, Process};
-use libcontainer::seccomp::initialize_seccomp;
+use libcontainer::oci_spec::runtime::Process;
 use libcontainer::syscall::Syscall;
 use libcontainer::syscall::syscall::create_syscall;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, pipe2, setsid};
 
-use super::super::error::chain;
+use super::super::seccomp_filter;
 use super::super::wire::ExecRequest;
 use super::{children, launch};
 
 /// Runs in a forked child. `stdio` is stdin, stdout, stderr, or empty with a tty. Returns the new process's id.
 pub(super) fn enter(request: &ExecRequest, init: Pid, stdio: &[OwnedFd], socket: &OwnedFd) -> Result<i32, String> {
     let process: Process = serde_json::from_str(&request.process).map_err(|error| error.to_string())?;
-    let seccomp: Option<LinuxSeccomp> =
-        request.seccomp.as_deref().map(serde_json::from_str).transpose().map_err(|error| error.to_string())?;
+    let read = |path: &PathBuf| fs::read(path).map_err(|error| format!("seccomp program {path:?}: {error}"));
+    let seccomp = request.seccomp.as_ref().map(read).transpose()?;
     launch::set_oom_score(request.oom_score_adj);
     // SAFETY: a flag of this process: nobody in the container may trace it or open its files through /proc.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
@@ -62,7 +61,7 @@ pub(super) fn enter(request: &ExecRequest, init: Pid, stdio: &[OwnedFd], socket:
         }
         ForkResult::Child => {
             drop(ready);
-            let Err(message) = become_process(request.tty, &process, seccomp.as_ref(), stdio, socket);
+            let Err(message) = become_process(request.tty, &process, seccomp.as_deref(), stdio, socket);
             let _ = fs::File::from(report).write_all(message.as_bytes());
             super::leave(127)
         }
@@ -83,7 +82,7 @@ fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
 fn become_process(
     tty: bool,
     process: &Process,
-    seccomp: Option<&LinuxSeccomp>,
+    seccomp: Option<&[u8]>,
     stdio: &[OwnedFd],
     socket: &OwnedFd,
 ) -> Result<std::convert::Infallible, String> {
@@ -113,8 +112,8 @@ fn become_process(
     // Everything but the standard streams closes at exec.
     syscall.close_range(0).map_err(|error| format!("close_range: {error}"))?;
     // Without no_new_privs only a privileged process may load a filter, with it this should be the last step.
-    if let (Some(profile), false) = (seccomp, no_new_privileges) {
-        initialize_seccomp(profile).map_err(|error| format!("seccomp: {}", chain(&error)))?;
+    if let (Some(program), false) = (seccomp, no_new_privileges) {
+        seccomp_filter::load(program).map_err(|error| format!("seccomp: {error}"))?;
     }
     drop_capabilities(process, syscall.as_ref())?;
     if !entered_early {
@@ -126,8 +125,8 @@ fn become_process(
     set_environment(process);
     let args = process.args().as_ref().filter(|args| !args.is_empty()).ok_or("exec: no command specified")?;
     let path = find_executable(&args[0])?;
-    if let (Some(profile), true) = (seccomp, no_new_privileges) {
-        initialize_seccomp(profile).map_err(|error| format!("seccomp: {}", chain(&error)))?;
+    if let (Some(program), true) = (seccomp, no_new_privileges) {
+        seccomp_filter::load(program).map_err(|error| format!("seccomp: {error}"))?;
     }
     Err(execute(&path, args))
 }

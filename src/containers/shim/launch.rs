@@ -9,13 +9,15 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use libcontainer::capabilities;
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::Spec;
-use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::oci_spec::runtime::{LinuxCapabilities, Spec};
+use libcontainer::syscall::syscall::{SyscallType, create_syscall};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
 use super::super::device_program;
 use super::super::error::chain;
+use super::super::seccomp_filter;
 use super::super::wire::StartRequest;
 use super::children;
 
@@ -34,7 +36,7 @@ pub(super) fn launch(request: &StartRequest, stdio: Option<Stdio>, socket: &Owne
     let console = request.tty.then(|| Console::listen(&request.bundle)).transpose().map_err(|e| e.to_string())?;
 
     let mut builder = ContainerBuilder::new(request.id.clone(), SyscallType::default())
-        .with_executor(Entry)
+        .with_executor(Entry::new(request)?)
         .with_root_path(root)
         .map_err(|error| chain(&error))?
         .with_console_socket(console.as_ref().map(|console| &console.path));
@@ -119,12 +121,40 @@ impl Console {
 
 /// Executes the entry point: looked up in the container's own PATH, with errors worded as users know them.
 #[derive(Clone)]
-struct Entry;
+struct Entry {
+    seccomp: Option<Vec<u8>>,
+    capabilities: Option<LinuxCapabilities>,
+}
+
+impl Entry {
+    fn new(request: &StartRequest) -> Result<Self, String> {
+        let read = |path: &PathBuf| fs::read(path).map_err(|error| format!("seccomp program {path:?}: {error}"));
+        let parse = |text: &String| serde_json::from_str(text).map_err(|error| format!("capabilities: {error}"));
+        Ok(Self {
+            seccomp: request.seccomp.as_ref().map(read).transpose()?,
+            capabilities: request.capabilities.as_ref().map(parse).transpose()?,
+        })
+    }
+
+    /// libcontainer has left the capabilities that this takes, or set no_new_privs.
+    fn confine(&self) -> Result<(), String> {
+        if let Some(program) = &self.seccomp {
+            seccomp_filter::load(program).map_err(|error| format!("seccomp: {error}"))?;
+        }
+        if let Some(wanted) = &self.capabilities {
+            let syscall = create_syscall();
+            capabilities::drop_privileges(wanted, syscall.as_ref())
+                .map_err(|error| format!("capabilities: {error}"))?;
+        }
+        Ok(())
+    }
+}
 
 impl Executor for Entry {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let args = arguments(spec).ok_or(ExecutorError::InvalidArg)?;
         let path = super::enter::find_executable(&args[0]).map_err(ExecutorError::Other)?;
+        self.confine().map_err(ExecutorError::Other)?;
         Err(ExecutorError::Other(super::enter::execute(&path, args)))
     }
 
