@@ -13,11 +13,13 @@ use std::sync::Arc;
 use crate::net::Protocol;
 
 mod cache;
+pub mod feeder;
 pub mod forward;
 mod listen;
 mod upstream;
 pub mod zone;
 
+pub use feeder::Informed;
 pub use forward::Forwarder;
 pub use listen::{Error, Listening, Server};
 pub use upstream::Upstreams;

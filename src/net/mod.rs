@@ -18,6 +18,7 @@ mod destroy;
 pub(crate) mod netlink;
 pub mod nft;
 pub mod pod;
+pub mod proxy;
 
 pub use destroy::destroy;
 pub use nft::table::{DnsRedirect, Endpoint, HostPort, Protocol, ServicePort, ServiceTable};

@@ -5,6 +5,9 @@
 //! is the retry. The runner owns the queue, keeps two runs of one key apart, backs off on errors, and counts.
 
 pub mod client;
+pub mod grouped;
+#[cfg(test)]
+pub(crate) mod in_memory;
 pub mod informer;
 pub mod local;
 pub mod queue;
@@ -12,6 +15,7 @@ pub mod recorder;
 pub mod runner;
 
 pub use client::{Client, Patch};
+pub use grouped::Grouped;
 pub use informer::{Changed, Changes, Informer, View};
 pub use local::Local;
 pub use recorder::{EventType, Recorder};

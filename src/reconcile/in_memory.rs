@@ -1,0 +1,29 @@
+//! For tests: the whole API over the memory store, without HTTP.
+
+use std::sync::Arc;
+
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+
+use super::Local;
+use crate::api::cache::Cache;
+use crate::api::identity::token::Tokens;
+use crate::api::{Api, Options};
+use crate::base::clock::Clock;
+use crate::store::Store;
+use crate::store::memory::Memory;
+
+/// A client of a fresh API that holds nothing.
+pub(crate) fn client() -> Arc<Local> {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let cache = Cache::load(&*store).unwrap();
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+    let issuer = "https://kubernetes.default.svc";
+    let tokens = Tokens::new(key.as_ref(), issuer, Clock::system()).unwrap();
+    let options = Options {
+        service_cidrs: vec![("10.43.0.0".parse().unwrap(), 16)],
+        node_ports: (30000, 32767),
+        issuer: issuer.into(),
+    };
+    Arc::new(Local::new(Api::new(store, cache, Clock::system(), options, tokens), "test"))
+}
