@@ -1,5 +1,7 @@
 //! The composition root: one call per room in start order; stop order is its reverse.
 
+pub mod agent;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -97,6 +99,10 @@ async fn serve(config: Config) -> Result<()> {
     let renewing = task::spawn("certificate renewal", renew(config.clone(), clock.clone(), tls));
     notify("READY=1");
     tracing::info!(address = %config.bind, "the API is ready");
+    let agent = match config.agent {
+        true => Some(agent::start(&config, &api, &clock, &pki.authority).await?),
+        false => None,
+    };
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -106,6 +112,7 @@ async fn serve(config: Config) -> Result<()> {
     notify("STOPPING=1");
     let _ = stop.send(true);
     renewing.abort();
+    drop(agent);
     let _ = tokio::time::timeout(DRAIN, serving).await;
     store.close();
     Ok(())

@@ -1,1 +1,84 @@
-//! Layer 5: the node agent.
+//! The node agent: runs the pods that are bound to this node.
+//!
+//! One worker a pod turns what the API wants and what the kernel reports into steps of [`machine`], does what they ask for
+//! ([`worker`]), and reports ([`status`]). Everything is woken by changes; nothing polls.
+
+pub mod access;
+pub mod env;
+pub mod files;
+pub mod heartbeat;
+pub mod launch;
+pub mod logs;
+pub mod machine;
+pub mod pods;
+pub mod probes;
+pub mod pull;
+pub mod spec;
+pub mod status;
+pub mod volumes;
+pub mod worker;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::base::clock::Clock;
+use crate::containers::{Images, Runtime};
+use crate::net::{HostPort, PodNetwork};
+use crate::reconcile::{Client, Recorder};
+
+/// What differs from node to node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub data_dir: PathBuf,
+    pub run_dir: PathBuf,
+    /// Pod logs, `/var/log/pods` where users look for them.
+    pub log_dir: PathBuf,
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+}
+
+/// Everything a worker needs, shared by all of them.
+pub struct Node {
+    pub config: Config,
+    pub client: Arc<dyn Client>,
+    pub runtime: Arc<dyn Runtime>,
+    pub images: Arc<dyn Images>,
+    pub network: Arc<dyn PodNetwork>,
+    pub clock: Clock,
+    pub recorder: Recorder,
+    pub capacity: heartbeat::Capacity,
+    /// The host ports of all pods, which the service proxy opens.
+    pub host_ports: watch::Sender<Vec<HostPort>>,
+    /// Authority of the API's certificates, PEM.
+    pub authority: Vec<u8>,
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Where the pod's own volumes are that survive a restart of its containers.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.config.data_dir.join("pods").join(uid)
+    }
+
+    /// Where what is made from API objects is: never on a disk where the run directory is none.
+    pub fn pod_run_dir(&self, uid: &str) -> PathBuf {
+        self.config.run_dir.join("pods").join(uid)
+    }
+
+    /// Where the pod's logs are.
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.config.log_dir.join(format!("{namespace}_{name}_{uid}"))
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Node({})", self.config.name)
+    }
+}

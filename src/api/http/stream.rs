@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::verbs::Call;
 use super::{Body, answer};
@@ -240,6 +242,7 @@ async fn finish(out: &mut SplitSink<Socket, Message>, code: Result<i32, String>)
     let mut frame = vec![ERROR];
     frame.extend(serde_json::to_vec(&status).unwrap_or_default());
     let _ = out.send(Message::Binary(frame.into())).await;
-    let _ = out.send(Message::Close(None)).await;
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _ = out.send(Message::Close(Some(normal))).await;
     let _ = out.close().await;
 }

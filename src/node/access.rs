@@ -1,0 +1,160 @@
+//! What the API asks of this node: logs, exec, attach, connections to ports.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use tokio::sync::mpsc;
+
+use super::{Node, logs};
+use crate::api::node_access::{self, Duplex, ExecOptions, LogOptions, NodeAccess, Target};
+use crate::api::status::{Result, Status};
+use crate::base::task;
+use crate::containers::{ExecSpec, Session};
+use crate::kinds::core::pod;
+
+/// Pieces of a log that may wait for the client.
+const PIECES: usize = 8;
+
+/// This node's pods, for the API.
+#[derive(Debug)]
+pub struct Access(pub Arc<Node>);
+
+// === impl Access ===
+
+impl Access {
+    fn pod(&self, target: &Target) -> Result<Arc<Pod>> {
+        let object = self.0.client.informer(&pod::KIND).get(&target.namespace, &target.pod);
+        let object = object.ok_or_else(|| Status::not_found(&pod::KIND, &target.pod))?;
+        object.typed::<Pod>().map_err(Status::internal)
+    }
+
+    fn status(&self, target: &Target) -> Result<ContainerStatus> {
+        let pod = self.pod(target)?;
+        let all = pod
+            .status
+            .iter()
+            .flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+        let found = all.into_iter().find(|s| s.name == target.container).cloned();
+        found.ok_or_else(|| self.not_begun(target, "ContainerCreating"))
+    }
+
+    fn not_begun(&self, target: &Target, why: &str) -> Status {
+        let Target { pod, container, .. } = target;
+        Status::bad_request(format!("container {container:?} in pod {pod:?} is waiting to start: {why}"))
+    }
+
+    /// The id of the running container.
+    fn running(&self, target: &Target) -> Result<String> {
+        let status = self.status(target)?;
+        let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("amphipod://"));
+        match (id, status.state.as_ref().is_some_and(|s| s.running.is_some())) {
+            (Some(id), true) => Ok(id.to_owned()),
+            _ => Err(Status::internal(format!(
+                "unable to upgrade connection: container not found ({:?})",
+                target.container
+            ))),
+        }
+    }
+
+    fn carry(session: Session) -> node_access::Session {
+        let (resize, mut sizes) = mpsc::channel::<(u16, u16)>(4);
+        let mut control = session.control;
+        let exit = async move {
+            loop {
+                // A size that comes while the command runs is set at once; the end of the sizes is no end of the command.
+                tokio::select! {
+                    biased;
+                    Some((columns, rows)) = sizes.recv() => { let _ = control.resize(columns, rows); }
+                    code = control.wait() => return code.map_err(|e| super::launch::full(&e)),
+                }
+            }
+        };
+        node_access::Session {
+            stdin: session.stdin,
+            stdout: Some(session.stdout),
+            stderr: session.stderr,
+            resize,
+            exit: exit.boxed(),
+        }
+    }
+}
+
+#[async_trait]
+impl NodeAccess for Access {
+    async fn logs(&self, target: &Target, options: &LogOptions) -> Result<mpsc::Receiver<Bytes>> {
+        let status = self.status(target)?;
+        let attempt = match (options.previous, status.restart_count) {
+            (true, 0) => {
+                let Target { pod, container, .. } = target;
+                return Err(Status::bad_request(format!(
+                    "previous terminated container {container:?} in pod {pod:?} not found"
+                )));
+            }
+            (true, n) => n - 1,
+            (false, n) => {
+                let waiting = status.state.as_ref().and_then(|s| s.waiting.as_ref());
+                // While it waits to be started again, the log is that of the run before.
+                match (waiting, status.last_state.as_ref().is_some_and(|l| l.terminated.is_some())) {
+                    (Some(w), false) => return Err(self.not_begun(target, w.reason.as_deref().unwrap_or("waiting"))),
+                    _ => n,
+                }
+            }
+        };
+        let path = self
+            .0
+            .pod_log_dir(&target.namespace, &target.pod, &target.uid)
+            .join(format!("{}/{attempt}.log", target.container));
+        let (send, queue) = mpsc::channel(PIECES);
+        let (over, ended) =
+            tokio::sync::watch::channel(!options.follow || status.state.as_ref().is_none_or(|s| s.running.is_none()));
+        let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("amphipod://")).map(str::to_owned);
+        if let (true, Some(id)) = (options.follow, id) {
+            task::spawn("log end", until_exit(self.0.clone(), id, over));
+        }
+        task::spawn("log", logs::send(path, options.clone(), send, ended));
+        Ok(queue)
+    }
+
+    async fn exec(&self, target: &Target, options: &ExecOptions) -> Result<node_access::Session> {
+        let id = self.running(target)?;
+        let spec =
+            ExecSpec { args: options.command.clone(), tty: options.tty, stdin: options.stdin, ..ExecSpec::default() };
+        let session = self.0.runtime.exec(&id, spec).await.map_err(|e| Status::internal(super::launch::full(&e)))?;
+        Ok(Self::carry(session))
+    }
+
+    async fn attach(&self, target: &Target, _options: &ExecOptions) -> Result<node_access::Session> {
+        let id = self.running(target)?;
+        let session = self.0.runtime.attach(&id).await.map_err(|e| Status::internal(super::launch::full(&e)))?;
+        Ok(Self::carry(session))
+    }
+
+    async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>> {
+        let pod = self.pod(target)?;
+        let address = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.pod_ip.clone())
+            .ok_or_else(|| Status::internal("the pod has no address yet"))?;
+        let stream = tokio::net::TcpStream::connect(format!("{address}:{port}")).await;
+        Ok(Box::new(stream.map_err(|e| Status::internal(format!("port {port} of pod {}: {e}", target.pod)))?))
+    }
+}
+
+/// Turns `over` true when the container has ended.
+async fn until_exit(node: Arc<Node>, id: String, over: tokio::sync::watch::Sender<bool>) {
+    let mut events = node.runtime.events();
+    loop {
+        if node.runtime.container(&id).await.is_none_or(|c| !c.is_running()) {
+            let _ = over.send(true);
+            return;
+        }
+        tokio::select! {
+            _ = events.recv() => {}
+            () = over.closed() => return,
+        }
+    }
+}

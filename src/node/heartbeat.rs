@@ -1,0 +1,181 @@
+//! The node itself in the API: registration, capacity, conditions, and the Lease that says it lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use serde_json::{Value, json};
+
+use super::{Config, Node};
+use crate::api::http::paths::GIT_VERSION;
+use crate::api::status::Result;
+use crate::containers::Images;
+use crate::kinds::Subresource;
+use crate::kinds::coordination::lease;
+use crate::kinds::core::node;
+use crate::reconcile::{Client, Patch};
+
+/// How often the Lease is renewed, and how long it holds.
+const RENEW: Duration = Duration::from_secs(10);
+const HOLD_SECONDS: i64 = 40;
+/// How often the conditions' heartbeat times are written though nothing has changed.
+const REPORT: Duration = Duration::from_secs(300);
+/// Pods that a node takes.
+const PODS: u64 = 110;
+
+/// What the machine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    pub cpus: u64,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+// === impl Capacity ===
+
+impl Capacity {
+    /// Reads it off the machine; `directory` is on the disk that pods use.
+    pub fn read(directory: &std::path::Path) -> Self {
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kb = memory
+            .lines()
+            .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let disk = rustix::fs::statvfs(directory).map(|s| s.f_blocks * s.f_frsize).unwrap_or(0);
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            memory_bytes: kb.unwrap_or(0) * 1024,
+            disk_bytes: disk,
+        }
+    }
+
+    fn to_json(self) -> Value {
+        json!({
+            "cpu": self.cpus.to_string(), "memory": format!("{}Ki", self.memory_bytes / 1024),
+            "ephemeral-storage": format!("{}Ki", self.disk_bytes / 1024), "pods": PODS.to_string(),
+            "hugepages-1Gi": "0", "hugepages-2Mi": "0",
+        })
+    }
+}
+
+/// Makes the Node object where it is missing, and answers its pod ranges, for which it waits.
+pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String>> {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let labels = json!({
+        "kubernetes.io/hostname": config.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch,
+        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch, "node-role.kubernetes.io/control-plane": "true",
+        "node.kubernetes.io/instance-type": "amphipod",
+    });
+    let object = json!({"metadata": {"name": config.name, "labels": labels}, "spec": {}});
+    let informer = client.informer(&node::KIND);
+    let mut changes = informer.subscribe();
+    if informer.get("", &config.name).is_none() {
+        match client.create(&node::KIND, "", object).await {
+            Err(error) if error.code != 409 => return Err(error),
+            _ => {}
+        }
+    }
+    loop {
+        let found = informer.get("", &config.name).and_then(|o| o.typed::<NodeObject>().ok());
+        let spec = found.and_then(|n| n.spec.clone());
+        let ranges = spec.map(|s| s.pod_cidrs.or_else(|| s.pod_cidr.map(|c| vec![c])).unwrap_or_default());
+        match ranges {
+            Some(ranges) if !ranges.is_empty() => return Ok(ranges),
+            _ => drop(changes.next().await),
+        }
+    }
+}
+
+/// Keeps Node status and Lease current until aborted.
+pub async fn run(node: Arc<Node>) {
+    let mut reported: Option<(Value, tokio::time::Instant)> = None;
+    loop {
+        if let Err(error) = renew(&node).await {
+            tracing::warn!(%error, "the node's lease was not renewed");
+        }
+        let status = status(&node).await;
+        let due = reported.as_ref().is_none_or(|(s, at)| *s != status || at.elapsed() > REPORT);
+        if due {
+            match report(&node, &status).await {
+                Ok(()) => reported = Some((status, tokio::time::Instant::now())),
+                Err(error) => tracing::warn!(%error, "the node's status was not written"),
+            }
+        }
+        tokio::time::sleep(RENEW).await;
+    }
+}
+
+async fn renew(node: &Node) -> Result<()> {
+    let (client, name) = (&*node.client, node.config.name.as_str());
+    let now = node.clock.now_micro_text();
+    let patch = Patch::Merge(json!({"spec": {"renewTime": now}}));
+    match client.patch(&lease::KIND, "kube-node-lease", name, None, patch).await {
+        Err(error) if error.code == 404 => {
+            let uid = client.informer(&crate::kinds::core::node::KIND).get("", name).map(|o| o.meta.uid.to_string());
+            let object = json!({
+                "metadata": {"name": name, "namespace": "kube-node-lease",
+                             "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": HOLD_SECONDS, "renewTime": now},
+            });
+            client.create(&lease::KIND, "kube-node-lease", object).await.map(|_| ())
+        }
+        other => other.map(|_| ()),
+    }
+}
+
+/// Everything but the times.
+async fn status(node: &Node) -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let mut addresses: Vec<Value> =
+        node.config.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a.to_string()})).collect();
+    addresses.push(json!({"type": "Hostname", "address": node.config.name}));
+    let os = read("/etc/os-release");
+    let os =
+        os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map_or("Linux", |v| v.trim_matches('"')).to_owned();
+    json!({
+        "capacity": node.capacity.to_json(), "allocatable": node.capacity.to_json(), "addresses": addresses,
+        "nodeInfo": {
+            "machineID": read("/etc/machine-id"), "systemUUID": read("/sys/class/dmi/id/product_uuid"),
+            "bootID": read("/proc/sys/kernel/random/boot_id"), "kernelVersion": read("/proc/sys/kernel/osrelease"), "osImage": os,
+            "containerRuntimeVersion": concat!("amphipod://", env!("CARGO_PKG_VERSION")), "kubeletVersion": GIT_VERSION,
+            "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        },
+        "images": images(&*node.images).await,
+    })
+}
+
+async fn images(images: &dyn Images) -> Vec<Value> {
+    let all = images.list().await;
+    all.into_iter()
+        .take(50)
+        .map(|i| {
+            let names = [i.digests, i.tags].concat();
+            json!({"names": names, "sizeBytes": i.size_bytes})
+        })
+        .collect()
+}
+
+async fn report(node: &Node, status: &Value) -> Result<()> {
+    let (client, name, now) = (&*node.client, node.config.name.as_str(), node.clock.now_text());
+    let current = client.get(&crate::kinds::core::node::KIND, "", name).await?.value();
+    let old = current["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let mut conditions: Vec<Value> = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ]
+    .into_iter()
+    .map(|(kind, value, reason, message)| {
+        let since =
+            old.iter().find(|c| c["type"] == kind && c["status"] == value).map(|c| c["lastTransitionTime"].clone());
+        json!({"type": kind, "status": value, "reason": reason, "message": message, "lastHeartbeatTime": now,
+               "lastTransitionTime": since.unwrap_or_else(|| now.as_str().into())})
+    })
+    .collect();
+    let known: Vec<Value> = conditions.iter().map(|c| c["type"].clone()).collect();
+    conditions.extend(old.into_iter().filter(|c| !known.contains(&c["type"])));
+    let mut full = status.clone();
+    full["conditions"] = conditions.into();
+    let patch = Patch::Merge(json!({"status": full}));
+    client.patch(&crate::kinds::core::node::KIND, "", name, Some(Subresource::Status), patch).await.map(|_| ())
+}

@@ -1,0 +1,265 @@
+//! Starting and stopping one container: its specification, its hooks, and what it leaves as last words.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+
+use super::env::{self, Facts};
+use super::files::Files;
+use super::volumes::Paths;
+use super::{Node, probes, spec};
+use crate::containers::{self, ContainerSpec, ContainerState, ContainerStatus, Image};
+use crate::node::machine::Ended;
+
+/// Last words are cut at this length.
+const LAST_WORDS_BYTES: usize = 4096;
+/// Where the images' own seccomp profiles are looked up.
+const SECCOMP_DIR: &str = "seccomp";
+
+/// Everything that starting a container needs beside the container itself.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub sandbox: String,
+    pub addresses: Vec<IpAddr>,
+    pub volumes: Paths,
+    pub files: Files,
+    pub facts: Facts,
+}
+
+/// Why a container did not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+fn config_error(message: impl ToString) -> Failed {
+    Failed { reason: "CreateContainerConfigError", message: message.to_string() }
+}
+
+/// Starts a container and answers its id and process id.
+pub async fn start(
+    node: &Node,
+    pod: &Pod,
+    c: &Container,
+    image: &Image,
+    attempt: u32,
+    at: &Setting,
+) -> Result<(String, u32), Failed> {
+    let id = containers::new_id();
+    let rootfs = node
+        .images
+        .prepare_rootfs(&image.id, &id)
+        .await
+        .map_err(|e| Failed { reason: "CreateContainerError", message: e.to_string() })?;
+    let result = async {
+        let spec = specification(node, pod, c, image, attempt, at, &id, rootfs).map_err(config_error)?;
+        let started = node.runtime.start_container(&at.sandbox, spec).await;
+        started.map_err(|e| Failed { reason: "RunContainerError", message: full(&e) })
+    }
+    .await;
+    match result {
+        Ok(pid) => Ok((id, pid)),
+        Err(failed) => {
+            let _ = node.images.release_rootfs(&id).await;
+            Err(failed)
+        }
+    }
+}
+
+/// An error with all its causes.
+pub fn full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+/// The file that a container's last words are written to.
+fn last_words(node: &Node, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
+    node.pod_run_dir(pod.metadata.uid.as_deref().unwrap_or(""))
+        .join("last-words")
+        .join(format!("{container}-{attempt}"))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn specification(
+    node: &Node,
+    pod: &Pod,
+    c: &Container,
+    image: &Image,
+    attempt: u32,
+    at: &Setting,
+    id: &str,
+    rootfs: PathBuf,
+) -> Result<ContainerSpec, String> {
+    let pod_security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let own = c.security_context.as_ref();
+    let mut env = env::of(&*node.client, pod, c, &at.facts, &image.config.env)?;
+    if !env.iter().any(|(k, _)| k == "PATH") {
+        env.insert(0, ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()));
+    }
+    env.push(("HOSTNAME".into(), super::files::host_name(pod, &node.config.name)));
+    let known = env.iter().cloned().collect();
+    let args: Vec<String> = spec::arguments(c, &image.config).iter().map(|a| env::expand(a, &known)).collect();
+    if args.is_empty() {
+        return Err("no command specified".into());
+    }
+    let privileged = own.and_then(|s| s.privileged) == Some(true);
+    let words = last_words(node, pod, &c.name, attempt);
+    make_file(&words).map_err(|e| format!("{}: {e}", words.display()))?;
+    let mut mounts = vec![
+        spec::bind(&at.files.hosts, "/etc/hosts", false, None),
+        spec::bind(&at.files.resolv_conf, "/etc/resolv.conf", false, None),
+        spec::bind(&at.files.hostname, "/etc/hostname", false, None),
+        spec::bind(&words, c.termination_message_path.as_deref().unwrap_or("/dev/termination-log"), false, None),
+    ];
+    for m in c.volume_mounts.iter().flatten() {
+        let volume = at.volumes.get(&m.name).ok_or_else(|| format!("volume {:?} not found", m.name))?;
+        let sub = match (&m.sub_path_expr, &m.sub_path) {
+            (Some(e), _) => env::expand(e, &known),
+            (None, sub) => sub.clone().unwrap_or_default(),
+        };
+        let host = within(volume, &sub)?;
+        mounts.push(spec::bind(host, &m.mount_path, m.read_only == Some(true), m.mount_propagation.as_deref()));
+    }
+    let user = spec::user(pod_security, own, &rootfs, &image.config)?;
+    let resources = spec::resources(c.resources.as_ref());
+    Ok(ContainerSpec {
+        id: id.into(),
+        name: c.name.clone(),
+        attempt,
+        rootfs,
+        args,
+        env,
+        cwd: c.working_dir.clone().filter(|w| !w.is_empty()).unwrap_or_else(|| image.config.working_dir.clone()),
+        user,
+        capabilities: spec::capabilities(own),
+        privileged,
+        readonly_rootfs: own.and_then(|s| s.read_only_root_filesystem) == Some(true),
+        no_new_privileges: own.and_then(|s| s.allow_privilege_escalation) == Some(false),
+        seccomp: spec::seccomp(pod_security, own, &node.config.data_dir.join(SECCOMP_DIR)),
+        unmasked_proc: own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked"),
+        mounts,
+        resources,
+        oom_score_adj: Some(spec::oom_score(pod, c, node.capacity.memory_bytes)),
+        tty: c.tty == Some(true),
+        stdin: c.stdin == Some(true),
+        stdin_once: c.stdin_once == Some(true),
+        log_path: Some(format!("{}/{attempt}.log", c.name).into()),
+        stop_signal: stop_signal(c, image),
+        ..ContainerSpec::default()
+    })
+}
+
+fn stop_signal(c: &Container, image: &Image) -> Option<i32> {
+    let named =
+        c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).or_else(|| image.config.stop_signal.clone())?;
+    if let Ok(number) = named.parse() {
+        return Some(number);
+    }
+    let name = if named.starts_with("SIG") { named } else { format!("SIG{named}") };
+    name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
+}
+
+fn make_file(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(path, b"")?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+}
+
+/// A path inside a volume, made where it is missing; a link cannot lead out of it.
+fn within(volume: &Path, sub: &str) -> Result<PathBuf, String> {
+    if sub.is_empty() {
+        return Ok(volume.to_owned());
+    }
+    if sub.starts_with('/') || sub.split('/').any(|p| p == "..") {
+        return Err(format!("subPath {sub:?} must be relative and must not contain '..'"));
+    }
+    let wanted = volume.join(sub);
+    if std::fs::symlink_metadata(&wanted).is_err() {
+        std::fs::create_dir_all(&wanted).map_err(|e| format!("subPath {sub:?}: {e}"))?;
+    }
+    let (root, real) = (volume.canonicalize(), wanted.canonicalize());
+    match (root, real) {
+        (Ok(root), Ok(real)) if real.starts_with(&root) => Ok(real),
+        _ => Err(format!("subPath {sub:?} leads out of the volume")),
+    }
+}
+
+/// Runs a lifecycle hook; the error says what went wrong.
+pub async fn hook(
+    node: &Node,
+    pod: &Pod,
+    c: &Container,
+    handler: &LifecycleHandler,
+    id: &str,
+    addresses: &[IpAddr],
+) -> Result<(), String> {
+    if let Some(sleep) = &handler.sleep {
+        tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0) as u64)).await;
+        return Ok(());
+    }
+    let host = addresses.first().copied();
+    if let Some(exec) = &handler.exec {
+        return probes::exec(node, id, exec.command.clone().unwrap_or_default()).await.map(|_| ());
+    }
+    if let Some(get) = &handler.http_get {
+        return probes::http(node, pod, c, get, host).await;
+    }
+    if let Some(tcp) = &handler.tcp_socket {
+        return probes::tcp(c, tcp, host).await;
+    }
+    Ok(())
+}
+
+/// Asks a container to end: preStop, then its stop signal, then the kill; all within the grace.
+pub async fn stop(node: &Node, pod: &Pod, c: &Container, id: &str, addresses: &[IpAddr], grace: Duration) {
+    let begun = tokio::time::Instant::now();
+    if let Some(handler) = c.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) {
+        match tokio::time::timeout(grace, hook(node, pod, c, handler, id, addresses)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => tracing::info!(container = c.name, why, "the preStop hook failed"),
+            Err(_) => tracing::info!(container = c.name, "the preStop hook did not end within the grace period"),
+        }
+    }
+    // Whoever used up the grace still gets two seconds, as with the kubelet.
+    let left = grace.saturating_sub(begun.elapsed()).max(if grace.is_zero() {
+        Duration::ZERO
+    } else {
+        Duration::from_secs(2)
+    });
+    if let Err(error) = node.runtime.stop_container(id, left).await {
+        tracing::warn!(container = c.name, %error, "stopping failed");
+    }
+}
+
+/// How a container ended, from the runtime's record; `None` while it runs.
+pub fn ended(node: &Node, pod: &Pod, status: &ContainerStatus) -> Option<Ended> {
+    let ContainerState::Exited { code, signal, oom_killed, started_at, finished_at } = status.state else {
+        return None;
+    };
+    let message = spec::container(pod, &status.name).map(|c| words(node, pod, c, status, code)).unwrap_or_default();
+    Some(Ended { id: status.id.clone(), code, signal, oom_killed, started_at: Some(started_at), finished_at, message })
+}
+
+fn words(node: &Node, pod: &Pod, c: &Container, status: &ContainerStatus, code: i32) -> String {
+    let said = std::fs::read(last_words(node, pod, &c.name, status.attempt)).unwrap_or_default();
+    let mut said = String::from_utf8_lossy(&said[..said.len().min(LAST_WORDS_BYTES)]).into_owned();
+    if said.is_empty() && code != 0 && c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError") {
+        let (ns, name) = (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
+        let log = node
+            .pod_log_dir(ns, name, pod.metadata.uid.as_deref().unwrap_or(""))
+            .join(format!("{}/{}.log", c.name, status.attempt));
+        said = super::logs::last_lines(&log, 80, 2048);
+    }
+    said
+}

@@ -1,0 +1,299 @@
+//! Reading containers' log files: CRI lines, across rotated files, with following woken by the file system.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::api::node_access::LogOptions;
+
+/// Read at once.
+const CHUNK: usize = 64 << 10;
+
+/// The files of a log, oldest first: `0.log.<time>` before `0.log`.
+fn files(path: &Path) -> Vec<PathBuf> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+    let prefix = format!("{}.", name.to_string_lossy());
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut old: Vec<PathBuf> =
+        entries.filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)).map(|e| e.path()).collect();
+    old.sort();
+    old.push(path.to_owned());
+    old
+}
+
+/// One line of a log in CRI format.
+struct Line<'a> {
+    time: &'a str,
+    stream: &'a str,
+    partial: bool,
+    text: &'a [u8],
+}
+
+fn parse(line: &[u8]) -> Option<Line<'_>> {
+    let mut parts = line.splitn(4, |b| *b == b' ');
+    let time = std::str::from_utf8(parts.next()?).ok()?;
+    let stream = std::str::from_utf8(parts.next()?).ok()?;
+    let tags = parts.next()?;
+    Some(Line { time, stream, partial: tags == b"P", text: parts.next().unwrap_or_default() })
+}
+
+/// Turns raw log lines into what the client asked for.
+struct Filter<'o> {
+    options: &'o LogOptions,
+    left_bytes: Option<u64>,
+    /// Inside a line that came in parts: its time was written already.
+    within: bool,
+}
+
+// === impl Filter ===
+
+impl Filter<'_> {
+    fn line(&mut self, raw: &[u8], out: &mut BytesMut) {
+        let Some(line) = parse(raw) else { return };
+        if !self.wants(&line) {
+            return;
+        }
+        let mut piece = Vec::with_capacity(line.text.len() + 40);
+        if self.options.timestamps && !self.within {
+            piece.extend_from_slice(line.time.as_bytes());
+            piece.push(b' ');
+        }
+        piece.extend_from_slice(line.text);
+        if !line.partial {
+            piece.push(b'\n');
+        }
+        self.within = line.partial;
+        if let Some(left) = &mut self.left_bytes {
+            piece.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= piece.len() as u64;
+        }
+        out.extend_from_slice(&piece);
+    }
+
+    fn wants(&self, line: &Line<'_>) -> bool {
+        let stream = match self.options.stream.as_str() {
+            "Stdout" => line.stream == "stdout",
+            "Stderr" => line.stream == "stderr",
+            _ => true,
+        };
+        let recent = self.options.since.is_none_or(|since| line.time.parse::<Timestamp>().is_ok_and(|t| t >= since));
+        stream && recent
+    }
+
+    fn is_full(&self) -> bool {
+        self.left_bytes == Some(0)
+    }
+}
+
+/// Where to begin so that the last `lines` lines follow: a file of the list and an offset in it.
+fn tail_start(files: &[PathBuf], lines: u64) -> (usize, u64) {
+    if lines == 0 {
+        let last = files.len().saturating_sub(1);
+        return (last, files.last().and_then(|f| std::fs::metadata(f).ok()).map_or(0, |m| m.len()));
+    }
+    let mut found: u64 = 0;
+    for (i, file) in files.iter().enumerate().rev() {
+        let Ok(mut f) = std::fs::File::open(file) else { continue };
+        let mut end = f.metadata().map_or(0, |m| m.len());
+        let mut first_byte = true;
+        while end > 0 {
+            let begin = end.saturating_sub(CHUNK as u64);
+            let mut buffer = vec![0; (end - begin) as usize];
+            if f.seek(SeekFrom::Start(begin)).is_err() || f.read_exact(&mut buffer).is_err() {
+                break;
+            }
+            for (k, b) in buffer.iter().enumerate().rev() {
+                if *b == b'\n' {
+                    // The newline at the very end of the newest file ends the last line.
+                    if first_byte && found == 0 {
+                        first_byte = false;
+                        continue;
+                    }
+                    found += 1;
+                    if found == lines {
+                        return (i, begin + k as u64 + 1);
+                    }
+                }
+                first_byte = false;
+            }
+            end = begin;
+        }
+        // The beginning of a file begins a line too.
+        if i > 0 && end == 0 && f.metadata().is_ok_and(|m| m.len() > 0) {
+            found += 1;
+            if found >= lines {
+                return (i, 0);
+            }
+        }
+    }
+    (0, 0)
+}
+
+/// Sends the log; with `follow` goes on until `over` resolves (the container has ended) and all is read.
+pub async fn send(
+    path: PathBuf,
+    options: LogOptions,
+    out: mpsc::Sender<Bytes>,
+    mut over: tokio::sync::watch::Receiver<bool>,
+) {
+    let all = files(&path);
+    let (first, mut offset) = options.tail_lines.map_or((0, 0), |n| tail_start(&all, n));
+    let mut filter = Filter { options: &options, left_bytes: options.limit_bytes, within: false };
+    for old in &all[first..all.len() - 1] {
+        let mut rest = BytesMut::new();
+        if copy(old, offset, &mut rest, &mut filter, &out).await.is_none() {
+            return;
+        }
+        offset = 0;
+    }
+    let mut watcher = options.follow.then(|| Wakes::new(&path)).flatten();
+    let (mut rest, mut position) = (BytesMut::new(), offset);
+    loop {
+        let ended = *over.borrow();
+        match copy(&path, position, &mut rest, &mut filter, &out).await {
+            Some(end) => position = end,
+            None => return,
+        }
+        if !options.follow || ended {
+            return;
+        }
+        tokio::select! {
+            () = wait(&mut watcher) => {}
+            changed = over.changed() => if changed.is_err() { return },
+            () = out.closed() => return,
+        }
+        // A rotated file begins anew.
+        if std::fs::metadata(&path).map_or(0, |m| m.len()) < position {
+            (position, rest) = (0, BytesMut::new());
+        }
+    }
+}
+
+async fn wait(watcher: &mut Option<Wakes>) {
+    match watcher {
+        Some(w) => w.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends what a file holds after `offset`; answers the new offset, or `None` when nobody listens or all is sent.
+async fn copy(
+    path: &Path,
+    offset: u64,
+    rest: &mut BytesMut,
+    filter: &mut Filter<'_>,
+    out: &mpsc::Sender<Bytes>,
+) -> Option<u64> {
+    let Ok(mut file) = std::fs::File::open(path) else { return Some(offset) };
+    if file.seek(SeekFrom::Start(offset)).is_err() {
+        return Some(offset);
+    }
+    let (mut position, mut buffer) = (offset, vec![0; CHUNK]);
+    loop {
+        let n = file.read(&mut buffer).unwrap_or(0);
+        if n == 0 {
+            return Some(position);
+        }
+        position += n as u64;
+        rest.extend_from_slice(&buffer[..n]);
+        let mut piece = BytesMut::new();
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            let line = rest.split_to(end + 1);
+            filter.line(&line[..end], &mut piece);
+            if filter.is_full() {
+                break;
+            }
+        }
+        if !piece.is_empty() && out.send(piece.freeze()).await.is_err() {
+            return None;
+        }
+        if filter.is_full() {
+            return None;
+        }
+    }
+}
+
+/// The last lines of a log, for a container's last words.
+pub fn last_lines(path: &Path, lines: u64, bytes: usize) -> String {
+    let all = files(path);
+    let (first, offset) = tail_start(&all, lines);
+    let options = LogOptions::default();
+    let mut filter = Filter { options: &options, left_bytes: None, within: false };
+    let mut out = BytesMut::new();
+    for (i, file) in all.iter().enumerate().skip(first) {
+        let raw = std::fs::read(file).unwrap_or_default();
+        let from = if i == first { (offset as usize).min(raw.len()) } else { 0 };
+        raw[from..].split(|b| *b == b'\n').for_each(|l| filter.line(l, &mut out));
+    }
+    let from = out.len().saturating_sub(bytes);
+    String::from_utf8_lossy(&out[from..]).into_owned()
+}
+
+/// Wakes when a file of a directory changes (inotify).
+struct Wakes(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
+
+// === impl Wakes ===
+
+impl Wakes {
+    fn new(path: &Path) -> Option<Self> {
+        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+        let inotify = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
+        add_watch(&inotify, path.parent()?, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO).ok()?;
+        // Deprecated for descriptors that others could close; an owned one stays open as long as this does.
+        #[allow(deprecated)]
+        tokio::io::unix::AsyncFd::new(inotify).ok().map(Self)
+    }
+
+    async fn next(&mut self) {
+        if let Ok(mut guard) = self.0.readable().await {
+            let mut buffer = [0; 4096];
+            while rustix::io::read(guard.get_inner(), &mut buffer).is_ok_and(|n| n > 0) {}
+            guard.clear_ready();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(dir: &Path, name: &str, lines: &[&str]) {
+        let text: String = lines.iter().map(|l| format!("2026-01-01T00:00:00Z stdout F {l}\n")).collect();
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+
+    async fn read(path: PathBuf, options: LogOptions) -> String {
+        let (send_end, mut queue) = mpsc::channel(8);
+        let (_over, over) = tokio::sync::watch::channel(true);
+        send(path, options, send_end, over).await;
+        let mut all = Vec::new();
+        while let Some(piece) = queue.recv().await {
+            all.extend_from_slice(&piece);
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    #[tokio::test]
+    async fn tails_reach_into_rotated_files() {
+        let dir = tempfile::tempdir().unwrap();
+        log(dir.path(), "0.log.20260101-000000", &["a", "b"]);
+        log(dir.path(), "0.log", &["c", "d"]);
+        let path = dir.path().join("0.log");
+        assert_eq!(read(path.clone(), LogOptions::default()).await, "a\nb\nc\nd\n");
+        for (n, want) in [(0, ""), (1, "d\n"), (2, "c\nd\n"), (3, "b\nc\nd\n"), (9, "a\nb\nc\nd\n")] {
+            assert_eq!(
+                read(path.clone(), LogOptions { tail_lines: Some(n), ..LogOptions::default() }).await,
+                want,
+                "{n}"
+            );
+        }
+        let cut = LogOptions { limit_bytes: Some(3), ..LogOptions::default() };
+        assert_eq!(read(path.clone(), cut).await, "a\nb");
+        let stamped = LogOptions { timestamps: true, tail_lines: Some(1), ..LogOptions::default() };
+        assert_eq!(read(path.clone(), stamped).await, "2026-01-01T00:00:00Z d\n");
+        assert_eq!(last_lines(&path, 2, 100), "c\nd\n");
+    }
+}

@@ -1,0 +1,268 @@
+//! The pods of this node: one worker each, woken by the API and by the runtime.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::worker::{self, Handle, Message, UID_LABEL};
+use super::{Node, volumes};
+use crate::base::object::Object;
+use crate::containers::{Event, Sandbox};
+use crate::kinds::core::{configmap, pod, secret};
+use crate::net::{HostPort, Protocol};
+use crate::reconcile::{Changed, Informer};
+
+/// Ended workers that may wait to be noticed.
+const ENDED: usize = 256;
+
+struct Pods {
+    node: Arc<Node>,
+    informer: Informer,
+    workers: HashMap<String, Running>,
+    /// Sandboxes that an earlier process left, by pod uid, until their pods are seen.
+    left: HashMap<String, Sandbox>,
+    done: mpsc::Sender<String>,
+    ready: watch::Sender<bool>,
+}
+
+struct Running {
+    handle: Handle,
+    object: Arc<Object>,
+}
+
+/// Runs the node's pods until aborted. `ready` turns true when everything that was left running is taken over.
+pub async fn run(node: Arc<Node>, ready: watch::Sender<bool>) {
+    let informer = node.client.informer(&pod::KIND);
+    informer.synced().await;
+    let mut changes = informer.subscribe();
+    let mut exits = node.runtime.events();
+    let (maps, secrets) = (node.client.informer(&configmap::KIND), node.client.informer(&secret::KIND));
+    let (mut map_changes, mut secret_changes) = (maps.subscribe(), secrets.subscribe());
+    let (done, mut ended) = mpsc::channel(ENDED);
+    let mut pods = Pods { node, informer, workers: HashMap::new(), left: HashMap::new(), done, ready };
+    pods.begin().await;
+    loop {
+        tokio::select! {
+            biased;
+            Some(uid) = ended.recv() => pods.ended(&uid),
+            exit = exits.recv() => pods.exit(exit).await,
+            changed = changes.next() => match changed {
+                Some(changed) => for c in changed { pods.changed(c).await },
+                None => pods.look_again().await,
+            },
+            changed = map_changes.next() => pods.content(changed, false).await,
+            changed = secret_changes.next() => pods.content(changed, true).await,
+        }
+    }
+}
+
+// === impl Pods ===
+
+impl Pods {
+    /// Takes over what runs, and removes what nobody wants any more.
+    async fn begin(&mut self) {
+        for sandbox in self.node.runtime.list().await {
+            let uid = sandbox.spec.labels.get(UID_LABEL).cloned().unwrap_or_else(|| sandbox.spec.pod_uid.clone());
+            self.left.insert(uid, sandbox);
+        }
+        let mine: Vec<Arc<Object>> = self.informer.list("").into_iter().filter(|o| self.is_mine(o)).collect();
+        let mut in_use: Vec<String> = mine.iter().map(|o| o.meta.uid.to_string()).collect();
+        in_use.extend(self.left.keys().cloned());
+        if let Err(error) = self.node.network.adopt(&in_use).await {
+            tracing::warn!(error = super::launch::full(&error), "networks of earlier pods were not all removed");
+        }
+        for object in mine {
+            self.begin_worker(object);
+        }
+        for (uid, sandbox) in std::mem::take(&mut self.left) {
+            tracing::info!(uid, pod = sandbox.spec.pod_name, "removing a pod that is no longer wanted here");
+            self.remove_orphan(&uid, &sandbox).await;
+        }
+        self.sweep().await;
+        let _ = self.ready.send(true);
+    }
+
+    /// Root file systems without a container: left by a crash or a reboot.
+    async fn sweep(&self) {
+        let all = self.node.runtime.list().await;
+        let known: Vec<String> = all.into_iter().flat_map(|s| s.containers).map(|c| c.id).collect();
+        for id in self.node.images.rootfs_list().await {
+            if !known.contains(&id) {
+                let _ = self.node.images.release_rootfs(&id).await;
+            }
+        }
+        let wanted: Vec<&String> = self.workers.keys().collect();
+        for base in [self.node.config.data_dir.join("pods"), self.node.config.run_dir.join("pods")] {
+            for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
+                let uid = entry.file_name().to_string_lossy().into_owned();
+                if !wanted.contains(&&uid) {
+                    let _ = volumes::remove(&self.node, &uid);
+                }
+            }
+        }
+    }
+
+    async fn remove_orphan(&self, uid: &str, sandbox: &Sandbox) {
+        for c in sandbox.containers.iter().filter(|c| c.is_running()) {
+            let _ = self.node.runtime.stop_container(&c.id, std::time::Duration::from_secs(5)).await;
+        }
+        if let Err(error) = self.node.runtime.remove_sandbox(&sandbox.spec.id).await {
+            tracing::warn!(uid, error = super::launch::full(&error), "a sandbox was not removed whole");
+        }
+        for c in &sandbox.containers {
+            let _ = self.node.images.release_rootfs(&c.id).await;
+        }
+        worker::tear_down(&self.node, &Pod::default(), uid, false).await;
+        let _ = volumes::remove(&self.node, uid);
+        let _ = std::fs::remove_dir_all(&sandbox.spec.log_dir);
+    }
+
+    fn is_mine(&self, object: &Object) -> bool {
+        object
+            .typed::<Pod>()
+            .is_ok_and(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(&self.node.config.name))
+    }
+
+    async fn changed(&mut self, change: Changed) {
+        let uid = change.object.meta.uid.to_string();
+        let mine = self.is_mine(&change.object);
+        match self.workers.get_mut(&uid) {
+            Some(running) => {
+                let message = if change.deleted { Message::Vanished } else { Message::Pod(change.object.clone()) };
+                let moved = host_ports(&running.object) != host_ports(&change.object);
+                running.object = change.object;
+                let _ = running.handle.send(message).await;
+                if moved {
+                    self.publish_ports();
+                }
+            }
+            None if !change.deleted && mine => self.begin_worker(change.object),
+            None => {}
+        }
+    }
+
+    /// The changes were lost: everything is compared anew.
+    async fn look_again(&mut self) {
+        let all: Vec<Arc<Object>> = self.informer.list("");
+        let alive: Vec<&str> = all.iter().map(|o| &*o.meta.uid).collect();
+        for (uid, running) in &self.workers {
+            if !alive.contains(&uid.as_str()) {
+                let _ = running.handle.send(Message::Vanished).await;
+            }
+        }
+        for object in all {
+            self.changed(Changed { object, previous: None, deleted: false }).await;
+        }
+    }
+
+    fn begin_worker(&mut self, object: Arc<Object>) {
+        let uid = object.meta.uid.to_string();
+        let sandbox = self.left.remove(&uid);
+        let over = object
+            .typed::<Pod>()
+            .ok()
+            .and_then(|p| p.status.clone()?.phase)
+            .is_some_and(|p| p == "Succeeded" || p == "Failed");
+        if over && sandbox.is_none() && object.meta.deleted.is_none() {
+            // Ended before this process began: nothing is left to do until it is deleted, and then nothing to stop.
+            tracing::debug!(uid, "an ended pod is left as it is");
+        }
+        if let Some(handle) = worker::spawn(self.node.clone(), object.clone(), sandbox, self.done.clone()) {
+            self.workers.insert(uid, Running { handle, object });
+            self.publish_ports();
+        }
+    }
+
+    fn ended(&mut self, uid: &str) {
+        self.workers.remove(uid);
+        self.publish_ports();
+    }
+
+    async fn exit(&mut self, event: Result<Event, broadcast::error::RecvError>) {
+        let (sandbox, message) = match event {
+            Ok(Event::ContainerExited { sandbox, container }) => (sandbox, Message::Exited { container }),
+            Ok(Event::SandboxGone { sandbox }) => (sandbox, Message::Happened(super::machine::Event::SandboxGone)),
+            Err(broadcast::error::RecvError::Lagged(_)) => return self.all_exits().await,
+            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+        };
+        let all = self.node.runtime.list().await;
+        let uid = all.iter().find(|s| s.spec.id == sandbox).map(|s| s.spec.pod_uid.clone());
+        if let Some(running) = uid.and_then(|uid| self.workers.get(&uid)) {
+            let _ = running.handle.send(message).await;
+        }
+    }
+
+    async fn all_exits(&mut self) {
+        for sandbox in self.node.runtime.list().await {
+            let Some(running) = self.workers.get(&sandbox.spec.pod_uid) else { continue };
+            for c in sandbox.containers.iter().filter(|c| !c.is_running()) {
+                let _ = running.handle.send(Message::Exited { container: c.id.clone() }).await;
+            }
+        }
+    }
+
+    /// Workers whose volumes show a changed object.
+    async fn content(&mut self, changed: Option<Vec<Changed>>, is_secret: bool) {
+        for running in self.workers.values() {
+            let Ok(pod) = running.object.typed::<Pod>() else { continue };
+            let concerned = changed.as_ref().is_none_or(|all| {
+                all.iter().any(|c| {
+                    c.object.meta.namespace == running.object.meta.namespace
+                        && volumes::mentions(&pod, is_secret, &c.object.meta.name)
+                })
+            });
+            if concerned {
+                let _ = running.handle.send(Message::Content).await;
+            }
+        }
+    }
+
+    /// The host ports of all pods with an address.
+    fn publish_ports(&self) {
+        let mut ports: Vec<HostPort> = Vec::new();
+        for running in self.workers.values() {
+            // From the API's form: the address is there once the worker has reported it.
+            ports.extend(host_ports(&running.object));
+        }
+        ports.sort_by(|a, b| (a.host_port, &a.pod_address).cmp(&(b.host_port, &b.pod_address)));
+        self.node.host_ports.send_if_modified(|old| {
+            let new = *old != ports;
+            if new {
+                *old = ports;
+            }
+            new
+        });
+    }
+}
+
+/// The host ports that a pod asks for, once it has an address and is no part of the host's own network.
+fn host_ports(object: &Object) -> Vec<HostPort> {
+    let Ok(pod) = object.typed::<Pod>() else { return Vec::new() };
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return Vec::new() };
+    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let Some(pod_address) = status.pod_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()) else {
+        return Vec::new();
+    };
+    if over || spec.host_network == Some(true) {
+        return Vec::new();
+    }
+    let all = spec.init_containers.iter().flatten().chain(&spec.containers).flat_map(|c| c.ports.iter().flatten());
+    let port = |p: &k8s_openapi::api::core::v1::ContainerPort| {
+        let unspecified = if pod_address.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
+        Some(HostPort {
+            host_ip: p.host_ip.as_deref().and_then(|ip| ip.parse().ok()).unwrap_or(unspecified),
+            host_port: u16::try_from(p.host_port?).ok().filter(|n| *n > 0)?,
+            protocol: match p.protocol.as_deref() {
+                Some("UDP") => Protocol::Udp,
+                Some("SCTP") => Protocol::Sctp,
+                _ => Protocol::Tcp,
+            },
+            pod_address,
+            pod_port: p.container_port as u16,
+        })
+    };
+    all.filter_map(port).collect()
+}

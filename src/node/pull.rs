@@ -1,0 +1,125 @@
+//! Which image a container gets: pull policy, credentials, and the reasons that users see.
+
+use base64::Engine;
+use k8s_openapi::api::core::v1::{Container, Pod, Secret};
+use serde_json::Value;
+
+use super::Node;
+use super::env::secret_of;
+use crate::base::json::text;
+use crate::base::object::Object;
+use crate::containers::Image;
+use crate::containers::image::{Credentials, ImageError};
+use crate::kinds::core::pod;
+use crate::reconcile::EventType;
+
+/// Why there is no image: the reason and message of the waiting container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// The image of a container, pulled where the policy says so. `again` is true after a failure.
+pub async fn ensure(node: &Node, object: &Object, pod: &Pod, container: &Container) -> Result<Image, Failed> {
+    let reference = container.image.as_deref().unwrap_or("");
+    let part = format!("spec.containers{{{}}}", container.name);
+    let say = |event_type, reason: &str, message: &str| {
+        node.recorder.event_at(&pod::KIND, object, &part, event_type, reason, message);
+    };
+    let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
+    let present = node.images.status(reference).await;
+    if policy != "Always"
+        && let Some(image) = present
+    {
+        say(EventType::Normal, "Pulled", &format!("Container image {reference:?} already present on machine"));
+        return Ok(image);
+    }
+    if policy == "Never" {
+        let message = format!("Container image {reference:?} is not present with pull policy of Never");
+        say(EventType::Warning, "ErrImageNeverPull", &message);
+        return Err(Failed { reason: "ErrImageNeverPull", message });
+    }
+    say(EventType::Normal, "Pulling", &format!("Pulling image {reference:?}"));
+    let begun = node.clock.now();
+    match node.images.pull(reference, &credentials(node, pod, reference)).await {
+        Ok(image) => {
+            let took = crate::base::clock::between(begun, node.clock.now());
+            let size = image.size_bytes;
+            say(
+                EventType::Normal,
+                "Pulled",
+                &format!("Successfully pulled image {reference:?} in {took:.3?}. Image size: {size} bytes."),
+            );
+            Ok(image)
+        }
+        Err(error) => {
+            let reason = match error {
+                ImageError::InvalidName { .. } => "InvalidImageName",
+                _ => "ErrImagePull",
+            };
+            say(EventType::Warning, "Failed", &format!("Failed to pull image {reference:?}: {error}"));
+            say(EventType::Warning, "Failed", &format!("Error: {reason}"));
+            Err(Failed { reason, message: error.to_string() })
+        }
+    }
+}
+
+/// The entries of the pod's pull secrets that speak of the image's registry.
+fn credentials(node: &Node, pod: &Pod, reference: &str) -> Vec<Credentials> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let secrets = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten());
+    let found = secrets.filter_map(|s| secret_of(&*node.client, namespace, &s.name, Some(true)).ok().flatten());
+    let host = match reference.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    };
+    found.flat_map(|s| entries(&s)).filter(|(registry, _)| speaks_of(registry, host)).map(|(_, c)| c).collect()
+}
+
+fn speaks_of(entry: &str, host: &str) -> bool {
+    let bare = entry.trim_start_matches("https://").trim_start_matches("http://");
+    let named = bare.split('/').next().unwrap_or(bare);
+    named == host || (host == "docker.io" && matches!(named, "index.docker.io" | "registry-1.docker.io"))
+}
+
+fn entries(secret: &Secret) -> Vec<(String, Credentials)> {
+    let data = |key: &str| {
+        secret.data.as_ref().and_then(|d| d.get(key)).and_then(|b| serde_json::from_slice::<Value>(&b.0).ok())
+    };
+    let auths = data(".dockerconfigjson").and_then(|v| v.get("auths").cloned()).or_else(|| data(".dockercfg"));
+    let Some(Value::Object(auths)) = auths else { return Vec::new() };
+    let one = |(registry, v): (String, Value)| {
+        let mut c = Credentials {
+            username: text(&v, "username").into(),
+            password: text(&v, "password").into(),
+            identity_token: text(&v, "identitytoken").into(),
+            registry_token: text(&v, "registrytoken").into(),
+        };
+        let decoded = base64::engine::general_purpose::STANDARD.decode(text(&v, "auth")).ok();
+        if let Some((user, password)) =
+            decoded.and_then(|d| String::from_utf8(d).ok()).as_deref().and_then(|d| d.split_once(':'))
+        {
+            (c.username, c.password) = (user.into(), password.into());
+        }
+        (registry, c)
+    };
+    auths.into_iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_matched_by_registry() {
+        assert!(speaks_of("https://index.docker.io/v1/", "docker.io"));
+        assert!(speaks_of("r.example.com:5000", "r.example.com:5000"));
+        assert!(!speaks_of("r.example.com", "docker.io"));
+        let secret: Secret = serde_json::from_value(serde_json::json!({"data": {".dockerconfigjson":
+            base64::engine::general_purpose::STANDARD.encode(r#"{"auths":{"r.io":{"auth":"dTpwOnE="}}}"#)}}))
+        .unwrap();
+        let found = entries(&secret);
+        assert_eq!((found[0].1.username.as_str(), found[0].1.password.as_str()), ("u", "p:q"));
+    }
+}

@@ -1,0 +1,221 @@
+//! From a pod's spec to what the container room wants: plan, security, resources, mounts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, Probe, ResourceRequirements, SecurityContext};
+
+use super::machine::{Part, Plan, Restart, Role};
+use crate::base::quantity::Quantity;
+use crate::containers::{
+    self, CapabilityChange, ImageConfig, Mount, MountSource, Propagation, Resources, Seccomp, User,
+};
+
+/// CFS period of CPU limits, in microseconds.
+const PERIOD: u64 = 100_000;
+/// The smallest quota the kernel takes.
+const QUOTA_MIN: i64 = 1000;
+
+/// What the machine must know of the pod.
+pub fn plan(pod: &Pod) -> Plan {
+    let Some(spec) = &pod.spec else { return Plan::default() };
+    let restart = match spec.restart_policy.as_deref() {
+        Some("Never") => Restart::Never,
+        Some("OnFailure") => Restart::OnFailure,
+        _ => Restart::Always,
+    };
+    let part = |c: &Container, role: Role| Part {
+        name: c.name.clone(),
+        role,
+        startup_probe: c.startup_probe.is_some(),
+        readiness_probe: c.readiness_probe.is_some(),
+    };
+    let init = spec.init_containers.iter().flatten().map(|c| {
+        let sidecar = c.restart_policy.as_deref() == Some("Always");
+        part(c, if sidecar { Role::Sidecar } else { Role::Init })
+    });
+    let containers = init.chain(spec.containers.iter().map(|c| part(c, Role::Main))).collect();
+    Plan { restart, containers }
+}
+
+/// The container of a name, init containers included.
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    let spec = pod.spec.as_ref()?;
+    spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name)
+}
+
+/// The probe's timing in seconds and counts, with defaults as the API fills them in.
+pub fn grace_of(probe: &Probe, pod: &Pod) -> std::time::Duration {
+    let seconds =
+        probe.termination_grace_period_seconds.or_else(|| pod.spec.as_ref()?.termination_grace_period_seconds);
+    std::time::Duration::from_secs(seconds.unwrap_or(30).max(1) as u64)
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`, as the API wrote it.
+pub fn qos(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.qos_class.as_deref()).unwrap_or("BestEffort")
+}
+
+/// The pod's cgroup below the node's root.
+pub fn cgroup_parent(pod: &Pod, uid: &str) -> String {
+    match qos(pod) {
+        "Guaranteed" => format!("kubepods/pod{uid}"),
+        "Burstable" => format!("kubepods/burstable/pod{uid}"),
+        _ => format!("kubepods/besteffort/pod{uid}"),
+    }
+}
+
+fn quantity(
+    map: Option<&BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+    name: &str,
+) -> Option<Quantity> {
+    map?.get(name)?.0.parse().ok()
+}
+
+/// Limits of a container, from its requests and limits (`cpu.shares` as the kubelet computes them).
+pub fn resources(r: Option<&ResourceRequirements>) -> Resources {
+    let limit = |name| quantity(r.and_then(|r| r.limits.as_ref()), name);
+    let request = |name| quantity(r.and_then(|r| r.requests.as_ref()), name).or_else(|| limit(name));
+    let shares = request("cpu").map_or(2, |q| (q.milli() * 1024 / 1000).clamp(2, 262_144) as u64);
+    let quota = limit("cpu").map(|q| (q.milli() * PERIOD as i64 / 1000).max(QUOTA_MIN));
+    Resources {
+        cpu_shares: Some(shares),
+        cpu_quota: quota,
+        cpu_period: quota.map(|_| PERIOD),
+        memory_limit_bytes: limit("memory").map(|q| q.units().max(0) as u64),
+        ..Resources::default()
+    }
+}
+
+/// Limits of the pod as a whole: the sum of its containers' where every one has a limit.
+pub fn pod_resources(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    let all: Vec<Resources> = spec.containers.iter().map(|c| resources(c.resources.as_ref())).collect();
+    let inits: Vec<Resources> =
+        spec.init_containers.iter().flatten().map(|c| resources(c.resources.as_ref())).collect();
+    let sum = |f: fn(&Resources) -> Option<u64>| -> Option<u64> {
+        let mains = all.iter().map(f).sum::<Option<u64>>()?;
+        let init = inits.iter().map(f).collect::<Option<Vec<u64>>>()?.into_iter().max().unwrap_or(0);
+        Some(mains.max(init))
+    };
+    let quota = sum(|r| r.cpu_quota.map(|q| q as u64)).map(|q| q as i64);
+    Resources {
+        cpu_shares: sum(|r| r.cpu_shares).map(|s| s.min(262_144)),
+        cpu_quota: quota,
+        cpu_period: quota.map(|_| PERIOD),
+        memory_limit_bytes: sum(|r| r.memory_limit_bytes),
+        ..Resources::default()
+    }
+}
+
+/// How readily the kernel kills the container when memory ends (`qos.GetContainerOOMScoreAdjust`).
+pub fn oom_score(pod: &Pod, container: &Container, memory_bytes: u64) -> i32 {
+    match qos(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let request = quantity(container.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory");
+            let share = request.map_or(0, |q| 1000 * q.units().max(0) / memory_bytes.max(1) as i64);
+            (1000 - share).clamp(3, 999) as i32
+        }
+    }
+}
+
+/// What runs: command and arguments over what the image says.
+pub fn arguments(container: &Container, image: &ImageConfig) -> Vec<String> {
+    let command = container.command.clone().unwrap_or_default();
+    let args = container.args.clone().unwrap_or_default();
+    match (command.is_empty(), args.is_empty()) {
+        (true, true) => [image.entrypoint.clone(), image.cmd.clone()].concat(),
+        (true, false) => [image.entrypoint.clone(), args].concat(),
+        (false, _) => [command, args].concat(),
+    }
+}
+
+/// The user that the first process runs as.
+pub fn user(
+    pod: Option<&PodSecurityContext>,
+    own: Option<&SecurityContext>,
+    rootfs: &Path,
+    image: &ImageConfig,
+) -> Result<User, String> {
+    let uid = own.and_then(|s| s.run_as_user).or_else(|| pod.and_then(|s| s.run_as_user));
+    let gid = own.and_then(|s| s.run_as_group).or_else(|| pod.and_then(|s| s.run_as_group));
+    let spec = uid.map_or_else(|| image.user.clone(), |uid| uid.to_string());
+    let mut user = containers::image::resolve_user(rootfs, &spec).map_err(|e| e.to_string())?;
+    if let Some(gid) = gid {
+        user.gid = gid as u32;
+    }
+    let non_root = own.and_then(|s| s.run_as_non_root).or_else(|| pod.and_then(|s| s.run_as_non_root));
+    if non_root == Some(true) && user.uid == 0 {
+        return Err("container has runAsNonRoot and image will run as root".into());
+    }
+    for group in pod.iter().flat_map(|s| s.supplemental_groups.iter().flatten().chain(s.fs_group.iter())) {
+        if !user.additional_gids.contains(&(*group as u32)) {
+            user.additional_gids.push(*group as u32);
+        }
+    }
+    Ok(user)
+}
+
+/// The system call filter, looked up in the container and then in the pod; without one nothing is filtered.
+pub fn seccomp(pod: Option<&PodSecurityContext>, own: Option<&SecurityContext>, profiles: &Path) -> Seccomp {
+    let profile = own.and_then(|s| s.seccomp_profile.as_ref()).or_else(|| pod.and_then(|s| s.seccomp_profile.as_ref()));
+    match profile.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref())) {
+        Some(("RuntimeDefault", _)) => Seccomp::RuntimeDefault,
+        Some(("Localhost", Some(path))) => Seccomp::Localhost(profiles.join(path)),
+        _ => Seccomp::Unconfined,
+    }
+}
+
+/// Capabilities added and dropped.
+pub fn capabilities(own: Option<&SecurityContext>) -> CapabilityChange {
+    let change = own.and_then(|s| s.capabilities.as_ref());
+    CapabilityChange {
+        add: change.and_then(|c| c.add.clone()).unwrap_or_default(),
+        drop: change.and_then(|c| c.drop.clone()).unwrap_or_default(),
+    }
+}
+
+/// A bind mount of a file or directory of the host.
+pub fn bind(host: impl Into<PathBuf>, inside: impl Into<PathBuf>, read_only: bool, propagation: Option<&str>) -> Mount {
+    let propagation = match propagation {
+        Some("HostToContainer") => Propagation::HostToContainer,
+        Some("Bidirectional") => Propagation::Bidirectional,
+        _ => Propagation::Private,
+    };
+    Mount {
+        container_path: inside.into(),
+        read_only,
+        source: MountSource::Bind { host_path: host.into(), propagation },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn limits(v: serde_json::Value) -> ResourceRequirements {
+        serde_json::from_value(v).unwrap()
+    }
+
+    #[test]
+    fn requests_and_limits_become_shares_and_quotas() {
+        let r =
+            resources(Some(&limits(json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "1", "memory": "64Mi"}}))));
+        assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_bytes), (Some(256), Some(100_000), Some(64 << 20)));
+        let r = resources(None);
+        assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_bytes), (Some(2), None, None));
+    }
+
+    #[test]
+    fn a_command_replaces_the_entry_point_and_arguments_the_rest() {
+        let image = ImageConfig { entrypoint: vec!["e".into()], cmd: vec!["c".into()], ..ImageConfig::default() };
+        let run = |v| arguments(&serde_json::from_value::<Container>(v).unwrap(), &image);
+        assert_eq!(run(json!({"name": "x"})), ["e", "c"]);
+        assert_eq!(run(json!({"name": "x", "args": ["a"]})), ["e", "a"]);
+        assert_eq!(run(json!({"name": "x", "command": ["k"]})), ["k"]);
+        assert_eq!(run(json!({"name": "x", "command": ["k"], "args": ["a"]})), ["k", "a"]);
+    }
+}

@@ -1,0 +1,224 @@
+//! The status of a pod, computed from its state machine.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Map, Value, json};
+
+use super::machine::{Container, Ended, Now, Phase, PodState, Role, Stage};
+use super::spec;
+use crate::base::clock::seconds_text;
+
+/// What the status says beside the machine's state.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub addresses: Vec<IpAddr>,
+    pub host_addresses: Vec<IpAddr>,
+    pub sandbox: bool,
+    pub start_time: Option<Timestamp>,
+    pub deleting: bool,
+}
+
+/// The status to report; `current` is what the API has, whose other conditions and unchanged times stay.
+pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timestamp) -> Value {
+    let phase = match state.phase() {
+        // What has ended well or not stays so also while the pod is being deleted.
+        Phase::Pending if seen.deleting && matches!(state.stage, Stage::Gone) => Phase::Failed,
+        phase => phase,
+    };
+    let mut status = Map::new();
+    let name = |p| match p {
+        Phase::Pending => "Pending",
+        Phase::Running => "Running",
+        Phase::Succeeded => "Succeeded",
+        Phase::Failed => "Failed",
+    };
+    status.insert("phase".into(), name(phase).into());
+    status.insert("conditions".into(), conditions(pod, state, seen, phase, current, now));
+    let list = |key: &str, all: &[IpAddr]| -> Value { all.iter().map(|a| json!({key: a.to_string()})).collect() };
+    if let Some(first) = seen.host_addresses.first() {
+        status.insert("hostIP".into(), first.to_string().into());
+        status.insert("hostIPs".into(), list("ip", &seen.host_addresses));
+    }
+    if let Some(first) = seen.addresses.first() {
+        status.insert("podIP".into(), first.to_string().into());
+        status.insert("podIPs".into(), list("ip", &seen.addresses));
+    }
+    if let Some(start) = seen.start_time {
+        status.insert("startTime".into(), seconds_text(start).into());
+    }
+    if let Some(generation) = pod.metadata.generation {
+        status.insert("observedGeneration".into(), generation.into());
+    }
+    let entries = |want: fn(Role) -> bool| -> Vec<Value> {
+        let all = state.containers.iter().zip(&state.plan.containers);
+        all.filter(|(_, p)| want(p.role)).map(|(c, _)| entry(pod, state, c)).collect()
+    };
+    let init = entries(|r| r != Role::Main);
+    if !init.is_empty() {
+        status.insert("initContainerStatuses".into(), init.into());
+    }
+    status.insert("containerStatuses".into(), entries(|r| r == Role::Main).into());
+    if let Some(qos) = current.get("qosClass") {
+        status.insert("qosClass".into(), qos.clone());
+    }
+    Value::Object(status)
+}
+
+fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &Value, now: Timestamp) -> Value {
+    let over = matches!(phase, Phase::Succeeded | Phase::Failed);
+    let unready: Vec<&str> = state
+        .containers
+        .iter()
+        .zip(&state.plan.containers)
+        .filter(|(c, p)| p.role != Role::Init && !(c.ready && matches!(c.now, Now::Running { .. })))
+        .map(|(c, _)| c.name.as_str())
+        .collect();
+    let waiting: Vec<&str> = state
+        .containers
+        .iter()
+        .zip(&state.plan.containers)
+        .filter(|(c, p)| match p.role {
+            Role::Init => !matches!(&c.now, Now::Ended(e) if e.code == 0),
+            Role::Sidecar => !c.started,
+            Role::Main => false,
+        })
+        .map(|(c, _)| c.name.as_str())
+        .collect();
+    let initialized = if waiting.is_empty() || (over && phase == Phase::Succeeded) {
+        if phase == Phase::Succeeded { (true, "PodCompleted", String::new()) } else { (true, "", String::new()) }
+    } else {
+        (false, "ContainersNotInitialized", format!("containers with incomplete status: [{}]", waiting.join(" ")))
+    };
+    let ready = match phase {
+        Phase::Succeeded => (false, "PodCompleted", String::new()),
+        Phase::Failed => (false, "PodFailed", String::new()),
+        Phase::Pending | Phase::Running if unready.is_empty() => (true, "", String::new()),
+        _ => (false, "ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
+    };
+    let gates: Vec<String> = pod
+        .spec
+        .iter()
+        .flat_map(|s| s.readiness_gates.iter().flatten())
+        .filter(|g| !is_true(current, &g.condition_type))
+        .map(|g| g.condition_type.clone())
+        .collect();
+    let pod_ready = if ready.0 && !gates.is_empty() {
+        (false, "ReadinessGatesNotReady", format!("the status of pod readiness gates {gates:?} is not \"True\""))
+    } else {
+        ready.clone()
+    };
+    let mine: Vec<(&str, (bool, &str, String))> = vec![
+        ("PodReadyToStartContainers", (seen.sandbox, "", String::new())),
+        ("Initialized", initialized),
+        ("Ready", pod_ready),
+        ("ContainersReady", ready),
+        ("PodScheduled", (true, "", String::new())),
+    ];
+    let old = current.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut out: Vec<Value> = Vec::new();
+    for (kind, (value, reason, message)) in mine {
+        let before = old.iter().find(|c| c["type"] == kind);
+        let text = if value { "True" } else { "False" };
+        let since = before.filter(|b| b["status"] == text).and_then(|b| b.get("lastTransitionTime").cloned());
+        let mut condition = json!({
+            "type": kind, "status": text, "lastProbeTime": null, "lastTransitionTime": since.unwrap_or_else(|| seconds_text(now).into()),
+        });
+        if !reason.is_empty() {
+            condition["reason"] = reason.into();
+        }
+        if !message.is_empty() {
+            condition["message"] = message.into();
+        }
+        if let Some(generation) = pod.metadata.generation {
+            condition["observedGeneration"] = generation.into();
+        }
+        out.push(condition);
+    }
+    let known: Vec<Value> = out.iter().map(|c| c["type"].clone()).collect();
+    out.extend(old.into_iter().filter(|c| !known.contains(&c["type"])));
+    out.into()
+}
+
+fn is_true(current: &Value, kind: &str) -> bool {
+    let all = current.get("conditions").and_then(Value::as_array);
+    all.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == "True")
+}
+
+fn entry(pod: &Pod, state: &PodState, c: &Container) -> Value {
+    let image = spec::container(pod, &c.name).and_then(|s| s.image.clone()).unwrap_or_default();
+    let mut out = json!({
+        "name": c.name, "image": image, "imageID": c.image_id, "restartCount": c.restarts,
+        "ready": c.ready && matches!(c.now, Now::Running { .. }), "started": c.started && matches!(c.now, Now::Running { .. }),
+        "state": now_state(state, c),
+        "lastState": last_state(c),
+    });
+    let id = match &c.now {
+        Now::Running { id, .. } => Some(id),
+        Now::Ended(e) | Now::Crashed { ended: e, .. } => Some(&e.id),
+        _ => c.last.as_ref().map(|e| &e.id),
+    };
+    if let Some(id) = id.filter(|id| !id.is_empty()) {
+        out["containerID"] = format!("amphipod://{id}").into();
+    }
+    out
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    let mut out = json!({"reason": reason});
+    if !message.is_empty() {
+        out["message"] = message.into();
+    }
+    json!({"waiting": out})
+}
+
+fn now_state(state: &PodState, c: &Container) -> Value {
+    match &c.now {
+        Now::Waiting
+            if !state.initialized()
+                && state.plan.containers.iter().any(|p| p.name == c.name && p.role == Role::Main) =>
+        {
+            waiting("PodInitializing", "")
+        }
+        Now::Waiting | Now::Starting | Now::Pulling => match &c.last {
+            Some(_) if matches!(c.now, Now::Waiting) => waiting("PodInitializing", ""),
+            _ => waiting("ContainerCreating", ""),
+        },
+        Now::PullFailed { reason, message, .. } => match *reason {
+            "ErrImagePull" => waiting("ImagePullBackOff", &format!("Back-off pulling image: {message}")),
+            other => waiting(other, message),
+        },
+        Now::StartFailed { reason, message, .. } => waiting(reason, message),
+        Now::Running { since, .. } => json!({"running": {"startedAt": seconds_text(*since)}}),
+        Now::Ended(e) => json!({"terminated": terminated(e)}),
+        Now::Crashed { .. } => waiting("CrashLoopBackOff", &format!("back-off restarting failed container={}", c.name)),
+    }
+}
+
+fn last_state(c: &Container) -> Value {
+    match (&c.now, &c.last) {
+        (Now::Crashed { ended, .. }, _) | (_, Some(ended)) => json!({"terminated": terminated(ended)}),
+        _ => json!({}),
+    }
+}
+
+fn terminated(e: &Ended) -> Value {
+    let reason = match (e.oom_killed, e.code) {
+        _ if e.id.is_empty() => "StartError",
+        (true, _) => "OOMKilled",
+        (_, 0) => "Completed",
+        _ => "Error",
+    };
+    let mut out = json!({
+        "exitCode": e.code, "reason": reason, "finishedAt": seconds_text(e.finished_at),
+        "startedAt": e.started_at.map(seconds_text), "containerID": format!("amphipod://{}", e.id),
+    });
+    if let Some(signal) = e.signal {
+        out["signal"] = signal.into();
+    }
+    if !e.message.is_empty() {
+        out["message"] = e.message.as_str().into();
+    }
+    out
+}

@@ -1,0 +1,158 @@
+//! Volumes whose files come from API objects: configMap, secret, downwardAPI, projected.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
+use serde_json::json;
+
+use super::Node;
+use crate::base::json::text;
+use crate::node::env::{self, Facts};
+
+/// Path, bytes and mode of each file.
+pub type Files = BTreeMap<String, (Vec<u8>, u32)>;
+
+const MODE: i32 = 0o644;
+
+/// Whether the volume is one of these.
+pub fn is_content(v: &Volume) -> bool {
+    v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some()
+}
+
+/// Whether the volume shows this ConfigMap or Secret.
+pub fn mentions(v: &Volume, is_secret: bool, name: &str) -> bool {
+    let projected = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
+    if is_secret {
+        let own = v.secret.as_ref().and_then(|s| s.secret_name.as_deref()) == Some(name);
+        own || projected.filter_map(|s| s.secret.as_ref()).any(|s| s.name == name)
+    } else {
+        let own = v.config_map.as_ref().is_some_and(|m| m.name == name);
+        own || projected.filter_map(|s| s.config_map.as_ref()).any(|m| m.name == name)
+    }
+}
+
+/// The files of a volume as they must be now.
+pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &Facts) -> Result<Files, String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let client = &*node.client;
+    if let Some(m) = &v.config_map {
+        let map = env::config_map(client, namespace, &m.name, m.optional)?;
+        return keys(map_bytes(map), m.items.as_deref(), m.default_mode.unwrap_or(MODE), m.optional, &m.name);
+    }
+    if let Some(s) = &v.secret {
+        let name = s.secret_name.as_deref().unwrap_or("");
+        let secret = env::secret_of(client, namespace, name, s.optional)?;
+        return keys(secret_bytes(secret), s.items.as_deref(), s.default_mode.unwrap_or(MODE), s.optional, name);
+    }
+    if let Some(d) = &v.downward_api {
+        return downward(pod, facts, d.items.as_deref(), d.default_mode.unwrap_or(MODE));
+    }
+    let mut files = Files::new();
+    if let Some(p) = &v.projected {
+        for source in p.sources.iter().flatten() {
+            files.extend(projection(node, pod, namespace, source, p.default_mode.unwrap_or(MODE), facts).await?);
+        }
+    }
+    Ok(files)
+}
+
+async fn projection(
+    node: &Node,
+    pod: &Pod,
+    namespace: &str,
+    source: &VolumeProjection,
+    mode: i32,
+    facts: &Facts,
+) -> Result<Files, String> {
+    let client = &*node.client;
+    if let Some(m) = &source.config_map {
+        let map = env::config_map(client, namespace, &m.name, m.optional)?;
+        return keys(map_bytes(map), m.items.as_deref(), mode, m.optional, &m.name);
+    }
+    if let Some(s) = &source.secret {
+        let secret = env::secret_of(client, namespace, &s.name, s.optional)?;
+        return keys(secret_bytes(secret), s.items.as_deref(), mode, s.optional, &s.name);
+    }
+    if let Some(d) = &source.downward_api {
+        return downward(pod, facts, d.items.as_deref(), mode);
+    }
+    match &source.service_account_token {
+        Some(t) => token(node, pod, namespace, t, mode).await,
+        None => Err("a projection of this type is not supported yet".into()),
+    }
+}
+
+async fn token(
+    node: &Node,
+    pod: &Pod,
+    namespace: &str,
+    t: &ServiceAccountTokenProjection,
+    mode: i32,
+) -> Result<Files, String> {
+    let spec = pod.spec.as_ref();
+    let account = spec.and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
+    let mut request = json!({
+        "expirationSeconds": t.expiration_seconds.unwrap_or(3600),
+        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid},
+    });
+    if let Some(audience) = t.audience.as_deref().filter(|a| !a.is_empty()) {
+        request["audiences"] = json!([audience]);
+    }
+    let answer = node.client.token(namespace, account, request).await.map_err(|e| e.to_string())?;
+    // A token that only its user may read, unless a group shares the volume.
+    let shared = spec.and_then(|s| s.security_context.as_ref()).is_some_and(|s| s.fs_group.is_some());
+    let mode = if shared { 0o600 | (mode & 0o040) } else { mode };
+    Ok([(t.path.clone(), (text(&answer, "status.token").as_bytes().to_vec(), mode as u32))].into())
+}
+
+fn map_bytes(map: Option<ConfigMap>) -> Option<BTreeMap<String, Vec<u8>>> {
+    let map = map?;
+    let mut all: BTreeMap<String, Vec<u8>> = map.data.into_iter().flatten().map(|(k, v)| (k, v.into_bytes())).collect();
+    all.extend(map.binary_data.into_iter().flatten().map(|(k, v)| (k, v.0)));
+    Some(all)
+}
+
+fn secret_bytes(secret: Option<Secret>) -> Option<BTreeMap<String, Vec<u8>>> {
+    Some(secret?.data.into_iter().flatten().map(|(k, v)| (k, v.0)).collect())
+}
+
+fn keys(
+    all: Option<BTreeMap<String, Vec<u8>>>,
+    items: Option<&[KeyToPath]>,
+    mode: i32,
+    optional: Option<bool>,
+    name: &str,
+) -> Result<Files, String> {
+    let mut all = all.unwrap_or_default();
+    let Some(items) = items.filter(|i| !i.is_empty()) else {
+        return Ok(all.into_iter().map(|(k, v)| (k, (v, mode as u32))).collect());
+    };
+    let mut files = Files::new();
+    for item in items {
+        match all.remove(&item.key) {
+            Some(bytes) => drop(files.insert(item.path.clone(), (bytes, item.mode.unwrap_or(mode) as u32))),
+            None if optional == Some(true) => {}
+            None => return Err(format!("references non-existent key: {} in {name}", item.key)),
+        }
+    }
+    Ok(files)
+}
+
+fn downward(pod: &Pod, facts: &Facts, items: Option<&[DownwardAPIVolumeFile]>, mode: i32) -> Result<Files, String> {
+    let mut files = Files::new();
+    for item in items.into_iter().flatten() {
+        let value = if let Some(f) = &item.field_ref {
+            env::field(pod, facts, &f.field_path)?
+        } else if let Some(r) = &item.resource_field_ref {
+            let name = r.container_name.as_deref().unwrap_or("");
+            let of = crate::node::spec::container(pod, name).ok_or_else(|| format!("container {name:?} not found"))?;
+            env::resource(of, facts, &r.resource, r.divisor.as_ref().map(|d| d.0.as_str()))?
+        } else {
+            continue;
+        };
+        files.insert(item.path.clone(), (value.into_bytes(), item.mode.unwrap_or(mode) as u32));
+    }
+    Ok(files)
+}
