@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::status::{Result, Status};
-use crate::base::json::{at, list, list_mut, remove, set, text};
+use crate::base::json::{at, list, list_mut, set, text};
 use crate::base::object::Object;
 use crate::kinds::core::service;
 use crate::kinds::{Kind, field};
@@ -22,7 +22,7 @@ pub fn concerns(kind: &Kind) -> bool {
 
 /// Gives a new object what it needs.
 pub fn on_create(api: &Api, kind: &Kind, value: &mut Value) -> Result<()> {
-    if concerns(kind) { allocate(api, value, None) } else { Ok(()) }
+    if concerns(kind) { allocate(api, value) } else { Ok(()) }
 }
 
 /// Gives a changed object what it needs; what it no longer needs is free once the change is written.
@@ -30,33 +30,8 @@ pub fn on_update(api: &Api, kind: &Kind, new: &mut Value, old: &Value) -> Result
     if !concerns(kind) {
         return Ok(());
     }
-    if text(new, "spec.type") != "ExternalName" && text(old, "spec.type") != "ExternalName" {
-        for key in ["spec.clusterIP", "spec.clusterIPs"] {
-            if at(new, key).is_none()
-                && let Some(was) = at(old, key)
-            {
-                set(new, key, was.clone());
-            }
-        }
-    }
-    keep_node_ports(new, old);
-    allocate(api, new, Some(old))
-}
-
-/// A client that leaves a port's nodePort out means the one it had.
-fn keep_node_ports(new: &mut Value, old: &Value) {
-    if !wants_node_ports(new) {
-        return;
-    }
-    for port in list_mut(new, "spec.ports").into_iter().flatten() {
-        let same = |o: &&Value| o["port"] == port["port"] && o["protocol"] == port["protocol"];
-        let was = list(old, "spec.ports").iter().find(same).and_then(|o| o.get("nodePort"));
-        if port.get("nodePort").is_none_or(|p| p == 0)
-            && let Some(was) = was
-        {
-            port["nodePort"] = was.clone();
-        }
-    }
+    service::keep_allocated(new, old);
+    allocate(api, new)
 }
 
 fn wants_node_ports(service: &Value) -> bool {
@@ -67,23 +42,65 @@ fn wants_node_ports(service: &Value) -> bool {
     }
 }
 
-fn allocate(api: &Api, service: &mut Value, old: Option<&Value>) -> Result<()> {
+fn allocate(api: &Api, service: &mut Value) -> Result<()> {
     if text(service, "spec.type") == "ExternalName" {
-        remove(service, "spec.clusterIP");
-        remove(service, "spec.clusterIPs");
+        // Addresses that a client gives it are refused by its rules.
         return Ok(());
     }
     let kind = &service::KIND;
     let name = text(service, "metadata.name").to_owned();
+    let errors = service::choose_families(service, &families(api));
+    if !errors.is_empty() {
+        return Err(Status::invalid(kind, &name, &errors));
+    }
+    if name.is_empty() {
+        let why = "failed to allocate IP: the Service needs a name";
+        return Err(Status::invalid(kind, &name, &[field::invalid("spec.clusterIPs", Value::Null, why)]));
+    }
     let key = kind.key(text(service, "metadata.namespace"), &name);
     let taken = Taken::except(api, &key);
     let refuse = |e: field::Error| Status::invalid(kind, &name, &[e]);
     allocate_address(api, service, &taken).map_err(refuse)?;
     if wants_node_ports(service) {
         allocate_ports(api, service, &taken).map_err(refuse)?;
-    } else if old.is_some() {
-        for port in list_mut(service, "spec.ports").into_iter().flatten() {
-            remove(port, "nodePort");
+    }
+    allocate_health_port(api, service, &taken).map_err(refuse)
+}
+
+/// The families the cluster has addresses of, the first first.
+fn families(api: &Api) -> Vec<&'static str> {
+    let all = api.options.service_cidrs.iter();
+    all.map(|(network, _)| if network.is_ipv4() { "IPv4" } else { "IPv6" }).collect()
+}
+
+/// A balancer that leads only to nodes with an own pod asks for it on a port of its own.
+fn allocate_health_port(api: &Api, service: &mut Value, taken: &Taken) -> Result<(), field::Error> {
+    let path = "spec.healthCheckNodePort";
+    if !service::wants_health_port(service) {
+        return Ok(());
+    }
+    let (first, last) = api.options.node_ports;
+    let own: Vec<u64> = list(service, "spec.ports").iter().filter_map(|p| p.get("nodePort")?.as_u64()).collect();
+    let free = |p: u16| !taken.ports.contains(&(p, "TCP".into())) && !own.contains(&u64::from(p));
+    match at(service, path).and_then(Value::as_i64).unwrap_or(0) {
+        0 => {
+            let span = u64::from(last - first) + 1;
+            let start = api.clock.random_u64() % span;
+            let port = (0..span).map(|k| first + ((start + k) % span) as u16).find(|p| free(*p));
+            let port = port.ok_or_else(|| field::Error {
+                reason: field::Reason::Internal,
+                field: path.into(),
+                value: Value::Null,
+                detail: format!("failed to allocate a health check port: range {first}-{last} is full"),
+            })?;
+            set(service, path, port);
+        }
+        given => {
+            let in_range = u16::try_from(given).ok().filter(|p| (first..=last).contains(p));
+            if !in_range.is_some_and(free) {
+                let why = format!("must be free and in the range {first}-{last}");
+                return Err(field::invalid(path, given, why));
+            }
         }
     }
     Ok(())

@@ -68,7 +68,7 @@ impl Api {
                 return Err(Status::invalid(kind, &name, &errors));
             }
             admission::validate(self, request, Operation::Create, &value, None)?;
-            let warnings = (kind.warnings)(&value);
+            let warnings = (kind.warnings)(&value, None);
             match self.commit(&request.named(&name), value, None).await {
                 Ok(object) => return Ok(Written { object, created: true, warnings }),
                 Err(Failure::Conflict) if generated => {
@@ -170,7 +170,14 @@ impl Api {
                 (kind.prepare_status)(new, live);
                 errors.extend((kind.validate_status)(new, live));
             }
-            Some(Subresource::Finalize) => keep_all_but(new, live, &["spec", "metadata"]),
+            Some(Subresource::Finalize) => {
+                keep_all_but(new, live, &["spec", "metadata"]);
+                errors.extend((kind.validate_finalize)(new, live));
+            }
+            Some(Subresource::EphemeralContainers) => {
+                keep_all_but_ephemeral(new, live);
+                errors.extend((kind.validate_ephemeral)(new, live));
+            }
             _ => {
                 if kind.has_status {
                     keep(new, live, "status");
@@ -188,7 +195,7 @@ impl Api {
             return Err(Status::invalid(kind, &request.name, &all));
         }
         admission::validate(self, request, Operation::Update, new, Some(live))?;
-        Ok((kind.warnings)(new))
+        Ok((kind.warnings)(new, Some(live)))
     }
 
     /// Namespace and name of a new object from the path and the body.
@@ -398,6 +405,26 @@ fn keep_all_but(new: &mut Value, live: &Value, keys: &[&str]) {
     for (k, v) in live.as_object().into_iter().flatten() {
         if !keys.contains(&k.as_str()) {
             map.insert(k.clone(), v.clone());
+        }
+    }
+}
+
+/// Puts everything but the ephemeral containers back to what it was.
+fn keep_all_but_ephemeral(new: &mut Value, live: &Value) {
+    let containers = at(new, "spec.ephemeralContainers").cloned();
+    let tracked = ["resourceVersion", "managedFields"].map(|k| (k, new["metadata"].get(k).cloned()));
+    let kind = (new["apiVersion"].clone(), new["kind"].clone());
+    *new = live.clone();
+    (new["apiVersion"], new["kind"]) = kind;
+    for (key, value) in tracked {
+        if let Some(value) = value {
+            map_mut(new, "metadata").insert(key.into(), value);
+        }
+    }
+    match containers {
+        Some(containers) => set(new, "spec.ephemeralContainers", containers),
+        None => {
+            remove(new, "spec.ephemeralContainers");
         }
     }
 }

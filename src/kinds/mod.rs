@@ -12,6 +12,7 @@ use serde_json::Value;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;
+pub mod check;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
@@ -91,8 +92,14 @@ pub struct Kind {
     /// Called beside [`Kind::validate`] on updates: what must not change.
     pub validate_update: fn(&Value, &Value) -> Errors,
     pub validate_status: fn(&Value, &Value) -> Errors,
-    /// Warnings for the client, by the new object.
-    pub warnings: fn(&Value) -> Vec<String>,
+    /// Called for a change through the ephemeralcontainers subresource, in place of [`Kind::validate_update`].
+    pub validate_ephemeral: fn(&Value, &Value) -> Errors,
+    /// Called for a change through the finalize subresource.
+    pub validate_finalize: fn(&Value, &Value) -> Errors,
+    /// Warnings for the client, by the new object and what it was.
+    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
+    /// What a client is told with every request: the kind is on its way out.
+    pub deprecation: Option<&'static str>,
     pub name_rule: NameRule,
     /// DELETE answers with the object instead of a Status.
     pub delete_answers_object: bool,
@@ -206,7 +213,10 @@ impl Kind {
         validate: |_| Errors::default(),
         validate_update: |_, _| Errors::default(),
         validate_status: |_, _| Errors::default(),
-        warnings: |_| Vec::new(),
+        validate_ephemeral: |_, _| Errors::default(),
+        validate_finalize: |_, _| Errors::default(),
+        warnings: |_, _| Vec::new(),
+        deprecation: None,
         name_rule: NameRule::DnsSubdomain,
         delete_answers_object: false,
         create_on_update: false,

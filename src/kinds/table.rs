@@ -62,3 +62,31 @@ pub fn since(time: &str, now: Timestamp) -> String {
         None => "<unknown>".into(),
     }
 }
+
+/// A map of labels as `a=b,c=d`.
+pub fn labels(labels: Option<&serde_json::Map<String, Value>>) -> String {
+    let pairs: Vec<String> =
+        labels.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
+    if pairs.is_empty() { "<none>".into() } else { pairs.join(",") }
+}
+
+/// A label selector as kubectl would parse it again.
+pub fn selector(selector: Option<&Value>) -> String {
+    let Some(selector) = selector.filter(|s| s.is_object()) else { return "<none>".into() };
+    let pairs = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
+    let mut parts: Vec<String> = pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
+    parts.sort();
+    for e in crate::base::json::list(selector, "matchExpressions") {
+        let key = text(e, "key");
+        let mut values: Vec<&str> = crate::base::json::list(e, "values").iter().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let values = values.join(",");
+        parts.push(match text(e, "operator") {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            _ => format!("!{key}"),
+        });
+    }
+    if parts.is_empty() { "<none>".into() } else { parts.join(",") }
+}

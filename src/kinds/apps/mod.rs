@@ -3,3 +3,4 @@
 pub mod controllerrevision;
 pub mod deployment;
 pub mod replicaset;
+mod workload;

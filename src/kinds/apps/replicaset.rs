@@ -1,6 +1,14 @@
 //! ReplicaSet.
 
-use crate::kinds::{Generation, Kind, Subresource};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::workload;
+use crate::base::json::{int, map_mut, set_default};
+use crate::kinds::core::podspec;
+use crate::kinds::field::Errors;
+use crate::kinds::table::{self, integer, wide};
+use crate::kinds::{Column, Field, Generation, Kind, Subresource};
 
 /// The kind.
 pub static KIND: Kind = Kind {
@@ -14,5 +22,53 @@ pub static KIND: Kind = Kind {
     has_status: true,
     generation: Generation::Spec,
     schema: "io.k8s.api.apps.v1.ReplicaSet",
+    columns: COLUMNS,
+    row,
+    fields: &[Field { name: "status.replicas", get: |r| int(r, "status.replicas").unwrap_or(0).to_string() }],
+    default,
+    prepare_create: |r| {
+        map_mut(r, "").insert("status".into(), json!({"replicas": 0}));
+    },
+    validate: |r| {
+        let mut errors = Errors::new();
+        workload::validate(&mut errors, r);
+        errors
+    },
+    validate_update: workload::fixed_selector,
+    validate_status: |new, _| {
+        workload::validate_status(new, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"])
+    },
+    warnings: workload::warnings,
+    sample: r#"{"metadata":{"name":"sample"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{
+        "metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}}}"#,
     ..Kind::BASE
 };
+
+const COLUMNS: &[Column] = &[
+    table::NAME,
+    integer("Desired", "How many pods it wants."),
+    integer("Current", "How many pods it has."),
+    integer("Ready", "How many of them are ready."),
+    table::AGE,
+    wide("Containers", "Names of the containers in the template."),
+    wide("Images", "Images of the containers in the template."),
+    wide("Selector", "Labels of its pods."),
+];
+
+fn row(object: &Value, now: Timestamp) -> Vec<Value> {
+    let count = |path: &str| Value::from(int(object, path).unwrap_or(0));
+    let mut cells = vec![
+        table::name(object),
+        count("spec.replicas"),
+        count("status.replicas"),
+        count("status.readyReplicas"),
+        table::age(object, now),
+    ];
+    cells.extend(workload::wide_cells(object));
+    cells
+}
+
+fn default(object: &mut Value) {
+    set_default(object, "spec.replicas", 1);
+    podspec::default_template(map_mut(object, "spec").entry("template").or_insert_with(|| json!({})));
+}

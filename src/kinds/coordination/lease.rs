@@ -1,6 +1,13 @@
 //! Lease.
 
-use crate::kinds::Kind;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::base::json::{at, map_mut, text};
+use crate::kinds::check::{self, Path};
+use crate::kinds::field::Errors;
+use crate::kinds::table::{self, string};
+use crate::kinds::{Column, Kind};
 
 /// The kind.
 pub static KIND: Kind = Kind {
@@ -12,5 +19,32 @@ pub static KIND: Kind = Kind {
     create_on_update: true,
     unconditional_update: false,
     volatile: |namespace| namespace == "kube-node-lease",
+    columns: COLUMNS,
+    row,
+    prepare_create: drop_coordinated,
+    prepare_update: |new, _| drop_coordinated(new),
+    validate,
+    sample: r#"{"metadata":{"name":"sample"},"spec":{"holderIdentity":"h"}}"#,
     ..Kind::BASE
 };
+
+const COLUMNS: &[Column] = &[table::NAME, string("Holder", "Who holds it."), table::AGE];
+
+fn row(lease: &Value, now: Timestamp) -> Vec<Value> {
+    vec![table::name(lease), text(lease, "spec.holderIdentity").into(), table::age(lease, now)]
+}
+
+/// Coordinated leader election is not enabled in Kubernetes by default, and nobody elects here.
+fn drop_coordinated(lease: &mut Value) {
+    let spec = map_mut(lease, "spec");
+    spec.remove("strategy");
+    spec.remove("preferredHolder");
+}
+
+fn validate(lease: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let path = Path::root("spec");
+    check::positive(&mut errors, &path.field("leaseDurationSeconds"), at(lease, "spec.leaseDurationSeconds"));
+    check::non_negative(&mut errors, &path.field("leaseTransitions"), at(lease, "spec.leaseTransitions"));
+    errors
+}

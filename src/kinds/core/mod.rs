@@ -7,6 +7,7 @@ pub mod event;
 pub mod namespace;
 pub mod node;
 pub mod pod;
+pub mod podspec;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;

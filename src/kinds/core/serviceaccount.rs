@@ -1,5 +1,8 @@
 //! ServiceAccount.
 
+use serde_json::Value;
+
+use crate::base::json::at;
 use crate::kinds::{Kind, Subresource};
 
 /// The kind.
@@ -11,5 +14,20 @@ pub static KIND: Kind = Kind {
     subresources: &[Subresource::Token],
     schema: "io.k8s.api.core.v1.ServiceAccount",
     delete_answers_object: true,
+    warnings,
+    sample: r#"{"metadata":{"name":"sample"}}"#,
     ..Kind::BASE
 };
+
+/// Asks for what only secrets listed in an account could do.
+const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+
+fn warnings(account: &Value, old: Option<&Value>) -> Vec<String> {
+    let given = |a: &Value| at(a, "metadata.annotations").is_some_and(|a| a.get(ENFORCE).is_some());
+    if given(account) && !old.is_some_and(given) {
+        return vec![format!(
+            "metadata.annotations[{ENFORCE}]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
+        )];
+    }
+    Vec::new()
+}

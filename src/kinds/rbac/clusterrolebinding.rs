@@ -1,5 +1,7 @@
 //! ClusterRoleBinding.
 
+use super::rule;
+use crate::kinds::field::Errors;
 use crate::kinds::{Kind, NameRule};
 
 /// The kind.
@@ -12,5 +14,19 @@ pub static KIND: Kind = Kind {
     name_rule: NameRule::PathSegment,
     schema: "io.k8s.api.rbac.v1.ClusterRoleBinding",
     create_on_update: true,
+    columns: rule::BINDING_COLUMNS,
+    row: rule::binding_row,
+    default: rule::default_binding,
+    validate: |binding| {
+        let mut errors = Errors::new();
+        rule::binding(&mut errors, binding, ROLES, false);
+        errors
+    },
+    validate_update: rule::fixed_reference,
+    sample: r#"{"metadata":{"name":"sample"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"r"},
+        "subjects":[{"kind":"User","name":"u"}]}"#,
     ..Kind::BASE
 };
+
+/// What it may grant.
+const ROLES: &[&str] = &["ClusterRole"];

@@ -1,5 +1,7 @@
 //! Role.
 
+use super::rule;
+use crate::kinds::field::Errors;
 use crate::kinds::{Kind, NameRule};
 
 /// The kind.
@@ -11,5 +13,13 @@ pub static KIND: Kind = Kind {
     name_rule: NameRule::PathSegment,
     schema: "io.k8s.api.rbac.v1.Role",
     create_on_update: true,
+    columns: rule::ROLE_COLUMNS,
+    row: rule::role_row,
+    validate: |role| {
+        let mut errors = Errors::new();
+        rule::rules(&mut errors, role, true);
+        errors
+    },
+    sample: r#"{"metadata":{"name":"sample"},"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["pods"]}]}"#,
     ..Kind::BASE
 };

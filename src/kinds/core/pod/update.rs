@@ -1,0 +1,170 @@
+//! What may change in a pod after it is made: images, the deadline, gates, tolerations; little else.
+
+use serde_json::Value;
+
+use crate::base::json::{at, list, map_mut, remove, set, text};
+use crate::kinds::check::{IMMUTABLE, Path};
+use crate::kinds::core::podspec;
+use crate::kinds::field::{self, Errors};
+
+/// Keeps what clients that do not know newer fields leave out.
+pub(super) fn prepare(new: &mut Value, old: &Value) {
+    // The account fields were defaulted by admission and follow each other.
+    let _ = (new, old);
+}
+
+/// Errors in the change of a pod.
+pub(super) fn validate(new: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let path = Path::root("spec");
+    let (new_spec, old_spec) = (&new["spec"], &old["spec"]);
+    annotations(&mut errors, new, old);
+    let mut same_count = true;
+    for group in ["containers", "initContainers"] {
+        if list(new_spec, group).len() != list(old_spec, group).len() {
+            errors.push(field::forbidden(&path.field(group), "pod updates may not add or remove containers"));
+            same_count = false;
+        }
+    }
+    deadline(&mut errors, &path, new_spec, old_spec);
+    tolerations(&mut errors, &path, new_spec, old_spec);
+    gates(&mut errors, &path, new_spec, old_spec);
+    if same_count {
+        rest(&mut errors, &path, new_spec, old_spec);
+    }
+    errors
+}
+
+/// Settings of a pod that live in annotations and cannot change.
+fn annotations(errors: &mut Errors, new: &Value, old: &Value) {
+    let path = Path::root("metadata.annotations");
+    let of = |pod: &Value| at(pod, "metadata.annotations").and_then(Value::as_object).cloned().unwrap_or_default();
+    let (new, old) = (of(new), of(old));
+    let fixed = |key: &str| {
+        key == "kubernetes.io/config.mirror" || key.starts_with("container.apparmor.security.beta.kubernetes.io/")
+    };
+    for key in new.keys().chain(old.keys()).filter(|k| fixed(k) && new.get(*k) != old.get(*k)) {
+        errors.push(field::forbidden(&path.key(key), "may not be added, removed or changed"));
+    }
+}
+
+fn deadline(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
+    let path = path.field("activeDeadlineSeconds");
+    let of = |spec: &Value| spec.get("activeDeadlineSeconds").and_then(Value::as_i64);
+    match (of(new), of(old)) {
+        (Some(n), Some(o)) if n > o => {
+            errors.push(field::invalid(&path, n, "must be less than or equal to previous value"))
+        }
+        (None, Some(_)) => {
+            errors.push(field::invalid(&path, Value::Null, "must not update from a positive integer to nil value"))
+        }
+        _ => {}
+    }
+}
+
+fn tolerations(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
+    let (new, old) = (list(new, "tolerations"), list(old, "tolerations"));
+    if new == old {
+        return;
+    }
+    // Only the time of one may be shortened or lengthened.
+    let bare = |t: &Value| {
+        let mut t = t.clone();
+        remove(&mut t, "tolerationSeconds");
+        t
+    };
+    let kept = old.iter().all(|o| new.iter().any(|n| bare(n) == bare(o)));
+    if !kept {
+        let why = "existing toleration can not be modified except its tolerationSeconds";
+        errors.push(field::forbidden(&path.field("tolerations"), why));
+    }
+}
+
+fn gates(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
+    let path = path.field("schedulingGates");
+    let was = list(old, "schedulingGates");
+    for (i, gate) in list(new, "schedulingGates").iter().enumerate() {
+        if !was.iter().any(|g| g["name"] == gate["name"]) {
+            let why = format!("only deletion is allowed, but found new scheduling gate {:?}", text(gate, "name"));
+            errors.push(field::forbidden(&path.index(i).field("name"), why));
+        }
+    }
+}
+
+/// Everything else must be as it was.
+fn rest(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
+    let mut masked = new.clone();
+    for group in ["containers", "initContainers"] {
+        let was = list(old, group);
+        for (container, was) in masked[group].as_array_mut().into_iter().flatten().zip(was) {
+            if let (Some(c), Some(image)) = (container.as_object_mut(), was.get("image")) {
+                c.insert("image".into(), image.clone());
+            }
+        }
+        if masked[group].is_null() {
+            remove(&mut masked, group);
+        }
+    }
+    for key in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        keep(&mut masked, old, key);
+    }
+    // A grace period below zero always meant the shortest, and may be made so.
+    let grace = |spec: &Value| spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64);
+    if grace(old).is_some_and(|g| g < 0) && grace(new) == Some(1) {
+        keep(&mut masked, old, "terminationGracePeriodSeconds");
+    }
+    // While it is gated, a pod may still be steered to fewer nodes.
+    if !list(old, "schedulingGates").is_empty() {
+        let selector = |spec: &Value| spec.get("nodeSelector").and_then(Value::as_object).cloned().unwrap_or_default();
+        let (was, now) = (selector(old), selector(new));
+        if was.iter().any(|(k, v)| now.get(k) != Some(v)) {
+            let why = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+            errors.push(field::invalid(&path.field("nodeSelector"), now, why));
+        }
+        keep(&mut masked, old, "nodeSelector");
+        podspec::node_affinity_update(errors, path, new, old);
+        let now = at(&masked, "affinity.nodeAffinity").cloned();
+        if let Some(affinity) = at(old, "affinity.nodeAffinity") {
+            set(&mut masked, "affinity.nodeAffinity", affinity.clone());
+        } else if now.is_some() {
+            remove(&mut masked, "affinity.nodeAffinity");
+            if old.get("affinity").is_none() && masked["affinity"].as_object().is_some_and(serde_json::Map::is_empty) {
+                remove(&mut masked, "affinity");
+            }
+        }
+    }
+    if masked != *old {
+        let why = "pod updates may not change fields other than `spec.containers[*].image`,\
+                   `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to \
+                   existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
+                   previously negative)";
+        errors.push(field::forbidden(path, why));
+    }
+}
+
+fn keep(value: &mut Value, old: &Value, key: &str) {
+    match old.get(key) {
+        Some(v) => {
+            map_mut(value, "").insert(key.into(), v.clone());
+        }
+        None => {
+            remove(value, key);
+        }
+    }
+}
+
+/// Errors in a change through the ephemeralcontainers subresource.
+pub(super) fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let path = Path::root("spec");
+    let path = path.field("ephemeralContainers");
+    podspec::validate_ephemeral_containers(&mut errors, &path, &new["spec"]);
+    podspec::validate_ephemeral_update(&mut errors, &path, &new["spec"], &old["spec"]);
+    if !text(old, "metadata.annotations.kubernetes.io/config.mirror").is_empty() {
+        errors.push(field::forbidden(
+            Path::root(""),
+            format!("static pods do not support ephemeral containers: {IMMUTABLE}"),
+        ));
+    }
+    errors
+}

@@ -1,0 +1,231 @@
+//! Volumes of a pod, and where containers mount them.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::volume_sources;
+use crate::base::json::{at, flag, list, text};
+use crate::kinds::check::{self, Path};
+use crate::kinds::field::{self, Errors};
+
+/// Checks `spec.volumes`.
+pub(super) fn validate_all(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
+    let volumes = list(spec, "volumes");
+    for (i, volume) in volumes.iter().enumerate() {
+        let path = path.index(i);
+        let name = text(volume, "name");
+        let name_path = path.field("name");
+        volume_sources::validate(errors, &path, volume, spec);
+        if name.is_empty() {
+            errors.push(field::required(&name_path, ""));
+            continue;
+        }
+        check::dns_label(errors, &name_path, name);
+        if volumes[..i].iter().any(|v| text(v, "name") == name) {
+            errors.push(field::duplicate(&name_path, name));
+        }
+    }
+}
+
+fn find<'a>(spec: &'a Value, name: &str) -> Option<&'a Value> {
+    list(spec, "volumes").iter().find(|v| text(v, "name") == name)
+}
+
+/// The `volumeMounts` of a container.
+pub(super) fn mounts(errors: &mut Errors, path: &Path<'_>, container: &Value, spec: &Value) {
+    let (mounts, devices) = (list(container, "volumeMounts"), list(container, "volumeDevices"));
+    let base = path.field("volumeMounts");
+    let mut paths = HashSet::new();
+    for (i, mount) in mounts.iter().enumerate() {
+        let path = base.index(i);
+        let (name, place) = (text(mount, "name"), text(mount, "mountPath"));
+        check::given(errors, &path.field("name"), name);
+        let volume = find(spec, name);
+        if volume.is_none() {
+            errors.push(field::not_found(&path.field("name"), name));
+        }
+        check::given(errors, &path.field("mountPath"), place);
+        if !paths.insert(place) {
+            errors.push(field::invalid(&path.field("mountPath"), place, "must be unique"));
+        }
+        if devices.iter().any(|d| text(d, "name") == name) {
+            errors.push(field::invalid(&path.field("name"), name, "must not already exist in volumeDevices"));
+        }
+        if devices.iter().any(|d| text(d, "devicePath") == place) {
+            errors.push(field::invalid(
+                &path.field("mountPath"),
+                place,
+                "must not already exist as a path in volumeDevices",
+            ));
+        }
+        sub_paths(errors, &base, mount);
+        propagation(errors, &base, mount, container);
+        recursive_read_only(errors, &base, mount);
+    }
+}
+
+fn sub_paths(errors: &mut Errors, base: &Path<'_>, mount: &Value) {
+    let (plain, expression) = (text(mount, "subPath"), text(mount, "subPathExpr"));
+    if !plain.is_empty() {
+        check::relative_path(errors, &base.field("subPath"), plain);
+    }
+    if !expression.is_empty() {
+        let path = base.field("subPathExpr");
+        if !plain.is_empty() {
+            errors.push(field::invalid(&path, expression, "subPathExpr and subPath are mutually exclusive"));
+        }
+        check::relative_path(errors, &path, expression);
+    }
+}
+
+fn propagation(errors: &mut Errors, base: &Path<'_>, mount: &Value, container: &Value) {
+    let Some(mode) = mount.get("mountPropagation").and_then(Value::as_str) else { return };
+    let path = base.field("mountPropagation");
+    let supported = ["Bidirectional", "HostToContainer", "None"];
+    if !supported.contains(&mode) {
+        errors.push(field::not_supported(&path, mode, &supported));
+    }
+    if mode == "Bidirectional" && !flag(container, "securityContext.privileged") {
+        let why = "Bidirectional mount propagation is available only to privileged containers";
+        errors.push(field::forbidden(&path, why));
+    }
+}
+
+fn recursive_read_only(errors: &mut Errors, base: &Path<'_>, mount: &Value) {
+    let Some(mode) = mount.get("recursiveReadOnly").and_then(Value::as_str) else { return };
+    let path = base.field("recursiveReadOnly");
+    match mode {
+        "Disabled" => {}
+        "Enabled" | "IfPossible" => {
+            if !flag(mount, "readOnly") {
+                errors.push(field::forbidden(&path, "may only be specified when readOnly is true"));
+            }
+            let propagation = text(mount, "mountPropagation");
+            if !matches!(propagation, "" | "None") {
+                errors.push(field::forbidden(
+                    &path,
+                    "may only be specified when mountPropagation is None or not specified",
+                ));
+            }
+        }
+        other => errors.push(field::not_supported(&path, other, &["Disabled", "Enabled", "IfPossible"])),
+    }
+}
+
+/// The `volumeDevices` of a container.
+pub(super) fn devices(errors: &mut Errors, path: &Path<'_>, container: &Value, spec: &Value) {
+    let (mounts, devices) = (list(container, "volumeMounts"), list(container, "volumeDevices"));
+    let base = path.field("volumeDevices");
+    for (i, device) in devices.iter().enumerate() {
+        let path = base.index(i);
+        let (name, place) = (text(device, "name"), text(device, "devicePath"));
+        let (name_path, place_path) = (path.field("name"), path.field("devicePath"));
+        check::given(errors, &name_path, name);
+        if devices[..i].iter().any(|d| text(d, "name") == name) {
+            errors.push(field::invalid(&name_path, name, "must be unique"));
+        }
+        match find(spec, name) {
+            None => errors.push(field::not_found(&name_path, name)),
+            Some(volume) if volume.get("persistentVolumeClaim").is_none() && volume.get("ephemeral").is_none() => {
+                let why = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                errors.push(field::invalid(&name_path, name, why));
+            }
+            Some(_) => {}
+        }
+        if check::given(errors, &place_path, place) {
+            check::no_backsteps(errors, &place_path, place);
+        }
+        if !place.is_empty() && devices[..i].iter().any(|d| text(d, "devicePath") == place) {
+            errors.push(field::invalid(&place_path, place, "must be unique"));
+        }
+        if mounts.iter().any(|m| text(m, "mountPath") == place) && !place.is_empty() {
+            errors.push(field::invalid(&place_path, place, "must not already exist as a path in volumeMounts"));
+        }
+        if mounts.iter().any(|m| text(m, "name") == name) {
+            errors.push(field::invalid(&name_path, name, "must not already exist in volumeMounts"));
+        }
+    }
+}
+
+/// `items` of a volume made of keys.
+pub(super) fn keys(errors: &mut Errors, path: &Path<'_>, items: &[Value]) {
+    for (i, item) in items.iter().enumerate() {
+        let path = path.index(i);
+        check::given(errors, &path.field("key"), text(item, "key"));
+        let file = text(item, "path");
+        if check::given(errors, &path.field("path"), file) {
+            check::relative_path_strict(errors, &path.field("path"), file);
+        }
+        check::file_mode(errors, &path.field("mode"), item.get("mode"));
+    }
+}
+
+/// `items` of a downward API volume; errors stand at the volume, without the index.
+pub(super) fn downward(errors: &mut Errors, path: &Path<'_>, items: &[Value]) {
+    for item in items {
+        let file = text(item, "path");
+        if check::given(errors, &path.field("path"), file) {
+            check::relative_path_strict(errors, &path.field("path"), file);
+        }
+        match (item.get("fieldRef"), item.get("resourceFieldRef")) {
+            (Some(reference), other) => {
+                super::env::field_ref(errors, &path.field("fieldRef"), reference, super::env::VOLUME_FIELDS);
+                if other.is_some() {
+                    let why = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                    errors.push(field::invalid(path, "resource", why));
+                }
+            }
+            (None, Some(reference)) => {
+                super::env::resource_field_ref(errors, &path.field("resourceFieldRef"), reference, true);
+            }
+            (None, None) => errors.push(field::required(path, "one of fieldRef and resourceFieldRef is required")),
+        }
+        check::file_mode(errors, &path.field("mode"), item.get("mode"));
+    }
+}
+
+/// The claim template of an ephemeral volume.
+pub(super) fn claim_template(errors: &mut Errors, path: &Path<'_>, template: &Value) {
+    let metadata = template.get("metadata").and_then(Value::as_object);
+    let meta_path = path.field("metadata");
+    for (key, value) in metadata.into_iter().flatten() {
+        let empty = value.is_null() || value.as_str() == Some("");
+        if !matches!(key.as_str(), "labels" | "annotations") && !empty {
+            errors.push(field::forbidden(&meta_path.field(key), "may not be set"));
+        }
+    }
+    check::labels(errors, &meta_path.field("labels"), at(template, "metadata.labels"));
+    check::annotations(errors, &meta_path.field("annotations"), at(template, "metadata.annotations"));
+    claim_spec(errors, &path.field("spec"), template.get("spec").unwrap_or(&Value::Null));
+}
+
+fn claim_spec(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
+    let modes_path = path.field("accessModes");
+    let modes = list(spec, "accessModes");
+    let supported = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+    if modes.is_empty() {
+        errors.push(field::required(&modes_path, "at least 1 access mode is required"));
+    }
+    for mode in modes {
+        check::one_of(errors, &modes_path, mode.as_str().unwrap_or(""), &supported);
+    }
+    if modes.len() > 1 && modes.iter().any(|m| m == "ReadWriteOncePod") {
+        errors.push(field::forbidden(&modes_path, "may not use ReadWriteOncePod with other access modes"));
+    }
+    check::label_selector(errors, &path.field("selector"), spec.get("selector"));
+    let resources = path.field("resources");
+    let storage = at(spec, "resources.requests").and_then(|r| r.get("storage")).and_then(Value::as_str);
+    match storage.map(str::parse::<crate::base::quantity::Quantity>) {
+        None => errors.push(field::required(&resources.key("storage"), "")),
+        Some(Ok(amount)) if amount.is_zero() || amount.is_negative() => {
+            let path = resources.field("requests");
+            errors.push(field::invalid(&path.key("storage"), amount.to_string(), "must be greater than zero"));
+        }
+        Some(_) => {}
+    }
+    if let Some(class) = spec.get("storageClassName").and_then(Value::as_str).filter(|c| !c.is_empty()) {
+        check::dns_subdomain(errors, &path.field("storageClassName"), class);
+    }
+    check::one_of(errors, &path.field("volumeMode"), text(spec, "volumeMode"), &["Block", "Filesystem"]);
+}
