@@ -21,6 +21,8 @@ pub mod kinds;
 pub mod net;
 /// Layer 5: the node agent.
 pub mod node;
+/// Layer 6: the names one node has on its machine.
+pub mod place;
 /// Layer 4: clients, informers, work queues and the controller runner.
 pub mod reconcile;
 /// Layer 5: binds pods to nodes.

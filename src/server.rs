@@ -22,6 +22,7 @@ use crate::api::{Api, Options, bootstrap};
 use crate::base::clock::Clock;
 use crate::base::file::{make_private_dir, write_atomically};
 use crate::base::task;
+use crate::place::Place;
 use crate::store::Store;
 use crate::store::sqlite::{Retention, Sqlite};
 use crate::{api, wire};
@@ -76,6 +77,9 @@ async fn serve(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    // Before anything is touched: one node a run directory.
+    let place = Place::new(&config.data_dir, &config.run_dir);
+    let _claim = config.agent.then(|| place.claim()).transpose()?;
     let server_dir = config.data_dir.join("server");
     make_private_dir(&server_dir).with_context(|| {
         format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())

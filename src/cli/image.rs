@@ -1,12 +1,113 @@
-//! `amphipod image`
+//! `amphipod image`: the node's own store, with or without a running server.
 
-use anyhow::Result;
-use clap::Args;
+use std::path::PathBuf;
 
-/// Work with the node's images.
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use super::{Directories, output};
+use crate::containers::Images;
+use crate::containers::image::{Image, ImageStore, Registries};
+use crate::place::Place;
+
+/// Flags of `image`.
 #[derive(Clone, Debug, Args)]
-pub struct ImageArgs {}
+pub struct ImageArgs {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    directories: Directories,
+}
 
-pub fn run(_args: ImageArgs) -> Result<()> {
-    anyhow::bail!("not there yet")
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// List what is there
+    Ls,
+    /// Take in a docker-archive or OCI-layout file, plain or compressed
+    Import {
+        /// The file
+        file: PathBuf,
+    },
+    /// Download an image, with the mirrors and logins of registries.yaml
+    Pull {
+        /// Its name
+        reference: String,
+    },
+    /// Remove a name, and the image with its last name
+    Rm {
+        /// Name, or id
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: ImageArgs) -> Result<()> {
+    let directories = &args.directories;
+    let config = Place::new(&directories.data_dir, &directories.run_dir).containers();
+    let path = directories.config_dir.join("registries.yaml");
+    let registries = Registries::load(&path).with_context(|| path.display().to_string())?;
+    let store = ImageStore::open(&config, registries)
+        .with_context(|| format!("the images under {} cannot be used (this needs root)", config.data_dir.display()))?;
+    // Layers are unpacked on other threads.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work(&store, args.command))
+}
+
+async fn work(store: &ImageStore, command: Command) -> Result<()> {
+    match command {
+        Command::Ls => list(&store.list().await).iter().for_each(|line| output(line)),
+        Command::Import { file } => {
+            for image in store.import(&file).await? {
+                let name = image.tags.first().or(image.digests.first()).unwrap_or(&image.id);
+                output(&format!("imported {name}"));
+            }
+        }
+        Command::Pull { reference } => {
+            let image = store.pull(&reference, &[]).await?;
+            output(&format!("pulled {reference} ({})", short(&image.id)));
+        }
+        Command::Rm { references } => {
+            for reference in references {
+                store.remove(&reference).await?;
+                output(&format!("removed {reference}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn short(id: &str) -> &str {
+    let hex = id.strip_prefix("sha256:").unwrap_or(id);
+    hex.get(..12).unwrap_or(hex)
+}
+
+/// A head line, then a line per name.
+fn list(images: &[Image]) -> Vec<String> {
+    let mut rows = vec![("IMAGE".to_owned(), "ID".to_owned(), "SIZE".to_owned())];
+    for image in images {
+        let names = if image.tags.is_empty() { &image.digests } else { &image.tags };
+        for name in names {
+            rows.push((name.clone(), short(&image.id).to_owned(), size(image.size_bytes)));
+        }
+    }
+    let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, id, size)| format!("{name:<width$}  {id:<12}  {size:>9}")).collect()
+}
+
+fn size(bytes: u64) -> String {
+    let steps = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    match steps.into_iter().find(|(step, _)| bytes >= *step) {
+        Some((step, unit)) => format!("{}.{} {unit}", bytes / step, bytes % step * 10 / step),
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_are_short() {
+        let shown = [0, 999, 1_000, 1_250_000, 2_990_000_000].map(super::size);
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "1.2 MB", "2.9 GB"]);
+    }
 }

@@ -1,8 +1,14 @@
-//! `amphipod kubeconfig`
+//! `amphipod kubeconfig`, and kubeconfig files as the client commands read them.
 
-use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use serde::Deserialize;
 
 use super::Directories;
+use crate::wire::client::Target;
+use crate::wire::tls;
 
 /// Prints the administrator's kubeconfig.
 pub fn run(directories: &Directories) -> Result<()> {
@@ -12,4 +18,125 @@ pub fn run(directories: &Directories) -> Result<()> {
     })?;
     super::output(text.trim_end());
     Ok(())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct File {
+    current_context: String,
+    clusters: Vec<Named>,
+    contexts: Vec<Named>,
+    users: Vec<Named>,
+}
+
+/// An entry of any of the lists.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    name: String,
+    cluster: Cluster,
+    context: Scope,
+    user: User,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct Cluster {
+    server: String,
+    certificate_authority: Option<PathBuf>,
+    certificate_authority_data: Option<String>,
+    insecure_skip_tls_verify: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Scope {
+    cluster: String,
+    user: String,
+    namespace: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct User {
+    client_certificate: Option<PathBuf>,
+    client_certificate_data: Option<String>,
+    client_key: Option<PathBuf>,
+    client_key_data: Option<String>,
+    token: Option<String>,
+    #[serde(rename = "tokenFile")]
+    token_file: Option<PathBuf>,
+}
+
+/// The server that a kubeconfig names, and the namespace of its context.
+pub fn load(path: &Path) -> Result<(Target, String)> {
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("{} cannot be read: start the server first, or name a kubeconfig with --kubeconfig", path.display())
+    })?;
+    let file: File = serde_yaml::from_str(&text).with_context(|| format!("{} is no kubeconfig", path.display()))?;
+    target(file, path.parent().unwrap_or(Path::new("."))).with_context(|| path.display().to_string())
+}
+
+fn target(file: File, directory: &Path) -> Result<(Target, String)> {
+    let find = |list: Vec<Named>, what: &str, name: &str| {
+        list.into_iter().find(|e| e.name == name).with_context(|| format!("there is no {what} {name:?}"))
+    };
+    let context = find(file.contexts, "context", &file.current_context)?.context;
+    let cluster = find(file.clusters, "cluster", &context.cluster)?.cluster;
+    let user = find(file.users, "user", &context.user)?.user;
+    if cluster.insecure_skip_tls_verify {
+        bail!("insecure-skip-tls-verify is not supported: give certificate-authority-data");
+    }
+    let authority = content(cluster.certificate_authority_data, cluster.certificate_authority, directory)
+        .context("certificate-authority")?
+        .with_context(|| format!("cluster {:?} has no certificate-authority", context.cluster))?;
+    let chain = content(user.client_certificate_data, user.client_certificate, directory)?;
+    let key = content(user.client_key_data, user.client_key, directory)?;
+    let identity = chain.as_deref().zip(key.as_deref());
+    let token = match (user.token, user.token_file) {
+        (Some(token), _) => Some(token),
+        (None, Some(path)) => {
+            let path = directory.join(path);
+            let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+            Some(text.trim().to_owned())
+        }
+        (None, None) => None,
+    };
+    let server = cluster.server.parse().with_context(|| format!("server {:?} is no address", cluster.server))?;
+    let tls = tls::client(&authority, identity).context("the certificates cannot be used")?;
+    let user_agent = format!("amphipod/{}", env!("CARGO_PKG_VERSION"));
+    let namespace = context.namespace.filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
+    Ok((Target { server, tls, token, user_agent }, namespace))
+}
+
+/// What is in the file itself, else what it points to.
+fn content(inline: Option<String>, path: Option<PathBuf>, directory: &Path) -> Result<Option<Vec<u8>>> {
+    if let Some(text) = inline {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim()).context("it is not base64")?;
+        return Ok(Some(bytes));
+    }
+    let Some(path) = path else { return Ok(None) };
+    let path = directory.join(path);
+    std::fs::read(&path).map(Some).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("k");
+        let said = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            format!("{:#}", load(&path).unwrap_err())
+        };
+        assert!(said("current-context: x").contains("there is no context \"x\""));
+        let head = "current-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\nusers: [{name: u}]\n";
+        assert!(said(head).contains("there is no cluster \"k\""));
+        let text = format!("{head}clusters: [{{name: k, cluster: {{server: 'https://a:1'}}}}]");
+        assert!(said(&text).contains("has no certificate-authority"));
+        assert!(said("- 1").contains("is no kubeconfig"));
+    }
 }

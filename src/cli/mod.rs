@@ -1,9 +1,10 @@
 //! The command line: a file a command.
 
+mod check;
 mod client;
 mod config_file;
 mod image;
-mod inspect;
+mod killall;
 mod kubeconfig;
 mod server;
 
@@ -83,8 +84,8 @@ pub fn main() -> ExitCode {
             output(&format!("amphipod {}", crate::api::http::paths::GIT_VERSION));
             Ok(())
         }
-        Command::Check(directories) => inspect::check(&directories),
-        Command::Killall(directories) => inspect::killall(&directories),
+        Command::Check(directories) => check::run(&directories),
+        Command::Killall(directories) => killall::run(&directories),
         Command::Image(args) => image::run(args),
         Command::Apply(args) => client::apply(&args),
         Command::Delete(args) => client::delete(&args),
@@ -118,11 +119,14 @@ fn code_of(error: &anyhow::Error) -> u8 {
 }
 
 fn fail(code: u8, why: &str) -> ExitCode {
-    #[allow(clippy::print_stderr)]
-    {
-        eprintln!("error: {why}");
-    }
+    complain(&format!("error: {why}"));
     ExitCode::from(code)
+}
+
+/// Prints a line for the user that is no output.
+#[allow(clippy::print_stderr)]
+pub fn complain(line: &str) {
+    eprintln!("{line}");
 }
 
 /// Prints a line of output.

@@ -1,11 +1,17 @@
 //! The way out: ends every sandbox of this node and removes what this room made outside the data directory.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cgroup::Tree;
 use super::error::Result;
 use super::runtime::{discard, saved_sandboxes, unmount_below};
 use super::{Config, Error};
+
+/// The log directories of the sandboxes that are there.
+pub fn log_dirs(config: &Config) -> Vec<PathBuf> {
+    saved_sandboxes(&config.sandboxes_dir()).into_iter().map(|saved| saved.spec.log_dir).collect()
+}
 
 /// Ends every shim and container, unmounts every root file system, removes all cgroups and the sandboxes' run state.
 /// Works from what is on disk, with or without an agent. Goes on after an error and returns the first.

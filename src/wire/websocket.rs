@@ -1,4 +1,4 @@
-//! Websockets: taking over an HTTP connection, on the server's side.
+//! Websockets: taking over an HTTP connection, on either side.
 
 use base64::Engine;
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
@@ -27,11 +27,16 @@ pub fn protocol<'a>(headers: &HeaderMap, ours: &[&'a str]) -> Option<&'a str> {
     ours.iter().copied().find(|p| offered.contains(p))
 }
 
+/// What a server answers to a client's key.
+pub fn answer(key: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, MAGIC].concat());
+    base64::engine::general_purpose::STANDARD.encode(digest)
+}
+
 /// The answer that switches protocols, with `body` as its (empty) body.
 pub fn accept<B>(headers: &HeaderMap, protocol: Option<&'static str>, body: B) -> Response<B> {
     let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
-    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, MAGIC].concat());
-    let answer = base64::engine::general_purpose::STANDARD.encode(digest);
+    let answer = answer(key);
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let out = response.headers_mut();
@@ -46,11 +51,20 @@ pub fn accept<B>(headers: &HeaderMap, protocol: Option<&'static str>, body: B) -
     response
 }
 
-/// The websocket over a connection that was taken over.
+/// The server's end of a websocket over a connection that was taken over.
 pub async fn over(upgraded: Upgraded) -> Socket {
+    socket(upgraded, Role::Server).await
+}
+
+/// The client's end.
+pub async fn from_client(upgraded: Upgraded) -> Socket {
+    socket(upgraded, Role::Client).await
+}
+
+async fn socket(upgraded: Upgraded, role: Role) -> Socket {
     let mut config = WebSocketConfig::default();
     config.max_message_size = Some(1 << 20);
     config.read_buffer_size = 16 << 10;
     config.write_buffer_size = 16 << 10;
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, Some(config)).await
 }

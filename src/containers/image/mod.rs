@@ -9,6 +9,7 @@ mod builtin;
 mod client;
 mod connect;
 mod error;
+mod lock;
 mod pull;
 mod reference;
 mod registries;
@@ -29,6 +30,7 @@ pub use builtin::HELLO;
 pub use error::ImageError;
 pub use reference::Reference;
 pub use registries::Registries;
+pub use rootfs::probe_overlay;
 pub use store::ImageStore;
 pub use users::resolve_user;
 

@@ -44,6 +44,16 @@ fn overlay(options: &str, target: &Path) -> Result<()> {
         .map_err(io("mounting overlay at", target))
 }
 
+/// Whether overlays can be mounted with their writable directory in `scratch`, which is made and must be removed after.
+pub fn probe_overlay(scratch: &Path) -> Result<()> {
+    let path = |name: &str| scratch.join(name);
+    for name in ["lower", "upper", "work", "view"] {
+        fs::create_dir_all(path(name)).map_err(io("creating", &path(name)))?;
+    }
+    mount_overlay(&[path("lower")], &path("upper"), &path("work"), &path("view"))?;
+    unmount(&path("view"))
+}
+
 /// Makes one file visible at another path.
 pub(super) fn bind_file(source: &Path, target: &Path) -> Result<()> {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io("binding", target))

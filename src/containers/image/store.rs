@@ -41,12 +41,50 @@ pub(super) struct Inner {
     pub config: Config,
     pub directory: PathBuf,
     pub registries: Registries,
-    index: Mutex<Index>,
+    index: Mutex<Known>,
+    _user: super::lock::Lock,
     /// Pulls under way, so that others can wait for them.
     pulls: Mutex<HashMap<PullKey, SharedPull>>,
     /// One unpacking at a time: it is bound by the disk, and two may want the same layer.
     unpacking: tokio::sync::Mutex<()>,
     pub client: super::client::Client,
+}
+
+/// The index as it was read last, and of which file.
+struct Known {
+    index: Index,
+    file: Option<FileStamp>,
+}
+
+/// Tells one state of a file that is only ever replaced from another: inode, size, seconds and nanoseconds.
+type FileStamp = (u64, u64, i64, i64);
+
+fn stamp(path: &Path) -> Option<FileStamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+fn read_index(path: &Path) -> Result<Known> {
+    // Before the content: who replaces it in between makes the next reader read again.
+    let file = stamp(path);
+    let index = match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ImageError::invalid("image index", error))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index::default(),
+        Err(error) => return Err(io("reading", path)(error)),
+    };
+    Ok(Known { index, file })
+}
+
+/// The index of one who holds the lock.
+struct Reading<'a>(MutexGuard<'a, Known>);
+
+impl std::ops::Deref for Reading<'_> {
+    type Target = Index;
+
+    fn deref(&self) -> &Index {
+        &self.0.index
+    }
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -90,25 +128,21 @@ impl ImageStore {
             let path = directory.join(name);
             fs::create_dir_all(&path).map_err(io("creating", &path))?;
         }
-        let path = directory.join("index.json");
-        let index: Index = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ImageError::invalid("image index", error))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index::default(),
-            Err(error) => return Err(io("reading", &path)(error)),
-        };
+        let user = super::lock::join(&directory, || {
+            sweep(&directory, &read_index(&directory.join("index.json"))?.index)?;
+            builtin::install(&directory, &config.executable)
+        })?;
         let inner = Inner {
             config: config.clone(),
+            index: Mutex::new(read_index(&directory.join("index.json"))?),
+            _user: user,
             directory,
             registries,
-            index: Mutex::new(index),
             pulls: Mutex::new(HashMap::new()),
             unpacking: tokio::sync::Mutex::new(()),
             client: super::client::Client::default(),
         };
-        let store = Self { inner: Arc::new(inner) };
-        store.inner.sweep()?;
-        builtin::install(&store.inner.directory, &config.executable)?;
-        Ok(store)
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Runs blocking work of the store.
@@ -190,41 +224,38 @@ impl Index {
 }
 
 impl Inner {
-    fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn index_path(&self) -> PathBuf {
+        self.directory.join("index.json")
+    }
+
+    /// The index, read again if another process has replaced it.
+    fn index(&self) -> Reading<'_> {
+        let mut known = self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let path = self.index_path();
+        if known.file != stamp(&path) {
+            match read_index(&path) {
+                Ok(now) => *known = now,
+                Err(error) => tracing::error!(%error, "the image index cannot be read; what was known is used"),
+            }
+        }
+        Reading(known)
     }
 
     /// Changes the index in memory and on disk, or in neither.
     fn change<T>(&self, change: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
-        let mut index = self.index();
-        let mut next = index.clone();
+        let _writing = super::lock::index(&self.directory)?;
+        let mut known = self.index().0;
+        let mut next = known.index.clone();
         let result = change(&mut next)?;
-        let path = self.directory.join("index.json");
+        let path = self.index_path();
         let bytes = serde_json::to_vec(&next).map_err(|error| ImageError::invalid("image index", error))?;
         write_atomically(&path, &bytes).map_err(io("writing", &path))?;
-        *index = next;
+        *known = Known { index: next, file: stamp(&path) };
         Ok(result)
     }
 
     fn layer_dir(&self, number: u64) -> PathBuf {
         self.directory.join("layers").join(number.to_string())
-    }
-
-    /// Removes layer directories and blobs that the index does not name.
-    fn sweep(&self) -> Result<()> {
-        let _ = super::super::runtime::unmount_below(&self.directory);
-        let known: Vec<String> = self.index().layers.values().map(|layer| layer.number.to_string()).collect();
-        for name in ["layers", "blobs"] {
-            let path = self.directory.join(name);
-            for entry in fs::read_dir(&path).map_err(io("reading", &path))?.flatten() {
-                let keep =
-                    name == "layers" && entry.file_name().to_str().is_some_and(|name| known.iter().any(|k| k == name));
-                if !keep {
-                    remove_all(&entry.path())?;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn lower_dirs(&self, chain: &[String]) -> Result<Vec<PathBuf>> {
@@ -240,11 +271,10 @@ impl Inner {
     }
 
     fn unpack_layer(&self, below: &[String], chain_id: &str, diff_id: &str, reader: impl Read) -> Result<()> {
-        let number = {
-            let mut index = self.index();
+        let number = self.change(|index| {
             index.next_layer += 1;
-            index.next_layer
-        };
+            Ok(index.next_layer)
+        })?;
         let layers = self.directory.join("layers");
         // Not in the index until it is complete; a crash leaves it to `sweep`.
         let scratch = layers.join(format!("{number}.new"));
@@ -252,11 +282,12 @@ impl Inner {
             sync_file_system(&layers)?;
             let path = self.layer_dir(number);
             fs::rename(scratch.join("upper"), &path).map_err(io("renaming", &path))?;
-            self.change(|index| {
-                index.next_layer = index.next_layer.max(number);
-                index.layers.insert(chain_id.to_owned(), Layer { number, size_bytes: unpacked.size_bytes });
-                Ok(())
-            })
+            let ours = self.change(|index| {
+                let new = || Layer { number, size_bytes: unpacked.size_bytes };
+                Ok(index.layers.entry(chain_id.to_owned()).or_insert_with(new).number == number)
+            })?;
+            // Another process was faster.
+            if ours { Ok(()) } else { remove_all(&path) }
         });
         let _ = remove_all(&scratch);
         result
@@ -360,10 +391,8 @@ impl Inner {
     }
 
     fn drop_unused_layers(&self) -> Result<()> {
-        if !self.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_empty() {
-            // A pull under way may be about to use them; the next removal gets them.
-            return Ok(());
-        }
+        // A pull under way may be about to use them; then the next removal gets them.
+        let Some(_lock) = super::lock::nobody_pulls(&self.directory)? else { return Ok(()) };
         let gone = self.change(|index| {
             let used: Vec<&String> = index.images.values().flat_map(|entry| &entry.chain).collect();
             let unused: Vec<String> = index.layers.keys().filter(|id| !used.contains(id)).cloned().collect();
@@ -404,7 +433,10 @@ impl Images for ImageStore {
                 let (store, key, credentials) = (self.clone(), key.clone(), credentials.to_vec());
                 // In a task of its own: the caller that began it may give up while others still wait.
                 let task = crate::base::task::spawn("image-pull", async move {
-                    let result = pull::pull(&store, &parsed, &credentials).await;
+                    let result = match super::lock::pulling(&store.inner.directory) {
+                        Ok(_pulling) => pull::pull(&store, &parsed, &credentials).await,
+                        Err(error) => Err(error),
+                    };
                     store.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key);
                     result
                 });
@@ -467,6 +499,23 @@ impl Images for ImageStore {
     async fn collect_garbage(&self, unused_for: Duration) -> Result<Vec<String>> {
         self.blocking(move |inner| inner.collect(unused_for)).await
     }
+}
+
+/// Removes layer directories and blobs that the index does not name.
+fn sweep(directory: &Path, index: &Index) -> Result<()> {
+    let _ = super::super::runtime::unmount_below(directory);
+    let known: Vec<String> = index.layers.values().map(|layer| layer.number.to_string()).collect();
+    for name in ["layers", "blobs"] {
+        let path = directory.join(name);
+        for entry in fs::read_dir(&path).map_err(io("reading", &path))?.flatten() {
+            let keep =
+                name == "layers" && entry.file_name().to_str().is_some_and(|name| known.iter().any(|k| k == name));
+            if !keep {
+                remove_all(&entry.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes everything written so far durable, with one call for a whole layer.

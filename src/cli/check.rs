@@ -1,0 +1,230 @@
+//! `amphipod check`: can this machine run a node, and what to do where it cannot.
+//!
+//! Invariant: a probe leaves nothing behind, and each line that is not ok says what helps.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use super::{Directories, output};
+use crate::containers::cgroup::Layout;
+use crate::net::check::Missing;
+use crate::place::{Place, Ranges};
+use crate::{containers, net};
+
+/// Kernels before it lack something of what the data plane and the containers use.
+const KERNEL: (u32, u32) = (5, 10);
+/// When this was written: a clock before that makes certificates that nobody accepts.
+const CLOCK_FIRST: i64 = 1_767_225_600;
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// What one look found.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Ok(String),
+    /// It works, but something is worth to know.
+    Warn(String),
+    /// A node cannot run.
+    Fail(String),
+}
+
+use Found::{Fail, Ok as Fine, Warn};
+
+/// Runs every probe and prints a line for each; an error when a node cannot run.
+pub fn run(directories: &Directories) -> Result<()> {
+    let place = Place::new(&directories.data_dir, &directories.run_dir);
+    let root = nix::unistd::geteuid().is_root();
+    let mut failed = 0;
+    let mut show = |what: &str, found: Found| {
+        let (mark, text) = match &found {
+            Fine(text) => ("ok", text),
+            Warn(text) => ("warn", text),
+            Fail(text) => ("fail", text),
+        };
+        failed += u32::from(matches!(found, Fail(_)));
+        output(&format!("{mark:<5} {what:<18} {text}"));
+    };
+    show("root", if root { Fine("yes".into()) } else { Fail("a node needs root: run this as root".into()) });
+    show("kernel", kernel(&release()));
+    show("control groups", cgroups());
+    if root {
+        show("overlayfs", overlay(&place.data_dir));
+        let ranges = Ranges { pods: vec!["10.42.0.0/24".parse()?], ..Ranges::default() };
+        show("nftables", must(net::check::nftables(&place.network(&ranges)), "takes our rules"));
+        show("conntrack", must(net::check::conntrack(), "connections can be listed"));
+        show("links", must(net::check::links(), "bridge and veth can be made"));
+        show("vxlan", may(net::check::vxlan(), "can be made", "only clusters of several machines need it"));
+    }
+    show("seccomp", seccomp());
+    show("ports", port(6443));
+    show("clock", clock(jiff::Timestamp::now().as_second()));
+    show("disk", disk(&place.data_dir));
+    show("memory", memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()));
+    if failed > 0 {
+        bail!("{failed} of these must be put right before a node can run here");
+    }
+    Ok(())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error} ({cause})"),
+        None => error.to_string(),
+    }
+}
+
+fn must(result: Result<(), Missing>, good: &str) -> Found {
+    result.map_or_else(|missing| Fail(chain(&missing)), |()| Fine(good.into()))
+}
+
+fn may(result: Result<(), Missing>, good: &str, otherwise: &str) -> Found {
+    result.map_or_else(|missing| Warn(format!("{} ({otherwise})", chain(&missing))), |()| Fine(good.into()))
+}
+
+fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn kernel(release: &str) -> Found {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+    match numbers.next().zip(numbers.next()) {
+        Some(version) if version >= KERNEL => Fine(release.into()),
+        Some(_) => Fail(format!("{release}: {}.{} or newer is needed; install a newer kernel", KERNEL.0, KERNEL.1)),
+        None => Warn(format!("{release:?} is no version that can be compared with {}.{}", KERNEL.0, KERNEL.1)),
+    }
+}
+
+fn cgroups() -> Found {
+    let (version, controllers) = match Layout::detect() {
+        Ok(Layout::V2 { mount }) => {
+            let text = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+            ("version 2", text.split_whitespace().map(str::to_owned).collect())
+        }
+        Ok(Layout::V1 { hierarchies, unified }) => {
+            let version = if unified.is_some() { "version 1 (hybrid)" } else { "version 1" };
+            (version, hierarchies.into_iter().flat_map(|h| h.controllers).collect::<Vec<String>>())
+        }
+        Err(error) => return Fail(format!("/proc/self/mountinfo cannot be read ({error}): mount proc")),
+    };
+    judge_cgroups(version, &controllers)
+}
+
+fn judge_cgroups(version: &str, controllers: &[String]) -> Found {
+    if controllers.is_empty() {
+        return Fail("no controllers are there: mount the cgroup2 file system at /sys/fs/cgroup".into());
+    }
+    let lacking: Vec<&str> =
+        ["cpu", "memory", "pids"].into_iter().filter(|name| !controllers.iter().any(|c| c == name)).collect();
+    match lacking.first() {
+        None => Fine(format!("{version}: {}", controllers.join(" "))),
+        Some(first) => Warn(format!(
+            "{version} without {}: limits of that kind do not hold; boot with cgroup_enable={first} on the kernel's command line",
+            lacking.join(", ")
+        )),
+    }
+}
+
+/// Mounts an overlay where images will be.
+fn overlay(data_dir: &Path) -> Found {
+    let Some(parent) = existing(data_dir) else { return Fail("--data-dir: no part of the path exists".into()) };
+    let scratch = parent.join(format!(".amphipod-check-{}", std::process::id()));
+    let result = containers::image::probe_overlay(&scratch);
+    let _ = fs::remove_dir_all(&scratch);
+    match result {
+        Ok(()) => Fine(format!("can be mounted at {}", parent.display())),
+        Err(error) => Fail(format!(
+            "{}; load the kernel module overlay, and put --data-dir on a file system that carries it (ext4, xfs, btrfs)",
+            chain(&error)
+        )),
+    }
+}
+
+/// The closest directory that is there.
+fn existing(path: &Path) -> Option<PathBuf> {
+    path.ancestors().find(|p| p.is_dir()).map(Path::to_owned)
+}
+
+fn seccomp() -> Found {
+    match fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail") {
+        Ok(actions) if actions.contains("errno") => Fine("filters can be set".into()),
+        _ => Fail("the kernel has no seccomp filters: use one built with CONFIG_SECCOMP_FILTER".into()),
+    }
+}
+
+fn port(port: u16) -> Found {
+    match TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))) {
+        Ok(_) => Fine(format!("{port} is free")),
+        Err(error) => {
+            Warn(format!("{port} cannot be used ({error}): stop what uses it, or choose --https-listen-port"))
+        }
+    }
+}
+
+fn clock(now_seconds: i64) -> Found {
+    match now_seconds >= CLOCK_FIRST {
+        true => Fine("plausible".into()),
+        false => Fail("the clock is years behind: set the time, and let a time service keep it".into()),
+    }
+}
+
+fn disk(data_dir: &Path) -> Found {
+    let Some(path) = existing(data_dir) else { return Fail("--data-dir: no part of the path exists".into()) };
+    let (free, total) = match rustix::fs::statvfs(&path) {
+        Ok(s) => (s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize).max(1)),
+        Err(error) => return Warn(format!("{} cannot be looked at: {error}", path.display())),
+    };
+    let text = format!("{} MiB free at {}", free / MIB, path.display());
+    match free {
+        free if free < GIB / 4 => Fail(format!("{text}: make room, or choose another --data-dir")),
+        free if free < 2 * GIB || free < total / 20 => Warn(format!("{text}: images may not fit")),
+        _ => Fine(text),
+    }
+}
+
+fn memory(meminfo: &str) -> Found {
+    let field = |name: &str| {
+        let line = meminfo.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib / 1024)
+    };
+    match (field("MemTotal"), field("MemAvailable")) {
+        (Some(total), Some(free)) if free < 128 => Warn(format!("{free} of {total} MiB available: pods may not fit")),
+        (Some(total), Some(free)) => Fine(format!("{free} of {total} MiB available")),
+        _ => Warn("/proc/meminfo cannot be read: mount proc".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_compared_by_number() {
+        assert!(matches!(kernel("6.1.0-18-amd64"), Fine(_)));
+        assert!(matches!(kernel("5.10.0"), Fine(_)));
+        assert!(matches!(kernel("5.9.16"), Fail(_)));
+        assert!(matches!(kernel("odd"), Warn(_)));
+    }
+
+    #[test]
+    fn missing_controllers_are_named() {
+        let all = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        assert!(matches!(judge_cgroups("version 2", &all(&["cpu", "memory", "pids", "io"])), Fine(_)));
+        let Warn(text) = judge_cgroups("version 2", &all(&["cpu", "pids"])) else { panic!() };
+        assert!(text.contains("without memory") && text.contains("cgroup_enable=memory"), "{text}");
+        assert!(matches!(judge_cgroups("version 1", &[]), Fail(_)));
+    }
+
+    #[test]
+    fn memory_and_clock() {
+        assert_eq!(
+            memory("MemTotal: 2048000 kB\nMemAvailable:  1024000 kB\n"),
+            Fine("1000 of 2000 MiB available".into())
+        );
+        assert!(matches!(memory("MemTotal: 512000 kB\nMemAvailable: 1024 kB\n"), Warn(_)));
+        assert!(matches!(memory(""), Warn(_)));
+        assert!(matches!(clock(0), Fail(_)) && matches!(clock(CLOCK_FIRST + 1), Fine(_)));
+    }
+}

@@ -1,0 +1,180 @@
+//! Layer 6: the names one node has on its machine, so that several nodes can live there and each can be removed exactly.
+//!
+//! The default run directory has the plain names; another one has names made from its path. What cannot be derived is
+//! recorded in the run directory when a server starts. Invariant: who knows the directories finds everything the node made.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+
+use crate::base::file::write_atomically;
+use crate::{containers, net};
+
+/// The run directory whose node has the plain names.
+const PLAIN: &str = "/run/amphipod";
+/// Where users look for the logs of pods.
+const POD_LOGS: &str = "/var/log/pods";
+const PID_FILE: &str = "server.pid";
+const RECORD_FILE: &str = "node.json";
+
+/// A node's place on its machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub data_dir: PathBuf,
+    pub run_dir: PathBuf,
+}
+
+/// What only the running server knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranges {
+    pub pods: Vec<IpNet>,
+    pub cluster: Vec<IpNet>,
+    pub services: Vec<IpNet>,
+}
+
+/// Held by the process that runs a node in a run directory; the kernel drops it with the process.
+#[derive(Debug)]
+pub struct Claim(#[allow(dead_code, reason = "closing it is what gives it up")] File);
+
+// === impl Place ===
+
+impl Place {
+    /// A node's place.
+    pub fn new(data_dir: &Path, run_dir: &Path) -> Self {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self { data_dir: absolute(data_dir), run_dir: absolute(run_dir) }
+    }
+
+    /// Nothing for the plain node, else eight digits of its run directory's digest.
+    fn suffix(&self) -> String {
+        let path = fs::canonicalize(&self.run_dir).unwrap_or_else(|_| self.run_dir.clone());
+        if path == Path::new(PLAIN) {
+            return String::new();
+        }
+        hex::encode(sha2::Sha256::digest(path.as_os_str().as_encoded_bytes()))[..8].to_owned()
+    }
+
+    /// Name of the link that holds the node's address in the pod range.
+    pub fn bridge(&self) -> String {
+        match &*self.suffix() {
+            "" => "amphipod0".into(),
+            suffix => format!("amp{suffix}"),
+        }
+    }
+
+    /// The one cgroup that holds all others.
+    pub fn cgroup_root(&self) -> String {
+        match &*self.suffix() {
+            "" => "amphipod".into(),
+            suffix => format!("amphipod-{suffix}"),
+        }
+    }
+
+    /// Where the logs of pods are.
+    pub fn log_dir(&self) -> PathBuf {
+        POD_LOGS.into()
+    }
+
+    /// Configuration of the containers.
+    pub fn containers(&self) -> containers::Config {
+        let config = containers::Config::new(self.data_dir.clone(), self.run_dir.clone());
+        containers::Config { cgroup_root: self.cgroup_root(), ..config }
+    }
+
+    /// Configuration of the network.
+    pub fn network(&self, ranges: &Ranges) -> net::Config {
+        net::Config {
+            cluster_cidrs: ranges.cluster.clone(),
+            service_cidrs: ranges.services.clone(),
+            bridge: self.bridge(),
+            ..net::Config::new(self.run_dir.clone(), ranges.pods.clone())
+        }
+    }
+
+    /// Remembers what `killall` has to know. After a reboot it is gone together with what it is about.
+    pub fn record(&self, ranges: &Ranges) -> io::Result<()> {
+        write_atomically(&self.run_dir.join(RECORD_FILE), &serde_json::to_vec(ranges)?, 0o600)
+    }
+
+    /// What was remembered; nothing if no server ran here since the last reboot.
+    pub fn recorded(&self) -> io::Result<Option<Ranges>> {
+        match fs::read(self.run_dir.join(RECORD_FILE)) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes the run directory, which one process may have at a time, and writes `server.pid` there.
+    pub fn claim(&self) -> Result<Claim> {
+        let path = self.run_dir.join(PID_FILE);
+        let open = || {
+            fs::create_dir_all(&self.run_dir)?;
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)
+        };
+        let mut file = open().with_context(|| {
+            format!("--run-dir: {} cannot be written: make it writable or choose another", self.run_dir.display())
+        })?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            bail!(
+                "a server (process {}) runs with the run directory {}: stop it first",
+                pid.trim(),
+                self.run_dir.display()
+            );
+        }
+        let mut write = || {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write().with_context(|| format!("{} cannot be written", path.display()))?;
+        Ok(Claim(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_differ_in_their_names() {
+        let plain = Place::new(Path::new("/var/lib/amphipod"), Path::new(PLAIN));
+        assert_eq!((plain.bridge(), plain.cgroup_root()), ("amphipod0".into(), "amphipod".into()));
+        let other = Place::new(Path::new("/x"), Path::new("/x/run"));
+        assert!(other.bridge().len() <= 12 && other.bridge() != plain.bridge());
+        assert_ne!(other.cgroup_root(), Place::new(Path::new("/x"), Path::new("/y/run")).cgroup_root());
+        assert_ne!(plain.network(&Ranges::default()).table(), other.network(&Ranges::default()).table());
+    }
+
+    #[test]
+    fn a_run_directory_is_claimed_once_and_freed_with_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path(), &dir.path().join("run"));
+        let first = place.claim().unwrap();
+        let refused = place.claim().unwrap_err().to_string();
+        assert!(
+            refused.contains(&format!("process {}", std::process::id())) && refused.contains("stop it"),
+            "{refused}"
+        );
+        drop(first);
+        place.claim().unwrap();
+    }
+
+    #[test]
+    fn what_is_recorded_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path(), dir.path());
+        assert_eq!(place.recorded().unwrap(), None);
+        let ranges = Ranges { pods: vec!["10.42.0.0/24".parse().unwrap()], ..Ranges::default() };
+        place.record(&ranges).unwrap();
+        assert_eq!(place.recorded().unwrap(), Some(ranges));
+    }
+}
