@@ -9,6 +9,7 @@ mod decode;
 pub mod openapi;
 mod parse;
 pub mod patch;
+pub mod protobuf;
 mod types;
 mod yaml;
 
