@@ -11,8 +11,8 @@ use crate::schema;
 /// The body of a request, as a value of the named schema definition; the warnings are for the client.
 ///
 /// Unknown and duplicate fields are dropped, warned about or refused as the request's `fieldValidation` says.
-pub fn decode(request: &Request, kind: &Kind, body: &[u8], yaml: bool) -> Result<(Value, Vec<String>)> {
-    decode_as(request, kind.schema, &kind.api_version(), kind.kind, body, yaml)
+pub fn decode(request: &Request, kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value, Vec<String>)> {
+    decode_as(request, kind.schema, &kind.api_version(), kind.kind, body, encoding)
 }
 
 /// As [`decode`], for what is no kind of its own (DeleteOptions, Scale, Binding, ...).
@@ -22,9 +22,9 @@ pub fn decode_as(
     api_version: &str,
     kind: &str,
     body: &[u8],
-    yaml: bool,
+    encoding: Encoding,
 ) -> Result<(Value, Vec<String>)> {
-    let (mut value, duplicates) = parse(body, yaml)?;
+    let (mut value, duplicates) = parse(body, encoding)?;
     if !value.is_object() {
         return Err(Status::bad_request(format!(
             "couldn't get version/kind; json parse error: expected an object, got {value}"
@@ -40,9 +40,46 @@ pub fn decode_as(
     Ok((value, warnings))
 }
 
-/// Parses JSON or YAML; the second part lists fields that stand twice.
-pub fn parse(body: &[u8], yaml: bool) -> Result<(Value, Vec<String>)> {
-    let parsed = if yaml { schema::parse_yaml(body) } else { schema::parse_json(body) };
+/// How a request body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+fn parse_protobuf(body: &[u8]) -> Result<(Value, Vec<String>)> {
+    let decoded = schema::protobuf::decode(body, definition)
+        .map_err(|e| Status::bad_request(format!("error parsing the request body: {e}")))?;
+    let mut value = decoded.value;
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".into(), decoded.api_version.into());
+        map.insert("kind".into(), decoded.kind.into());
+    }
+    Ok((value, Vec::new()))
+}
+
+/// The definition of what an `apiVersion` and `kind` name, also for what is no kind of its own.
+fn definition(api_version: &str, kind: &str) -> Option<String> {
+    let known = crate::kinds::by_kind(api_version, kind).map(|k| k.schema);
+    let other = match kind {
+        "DeleteOptions" => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+        "Scale" => "io.k8s.api.autoscaling.v1.Scale",
+        "Eviction" => "io.k8s.api.policy.v1.Eviction",
+        "TokenRequest" => "io.k8s.api.authentication.v1.TokenRequest",
+        "Binding" => "io.k8s.api.core.v1.Binding",
+        _ => "",
+    };
+    known.or(Some(other).filter(|d| !d.is_empty())).map(str::to_owned)
+}
+
+/// Parses a body; the second part lists fields that stand twice.
+pub fn parse(body: &[u8], encoding: Encoding) -> Result<(Value, Vec<String>)> {
+    let parsed = match encoding {
+        Encoding::Json => schema::parse_json(body),
+        Encoding::Yaml => schema::parse_yaml(body),
+        Encoding::Protobuf => return parse_protobuf(body),
+    };
     parsed.map_err(|e| Status::bad_request(format!("error parsing the request body: {e}")))
 }
 

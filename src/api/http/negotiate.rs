@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 
+use crate::api::form::Encoding;
 use crate::api::status::{Result, Status};
 
 /// A negotiated form.
@@ -81,15 +82,16 @@ fn form(range: &str, offer: Offer) -> Option<Form> {
     Some(Form { yaml, shape })
 }
 
-/// Whether a request body is YAML; other types than JSON and YAML are refused.
-pub fn body_is_yaml(headers: &HeaderMap) -> Result<bool> {
-    let Some(given) = headers.get(http::header::CONTENT_TYPE) else { return Ok(false) };
+/// How the request body is written; types that are not known are refused.
+pub fn body_encoding(headers: &HeaderMap) -> Result<Encoding> {
+    let Some(given) = headers.get(http::header::CONTENT_TYPE) else { return Ok(Encoding::Json) };
     let media = given.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
     match media {
-        "" | "application/json" => Ok(false),
-        "application/yaml" => Ok(true),
+        "" | "application/json" => Ok(Encoding::Json),
+        "application/yaml" => Ok(Encoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
         other => Err(Status::unsupported_media_type(format!(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {other:?})"
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf (got {other:?})"
         ))),
     }
 }

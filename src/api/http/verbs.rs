@@ -212,9 +212,9 @@ impl Call {
     }
 
     async fn create(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
-        let yaml = negotiate::body_is_yaml(http.headers())?;
+        let encoding = negotiate::body_encoding(http.headers())?;
         let body = body_of(http).await?;
-        let (value, warnings) = form::decode(&self.request, self.request.kind, &body, yaml)?;
+        let (value, warnings) = form::decode(&self.request, self.request.kind, &body, encoding)?;
         if self.request.kind.plural == "bindings" {
             return self.bind(value).await;
         }
@@ -238,9 +238,9 @@ impl Call {
     }
 
     async fn update(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
-        let yaml = negotiate::body_is_yaml(http.headers())?;
+        let encoding = negotiate::body_encoding(http.headers())?;
         let body = body_of(http).await?;
-        let (value, warnings) = form::decode(&self.request, self.request.kind, &body, yaml)?;
+        let (value, warnings) = form::decode(&self.request, self.request.kind, &body, encoding)?;
         let written = self.api.update(&self.request, Change::Replace(value)).await?;
         self.written(if written.created { 201 } else { 200 }, &written, warnings)
     }
@@ -272,12 +272,12 @@ impl Call {
     }
 
     async fn options(&self, http: http::Request<Incoming>) -> Result<DeleteOptions> {
-        let yaml = negotiate::body_is_yaml(http.headers())?;
+        let encoding = negotiate::body_encoding(http.headers())?;
         let body = body_of(http).await?;
         let mut value = serde_json::json!({});
         if !body.is_empty() {
             const SCHEMA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
-            let (given, _) = form::parse(&body, yaml)?;
+            let (given, _) = form::parse(&body, encoding)?;
             let named = text(&given, "kind");
             if !matches!(named, "" | "DeleteOptions") {
                 return Err(Status::bad_request(format!(
@@ -339,9 +339,9 @@ impl Call {
                     Subresource::Eviction => ("io.k8s.api.policy.v1.Eviction", "policy/v1", "Eviction"),
                     _ => ("io.k8s.api.core.v1.Binding", "v1", "Binding"),
                 };
-                let yaml = negotiate::body_is_yaml(http.headers())?;
+                let encoding = negotiate::body_encoding(http.headers())?;
                 let body = body_of(http).await?;
-                let (value, _) = form::decode_as(&self.request, definition, version, kind, &body, yaml)?;
+                let (value, _) = form::decode_as(&self.request, definition, version, kind, &body, encoding)?;
                 match sub {
                     Subresource::Binding => self.bind(value).await,
                     Subresource::Eviction => {
@@ -376,9 +376,9 @@ impl Call {
             };
             self.api.rescale(&self.request, &mut change).await?
         } else {
-            let yaml = negotiate::body_is_yaml(http.headers())?;
+            let encoding = negotiate::body_encoding(http.headers())?;
             let body = body_of(http).await?;
-            let (value, _) = form::decode_as(&self.request, scale::SCHEMA, "autoscaling/v1", "Scale", &body, yaml)?;
+            let (value, _) = form::decode_as(&self.request, scale::SCHEMA, "autoscaling/v1", "Scale", &body, encoding)?;
             let name = text(&value, "metadata.name");
             if !name.is_empty() && name != self.request.name {
                 return Err(Status::bad_request(format!(
@@ -427,7 +427,7 @@ impl Patch {
                     (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
                     return Err(status);
                 }
-                let (config, duplicates) = form::parse(&body, true)?;
+                let (config, duplicates) = form::parse(&body, form::Encoding::Yaml)?;
                 if !duplicates.is_empty() && call.request.validation == FieldValidation::Strict {
                     return Err(Status::bad_request(format!("error decoding YAML: duplicate fields {duplicates:?}")));
                 }

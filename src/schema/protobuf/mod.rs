@@ -81,7 +81,8 @@ pub fn decode(body: &[u8], definition: impl Fn(&str, &str) -> Option<String>) ->
         }
         Ok(())
     })?;
-    let name = definition(&api_version, &kind).ok_or_else(|| ProtobufError::NoType(format!("{kind} in {api_version}")))?;
+    let name =
+        definition(&api_version, &kind).ok_or_else(|| ProtobufError::NoType(format!("{kind} in {api_version}")))?;
     let shape = type_of(&name).ok_or_else(|| ProtobufError::NoType(name.clone()))?;
     let mut out = Map::new();
     message(raw, &name, &shape, &mut out, 0)?;
@@ -107,7 +108,13 @@ fn long(name: &str) -> String {
     if name.starts_with('.') { format!("io.k8s.api{name}") } else { name.to_owned() }
 }
 
-fn message(bytes: &[u8], name: &str, shape: &TypeRef<'_>, out: &mut Map<String, Value>, depth: u32) -> Result<(), ProtobufError> {
+fn message(
+    bytes: &[u8],
+    name: &str,
+    shape: &TypeRef<'_>,
+    out: &mut Map<String, Value>,
+    depth: u32,
+) -> Result<(), ProtobufError> {
     if depth > DEPTH {
         return Err(ProtobufError::Depth);
     }
@@ -133,7 +140,13 @@ fn message(bytes: &[u8], name: &str, shape: &TypeRef<'_>, out: &mut Map<String, 
 }
 
 /// Puts one occurrence of a field where it belongs: repeated fields come one by one.
-fn place(field: &str, of: &TypeRef<'_>, wire: Wire<'_>, out: &mut Map<String, Value>, depth: u32) -> Result<(), ProtobufError> {
+fn place(
+    field: &str,
+    of: &TypeRef<'_>,
+    wire: Wire<'_>,
+    out: &mut Map<String, Value>,
+    depth: u32,
+) -> Result<(), ProtobufError> {
     match of.node() {
         Node::List { .. } => {
             let item = of.item().expect("a list has items");
@@ -162,7 +175,10 @@ fn place(field: &str, of: &TypeRef<'_>, wire: Wire<'_>, out: &mut Map<String, Va
                     (2, Wire::Bytes(b)) if matches!(child.node(), Node::List { .. }) => {
                         // A list as a map's value is a message whose field 1 repeats.
                         let mut holder = Map::new();
-                        each(b, |n, w| if n == 1 { place("items", &child, w, &mut holder, depth + 1) } else { Ok(()) })?;
+                        each(
+                            b,
+                            |n, w| if n == 1 { place("items", &child, w, &mut holder, depth + 1) } else { Ok(()) },
+                        )?;
                         found = holder.remove("items");
                     }
                     (2, wire) => found = Some(value(&child, wire, depth)?),
