@@ -14,6 +14,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::api::cache::Cache;
 use crate::api::identity::pki::{Names, Pki, RENEWAL_CHECK};
@@ -23,9 +24,10 @@ use crate::base::clock::Clock;
 use crate::base::file::{make_private_dir, write_atomically};
 use crate::base::task;
 use crate::place::Place;
+use crate::reconcile::{Client, Local};
 use crate::store::Store;
 use crate::store::sqlite::{Retention, Sqlite};
-use crate::{api, wire};
+use crate::{api, controllers, scheduler, wire};
 
 /// The issuer of service-account tokens, as Kubernetes' own default.
 const ISSUER: &str = "https://kubernetes.default.svc.";
@@ -94,6 +96,8 @@ async fn serve(config: Config) -> Result<()> {
         .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
     let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
     bootstrap::run(&api, &endpoints(&config)).await.context("the first objects cannot be written")?;
+    let mut loops = controllers::start(local(&api, controllers::MANAGER), clock.clone(), options_of(&config, &pki));
+    loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
 
     let (stop, stopping) = watch::channel(false);
     let tls = watch::Sender::new(tls(&pki)?);
@@ -117,6 +121,7 @@ async fn serve(config: Config) -> Result<()> {
     let _ = stop.send(true);
     renewing.abort();
     drop(agent);
+    loops.iter().for_each(JoinHandle::abort);
     let _ = tokio::time::timeout(DRAIN, serving).await;
     store.close();
     Ok(())
@@ -141,6 +146,18 @@ fn options(config: &Config) -> Options {
         service_cidrs: config.service_cidrs.iter().map(|n| (n.network(), n.prefix_len())).collect(),
         node_ports: config.node_ports,
         issuer: ISSUER.into(),
+    }
+}
+
+fn local(api: &Api, manager: &str) -> Arc<dyn Client> {
+    Arc::new(Local::new(api.clone(), manager))
+}
+
+fn options_of(config: &Config, pki: &Pki) -> controllers::Options {
+    controllers::Options {
+        root_ca: String::from_utf8_lossy(&pki.authority).into_owned(),
+        cluster_cidrs: config.cluster_cidrs.clone(),
+        ..controllers::Options::default()
     }
 }
 

@@ -188,7 +188,9 @@ impl Api {
                 errors.extend((kind.validate_update)(new, live));
             }
         }
-        bump_generation(kind, new, live);
+        if request.subresource != Some(Subresource::Status) {
+            bump_generation(kind, new, live);
+        }
         let mut all = meta::validate_update(kind, new, live);
         all.append(&mut errors);
         if !all.is_empty() {

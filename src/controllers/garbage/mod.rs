@@ -1,0 +1,214 @@
+//! The garbage collector: what lost its last owner goes; who is deleted with `Foreground` waits for its dependents, who
+//! is deleted with `Orphan` lets go of them.
+//!
+//! A key is an object's store key. An object is looked at when it appears, when its owners change, when it begins to end,
+//! and when one of its owners goes. Owners of kinds that this server does not know count as living: nothing is deleted
+//! on a guess.
+
+mod graph;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use serde_json::{Value, json};
+
+use super::{Context, absent_is_fine};
+use crate::api::delete::{DeleteOptions, Propagation};
+use crate::api::status::Result;
+use crate::base::object::{Object, Owner};
+use crate::kinds::{self, Kind};
+use crate::reconcile::{Changed, Client, Controller, Key, Outcome, Patch, Reconciler};
+use graph::Graph;
+
+const FOREGROUND: &str = "foregroundDeletion";
+const ORPHAN: &str = "orphan";
+
+struct Garbage {
+    client: Arc<dyn Client>,
+    graph: Arc<Graph>,
+}
+
+/// What becomes of an owner reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tie {
+    /// The owner lives, or may live.
+    Solid,
+    /// There is no such owner.
+    Dangling,
+    /// The owner waits for this object to go.
+    Waiting,
+}
+
+/// The kinds whose objects own and are owned.
+fn collected() -> impl Iterator<Item = &'static Kind> {
+    kinds::ALL.iter().copied().filter(|k| k.is_stored() && k.stored_as.is_none() && k.plural != "events")
+}
+
+/// The controller.
+pub fn controller(cx: &Arc<Context>) -> Controller {
+    let graph = Arc::new(Graph::new(collected().map(|k| cx.client.informer(k)).collect()));
+    let garbage = Arc::new(Garbage { client: cx.client.clone(), graph: graph.clone() });
+    let mut controller = Controller::new("garbage-collector", garbage, cx.clock.clone()).workers(16);
+    for kind in collected() {
+        let (graph, client) = (graph.clone(), cx.client.clone());
+        let wake = move |c: &Changed| touched(&graph, &*client, c);
+        controller = controller.watches(&*cx.client, kind, Box::new(wake));
+    }
+    controller
+}
+
+/// Who must be looked at after a change.
+fn touched(graph: &Graph, client: &dyn Client, c: &Changed) -> Vec<Key> {
+    let key = |o: &str| Key::new("", o);
+    let meta = &c.object.meta;
+    let mut keys = Vec::new();
+    if c.deleted {
+        keys.extend(graph.dependents(&meta.uid).iter().map(|o| key(&o.key)));
+    } else {
+        let new_owners = c.previous.as_ref().is_none_or(|p| p.meta.owners != meta.owners);
+        let ends = meta.deleted.is_some()
+            && c.previous.as_ref().is_none_or(|p| p.meta.deleted.is_none() || p.meta.finalizers != meta.finalizers);
+        if (new_owners && !meta.owners.is_empty()) || ends {
+            keys.push(key(&c.object.key));
+        }
+    }
+    // An owner that waits for its dependents learns that there is one less.
+    let before = c.previous.iter().flat_map(|p| p.meta.owners.iter());
+    let lost = before.chain(meta.owners.iter().filter(|_| c.deleted));
+    for owner in lost.filter(|o| c.deleted || !meta.owners.contains(o)) {
+        if let Some(found) = find(client, &c.object, owner)
+            && found.meta.deleted.is_some()
+        {
+            keys.push(key(&found.key));
+        }
+    }
+    keys
+}
+
+/// The owner that a reference means, if it is there.
+fn find(client: &dyn Client, of: &Object, owner: &Owner) -> Option<Arc<Object>> {
+    let kind = kinds::by_kind(&owner.api_version, &owner.kind)?.stored();
+    let namespace = if kind.namespaced { &*of.meta.namespace } else { "" };
+    client.informer(kind).get(namespace, &owner.name).filter(|o| o.meta.uid == owner.uid)
+}
+
+#[async_trait]
+impl Reconciler for Garbage {
+    async fn reconcile(&self, key: &Key) -> Result<Outcome> {
+        let Some((kind, object)) = self.load(&key.name) else { return Ok(Outcome::Done) };
+        let has = |f: &str| object.meta.finalizers.iter().any(|x| **x == *f);
+        if object.meta.deleted.is_some() {
+            if has(ORPHAN) {
+                return self.orphan(kind, &object).await;
+            }
+            if has(FOREGROUND) {
+                return self.foreground(kind, &object).await;
+            }
+            return Ok(Outcome::Done);
+        }
+        self.collect(kind, &object).await?;
+        Ok(Outcome::Done)
+    }
+}
+
+// === impl Garbage ===
+
+impl Garbage {
+    fn load(&self, key: &str) -> Option<(&'static Kind, Arc<Object>)> {
+        let kind = kinds::by_key(key)?;
+        let rest = key.strip_prefix(kind.prefix().as_str())?;
+        let (namespace, name) = if kind.namespaced { rest.split_once('/')? } else { ("", rest) };
+        Some((kind, self.client.informer(kind).get(namespace, name)?))
+    }
+
+    /// Deletes the object if nobody owns it any more, or lets go of owners that are gone.
+    async fn collect(&self, kind: &'static Kind, object: &Arc<Object>) -> Result<()> {
+        let mut ties = Vec::with_capacity(object.meta.owners.len());
+        for owner in &object.meta.owners {
+            ties.push((owner, self.tie(kind, object, owner).await?));
+        }
+        if ties.is_empty() || (ties.iter().all(|(_, t)| *t == Tie::Solid)) {
+            return Ok(());
+        }
+        if ties.iter().any(|(_, t)| *t == Tie::Solid) {
+            let gone = ties.iter().filter(|(_, t)| *t != Tie::Solid).map(|(o, _)| &*o.uid).collect::<Vec<_>>();
+            return self.let_go(kind, object, &gone).await;
+        }
+        let waiting = ties.iter().any(|(_, t)| *t == Tie::Waiting);
+        let has = |f: &str| object.meta.finalizers.iter().any(|x| **x == *f);
+        let propagation = if waiting && !self.graph.dependents(&object.meta.uid).is_empty() {
+            Propagation::Foreground
+        } else if has(ORPHAN) {
+            Propagation::Orphan
+        } else if has(FOREGROUND) {
+            Propagation::Foreground
+        } else {
+            Propagation::Background
+        };
+        let options = DeleteOptions {
+            uid: Some(object.meta.uid.to_string()),
+            resource_version: Some(object.revision.to_string()),
+            propagation: Some(propagation),
+            ..DeleteOptions::default()
+        };
+        let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+        absent_is_fine(self.client.delete(kind, namespace, name, options).await)
+    }
+
+    async fn tie(&self, kind: &Kind, object: &Object, owner: &Owner) -> Result<Tie> {
+        let Some(owner_kind) = kinds::by_kind(&owner.api_version, &owner.kind) else { return Ok(Tie::Solid) };
+        if !owner_kind.is_stored() || (owner_kind.namespaced && !kind.namespaced) {
+            return Ok(Tie::Solid);
+        }
+        let namespace = if owner_kind.namespaced { &*object.meta.namespace } else { "" };
+        let found = match find(&*self.client, object, owner) {
+            Some(found) => found,
+            // The view may be behind; the API is not.
+            None => match self.client.get(owner_kind, namespace, &owner.name).await {
+                Ok(found) if found.meta.uid == owner.uid => found,
+                Ok(_) => return Ok(Tie::Dangling),
+                Err(status) if status.code == 404 => return Ok(Tie::Dangling),
+                Err(status) => return Err(status),
+            },
+        };
+        let waits = found.meta.deleted.is_some() && found.meta.finalizers.iter().any(|f| **f == *FOREGROUND);
+        Ok(if waits && owner.block_owner_deletion { Tie::Waiting } else { Tie::Solid })
+    }
+
+    async fn let_go(&self, kind: &'static Kind, object: &Object, uids: &[&str]) -> Result<()> {
+        let gone: Vec<Value> = uids.iter().map(|uid| json!({"$patch": "delete", "uid": uid})).collect();
+        let patch = json!({"metadata": {"uid": &*object.meta.uid, "ownerReferences": gone}});
+        let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+        absent_is_fine(self.client.patch(kind, namespace, name, None, Patch::Strategic(patch)).await)
+    }
+
+    async fn orphan(&self, kind: &'static Kind, object: &Arc<Object>) -> Result<Outcome> {
+        let uid = [&*object.meta.uid];
+        let dependents = self.graph.dependents(&object.meta.uid);
+        let releases = dependents.iter().filter_map(|d| Some(self.let_go(kinds::by_key(&d.key)?, d, &uid)));
+        try_join_all(releases).await?;
+        self.unfinalize(kind, object, ORPHAN).await
+    }
+
+    async fn foreground(&self, kind: &'static Kind, object: &Arc<Object>) -> Result<Outcome> {
+        let uid = &object.meta.uid;
+        let dependents = self.graph.dependents(uid);
+        let blocks = |d: &Arc<Object>| d.meta.owners.iter().any(|o| o.uid == *uid && o.block_owner_deletion);
+        if !dependents.iter().any(blocks) {
+            return self.unfinalize(kind, object, FOREGROUND).await;
+        }
+        let living = dependents.iter().filter(|d| d.meta.deleted.is_none() && blocks(d));
+        try_join_all(living.filter_map(|d| Some(self.collect(kinds::by_key(&d.key)?, d)))).await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn unfinalize(&self, kind: &'static Kind, object: &Arc<Object>, finalizer: &str) -> Result<Outcome> {
+        let left: Vec<&str> = object.meta.finalizers.iter().map(|f| &**f).filter(|f| *f != finalizer).collect();
+        let left = if left.is_empty() { Value::Null } else { json!(left) };
+        let metadata = json!({"resourceVersion": object.revision.to_string(), "finalizers": left});
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+        absent_is_fine(self.client.patch(kind, namespace, name, None, patch).await).map(|()| Outcome::Done)
+    }
+}

@@ -1,0 +1,187 @@
+//! Pods that wait for a node: those to try now, those that wait out a failure, those that wait for the cluster to change.
+//!
+//! Pure: the caller brings the time. Invariant: a pod is in exactly one of the three places, or not here at all.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::snapshot::PodView;
+use crate::reconcile::Key;
+
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Higher priority first, then who came first.
+type Turn = (Reverse<i32>, u64);
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Queue {
+    entries: HashMap<Key, Entry>,
+    active: BTreeMap<Turn, Key>,
+    backoff: BTreeSet<(Instant, Key)>,
+    arrivals: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    view: Arc<PodView>,
+    arrival: u64,
+    attempts: u32,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// To be tried now.
+    Active,
+    /// To be tried at a time.
+    Backoff(Instant),
+    /// To be tried when something changes that one of these plugins looks at.
+    Unschedulable { by: BTreeSet<&'static str>, since: Instant },
+    /// Held back by its own gates.
+    Gated,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// A pod without a node, new or changed. `changed` says whether a decision about it may end differently.
+    pub fn put(&mut self, view: Arc<PodView>, gated: bool, now: Instant) {
+        let key = view.key.clone();
+        match self.entries.get(&key) {
+            Some(old) if old.view.object.meta.uid == view.object.meta.uid => {
+                let decides =
+                    old.view.pod.spec != view.pod.spec || old.view.object.meta.labels != view.object.meta.labels;
+                let (arrival, attempts, place) = (old.arrival, old.attempts, old.place.clone());
+                let place = match place {
+                    _ if gated => Place::Gated,
+                    Place::Gated => Place::Active,
+                    Place::Unschedulable { since, .. } if decides => due(attempts, since, now),
+                    same => same,
+                };
+                self.enter(key, Entry { view, arrival, attempts, place });
+            }
+            _ => {
+                self.arrivals += 1;
+                let place = if gated { Place::Gated } else { Place::Active };
+                self.enter(key, Entry { view, arrival: self.arrivals, attempts: 0, place });
+            }
+        }
+    }
+
+    /// The pod has a node or is gone.
+    pub fn remove(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.leave(key, &entry);
+        }
+    }
+
+    /// The next pod to try. It is out of the queue until it is put back by one of the `fail` functions.
+    pub fn pop(&mut self, now: Instant) -> Option<(Arc<PodView>, u32)> {
+        while let Some((at, key)) = self.backoff.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.move_to(&key, Place::Active);
+        }
+        let (_, key) = self.active.pop_first()?;
+        let entry = self.entries.remove(&key)?;
+        Some((entry.view, entry.attempts + 1))
+    }
+
+    /// No node would do; `by` are the plugins that said so.
+    pub fn unschedulable(&mut self, view: Arc<PodView>, attempts: u32, by: BTreeSet<&'static str>, now: Instant) {
+        self.put_back(view, attempts, Place::Unschedulable { by, since: now });
+    }
+
+    /// Something went wrong; it is tried again by time.
+    pub fn failed(&mut self, view: Arc<PodView>, attempts: u32, now: Instant) {
+        let place = Place::Backoff(now + backoff(attempts));
+        self.put_back(view, attempts, place);
+    }
+
+    /// Something changed that these plugins look at (`None`: all).
+    pub fn stir(&mut self, plugins: Option<&[&'static str]>, now: Instant) {
+        let concerned = |by: &BTreeSet<&'static str>| plugins.is_none_or(|p| p.iter().any(|p| by.contains(p)));
+        let mut moves = Vec::new();
+        for (key, entry) in &self.entries {
+            if let Place::Unschedulable { by, since } = &entry.place
+                && concerned(by)
+            {
+                moves.push((key.clone(), due(entry.attempts, *since, now)));
+            }
+        }
+        for (key, place) in moves {
+            self.move_to(&key, place);
+        }
+    }
+
+    /// Whether a pod can be tried now.
+    pub fn is_ready(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// When one can be tried, if nothing changes before.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.backoff.first().map(|(at, _)| *at)
+    }
+
+    /// The keys of all waiting pods.
+    pub fn keys(&self) -> Vec<Key> {
+        self.entries.keys().cloned().collect()
+    }
+
+    fn put_back(&mut self, view: Arc<PodView>, attempts: u32, place: Place) {
+        self.arrivals += 1;
+        let (key, arrival) = (view.key.clone(), self.arrivals);
+        self.enter(key, Entry { view, arrival, attempts, place });
+    }
+
+    fn move_to(&mut self, key: &Key, place: Place) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.leave(key, &entry);
+            self.enter(key.clone(), Entry { place, ..entry });
+        }
+    }
+
+    fn enter(&mut self, key: Key, entry: Entry) {
+        self.remove(&key);
+        match &entry.place {
+            Place::Active => {
+                self.active.insert((Reverse(entry.view.priority), entry.arrival), key.clone());
+            }
+            Place::Backoff(at) => {
+                self.backoff.insert((*at, key.clone()));
+            }
+            Place::Unschedulable { .. } | Place::Gated => {}
+        }
+        self.entries.insert(key, entry);
+    }
+
+    fn leave(&mut self, key: &Key, entry: &Entry) {
+        match &entry.place {
+            Place::Active => {
+                self.active.remove(&(Reverse(entry.view.priority), entry.arrival));
+            }
+            Place::Backoff(at) => {
+                self.backoff.remove(&(*at, key.clone()));
+            }
+            Place::Unschedulable { .. } | Place::Gated => {}
+        }
+    }
+}
+
+/// Where a pod goes that failed at `since` and is to be tried again.
+fn due(attempts: u32, since: Instant, now: Instant) -> Place {
+    let at = since + backoff(attempts);
+    if at <= now { Place::Active } else { Place::Backoff(at) }
+}
+
+fn backoff(attempts: u32) -> Duration {
+    BACKOFF_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(BACKOFF_MAX)
+}

@@ -1,0 +1,194 @@
+//! The picture of nodes and of the pods on them, kept by increments.
+//!
+//! Invariant: a node's `requested`, `weight` and `ports` are the sums over the pods that are entered for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use super::resources::{self, Resources};
+use crate::base::object::Object;
+use crate::reconcile::Key;
+
+/// A host port: address (empty: all), protocol, number.
+pub type HostPort = (String, String, i32);
+
+/// A pod as decisions look at it.
+#[derive(Clone, Debug)]
+pub struct PodView {
+    pub key: Key,
+    pub object: Arc<Object>,
+    pub pod: Arc<Pod>,
+    pub requests: Resources,
+    pub weight: Resources,
+    pub ports: Vec<HostPort>,
+    pub priority: i32,
+}
+
+/// A node as decisions look at it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    pub object: Arc<Object>,
+    pub node: Arc<Node>,
+    pub allocatable: Resources,
+    pub requested: Resources,
+    pub weight: Resources,
+    pub pods: i64,
+    pub ports: BTreeMap<HostPort, usize>,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub nodes: BTreeMap<Arc<str>, NodeView>,
+    placed: HashMap<Key, Placed>,
+}
+
+#[derive(Debug)]
+struct Placed {
+    view: Arc<PodView>,
+    node: Arc<str>,
+    /// Decided here and not yet seen to be written.
+    assumed: bool,
+}
+
+// === impl PodView ===
+
+impl PodView {
+    /// The view of a pod; `None` where it cannot be decoded.
+    pub fn new(object: &Arc<Object>) -> Option<Self> {
+        let pod: Arc<Pod> = object.typed().ok()?;
+        let spec = pod.spec.as_ref()?;
+        let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+        let ports = ports.into_iter().filter(|p| p.host_port.unwrap_or(0) > 0).map(|p| {
+            let ip = p.host_ip.clone().filter(|ip| ip != "0.0.0.0" && ip != "::").unwrap_or_default();
+            (ip, p.protocol.clone().unwrap_or_else(|| "TCP".into()), p.host_port.unwrap_or(0))
+        });
+        Some(Self {
+            key: Key::of(object),
+            object: object.clone(),
+            requests: resources::requests(&pod),
+            weight: resources::weight(&pod),
+            ports: ports.collect(),
+            priority: spec.priority.unwrap_or(0),
+            pod: pod.clone(),
+        })
+    }
+
+    /// The node that the pod is bound to; empty: none.
+    pub fn node(&self) -> &str {
+        self.pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
+    }
+}
+
+// === impl NodeView ===
+
+impl NodeView {
+    fn new(object: &Arc<Object>, node: Arc<Node>) -> Self {
+        let status = node.status.as_ref();
+        Self {
+            allocatable: Resources::of(status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()))),
+            object: object.clone(),
+            node,
+            requested: Resources::default(),
+            weight: Resources::default(),
+            pods: 0,
+            ports: BTreeMap::new(),
+        }
+    }
+
+    fn enter(&mut self, pod: &PodView) {
+        self.requested.add(&pod.requests);
+        self.weight.add(&pod.weight);
+        self.pods += 1;
+        for port in &pod.ports {
+            *self.ports.entry(port.clone()).or_default() += 1;
+        }
+    }
+
+    fn leave(&mut self, pod: &PodView) {
+        self.requested.subtract(&pod.requests);
+        self.weight.subtract(&pod.weight);
+        self.pods -= 1;
+        for port in &pod.ports {
+            if let Some(count) = self.ports.get_mut(port) {
+                *count -= 1;
+                if *count == 0 {
+                    self.ports.remove(port);
+                }
+            }
+        }
+    }
+
+    /// Whether what decides about pods is the same for another state of the node.
+    pub fn decides_alike(&self, other: &Object) -> bool {
+        let Ok(node) = other.typed::<Node>() else { return false };
+        let ready = |n: &Node| n.status.as_ref().map(|s| (s.allocatable.clone(), s.capacity.clone()));
+        let spec = |n: &Node| n.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable));
+        other.meta.labels == self.object.meta.labels
+            && ready(&node) == ready(&self.node)
+            && spec(&node) == spec(&self.node)
+    }
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Enters a node or its new state. Answers whether pods that found no place may find one now.
+    pub fn put_node(&mut self, object: &Arc<Object>) -> bool {
+        let Ok(node) = object.typed::<Node>() else { return false };
+        let name: Arc<str> = (&*object.meta.name).into();
+        let alike = self.nodes.get(&name).is_some_and(|old| old.decides_alike(object));
+        let mut view = NodeView::new(object, node);
+        match self.nodes.remove(&name) {
+            Some(old) => {
+                (view.requested, view.weight, view.pods, view.ports) = (old.requested, old.weight, old.pods, old.ports);
+            }
+            None => {
+                self.placed.values().filter(|p| p.node == name).for_each(|p| view.enter(&p.view));
+            }
+        }
+        self.nodes.insert(name, view);
+        !alike
+    }
+
+    /// Removes a node; its pods stay entered, in case it returns.
+    pub fn remove_node(&mut self, name: &str) {
+        self.nodes.remove(name);
+    }
+
+    /// Enters a pod on a node.
+    pub fn place(&mut self, view: Arc<PodView>, node: &str, assumed: bool) {
+        self.remove_pod(&view.key);
+        let node: Arc<str> = node.into();
+        if let Some(here) = self.nodes.get_mut(&node) {
+            here.enter(&view);
+        }
+        self.placed.insert(view.key.clone(), Placed { view, node, assumed });
+    }
+
+    /// Removes a pod; answers whether it was there.
+    pub fn remove_pod(&mut self, key: &Key) -> bool {
+        let Some(placed) = self.placed.remove(key) else { return false };
+        if let Some(node) = self.nodes.get_mut(&placed.node) {
+            node.leave(&placed.view);
+        }
+        true
+    }
+
+    /// Whether the pod with this uid is assumed to be on a node.
+    pub fn is_assumed(&self, key: &Key, uid: &str) -> bool {
+        self.placed.get(key).is_some_and(|p| p.assumed && *p.view.object.meta.uid == *uid)
+    }
+
+    /// Forgets all pods but the assumed ones.
+    pub fn clear_pods(&mut self) {
+        let assumed = |p: &Placed| p.assumed;
+        let keys: Vec<Key> = self.placed.iter().filter(|(_, p)| !assumed(p)).map(|(k, _)| k.clone()).collect();
+        for key in &keys {
+            self.remove_pod(key);
+        }
+    }
+}
