@@ -1,5 +1,7 @@
 //! Tests of pod network and data plane with real kernel objects, as root, in network namespaces of their own.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::too_many_lines)]
+
 #[path = "netns/lab.rs"]
 mod lab;
 

@@ -1,5 +1,7 @@
 //! Real containers with the real shim: one binary, a module per theme. Needs root.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::too_many_lines)]
+
 /// Memory and latency of a sandbox.
 #[path = "run/cost.rs"]
 mod cost;

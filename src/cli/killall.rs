@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use base64::Engine;
 
 use super::{Directories, complain, output};
 use crate::place::{Place, Ranges};
@@ -42,6 +43,7 @@ pub fn run(directories: &Directories) -> Result<()> {
     // Made by the first pod; fails as it should while others have logs there.
     let _ = fs::remove_dir(place.log_dir());
     note("run directory", remove(&place.run_dir));
+    note("kubeconfig", remove_kubeconfig(directories));
     drop(claim);
     if failures > 0 {
         bail!("not everything could be removed");
@@ -71,6 +73,19 @@ fn log_dirs(place: &Place, of_sandboxes: &[PathBuf]) -> Vec<PathBuf> {
     all.sort();
     all.dedup();
     all
+}
+
+/// The next start writes it again. One that is for another cluster stays, and so does everything else there.
+fn remove_kubeconfig(directories: &Directories) -> Result<()> {
+    let path = directories.config_dir.join("kubeconfig.yaml");
+    let authority = fs::read(directories.data_dir.join("server/tls/ca.crt"));
+    let (Ok(text), Ok(authority)) = (fs::read_to_string(&path), authority) else { return Ok(()) };
+    if text.contains(&base64::engine::general_purpose::STANDARD.encode(authority)) {
+        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        // Fails as it should while the user has something there.
+        let _ = fs::remove_dir(&directories.config_dir);
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -54,13 +54,13 @@ enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct Directories {
     /// What survives a reboot: database, keys, images
-    #[arg(long, short = 'd', env = "AMPHIPOD_DATA_DIR", default_value = "/var/lib/amphipod")]
+    #[arg(global = true, long, short = 'd', env = "AMPHIPOD_DATA_DIR", default_value = "/var/lib/amphipod")]
     pub data_dir: PathBuf,
     /// What does not: sockets, run state
-    #[arg(long, env = "AMPHIPOD_RUN_DIR", default_value = "/run/amphipod")]
+    #[arg(global = true, long, env = "AMPHIPOD_RUN_DIR", default_value = "/run/amphipod")]
     pub run_dir: PathBuf,
     /// config.yaml, registries.yaml and the kubeconfig
-    #[arg(long, env = "AMPHIPOD_CONFIG_DIR", default_value = "/etc/amphipod")]
+    #[arg(global = true, long, env = "AMPHIPOD_CONFIG_DIR", default_value = "/etc/amphipod")]
     pub config_dir: PathBuf,
 }
 
@@ -129,8 +129,12 @@ pub fn complain(line: &str) {
     eprintln!("{line}");
 }
 
-/// Prints a line of output.
-#[allow(clippy::print_stdout)]
+/// Prints a line of output. Whoever read it may have seen enough; then there is nothing left to do.
+#[allow(clippy::exit)]
 pub fn output(line: &str) {
-    println!("{line}");
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    if writeln!(out, "{line}").is_err() {
+        std::process::exit(1);
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! One thread and the standard library, because it is there to show that the platform works, at no cost.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a process of its own")]
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;

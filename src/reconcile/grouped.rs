@@ -82,7 +82,8 @@ mod tests {
         let mut grouped = Grouped::by(SERVICE_NAME);
         let (a, b) = (Key::new("n", "a"), Key::new("n", "b"));
         let names = |g: &Grouped, k: &Key| g.members(k).map(|o| o.meta.name.to_string()).collect::<Vec<_>>();
-        assert_eq!(grouped.take(&object("x", Some("a")), false).collect::<Vec<_>>(), [a.clone()]);
+        let took = |g: &mut Grouped, o: &Arc<Object>, deleted| g.take(o, deleted).collect::<Vec<_>>();
+        assert_eq!(took(&mut grouped, &object("x", Some("a")), false), [a.clone()]);
         assert_eq!(grouped.take(&object("x", Some("b")), false).collect::<Vec<_>>(), [a.clone(), b.clone()]);
         assert_eq!((names(&grouped, &a).len(), names(&grouped, &b)), (0, vec!["x".to_owned()]));
         assert_eq!(grouped.replace(&[object("y", Some("a"))]), [b.clone(), a.clone()]);

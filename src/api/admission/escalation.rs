@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::api::identity::rbac::{self, Attributes, Rule};
+use crate::api::identity::rbac::{Attributes, Rule};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::text;
@@ -31,7 +31,7 @@ pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Va
             verbs: vec!["*".into()],
             api_groups: vec!["*".into()],
             resources: vec!["*".into()],
-            ..rbac::Rule::default()
+            ..Rule::default()
         };
         missing.extend(api.rbac.missing(&request.user, "", &[everything]));
     }

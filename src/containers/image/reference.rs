@@ -90,8 +90,7 @@ fn is_tag(text: &str) -> bool {
 fn is_component(text: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
-    let ends_well =
-        bytes.first().is_some_and(|byte| alphanumeric(byte)) && bytes.last().is_some_and(|b| alphanumeric(b));
+    let ends_well = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
     let separators = bytes.split(|byte| alphanumeric(byte)).filter(|separator| !separator.is_empty());
     ends_well
         && separators

@@ -173,7 +173,10 @@ fn set_environment(process: &Process) {
             && !name.is_empty()
         {
             // SAFETY: as above.
-            unsafe { std::env::set_var(name, value) };
+            #[allow(clippy::disallowed_methods, reason = "the container's own environment, in its own process")]
+            unsafe {
+                std::env::set_var(name, value)
+            };
         }
     }
 }

@@ -5,6 +5,8 @@
 //! in short-lived forked children whose memory goes with them. What stays resident is a poll loop.
 //! Invariant: the shim ends only by `Shutdown` or by being killed; the agent's life does not matter to it.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a process of its own")]
+
 mod children;
 mod enter;
 mod launch;

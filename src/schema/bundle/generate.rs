@@ -24,6 +24,7 @@ macro_rules! roots {
     };
 }
 
+#[allow(clippy::too_many_lines, reason = "one list")]
 fn all() -> (Map<String, Value>, Kinds) {
     let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
     let mut kinds = Kinds::new();

@@ -333,7 +333,7 @@ impl Writer {
         while let Some((at, revision, bytes)) = self.marks.front().copied() {
             let old = now.duration_since(at) > self.retention.age;
             let big = self.history_bytes > self.retention.bytes && self.marks.len() > 1;
-            if !old && !big || revision >= self.head && !old {
+            if !old && (!big || revision >= self.head) {
                 break;
             }
             // The newest state is no history: the head itself can always be resumed from.
@@ -439,7 +439,7 @@ impl Writer {
         let close = || -> rusqlite::Result<()> {
             self.fact("reserved", self.head)?;
             self.fact("clean", 1)?;
-            self.connection.pragma_query(None, "wal_checkpoint(TRUNCATE)", |_| Ok(()))
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         };
         if let Err(error) = close() {
             tracing::warn!(%error, "the database was not closed in order; the next start checks it");

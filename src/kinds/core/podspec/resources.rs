@@ -47,8 +47,7 @@ fn amount_error(name: &str, amount: &Quantity) -> Option<String> {
     if amount.is_negative() {
         return Some(check::NEGATIVE.into());
     }
-    let whole = !is_native(name) || is_hugepages(name) && false;
-    (whole && amount.milli() % 1000 != 0).then(|| "must be an integer".into())
+    (!is_native(name) && amount.milli() % 1000 != 0).then(|| "must be an integer".into())
 }
 
 /// Why an amount of huge pages is wrong, if it is: the size is in the name.

@@ -1,0 +1,359 @@
+//! The house rules that a reader should not have to check: who may import whom, fences around crates, files' heads,
+//! sizes and names. Fails with the rule in the message; numbers worth a look are printed.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::too_many_lines)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest file that is accepted.
+const LINES_MAX: usize = 1_000;
+/// Longer than this is printed.
+const LINES_WORTH_A_LOOK: usize = 600;
+const BANNED: &[&str] =
+    &["util", "utils", "helper", "helpers", "common", "misc", "manager", "handler", "processor", "info"];
+
+/// Rooms with their layer, as DESIGN has them; files beside the rooms count as the topmost layer.
+const LAYERS: &[(&str, u8)] = &[
+    ("base", 0),
+    ("schema", 1),
+    ("wire", 1),
+    ("kinds", 1),
+    ("store", 2),
+    ("containers", 2),
+    ("net", 2),
+    ("api", 3),
+    ("reconcile", 4),
+    ("net/proxy", 5),
+    ("net/policy", 5),
+    ("dns", 5),
+    ("controllers", 5),
+    ("scheduler", 5),
+    ("node", 5),
+    ("docker", 5),
+    ("observe", 5),
+    ("place", 6),
+    ("server", 6),
+    ("cli", 6),
+    ("main", 6),
+    ("lib", 6),
+];
+
+/// Imports that the layers alone would refuse or that name two rooms of one layer, each with its reason.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("kinds", "schema", "a kind names its schema"),
+    ("store", "kinds", "never: see below"),
+    ("node", "net", "traits PodNetwork and HostPort"),
+    ("node", "containers", "traits Runtime and Images"),
+    ("dns", "net", "DNS names the data plane's protocols"),
+    ("net/proxy", "net", "part of the same room"),
+    ("observe", "scheduler", "simulate"),
+];
+
+/// A crate that only some places may name, so that it can be replaced there.
+const FENCES: &[(&str, &[&str])] = &[
+    ("rusqlite", &["src/store/sqlite"]),
+    ("libcontainer", &["src/containers"]),
+    ("libcgroups", &["src/containers"]),
+    ("oci_spec", &["src/containers"]),
+    ("libseccomp", &["src/containers"]),
+    ("netlink_sys", &["src/net"]),
+    ("hickory_proto", &["src/dns", "src/containers/image/connect.rs"]),
+    ("hickory_resolver", &["src/dns", "src/containers/image/connect.rs"]),
+    ("clap", &["src/cli"]),
+    (
+        "hyper",
+        &["src/wire", "src/api/http", "src/reconcile/remote", "src/containers/image", "src/cli/client", "src/node"],
+    ),
+    ("tokio_tungstenite", &["src/wire", "src/api/http", "src/cli/client"]),
+];
+
+struct File {
+    /// Relative to the package, with slashes.
+    path: String,
+    text: String,
+}
+
+fn files(directory: &str) -> Vec<File> {
+    fn walk(path: &Path, out: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(path).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, out);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                out.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    walk(&root.join(directory), &mut paths);
+    paths.sort();
+    let file = |path: PathBuf| File {
+        path: path.strip_prefix(root).unwrap().to_string_lossy().into_owned(),
+        text: fs::read_to_string(&path).unwrap(),
+    };
+    paths.into_iter().map(file).collect()
+}
+
+fn rule(broken: &[String], text: &str) {
+    assert!(broken.is_empty(), "{text}:\n  {}", broken.join("\n  "));
+}
+
+/// The room of a source file: `src/net/proxy/mod.rs` is `net/proxy`.
+fn room(path: &str) -> String {
+    let inside = path.strip_prefix("src/").unwrap();
+    let first = inside.split('/').next().unwrap().trim_end_matches(".rs");
+    let nested = LAYERS.iter().map(|(name, _)| *name).find(|name| name.contains('/') && inside.starts_with(name));
+    nested.unwrap_or(first).to_owned()
+}
+
+fn layer(room: &str) -> u8 {
+    LAYERS.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("`{room}` has no layer in tests/tidy.rs")).1
+}
+
+/// The code of a file without its tests and comments.
+fn code(text: &str) -> String {
+    let until = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    text[..until].lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// Every room that a file names by `crate::`, also in groups (`use crate::{api, wire}`).
+fn imports(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            Some(group) => {
+                let mut depth = 1;
+                let mut word = String::new();
+                let mut fresh = true;
+                for c in group.chars() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 1 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 1 => fresh = true,
+                        c if depth == 1 && fresh && (c.is_alphanumeric() || c == '_') => {
+                            word.push(c);
+                            continue;
+                        }
+                        _ => {}
+                    }
+                    if !word.is_empty() {
+                        found.push(std::mem::take(&mut word));
+                        fresh = false;
+                    }
+                    if c == ',' {
+                        fresh = true;
+                    }
+                }
+                found.extend((!word.is_empty()).then_some(word));
+            }
+            None => {
+                let nested = LAYERS
+                    .iter()
+                    .map(|(name, _)| *name)
+                    .find(|name| name.split_once('/').is_some_and(|(a, b)| rest.starts_with(&format!("{a}::{b}::"))));
+                let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                found.push(nested.map_or(word, str::to_owned));
+            }
+        }
+    }
+    // Macros and items at the root are no rooms.
+    found.retain(|name| LAYERS.iter().any(|(room, _)| room == name));
+    found
+}
+
+#[test]
+fn imports_are_seen_in_every_form() {
+    let seen = |code: &str| imports(code);
+    assert_eq!(seen("use crate::api::Api;"), ["api"]);
+    assert_eq!(seen("use crate::{api, wire::tls};"), ["api", "wire"]);
+    assert_eq!(seen("use crate::{\n    kinds::{self, Kind},\n    store,\n};"), ["kinds", "store"]);
+    assert_eq!(seen("fn f(x: crate::net::proxy::Options) { crate::base::task::spawn() }"), ["net/proxy", "base"]);
+    assert!(seen("pub(crate) fn f() {} use my_crate::api;").is_empty());
+    assert_eq!((room("src/net/proxy/mod.rs"), room("src/net/mod.rs")), ("net/proxy".into(), "net".into()));
+}
+
+#[test]
+fn rooms_import_only_from_lower_layers() {
+    let mut broken = Vec::new();
+    for file in files("src").iter().filter(|f| !f.path.ends_with("/tests.rs") && !f.path.contains("in_memory")) {
+        let from = room(&file.path);
+        if layer(&from) == 6 {
+            continue;
+        }
+        for to in imports(&code(&file.text)) {
+            let excepted = EXCEPTIONS.iter().any(|(a, b, why)| *a == from && *b == to && !why.starts_with("never"));
+            if to != from && layer(&to) >= layer(&from) && !excepted {
+                broken.push(format!(
+                    "{}: `{from}` (layer {}) imports `{to}` (layer {})",
+                    file.path,
+                    layer(&from),
+                    layer(&to)
+                ));
+            }
+        }
+    }
+    broken.dedup();
+    rule(&broken, "a room imports only from rooms of lower layers (docs/architecture.md)");
+}
+
+#[test]
+fn the_store_knows_no_kinds() {
+    let knows = |f: &&File| imports(&code(&f.text)).iter().any(|room| room == "kinds" || room == "schema");
+    let broken: Vec<String> = files("src/store").iter().filter(knows).map(|f| f.path.clone()).collect();
+    rule(&broken, "the store knows bytes, keys and revisions, and no kinds");
+}
+
+#[test]
+fn crates_stay_behind_their_fences() {
+    let mut broken = Vec::new();
+    for file in files("src") {
+        let code = code(&file.text);
+        for (name, places) in FENCES {
+            let named = code.contains(&format!("use {name}::")) || code.contains(&format!(" {name}::"));
+            if named && !places.iter().any(|place| file.path.starts_with(place)) {
+                broken.push(format!("{} names {name}, which belongs to {}", file.path, places.join(", ")));
+            }
+        }
+    }
+    rule(&broken, "a heavy crate is named in its own places only");
+}
+
+#[test]
+fn unsafe_is_rare_and_argued() {
+    let mut broken = Vec::new();
+    for file in files("src") {
+        let lines: Vec<&str> = file.text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap();
+            if !(code.contains("unsafe {") || code.contains("unsafe impl") || code.contains("unsafe fn")) {
+                continue;
+            }
+            let place = format!("{}:{}", file.path, index + 1);
+            if !file.path.starts_with("src/containers/") && !file.path.starts_with("src/net/") {
+                broken.push(format!("{place}: unsafe code is for containers and net only"));
+            }
+            let argued =
+                lines[index.saturating_sub(16)..=index].iter().any(|l| l.contains("SAFETY") || l.contains("# Safety"));
+            if !argued {
+                broken.push(format!("{place}: no SAFETY line"));
+            }
+        }
+    }
+    rule(&broken, "unsafe code says why it is sound");
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let mut all = files("src");
+    all.extend(files("tests"));
+    all.extend(files("benches"));
+    let broken: Vec<String> = all.iter().filter(|f| !f.text.starts_with("//!")).map(|f| f.path.clone()).collect();
+    rule(&broken, "a file begins with `//!`: what it is, why, and the invariant it keeps");
+}
+
+#[test]
+fn files_stay_readable() {
+    let mut all = files("src");
+    all.extend(files("tests"));
+    let mut lengths: Vec<(usize, &str)> = all.iter().map(|f| (f.text.lines().count(), f.path.as_str())).collect();
+    lengths.sort_unstable();
+    let at = |part: usize| lengths[(lengths.len() - 1) * part / 100].0;
+    println!("{} files: median {} lines, p90 {}, longest {}", lengths.len(), at(50), at(90), at(100));
+    for (lines, path) in lengths.iter().filter(|(lines, _)| *lines > LINES_WORTH_A_LOOK) {
+        println!("worth a look: {path} has {lines} lines");
+    }
+    let broken: Vec<String> =
+        lengths.iter().filter(|(n, _)| *n > LINES_MAX).map(|(n, path)| format!("{path}: {n} lines")).collect();
+    rule(&broken, "no file is longer than 1,000 lines");
+    let wide = |f: &File| {
+        let long = f.text.lines().enumerate().filter(|(_, l)| l.chars().count() > 140 && !l.contains('"'));
+        long.map(|(n, _)| format!("{}:{}", f.path, n + 1)).collect::<Vec<_>>()
+    };
+    rule(
+        &all.iter().filter(|f| f.path.starts_with("src/")).flat_map(wide).collect::<Vec<_>>(),
+        "no line of code is longer than 140 characters",
+    );
+}
+
+#[test]
+fn names_say_something() {
+    let mut broken = Vec::new();
+    for file in files("src") {
+        let stem = Path::new(&file.path).file_stem().unwrap().to_string_lossy().into_owned();
+        if BANNED.contains(&stem.as_str()) {
+            broken.push(format!("{}: the file's name", file.path));
+        }
+        for line in code(&file.text).lines() {
+            let line = line
+                .trim_start()
+                .trim_start_matches("pub ")
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub(super) ");
+            let Some(name) = ["struct ", "enum ", "trait "].iter().find_map(|k| line.strip_prefix(k)) else { continue };
+            let name: String = name.chars().take_while(|c| c.is_alphanumeric()).collect();
+            let lower = name.to_lowercase();
+            if let Some(word) =
+                BANNED.iter().find(|w| lower == **w || (name.len() > w.len() && name.ends_with(&capital(w))))
+            {
+                broken.push(format!("{}: type {name} ends with {word}", file.path));
+            }
+        }
+    }
+    rule(&broken, "names are nouns of the field, not util, helper, common, misc, manager, handler, processor, info");
+}
+
+fn capital(word: &str) -> String {
+    word[..1].to_uppercase() + &word[1..]
+}
+
+#[test]
+fn queues_have_bounds_and_tasks_have_names() {
+    let mut broken = Vec::new();
+    for file in files("src").iter().filter(|f| f.path != "src/base/task.rs") {
+        for word in ["unbounded_channel", "tokio::spawn(", "todo!(", "dbg!("] {
+            if code(&file.text).contains(word) {
+                broken.push(format!("{}: {word}", file.path));
+            }
+        }
+    }
+    rule(&broken, "no unbounded queues, no detached tasks (use base::task::spawn), nothing left over");
+}
+
+#[test]
+fn every_crate_has_its_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cargo = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let reasons = fs::read_to_string(root.join("docs/dependencies.md")).unwrap();
+    let sources: String = ["src", "tests", "benches"].iter().flat_map(|d| files(d)).map(|f| f.text).collect();
+    let (mut section, mut broken) = (String::new(), Vec::new());
+    for line in cargo.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').to_owned();
+        }
+        let Some((name, _)) = line.split_once(" = ").filter(|_| section.ends_with("dependencies")) else { continue };
+        if !reasons.contains(&format!("- `{name}`:")) {
+            broken.push(format!("{name} has no line in docs/dependencies.md"));
+        }
+        if !sources.contains(&name.replace('-', "_")) {
+            broken.push(format!("{name} is not used"));
+        }
+    }
+    rule(&broken, "a crate enters with one line of why, and leaves when nothing uses it");
+}
+
+#[test]
+fn scripts_stop_at_the_first_failure() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut scripts: Vec<PathBuf> = fs::read_dir(root.join("scripts")).unwrap().flatten().map(|e| e.path()).collect();
+    scripts.push(root.join(".ci/run"));
+    let careless = |p: &&PathBuf| !fs::read_to_string(p).unwrap().contains("\nset -eu\n");
+    let broken: Vec<String> = scripts.iter().filter(careless).map(|p| p.display().to_string()).collect();
+    rule(&broken, "a script has `set -eu`");
+}
