@@ -7,9 +7,13 @@
 pub mod clusterrole;
 pub mod deployment;
 pub mod endpoint;
+pub mod event;
 pub mod garbage;
 pub mod index;
 pub mod namespace;
+pub mod node;
+pub mod node_cidr;
+pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
 pub mod root_ca;
@@ -73,6 +77,11 @@ pub const ALL: &[Make] = &[
     namespace::controller,
     garbage::controller,
     clusterrole::controller,
+    node::controller,
+    node::evict::controller,
+    node_cidr::controller,
+    pod_gc::controller,
+    event::controller,
 ];
 
 /// Starts every controller over a client that writes as [`MANAGER`]; aborting the handles stops them.

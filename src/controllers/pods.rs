@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::api::status::Result;
 use crate::base::object::Object;
 use crate::kinds::Kind;
-use crate::kinds::core::pod;
 use crate::reconcile::{Client, Patch};
 
 /// The index keys of a pod: controlling owner (or none, by namespace), labels and node.
@@ -18,13 +17,18 @@ pub fn index_keys(object: &Object) -> Vec<String> {
     for (k, v) in &object.meta.labels {
         keys.push(label_key(&object.meta.namespace, k, v));
     }
-    if let Ok(pod) = object.typed::<Pod>()
-        && let Some(node) = pod.spec.as_ref().and_then(|s| s.node_name.as_ref())
-    {
-        keys.push(node_key(node));
+    if let Ok(pod) = object.typed::<Pod>() {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+        keys.push(node_key(node.unwrap_or("")));
+        if is_over(&pod) {
+            keys.push(OVER.into());
+        }
     }
     keys
 }
+
+/// The index key of pods that have ended for good.
+pub const OVER: &str = "over";
 
 /// The index keys of what may have a controlling owner: its uid, or that there is none.
 pub fn owner_keys(object: &Object) -> Vec<String> {
@@ -49,7 +53,7 @@ pub fn label_key(namespace: &str, key: &str, value: &str) -> String {
     format!("label/{namespace}/{key}={value}")
 }
 
-/// What runs on a node.
+/// What runs on a node (empty: what has none).
 pub fn node_key(node: &str) -> String {
     format!("node/{node}")
 }
@@ -110,6 +114,3 @@ pub async fn release(client: &Arc<dyn Client>, kind: &'static Kind, object: &Obj
     let result = client.patch(kind, &object.meta.namespace, &object.meta.name, None, Patch::Strategic(patch)).await;
     super::absent_is_fine(result)
 }
-
-/// The kind, which every controller of pods names.
-pub static KIND: &Kind = &pod::KIND;

@@ -220,7 +220,11 @@ fn create(o: &Observed, sorted: &Sorted<'_>, revision: i64) -> Step {
     let collisions = o.deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0);
     let hash = sets::hash(&o.template, collisions);
     let others: Vec<_> = sorted.old.iter().map(|s| s.count()).collect();
-    let replicas = arithmetic::new_set_replicas(o.bounds(), arithmetic::Count::default(), &others);
+    let replicas = match o.recreates() {
+        // Nothing of the old runs any more: all at once.
+        true => o.replicas(),
+        false => arithmetic::new_set_replicas(o.bounds(), arithmetic::Count::default(), &others),
+    };
     let mut template = o.template.clone();
     template["metadata"]["labels"][HASH] = hash.as_str().into();
     let labels = template["metadata"]["labels"].clone();

@@ -1,0 +1,148 @@
+//! Pods leave nodes with a NoExecute taint: at once, or when the time ends for which they tolerate it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use serde_json::json;
+
+use crate::api::delete::DeleteOptions;
+use crate::api::status::Result;
+use crate::base::object::Object;
+use crate::controllers::{Context, absent_is_fine, pods, typed};
+use crate::kinds::Subresource;
+use crate::kinds::core::{node, pod};
+use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Patch, Reconciler, Recorder};
+
+struct Evictions {
+    cx: Arc<Context>,
+    recorder: Recorder,
+}
+
+/// The controller; its keys are nodes.
+pub fn controller(cx: &Arc<Context>) -> Controller {
+    let nodes = cx.client.informer(&node::KIND);
+    let by_pod = move |c: &Changed| {
+        let Ok(pod) = c.object.typed::<Pod>() else { return Vec::new() };
+        let Some(name) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { return Vec::new() };
+        let node = nodes.get("", name).and_then(|n| n.typed::<Node>().ok());
+        match !c.deleted && node.is_some_and(|n| !hard(&n).is_empty()) {
+            true => vec![Key::new("", name)],
+            false => Vec::new(),
+        }
+    };
+    let by_node = |c: &Changed| {
+        let taints = |o: &Arc<Object>| o.typed::<Node>().ok().and_then(|n| n.spec.as_ref().map(|s| s.taints.clone()));
+        match c.deleted || c.previous.as_ref().is_some_and(|p| taints(p) == taints(&c.object)) {
+            true => Vec::new(),
+            false => vec![Key::of(&c.object)],
+        }
+    };
+    let recorder = cx.recorder("taint-eviction-controller");
+    Controller::new("taint-eviction", Arc::new(Evictions { cx: cx.clone(), recorder }), cx.clock.clone())
+        .watches(&*cx.client, &node::KIND, Box::new(by_node))
+        .watches(&*cx.client, &pod::KIND, Box::new(by_pod))
+}
+
+fn hard(node: &Node) -> Vec<Taint> {
+    let all = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    all.into_iter().filter(|t| t.effect == "NoExecute").cloned().collect()
+}
+
+#[async_trait]
+impl Reconciler for Evictions {
+    async fn reconcile(&self, key: &Key) -> Result<Outcome> {
+        let Some(object) = self.cx.client.informer(&node::KIND).get("", &key.name) else { return Ok(Outcome::Done) };
+        let taints = hard(&*typed::<Node>(&object)?);
+        if taints.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        let (now, mut next) = (self.cx.clock.now(), None::<Timestamp>);
+        for object in self.cx.pods.get(&pods::node_key(&key.name)) {
+            let pod: Arc<Pod> = typed(&object)?;
+            if object.meta.deleted.is_some() || pods::is_over(&pod) {
+                continue;
+            }
+            match leaves_at(&taints, &pod, now) {
+                Some(at) if at <= now => self.evict(&object).await?,
+                Some(at) => next = Some(next.map_or(at, |n| n.min(at))),
+                None => {}
+            }
+        }
+        Ok(next.map_or(Outcome::Done, Outcome::At))
+    }
+}
+
+// === impl Evictions ===
+
+impl Evictions {
+    async fn evict(&self, object: &Arc<Object>) -> Result<()> {
+        let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+        let message = format!("Marking for deletion Pod {namespace}/{name}");
+        self.recorder.event(&pod::KIND, object, EventType::Normal, "TaintManagerEviction", &message);
+        let condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+            "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": self.cx.clock.now_text(),
+        });
+        let patch = json!({"metadata": {"uid": &*object.meta.uid}, "status": {"conditions": [condition]}});
+        let (status, patch) = (Some(Subresource::Status), Patch::Strategic(patch));
+        absent_is_fine(self.cx.client.patch(&pod::KIND, namespace, name, status, patch).await)?;
+        let options = DeleteOptions { uid: Some(object.meta.uid.to_string()), ..DeleteOptions::default() };
+        absent_is_fine(self.cx.client.delete(&pod::KIND, namespace, name, options).await)
+    }
+}
+
+/// When a pod must leave; `None`: it may stay as long as the taints are these.
+fn leaves_at(taints: &[Taint], pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let tolerations: Vec<&Toleration> = pod.spec.iter().flat_map(|s| s.tolerations.iter().flatten()).collect();
+    let mut first: Option<Timestamp> = None;
+    for taint in taints {
+        let mine: Vec<&&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+        if mine.is_empty() {
+            return Some(now);
+        }
+        // The shortest of all that tolerate it; none with a time means for ever.
+        let Some(seconds) = mine.iter().filter_map(|t| t.toleration_seconds).min() else { continue };
+        let since = taint.time_added.as_ref().map_or(now, |t| t.0);
+        let at = since + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        first = Some(first.map_or(at, |f| f.min(at)));
+    }
+    first
+}
+
+fn tolerates(t: &Toleration, taint: &Taint) -> bool {
+    let text = |o: &Option<String>| o.clone().unwrap_or_default();
+    let (key, effect) = (text(&t.key), text(&t.effect));
+    (effect.is_empty() || effect == taint.effect)
+        && (key.is_empty() || key == taint.key)
+        && match t.operator.as_deref().unwrap_or("Equal") {
+            "Exists" => true,
+            _ => !key.is_empty() && text(&t.value) == text(&taint.value),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_leave_when_they_tolerate_no_longer() {
+        let now: Timestamp = "2026-01-01T00:10:00Z".parse().unwrap();
+        let taint: Taint = serde_json::from_value(
+            json!({"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": "2026-01-01T00:08:00Z"}),
+        )
+        .unwrap();
+        let pod = |tolerations: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [], "tolerations": tolerations}}))
+                .unwrap()
+        };
+        let key = "node.kubernetes.io/unreachable";
+        let for_300 = json!([{"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]);
+        let expect = "2026-01-01T00:13:00Z".parse().unwrap();
+        assert_eq!(leaves_at(&[taint.clone()], &pod(for_300), now), Some(expect));
+        assert_eq!(leaves_at(&[taint.clone()], &pod(json!([])), now), Some(now));
+        assert_eq!(leaves_at(&[taint], &pod(json!([{"operator": "Exists"}])), now), None);
+    }
+}

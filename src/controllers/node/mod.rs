@@ -1,0 +1,224 @@
+//! The life of nodes: who is silent for too long counts as lost, and conditions become taints.
+//!
+//! A node is heard when its Lease changes; what counts is when that was seen here, so that clocks need not agree. Renewals
+//! wake nobody: a node that is well is looked at again when it would be lost, and not before.
+
+pub mod evict;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::{Value, json};
+
+use super::{Context, absent_is_fine, pods, typed};
+use crate::api::status::Result;
+use crate::base::json::{at, list, set, text};
+use crate::base::object::Object;
+use crate::kinds::Subresource;
+use crate::kinds::coordination::lease;
+use crate::kinds::core::{node, pod};
+use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Patch, Reconciler, Recorder};
+
+/// Where nodes' Leases are.
+pub const LEASES: &str = "kube-node-lease";
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// Conditions that become taints while they are true.
+const PRESSURE: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+/// Conditions that nobody knows any more when a node is lost.
+const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+type Heard = Arc<Mutex<HashMap<String, Timestamp>>>;
+
+struct Nodes {
+    cx: Arc<Context>,
+    /// When nodes were heard last. Lost with the process: then every node has its time anew.
+    heard: Heard,
+    recorder: Recorder,
+}
+
+/// The controller.
+pub fn controller(cx: &Arc<Context>) -> Controller {
+    let heard = Heard::default();
+    let (seen, context) = (heard.clone(), cx.clone());
+    let renewed = move |c: &Changed| {
+        if *c.object.meta.namespace != *LEASES || c.deleted {
+            return Vec::new();
+        }
+        let name = &c.object.meta.name;
+        seen.lock().expect("no panic while held").insert(name.to_string(), context.clock.now());
+        let node = context.client.informer(&node::KIND).get("", name);
+        let ready = node.and_then(|n| n.typed::<Node>().ok()).is_some_and(|n| condition(&n, "Ready") == Some("True"));
+        if ready { Vec::new() } else { vec![Key::new("", name)] }
+    };
+    let recorder = cx.recorder("node-controller");
+    Controller::new("node-lifecycle", Arc::new(Nodes { cx: cx.clone(), heard, recorder }), cx.clock.clone())
+        .owns(&*cx.client, &node::KIND)
+        .watches(&*cx.client, &lease::KIND, Box::new(renewed))
+}
+
+fn condition<'a>(node: &'a Node, of_type: &str) -> Option<&'a str> {
+    let all = node.status.as_ref()?.conditions.as_ref()?;
+    all.iter().find(|c| c.type_ == of_type).map(|c| c.status.as_str())
+}
+
+#[async_trait]
+impl Reconciler for Nodes {
+    async fn reconcile(&self, key: &Key) -> Result<Outcome> {
+        let Some(object) = self.cx.client.informer(&node::KIND).get("", &key.name) else {
+            self.heard.lock().expect("no panic while held").remove(&*key.name);
+            return Ok(Outcome::Done);
+        };
+        let now = self.cx.clock.now();
+        let heard = *self.heard.lock().expect("no panic while held").entry(key.name.to_string()).or_insert(now);
+        let lost_at = heard + self.cx.options.node_grace;
+        let node: Arc<Node> = typed(&object)?;
+        if lost_at <= now && condition(&node, "Ready") != Some("Unknown") {
+            self.lose(&object, &key.name).await?;
+        }
+        let Some(object) = self.cx.client.informer(&node::KIND).get("", &key.name) else { return Ok(Outcome::Done) };
+        if let Some(taints) = taints(&object.value(), now) {
+            let metadata = json!({"resourceVersion": object.revision.to_string()});
+            let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"taints": taints}}));
+            absent_is_fine(self.cx.client.patch(&node::KIND, "", &key.name, None, patch).await)?;
+        }
+        let node: Arc<Node> = typed(&object)?;
+        match condition(&node, "Ready") {
+            Some("True") => Ok(Outcome::At(lost_at.max(now))),
+            Some("Unknown") => self.unready_pods(&key.name).await.map(|()| Outcome::Done),
+            _ => Ok(if lost_at > now { Outcome::At(lost_at) } else { Outcome::Done }),
+        }
+    }
+}
+
+// === impl Nodes ===
+
+impl Nodes {
+    async fn lose(&self, object: &Arc<Object>, name: &str) -> Result<()> {
+        let mut status = object.value().get("status").cloned().unwrap_or_else(|| json!({}));
+        lost(&mut status, &self.cx.clock.now_text());
+        let patch = json!({
+            "metadata": {"resourceVersion": object.revision.to_string()},
+            "status": {"conditions": status["conditions"]},
+        });
+        let (subresource, patch) = (Some(Subresource::Status), Patch::Merge(patch));
+        self.cx.client.patch(&node::KIND, "", name, subresource, patch).await?;
+        tracing::warn!(node = name, "a node is silent; it counts as lost");
+        let message = format!("Node {name} status is now: NodeNotReady");
+        self.recorder.event(&node::KIND, object, EventType::Normal, "NodeNotReady", &message);
+        Ok(())
+    }
+
+    /// What ran on a lost node is not ready for anybody.
+    async fn unready_pods(&self, name: &str) -> Result<()> {
+        let ready = |o: &Arc<Object>| o.typed::<Pod>().is_ok_and(|p| pods::is_ready(&p));
+        let all: Vec<Arc<Object>> = self.cx.pods.get(&pods::node_key(name)).into_iter().filter(ready).collect();
+        let now = self.cx.clock.now_text();
+        try_join_all(all.iter().map(|object| {
+            let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": now});
+            let patch = json!({"metadata": {"uid": &*object.meta.uid}, "status": {"conditions": [condition]}});
+            let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+            let status = Some(Subresource::Status);
+            async move {
+                let patch = Patch::Strategic(patch);
+                absent_is_fine(self.cx.client.patch(&pod::KIND, namespace, name, status, patch).await)
+            }
+        }))
+        .await
+        .map(|_| ())
+    }
+}
+
+/// Makes every reported condition unknown.
+fn lost(status: &mut Value, now: &str) {
+    let mut all = list(status, "conditions").to_vec();
+    for of_type in REPORTED {
+        match all.iter_mut().find(|c| text(c, "type") == of_type) {
+            Some(c) if text(c, "status") == "Unknown" => {}
+            Some(c) => {
+                set(c, "status", "Unknown");
+                set(c, "reason", "NodeStatusUnknown");
+                set(c, "message", "Kubelet stopped posting node status.");
+                set(c, "lastTransitionTime", now);
+            }
+            None => all.push(json!({
+                "type": of_type, "status": "Unknown", "reason": "NodeStatusNeverUpdated",
+                "message": "Kubelet never posted node status.", "lastHeartbeatTime": now, "lastTransitionTime": now,
+            })),
+        }
+    }
+    status["conditions"] = all.into();
+}
+
+/// The taints that a node should have, if they are not what it has.
+fn taints(node: &Value, now: Timestamp) -> Option<Vec<Value>> {
+    let status = |of_type: &str| {
+        let all = list(node, "status.conditions");
+        all.iter().find(|c| text(c, "type") == of_type).map(|c| text(c, "status"))
+    };
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    match status("Ready") {
+        Some("False") => wanted.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
+        Some("Unknown") => wanted.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]),
+        _ => {}
+    }
+    wanted.extend(PRESSURE.iter().filter(|(c, _)| status(c) == Some("True")).map(|(_, key)| (*key, "NoSchedule")));
+    if at(node, "spec.unschedulable") == Some(&Value::Bool(true)) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    let ours = |key: &str| {
+        matches!(key, NOT_READY | UNREACHABLE | UNSCHEDULABLE) || PRESSURE.iter().any(|(_, taint)| *taint == key)
+    };
+    let is = |t: &Value, key: &str, effect: &str| text(t, "key") == key && text(t, "effect") == effect;
+    let old = list(node, "spec.taints");
+    let stays = |t: &&Value| {
+        let key = text(t, "key");
+        // A node without any condition is new: what it registered with stays.
+        !ours(key) || status("Ready").is_none() || wanted.iter().any(|(k, e)| is(t, k, e))
+    };
+    let mut new: Vec<Value> = old.iter().filter(stays).cloned().collect();
+    for (key, effect) in wanted {
+        if !new.iter().any(|t| is(t, key, effect)) {
+            new.push(json!({"key": key, "effect": effect, "timeAdded": crate::base::clock::seconds_text(now)}));
+        }
+    }
+    (new != old).then_some(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_become_taints_and_back() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut node = json!({"spec": {"taints": [{"key": "own", "effect": "NoSchedule"}], "unschedulable": true},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "True"}]}});
+        let keys =
+            |t: &[Value]| t.iter().map(|t| format!("{}:{}", text(t, "key"), text(t, "effect"))).collect::<Vec<_>>();
+        let taints_of = |node: &Value| taints(node, now).map(|t| keys(&t));
+        let disk = "node.kubernetes.io/disk-pressure:NoSchedule";
+        let cordon = "node.kubernetes.io/unschedulable:NoSchedule";
+        assert_eq!(taints_of(&node).unwrap(), ["own:NoSchedule", disk, cordon]);
+        lost(&mut node["status"], "2026-01-01T00:00:00Z");
+        assert_eq!(list(&node, "status.conditions").len(), 4);
+        node["spec"]["taints"] = taints(&node, now).unwrap().into();
+        let unreachable = ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"];
+        assert_eq!(keys(list(&node, "spec.taints")), ["own:NoSchedule", unreachable[0], unreachable[1], cordon]);
+        assert_eq!(taints_of(&node), None);
+        node["status"]["conditions"][0]["status"] = "True".into();
+        node["spec"]["unschedulable"] = false.into();
+        assert_eq!(taints_of(&node).unwrap(), ["own:NoSchedule"]);
+    }
+}
