@@ -30,7 +30,7 @@ use crate::store::sqlite::{Retention, Sqlite};
 use crate::{api, controllers, scheduler, wire};
 
 /// The issuer of service-account tokens, as Kubernetes' own default.
-const ISSUER: &str = "https://kubernetes.default.svc.";
+const ISSUER: &str = "https://kubernetes.default.svc";
 /// How long running requests may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 

@@ -127,7 +127,7 @@ fn allocate_address(api: &Api, service: &mut Value, taken: &Taken) -> Result<(),
                     "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
                 )
             })?;
-            if !contains(network, length, parsed) {
+            if !contains(network, length, parsed) || is_edge(network, length, parsed) {
                 let why = format!(
                     "failed to allocate IP {given}: the provided IP is not in the valid range {network}/{length}"
                 );
@@ -156,7 +156,7 @@ fn allocate_ports(api: &Api, service: &mut Value, taken: &Taken) -> Result<(), f
         let free = |p: u16| {
             !taken.ports.contains(&(p, protocol.clone())) && !own.iter().any(|(_, o, pr)| *o == p && *pr == protocol)
         };
-        let node_port = match port.get("nodePort").and_then(Value::as_u64).unwrap_or(0) {
+        let node_port = match port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) {
             0 => {
                 let shared = own.iter().find(|(n, p, pr)| *n == number && *pr != protocol && free(*p)).map(|o| o.1);
                 let span = u64::from(last - first) + 1;
@@ -221,6 +221,22 @@ impl Taken {
         if let Some(p) = spec.health_check_node_port {
             self.ports.insert((p as u16, "TCP".into()));
         }
+    }
+}
+
+/// Whether it is the first or the last address of the range, which are no hosts.
+fn is_edge(network: IpAddr, length: u8, address: IpAddr) -> bool {
+    match (network, address) {
+        (IpAddr::V4(_), IpAddr::V4(a)) => {
+            let low = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+            let host = u32::from(a) & low;
+            low != 0 && (host == 0 || host == low)
+        }
+        (IpAddr::V6(_), IpAddr::V6(a)) => {
+            let low = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+            low != 0 && u128::from(a) & low == 0
+        }
+        _ => false,
     }
 }
 

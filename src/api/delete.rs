@@ -121,7 +121,13 @@ impl Api {
             admission::before_delete(self, request, &live)?;
             let (plan, op) = match self.plan(request, options, &live)? {
                 Plan::Nothing => return Ok(Deleted { object: old, gone: false }),
-                Plan::Remove => (true, live),
+                Plan::Remove => {
+                    let mut last = live;
+                    if at(&last, "metadata.deletionGracePeriodSeconds").is_some() {
+                        set(&mut last, "metadata.deletionGracePeriodSeconds", 0);
+                    }
+                    (true, last)
+                }
                 Plan::Mark(value) => (false, value),
             };
             match self.apply(request, options, &old, op, plan).await {

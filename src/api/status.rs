@@ -28,6 +28,8 @@ pub struct Details {
     pub uid: String,
     pub causes: Vec<Cause>,
     pub retry_after_seconds: Option<u32>,
+    /// For the client beside the failure; sent as headers.
+    pub warnings: Vec<String>,
 }
 
 /// One of `Status.details.causes`.
@@ -121,6 +123,8 @@ impl Status {
         let text = if all.len() == 1 { all[0].clone() } else { format!("[{}]", all.join(", ")) };
         let long = if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
         let mut status = Self::new(422, "Invalid", format!("{long} \"{name}\" is invalid: {text}")).about(kind, name);
+        // A kind that is stored as another one is checked as that one.
+        status.details.group = kind.stored().group.to_owned();
         status.details.kind = kind.kind.to_owned();
         let cause =
             |e: &field::Error| Cause { reason: e.reason.cause().into(), message: e.message(), field: e.field.clone() };
@@ -155,6 +159,12 @@ impl Status {
             field: String::new(),
         });
         status
+    }
+
+    /// Adds what the client should be told beside the failure.
+    pub fn warned(mut self, warnings: &[String]) -> Self {
+        self.details.warnings.extend_from_slice(warnings);
+        self
     }
 
     /// Says which object it is about.

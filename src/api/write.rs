@@ -54,6 +54,7 @@ impl Api {
     /// The rest of a creation: `value` has defaults and managed fields.
     async fn create_prepared(&self, request: &Request, mut value: Value) -> Result<Written> {
         let kind = request.kind;
+        admission::wait(self, request, &value).await;
         admission::admit(self, request, Operation::Create, &mut value, None)?;
         let generated = !text(&value, "metadata.generateName").is_empty();
         let given = value.clone();
@@ -62,7 +63,11 @@ impl Api {
             self.stamp(request, &mut value);
             (kind.prepare_create)(&mut value);
             super::allocate::on_create(self, kind, &mut value)?;
-            let errors: Vec<_> = meta::validate(kind, &value).into_iter().chain((kind.validate)(&value)).collect();
+            let errors: Vec<_> = meta::validate(kind, &value)
+                .into_iter()
+                .chain((kind.validate)(&value))
+                .chain((kind.validate_create)(&value))
+                .collect();
             let name = text(&value, "metadata.name").to_owned();
             if !errors.is_empty() {
                 return Err(Status::invalid(kind, &name, &errors));
@@ -176,6 +181,8 @@ impl Api {
                 keep_all_but(new, live, &["spec", "metadata"]);
                 errors.extend((kind.validate_finalize)(new, live));
             }
+            // Only the server itself binds, and it has looked at the pod.
+            Some(Subresource::Binding) => {}
             Some(Subresource::EphemeralContainers) => {
                 keep_all_but_ephemeral(new, live);
                 errors.extend((kind.validate_ephemeral)(new, live));
@@ -217,6 +224,8 @@ impl Api {
                 ));
             }
             set(value, "metadata.namespace", request.namespace.as_str());
+        } else {
+            remove(value, "metadata.namespace");
         }
         if !request.name.is_empty() {
             check_name(request, value)?;
@@ -256,7 +265,7 @@ impl Api {
     }
 
     /// Field ownership after a create, update or patch.
-    fn track(&self, request: &Request, live: Option<&Value>, new: &mut Value) {
+    pub(super) fn track(&self, request: &Request, live: Option<&Value>, new: &mut Value) {
         if request.subresource == Some(Subresource::Binding) {
             return;
         }
@@ -354,13 +363,34 @@ fn check_identity(request: &Request, new: &Value, live: &Value, explicit: bool) 
         }
         if text(new, "metadata.resourceVersion").is_empty() && !kind.unconditional_update {
             let error = field::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-            return Err(Status::invalid(kind, &request.name, &[error]));
+            let mut status = Status::invalid(kind, &request.name, &[error]);
+            status.details.kind = kind.plural.into();
+            return Err(status);
         }
+    } else {
+        check_patched(request, new, live)?;
+        return Ok(());
     }
     let (given, actual) = (text(new, "metadata.uid"), text(live, "metadata.uid"));
     if !given.is_empty() && given != actual {
         let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {actual}");
         return Err(Status::conflict(kind, &request.name, why));
+    }
+    Ok(())
+}
+
+/// A patch that names another object is a mistake; another uid is left to validation.
+fn check_patched(request: &Request, new: &Value, live: &Value) -> Result<()> {
+    let name = text(new, "metadata.name");
+    if name.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    check_name(request, new)?;
+    let namespace = text(new, "metadata.namespace");
+    if request.kind.namespaced && namespace != text(live, "metadata.namespace") {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     Ok(())
 }
@@ -382,6 +412,9 @@ fn keep_system_metadata(new: &mut Value, live: &Value) {
         {
             set(new, &path, value.clone());
         }
+    }
+    if let Some(created) = at(live, "metadata.creationTimestamp") {
+        set(new, "metadata.creationTimestamp", created.clone());
     }
     remove(new, "metadata.selfLink");
     match at(live, "metadata.generation") {
@@ -434,7 +467,7 @@ fn keep_all_but_ephemeral(new: &mut Value, live: &Value) {
 }
 
 fn bump_generation(kind: &Kind, new: &mut Value, live: &Value) {
-    if kind.generation == Generation::None {
+    if matches!(kind.generation, Generation::None | Generation::Once) {
         return;
     }
     let rest = |v: &Value| {

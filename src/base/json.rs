@@ -56,10 +56,13 @@ pub fn list_mut<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Vec<Valu
     path.split('.').try_fold(value, |v, key| v.get_mut(key))?.as_array_mut()
 }
 
-/// Sets `path` to `new` where it is absent.
+/// Sets `path` to `new` where it is absent or null.
 pub fn set_default(value: &mut Value, path: &str, new: impl Into<Value>) {
     let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
-    map_mut(value, parent).entry(key).or_insert_with(|| new.into());
+    let member = map_mut(value, parent).entry(key).or_insert(Value::Null);
+    if member.is_null() {
+        *member = new.into();
+    }
 }
 
 /// Sets `path` to `new`.

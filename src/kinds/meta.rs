@@ -85,7 +85,8 @@ fn validate_free(value: &Value) -> Errors {
         seen.insert(name);
         if let Some(why) = label_key_error(name) {
             errors.push(field::invalid("metadata.finalizers", name, why));
-        } else if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+        }
+        if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
             let why = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(field::invalid(path, name, why));
         }
@@ -99,8 +100,9 @@ fn validate_free(value: &Value) -> Errors {
 
 fn validate_owners(value: &Value) -> Errors {
     let (mut errors, mut controllers) = (Errors::new(), 0);
-    for (i, owner) in list(value, "metadata.ownerReferences").iter().enumerate() {
-        let path = format!("metadata.ownerReferences[{i}]");
+    // Kubernetes names the list and not the item.
+    let path = "metadata.ownerReferences";
+    for owner in list(value, path) {
         let version = text(owner, "apiVersion");
         if version.is_empty() || version.matches('/').count() > 1 {
             errors.push(field::invalid(format!("{path}.apiVersion"), version, "version must not be empty"));
@@ -111,7 +113,7 @@ fn validate_owners(value: &Value) -> Errors {
             }
         }
         if version == "v1" && text(owner, "kind") == "Event" {
-            errors.push(field::invalid(&*path, version, "is disallowed from being an owner"));
+            errors.push(field::invalid(path, version, "is disallowed from being an owner"));
         }
         if owner.get("controller") == Some(&Value::Bool(true)) {
             controllers += 1;

@@ -75,6 +75,8 @@ pub struct Kind {
     pub columns: &'static [Column],
     /// The cells of [`Kind::columns`] for an object.
     pub row: fn(&Value, Timestamp) -> Vec<Value>,
+    /// Why an object has run its course, as reason and message, for clients that dim its row.
+    pub completed: fn(&Value) -> Option<(&'static str, &'static str)>,
     /// Selectable fields besides `metadata.name` and `metadata.namespace`.
     pub fields: &'static [Field],
     /// Whether `status` is written only through the status subresource.
@@ -89,6 +91,8 @@ pub struct Kind {
     /// Last changes to an object whose status is replaced; `spec` is already the old one.
     pub prepare_status: fn(&mut Value, &Value),
     pub validate: fn(&Value) -> Errors,
+    /// Called beside [`Kind::validate`] for new objects.
+    pub validate_create: fn(&Value) -> Errors,
     /// Called beside [`Kind::validate`] on updates: what must not change.
     pub validate_update: fn(&Value, &Value) -> Errors,
     pub validate_status: fn(&Value, &Value) -> Errors,
@@ -141,6 +145,8 @@ pub struct Field {
 pub enum Generation {
     /// The kind has none.
     None,
+    /// Nothing: it stays 1 (PriorityClass).
+    Once,
     /// Anything outside of metadata and status.
     Spec,
     /// As `Spec`, and annotations too (Deployment).
@@ -203,6 +209,7 @@ impl Kind {
         schema: "",
         columns: table::NAME_AGE,
         row: table::name_age,
+        completed: |_| None,
         fields: &[],
         has_status: false,
         generation: Generation::None,
@@ -211,6 +218,7 @@ impl Kind {
         prepare_update: |_, _| {},
         prepare_status: |_, _| {},
         validate: |_| Errors::default(),
+        validate_create: |_| Errors::default(),
         validate_update: |_, _| Errors::default(),
         validate_status: |_, _| Errors::default(),
         validate_ephemeral: |_, _| Errors::default(),

@@ -74,19 +74,22 @@ pub fn labels(labels: Option<&serde_json::Map<String, Value>>) -> String {
 pub fn selector(selector: Option<&Value>) -> String {
     let Some(selector) = selector.filter(|s| s.is_object()) else { return "<none>".into() };
     let pairs = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
-    let mut parts: Vec<String> = pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
-    parts.sort();
+    let mut parts: Vec<(&str, String)> =
+        pairs.map(|(k, v)| (k.as_str(), format!("{k}={}", v.as_str().unwrap_or("")))).collect();
     for e in crate::base::json::list(selector, "matchExpressions") {
         let key = text(e, "key");
         let mut values: Vec<&str> = crate::base::json::list(e, "values").iter().filter_map(Value::as_str).collect();
         values.sort_unstable();
         let values = values.join(",");
-        parts.push(match text(e, "operator") {
+        let part = match text(e, "operator") {
             "In" => format!("{key} in ({values})"),
             "NotIn" => format!("{key} notin ({values})"),
             "Exists" => key.to_owned(),
             _ => format!("!{key}"),
-        });
+        };
+        parts.push((key, part));
     }
+    parts.sort_by_key(|(key, _)| *key);
+    let parts: Vec<String> = parts.into_iter().map(|(_, part)| part).collect();
     if parts.is_empty() { "<none>".into() } else { parts.join(",") }
 }

@@ -24,10 +24,19 @@ pub fn before_create(api: &Api, request: &Request, _value: &Value) -> Result<()>
     lifecycle::namespace_lives(api, request)
 }
 
+/// Lets the account of a new pod come into being: it follows its namespace by a moment.
+pub async fn wait(api: &Api, request: &Request, value: &Value) {
+    if request.kind == &core::pod::KIND && request.subresource.is_none() {
+        pod::wait_for_account(api, request, value).await;
+    }
+}
+
 /// Changes and refusals before validation.
 pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Value, old: Option<&Value>) -> Result<()> {
     if request.kind == &core::pod::KIND && operation == Operation::Create && request.subresource.is_none() {
         pod::admit(api, request, value)?;
+    } else if request.kind == &core::pod::KIND && request.subresource.is_none() {
+        pod::default_tolerations(value);
     }
     let _ = old;
     Ok(())

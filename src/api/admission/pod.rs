@@ -1,5 +1,7 @@
 //! What a new pod gets from its cluster: service account and its token, default tolerations, priority.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::api::status::{Result, Status};
@@ -22,7 +24,32 @@ pub(super) fn admit(api: &Api, request: &Request, pod: &mut Value) -> Result<()>
         service_account(api, request, pod)?;
     }
     default_tolerations(pod);
+    runtime_class(request, pod)?;
     priority(api, request, pod)
+}
+
+/// How long a pod waits for the account that every namespace gets soon after it is made.
+const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
+
+/// Waits until the default account is there; other accounts were there before or are the client's mistake.
+pub(super) async fn wait_for_account(api: &Api, request: &Request, pod: &Value) {
+    if !matches!(text(pod, "spec.serviceAccountName"), "" | "default")
+        || pod["metadata"]["annotations"].get(MIRROR).is_some()
+    {
+        return;
+    }
+    let kind = &serviceaccount::KIND;
+    let key = kind.key(&request.namespace, "default");
+    let shelf = api.cache.shelf(kind);
+    let mut changes = shelf.subscribe();
+    let there = async {
+        while shelf.get(&key).is_none() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(ACCOUNT_WAIT, there).await;
 }
 
 fn service_account(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
@@ -87,7 +114,21 @@ fn token_volume(name: &str) -> Value {
     ]}})
 }
 
-fn default_tolerations(pod: &mut Value) {
+/// There are no runtime classes, so none can be found; and overhead is what a class asks for.
+fn runtime_class(request: &Request, pod: &Value) -> Result<()> {
+    let name = text(pod, "metadata.name");
+    if let Some(class) = at(pod, "spec.runtimeClassName").and_then(Value::as_str) {
+        let why = format!("pod rejected: RuntimeClass {class:?} not found");
+        return Err(Status::forbidden(request.kind, name, why));
+    }
+    if at(pod, "spec.overhead").is_some_and(|o| o.as_object().is_some_and(|o| !o.is_empty())) {
+        let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
+        return Err(Status::forbidden(request.kind, name, why));
+    }
+    Ok(())
+}
+
+pub(super) fn default_tolerations(pod: &mut Value) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let tolerates = |t: &Value| {
             let effect = text(t, "effect");

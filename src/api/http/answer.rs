@@ -69,7 +69,7 @@ pub fn status(status: &Status) -> Response<Body> {
     if let Some(seconds) = status.details.retry_after_seconds {
         response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }
-    response
+    warn(response, &status.details.warnings)
 }
 
 /// Adds `Warning` headers.

@@ -50,12 +50,16 @@ fn definition(c: &Column) -> Value {
 
 fn row(kind: &Kind, object: &Object, include: Include, now: Timestamp) -> Value {
     let value = answer::served(kind, object);
-    let cells = (kind.row)(&value, now);
-    match include {
-        Include::None => json!({"cells": cells, "object": null}),
-        Include::Metadata => json!({"cells": cells, "object": partial(&value)}),
-        Include::Object => json!({"cells": cells, "object": value}),
+    let mut row = json!({"cells": (kind.row)(&value, now)});
+    if let Some((reason, message)) = (kind.completed)(&value) {
+        row["conditions"] = json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]);
     }
+    row["object"] = match include {
+        Include::None => Value::Null,
+        Include::Metadata => partial(&value),
+        Include::Object => value,
+    };
+    row
 }
 
 /// Only the metadata.

@@ -45,12 +45,26 @@ pub async fn respond(
     let kind =
         kinds::by_plural(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
     let subresource = subresource(kind, &resource)?;
-    let request = request(user, kind, &resource, subresource, &route.query, http.headers())?;
-    let call = Call { api: api.clone(), request, query: route.query, headers: http.headers().clone() };
-    if kind.namespaced && resource.namespace.is_empty() && !matches!(route.verb, "list" | "watch") {
+    let answered = match request(user, kind, &resource, subresource, route.verb, &route.query, http.headers()) {
+        Ok(request) => {
+            let call = Call { api: api.clone(), request, query: route.query, headers: http.headers().clone() };
+            routed(call, route.verb, http).await
+        }
+        Err(status) => Err(status),
+    };
+    match (kind.deprecation, answered) {
+        (None, answered) => answered,
+        (Some(text), Ok(response)) => Ok(answer::warn(response, &[text.to_owned()])),
+        (Some(text), Err(status)) => Err(status.warned(&[text.to_owned()])),
+    }
+}
+
+async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    let (kind, subresource) = (call.request.kind, call.request.subresource);
+    if kind.namespaced && call.request.namespace.is_empty() && !matches!(verb, "list" | "watch") {
         return Err(Status::method_not_allowed());
     }
-    match (route.verb, subresource) {
+    match (verb, subresource) {
         (
             "get" | "create",
             Some(
@@ -89,9 +103,11 @@ fn request(
     kind: &'static Kind,
     resource: &Resource,
     subresource: Option<Subresource>,
+    verb: &str,
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Request> {
+    let bad_option = |field: &str, value: &str, supported: &[&str]| bad_option(verb, field, value, supported);
     let dry_run = match query.all("dryRun") {
         [] => false,
         values if values.iter().all(|v| v == "All") => true,
@@ -129,12 +145,18 @@ fn agent(headers: &HeaderMap) -> String {
     name.chars().filter(|c| !c.is_control()).take(MANAGER_BYTES).collect()
 }
 
-fn bad_option(field: &str, value: &str, supported: &[&str]) -> Status {
+fn bad_option(verb: &str, field: &str, value: &str, supported: &[&str]) -> Status {
     let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
     let message = format!("Unsupported value: {value:?}: supported values: {list}");
-    let mut status = Status::new(422, "Invalid", format!("options.meta.k8s.io \"\" is invalid: {field}: {message}"))
+    let kind = match verb {
+        "update" => "UpdateOptions",
+        "patch" => "PatchOptions",
+        "delete" | "deletecollection" => "DeleteOptions",
+        _ => "CreateOptions",
+    };
+    let mut status = Status::new(422, "Invalid", format!("{kind}.meta.k8s.io \"\" is invalid: {field}: {message}"))
         .cause("FieldValueNotSupported", message, field);
-    status.details.kind = "CreateOptions".into();
+    status.details.kind = kind.into();
     status.details.group = "meta.k8s.io".into();
     status
 }
@@ -164,7 +186,14 @@ impl Call {
     fn written(&self, code: u16, written: &Written, mut warnings: Vec<String>) -> Result<Response<Body>> {
         warnings.extend(written.warnings.iter().cloned());
         let now = self.api.clock.now();
-        let response = answer::object(code, self.form()?, self.request.kind, &written.object, self.include()?, now)?;
+        let form = self.form()?;
+        if self.request.dry_run && written.created && form.shape == negotiate::Shape::Object {
+            // What is not stored has no version.
+            let mut value = form::served(self.request.kind, written.object.value());
+            crate::base::json::remove(&mut value, "metadata.resourceVersion");
+            return Ok(answer::warn(answer::value(code, form, &value), &warnings));
+        }
+        let response = answer::object(code, form, self.request.kind, &written.object, self.include()?, now)?;
         Ok(answer::warn(response, &warnings))
     }
 
@@ -222,7 +251,7 @@ impl Call {
             let answered = self.api.review(&self.request, value)?;
             return Ok(answer::warn(answer::value(201, self.form()?, &answered), &warnings));
         }
-        let written = self.api.create(&self.request, value).await?;
+        let written = self.api.create(&self.request, value).await.map_err(|s| s.warned(&warnings))?;
         self.written(201, &written, warnings)
     }
 
@@ -241,12 +270,13 @@ impl Call {
         let encoding = negotiate::body_encoding(http.headers())?;
         let body = body_of(http).await?;
         let (value, warnings) = form::decode(&self.request, self.request.kind, &body, encoding)?;
-        let written = self.api.update(&self.request, Change::Replace(value)).await?;
+        let change = Change::Replace(value);
+        let written = self.api.update(&self.request, change).await.map_err(|s| s.warned(&warnings))?;
         self.written(if written.created { 201 } else { 200 }, &written, warnings)
     }
 
     async fn patch(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
-        let patch = Patch::read(&self, http).await?;
+        let (patch, duplicates) = Patch::read(&self, http).await?;
         let mut warnings = Vec::new();
         let shape =
             schema::type_of(self.request.kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
@@ -255,13 +285,21 @@ impl Call {
             self.api.update(&self.request, Change::Apply(&mut apply)).await?
         } else {
             let kind = self.request.kind;
+            if self.query.has("force") {
+                return Err(no_force());
+            }
             let mut change = |live: &Value| {
                 let mut new = live.clone();
-                patch.apply(&mut new, &shape, kind, &self.request.name)?;
-                warnings = form::check(self.request.validation, &mut new, kind.schema, Vec::new())?;
+                patch.apply(&mut new, &shape)?;
+                if text(&new, "kind") != kind.kind || text(&new, "apiVersion") != kind.api_version() {
+                    return Err(unfit("the patch names another kind"));
+                }
+                let checked = form::check(self.request.validation, &mut new, kind.schema, duplicates.clone());
+                warnings = checked.map_err(|s| unfit(&s.message))?;
                 Ok(new)
             };
-            self.api.update(&self.request, Change::Patch(&mut change)).await?
+            let written = self.api.update(&self.request, Change::Patch(&mut change)).await;
+            written.map_err(|s| s.warned(&warnings))?
         };
         self.written(if written.created { 201 } else { 200 }, &written, warnings)
     }
@@ -367,10 +405,10 @@ impl Call {
         }
         let shape = schema::type_of(scale::SCHEMA).ok_or_else(|| Status::internal("Scale has no schema"))?;
         let written = if verb == "patch" {
-            let patch = Patch::read(&self, http).await?;
+            let (patch, _) = Patch::read(&self, http).await?;
             let mut change = |live: &Value| {
                 let mut new = live.clone();
-                patch.apply(&mut new, &shape, kind, &self.request.name)?;
+                patch.apply(&mut new, &shape)?;
                 form::check(self.request.validation, &mut new, scale::SCHEMA, Vec::new())?;
                 Ok(new)
             };
@@ -403,18 +441,23 @@ enum Patch {
 // === impl Patch ===
 
 impl Patch {
-    async fn read(call: &Call, http: http::Request<Incoming>) -> Result<Self> {
+    /// The patch, and the fields that stand twice in it or mean nothing.
+    async fn read(call: &Call, http: http::Request<Incoming>) -> Result<(Self, Vec<String>)> {
         let media =
             http.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let media = media.split(';').next().unwrap_or("").trim().to_owned();
         let body = body_of(http).await?;
-        let json = |body: &Bytes| -> Result<Value> {
-            serde_json::from_slice(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+        let json = |body: &Bytes| {
+            schema::parse_json(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
         };
         match media.as_str() {
-            "application/json-patch+json" => Ok(Self::Json(json(&body)?)),
-            "application/merge-patch+json" => Ok(Self::Merge(json(&body)?)),
-            "application/strategic-merge-patch+json" => Ok(Self::Strategic(json(&body)?)),
+            "application/json-patch+json" => {
+                let (patch, mut findings) = json(&body)?;
+                findings.extend(unknown_members(&patch));
+                Ok((Self::Json(patch), findings))
+            }
+            "application/merge-patch+json" => json(&body).map(|(p, d)| (Self::Merge(p), d)),
+            "application/strategic-merge-patch+json" => json(&body).map(|(p, d)| (Self::Strategic(p), d)),
             "application/apply-patch+yaml" => {
                 if call.query.get("fieldManager").is_empty() {
                     let why = "is required for apply patch";
@@ -431,7 +474,7 @@ impl Patch {
                 if !duplicates.is_empty() && call.request.validation == FieldValidation::Strict {
                     return Err(Status::bad_request(format!("error decoding YAML: duplicate fields {duplicates:?}")));
                 }
-                Ok(Self::Apply { config, force: call.query.flag("force") })
+                Ok((Self::Apply { config, force: call.query.flag("force") }, duplicates))
             }
             other => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: \
@@ -441,20 +484,44 @@ impl Patch {
         }
     }
 
-    fn apply(&self, target: &mut Value, shape: &schema::TypeRef<'_>, kind: &Kind, name: &str) -> Result<()> {
+    fn apply(&self, target: &mut Value, shape: &schema::TypeRef<'_>) -> Result<()> {
         let result = match self {
             Self::Json(patch) => schema::patch::json::apply(target, patch),
             Self::Merge(patch) => schema::patch::merge::apply(target, patch),
             Self::Strategic(patch) => schema::patch::strategic::apply(target, patch, shape),
             Self::Apply { .. } => return Err(Status::unsupported_media_type("apply is not offered here")),
         };
-        result.map_err(|e| {
-            let mut status = Status::new(e.code(), e.reason(), e.to_string());
-            if e.code() == 422 {
-                status = Status::new(422, "Invalid", format!("{name:?} is invalid: {e}")).about(kind, name);
-                status.details.kind = kind.kind.into();
-            }
-            status
-        })
+        result.map_err(|e| Status::new(e.code(), e.reason(), e.to_string()))
     }
+}
+
+/// Members of JSON patch operations that mean nothing.
+fn unknown_members(patch: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    for (i, operation) in patch.as_array().into_iter().flatten().enumerate() {
+        for key in operation.as_object().into_iter().flatten().map(|(k, _)| k) {
+            if !matches!(key.as_str(), "op" | "path" | "from" | "value") {
+                out.push(format!("[{i}].{key}"));
+            }
+        }
+    }
+    out
+}
+
+/// What a patch makes is no object of the kind.
+fn unfit(why: &str) -> Status {
+    Status::new(422, "Invalid", format!(" \"\" is invalid: patch: Invalid value: {why}")).cause(
+        "FieldValueInvalid",
+        format!("Invalid value: {why}"),
+        "patch",
+    )
+}
+
+fn no_force() -> Status {
+    let why = "may not be specified for non-apply patch";
+    let mut status =
+        Status::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: {why}"))
+            .cause("FieldValueForbidden", format!("Forbidden: {why}"), "force");
+    (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
+    status
 }

@@ -12,10 +12,22 @@ use crate::kinds::field;
 impl Api {
     /// Answers a review of the request's kind.
     pub fn review(&self, request: &Request, mut review: Value) -> Result<Value> {
+        if !request.kind.namespaced {
+            crate::base::json::remove(&mut review, "metadata.namespace");
+        }
+        match request.kind.kind {
+            "SelfSubjectReview" => {}
+            // The answer holds rules and nothing of the question.
+            "SelfSubjectRulesReview" => {
+                let status = self.rules_review(request, &review)?;
+                let (kind, version) = (request.kind.kind, request.kind.api_version());
+                return Ok(json!({"kind": kind, "apiVersion": version, "metadata": {}, "spec": {}, "status": status}));
+            }
+            _ => self.track(request, None, &mut review),
+        }
         let status = match request.kind.kind {
-            "TokenReview" => self.token_review(request, &review)?,
+            "TokenReview" => self.token_review(&review)?,
             "SelfSubjectReview" => json!({"userInfo": user_info(&request.user)}),
-            "SelfSubjectRulesReview" => self.rules_review(request, &review)?,
             "SelfSubjectAccessReview" => self.access_review(request, &review, &request.user)?,
             _ => {
                 let user = asked_user(request, &review)?;
@@ -23,6 +35,9 @@ impl Api {
             }
         };
         set(&mut review, "status", status);
+        if request.kind.namespaced {
+            set(&mut review, "metadata.namespace", request.namespace.as_str());
+        }
         set(&mut review, "kind", request.kind.kind);
         set(&mut review, "apiVersion", request.kind.api_version());
         let metadata = review["metadata"].take();
@@ -33,10 +48,10 @@ impl Api {
         Ok(review)
     }
 
-    fn token_review(&self, request: &Request, review: &Value) -> Result<Value> {
+    fn token_review(&self, review: &Value) -> Result<Value> {
         let token = text(review, "spec.token");
         if token.is_empty() {
-            return Err(Status::invalid(request.kind, "", &[field::required("spec.token", "")]));
+            return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
         let audiences: Vec<String> =
             list(review, "spec.audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
@@ -52,13 +67,22 @@ impl Api {
 
     fn access_review(&self, request: &Request, review: &Value, user: &User) -> Result<Value> {
         let (resource, path) = (at(review, "spec.resourceAttributes"), at(review, "spec.nonResourceAttributes"));
-        let refuse = |why: &str| {
-            Err(Status::invalid(request.kind, "", &[field::invalid("spec.resourceAttributes", Value::Null, why)]))
-        };
+        let refuse = |path: &str, why: &str| Err(nameless(request, field::invalid(path, Value::Null, why)));
+        if request.kind.namespaced && path.is_some() {
+            return refuse("spec.nonResourceAttributes", "disallowed on this kind of request");
+        }
         let attributes = match (resource, path) {
-            (Some(_), Some(_)) => return refuse("cannot be specified in combination with nonResourceAttributes"),
+            (Some(_), Some(_)) => {
+                return refuse(
+                    "spec.nonResourceAttributes",
+                    "cannot be specified in combination with nonResourceAttributes",
+                );
+            }
             (None, None) => {
-                return refuse("exactly one of nonResourceAttributes or resourceAttributes must be specified");
+                return refuse(
+                    "spec.resourceAttributes",
+                    "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+                );
             }
             (Some(r), None) => Attributes {
                 verb: text(r, "verb").into(),
@@ -75,11 +99,8 @@ impl Api {
         };
         if request.kind.namespaced && attributes.namespace != request.namespace {
             let why = "must match the namespace of the request";
-            return Err(Status::invalid(
-                request.kind,
-                "",
-                &[field::invalid("spec.resourceAttributes.namespace", attributes.namespace, why)],
-            ));
+            let error = field::invalid("spec.resourceAttributes.namespace", attributes.namespace, why);
+            return Err(nameless(request, error));
         }
         Ok(json!({"allowed": self.rbac.allows(user, &attributes)}))
     }
@@ -108,6 +129,13 @@ impl Api {
     }
 }
 
+/// A refusal that names no kind, as Kubernetes' reviews give it.
+fn nameless(request: &Request, error: field::Error) -> Status {
+    let mut status = Status::invalid(request.kind, "", &[error]);
+    status.details.kind.clear();
+    status
+}
+
 fn user_info(user: &User) -> Value {
     let mut info = json!({"username": user.name, "groups": user.groups});
     if !user.uid.is_empty() {
@@ -125,7 +153,7 @@ fn asked_user(request: &Request, review: &Value) -> Result<User> {
         list(review, "spec.groups").iter().filter_map(|g| g.as_str().map(str::to_owned)).collect();
     if name.is_empty() && groups.is_empty() {
         let error = field::invalid("spec.user", name, "at least one of user or group must be specified");
-        return Err(Status::invalid(request.kind, "", &[error]));
+        return Err(nameless(request, error));
     }
     let extra = map(review, "spec.extra").into_iter().flatten();
     let extra = extra.map(|(k, v)| {

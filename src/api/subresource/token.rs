@@ -11,6 +11,7 @@ use crate::base::clock::seconds_text;
 use crate::base::json::{at, int, list, set, text};
 use crate::kinds::core::{node, pod, secret};
 use crate::kinds::field;
+use crate::schema::apply::{FieldSet, managed};
 
 /// The definition of what goes through it.
 pub const SCHEMA: &str = "io.k8s.api.authentication.v1.TokenRequest";
@@ -23,6 +24,7 @@ impl Api {
     /// Answers a TokenRequest for the named service account.
     pub fn request_token(&self, request: &Request, asked: Value) -> Result<Value> {
         let account = self.get(request)?;
+        check_place(request, &asked)?;
         let seconds = int(&asked, "spec.expirationSeconds").unwrap_or(DEFAULT_SECONDS);
         if !SECONDS.contains(&seconds) {
             let why = if seconds < 600 {
@@ -30,10 +32,8 @@ impl Api {
             } else {
                 "may not specify a duration larger than 2^32 seconds"
             };
-            let mut status =
-                Status::invalid(request.kind, &request.name, &[field::invalid("spec.expirationSeconds", seconds, why)]);
-            (status.details.kind, status.details.group) = ("TokenRequest".into(), "authentication.k8s.io".into());
-            return Err(status);
+            let error = field::invalid("spec.expirationSeconds", seconds, why);
+            return Err(refusal(request, "", error));
         }
         let mut private = Private {
             namespace: request.namespace.clone(),
@@ -47,6 +47,8 @@ impl Api {
             list(&asked, "spec.audiences").iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
         let token = self.tokens.sign(&audiences, Duration::from_secs(seconds as u64), private);
         let mut answer = asked;
+        set(&mut answer, "spec.expirationSeconds", seconds);
+        self.track_token(request, &mut answer);
         if audiences.is_empty() {
             set(&mut answer, "spec.audiences", json!([self.tokens.issuer()]));
         }
@@ -66,6 +68,12 @@ impl Api {
             ("v1", "Pod") => (&pod::KIND, &mut private.pod),
             ("v1", "Secret") => (&secret::KIND, &mut private.secret),
             ("v1", "Node") => (&node::KIND, &mut private.node),
+            // What cannot be a version names nothing.
+            (version, "Pod" | "Secret" | "Node") if version.matches('/').count() > 1 => {
+                let plural = format!("{}s", text(bound, "kind").to_lowercase());
+                let kind = crate::kinds::by_plural("", "v1", &plural).unwrap_or(&pod::KIND);
+                return Err(Status::not_found(kind, text(bound, "name")));
+            }
             (version, kind) => {
                 return Err(Status::bad_request(format!(
                     "cannot bind token for serviceaccount {:?} to object type {version}, Kind={kind}",
@@ -99,4 +107,41 @@ impl Api {
         }
         Ok(())
     }
+}
+
+impl Api {
+    /// Who asked for what, as every created object says.
+    fn track_token(&self, request: &Request, asked: &mut Value) {
+        let Some(shape) = crate::schema::type_of(SCHEMA) else { return };
+        let writer = managed::Writer {
+            manager: &request.manager,
+            api_version: "authentication.k8s.io/v1",
+            subresource: "token",
+            now: &self.clock.now_text(),
+            reset: &FieldSet::default(),
+        };
+        managed::after_update(None, asked, &shape, &writer);
+        set(asked, "metadata.uid", self.clock.uuid());
+    }
+}
+
+fn refusal(request: &Request, name: &str, error: field::Error) -> Status {
+    let mut status = Status::invalid(request.kind, name, &[error]);
+    (status.details.kind, status.details.group) = ("TokenRequest".into(), "authentication.k8s.io".into());
+    status
+}
+
+/// The body may name the account that the path names, and no other.
+fn check_place(request: &Request, asked: &Value) -> Result<()> {
+    let (name, namespace) = (text(asked, "metadata.name"), text(asked, "metadata.namespace"));
+    if !namespace.is_empty() && namespace != request.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if !name.is_empty() && name != request.name {
+        let why = "must match the service account name if specified";
+        return Err(refusal(request, &request.name, field::invalid("metadata.name", name, why)));
+    }
+    Ok(())
 }

@@ -27,9 +27,11 @@ pub static KIND: Kind = Kind {
     row,
     default,
     prepare_create: |d| {
+        workload::drop_disabled(d);
         map_mut(d, "").insert("status".into(), json!({}));
     },
     validate,
+    prepare_update: |new, _| workload::drop_disabled(new),
     validate_update: workload::fixed_selector,
     validate_status,
     warnings: workload::warnings,

@@ -27,6 +27,7 @@ pub static KIND: Kind = Kind {
     fields: &[Field { name: "status.replicas", get: |r| int(r, "status.replicas").unwrap_or(0).to_string() }],
     default,
     prepare_create: |r| {
+        workload::drop_disabled(r);
         map_mut(r, "").insert("status".into(), json!({"replicas": 0}));
     },
     validate: |r| {
@@ -34,6 +35,7 @@ pub static KIND: Kind = Kind {
         workload::validate(&mut errors, r);
         errors
     },
+    prepare_update: |new, _| workload::drop_disabled(new),
     validate_update: workload::fixed_selector,
     validate_status: |new, _| {
         workload::validate_status(new, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"])

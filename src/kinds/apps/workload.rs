@@ -81,3 +81,10 @@ pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     let path = Path::root("spec");
     template.map(|t| podspec::warnings_for_template(&path.field("template"), t)).unwrap_or_default()
 }
+
+/// Drops fields of the template that belong to features which are not enabled.
+pub(super) fn drop_disabled(object: &mut Value) {
+    if let Some(spec) = object.get_mut("spec").and_then(|s| s.get_mut("template")).and_then(|t| t.get_mut("spec")) {
+        podspec::drop_disabled(spec);
+    }
+}

@@ -1,11 +1,9 @@
 //! Endpoints.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::base::json::{list, list_mut, map_mut, set_default, text};
+use crate::base::json::{list, list_mut, set_default, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
@@ -22,8 +20,6 @@ pub static KIND: Kind = Kind {
     columns: COLUMNS,
     row,
     default,
-    prepare_create: repack,
-    prepare_update: |new, _| repack(new),
     validate,
     deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     sample: r#"{"metadata":{"name":"sample"},"subsets":[{"addresses":[{"ip":"10.1.2.3"}],"ports":[{"port":80}]}]}"#,
@@ -70,68 +66,6 @@ fn default(object: &mut Value) {
             set_default(port, "protocol", "TCP");
         }
     }
-}
-
-/// One address with its readiness, as a key that sorts by address.
-type Address = (String, String);
-
-/// Brings subsets into one form: each address stands once with all of its ports, ordered.
-fn repack(object: &mut Value) {
-    let subsets = list(object, "subsets").to_vec();
-    if subsets.is_empty() {
-        return;
-    }
-    let mut by_port: Vec<(Value, BTreeMap<Address, (Value, bool)>)> = Vec::new();
-    for subset in &subsets {
-        let ports = list(subset, "ports");
-        let none = [Value::Null];
-        for port in if ports.is_empty() { &none[..] } else { ports } {
-            let slot = match by_port.iter().position(|(p, _)| p == port) {
-                Some(i) => i,
-                None => {
-                    by_port.push((port.clone(), BTreeMap::new()));
-                    by_port.len() - 1
-                }
-            };
-            for (key, ready) in [("addresses", true), ("notReadyAddresses", false)] {
-                for address in list(subset, key) {
-                    let uid = address.get("targetRef").map_or("", |t| text(t, "uid"));
-                    let entry = by_port[slot].1.entry((text(address, "ip").to_owned(), uid.to_owned()));
-                    let entry = entry.or_insert_with(|| (address.clone(), ready));
-                    // An address that is said to be both is not ready.
-                    entry.1 &= ready;
-                }
-            }
-        }
-    }
-    if by_port.iter().all(|(_, addresses)| addresses.is_empty()) {
-        return;
-    }
-    let mut groups: Vec<(BTreeMap<Address, (Value, bool)>, Vec<Value>)> = Vec::new();
-    for (port, addresses) in by_port {
-        match groups.iter_mut().find(|(a, _)| *a == addresses) {
-            Some((_, ports)) => ports.push(port),
-            None => groups.push((addresses, vec![port])),
-        }
-    }
-    let packed: Vec<Value> = groups.into_iter().map(|(addresses, ports)| subset_of(&addresses, ports)).collect();
-    map_mut(object, "").insert("subsets".into(), packed.into());
-}
-
-fn subset_of(addresses: &BTreeMap<Address, (Value, bool)>, mut ports: Vec<Value>) -> Value {
-    let mut subset = Map::new();
-    for (key, ready) in [("addresses", true), ("notReadyAddresses", false)] {
-        let list: Vec<Value> = addresses.values().filter(|(_, r)| *r == ready).map(|(a, _)| a.clone()).collect();
-        if !list.is_empty() {
-            subset.insert(key.into(), list.into());
-        }
-    }
-    ports.retain(|p| !p.is_null());
-    ports.sort_by_key(|p| (text(p, "protocol").to_owned(), p["port"].as_i64(), text(p, "name").to_owned()));
-    if !ports.is_empty() {
-        subset.insert("ports".into(), ports.into());
-    }
-    Value::Object(subset)
 }
 
 fn validate(object: &Value) -> Errors {

@@ -7,7 +7,7 @@ use crate::base::json::{flag, int, set_default, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, integer, string};
-use crate::kinds::{Column, Kind};
+use crate::kinds::{Column, Generation, Kind};
 
 /// The kind.
 pub static KIND: Kind = Kind {
@@ -17,6 +17,7 @@ pub static KIND: Kind = Kind {
     singular: "priorityclass",
     short_names: &["pc"],
     namespaced: false,
+    generation: Generation::Once,
     schema: "io.k8s.api.scheduling.v1.PriorityClass",
     columns: COLUMNS,
     row,

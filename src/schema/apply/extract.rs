@@ -30,7 +30,8 @@ pub(super) fn shape<'a>(place: Place<'a>, value: &Value) -> Shape<'a> {
         Node::Struct { .. } | Node::Map { .. } => Shape::Members,
         Node::List { kind: ListKind::Atomic, .. } => Shape::Leaf,
         Node::List { kind, .. } => Shape::Items(kind, of.item()),
-        Node::Any | Node::Raw | Node::SchemaOr(_) => untyped(value),
+        Node::Raw => Shape::Leaf,
+        Node::Any | Node::SchemaOr(_) => untyped(value),
     }
 }
 

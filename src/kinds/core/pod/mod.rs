@@ -7,7 +7,7 @@ mod update;
 use serde_json::{Value, json};
 
 use super::podspec::{self, Rules};
-use crate::base::json::{at, flag, list, map_mut, set, text};
+use crate::base::json::{at, flag, int, list, map_mut, set, text};
 use crate::kinds::check::Path;
 use crate::kinds::field::Errors;
 use crate::kinds::{Field, Generation, Kind, Subresource};
@@ -37,12 +37,24 @@ pub static KIND: Kind = Kind {
     delete_answers_object: true,
     columns: row::COLUMNS,
     row: row::row,
+    completed: |pod| match text(pod, "status.phase") {
+        "Succeeded" => Some(("Succeeded", "The pod has completed successfully.")),
+        "Failed" => Some(("Failed", "The pod failed.")),
+        _ => None,
+    },
     fields: FIELDS,
     default,
     prepare_create,
     prepare_update: update::prepare,
     prepare_status: status::prepare,
     validate,
+    validate_create: |pod| {
+        if list(pod, "spec.ephemeralContainers").is_empty() {
+            return Errors::new();
+        }
+        let why = "cannot be set on create";
+        vec![crate::kinds::field::forbidden("spec.ephemeralContainers", why)]
+    },
     validate_update: update::validate,
     validate_status: status::validate,
     validate_ephemeral: update::validate_ephemeral,
@@ -79,6 +91,11 @@ fn spec_mut(pod: &mut Value) -> &mut Value {
 }
 
 fn prepare_create(pod: &mut Value) {
+    podspec::drop_disabled(&mut pod["spec"]);
+    // A grace period below zero means the shortest there is.
+    if int(pod, "spec.terminationGracePeriodSeconds").is_some_and(|s| s < 0) {
+        set(pod, "spec.terminationGracePeriodSeconds", 1);
+    }
     let class = podspec::qos_class(&pod["spec"]);
     set(pod, "status", json!({"phase": "Pending", "qosClass": class}));
     // The scheduler leaves gated pods alone, so the server says what they wait for.

@@ -5,6 +5,7 @@
 
 mod container;
 mod defaults;
+mod disabled;
 mod dns;
 mod env;
 mod ephemeral;
@@ -23,11 +24,12 @@ mod warnings;
 
 use serde_json::Value;
 
-use crate::base::json::{at, flag, list, text};
+use crate::base::json::{at, list, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 
 pub use defaults::{default, default_pod, default_resource_list};
+pub use disabled::drop_disabled;
 pub use ephemeral::{validate as validate_ephemeral_containers, validate_update as validate_ephemeral_update};
 pub use options::{annotations as validate_annotations, finite_grace};
 pub use resources::{qos_class, requirement_error};
@@ -46,8 +48,6 @@ pub struct Rules {
 /// What the checks of containers need to know of the whole spec.
 struct Context<'a> {
     spec: &'a Value,
-    rules: Rules,
-    host_network: bool,
     host_users: bool,
     grace: i64,
 }
@@ -56,8 +56,6 @@ struct Context<'a> {
 pub fn validate(errors: &mut Errors, path: &Path<'_>, spec: &Value, rules: Rules) {
     let context = Context {
         spec,
-        rules,
-        host_network: flag(spec, "hostNetwork"),
         host_users: at(spec, "hostUsers") != Some(&Value::Bool(false)),
         grace: spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0),
     };

@@ -34,6 +34,7 @@ const SOURCES: &[(&str, &[&str])] = &[
     ("portworxVolume", &["volumeID"]),
     ("azureDisk", &["diskName", "diskURI"]),
     ("storageos", &[]),
+    ("quobyte", &["registry", "volume"]),
     ("projected", &[]),
     ("scaleIO", &["gateway", "system", "volumeName"]),
     ("csi", &["driver"]),

@@ -58,6 +58,9 @@ pub(super) fn prepare(new: &mut Value, old: &Value) {
     drop(new, is_balanced, "spec.loadBalancerClass");
     drop(new, is_external, "spec.externalTrafficPolicy");
     drop(new, wants_ip, "spec.internalTrafficPolicy");
+    if is_balanced(old) && !is_balanced(new) {
+        set(new, "status.loadBalancer", serde_json::json!({}));
+    }
 }
 
 fn same_node_ports(new: &Value, old: &Value) -> bool {
