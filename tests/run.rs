@@ -8,6 +8,9 @@ mod cost;
 /// Pull, unpack, share, import, garbage.
 #[path = "run/images.rs"]
 mod images;
+/// What remains of a node.
+#[path = "run/killall.rs"]
+mod killall;
 #[path = "run/lab.rs"]
 mod lab;
 /// Start, exit codes, logs, exec, stop, kill, re-adoption, limits.

@@ -233,3 +233,28 @@ async fn the_hello_image_is_always_there_and_answers() {
     lab.runtime.remove_sandbox(&sandbox.spec.id).await.unwrap();
     store.release_rootfs(&id).await.unwrap();
 }
+
+/// Locks are of the open file, so two stores of one process behave as two processes do.
+#[tokio::test]
+async fn a_store_is_shared_by_processes() {
+    let lab = Lab::new().await;
+    let registry = Registry::start();
+    registry.publish("shared", "1", &layers(), json!({}));
+    let name = format!("{}/shared:1", registry.address);
+    let (agent, command) = (store(&lab), store(&lab));
+    let (a, b) = tokio::join!(agent.pull(&name, &[]), command.pull(&name, &[]));
+    assert_eq!(a.unwrap().id, b.unwrap().id);
+    assert_eq!(remains(&lab).len(), 3, "layers that both made are there once: {:?}", remains(&lab));
+    // One who comes later does not take for left behind what others work on.
+    let scratch = lab.config.images_dir().join("blobs/under-way");
+    fs::write(&scratch, "x").unwrap();
+    let third = store(&lab);
+    assert!(scratch.exists() && third.status(&name).await.is_some());
+    command.remove(&name).await.unwrap();
+    assert!(agent.status(&name).await.is_none(), "what one removes, the others do not have");
+    agent.pull(&name, &[]).await.unwrap();
+    assert!(command.status(&name).await.is_some());
+    drop((agent, command, third));
+    let alone = store(&lab);
+    assert!(!scratch.exists() && alone.status(&name).await.is_some());
+}
