@@ -1,0 +1,193 @@
+//! A machine for one test: a network namespace, directories, a server in it, and kubectl.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The example that the quickstart deploys.
+pub const HELLO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/examples/hello.yaml");
+const BINARY: &str = env!("CARGO_BIN_EXE_amphipod");
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The machine; everything of it is removed when it is dropped.
+pub struct Lab {
+    pub name: String,
+    directory: tempfile::TempDir,
+    server: Option<Child>,
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?} cannot be run: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn ip(args: &str) {
+    run(Command::new("ip").args(args.split(' ')));
+}
+
+/// Mounts, control groups and log directories on this machine.
+pub fn traces() -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut all: Vec<String> = mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(|m| format!("mount {m}")).collect();
+    for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified", "/var/log/pods"] {
+        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+            all.push(format!("{root}/{}", entry.file_name().to_string_lossy()));
+        }
+    }
+    all
+}
+
+impl Lab {
+    /// A machine with a server that is Ready.
+    pub fn start(name: &str) -> Self {
+        let name = format!("ae{}{name}", std::process::id() % 10_000);
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        ip(&format!("-n {name} link add v0 type veth peer name v1"));
+        ip(&format!("-n {name} addr add 192.0.2.1/24 dev v0"));
+        ip(&format!("-n {name} link set v0 up"));
+        ip(&format!("-n {name} link set v1 up"));
+        let directory = tempfile::Builder::new().prefix(&name).tempdir().unwrap();
+        let mut lab = Self { name, directory, server: None };
+        lab.start_server();
+        lab
+    }
+
+    fn path(&self, part: &str) -> PathBuf {
+        self.directory.path().join(part)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
+        command.env("KUBECONFIG", self.path("etc/kubeconfig.yaml"));
+        command
+    }
+
+    fn directories(&self) -> Vec<String> {
+        [("data", "data"), ("run", "run"), ("config", "etc")]
+            .iter()
+            .map(|(flag, part)| format!("--{flag}-dir={}", self.path(part).display()))
+            .collect()
+    }
+
+    /// Starts the server and waits until its node is Ready and every pod is taken over.
+    pub fn start_server(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.command(BINARY);
+        command.arg("server").args(self.directories()).args(["--node-name", &self.name, "--node-ip", "192.0.2.1"]);
+        self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        self.until("the node is Ready", || {
+            let answered = self.command("kubectl").args(["get", "nodes", "-o", "json"]).output().unwrap();
+            let nodes: Value = serde_json::from_slice(&answered.stdout).unwrap_or_default();
+            let conditions = nodes["items"][0]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+        });
+        self.until("the default service account is there", || {
+            self.command("kubectl").args(["get", "serviceaccount", "default"]).output().unwrap().status.success()
+        });
+    }
+
+    /// Kills the server as a power cut would, but leaves its pods.
+    pub fn kill_server(&mut self) {
+        let mut server = self.server.take().expect("it runs");
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+
+    /// Tells the server to stop, and waits for it.
+    pub fn stop_server(&mut self) {
+        let mut server = self.server.take().expect("it runs");
+        let pid = nix::unistd::Pid::from_raw(server.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(server.wait().unwrap().success(), "an orderly end");
+    }
+
+    /// `amphipod killall`
+    pub fn killall(&self) {
+        run(self.command(BINARY).arg("killall").args(self.directories()));
+    }
+
+    /// What kubectl prints; it must succeed.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        String::from_utf8(run(self.command("kubectl").args(args)).stdout).unwrap()
+    }
+
+    /// kubectl in the background, whatever becomes of it.
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        self.command("kubectl").args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// What kubectl prints as JSON.
+    pub fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.kubectl(&[args, &["-o", "json"]].concat())).unwrap()
+    }
+
+    /// A pod of the default namespace.
+    pub fn pod(&self, name: &str) -> Value {
+        self.json(&["get", "pod", name])
+    }
+
+    /// The first process of a pod, found by its container's cgroup.
+    pub fn pod_pid(&self, pod: &str) -> i32 {
+        let id = self.pod(pod)["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().replace("amphipod://", "");
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if cgroup.contains(&id) && command.starts_with(b"/amphipod\0hello") {
+                return pid;
+            }
+        }
+        panic!("no process of container {id}");
+    }
+
+    /// What a page says, asked from the machine.
+    pub fn curl(&self, url: &str) -> String {
+        self.inside(&["curl", "-sS", "--max-time", "5", url])
+    }
+
+    /// Runs a program on the machine.
+    pub fn inside(&self, words: &[&str]) -> String {
+        String::from_utf8(run(self.command(words[0]).args(&words[1..])).stdout).unwrap()
+    }
+
+    /// Links beyond the machine's own, tables, and routes to pods.
+    pub fn network_traces(&self) -> String {
+        let links = self.inside(&["ip", "-o", "link"]);
+        let links: String = links.lines().filter(|l| ![": lo", ": v0", ": v1"].iter().any(|n| l.contains(n))).collect();
+        let routes = self.inside(&["ip", "route"]);
+        let routes: String = routes.lines().filter(|l| l.starts_with("10.")).collect();
+        links + &self.inside(&["nft", "list", "ruleset"]) + &routes
+    }
+
+    /// Waits until it holds.
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+            assert!(began.elapsed() < PATIENCE, "never: {what}\n{log}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        let _ = self.command(BINARY).arg("killall").args(self.directories()).output();
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+    }
+}
