@@ -15,7 +15,8 @@ fn a_deployment_is_served_scaled_rolled_and_deleted() {
     let lab = Lab::start("roll");
     lab.kubectl(&["apply", "-f", HELLO]);
     lab.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
-    let answered: BTreeSet<String> = (0..40).map(|_| lab.curl("http://127.0.0.1:30080/").lines().next().unwrap_or("").to_owned()).collect();
+    let answered: BTreeSet<String> =
+        (0..40).map(|_| lab.curl("http://127.0.0.1:30080/").lines().next().unwrap_or("").to_owned()).collect();
     assert_eq!(answered.len(), 3, "the Service spreads over all pods: {answered:?}");
     let address = lab.kubectl(&["get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}"]);
     assert!(lab.curl(&format!("http://{address}/")).starts_with("Hello from pod hello-"));
@@ -30,7 +31,8 @@ fn a_deployment_is_served_scaled_rolled_and_deleted() {
     assert!(history.contains("\n1 ") && history.contains("\n2 "), "{history}");
     lab.kubectl(&["rollout", "undo", "deployment/hello"]);
     lab.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
-    let env = lab.kubectl(&["get", "deployment", "hello", "-o", "jsonpath={.spec.template.spec.containers[0].env[*].name}"]);
+    let env =
+        lab.kubectl(&["get", "deployment", "hello", "-o", "jsonpath={.spec.template.spec.containers[0].env[*].name}"]);
     assert_eq!(env, "NODE_NAME");
 
     let pod = lab.kubectl(&["get", "pods", "-l", "app=hello", "-o", "jsonpath={.items[0].metadata.name}"]);
@@ -84,7 +86,9 @@ fn kill_9_of_the_server_loses_nothing_and_restarts_nothing() {
     assert_eq!(addresses.len(), 4, "no address twice: {before:?}");
     let mut acknowledged = Vec::new();
     for round in 0..3 {
-        let creating: Vec<_> = (0..8).map(|n| lab.spawn(&["create", "configmap", &format!("c-{round}-{n}"), "--from-literal=a=b"])).collect();
+        let creating: Vec<_> = (0..8)
+            .map(|n| lab.spawn(&["create", "configmap", &format!("c-{round}-{n}"), "--from-literal=a=b"]))
+            .collect();
         std::thread::sleep(Duration::from_millis(60 * (round + 1)));
         lab.kill_server();
         for (n, mut child) in creating.into_iter().enumerate() {
@@ -105,16 +109,21 @@ fn kill_9_of_the_server_loses_nothing_and_restarts_nothing() {
 
 #[test]
 fn killall_leaves_nothing_outside_of_the_data_directory() {
-    let before = lab::traces();
     let mut lab = Lab::start("gone");
     lab.kubectl(&["apply", "-f", HELLO]);
     lab.kubectl(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    let ours = lab.marks();
+    let running = lab::traces(&ours);
+    for what in ["mount ", "cgroup ", "log ", "process "] {
+        assert!(running.iter().any(|t| t.starts_with(what)), "{what} while pods run: {running:#?}");
+    }
     assert_ne!(lab.network_traces(), "", "links and rules while pods run");
     lab.stop_server();
+    assert!(lab::traces(&ours).iter().any(|t| t.starts_with("process ")), "containers go on");
     lab.killall();
     assert_eq!(lab.network_traces(), "", "no link, rule or route is left");
-    let left: Vec<String> = lab::traces().into_iter().filter(|t| !before.contains(t) && t.contains(&lab.name)).collect();
-    assert!(left.is_empty(), "{left:#?}");
+    assert_eq!(lab::traces(&ours), Vec::<String>::new());
+    assert!(!lab.path("run").exists(), "the run directory is gone");
 }
 
 #[test]

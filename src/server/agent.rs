@@ -13,17 +13,16 @@ use crate::base::clock::Clock;
 use crate::base::task;
 use crate::containers::image::{ImageStore, Registries};
 use crate::containers::runtime::ShimRuntime;
+use crate::dns;
 use crate::net::nft::NftDataplane;
 use crate::net::pod::KernelPodNetwork;
 use crate::net::{self, DnsRedirect, proxy};
 use crate::node::{self, Node, access::Access, heartbeat};
+use crate::place::{Place, Ranges};
 use crate::reconcile::{Client, Local, Recorder};
-use crate::{containers, dns};
 
 /// Where the node's DNS listens on the gateway address; the data plane leads port 53 of the cluster DNS here.
 const DNS_PORT: u16 = 1053;
-/// Where users look for the logs of pods.
-const LOG_DIR: &str = "/var/log/pods";
 
 /// What the node keeps running; dropping it stops the tasks, not the pods.
 pub struct Agent {
@@ -37,23 +36,11 @@ impl Drop for Agent {
     }
 }
 
-/// Where containers and images of this node are.
-pub fn container_config(config: &Config) -> containers::Config {
-    containers::Config::new(config.data_dir.join("agent"), config.run_dir.join("containers"))
-}
-
-/// The network of this node with its pod ranges.
-pub fn net_config(config: &Config, pod_cidrs: Vec<ipnet::IpNet>) -> net::Config {
-    let mut net = net::Config::new(config.run_dir.join("net"), pod_cidrs);
-    net.cluster_cidrs = config.cluster_cidrs.clone();
-    net.service_cidrs = config.service_cidrs.clone();
-    net
-}
-
 /// Starts the node. Returns when what earlier processes left running is taken over.
 pub async fn start(config: &Config, api: &Api, clock: &Clock, authority: &[u8]) -> Result<Agent> {
     let client: Arc<dyn Client> = Arc::new(Local::new(api.clone(), "kubelet"));
-    let dirs = container_config(config);
+    let place = Place::new(&config.data_dir, &config.run_dir);
+    let dirs = place.containers();
     let registries = Registries::load(&config.config_dir.join("registries.yaml")).context("registries.yaml")?;
     std::fs::create_dir_all(&dirs.data_dir).with_context(|| format!("{} cannot be made", dirs.data_dir.display()))?;
     let images = Arc::new(ImageStore::open(&dirs, registries).context("the image store cannot be opened")?);
@@ -63,13 +50,15 @@ pub async fn start(config: &Config, api: &Api, clock: &Clock, authority: &[u8]) 
         addresses: config.node_addresses.clone(),
         data_dir: dirs.data_dir.clone(),
         run_dir: config.run_dir.clone(),
-        log_dir: LOG_DIR.into(),
+        log_dir: place.log_dir(),
         cluster_dns: if config.dns { vec![config.cluster_dns] } else { Vec::new() },
         cluster_domain: config.cluster_domain.clone(),
     };
     let cidrs = heartbeat::register(&*client, &node_config).await.context("the node cannot be registered")?;
     let cidrs = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;
-    let net = net_config(config, cidrs);
+    let ranges = Ranges { pods: cidrs, cluster: config.cluster_cidrs.clone(), services: config.service_cidrs.clone() };
+    place.record(&ranges).context("the run directory cannot be written")?;
+    let net = place.network(&ranges);
     let network = {
         let net = net.clone();
         tokio::task::spawn_blocking(move || KernelPodNetwork::open(net))

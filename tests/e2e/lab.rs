@@ -34,15 +34,24 @@ fn ip(args: &str) {
     run(Command::new("ip").args(args.split(' ')));
 }
 
-/// Mounts, control groups and log directories on this machine.
-pub fn traces() -> Vec<String> {
+/// Mounts, control groups, logs and processes on this machine that carry one of the marks.
+pub fn traces(marks: &[String]) -> Vec<String> {
+    let ours = |text: &str| marks.iter().any(|m| text.contains(m.as_str()));
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mut all: Vec<String> = mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(|m| format!("mount {m}")).collect();
-    for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified", "/var/log/pods"] {
-        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
-            all.push(format!("{root}/{}", entry.file_name().to_string_lossy()));
+    let mut all: Vec<String> =
+        mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(|m| format!("mount {m}")).collect();
+    let controllers = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path());
+    for root in controllers.chain(["/sys/fs/cgroup".into(), "/var/log/pods".into()]) {
+        let what = if root.starts_with("/sys") { "cgroup" } else { "log" };
+        for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
+            all.push(format!("{what} {}", entry.path().display()));
         }
     }
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let cgroups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        all.extend(cgroups.lines().next().filter(|_| ours(&cgroups)).map(|_| format!("process {cgroups}")));
+    }
+    all.retain(|t| ours(t));
     all
 }
 
@@ -62,7 +71,20 @@ impl Lab {
         lab
     }
 
-    fn path(&self, part: &str) -> PathBuf {
+    /// Texts that are in the name of everything that this machine's node makes: its directories, its control group, the
+    /// uids of its pods.
+    pub fn marks(&self) -> Vec<String> {
+        let run = self.path("run").canonicalize().unwrap();
+        let digest = <sha2::Sha256 as sha2::Digest>::digest(run.as_os_str().as_encoded_bytes());
+        let mut marks =
+            vec![format!("amphipod-{}", &hex::encode(digest)[..8]), format!("{}/", self.directory.path().display())];
+        let pods = self.json(&["get", "pods", "-A"])["items"].as_array().cloned().unwrap_or_default();
+        marks.extend(pods.iter().filter_map(|p| p["metadata"]["uid"].as_str().map(str::to_owned)));
+        marks
+    }
+
+    /// A path in the machine's directory.
+    pub fn path(&self, part: &str) -> PathBuf {
         self.directory.path().join(part)
     }
 
@@ -139,7 +161,8 @@ impl Lab {
 
     /// The first process of a pod, found by its container's cgroup.
     pub fn pod_pid(&self, pod: &str) -> i32 {
-        let id = self.pod(pod)["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().replace("amphipod://", "");
+        let id =
+            self.pod(pod)["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().replace("amphipod://", "");
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
             let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
