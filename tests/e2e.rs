@@ -1,6 +1,8 @@
 //! The main job, end to end: the real executable as server and node in a network namespace of its own, worked with by the
 //! real kubectl. Needs root, `kubectl`, `curl`, `nft` and `dig` on the PATH (`scripts/test` installs them).
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on says where.
+
 #[path = "e2e/lab.rs"]
 mod lab;
 
@@ -38,8 +40,7 @@ fn a_deployment_is_served_scaled_rolled_and_deleted() {
     let pod = lab.kubectl(&["get", "pods", "-l", "app=hello", "-o", "jsonpath={.items[0].metadata.name}"]);
     assert_eq!(lab.kubectl(&["logs", &pod]).trim(), "hello: listening on port 8080");
     assert!(lab.kubectl(&["exec", &pod, "--", "/amphipod", "version"]).starts_with("amphipod v1.37"));
-    let id = format!("jsonpath={{.status.containerStatuses[0].containerID}}");
-    let before = lab.kubectl(&["get", "pod", &pod, "-o", &id]);
+    let before = lab.kubectl(&["get", "pod", &pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}"]);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(lab.pod_pid(&pod)), nix::sys::signal::Signal::SIGKILL).unwrap();
     lab.until("the killed container restarts", || {
         let status = lab.pod(&pod)["status"]["containerStatuses"][0].clone();

@@ -406,8 +406,8 @@ impl Worker {
             };
             let event = match launch::start(&node, &pod, c, &image, attempt, &setting).await {
                 Ok((id, pid)) => {
-                    say(EventType::Normal, "Created", &format!("Container created"));
-                    say(EventType::Normal, "Started", &format!("Container started"));
+                    say(EventType::Normal, "Created", "Container created");
+                    say(EventType::Normal, "Started", "Container started");
                     if let Some(handler) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
                         && let Err(why) = launch::hook(&node, &pod, c, handler, &id, &setting.addresses).await
                     {
