@@ -14,6 +14,7 @@ use super::{Api, Request, form};
 use crate::base::clock::seconds_text;
 use crate::base::json::{at, int, list, set, text};
 use crate::base::object::{Draft, Object};
+use crate::kinds::Kind;
 use crate::kinds::core::{namespace, pod};
 use crate::store::{self, Op, Txn};
 
@@ -76,11 +77,10 @@ impl DeleteOptions {
             (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
             (Some("Foreground"), None) => Some(Propagation::Foreground),
             (Some(other), None) => {
-                return Err(invalid(
-                    "propagationPolicy",
-                    Some(other),
-                    "must be \"Foreground\", \"Background\" or \"Orphan\"",
-                ));
+                let mut status =
+                    invalid("propagationPolicy", Some(other), "must be \"Foreground\", \"Background\" or \"Orphan\"");
+                status.details.causes[0].reason = "FieldValueNotSupported".into();
+                return Err(status);
             }
             (None, None) => None,
         };
@@ -119,18 +119,18 @@ impl Api {
             check_preconditions(request, options, &old)?;
             let live = form::served(kind, old.value());
             admission::before_delete(self, request, &live)?;
-            let (plan, op) = match self.plan(request, options, &live)? {
+            // Who watches a pod that was given time sees that the time is taken back, and only then its end.
+            let hurried = kind == &pod::KIND
+                && int(&live, "metadata.deletionGracePeriodSeconds").is_some_and(|grace| grace > 0)
+                && !(request.dry_run || options.dry_run);
+            let (remove, value) = match self.plan(request, options, &live)? {
                 Plan::Nothing => return Ok(Deleted { object: old, gone: false }),
-                Plan::Remove => {
-                    let mut last = live;
-                    if at(&last, "metadata.deletionGracePeriodSeconds").is_some() {
-                        set(&mut last, "metadata.deletionGracePeriodSeconds", 0);
-                    }
-                    (true, last)
-                }
+                Plan::Remove => (!hurried, self.last_state(kind, live)),
                 Plan::Mark(value) => (false, value),
             };
-            match self.apply(request, options, &old, op, plan).await {
+            let again = hurried && int(&value, "metadata.deletionGracePeriodSeconds") == Some(0);
+            match self.apply(request, options, &old, value, remove).await {
+                Ok(_) if again => {}
                 Ok(deleted) => return Ok(deleted),
                 Err(Some(status)) => return Err(status),
                 Err(None) if pinned => return Err(Status::modified(kind, &request.name)),
@@ -160,6 +160,21 @@ impl Api {
             }
         });
         futures::stream::iter(deletions).buffered(PARALLEL).try_filter_map(|o| async move { Ok(o) }).try_collect().await
+    }
+
+    /// How an object that is removed at once is told of: a pod ends with a grace of nothing.
+    fn last_state(&self, kind: &Kind, mut live: Value) -> Value {
+        let terminating = at(&live, "metadata.deletionTimestamp").is_some();
+        if kind == &pod::KIND || terminating {
+            set(&mut live, "metadata.deletionGracePeriodSeconds", 0);
+        }
+        if kind == &pod::KIND && !terminating {
+            set(&mut live, "metadata.deletionTimestamp", self.clock.now_text());
+            if let Some(generation) = int(&live, "metadata.generation") {
+                set(&mut live, "metadata.generation", generation + 1);
+            }
+        }
+        live
     }
 
     fn plan(&self, request: &Request, options: &DeleteOptions, live: &Value) -> Result<Plan> {
@@ -263,7 +278,7 @@ fn check_preconditions(request: &Request, options: &DeleteOptions, old: &Object)
         && **uid != *old.meta.uid
     {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.meta.uid);
-        return Err(Status::conflict(kind, name, why));
+        return Err(unmet(kind, name, why));
     }
     if let Some(version) = &options.resource_version
         && *version != old.revision.to_string()
@@ -272,7 +287,14 @@ fn check_preconditions(request: &Request, options: &DeleteOptions, old: &Object)
             "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
             old.revision
         );
-        return Err(Status::conflict(kind, name, why));
+        return Err(unmet(kind, name, why));
     }
     Ok(())
+}
+
+/// A precondition that does not hold; Kubernetes names the kind and not the resource here.
+fn unmet(kind: &Kind, name: &str, why: String) -> Status {
+    let mut status = Status::conflict(kind, name, why);
+    (status.details.kind, status.details.group) = (kind.kind.into(), kind.stored().group.into());
+    status
 }

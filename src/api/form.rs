@@ -25,6 +25,9 @@ pub fn decode_as(
     encoding: Encoding,
 ) -> Result<(Value, Vec<String>)> {
     let (mut value, duplicates) = parse(body, encoding)?;
+    if value.is_null() {
+        value = Value::Object(serde_json::Map::new());
+    }
     if !value.is_object() {
         return Err(Status::bad_request(format!(
             "couldn't get version/kind; json parse error: expected an object, got {value}"

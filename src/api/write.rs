@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::admission::{self, Operation};
 use super::cache::Pending;
+use super::identity::rbac::Attributes;
 use super::status::{Result, Status};
 use super::{Api, Request, form};
 use crate::base::json::{at, int, list, map_mut, remove, set, text};
@@ -48,12 +49,14 @@ impl Api {
         self.name(kind, &mut value);
         (kind.default)(&mut value);
         self.track(request, None, &mut value);
+        settle(kind, &mut value);
         self.create_prepared(request, value).await
     }
 
     /// The rest of a creation: `value` has defaults and managed fields.
     async fn create_prepared(&self, request: &Request, mut value: Value) -> Result<Written> {
         let kind = request.kind;
+        let repeated = dedupe_owners(&mut value);
         admission::wait(self, request, &value).await;
         admission::admit(self, request, Operation::Create, &mut value, None)?;
         let generated = !text(&value, "metadata.generateName").is_empty();
@@ -73,7 +76,7 @@ impl Api {
                 return Err(Status::invalid(kind, &name, &errors));
             }
             admission::validate(self, request, Operation::Create, &value, None)?;
-            let warnings = (kind.warnings)(&value, None);
+            let warnings = repeated.clone().into_iter().chain((kind.warnings)(&value, None)).collect();
             match self.commit(&request.named(&name), value, None).await {
                 Ok(object) => return Ok(Written { object, created: true, warnings }),
                 Err(Failure::Conflict) if generated => {
@@ -133,11 +136,13 @@ impl Api {
                     let why = "Precondition failed: UID in precondition: , UID in object meta: ";
                     return Err(Status::conflict(kind, &request.name, why));
                 }
+                self.may_create(request)?;
                 let mut value = value;
                 remove(&mut value, "metadata.resourceVersion");
                 self.create(request, value).await
             }
             Change::Apply(apply) if request.subresource.is_none() => {
+                self.may_create(request)?;
                 let mut value = apply(None)?;
                 if !text(&value, "metadata.uid").is_empty() {
                     return Err(Status::conflict(
@@ -149,10 +154,28 @@ impl Api {
                 self.place(request, &mut value)?;
                 admission::before_create(self, request, &value)?;
                 (kind.default)(&mut value);
+                settle(kind, &mut value);
                 self.create_prepared(request, value).await
             }
             Change::Replace(_) | Change::Patch(_) | Change::Apply(_) => Err(request.not_found()),
         }
+    }
+
+    /// Who may change an object may not therefore make one.
+    fn may_create(&self, request: &Request) -> Result<()> {
+        let attributes = Attributes {
+            verb: "create".into(),
+            group: request.kind.group.into(),
+            resource: request.kind.plural.into(),
+            namespace: request.namespace.clone(),
+            name: request.name.clone(),
+            ..Attributes::default()
+        };
+        if self.rbac.allows(&request.user, &attributes) {
+            return Ok(());
+        }
+        let why = format!("User {:?} cannot create resource {:?}", request.user.name, request.kind.plural);
+        Err(Status::forbidden(request.kind, &request.name, why))
     }
 
     /// Everything between the caller's new form and the commit; `live` and `new` are in the served form.
@@ -162,11 +185,13 @@ impl Api {
             m.insert("apiVersion".into(), kind.api_version().into());
             m.insert("kind".into(), kind.kind.into());
         }
+        let repeated = dedupe_owners(new);
         keep_system_metadata(new, live);
         (kind.default)(new);
         if !applied {
             self.track(request, Some(live), new);
         }
+        settle(kind, new);
         admission::admit(self, request, Operation::Update, new, Some(live))?;
         let mut errors = Vec::new();
         match request.subresource {
@@ -179,8 +204,6 @@ impl Api {
                 keep_all_but(new, live, &["spec", "metadata"]);
                 errors.extend((kind.validate_finalize)(new, live));
             }
-            // Only the server itself binds, and it has looked at the pod.
-            Some(Subresource::Binding) => {}
             Some(Subresource::EphemeralContainers) => {
                 keep_all_but_ephemeral(new, live);
                 errors.extend((kind.validate_ephemeral)(new, live));
@@ -195,7 +218,7 @@ impl Api {
                 errors.extend((kind.validate_update)(new, live));
             }
         }
-        if request.subresource != Some(Subresource::Status) {
+        if !matches!(request.subresource, Some(Subresource::Status | Subresource::Binding)) {
             bump_generation(kind, new, live);
         }
         let mut all = meta::validate_update(kind, new, live);
@@ -204,7 +227,7 @@ impl Api {
             return Err(Status::invalid(kind, &request.name, &all));
         }
         admission::validate(self, request, Operation::Update, new, Some(live))?;
-        Ok((kind.warnings)(new, Some(live)))
+        Ok(repeated.into_iter().chain((kind.warnings)(new, Some(live))).collect())
     }
 
     /// Namespace and name of a new object from the path and the body.
@@ -287,16 +310,25 @@ impl Api {
         if request.dry_run {
             return Ok(Arc::new(draft.at(old.map_or(0, |o| o.revision))));
         }
-        let pending = Pending::new(draft);
+        // Who watches is told of the last state that was stored, who asked of what they made of it.
+        let released = old.filter(|_| is_released(&value));
+        let pending = match released {
+            Some(old) => {
+                let last = old.value();
+                Pending::new(Draft::new(request.key(), &last, stored.field_values(&last)))
+            }
+            None => Pending::new(draft.clone()),
+        };
         let (key, bytes) = (request.key(), pending.draft.stored().clone());
         let expect = vec![(key.clone(), old.map_or(0, |o| o.revision))];
         let companion = Some(pending.clone() as store::Companion);
-        let op = if old.is_some() && is_released(&value) {
+        let op = if released.is_some() {
             Op::Delete { key, value: bytes, companion }
         } else {
             Op::Put { key, value: bytes, companion, volatile: (kind.volatile)(&request.namespace) }
         };
         match self.store.commit(Txn { expect, ops: vec![op] }).await {
+            Ok(_) if released.is_some() => Ok(Arc::new(draft.at(pending.object().revision))),
             Ok(_) => Ok(pending.object()),
             Err(store::Error::Conflict { .. }) => Err(Failure::Conflict),
             Err(error) => Err(Failure::Status(error.into())),
@@ -325,7 +357,7 @@ pub(super) fn is_released(value: &Value) -> bool {
 /// The fields whose ownership a request never takes because it cannot change them.
 fn reset_fields(kind: &Kind, subresource: Option<Subresource>) -> &'static [&'static str] {
     match subresource {
-        Some(Subresource::Status) => &["spec", "metadata.labels", "metadata.annotations"],
+        Some(Subresource::Status) => kind.status_resets,
         _ if kind.has_status => &["status"],
         _ => &[],
     }
@@ -377,6 +409,34 @@ fn check_identity(request: &Request, new: &Value, live: &Value, explicit: bool) 
     Ok(())
 }
 
+/// An empty list that was given is noted as somebody's, but stored as none.
+fn settle(kind: &Kind, value: &mut Value) {
+    if let Some(shape) = crate::schema::type_of(kind.schema) {
+        crate::schema::settle(value, &shape);
+    }
+}
+
+/// An owner is named once; the warning tells of those that were dropped.
+fn dedupe_owners(value: &mut Value) -> Option<String> {
+    let owners = crate::base::json::list_mut(value, "metadata.ownerReferences")?;
+    let before = owners.len();
+    let mut seen: Vec<Value> = Vec::new();
+    owners.retain(|o| {
+        let new = !seen.contains(o);
+        if new {
+            seen.push(o.clone());
+        }
+        new
+    });
+    let unique = |o: &Value| text(o, "uid").to_owned();
+    let mut uids: Vec<String> = owners.iter().map(unique).collect();
+    uids.sort();
+    uids.dedup();
+    (before != owners.len() || uids.len() != owners.len()).then(|| {
+        ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+".into()
+    })
+}
+
 /// A patch that names another object is a mistake; another uid is left to validation.
 fn check_patched(request: &Request, new: &Value, live: &Value) -> Result<()> {
     let name = text(new, "metadata.name");
@@ -385,7 +445,7 @@ fn check_patched(request: &Request, new: &Value, live: &Value) -> Result<()> {
     }
     check_name(request, new)?;
     let namespace = text(new, "metadata.namespace");
-    if request.kind.namespaced && namespace != text(live, "metadata.namespace") {
+    if request.kind.namespaced && !namespace.is_empty() && namespace != text(live, "metadata.namespace") {
         return Err(Status::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));

@@ -81,6 +81,8 @@ pub struct Kind {
     pub fields: &'static [Field],
     /// Whether `status` is written only through the status subresource.
     pub has_status: bool,
+    /// What a change of the status cannot change, and so nobody owns by it.
+    pub status_resets: &'static [&'static str],
     pub generation: Generation,
     /// Fills in what was left out, as Kubernetes' `SetDefaults_*`.
     pub default: fn(&mut Value),
@@ -212,6 +214,7 @@ impl Kind {
         completed: |_| None,
         fields: &[],
         has_status: false,
+        status_resets: &["spec"],
         generation: Generation::None,
         default: |_| {},
         prepare_create: |_| {},

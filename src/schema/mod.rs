@@ -14,7 +14,7 @@ mod types;
 mod yaml;
 
 pub use bundle::{Descriptions, bundle, type_of};
-pub use decode::{DecodeError, decode, zero};
+pub use decode::{DecodeError, decode, settle, zero};
 pub use parse::{ParseError, parse_json};
 pub use patch::PatchError;
 pub use types::{Emit, Field, ListKey, ListKind, Node, PatchStrategy, Scalar, Schema, Struct, TypeRef};

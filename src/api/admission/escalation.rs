@@ -20,6 +20,17 @@ pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Va
     if same || api.rbac.allows(&request.user, &attributes(request, value, binding)) {
         return Ok(());
     }
+    if binding && !crate::api::identity::rbac::role_exists(api, &request.namespace, &value["roleRef"]) {
+        let kind = if value["roleRef"]["kind"] == "Role" {
+            &crate::kinds::rbac::role::KIND
+        } else {
+            &crate::kinds::rbac::clusterrole::KIND
+        };
+        return match request.user.is_in(crate::api::identity::MASTERS) {
+            true => Ok(()),
+            false => Err(Status::not_found(kind, text(value, "roleRef.name"))),
+        };
+    }
     let granted = if binding {
         api.rbac.role_rules(&request.namespace, &value["roleRef"])
     } else {

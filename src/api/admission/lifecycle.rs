@@ -1,13 +1,16 @@
 //! NamespaceLifecycle: nothing new in a namespace that is missing or ending; some namespaces stay.
 
+use serde_json::Value;
+
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::base::json::text;
 use crate::kinds::core::namespace;
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
-pub(super) fn namespace_lives(api: &Api, request: &Request) -> Result<()> {
+pub(super) fn namespace_lives(api: &Api, request: &Request, value: &Value) -> Result<()> {
     if !request.kind.namespaced || request.namespace.is_empty() {
         return Ok(());
     }
@@ -18,10 +21,10 @@ pub(super) fn namespace_lives(api: &Api, request: &Request) -> Result<()> {
     if found.meta.deleted.is_some() {
         let why =
             format!("unable to create new content in namespace {} because it is being terminated", request.namespace);
-        let text = format!("namespace {} is being terminated", request.namespace);
-        return Err(Status::forbidden(request.kind, &request.name, why).cause(
+        let message = format!("namespace {} is being terminated", request.namespace);
+        return Err(Status::forbidden(request.kind, text(value, "metadata.name"), why).cause(
             "NamespaceTerminating",
-            text,
+            message,
             "metadata.namespace",
         ));
     }

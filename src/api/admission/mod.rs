@@ -4,6 +4,7 @@
 
 mod escalation;
 mod lifecycle;
+mod node;
 mod pod;
 
 use serde_json::Value;
@@ -20,8 +21,8 @@ pub enum Operation {
 }
 
 /// Checks that come even before the object is looked at: does its namespace live?
-pub fn before_create(api: &Api, request: &Request, _value: &Value) -> Result<()> {
-    lifecycle::namespace_lives(api, request)
+pub fn before_create(api: &Api, request: &Request, value: &Value) -> Result<()> {
+    lifecycle::namespace_lives(api, request, value)
 }
 
 /// Lets the account of a new pod come into being: it follows its namespace by a moment.
@@ -35,6 +36,8 @@ pub async fn wait(api: &Api, request: &Request, value: &Value) {
 pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Value, old: Option<&Value>) -> Result<()> {
     if request.kind == &core::pod::KIND && operation == Operation::Create && request.subresource.is_none() {
         pod::admit(api, request, value)?;
+    } else if request.kind == &core::node::KIND && operation == Operation::Create {
+        node::admit(request, value);
     } else if request.kind == &core::pod::KIND && request.subresource.is_none() {
         pod::default_tolerations(value);
     }

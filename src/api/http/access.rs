@@ -11,6 +11,7 @@ use crate::api::identity::User;
 use crate::api::identity::rbac::Attributes;
 use crate::api::identity::token::service_account;
 use crate::api::status::{Result, Status};
+use crate::base::labels::FieldSelector;
 
 /// The user of a request: bearer token, else client certificate, else anonymous; then whom they impersonate.
 pub fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>> {
@@ -43,7 +44,7 @@ fn impersonate(api: &Api, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<Us
         .collect();
     if name.is_empty() {
         if !groups.is_empty() || !extra.is_empty() || !uid.is_empty() {
-            return Err(Status::internal("requested impersonation without impersonating a user"));
+            return Err(Status::bad_request("requested impersonation without impersonating a user"));
         }
         return Ok(user);
     }
@@ -101,11 +102,27 @@ pub fn authorize(api: &Api, user: &User, route: &Route) -> Result<()> {
             subresource: r.subresource.clone(),
             group: r.group.clone(),
             namespace: r.namespace.clone(),
-            name: r.name.clone(),
+            name: if r.name.is_empty() { selected_name(route) } else { r.name.clone() },
             ..Attributes::default()
         },
     };
     if api.rbac.allows(user, &attributes) { Ok(()) } else { Err(denied(user, &attributes)) }
+}
+
+/// A list of one name is access to that one object.
+fn selected_name(route: &Route) -> String {
+    let selector = FieldSelector::parse(route.query.get("fieldSelector")).ok();
+    selector.and_then(|s| s.required("metadata.name").map(str::to_owned)).unwrap_or_default()
+}
+
+/// A refused impersonation is told of as a refusal of what was asked for.
+pub fn about_target(mut status: Status, route: &Route) -> Status {
+    if let (403, Target::Resource(r)) = (status.code, &route.target) {
+        status.details.kind = r.plural.clone();
+        status.details.group = r.group.clone();
+        status.details.name = r.name.clone();
+    }
+    status
 }
 
 fn denied(user: &User, a: &Attributes) -> Status {

@@ -74,7 +74,10 @@ pub fn status(status: &Status) -> Response<Body> {
 
 /// Adds `Warning` headers.
 pub fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
-    for w in warnings {
+    for (i, w) in warnings.iter().enumerate() {
+        if warnings[..i].contains(w) {
+            continue;
+        }
         let quoted: String = w.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let quoted = quoted.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {

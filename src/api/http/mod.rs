@@ -58,7 +58,7 @@ pub async fn respond(api: Api, peer: Peer, request: http::Request<Incoming>) -> 
 
 async fn run(api: &Api, peer: &Peer, request: http::Request<Incoming>) -> Result<Response<Body>> {
     let route = route::Route::parse(request.method(), request.uri())?;
-    let user = access::authenticate(api, peer, request.headers())?;
+    let user = access::authenticate(api, peer, request.headers()).map_err(|s| access::about_target(s, &route))?;
     access::authorize(api, &user, &route)?;
     match &route.target {
         route::Target::Path(path) => paths::respond(api, &user, path, &request),

@@ -14,11 +14,18 @@ use crate::api::status::{Result, Status};
 pub const GIT_VERSION: &str = concat!("v1.37.0+amphipod", env!("CARGO_PKG_VERSION"));
 
 /// The checks that the health paths name.
-const CHECKS: &[&str] = &["ping", "log", "store", "informer-sync"];
+const CHECKS: &[&str] = &["ping", "log", "etcd", "informer-sync"];
 
 /// Answers a path that is no resource.
 pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Incoming>) -> Result<Response<Body>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    let is_health = ["/healthz", "/livez", "/readyz"].iter().any(|p| path.starts_with(p));
+    if *request.method() == Method::HEAD
+        && !is_health
+        && (discovery::answer(path, request.headers()).is_some() || path.starts_with("/version"))
+    {
+        return Err(Status::method_not_allowed());
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) && !is_health {
         return Err(if discovery::answer(path, request.headers()).is_some() {
             Status::method_not_allowed()
         } else {
@@ -41,9 +48,19 @@ pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Inco
         (_, "/.well-known/openid-configuration") => {
             Ok(answer::value(200, Form::default(), &openid(api.tokens.issuer())))
         }
-        ("openapi", _) => openapi::respond(path, request.headers()),
-        _ => Err(Status::no_such_path()),
+        ("openapi", _) => match openapi::respond(path, request.headers()) {
+            Err(status) if status.code == 404 => Ok(answer::text(404, "")),
+            answered => answered,
+        },
+        ("api", _) => Err(Status::no_such_path()),
+        ("apis", path) if path.trim_end_matches('/').matches('/').count() > 2 => Err(Status::no_such_path()),
+        _ => Ok(unknown()),
     }
+}
+
+/// What Go's own multiplexer says.
+fn unknown() -> Response<Body> {
+    answer::text(404, "404 page not found\n")
 }
 
 /// The body of `/version`.
@@ -63,7 +80,7 @@ fn health(root: &str, path: &str, query: &str) -> Result<Response<Body>> {
         form_urlencoded::parse(query.as_bytes()).filter(|(k, _)| k == "exclude").map(|(_, v)| v.into_owned()).collect();
     let verbose = form_urlencoded::parse(query.as_bytes()).any(|(k, _)| k == "verbose");
     if let Some(check) = path.strip_prefix(&format!("/{root}/")).filter(|c| !c.is_empty()) {
-        return if CHECKS.contains(&check) { Ok(answer::text(200, "ok")) } else { Err(Status::no_such_path()) };
+        return if CHECKS.contains(&check) { Ok(answer::text(200, "ok")) } else { Ok(unknown()) };
     }
     if !verbose {
         return Ok(answer::text(200, "ok"));

@@ -66,7 +66,7 @@ impl Query {
     /// An integer.
     pub fn int(&self, name: &str) -> Result<Option<i64>> {
         match self.get(name) {
-            "" => Ok(None),
+            "" if !self.has(name) => Ok(None),
             text => text
                 .parse()
                 .map(Some)

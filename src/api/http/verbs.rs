@@ -44,6 +44,9 @@ pub async fn respond(
     let Target::Resource(resource) = route.target else { return Err(Status::no_such_path()) };
     let kind =
         kinds::by_plural(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
+    if !kind.namespaced && !resource.namespace.is_empty() && resource.plural != "namespaces" {
+        return Err(Status::no_such_path());
+    }
     let subresource = subresource(kind, &resource)?;
     let answered = match request(user, kind, &resource, subresource, route.verb, &route.query, http.headers()) {
         Ok(request) => {
@@ -62,6 +65,10 @@ pub async fn respond(
 async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -> Result<Response<Body>> {
     let (kind, subresource) = (call.request.kind, call.request.subresource);
     if kind.namespaced && call.request.namespace.is_empty() && !matches!(verb, "list" | "watch") {
+        let named = !call.request.name.is_empty();
+        return Err(if named { Status::no_such_path() } else { Status::method_not_allowed() });
+    }
+    if call.request.name.is_empty() && matches!(verb, "update" | "patch") || http.method() == http::Method::HEAD {
         return Err(Status::method_not_allowed());
     }
     match (verb, subresource) {
@@ -291,7 +298,8 @@ impl Call {
             let mut change = |live: &Value| {
                 let mut new = live.clone();
                 patch.apply(&mut new, &shape)?;
-                if text(&new, "kind") != kind.kind || text(&new, "apiVersion") != kind.api_version() {
+                let (version, name) = (text(&new, "apiVersion"), text(&new, "kind"));
+                if (!name.is_empty() && name != kind.kind) || (!version.is_empty() && version != kind.api_version()) {
                     return Err(unfit("the patch names another kind"));
                 }
                 let checked = form::check(self.request.validation, &mut new, kind.schema, duplicates.clone());

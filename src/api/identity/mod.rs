@@ -20,6 +20,8 @@ pub struct User {
 
 /// The group whose members may do everything, without asking RBAC.
 pub const MASTERS: &str = "system:masters";
+/// The group of node agents.
+pub const NODES: &str = "system:nodes";
 
 // === impl User ===
 

@@ -59,6 +59,8 @@ struct Compiled {
 }
 
 struct Binding {
+    /// `RoleBinding "r/ns" of Role "r"`, for people.
+    name: String,
     subjects: Vec<Subject>,
     rules: Arc<Vec<Rule>>,
 }
@@ -86,6 +88,20 @@ impl Rbac {
     /// Whether the user may do it.
     pub fn allows(&self, user: &User, attributes: &Attributes) -> bool {
         user.is_in(MASTERS) || self.rules(user, &attributes.namespace).iter().any(|r| r.allows(attributes))
+    }
+
+    /// Which binding allows it, in Kubernetes' words; those who need no rule have no reason.
+    pub fn reason(&self, user: &User, attributes: &Attributes) -> Option<String> {
+        if user.is_in(MASTERS) {
+            return None;
+        }
+        let compiled = self.current();
+        let local = compiled.namespaced.get(&*attributes.namespace).map(Vec::as_slice).unwrap_or_default();
+        let allowing = |b: &&Binding| b.rules.iter().any(|r| r.allows(attributes));
+        compiled.cluster.iter().chain(local).filter(allowing).find_map(|b| {
+            let subject = b.subjects.iter().find(|s| s.is(user))?;
+            Some(format!("RBAC: allowed by {} to {}", b.name, subject.words()))
+        })
     }
 
     /// All rules that hold for the user in a namespace (and everywhere).
@@ -136,7 +152,12 @@ impl Rbac {
                     Arc::new(self.cache.shelf(role_kind).get(&role_key).map(|o| rules_of(&o)).unwrap_or_default())
                 });
                 let subjects = Vec::<Subject>::deserialize(&value["subjects"]).unwrap_or_default();
-                let binding = Binding { subjects, rules: rules.clone() };
+                let place = match &*object.meta.namespace {
+                    "" => object.meta.name.to_string(),
+                    namespace => format!("{}/{namespace}", object.meta.name),
+                };
+                let name = format!("{} {place:?} of {} {}", kind.kind, role_kind.kind, value["roleRef"]["name"]);
+                let binding = Binding { name, subjects, rules: rules.clone() };
                 match &*object.meta.namespace {
                     "" => out.cluster.push(binding),
                     namespace => out.namespaced.entry(namespace.into()).or_default().push(binding),
@@ -151,6 +172,12 @@ impl std::fmt::Debug for Rbac {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Rbac")
     }
+}
+
+/// Whether a `roleRef` in a namespace leads anywhere.
+pub fn role_exists(api: &crate::api::Api, namespace: &str, role_ref: &Value) -> bool {
+    let kind = if role_ref["kind"] == "Role" { KINDS[1] } else { KINDS[0] };
+    api.cache.shelf(kind).get(&kind.key(namespace, role_ref["name"].as_str().unwrap_or(""))).is_some()
 }
 
 /// The `rules` of a Role or ClusterRole.
@@ -244,6 +271,14 @@ impl Rule {
 // === impl Subject ===
 
 impl Subject {
+    /// For people.
+    fn words(&self) -> String {
+        match self.kind.as_str() {
+            "ServiceAccount" => format!("ServiceAccount \"{}/{}\"", self.name, self.namespace),
+            kind => format!("{kind} {:?}", self.name),
+        }
+    }
+
     fn is(&self, user: &User) -> bool {
         match self.kind.as_str() {
             "User" => self.name == "*" || self.name == user.name,

@@ -30,12 +30,22 @@ impl Api {
         let uid = text(binding, "metadata.uid").to_owned();
         let annotations = map(binding, "metadata.annotations").cloned();
         let now = self.clock.now_text();
-        let refuse = |why: String| Err(Status::conflict(kind, &request.name, why));
+        let refuse = |why: String| {
+            let mut status = Status::conflict(kind, &request.name, why);
+            status.details.kind = "pods/binding".into();
+            Err(status)
+        };
+        let named = text(binding, "metadata.name");
+        if !named.is_empty() && named != request.name {
+            return Err(Status::bad_request("name in URL does not match name in Binding object"));
+        }
         let mut bind = |live: &Value| {
             if !uid.is_empty() && text(live, "metadata.uid") != uid {
                 let actual = text(live, "metadata.uid");
-                return refuse(format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"
+                return Err(Status::conflict(
+                    kind,
+                    &request.name,
+                    format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"),
                 ));
             }
             if at(live, "metadata.deletionTimestamp").is_some() {
@@ -67,15 +77,11 @@ impl Api {
 
 /// Sets the PodScheduled condition.
 fn scheduled(pod: &mut Value, now: &str) {
-    let generation = at(pod, "metadata.generation").cloned();
     let conditions = map_mut(pod, "status").entry("conditions").or_insert_with(|| Value::Array(Vec::new()));
     let Some(conditions) = conditions.as_array_mut() else { return };
     conditions.retain(|c| text(c, "type") != "PodScheduled");
-    let mut condition = serde_json::json!({
+    let condition = serde_json::json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
     });
-    if let Some(generation) = generation {
-        condition["observedGeneration"] = generation;
-    }
     conditions.push(condition);
 }

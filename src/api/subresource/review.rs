@@ -71,6 +71,23 @@ impl Api {
         if request.kind.namespaced && path.is_some() {
             return refuse("spec.nonResourceAttributes", "disallowed on this kind of request");
         }
+        let metadata = map(review, "metadata").into_iter().flatten();
+        let foreign = metadata.filter(|(k, v)| {
+            !matches!(k.as_str(), "managedFields" | "creationTimestamp" | "namespace") && !v.is_null()
+        });
+        if foreign.count() > 0 {
+            return refuse("metadata", "must be empty except for namespace");
+        }
+        for key in ["labelSelector", "fieldSelector"] {
+            let selector = resource.and_then(|r| r.get(key));
+            let raw = selector.map_or("", |s| text(s, "rawSelector"));
+            if !raw.is_empty() && selector.is_some_and(|s| !list(s, "requirements").is_empty()) {
+                return refuse(
+                    &format!("spec.resourceAttributes.{key}.rawSelector"),
+                    "may not specified at the same time as requirements",
+                );
+            }
+        }
         let attributes = match (resource, path) {
             (Some(_), Some(_)) => {
                 return refuse(
@@ -102,7 +119,11 @@ impl Api {
             let error = field::invalid("spec.resourceAttributes.namespace", attributes.namespace, why);
             return Err(nameless(request, error));
         }
-        Ok(json!({"allowed": self.rbac.allows(user, &attributes)}))
+        let mut status = json!({"allowed": self.rbac.allows(user, &attributes)});
+        if let Some(reason) = self.rbac.reason(user, &attributes) {
+            status["reason"] = reason.into();
+        }
+        Ok(status)
     }
 
     fn rules_review(&self, request: &Request, review: &Value) -> Result<Value> {

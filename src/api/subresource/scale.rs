@@ -47,6 +47,13 @@ impl Api {
         let mut patch = |live: &Value| {
             let scale = of_value(live);
             let new = change(&scale)?;
+            let named = text(&new, "metadata.name");
+            if named != request.name {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({named}) does not match the name on the URL ({})",
+                    request.name
+                )));
+            }
             let given = text(&new, "metadata.resourceVersion");
             if !given.is_empty() && given != text(live, "metadata.resourceVersion") {
                 return Err(Status::modified(request.kind, &request.name));

@@ -30,6 +30,14 @@ pub static KIND: Kind = Kind {
         workload::drop_disabled(d);
         map_mut(d, "").insert("status".into(), json!({}));
     },
+    prepare_status: |new, old| {
+        // Labels belong to the object and not to its status.
+        match at(old, "metadata.labels") {
+            Some(labels) => map_mut(new, "metadata").insert("labels".into(), labels.clone()),
+            None => map_mut(new, "metadata").remove("labels"),
+        };
+    },
+    status_resets: &["spec", "metadata.labels"],
     validate,
     prepare_update: |new, _| workload::drop_disabled(new),
     validate_update: workload::fixed_selector,

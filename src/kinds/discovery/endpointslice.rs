@@ -23,6 +23,7 @@ pub static KIND: Kind = Kind {
     prepare_create: drop_topology,
     prepare_update,
     validate,
+    validate_create: endpoints,
     validate_update,
     warnings,
     sample: r#"{"metadata":{"name":"sample"},"addressType":"IPv4","endpoints":[{"addresses":["10.1.2.3"]}],"ports":[{"port":80}]}"#,
@@ -93,6 +94,14 @@ fn validate(slice: &Value) -> Errors {
     let mut errors = Errors::new();
     let kind = text(slice, "addressType");
     check::required_one_of(&mut errors, &Path::root("addressType"), kind, &["FQDN", "IPv4", "IPv6"]);
+    validate_ports(&mut errors, &Path::root("ports"), list(slice, "ports"));
+    errors
+}
+
+/// Errors in the endpoints; what has not changed is not looked at again.
+fn endpoints(slice: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let kind = text(slice, "addressType");
     let base = Path::root("endpoints");
     let endpoints = list(slice, "endpoints");
     if endpoints.len() > ENDPOINTS {
@@ -102,7 +111,6 @@ fn validate(slice: &Value) -> Errors {
     for (i, endpoint) in endpoints.iter().enumerate() {
         validate_endpoint(&mut errors, &base.index(i), endpoint, kind);
     }
-    validate_ports(&mut errors, &Path::root("ports"), list(slice, "ports"));
     errors
 }
 
@@ -185,10 +193,11 @@ fn validate_ports(errors: &mut Errors, base: &Path<'_>, ports: &[Value]) {
 }
 
 fn validate_update(new: &Value, old: &Value) -> Errors {
-    if new["addressType"] == old["addressType"] {
-        return Errors::new();
+    let mut errors = if new["endpoints"] == old["endpoints"] { Errors::new() } else { endpoints(new) };
+    if new["addressType"] != old["addressType"] {
+        errors.push(field::invalid("addressType", text(new, "addressType"), IMMUTABLE));
     }
-    vec![field::invalid("addressType", text(new, "addressType"), IMMUTABLE)]
+    errors
 }
 
 fn warnings(slice: &Value, _old: Option<&Value>) -> Vec<String> {

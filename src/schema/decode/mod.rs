@@ -23,13 +23,22 @@ pub struct DecodeError {
 /// Decodes `value` as this type, in place; returns the paths of unknown fields that were dropped, such as
 /// `spec.containers[0].bar`.
 pub fn decode(value: &mut Value, of: &TypeRef<'_>) -> Result<Vec<String>, DecodeError> {
-    let mut decoder = Decoder { schema: of.schema, unknown: Vec::new() };
+    let mut decoder = Decoder { schema: of.schema, unknown: Vec::new(), depth: 0 };
     if value.is_null() {
         *value = of.schema.zero(of.node);
         return Ok(Vec::new());
     }
     decoder.value(of.node, value).map_err(|fault| fault.into_error())?;
     Ok(decoder.unknown)
+}
+
+/// Turns empty lists right below the object, which [`decode`] keeps so that field ownership sees them, into none.
+pub fn settle(value: &mut Value, of: &TypeRef<'_>) {
+    for field in of.fields().iter().filter(|f| f.emit == Emit::Null) {
+        if let Some(list) = value.get_mut(field.name.as_ref()).filter(|v| v.as_array().is_some_and(Vec::is_empty)) {
+            *list = Value::Null;
+        }
+    }
 }
 
 /// What an unset value of this type looks like when it is written: the object Kubernetes compares a new one with.
@@ -40,6 +49,8 @@ pub fn zero(of: &TypeRef<'_>) -> Value {
 struct Decoder<'a> {
     schema: &'a Schema,
     unknown: Vec<String>,
+    /// How many objects we are in.
+    depth: u32,
 }
 
 /// An error on its way up, collecting the path.
@@ -140,6 +151,13 @@ impl Decoder<'_> {
     }
 
     fn object(&mut self, id: u32, value: &mut Value) -> Result<(), Box<Fault>> {
+        self.depth += 1;
+        let done = self.members(id, value);
+        self.depth -= 1;
+        done
+    }
+
+    fn members(&mut self, id: u32, value: &mut Value) -> Result<(), Box<Fault>> {
         let schema = self.schema;
         let Value::Object(map) = value else { return Err(mismatch(value, "struct")) };
         let preserve = schema.structs[id as usize].preserve_unknown;
@@ -188,7 +206,8 @@ impl Decoder<'_> {
         Ok(match field.emit {
             Emit::Set => !value.is_null(),
             Emit::Always => !value.is_null(),
-            // Storage knows no difference between an empty list and none.
+            // Storage knows no difference between an empty list and none, see `settle`.
+            Emit::Null if self.depth == 1 => !value.is_null(),
             Emit::Null => !matches!(value, Value::Array(items) if items.is_empty()) && !value.is_null(),
             Emit::NonEmpty => !is_empty(value),
             Emit::NonZero => !matches!(value, Value::Object(map) if map.is_empty()) && !value.is_null(),

@@ -45,7 +45,11 @@ fn writes_what_go_always_writes() {
         json!({"metadata": {}, "spec": {"selector": null, "strategy": {},
             "template": {"metadata": {}, "spec": {"containers": null}}}, "status": {}})
     );
-    assert_eq!(run("rbac.v1.Role", json!({"rules": []})).0, json!({"metadata": {}, "rules": null}));
+    assert_eq!(run("rbac.v1.Role", json!({})).0, json!({"metadata": {}, "rules": null}));
+    let mut role = run("rbac.v1.Role", json!({"rules": []})).0;
+    assert_eq!(role, json!({"metadata": {}, "rules": []}), "given, and so somebody's");
+    crate::schema::settle(&mut role, &type_of("io.k8s.api.rbac.v1.Role").unwrap());
+    assert_eq!(role, json!({"metadata": {}, "rules": null}));
     assert_eq!(
         run("core.v1.Service", json!({})).0,
         json!({"metadata": {}, "spec": {}, "status": {"loadBalancer": {}}})

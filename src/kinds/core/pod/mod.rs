@@ -78,6 +78,7 @@ fn default(pod: &mut Value) {
     let spec = spec_mut(pod);
     podspec::default(spec);
     podspec::default_pod(spec);
+    status::default(pod);
 }
 
 /// The spec, made where a client left it out.

@@ -24,8 +24,14 @@ pub(super) fn prepare(new: &mut Value, old: &Value) {
     if !class.is_empty() && text(new, "status.qosClass").is_empty() {
         set(new, "status.qosClass", class);
     }
-    addresses(new, "podIP", "podIPs");
-    addresses(new, "hostIP", "hostIPs");
+}
+
+/// Both spellings of addresses, before it is noted who wrote what.
+pub(super) fn default(pod: &mut Value) {
+    if pod.get("status").is_some_and(Value::is_object) {
+        addresses(pod, "podIP", "podIPs");
+        addresses(pod, "hostIP", "hostIPs");
+    }
 }
 
 /// The single address is the first of the list; the one that is given makes the other.

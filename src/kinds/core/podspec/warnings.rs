@@ -189,7 +189,8 @@ fn projected(out: &mut Vec<String>, path: &Path<'_>, volume: &Value) {
     for (i, source) in sources.iter().enumerate() {
         let path = base.index(i);
         if source.as_object().is_some_and(serde_json::Map::is_empty) {
-            out.push(format!("{path}: no sources provided"));
+            // Without the index, so that a client is told once.
+            out.push(format!("{base}: no sources provided"));
         }
         let items =
             ["secret", "configMap", "downwardAPI"].iter().filter_map(|k| source.get(*k)).flat_map(|s| list(s, "items"));
