@@ -90,46 +90,41 @@ impl Filter<'_> {
 
 /// Where to begin so that the last `lines` lines follow: a file of the list and an offset in it.
 fn tail_start(files: &[PathBuf], lines: u64) -> (usize, u64) {
-    if lines == 0 {
-        let last = files.len().saturating_sub(1);
-        return (last, files.last().and_then(|f| std::fs::metadata(f).ok()).map_or(0, |m| m.len()));
-    }
-    let mut found: u64 = 0;
+    let mut wanted = lines;
     for (i, file) in files.iter().enumerate().rev() {
-        let Ok(mut f) = std::fs::File::open(file) else { continue };
-        let mut end = f.metadata().map_or(0, |m| m.len());
-        let mut first_byte = true;
-        while end > 0 {
-            let begin = end.saturating_sub(CHUNK as u64);
-            let mut buffer = vec![0; (end - begin) as usize];
-            if f.seek(SeekFrom::Start(begin)).is_err() || f.read_exact(&mut buffer).is_err() {
-                break;
-            }
-            for (k, b) in buffer.iter().enumerate().rev() {
-                if *b == b'\n' {
-                    // The newline at the very end of the newest file ends the last line.
-                    if first_byte && found == 0 {
-                        first_byte = false;
-                        continue;
-                    }
-                    found += 1;
-                    if found == lines {
-                        return (i, begin + k as u64 + 1);
-                    }
-                }
-                first_byte = false;
-            }
-            end = begin;
-        }
-        // The beginning of a file begins a line too.
-        if i > 0 && end == 0 && f.metadata().is_ok_and(|m| m.len() > 0) {
-            found += 1;
-            if found >= lines {
-                return (i, 0);
-            }
+        match last_lines_start(file, wanted) {
+            Ok(offset) => return (i, offset),
+            Err(found) => wanted -= found,
         }
     }
     (0, 0)
+}
+
+/// Where the last `lines` lines of a file begin; or how many lines it has, which are fewer.
+fn last_lines_start(path: &Path, lines: u64) -> Result<u64, u64> {
+    let Ok(mut file) = std::fs::File::open(path) else { return Err(0) };
+    let mut end = file.metadata().map_or(0, |m| m.len());
+    if lines == 0 {
+        return Ok(end);
+    }
+    let mut found: u64 = 0;
+    let mut buffer = vec![0; CHUNK];
+    while end > 0 {
+        let begin = end.saturating_sub(CHUNK as u64);
+        let piece = &mut buffer[..(end - begin) as usize];
+        if file.seek(SeekFrom::Start(begin)).is_err() || file.read_exact(piece).is_err() {
+            return Err(found);
+        }
+        for (k, _) in piece.iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
+            // The newline that ends the line before the first wanted one.
+            if found == lines {
+                return Ok(begin + k as u64 + 1);
+            }
+            found += 1;
+        }
+        end = begin;
+    }
+    if found == lines { Ok(0) } else { Err(found) }
 }
 
 /// Sends the log; with `follow` goes on until `over` resolves (the container has ended) and all is read.

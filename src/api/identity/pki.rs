@@ -184,7 +184,9 @@ impl Store<'_> {
         let (Ok((_, pem)), Ok((_, ca_pem))) = (parse_x509_pem(chain), parse_x509_pem(authority)) else { return false };
         let (Ok(certificate), Ok(ca)) = (pem.parse_x509(), ca_pem.parse_x509()) else { return false };
         let left = certificate.validity().not_after.timestamp() - self.clock.now().as_second();
-        if certificate.verify_signature(Some(ca.public_key())).is_err() || left < RENEW_DAYS * 86400 {
+        let issued = certificate.issuer().as_raw() == ca.subject().as_raw()
+            && certificate.verify_signature(Some(ca.public_key())).is_ok();
+        if !issued || left < RENEW_DAYS * 86400 {
             return false;
         }
         let mut carried: Vec<String> = Vec::new();
@@ -257,7 +259,10 @@ mod tests {
         std::fs::remove_file(dir.path().join("tls/admin.crt")).unwrap();
         let healed = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
         assert_ne!(healed.authority, first.authority);
-        assert_ne!(healed.server.chain, first.server.chain, "signed by the new authority");
+        std::fs::remove_file(dir.path().join("tls/ca.crt")).unwrap();
+        std::fs::remove_file(dir.path().join("tls/ca.key")).unwrap();
+        let healed = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
+        assert_ne!(healed.server.chain, first.server.chain, "another authority's certificate is of no use");
         let renamed = Pki::load(dir.path(), &names("b"), None, &clock).unwrap();
         assert_ne!(renamed.server.chain, healed.server.chain, "a new name needs a new certificate");
         assert_eq!(renamed.admin.chain, healed.admin.chain);
