@@ -1,0 +1,182 @@
+//! What must hold after every commit: revisions grow; rollouts keep their bounds; no set makes more pods than it should.
+//!
+//! Pods are counted as Kubernetes does: those that have ended or are ending do not count. What a user or a fault has just
+//! changed gives everybody a moment ([`MOMENT`]): a controller that decided before could not know.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use amphipod::base::clock::Clock;
+use amphipod::store::Change;
+use jiff::Timestamp;
+use serde_json::Value;
+
+const MOMENT: Duration = Duration::from_secs(2);
+/// Lines that a failure prints at most.
+const TRACE_MAX: usize = 20_000;
+
+pub struct Checkers {
+    clock: Clock,
+    revision: u64,
+    pub objects: BTreeMap<String, Value>,
+    /// Last time that somebody else than the controllers disturbed a Deployment, by uid.
+    disturbed: HashMap<String, Timestamp>,
+    pub trace: Vec<String>,
+    pub violations: Vec<String>,
+    /// The last change of anything but heartbeats and events.
+    pub moved: Timestamp,
+}
+
+impl Checkers {
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            revision: 0,
+            objects: BTreeMap::new(),
+            disturbed: HashMap::new(),
+            trace: Vec::new(),
+            violations: Vec::new(),
+            moved: clock.now(),
+            clock,
+        }
+    }
+
+    pub fn note(&mut self, line: &str) {
+        if self.trace.len() < TRACE_MAX {
+            self.trace.push(format!("{} {line}", self.clock.now()));
+        }
+    }
+
+    pub fn violate(&mut self, what: String) {
+        self.note(&format!("VIOLATION {what}"));
+        self.violations.push(what);
+    }
+
+    pub fn committed(&mut self, changes: &[Change]) {
+        for change in changes {
+            if change.revision <= self.revision {
+                self.violate(format!("revision {} after {}", change.revision, self.revision));
+            }
+            self.revision = change.revision;
+            let volatile = change.key.starts_with("/core/events/") || change.key.starts_with("/coordination");
+            if !volatile {
+                self.moved = self.clock.now();
+                self.note(&format!("{} {}{}", change.revision, change.key, if change.deleted { " gone" } else { "" }));
+            }
+            let key = change.key.to_string();
+            let new: Option<Value> = (!change.deleted).then(|| serde_json::from_slice(&change.value).unwrap());
+            let old = match new.clone() {
+                Some(new) => self.objects.insert(key.clone(), new),
+                None => self.objects.remove(&key),
+            };
+            if key.starts_with("/core/pods/") {
+                self.pod_changed(&key, old.as_ref(), new.as_ref());
+            } else if key.starts_with("/apps/deployments/") {
+                let spec = |v: Option<&Value>| v.map(|v| v["spec"].clone());
+                if spec(old.as_ref()) != spec(new.as_ref()) {
+                    let uid = new.as_ref().or(old.as_ref()).map(uid_of).unwrap_or_default();
+                    self.disturbed.insert(uid, self.clock.now());
+                }
+            }
+        }
+    }
+
+    fn pod_changed(&mut self, key: &str, old: Option<&Value>, new: Option<&Value>) {
+        let Some(set) = new.or(old).and_then(|p| self.owner(p, "replicasets")).cloned() else { return };
+        let Some(deployment) = self.owner(&set, "deployments").cloned() else { return };
+        let uid = uid_of(&deployment);
+        let was = old.is_some_and(is_available);
+        let is = new.is_some_and(is_available);
+        let ended_now = new.is_none_or(is_ending) && old.is_some_and(|o| !is_ending(o));
+        let evicted = new.is_some_and(|p| has_condition(p, "DisruptionTarget", "True"));
+        if was && !is && (!ended_now || evicted || self.by_user(old)) {
+            self.disturbed.insert(uid.clone(), self.clock.now());
+        }
+        if self.disturbed.get(&uid).is_some_and(|t| *t + MOMENT > self.clock.now()) || self.is_ending(&deployment, &set)
+        {
+            return;
+        }
+        let (total, available) = self.count(&uid);
+        let (most, fewest) = bounds(&deployment);
+        if old.is_none() && total > most {
+            self.violate(format!("{key} was created: {total} pods of at most {most}"));
+        }
+        if was && !is && ended_now && available < fewest {
+            self.violate(format!("{key} was taken: {available} available pods of at least {fewest}"));
+        }
+    }
+
+    /// Pods that the scenario deletes carry this label before.
+    fn by_user(&self, pod: Option<&Value>) -> bool {
+        pod.is_some_and(|p| p["metadata"]["labels"]["doomed"] == "yes")
+    }
+
+    fn is_ending(&self, deployment: &Value, set: &Value) -> bool {
+        !deployment["metadata"]["deletionTimestamp"].is_null()
+            || !set["metadata"]["deletionTimestamp"].is_null()
+            || self
+                .objects
+                .get(&format!("/core/namespaces/{}", deployment["metadata"]["namespace"].as_str().unwrap_or("")))
+                .is_none_or(|n| !n["metadata"]["deletionTimestamp"].is_null())
+    }
+
+    fn owner(&self, object: &Value, plural: &str) -> Option<&Value> {
+        let owners = object["metadata"]["ownerReferences"].as_array()?;
+        let owner = owners.iter().find(|o| o["controller"] == true)?;
+        let namespace = object["metadata"]["namespace"].as_str()?;
+        let found = self.objects.get(&format!("/apps/{plural}/{namespace}/{}", owner["name"].as_str()?))?;
+        (uid_of(found) == owner["uid"].as_str()?).then_some(found)
+    }
+
+    /// Pods of a Deployment that count, and those of them that are available.
+    pub fn count(&self, uid: &str) -> (i64, i64) {
+        let (mut total, mut available) = (0, 0);
+        for (_, pod) in self.objects.range("/core/pods/".to_owned()..).take_while(|(k, _)| k.starts_with("/core/pods/"))
+        {
+            let of = self.owner(pod, "replicasets").and_then(|s| self.owner(s, "deployments"));
+            if of.is_some_and(|d| uid_of(d) == uid) && !is_ending(pod) {
+                total += 1;
+                available += i64::from(is_available(pod));
+            }
+        }
+        (total, available)
+    }
+}
+
+pub fn uid_of(object: &Value) -> String {
+    object["metadata"]["uid"].as_str().unwrap_or("").to_owned()
+}
+
+fn has_condition(object: &Value, of_type: &str, status: &str) -> bool {
+    let all = object["status"]["conditions"].as_array();
+    all.into_iter().flatten().any(|c| c["type"] == of_type && c["status"] == status)
+}
+
+fn is_ending(pod: &Value) -> bool {
+    !pod["metadata"]["deletionTimestamp"].is_null()
+        || pod["status"]["phase"] == "Failed"
+        || pod["status"]["phase"] == "Succeeded"
+}
+
+pub fn is_available(pod: &Value) -> bool {
+    !is_ending(pod) && has_condition(pod, "Ready", "True")
+}
+
+/// The most pods and the fewest available ones, computed apart from the controller's own arithmetic.
+fn bounds(deployment: &Value) -> (i64, i64) {
+    let spec = &deployment["spec"];
+    let replicas = spec["replicas"].as_i64().unwrap_or(1);
+    if spec["strategy"]["type"] == "Recreate" {
+        return (replicas, 0);
+    }
+    let amount = |v: &Value, up: bool| match v {
+        Value::String(text) => {
+            let share = text.trim_end_matches('%').parse::<f64>().unwrap_or(25.0) * replicas as f64 / 100.0;
+            if up { share.ceil() as i64 } else { share.floor() as i64 }
+        }
+        v => v.as_i64().unwrap_or(0),
+    };
+    let surge = amount(&spec["strategy"]["rollingUpdate"]["maxSurge"], true);
+    let unavailable = amount(&spec["strategy"]["rollingUpdate"]["maxUnavailable"], false);
+    let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
+    (replicas + surge, (replicas - unavailable).max(0))
+}
