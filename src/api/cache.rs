@@ -9,9 +9,8 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
-use tokio::sync::watch;
-
 use crate::base::object::{Draft, Object};
+use crate::base::signal::{Receiver, Signal};
 use crate::kinds::{self, Kind};
 use crate::store::{Change, Error, Sink, Store};
 
@@ -34,7 +33,7 @@ pub struct Shelf {
     /// The kind whose form is stored.
     pub kind: &'static Kind,
     content: RwLock<Content>,
-    changed: watch::Sender<u64>,
+    changed: Signal,
 }
 
 #[derive(Default)]
@@ -80,7 +79,7 @@ impl Cache {
                     .map_err(|e| Error::Failed(format!("{} cannot be decoded: {e}", entry.key)))?;
                 content.objects.insert(entry.key, Arc::new(object));
             }
-            let shelf = Shelf { kind, content: RwLock::new(content), changed: watch::Sender::new(head) };
+            let shelf = Shelf { kind, content: RwLock::new(content), changed: Signal::default() };
             shelves.insert(kind.prefix(), shelf);
         }
         let cache = Self(Arc::new(Inner { shelves, head: AtomicU64::new(head) }));
@@ -108,21 +107,17 @@ impl std::fmt::Debug for Cache {
 impl Sink for Cache {
     fn publish(&mut self, changes: Vec<Change>) {
         let Some(head) = changes.last().map(|c| c.revision) else { return };
-        let mut touched: Vec<(&Shelf, u64)> = Vec::new();
+        let mut touched: Vec<&Shelf> = Vec::new();
         for change in changes {
             let prefix_end = change.key.match_indices('/').nth(2).map_or(change.key.len(), |(i, _)| i + 1);
             let Some(shelf) = self.0.shelves.get(&change.key[..prefix_end]) else { continue };
-            let revision = change.revision;
-            match touched.last_mut() {
-                Some((last, r)) if std::ptr::eq(*last, shelf) => *r = revision,
-                _ => touched.push((shelf, revision)),
+            if !touched.iter().any(|t| std::ptr::eq(*t, shelf)) {
+                touched.push(shelf);
             }
             shelf.take(change);
         }
         self.0.head.store(head, Ordering::Release);
-        for (shelf, revision) in touched {
-            shelf.changed.send_replace(revision);
-        }
+        touched.iter().for_each(|shelf| shelf.changed.tell());
     }
 }
 
@@ -174,8 +169,8 @@ impl Shelf {
         Some(content.ring.iter().skip(start).take(limit).cloned().collect())
     }
 
-    /// Wakes on each change; the value is the revision of the last one.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    /// Wakes on each change.
+    pub fn subscribe(&self) -> Receiver {
         self.changed.subscribe()
     }
 

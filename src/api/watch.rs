@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use super::cache::{self, Event};
 use super::read::{Selection, parse_version};
 use super::status::{Result, Status};
 use super::{Api, Request};
 use crate::base::object::{Draft, Object};
+use crate::base::signal::Receiver;
 use crate::kinds::Kind;
 
 /// Events that are taken from the ring at once.
@@ -46,7 +45,7 @@ pub struct Watch {
     /// Everything up to this revision was looked at.
     position: u64,
     ready: VecDeque<Seen>,
-    changed: watch::Receiver<u64>,
+    changed: Receiver,
 }
 
 // === impl Api ===

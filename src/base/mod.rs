@@ -7,4 +7,5 @@ pub mod labels;
 pub mod metrics;
 pub mod object;
 pub mod quantity;
+pub mod signal;
 pub mod task;

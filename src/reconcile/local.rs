@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::informer::{Changed, Changes, Informer, View};
 use super::{Client, Patch};
@@ -14,6 +13,7 @@ use crate::api::status::{Result, Status};
 use crate::api::write::Change;
 use crate::api::{Api, Request};
 use crate::base::object::Object;
+use crate::base::signal::Receiver;
 use crate::kinds::core::{pod, serviceaccount};
 use crate::kinds::{Kind, Subresource};
 use crate::schema;
@@ -160,7 +160,7 @@ struct LocalChanges {
     api: Api,
     kind: &'static Kind,
     position: u64,
-    changed: watch::Receiver<u64>,
+    changed: Receiver,
 }
 
 #[async_trait]
