@@ -200,6 +200,8 @@ impl Api {
                 (kind.prepare_status)(new, live);
                 errors.extend((kind.validate_status)(new, live));
             }
+            // Made by the server itself of a checked Binding.
+            Some(Subresource::Binding) => {}
             Some(Subresource::Finalize) => {
                 keep_all_but(new, live, &["spec", "metadata"]);
                 errors.extend((kind.validate_finalize)(new, live));
