@@ -4,6 +4,8 @@
 //! A failure prints the seed and what happened; `AMPHIPOD_SIM_SEED=<seed>` repeats it alone, `AMPHIPOD_SIM_SEEDS=<n>`
 //! runs that many, `AMPHIPOD_SIM_TRACE=1` prints the trace also of what holds.
 
+#![allow(clippy::unwrap_used)] // A test that cannot go on says where.
+
 #[path = "sim/checkers.rs"]
 mod checkers;
 #[path = "sim/faults.rs"]

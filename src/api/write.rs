@@ -206,8 +206,6 @@ impl Api {
                 keep_all_but(new, live, &["spec", "metadata"]);
                 errors.extend((kind.validate_finalize)(new, live));
             }
-            // Only the server itself binds, and it has looked at the pod.
-            Some(Subresource::Binding) => {}
             Some(Subresource::EphemeralContainers) => {
                 keep_all_but_ephemeral(new, live);
                 errors.extend((kind.validate_ephemeral)(new, live));
