@@ -23,6 +23,9 @@ const CONNECTIONS: usize = 4096;
 /// A client that does not finish its handshake or request head in this time is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// A connection on which nothing is asked for this long is closed.
+const IDLE: Duration = Duration::from_secs(300);
+
 /// Serves until `stop` turns true, then lets running requests end.
 ///
 /// `tls` is read for each connection, so a renewed certificate is used at once.
@@ -85,7 +88,7 @@ async fn connection(
         .http1()
         .title_case_headers(true)
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE)
+        .header_read_timeout(IDLE)
         .max_buf_size(64 << 10);
     builder
         .http2()
