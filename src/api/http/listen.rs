@@ -84,12 +84,7 @@ async fn connection(
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Some clients look for `Warning` by its usual spelling.
-    builder
-        .http1()
-        .title_case_headers(true)
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
-        .max_buf_size(64 << 10);
+    builder.http1().title_case_headers(true).timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(64 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())
