@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::admission;
 use super::cache::Pending;
-use super::read::Selection;
 use super::status::{Result, Status};
 use super::{Api, Request, form};
 use crate::base::clock::seconds_text;
@@ -84,6 +83,11 @@ impl DeleteOptions {
             }
             (None, None) => None,
         };
+        if let Some(other) = list(value, "dryRun").iter().filter_map(Value::as_str).find(|v| *v != "All") {
+            let mut status = invalid("dryRun", Some(other), "supported values: \"All\"");
+            status.details.causes[0].reason = "FieldValueNotSupported".into();
+            return Err(status);
+        }
         Ok(Self {
             grace_seconds: int(value, "gracePeriodSeconds"),
             uid: at(value, "preconditions.uid").and_then(Value::as_str).map(str::to_owned),
@@ -139,16 +143,14 @@ impl Api {
         }
     }
 
-    /// Deletes everything in the collection that the selection matches; answers what was there.
+    /// Deletes the given objects of the collection; answers what was there.
     pub async fn delete_collection(
         &self,
         request: &Request,
-        selection: &Selection,
+        objects: Vec<Arc<Object>>,
         options: &DeleteOptions,
     ) -> Result<Vec<Arc<Object>>> {
-        let shelf = self.cache.shelf(request.kind);
-        let matching = shelf.list(&request.prefix(), "").into_iter().filter(|o| selection.matches(o));
-        let deletions = matching.map(|object| {
+        let deletions = objects.into_iter().map(|object| {
             let mut one = request.named(&object.meta.name);
             one.namespace = object.meta.namespace.to_string();
             async move {

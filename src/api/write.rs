@@ -48,6 +48,11 @@ impl Api {
         admission::before_create(self, request, &value)?;
         self.name(kind, &mut value);
         (kind.default)(&mut value);
+        for key in
+            ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "uid", "creationTimestamp"]
+        {
+            map_mut(&mut value, "metadata").remove(key);
+        }
         self.track(request, None, &mut value);
         settle(kind, &mut value);
         self.create_prepared(request, value).await
@@ -104,7 +109,8 @@ impl Api {
                 Change::Patch(patch) => (patch(&live)?, false),
                 Change::Apply(apply) => (apply(Some(&live))?, false),
             };
-            let given = text(&new, "metadata.resourceVersion").to_owned();
+            // Version 0 means any, as none does.
+            let given = text(&new, "metadata.resourceVersion").trim_start_matches('0').to_owned();
             check_identity(request, &new, &live, explicit)?;
             let pinned = !given.is_empty() && (explicit || given != old.revision.to_string());
             if pinned && given != old.revision.to_string() {
@@ -205,6 +211,11 @@ impl Api {
             Some(Subresource::Finalize) => {
                 keep_all_but(new, live, &["spec", "metadata"]);
                 errors.extend((kind.validate_finalize)(new, live));
+            }
+            Some(Subresource::Resize) => {
+                keep_all_but_resources(new, live);
+                errors.extend((kind.validate)(new));
+                errors.extend((kind.validate_resize)(new, live));
             }
             Some(Subresource::EphemeralContainers) => {
                 keep_all_but_ephemeral(new, live);
@@ -502,6 +513,28 @@ fn keep_all_but(new: &mut Value, live: &Value, keys: &[&str]) {
     for (k, v) in live.as_object().into_iter().flatten() {
         if !keys.contains(&k.as_str()) {
             map.insert(k.clone(), v.clone());
+        }
+    }
+}
+
+/// Puts everything but the resources of containers back to what it was.
+fn keep_all_but_resources(new: &mut Value, live: &Value) {
+    let wanted = ["containers", "initContainers"].map(|g| list(new, &format!("spec.{g}")).to_vec());
+    keep_all_but_ephemeral(new, live);
+    match at(live, "spec.ephemeralContainers") {
+        Some(containers) => set(new, "spec.ephemeralContainers", containers.clone()),
+        None => {
+            remove(new, "spec.ephemeralContainers");
+        }
+    }
+    for (group, wanted) in ["containers", "initContainers"].into_iter().zip(wanted) {
+        for container in new["spec"].get_mut(group).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(from) = wanted.iter().find(|w| w["name"] == container["name"]) else { continue };
+            for key in ["resources", "resizePolicy"] {
+                if let Some(value) = from.get(key) {
+                    map_mut(container, "").insert(key.into(), value.clone());
+                }
+            }
         }
     }
 }

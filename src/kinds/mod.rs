@@ -100,6 +100,8 @@ pub struct Kind {
     pub validate_status: fn(&Value, &Value) -> Errors,
     /// Called for a change through the ephemeralcontainers subresource, in place of [`Kind::validate_update`].
     pub validate_ephemeral: fn(&Value, &Value) -> Errors,
+    /// Called beside [`Kind::validate`] for a change through the resize subresource.
+    pub validate_resize: fn(&Value, &Value) -> Errors,
     /// Called for a change through the finalize subresource.
     pub validate_finalize: fn(&Value, &Value) -> Errors,
     /// Warnings for the client, by the new object and what it was.
@@ -225,6 +227,7 @@ impl Kind {
         validate_update: |_, _| Errors::default(),
         validate_status: |_, _| Errors::default(),
         validate_ephemeral: |_, _| Errors::default(),
+        validate_resize: |_, _| Errors::default(),
         validate_finalize: |_, _| Errors::default(),
         warnings: |_, _| Vec::new(),
         deprecation: None,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::answer;
 use crate::base::object::Object;
-use crate::kinds::{Column, Kind};
+use crate::kinds::{self, Column, Kind};
 
 /// What of the object goes with each row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,4 +65,25 @@ fn row(kind: &Kind, object: &Object, include: Include, now: Timestamp) -> Value 
 /// Only the metadata.
 pub fn partial(value: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
+}
+
+/// A Scale as a table.
+pub fn of_scale(scale: &Value, now: Timestamp) -> Value {
+    let column =
+        |name: &str, kind: &str| json!({"name": name, "type": kind, "format": "", "description": "", "priority": 0});
+    let count = |path: &str| scale.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+    let cells = json!([
+        scale["metadata"]["name"],
+        count("/spec/replicas"),
+        count("/status/replicas"),
+        kinds::table::age(scale, now)
+    ]);
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": scale["metadata"]["resourceVersion"]},
+        "columnDefinitions": [
+            column("Name", "string"), column("Desired", "integer"), column("Available", "integer"), column("Age", "string"),
+        ],
+        "rows": [{"cells": cells, "object": partial(scale)}],
+    })
 }

@@ -68,7 +68,11 @@ async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -
         let named = !call.request.name.is_empty();
         return Err(if named { Status::no_such_path() } else { Status::method_not_allowed() });
     }
-    if call.request.name.is_empty() && matches!(verb, "update" | "patch") || http.method() == http::Method::HEAD {
+    let created_by_name = verb == "create" && subresource.is_none() && !call.request.name.is_empty();
+    if created_by_name
+        || call.request.name.is_empty() && matches!(verb, "update" | "patch")
+        || http.method() == http::Method::HEAD
+    {
         return Err(Status::method_not_allowed());
     }
     match (verb, subresource) {
@@ -361,13 +365,12 @@ impl Call {
     async fn delete_collection(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
         let options = self.options(http).await?;
         let (selection, form) = (self.selection()?, self.form()?);
-        let items = self.api.delete_collection(&self.request, &selection, &options).await?;
-        let list = crate::api::read::List {
-            items,
-            revision: self.api.cache.head(),
-            continue_token: String::new(),
-            remaining: None,
-        };
+        let limit = self.query.int("limit")?.and_then(|l| usize::try_from(l).ok()).unwrap_or(0);
+        let page =
+            ListOptions { limit, continue_token: self.query.get("continue").to_owned(), ..ListOptions::default() };
+        let mut list = self.api.list(&self.request, &selection, &page)?;
+        list.items = self.api.delete_collection(&self.request, list.items, &options).await?;
+        list.revision = self.api.cache.head();
         answer::list(form, self.request.kind, list, self.include()?, self.api.clock.now())
     }
 
@@ -409,7 +412,12 @@ impl Call {
     async fn scale(self, verb: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
         let (kind, form) = (self.request.kind, self.form()?);
         if verb == "get" {
-            return Ok(answer::value(200, form, &scale::of(kind, &*self.api.get(&self.request)?)));
+            let object = self.api.get(&self.request)?;
+            let scale = scale::of(kind, &object);
+            if form.shape == negotiate::Shape::Table {
+                return Ok(answer::value(200, form, &super::table::of_scale(&scale, self.api.clock.now())));
+            }
+            return Ok(answer::value(200, form, &scale));
         }
         let shape = schema::type_of(scale::SCHEMA).ok_or_else(|| Status::internal("Scale has no schema"))?;
         let written = if verb == "patch" {

@@ -61,7 +61,16 @@ impl Api {
                     claims.aud.iter().filter(|a| audiences.is_empty() || audiences.contains(a)).collect();
                 json!({"authenticated": true, "user": user_info(&user), "audiences": shared})
             }
-            None => json!({"error": "invalid bearer token", "user": {}}),
+            None => match self.tokens.user(token, &[], &self.cache) {
+                Some((_, claims)) => {
+                    let why = format!(
+                        "[invalid bearer token, token audiences {:?} is invalid for the target audiences {audiences:?}]",
+                        claims.aud
+                    );
+                    json!({"error": why, "user": {}})
+                }
+                None => json!({"error": "invalid bearer token", "user": {}}),
+            },
         })
     }
 

@@ -90,7 +90,9 @@ impl Api {
             let why = format!(
                 "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
             );
-            return Err(Status::conflict(kind, name, why));
+            let mut status = Status::conflict(kind, name, why);
+            status.details.kind = kind.kind.into();
+            return Err(status);
         }
         let value = object.value();
         *slot = Some(reference(&value));

@@ -8,7 +8,7 @@ use crate::base::json::{int, map_mut, set_default};
 use crate::kinds::core::podspec;
 use crate::kinds::field::Errors;
 use crate::kinds::table::{self, integer, wide};
-use crate::kinds::{Column, Field, Generation, Kind, Subresource};
+use crate::kinds::{Column, Generation, Kind, Subresource};
 
 /// The kind.
 pub static KIND: Kind = Kind {
@@ -24,7 +24,6 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.apps.v1.ReplicaSet",
     columns: COLUMNS,
     row,
-    fields: &[Field { name: "status.replicas", get: |r| int(r, "status.replicas").unwrap_or(0).to_string() }],
     default,
     prepare_create: |r| {
         workload::drop_disabled(r);

@@ -58,6 +58,7 @@ pub static KIND: Kind = Kind {
     validate_update: update::validate,
     validate_status: status::validate,
     validate_ephemeral: update::validate_ephemeral,
+    validate_resize: update::validate_resize,
     warnings: |pod, old| if old.is_none() { podspec::warnings_for_pod(pod) } else { Vec::new() },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}"#,
     ..Kind::BASE

@@ -168,3 +168,41 @@ pub(super) fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
     }
     errors
 }
+
+/// Errors in a change through the resize subresource: only amounts of CPU and memory change, and the class of service stays.
+pub(super) fn validate_resize(new: &Value, old: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let path = Path::root("spec");
+    let (new_spec, old_spec) = (&new["spec"], &old["spec"]);
+    if podspec::qos_class(new_spec) != text(old, "status.qosClass") {
+        let why = "Pod QOS Class may not change as a result of resizing";
+        errors.push(field::invalid(&path, podspec::qos_class(new_spec), why));
+    }
+    for group in ["containers", "initContainers"] {
+        let base = path.field(group);
+        for (i, (now, was)) in list(new_spec, group).iter().zip(list(old_spec, group)).enumerate() {
+            let path = base.index(i);
+            let path = path.field("resources");
+            for which in ["limits", "requests"] {
+                amounts(&mut errors, &path.field(which), now, was, which);
+            }
+        }
+    }
+    errors
+}
+
+/// What was promised may be made more or less, but not taken away, and nothing else may change.
+fn amounts(errors: &mut Errors, path: &Path<'_>, now: &Value, was: &Value, which: &str) {
+    let of = |c: &Value| {
+        at(c, "resources").and_then(|r| r.get(which)).and_then(Value::as_object).cloned().unwrap_or_default()
+    };
+    let (now, was) = (of(now), of(was));
+    for name in was.keys().chain(now.keys().filter(|k| !was.contains_key(*k))) {
+        let resizable = podspec::POD_RESOURCES.contains(&name.as_str());
+        if resizable && was.contains_key(name) && !now.contains_key(name) {
+            errors.push(field::forbidden(path, format!("resource {which} cannot be removed")));
+        } else if !resizable && now.get(name) != was.get(name) {
+            errors.push(field::forbidden(&path.key(name), "only cpu and memory resources are mutable"));
+        }
+    }
+}

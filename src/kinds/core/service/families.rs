@@ -150,9 +150,6 @@ pub fn choose(service: &mut Value, cluster: &[&'static str]) -> Errors {
             "SingleStack"
         }
         .into();
-        if open && families.is_empty() && cluster.len() < 2 {
-            policy = "SingleStack".into();
-        }
     }
     if families.is_empty() {
         families.push(cluster[0].to_owned());
