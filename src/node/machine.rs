@@ -158,6 +158,8 @@ pub enum Event {
         container: String,
         id: String,
         pid: u32,
+        /// As the runtime has it, so that a later process that adopts the container says the same.
+        since: Timestamp,
     },
     StartFailed {
         container: String,
@@ -312,7 +314,9 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
                 c.now = Now::PullFailed { reason, message, until };
             }
         }
-        Event::Started { container, id, pid } => started(&mut state, &container, id, pid, now, &mut effects),
+        Event::Started { container, id, pid, since } => {
+            started(&mut state, &container, Now::Running { id, pid, since, stopping: false }, now, &mut effects);
+        }
         Event::StartFailed { container, reason, message } => start_failed(&mut state, &container, reason, message, now),
         Event::Exited { container, ended } => exited(&mut state, &container, ended, now, &mut effects),
         Event::Ready { container, ready } => {
@@ -390,7 +394,7 @@ fn pulled(state: &mut PodState, name: &str, image_id: String, effects: &mut Vec<
     }
 }
 
-fn started(state: &mut PodState, name: &str, id: String, pid: u32, now: Timestamp, effects: &mut Vec<Effect>) {
+fn started(state: &mut PodState, name: &str, running: Now, now: Timestamp, effects: &mut Vec<Effect>) {
     let Some(i) = state.index(name) else { return };
     let (startup, readiness) = (state.plan.containers[i].startup_probe, state.plan.containers[i].readiness_probe);
     let going = state.stage == Stage::Up;
@@ -398,7 +402,7 @@ fn started(state: &mut PodState, name: &str, id: String, pid: u32, now: Timestam
     if c.now != Now::Starting {
         return;
     }
-    c.now = Now::Running { id, pid, since: now, stopping: false };
+    c.now = running;
     c.started = !startup;
     c.ready = !startup && !readiness;
     if going {
@@ -699,7 +703,7 @@ mod tests {
         fn up(self, name: &str, seconds: i64) -> Self {
             let (container, id) = (name.to_owned(), format!("{name}-id"));
             self.on(Event::Pulled { container: container.clone(), image_id: "img".into() }, seconds)
-                .on(Event::Started { container, id, pid: 7 }, seconds)
+                .on(Event::Started { container, id, pid: 7, since: at(seconds) }, seconds)
         }
 
         fn exit(self, name: &str, code: i32, from: i64, to: i64) -> Self {
@@ -788,7 +792,7 @@ mod tests {
                 reason: "ErrImagePull",
                 message: String::new()
             }),
-            name.clone().prop_map(|container| Event::Started { container, id: "x".into(), pid: 1 }),
+            name.clone().prop_map(|container| Event::Started { container, id: "x".into(), pid: 1, since: at(0) }),
             name.clone().prop_map(|container| Event::StartFailed { container, reason: "e", message: String::new() }),
             (name.clone(), 0..2i32).prop_map(|(container, code)| Event::Exited { container, ended: ended(code, 0, 1) }),
             name.prop_map(|container| Event::Unhealthy { container, grace: Duration::ZERO }),

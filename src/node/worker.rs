@@ -414,7 +414,15 @@ impl Worker {
                         say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {why}"));
                         launch::stop(&node, &pod, c, &id, &setting.addresses, Duration::from_secs(2)).await;
                     }
-                    let _ = tell.send(Message::Happened(Event::Started { container: name, id: id.clone(), pid })).await;
+                    let state = node.runtime.container(&id).await.map(|s| s.state);
+                    let since = match state {
+                        Some(ContainerState::Running { started_at } | ContainerState::Exited { started_at, .. }) => {
+                            started_at
+                        }
+                        Some(ContainerState::Created) | None => node.clock.now(),
+                    };
+                    let started = Event::Started { container: name, id: id.clone(), pid, since };
+                    let _ = tell.send(Message::Happened(started)).await;
                     // It may have ended before anybody knew its id.
                     if node.runtime.container(&id).await.is_some_and(|s| !s.is_running()) {
                         let _ = tell.send(Message::Exited { container: id }).await;

@@ -1,5 +1,6 @@
 //! A machine for one test: a network namespace, directories, a server in it, and kubectl.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +17,13 @@ pub struct Lab {
     pub name: String,
     directory: tempfile::TempDir,
     server: Option<Child>,
+}
+
+/// A process, which is the same one only if it began at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: i32,
+    pub ticks: u64,
 }
 
 fn run(command: &mut Command) -> Output {
@@ -144,11 +152,6 @@ impl Lab {
         String::from_utf8(run(self.command("kubectl").args(args)).stdout).unwrap()
     }
 
-    /// kubectl in the background, whatever becomes of it.
-    pub fn spawn(&self, args: &[&str]) -> Child {
-        self.command("kubectl").args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    }
-
     /// What kubectl prints as JSON.
     pub fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.kubectl(&[args, &["-o", "json"]].concat())).unwrap()
@@ -159,19 +162,37 @@ impl Lab {
         self.json(&["get", "pod", name])
     }
 
-    /// The first process of a pod, found by its container's cgroup.
+    /// The first process of a pod.
     pub fn pod_pid(&self, pod: &str) -> i32 {
-        let id =
-            self.pod(pod)["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().replace("amphipod://", "");
+        let id = self.pod(pod)["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
+        self.first_processes().get(&id.replace("amphipod://", "")).unwrap_or_else(|| panic!("no process of {id}")).pid
+    }
+
+    /// The first process of every container on this machine, by the container's id.
+    pub fn first_processes(&self) -> BTreeMap<String, Process> {
+        let mut all = BTreeMap::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-            let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if cgroup.contains(&id) && command.starts_with(b"/amphipod\0hello") {
-                return pid;
+            let read = |part: &str| std::fs::read_to_string(entry.path().join(part)).unwrap_or_default();
+            let first = read("status").lines().any(|l| l.starts_with("NSpid:") && l.ends_with("\t1"));
+            // The fields after the name, which may have spaces; the start is the 22nd of all.
+            let started = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
+            let cgroups = read("cgroup");
+            let mut ids = cgroups.lines().filter_map(|l| l.rsplit('/').next()).filter(|n| n.len() == 64);
+            if let (true, Some(ticks), Some(id)) = (first, started, ids.next()) {
+                all.insert(id.to_owned(), Process { pid, ticks });
             }
         }
-        panic!("no process of container {id}");
+        all
+    }
+
+    /// Work on a thread in the machine's network namespace.
+    pub fn thread<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+        let namespace = std::fs::File::open(format!("/run/netns/{}", self.name)).unwrap();
+        std::thread::spawn(move || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
     }
 
     /// What a page says, asked from the machine.
