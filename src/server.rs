@@ -55,6 +55,7 @@ pub struct Config {
     pub kubeconfig_mode: u32,
     pub token: Option<String>,
     pub dns: bool,
+    pub scheduler: bool,
     pub service_proxy: bool,
     pub agent: bool,
 }
@@ -97,7 +98,9 @@ async fn serve(config: Config) -> Result<()> {
     let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
     bootstrap::run(&api, &endpoints(&config)).await.context("the first objects cannot be written")?;
     let mut loops = controllers::start(local(&api, controllers::MANAGER), clock.clone(), options_of(&config, &pki));
-    loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
+    if config.scheduler {
+        loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
+    }
 
     let (stop, stopping) = watch::channel(false);
     let tls = watch::Sender::new(tls(&pki)?);

@@ -60,8 +60,8 @@ pub struct ServerArgs {
     /// The secret with which agents join [default: made at the first start]
     #[arg(long, short = 't', env = "AMPHIPOD_TOKEN")]
     token: Option<String>,
-    /// Parts to leave out: dns, service-proxy
-    #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = ["dns", "service-proxy"])]
+    /// Parts to leave out: dns, scheduler, service-proxy
+    #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = ["dns", "scheduler", "service-proxy"])]
     disable: Vec<String>,
     /// Run no node here
     #[arg(long, env = "AMPHIPOD_DISABLE_AGENT")]
@@ -163,6 +163,7 @@ fn resolve(a: ServerArgs) -> Result<Config> {
         kubeconfig_mode: a.write_kubeconfig_mode,
         token: a.token,
         dns: !a.disable.iter().any(|d| d == "dns"),
+        scheduler: !a.disable.iter().any(|d| d == "scheduler"),
         service_proxy: !a.disable.iter().any(|d| d == "service-proxy"),
         agent: !a.disable_agent,
     })
