@@ -33,7 +33,9 @@ pub fn decode_as(
             "couldn't get version/kind; json parse error: expected an object, got {value}"
         )));
     }
+    // The core group may be written as an empty one.
     let (version_given, kind_given) = (text(&value, "apiVersion"), text(&value, "kind"));
+    let version_given = version_given.strip_prefix('/').unwrap_or(version_given);
     if (!version_given.is_empty() && version_given != api_version) || (!kind_given.is_empty() && kind_given != kind) {
         return Err(Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {kind}): {kind_given:?} in {version_given:?} is not {kind:?} in {api_version:?}"
@@ -95,6 +97,8 @@ pub fn check(
 ) -> Result<Vec<String>> {
     let shape = schema::type_of(definition).ok_or_else(|| Status::internal(format!("no schema for {definition}")))?;
     let unknown = schema::decode(value, &shape).map_err(|e| Status::bad_request(e.to_string()))?;
+    // What means nothing is told of once, however often it stands there.
+    let duplicates: Vec<String> = duplicates.into_iter().filter(|d| !unknown.contains(d)).collect();
     let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
     let duplicates = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
     let findings: Vec<String> = unknown.chain(duplicates).collect();

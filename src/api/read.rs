@@ -70,7 +70,7 @@ impl Selection {
     pub fn new(kind: &Kind, labels: Selector, fields: &FieldSelector) -> Result<Self> {
         let stored = kind.stored();
         let mut terms = Vec::new();
-        for t in &fields.0 {
+        for t in fields.0.iter().filter(|t| !(t.field.is_empty() && t.value.is_empty())) {
             let what = match t.field.as_str() {
                 "metadata.name" => What::Name,
                 "metadata.namespace" if kind.namespaced => What::Namespace,
@@ -162,7 +162,6 @@ impl Api {
     /// The exact revision that a list must show; 0 for the newest.
     fn list_revision(&self, options: &ListOptions) -> Result<u64> {
         let (version, how) = (options.resource_version.as_str(), options.version_match.as_str());
-        check_version_match(version, how, !options.continue_token.is_empty())?;
         let asked = parse_version(version)?;
         let head = self.cache.head();
         if asked > head {
@@ -188,7 +187,8 @@ fn page(all: Vec<Arc<Object>>, selection: &Selection, limit: usize, revision: u6
             None => return List { items, revision, continue_token: String::new(), remaining: None },
         }
     }
-    let more = if everything { rest.len() } else { rest.filter(|o| selection.matches(o)).count() };
+    // As in Kubernetes, another page is promised where objects remain, whether they match or not.
+    let more = rest.len();
     if more == 0 {
         return List { items, revision, continue_token: String::new(), remaining: None };
     }
@@ -225,41 +225,4 @@ pub fn parse_version(text: &str) -> Result<u64> {
     text.parse().map_err(|_| {
         Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be an unsigned integer"))
     })
-}
-
-fn check_version_match(version: &str, how: &str, continued: bool) -> Result<()> {
-    let forbidden = |why: &str| {
-        let message = format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}");
-        let mut status = Status::new(422, "Invalid", message).cause(
-            "FieldValueForbidden",
-            format!("Forbidden: {why}"),
-            "resourceVersionMatch",
-        );
-        status.details.kind = "ListOptions".into();
-        status.details.group = "meta.k8s.io".into();
-        status
-    };
-    match how {
-        "" => Ok(()),
-        _ if continued => Err(forbidden("resourceVersionMatch is forbidden when continue is provided")),
-        _ if version.is_empty() => {
-            Err(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"))
-        }
-        "Exact" if version == "0" => {
-            Err(forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""))
-        }
-        "Exact" | "NotOlderThan" => Ok(()),
-        other => {
-            let why = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\"");
-            let mut status = Status::new(
-                422,
-                "Invalid",
-                format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: {why}"),
-            )
-            .cause("FieldValueNotSupported", why, "resourceVersionMatch");
-            status.details.kind = "ListOptions".into();
-            status.details.group = "meta.k8s.io".into();
-            Err(status)
-        }
-    }
 }

@@ -56,8 +56,9 @@ impl Api {
         let shelf = self.cache.shelf(request.kind);
         let changed = shelf.subscribe();
         let asked = parse_version(&options.resource_version)?;
+        // A revision that is not reached yet is waited for; only the initial events must be as new as asked.
         let head = self.cache.head();
-        if asked > head {
+        if asked > head && options.initial_events == Some(true) {
             return Err(Status::too_large_revision(asked, head));
         }
         let prefix = request.prefix();

@@ -150,6 +150,7 @@ impl Api {
             Change::Apply(apply) if request.subresource.is_none() => {
                 self.may_create(request)?;
                 let mut value = apply(None)?;
+                remove(&mut value, "metadata.resourceVersion");
                 if !text(&value, "metadata.uid").is_empty() {
                     return Err(Status::conflict(
                         kind,
@@ -587,8 +588,12 @@ pub(super) fn applied(
     shape: &crate::schema::TypeRef<'_>,
     force: bool,
 ) -> Result<Value> {
-    let result = with_writer(api, request, |writer| apply::apply(live, config, shape, writer, force));
-    result.map_err(|error| match error {
+    with_writer(api, request, |writer| apply::apply(live, config, shape, writer, force)).map_err(apply_failure)
+}
+
+/// What the client is told of an apply that was refused.
+pub(super) fn apply_failure(error: ApplyError) -> Status {
+    match error {
         ApplyError::Conflicts(conflicts) => {
             let mut status = Status::new(409, "Conflict", error_text(&conflicts));
             for c in conflicts {
@@ -598,7 +603,7 @@ pub(super) fn applied(
         }
         // Kubernetes answers 500 to a configuration that does not fit; it is the client's mistake and so a 400 here.
         other => Status::bad_request(other.to_string()),
-    })
+    }
 }
 
 fn error_text(conflicts: &[apply::Conflict]) -> String {

@@ -56,6 +56,7 @@ pub fn validate(kind: &Kind, value: &Value) -> Errors {
     }
     errors.extend(validate_generation(value));
     errors.extend(validate_free(value));
+    errors.extend(validate_managed(value));
     errors
 }
 
@@ -126,6 +127,19 @@ fn validate_owners(value: &Value) -> Errors {
     errors
 }
 
+/// Entries of managed fields with names that are too long.
+fn validate_managed(value: &Value) -> Errors {
+    let mut errors = Errors::new();
+    for (i, entry) in list(value, "metadata.managedFields").iter().enumerate() {
+        for (key, max) in [("manager", 128), ("subresource", 256)] {
+            if text(entry, key).len() > max {
+                errors.push(field::too_long(format!("metadata.managedFields[{i}].{key}"), max));
+            }
+        }
+    }
+    errors
+}
+
 /// Errors in a map of labels at `path`.
 pub fn labels(path: &str, labels: Option<&Value>) -> Errors {
     let mut errors = Errors::new();
@@ -166,6 +180,7 @@ pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Errors {
     }
     errors.extend(validate_generation(new));
     errors.extend(validate_free(new));
+    errors.extend(validate_managed(new));
     let _ = kind;
     errors
 }

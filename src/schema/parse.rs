@@ -1,6 +1,6 @@
 //! JSON bodies to values, with Go's notion of duplicate fields.
 //!
-//! A repeated member is no error here, the last one wins, but its path is reported: whether that is a refusal, a
+//! A repeated member is no error here, the last one wins (objects are joined), but its path is reported: whether that is a refusal, a
 //! warning or nothing is the caller's field validation to decide.
 
 use std::fmt;
@@ -25,10 +25,56 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), ParseError> {
             lossy.as_bytes()
         }
     };
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = Seed { duplicates: &mut duplicates }.deserialize(&mut json);
-    let value = value.and_then(|v| json.end().map(|()| v)).map_err(|e| ParseError(e.to_string()))?;
+    let mut parse = |bytes: &[u8]| {
+        duplicates.clear();
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let value = Seed { duplicates: &mut duplicates }.deserialize(&mut json);
+        value.and_then(|v| json.end().map(|()| v)).map_err(|e| ParseError(e.to_string()))
+    };
+    let value = match parse(bytes) {
+        Ok(value) => value,
+        Err(error) => parse(&whole_surrogates(bytes).ok_or(error)?)?,
+    };
     Ok((value, duplicates))
+}
+
+/// The text with every half of a surrogate pair replaced, as Go does; `None` where there is none.
+fn whole_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
+    let unit = |i: usize| {
+        let digits = bytes.get(i..i + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (mut out, mut i, mut found) = (Vec::with_capacity(bytes.len()), 0, false);
+    while i < bytes.len() {
+        let length = match unit(i) {
+            Some(0xd800..0xdc00) if unit(i + 6).is_some_and(|low| (0xdc00..0xe000).contains(&low)) => 12,
+            Some(0xd800..0xe000) => {
+                out.extend_from_slice(b"\\ufffd");
+                (found, i) = (true, i + 6);
+                continue;
+            }
+            _ if bytes[i] == b'\\' => 2,
+            _ => 1,
+        };
+        let end = bytes.len().min(i + length);
+        out.extend_from_slice(&bytes[i..end]);
+        i = end;
+    }
+    found.then_some(out)
+}
+
+/// What a member is that stands twice: objects are one, with the members of both, of anything else the last one counts.
+fn joined(first: Option<Value>, second: Value) -> Value {
+    match (first, second) {
+        (Some(Value::Object(mut first)), Value::Object(second)) => {
+            for (key, value) in second {
+                let value = joined(first.remove(&key), value);
+                first.insert(key, value);
+            }
+            Value::Object(first)
+        }
+        (_, second) => second,
+    }
 }
 
 /// Reads one value; duplicates found below are reported relative to it, and prefixed by whoever holds it.
@@ -113,10 +159,11 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 let dot = if path.starts_with('[') { "" } else { "." };
                 *path = format!("{key}{dot}{path}");
             }
-            if map.contains_key(&key) {
+            let first = map.remove(&key);
+            if first.is_some() {
                 self.duplicates.push(key.clone());
             }
-            map.insert(key, value);
+            map.insert(key, joined(first, value));
         }
         Ok(Value::Object(map))
     }
@@ -142,6 +189,14 @@ mod tests {
             assert!(parse_json(text.as_bytes()).is_err(), "{text}");
         }
         assert_eq!(parse_json(b"\"\xff\"").unwrap().0, json!("\u{fffd}"));
+    }
+
+    #[test]
+    fn repeated_objects_are_joined_and_half_surrogates_replaced() {
+        let (value, twice) = parse_json(br#"{"d":{"a":1,"b":1},"d":{"b":2,"c":2},"l":[1],"l":[2]}"#).unwrap();
+        assert_eq!((value, twice.len()), (json!({"d": {"a": 1, "b": 2, "c": 2}, "l": [2]}), 2));
+        let text = br#"["\ud800","\udc00x","\ud83d\ude00","\\ud800"]"#;
+        assert_eq!(parse_json(text).unwrap().0, json!(["\u{fffd}", "\u{fffd}x", "\u{1f600}", "\\ud800"]));
     }
 
     proptest! {

@@ -21,14 +21,9 @@ pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Va
         return Ok(());
     }
     if binding && !crate::api::identity::rbac::role_exists(api, &request.namespace, &value["roleRef"]) {
-        let kind = if value["roleRef"]["kind"] == "Role" {
-            &crate::kinds::rbac::role::KIND
-        } else {
-            &crate::kinds::rbac::clusterrole::KIND
-        };
         return match request.user.is_in(crate::api::identity::MASTERS) {
             true => Ok(()),
-            false => Err(Status::not_found(kind, text(value, "roleRef.name"))),
+            false => Err(Status::not_found(request.kind, text(value, "roleRef.name"))),
         };
     }
     let granted = if binding {

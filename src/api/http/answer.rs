@@ -44,6 +44,13 @@ pub fn typed(code: u16, media: &'static str, body: Body) -> Response<Body> {
     response
 }
 
+/// An answer without a body.
+pub fn empty(code: u16) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
 /// Plain text.
 pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
     typed(code, "text/plain; charset=utf-8", full(body))
@@ -51,6 +58,14 @@ pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
 
 /// A value in the negotiated format.
 pub fn value(code: u16, form: Form, value: &Value) -> Response<Body> {
+    let beta;
+    let value = match form.beta {
+        true => {
+            beta = table::as_beta(value.clone());
+            &beta
+        }
+        false => value,
+    };
     if form.yaml {
         let yaml = serde_yaml::to_string(value).unwrap_or_default();
         return typed(code, "application/yaml", full(yaml));
@@ -64,8 +79,8 @@ pub fn json_bytes(code: u16, body: impl Into<Bytes>) -> Response<Body> {
 }
 
 /// A failure.
-pub fn status(status: &Status) -> Response<Body> {
-    let mut response = json_bytes(status.code, serde_json::to_vec(&status.to_json()).unwrap_or_default());
+pub fn status(status: &Status, form: Form) -> Response<Body> {
+    let mut response = value(status.code, form, &status.to_json());
     if let Some(seconds) = status.details.retry_after_seconds {
         response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }
@@ -128,6 +143,8 @@ pub fn list(
         Shape::Object | Shape::PartialMetadataList => {
             let partial = form.shape == Shape::PartialMetadataList;
             let items: Vec<Value> = list.items.iter().map(|o| item(kind, o, partial)).collect();
+            // An empty list of metadata is no list at all (Kubernetes 1.36).
+            let items = if partial && items.is_empty() { Value::Null } else { items.into() };
             let (version, name) = if partial {
                 ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
             } else {

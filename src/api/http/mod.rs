@@ -6,6 +6,7 @@
 pub mod access;
 pub mod answer;
 pub mod discovery;
+pub mod list_options;
 pub mod listen;
 pub mod negotiate;
 pub mod openapi;
@@ -44,10 +45,14 @@ pub struct Peer {
 /// Answers one request.
 pub async fn respond(api: Api, peer: Peer, request: http::Request<Incoming>) -> Response<Body> {
     let wants_table_error = request.method() == http::Method::HEAD;
+    if route::has_bad_escape(request.uri()) {
+        return answer::text(400, "400 Bad Request");
+    }
+    let form = negotiate::accept(request.headers(), negotiate::Offer::Transformed).unwrap_or_default();
     match run(&api, &peer, request).await {
         Ok(response) => response,
         Err(status) => {
-            let mut response = answer::status(&status);
+            let mut response = answer::status(&status, form);
             if wants_table_error {
                 *response.body_mut() = answer::full(Bytes::new());
             }

@@ -10,6 +10,8 @@ use crate::api::status::{Result, Status};
 pub struct Form {
     pub yaml: bool,
     pub shape: Shape,
+    /// Tables and metadata are asked for in `meta.k8s.io/v1beta1`.
+    pub beta: bool,
 }
 
 /// What is made of objects before they are written.
@@ -79,7 +81,7 @@ fn form(range: &str, offer: Offer) -> Option<Form> {
         "PartialObjectMetadataList" => Shape::PartialMetadataList,
         _ => return None,
     };
-    Some(Form { yaml, shape })
+    Some(Form { yaml, shape, beta: shape != Shape::Object && version == "v1beta1" })
 }
 
 /// How the request body is written; types that are not known are refused.

@@ -4,7 +4,7 @@ use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::negotiate::Form;
+use super::negotiate::{self, Form, Offer};
 use super::{Body, answer, discovery, openapi};
 use crate::api::Api;
 use crate::api::identity::User;
@@ -25,20 +25,28 @@ pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Inco
     {
         return Err(Status::method_not_allowed());
     }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) && !is_health {
-        return Err(if discovery::answer(path, request.headers()).is_some() {
+    // Kubernetes' aggregator lists the groups whatever the method is.
+    let is_groups = path.trim_end_matches('/') == "/apis";
+    if !matches!(*request.method(), Method::GET | Method::HEAD) && !is_health && !is_groups {
+        return Err(if discovery::answer(path, request.headers()).is_some() || is_version(path) {
             Status::method_not_allowed()
         } else {
             Status::no_such_path()
         });
     }
     if let Some((value, media)) = discovery::answer(path, request.headers()) {
+        if media == "application/json" {
+            negotiate::accept(request.headers(), Offer::Plain)?;
+        }
         return Ok(answer::typed(200, media, answer::full(serde_json::to_vec(&value).unwrap_or_default())));
     }
     let root = path.split('/').nth(1).unwrap_or("");
     match (root, path) {
         ("healthz" | "livez" | "readyz", _) => health(root, path, request.uri().query().unwrap_or("")),
-        (_, "/version" | "/version/") => Ok(answer::value(200, Form::default(), &version())),
+        (_, path) if is_version(path) => {
+            let form = negotiate::accept(request.headers(), Offer::Plain)?;
+            Ok(answer::value(200, form, &version()))
+        }
         (_, "/") => Ok(answer::value(200, Form::default(), &json!({"paths": index()}))),
         (_, "/metrics") => Ok(answer::text(200, crate::base::metrics::text())),
         (_, "/openid/v1/jwks") => {
@@ -58,8 +66,12 @@ pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Inco
     }
 }
 
+fn is_version(path: &str) -> bool {
+    path.trim_end_matches('/') == "/version"
+}
+
 /// What Go's own multiplexer says.
-fn unknown() -> Response<Body> {
+pub(super) fn unknown() -> Response<Body> {
     answer::text(404, "404 page not found\n")
 }
 

@@ -86,34 +86,33 @@ impl Route {
         }
         let path =
             percent_decode_str(uri.path()).decode_utf8().map_err(|_| Status::bad_request("the path is not UTF-8"))?;
-        let mut parts: Vec<&str> = uri.path().split('/').skip(1).collect();
+        // Split after decoding, as Kubernetes does: an escaped slash separates too.
+        let mut parts: Vec<&str> = path.split('/').skip(1).collect();
         let group_parts = match parts.first() {
             Some(&"api") if parts.len() > 2 && !parts[2].is_empty() => 2,
             Some(&"apis") if parts.len() > 3 && !parts[3].is_empty() => 3,
-            _ => return Ok(Self { verb: path_verb(method), target: Target::Path(path.into_owned()), query }),
+            _ => return Ok(Self { verb: path_verb(method), target: Target::Path(path.to_string()), query }),
         };
         if parts.last() == Some(&"") && parts.len() > group_parts + 1 && !parts.contains(&"proxy") {
             parts.pop();
         }
-        let decode = |s: &str| percent_decode_str(s).decode_utf8_lossy().into_owned();
         let mut resource = Resource::default();
         if group_parts == 3 {
-            resource.group = decode(parts[1]);
+            resource.group = parts[1].to_owned();
         }
-        resource.version = decode(parts[group_parts - 1]);
+        resource.version = parts[group_parts - 1].to_owned();
         let mut rest = &parts[group_parts..];
         let watched = rest.first() == Some(&"watch") && rest.len() > 1;
         if watched {
             rest = &rest[1..];
         }
         if rest.first() == Some(&"namespaces") && rest.len() > 2 && !matches!(rest[2], "status" | "finalize") {
-            resource.namespace = decode(rest[1]);
+            resource.namespace = rest[1].to_owned();
             rest = &rest[2..];
         }
         let mut rest = rest.iter();
-        resource.plural = rest.next().map(|s| decode(s)).unwrap_or_default();
-        resource.name = rest.next().map(|s| decode(s)).unwrap_or_default();
-        resource.subresource = rest.next().map(|s| decode(s)).unwrap_or_default();
+        let mut next = || rest.next().map_or_else(String::new, |s| (*s).to_owned());
+        (resource.plural, resource.name, resource.subresource) = (next(), next(), next());
         resource.rest = rest.copied().collect::<Vec<_>>().join("/");
         if resource.plural == "namespaces" && resource.group.is_empty() {
             resource.namespace = resource.name.clone();
@@ -121,6 +120,14 @@ impl Route {
         let verb = verb(method, &resource, &query, watched);
         Ok(Self { verb, target: Target::Resource(resource), query })
     }
+}
+
+/// Whether a `%` in the path is not followed by two hexadecimal digits; Go's server does not read such a request.
+pub fn has_bad_escape(uri: &Uri) -> bool {
+    let bytes = uri.path().as_bytes();
+    bytes.iter().enumerate().any(|(i, b)| {
+        *b == b'%' && !bytes.get(i + 1..i + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
 }
 
 fn path_verb(method: &Method) -> &'static str {
@@ -174,6 +181,9 @@ mod tests {
         assert_eq!((verb, &*r.namespace, &*r.name), ("watch", "n", "p"));
         let (_, r) = resource("GET", "/api/v1/namespaces/n/services/s:80/proxy/a/b");
         assert_eq!((&*r.subresource, &*r.rest), ("proxy", "a/b"));
+        let (_, r) = resource("GET", "/api/v1/namespaces/n/configmaps/a%2Fb");
+        assert_eq!((&*r.name, &*r.subresource), ("a", "b"));
+        assert!(has_bad_escape(&"/api/v1/nodes/a%z".parse().unwrap()));
         let route = Route::parse(&Method::GET, &"/apis/apps".parse().unwrap()).unwrap();
         assert!(matches!(route.target, Target::Path(p) if p == "/apis/apps"));
     }

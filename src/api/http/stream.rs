@@ -39,6 +39,9 @@ pub(super) async fn respond(call: Call, http: http::Request<Incoming>) -> Result
     match call.request.subresource {
         Some(Subresource::Log) => logs(&call, &pod).await,
         Some(Subresource::Exec | Subresource::Attach) => exec(call, &pod, http).await,
+        Some(Subresource::Proxy) if call.request.kind.plural == "pods" && text(&pod, "status.podIP").is_empty() => {
+            Err(Status::bad_request(format!("no host in pod {}", call.request.name)))
+        }
         _ => Err(Status::new(501, "NotImplemented", "this stream is not served yet")),
     }
 }
@@ -100,6 +103,10 @@ async fn logs(call: &Call, pod: &Value) -> Result<Response<Body>> {
         since,
         stream: call.query.get("stream").to_owned(),
     };
+    if text(pod, "spec.nodeName").is_empty() {
+        // Nothing runs yet, so there is nothing to tell and nobody to ask.
+        return Ok(answer::empty(204));
+    }
     let pieces = node(call, pod)?.logs(&target, &options).await?;
     Ok(answer::typed(200, "text/plain", answer::streamed(ReceiverStream::new(pieces))))
 }

@@ -67,6 +67,25 @@ pub fn partial(value: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
 }
 
+/// The older version of what is in `meta.k8s.io/v1`, which looks the same.
+pub fn as_beta(mut value: Value) -> Value {
+    fn rename(value: &mut Value) {
+        if value["apiVersion"] == "meta.k8s.io/v1" {
+            value["apiVersion"] = "meta.k8s.io/v1beta1".into();
+        }
+    }
+    rename(&mut value);
+    for (list, inner) in [("rows", "object"), ("items", "")] {
+        for item in value.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            match inner {
+                "" => rename(item),
+                _ => item.get_mut(inner).filter(|o| o.is_object()).into_iter().for_each(rename),
+            }
+        }
+    }
+    value
+}
+
 /// A Scale as a table.
 pub fn of_scale(scale: &Value, now: Timestamp) -> Value {
     let column =

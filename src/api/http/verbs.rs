@@ -7,6 +7,7 @@ use http::{HeaderMap, Response};
 use hyper::body::Incoming;
 use serde_json::Value;
 
+use super::list_options::ListParameters;
 use super::negotiate::{self, Form, Offer};
 use super::route::{Query, Resource, Route, Target};
 use super::table::Include;
@@ -42,6 +43,9 @@ pub async fn respond(
     http: http::Request<Incoming>,
 ) -> Result<Response<Body>> {
     let Target::Resource(resource) = route.target else { return Err(Status::no_such_path()) };
+    if !kinds::ALL.iter().any(|k| k.group == resource.group) {
+        return Ok(super::paths::unknown());
+    }
     let kind =
         kinds::by_plural(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
     if !kind.namespaced && !resource.namespace.is_empty() && resource.plural != "namespaces" {
@@ -186,6 +190,17 @@ impl Call {
         Selection::new(self.request.kind, labels, &fields)
     }
 
+    /// The parameters of a list or watch that exclude one another.
+    pub(super) fn list_parameters(&self, watch: bool) -> ListParameters<'_> {
+        ListParameters {
+            watch,
+            resource_version: self.query.get("resourceVersion"),
+            how: self.query.get("resourceVersionMatch"),
+            continued: !self.query.get("continue").is_empty(),
+            initial_events: self.query.has("sendInitialEvents"),
+        }
+    }
+
     fn form(&self) -> Result<Form> {
         negotiate::accept(&self.headers, Offer::Transformed)
     }
@@ -213,6 +228,7 @@ impl Call {
         let (form, kind) = (self.form()?, self.request.kind);
         match verb {
             "get" => {
+                crate::api::read::parse_version(self.query.get("resourceVersion"))?;
                 let object = self.api.get(&self.request)?;
                 answer::object(200, form, kind, &object, self.include()?, self.api.clock.now())
             }
@@ -236,17 +252,7 @@ impl Call {
             version_match: self.query.get("resourceVersionMatch").to_owned(),
         };
         self.query.int("timeoutSeconds")?;
-        if self.query.has("sendInitialEvents") {
-            let why = "sendInitialEvents is forbidden for list";
-            let mut status = Status::new(
-                422,
-                "Invalid",
-                format!("ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: {why}"),
-            )
-            .cause("FieldValueForbidden", format!("Forbidden: {why}"), "sendInitialEvents");
-            (status.details.kind, status.details.group) = ("ListOptions".into(), "meta.k8s.io".into());
-            return Err(status);
-        }
+        self.list_parameters(false).check()?;
         let list = self.api.list(&self.request, &self.selection()?, &options)?;
         answer::list(form, self.request.kind, list, self.include()?, self.api.clock.now())
     }
@@ -292,6 +298,11 @@ impl Call {
         let shape =
             schema::type_of(self.request.kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
         let written = if let Patch::Apply { config, force } = &patch {
+            let kind = self.request.kind;
+            check_configuration(config, &kind.api_version(), kind.kind)?;
+            if self.request.validation == FieldValidation::Warn {
+                warnings.extend(duplicates.iter().map(|f| format!("duplicate field {f:?}")));
+            }
             let mut apply = |live: Option<&Value>| self.applied(live, config, &shape, *force);
             self.api.update(&self.request, Change::Apply(&mut apply)).await?
         } else {
@@ -366,8 +377,13 @@ impl Call {
         let options = self.options(http).await?;
         let (selection, form) = (self.selection()?, self.form()?);
         let limit = self.query.int("limit")?.and_then(|l| usize::try_from(l).ok()).unwrap_or(0);
-        let page =
-            ListOptions { limit, continue_token: self.query.get("continue").to_owned(), ..ListOptions::default() };
+        self.list_parameters(false).check()?;
+        let page = ListOptions {
+            limit,
+            continue_token: self.query.get("continue").to_owned(),
+            resource_version: self.query.get("resourceVersion").to_owned(),
+            version_match: self.query.get("resourceVersionMatch").to_owned(),
+        };
         let mut list = self.api.list(&self.request, &selection, &page)?;
         list.items = self.api.delete_collection(&self.request, list.items, &options).await?;
         list.revision = self.api.cache.head();
@@ -422,13 +438,20 @@ impl Call {
         let shape = schema::type_of(scale::SCHEMA).ok_or_else(|| Status::internal("Scale has no schema"))?;
         let written = if verb == "patch" {
             let (patch, _) = Patch::read(&self, http).await?;
+            if let Patch::Apply { config, .. } = &patch {
+                check_configuration(config, "autoscaling/v1", "Scale")?;
+            }
             let mut change = |live: &Value| {
+                if let Patch::Apply { config, force } = &patch {
+                    return self.api.apply_scale(&self.request, live, config, &shape, *force);
+                }
                 let mut new = live.clone();
                 patch.apply(&mut new, &shape)?;
                 form::check(self.request.validation, &mut new, scale::SCHEMA, Vec::new())?;
                 Ok(new)
             };
-            self.api.rescale(&self.request, &mut change).await?
+            let applied = matches!(patch, Patch::Apply { .. });
+            self.api.rescale(&self.request, applied, &mut change).await?
         } else {
             let encoding = negotiate::body_encoding(http.headers())?;
             let body = body_of(http).await?;
@@ -440,7 +463,7 @@ impl Call {
                     self.request.name
                 )));
             }
-            self.api.rescale(&self.request, &mut |_| Ok(value.clone())).await?
+            self.api.rescale(&self.request, false, &mut |_| Ok(value.clone())).await?
         };
         Ok(answer::value(200, form, &scale::of(kind, &written.object)))
     }
@@ -509,6 +532,23 @@ impl Patch {
         };
         result.map_err(|e| Status::new(e.code(), e.reason(), e.to_string()))
     }
+}
+
+/// An applied configuration must say in full what it is about.
+fn check_configuration(config: &Value, api_version: &str, kind: &str) -> Result<()> {
+    if !config.is_object() {
+        return Err(Status::bad_request("error decoding YAML: the configuration must be an object"));
+    }
+    let (given_version, given_kind) = (text(config, "apiVersion"), text(config, "kind"));
+    if given_version != api_version || given_kind != kind {
+        return Err(Status::bad_request(format!(
+            "apiVersion and kind must be {api_version:?} and {kind:?}, got {given_version:?} and {given_kind:?}"
+        )));
+    }
+    if text(config, "metadata.name").is_empty() {
+        return Err(Status::bad_request("metadata.name is required in the configuration"));
+    }
+    Ok(())
 }
 
 /// Members of JSON patch operations that mean nothing.

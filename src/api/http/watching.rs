@@ -11,7 +11,7 @@ use super::negotiate::{Form, Shape};
 use super::table::{self, Include};
 use super::verbs::Call;
 use super::{Body, answer};
-use crate::api::status::{Result, Status};
+use crate::api::status::Result;
 use crate::api::watch::{Seen, Watch, WatchOptions};
 use crate::base::clock::Clock;
 use crate::base::object::Object;
@@ -26,9 +26,8 @@ const CHUNK: usize = 32 << 10;
 
 /// Begins a watch and answers its events as they come.
 pub(super) fn respond(call: &Call, form: Form) -> Result<Response<Body>> {
-    let version_match = call.query.get("resourceVersionMatch");
     let initial_events = call.query.has("sendInitialEvents").then(|| call.query.flag("sendInitialEvents"));
-    check_match(version_match, initial_events, call.query.get("resourceVersion"))?;
+    call.list_parameters(true).check()?;
     let options = WatchOptions {
         resource_version: call.query.get("resourceVersion").to_owned(),
         initial_events,
@@ -54,43 +53,6 @@ pub(super) fn respond(call: &Call, form: Form) -> Result<Response<Body>> {
     };
     let pieces = futures::stream::unfold(events, |mut events| async move { events.piece().await.map(|b| (b, events)) });
     Ok(answer::typed(200, "application/json", answer::streamed(pieces)))
-}
-
-fn check_match(how: &str, initial_events: Option<bool>, version: &str) -> Result<()> {
-    let refuse = |field: &str, reason: &str, why: &str| {
-        let mut status =
-            Status::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: Forbidden: {why}"))
-                .cause(reason, format!("Forbidden: {why}"), field);
-        (status.details.kind, status.details.group) = ("ListOptions".into(), "meta.k8s.io".into());
-        Err(status)
-    };
-    match (initial_events, how) {
-        (Some(_), "") => refuse(
-            "resourceVersionMatch",
-            "FieldValueForbidden",
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
-        (Some(_), "NotOlderThan") | (None, "") => Ok(()),
-        (Some(_), other) => {
-            let why = format!("Unsupported value: {other:?}: supported values: \"NotOlderThan\"");
-            let mut status = Status::new(
-                422,
-                "Invalid",
-                format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: {why}"),
-            )
-            .cause("FieldValueNotSupported", why, "resourceVersionMatch");
-            (status.details.kind, status.details.group) = ("ListOptions".into(), "meta.k8s.io".into());
-            Err(status)
-        }
-        (None, _) => {
-            let _ = version;
-            refuse(
-                "resourceVersionMatch",
-                "FieldValueForbidden",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            )
-        }
-    }
 }
 
 struct Events {
@@ -177,6 +139,7 @@ impl Events {
             return;
         }
         let shown = self.shown(object, self.clock.now());
+        let shown = if self.form.beta { table::as_beta(shown) } else { shown };
         line(out, &json!({"type": name, "object": shown}));
     }
 

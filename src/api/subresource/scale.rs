@@ -3,15 +3,20 @@
 use serde_json::{Value, json};
 
 use crate::api::status::{Result, Status};
-use crate::api::write::{Change, Written};
+use crate::api::write::{Change, Written, apply_failure};
 use crate::api::{Api, Request, form};
 use crate::base::json::{at, int, set, text};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
-use crate::kinds::{Kind, field};
+use crate::kinds::{Kind, Subresource, field};
+use crate::schema::TypeRef;
+use crate::schema::apply::{self, FieldSet, managed};
 
 /// The definition of what goes through it.
 pub const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
+
+/// Where a workload says how many it shall be; a Scale says it there too.
+const REPLICAS: &str = "spec.replicas";
 
 /// The Scale of a workload.
 pub fn of(kind: &Kind, object: &Object) -> Value {
@@ -37,44 +42,96 @@ fn of_value(value: &Value) -> Value {
     scale
 }
 
+/// A Scale and whose fields it has, by its workload's managed fields.
+fn tracked(workload: &Value) -> Value {
+    let mut scale = of_value(workload);
+    let owners = apply::scale::of_parent(at(workload, "metadata.managedFields"), REPLICAS);
+    if owners.as_array().is_some_and(|list| !list.is_empty()) {
+        set(&mut scale, "metadata.managedFields", owners);
+    }
+    scale
+}
+
 impl Api {
-    /// Changes the Scale of the named workload: `change` makes the new Scale of the live one.
+    /// Changes the Scale of the named workload: `change` makes the new Scale of the live one. With `applied` its managed
+    /// fields are right already.
     pub async fn rescale(
         &self,
         request: &Request,
+        applied: bool,
         change: &mut (dyn FnMut(&Value) -> Result<Value> + Send),
     ) -> Result<Written> {
-        let mut patch = |live: &Value| {
-            let scale = of_value(live);
-            let new = change(&scale)?;
-            let named = text(&new, "metadata.name");
-            if named != request.name {
-                return Err(Status::bad_request(format!(
-                    "the name of the object ({named}) does not match the name on the URL ({})",
-                    request.name
-                )));
+        let mut rescaled = |live: Option<&Value>| {
+            let live = live.ok_or_else(|| request.not_found())?;
+            let scale = tracked(live);
+            let mut new = change(&scale)?;
+            check(request, &new, live)?;
+            if !applied && let Some(shape) = crate::schema::type_of(SCHEMA) {
+                self.with_scale_writer(request, |writer| managed::after_update(Some(&scale), &mut new, &shape, writer));
             }
-            let given = text(&new, "metadata.resourceVersion");
-            if !given.is_empty() && given != text(live, "metadata.resourceVersion") {
-                return Err(Status::modified(request.kind, &request.name));
-            }
-            let (uid, actual) = (text(&new, "metadata.uid"), text(live, "metadata.uid"));
-            if !uid.is_empty() && uid != actual {
-                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}");
-                return Err(Status::conflict(request.kind, &request.name, why));
-            }
-            let replicas = int(&new, "spec.replicas").unwrap_or(0);
-            if replicas < 0 {
-                let error = field::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-                let mut status = Status::invalid(request.kind, text(&new, "metadata.name"), &[error]);
-                status.details.kind = "Scale".into();
-                status.details.group = "autoscaling".into();
-                return Err(status);
-            }
-            let mut object = live.clone();
-            set(&mut object, "spec.replicas", replicas);
-            Ok(object)
+            let owners = apply::scale::to_parent(
+                at(live, "metadata.managedFields"),
+                at(&new, "metadata.managedFields"),
+                REPLICAS,
+                &request.kind.api_version(),
+            );
+            let mut workload = live.clone();
+            set(&mut workload, REPLICAS, int(&new, REPLICAS).unwrap_or(0));
+            set(&mut workload, "metadata.managedFields", owners);
+            Ok(workload)
         };
-        self.update(request, Change::Patch(&mut patch)).await
+        self.update(request, Change::Apply(&mut rescaled)).await
     }
+
+    /// Server-side apply of a Scale.
+    pub fn apply_scale(
+        &self,
+        request: &Request,
+        live: &Value,
+        config: &Value,
+        shape: &TypeRef<'_>,
+        force: bool,
+    ) -> Result<Value> {
+        self.with_scale_writer(request, |writer| apply::apply(Some(live), config, shape, writer, force))
+            .map_err(apply_failure)
+    }
+
+    fn with_scale_writer<T>(&self, request: &Request, run: impl FnOnce(&managed::Writer<'_>) -> T) -> T {
+        run(&managed::Writer {
+            manager: &request.manager,
+            api_version: "autoscaling/v1",
+            subresource: Subresource::Scale.name(),
+            now: &self.clock.now_text(),
+            reset: &FieldSet::of_fields(["status"]),
+        })
+    }
+}
+
+/// The new Scale must speak of the live workload and be a possible one.
+fn check(request: &Request, new: &Value, live: &Value) -> Result<()> {
+    let named = text(new, "metadata.name");
+    if named != request.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({named}) does not match the name on the URL ({})",
+            request.name
+        )));
+    }
+    let given = text(new, "metadata.resourceVersion");
+    if !given.is_empty() && given != text(live, "metadata.resourceVersion") {
+        return Err(Status::modified(request.kind, &request.name));
+    }
+    let (uid, actual) = (text(new, "metadata.uid"), text(live, "metadata.uid"));
+    if !uid.is_empty() && uid != actual {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}");
+        return Err(Status::conflict(request.kind, &request.name, why));
+    }
+    let replicas = int(new, REPLICAS).unwrap_or(0);
+    if replicas < 0 {
+        let error = field::invalid(REPLICAS, replicas, "must be greater than or equal to 0");
+        let mut status = Status::invalid(request.kind, named, &[error]);
+        status.details.kind = "Scale".into();
+        status.details.group = "autoscaling".into();
+        return Err(status);
+    }
+    Ok(())
 }

@@ -107,7 +107,8 @@ fn merge_object(original: &mut Object, mut patch: Object, of: Option<TypeRef<'_>
                 } else if rule.merge {
                     *items = merge_list(std::mem::take(items), change, &rule)?;
                 } else {
-                    *items = change.into_iter().filter_map(added_item).collect();
+                    // An atomic list is taken as it is; a directive in it is an item with an unknown field.
+                    *items = change;
                 }
             }
             (Some(_), _) if deletes => {}
@@ -167,7 +168,7 @@ fn merge_ordered_lists(original: &mut Object, patch: &mut Object, of: Option<Typ
             (Some(live), None) => live,
             (None, Some(change)) => change.into_iter().filter_map(added_item).collect(),
             (Some(live), Some(change)) if rule.merge => merge_list(live, change, &rule)?,
-            (Some(_), Some(change)) => change.into_iter().filter_map(added_item).collect(),
+            (Some(_), Some(change)) => change,
         };
         let sorted = arrange(merged, &order, &live.unwrap_or_default(), rule.key)?;
         original.insert(name.to_owned(), Value::Array(sorted));
