@@ -17,3 +17,10 @@ mod gone;
 mod hello;
 #[path = "e2e/lab.rs"]
 mod lab;
+/// An image pulled from a registry, and everything kubectl does with a Deployment of it.
+#[path = "e2e/nginx.rs"]
+mod nginx;
+#[path = "e2e/recording.rs"]
+mod recording;
+#[path = "e2e/registry.rs"]
+mod registry;

@@ -15,6 +15,8 @@ const CRASH_FORGET: Duration = Duration::from_secs(600);
 /// First and longest wait before an image is pulled again, or a sandbox made again.
 const RETRY_MIN: Duration = Duration::from_secs(10);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// How long the failure of a pull is shown before the wait for the next one is.
+const FAILURE_SHOWN: Duration = Duration::from_secs(2);
 const SANDBOX_RETRY_MIN: Duration = Duration::from_secs(1);
 
 /// What the machine must know of a pod's spec.
@@ -110,8 +112,8 @@ pub enum Now {
     Waiting,
     /// Its image is being fetched. Exits: `Starting`, `PullFailed`.
     Pulling,
-    /// Tried again at the time. Exits: `Pulling`.
-    PullFailed { reason: &'static str, message: String, until: Timestamp },
+    /// Tried again at the time; the failure itself is shown for a moment, then that it rests. Exits: `Pulling`.
+    PullFailed { reason: &'static str, message: String, rests_at: Option<Timestamp>, until: Timestamp },
     /// It is being created. Exits: `Running`, `StartFailed`.
     Starting,
     /// Tried again at the time. Exits: `Pulling`.
@@ -201,6 +203,10 @@ pub enum Effect {
     Pull {
         container: String,
     },
+    /// Tell that the image is not asked for again before some time has passed.
+    PullRests {
+        container: String,
+    },
     Start {
         container: String,
         attempt: u32,
@@ -253,6 +259,7 @@ impl PodState {
             _ => None,
         };
         let containers = self.containers.iter().filter_map(|c| match &c.now {
+            Now::PullFailed { rests_at: Some(at), .. } => Some(*at),
             Now::PullFailed { until, .. } | Now::StartFailed { until, .. } | Now::Crashed { until, .. } => Some(*until),
             _ => None,
         });
@@ -311,7 +318,9 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
         Event::PullFailed { container, reason, message } => {
             if let Some(c) = find(&mut state, &container) {
                 let until = now + grow(&mut c.pull_wait, RETRY_MIN, RETRY_MAX);
-                c.now = Now::PullFailed { reason, message, until };
+                // What can never succeed is not said to rest.
+                let rests_at = (reason == "ErrImagePull").then(|| now + FAILURE_SHOWN);
+                c.now = Now::PullFailed { reason, message, rests_at, until };
             }
         }
         Event::Started { container, id, pid, since } => {
@@ -622,6 +631,12 @@ fn advance_containers(state: &mut PodState, now: Timestamp, effects: &mut Vec<Ef
 }
 
 fn begin_if_due(c: &mut Container, now: Timestamp, effects: &mut Vec<Effect>) {
+    if let Now::PullFailed { rests_at, .. } = &mut c.now
+        && rests_at.is_some_and(|at| at <= now)
+    {
+        *rests_at = None;
+        effects.push(Effect::PullRests { container: c.name.clone() });
+    }
     let due = match &c.now {
         Now::Waiting => true,
         Now::PullFailed { until, .. } | Now::StartFailed { until, .. } => *until <= now,
@@ -728,6 +743,19 @@ mod tests {
         let r = r.up("a", 4).up("b", 4);
         assert_eq!(r.0.phase(), Phase::Running);
         assert!(r.0.initialized() && r.0.containers.iter().skip(1).all(|c| c.ready));
+    }
+
+    #[test]
+    fn a_failed_pull_is_shown_then_rests_then_is_tried_again() {
+        let failed = |reason| Event::PullFailed { container: "a".into(), reason, message: "m".into() };
+        let r = Run::new(Restart::Always, vec![part("a", Role::Main)]).on(failed("ErrImagePull"), 0);
+        assert_eq!((r.0.next_at(), r.1.as_slice()), (Some(at(2)), &[][..]));
+        let r = r.on(Event::Tick, 2);
+        assert_eq!((r.0.next_at(), r.1.as_slice()), (Some(at(10)), &[Effect::PullRests { container: "a".into() }][..]));
+        let r = r.on(Event::Tick, 10);
+        assert_eq!(r.1, [Effect::Pull { container: "a".into() }]);
+        let r = r.on(failed("InvalidImageName"), 10);
+        assert_eq!(r.0.next_at(), Some(at(30)), "nothing to say in between");
     }
 
     #[test]

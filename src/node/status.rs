@@ -151,7 +151,7 @@ fn entry(pod: &Pod, state: &PodState, c: &Container) -> Value {
     let mut out = json!({
         "name": c.name, "image": image, "imageID": c.image_id, "restartCount": c.restarts,
         "ready": c.ready && matches!(c.now, Now::Running { .. }), "started": c.started && matches!(c.now, Now::Running { .. }),
-        "state": now_state(state, c),
+        "state": now_state(state, c, &image),
         "lastState": last_state(c),
     });
     let id = match &c.now {
@@ -173,7 +173,7 @@ fn waiting(reason: &str, message: &str) -> Value {
     json!({"waiting": out})
 }
 
-fn now_state(state: &PodState, c: &Container) -> Value {
+fn now_state(state: &PodState, c: &Container, image: &str) -> Value {
     match &c.now {
         Now::Waiting
             if !state.initialized()
@@ -185,10 +185,10 @@ fn now_state(state: &PodState, c: &Container) -> Value {
             Some(_) if matches!(c.now, Now::Waiting) => waiting("PodInitializing", ""),
             _ => waiting("ContainerCreating", ""),
         },
-        Now::PullFailed { reason, message, .. } => match *reason {
-            "ErrImagePull" => waiting("ImagePullBackOff", &format!("Back-off pulling image: {message}")),
-            other => waiting(other, message),
-        },
+        Now::PullFailed { reason: reason @ "ErrImagePull", message, rests_at: None, .. } => {
+            waiting("ImagePullBackOff", &format!("Back-off pulling image {image:?}: {reason}: {message}"))
+        }
+        Now::PullFailed { reason, message, .. } => waiting(reason, message),
         Now::StartFailed { reason, message, .. } => waiting(reason, message),
         Now::Running { since, .. } => json!({"running": {"startedAt": seconds_text(*since)}}),
         Now::Ended(e) => json!({"terminated": terminated(e)}),

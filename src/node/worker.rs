@@ -340,6 +340,11 @@ impl Worker {
         match effect {
             Effect::Prepare => self.begin_prepare(),
             Effect::Pull { container } => self.begin_pull(container),
+            Effect::PullRests { container } => {
+                let image = spec::container(&self.pod, &container).and_then(|c| c.image.clone()).unwrap_or_default();
+                self.say(&container, EventType::Normal, "BackOff", &format!("Back-off pulling image {image:?}"));
+                self.say(&container, EventType::Warning, "Failed", "Error: ImagePullBackOff");
+            }
             Effect::Start { container, attempt } => self.begin_start(container, attempt),
             Effect::Stop { container, grace } => self.begin_stop(container, grace),
             Effect::StartProbes { container } => self.start_probes(&container),

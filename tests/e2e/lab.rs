@@ -9,6 +9,9 @@ use serde_json::Value;
 
 /// The example that the quickstart deploys.
 pub const HELLO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/examples/hello.yaml");
+/// The machine's address, and that of its only neighbour.
+pub const HOST: &str = "192.0.2.1";
+pub const OUTSIDE: &str = "192.0.2.2";
 const BINARY: &str = env!("CARGO_BIN_EXE_amphipod");
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -26,7 +29,8 @@ pub struct Process {
     pub ticks: u64,
 }
 
-fn run(command: &mut Command) -> Output {
+/// Runs it to a good end.
+pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?} cannot be run: {e}"));
     assert!(
         output.status.success(),
@@ -66,17 +70,25 @@ pub fn traces(marks: &[String]) -> Vec<String> {
 impl Lab {
     /// A machine with a server that is Ready.
     pub fn start(name: &str) -> Self {
-        let name = format!("ae{}{name}", std::process::id() % 10_000);
-        ip(&format!("netns add {name}"));
-        ip(&format!("-n {name} link set lo up"));
-        ip(&format!("-n {name} link add v0 type veth peer name v1"));
-        ip(&format!("-n {name} addr add 192.0.2.1/24 dev v0"));
-        ip(&format!("-n {name} link set v0 up"));
-        ip(&format!("-n {name} link set v1 up"));
-        let directory = tempfile::Builder::new().prefix(&name).tempdir().unwrap();
-        let mut lab = Self { name, directory, server: None };
+        let mut lab = Self::prepare(name);
         lab.start_server();
         lab
+    }
+
+    /// A machine without a server, and beside it, in a namespace of its own, the outside world.
+    pub fn prepare(name: &str) -> Self {
+        let name = format!("ae{}{name}", std::process::id() % 10_000);
+        let outside = format!("{name}-o");
+        ip(&format!("netns add {name}"));
+        ip(&format!("netns add {outside}"));
+        ip(&format!("-n {name} link add v0 type veth peer name v1 netns {outside}"));
+        for (namespace, link, address) in [(&name, "v0", HOST), (&outside, "v1", OUTSIDE)] {
+            ip(&format!("-n {namespace} link set lo up"));
+            ip(&format!("-n {namespace} addr add {address}/24 dev {link}"));
+            ip(&format!("-n {namespace} link set {link} up"));
+        }
+        let directory = tempfile::Builder::new().prefix(&name).tempdir().unwrap();
+        Self { name, directory, server: None }
     }
 
     /// Texts that are in the name of everything that this machine's node makes: its directories, its control group, the
@@ -96,10 +108,23 @@ impl Lab {
         self.directory.path().join(part)
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// A program on the machine.
+    pub fn command(&self, program: &str) -> Command {
+        self.at(&self.name, program)
+    }
+
+    /// A program beside the machine.
+    pub fn outside(&self, program: &str) -> Command {
+        self.at(&format!("{}-o", self.name), program)
+    }
+
+    fn at(&self, namespace: &str, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
+        command.arg(format!("--net=/run/netns/{namespace}")).arg(program);
         command.env("KUBECONFIG", self.path("etc/kubeconfig.yaml"));
+        for name in ["http_proxy", "https_proxy", "all_proxy"] {
+            command.env_remove(name).env_remove(name.to_uppercase());
+        }
         command
     }
 
@@ -114,7 +139,7 @@ impl Lab {
     pub fn start_server(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.command(BINARY);
-        command.arg("server").args(self.directories()).args(["--node-name", &self.name, "--node-ip", "192.0.2.1"]);
+        command.arg("server").args(self.directories()).args(["--node-name", &self.name, "--node-ip", HOST]);
         self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         self.until("the node is Ready", || {
             let answered = self.command("kubectl").args(["get", "nodes", "-o", "json"]).output().unwrap();
@@ -155,6 +180,12 @@ impl Lab {
     /// What kubectl prints as JSON.
     pub fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.kubectl(&[args, &["-o", "json"]].concat())).unwrap()
+    }
+
+    /// The revision of the store.
+    pub fn revision(&self) -> u64 {
+        let list: Value = serde_json::from_str(&self.kubectl(&["get", "--raw", "/api/v1/nodes?limit=1"])).unwrap();
+        list["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
     }
 
     /// A pod of the default namespace.
@@ -208,7 +239,7 @@ impl Lab {
     /// Links beyond the machine's own, tables, and routes to pods.
     pub fn network_traces(&self) -> String {
         let links = self.inside(&["ip", "-o", "link"]);
-        let links: String = links.lines().filter(|l| ![": lo", ": v0", ": v1"].iter().any(|n| l.contains(n))).collect();
+        let links: String = links.lines().filter(|l| ![": lo", ": v0"].iter().any(|n| l.contains(n))).collect();
         let routes = self.inside(&["ip", "route"]);
         let routes: String = routes.lines().filter(|l| l.starts_with("10.")).collect();
         links + &self.inside(&["nft", "list", "ruleset"]) + &routes
@@ -232,6 +263,8 @@ impl Drop for Lab {
             let _ = server.wait();
         }
         let _ = self.command(BINARY).arg("killall").args(self.directories()).output();
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        for namespace in [&self.name, &format!("{}-o", self.name)] {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).output();
+        }
     }
 }
