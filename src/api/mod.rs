@@ -44,6 +44,8 @@ pub struct Inner {
     pub tokens: Tokens,
     /// Reaches pods on nodes: logs, exec, ports.
     pub nodes: node_access::Nodes,
+    /// Lets machines become nodes.
+    pub joining: http::join::Joining,
     /// Held while a write takes an address or a port: what is taken is read from the cache, so the next may look only
     /// after the write before is in it.
     allocation: tokio::sync::Mutex<()>,
@@ -94,6 +96,7 @@ impl Api {
         Self(Arc::new(Inner {
             rbac: Rbac::new(cache.clone()),
             nodes: node_access::Nodes::default(),
+            joining: http::join::Joining::new(),
             allocation: tokio::sync::Mutex::new(()),
             store,
             cache,

@@ -51,6 +51,30 @@ impl Status {
         Self { code, reason, message: message.into(), details: Box::default() }
     }
 
+    /// What another server answered with.
+    pub fn received(code: u16, reason: &str, message: impl Into<String>) -> Self {
+        const REASONS: &[&str] = &[
+            "AlreadyExists",
+            "BadRequest",
+            "Conflict",
+            "Expired",
+            "Forbidden",
+            "Gone",
+            "Invalid",
+            "InternalError",
+            "MethodNotAllowed",
+            "NotAcceptable",
+            "NotFound",
+            "RequestEntityTooLarge",
+            "ServiceUnavailable",
+            "Timeout",
+            "TooManyRequests",
+            "Unauthorized",
+            "UnsupportedMediaType",
+        ];
+        Self::new(code, REASONS.iter().find(|r| **r == reason).copied().unwrap_or(""), message)
+    }
+
     /// 400.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)

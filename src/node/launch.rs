@@ -1,5 +1,6 @@
 //! Starting and stopping one container: its specification, its hooks, and what it leaves as last words.
 
+pub use crate::base::error::full;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,17 +68,6 @@ pub async fn start(
             Err(failed)
         }
     }
-}
-
-/// An error with all its causes.
-pub fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// The file that a container's last words are written to.

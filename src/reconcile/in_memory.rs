@@ -15,6 +15,11 @@ use crate::store::memory::Memory;
 
 /// A client of a fresh API that holds nothing.
 pub(crate) fn client() -> Arc<Local> {
+    Arc::new(Local::new(api(), "test"))
+}
+
+/// A fresh API that holds nothing.
+pub(crate) fn api() -> Api {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let cache = Cache::load(&*store).unwrap();
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
@@ -25,5 +30,5 @@ pub(crate) fn client() -> Arc<Local> {
         node_ports: (30000, 32767),
         issuer: issuer.into(),
     };
-    Arc::new(Local::new(Api::new(store, cache, Clock::system(), options, tokens), "test"))
+    Api::new(store, cache, Clock::system(), options, tokens)
 }

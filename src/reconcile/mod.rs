@@ -12,6 +12,7 @@ pub mod informer;
 pub mod local;
 pub mod queue;
 pub mod recorder;
+pub mod remote;
 pub mod runner;
 
 pub use client::{Client, Patch};
@@ -19,6 +20,7 @@ pub use grouped::Grouped;
 pub use informer::{Changed, Changes, Informer, View};
 pub use local::Local;
 pub use recorder::{EventType, Recorder};
+pub use remote::Remote;
 pub use runner::{Controller, Outcome, Reconciler, Wake};
 
 use std::sync::Arc;

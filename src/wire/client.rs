@@ -19,6 +19,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::websocket;
 use crate::base::task;
@@ -87,27 +88,15 @@ impl Client {
     }
 
     fn address(&self) -> Result<(String, u16), Error> {
-        let wrong = || Error::Address(self.target.server.to_string());
-        if self.target.server.scheme_str() != Some("https") {
-            return Err(wrong());
-        }
-        let host = self.target.server.host().ok_or_else(wrong)?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok((host, self.target.server.port_u16().unwrap_or(443)))
+        address_of(&self.target.server)
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
         let (host, port) = self.address()?;
-        let address = || format!("{host}:{port}");
-        let tcp = TcpStream::connect((host.as_str(), port)).await;
-        let tcp = tcp.map_err(|source| Error::Connect { address: address(), source })?;
-        let _ = tcp.set_nodelay(true);
-        let name = ServerName::try_from(host.clone()).map_err(|_| Error::Address(self.target.server.to_string()))?;
-        let tls = TlsConnector::from(self.target.tls.clone()).connect(name, tcp).await;
-        let tls = tls.map_err(|source| Error::Tls { address: address(), source })?;
+        let tls = dial(&host, port, self.target.tls.clone()).await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
             .await
-            .map_err(|source| Error::Broken { address: address(), source })?;
+            .map_err(|source| Error::Broken { address: format!("{host}:{port}"), source })?;
         task::spawn("client connection", async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection");
@@ -173,4 +162,25 @@ impl Client {
         let upgraded = upgraded.map_err(|source| Error::Broken { address: format!("{host}:{port}"), source })?;
         Ok(Ok(websocket::from_client(upgraded).await))
     }
+}
+
+/// Host and port of an `https://` address.
+pub fn address_of(server: &Uri) -> Result<(String, u16), Error> {
+    let wrong = || Error::Address(server.to_string());
+    if server.scheme_str() != Some("https") {
+        return Err(wrong());
+    }
+    let host = server.host().ok_or_else(wrong)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok((host, server.port_u16().unwrap_or(443)))
+}
+
+/// A new TLS connection.
+pub(super) async fn dial(host: &str, port: u16, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, Error> {
+    let address = || format!("{host}:{port}");
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Address(address()))?;
+    let tcp = TcpStream::connect((host, port)).await.map_err(|source| Error::Connect { address: address(), source })?;
+    let _ = tcp.set_nodelay(true);
+    let connected = TlsConnector::from(tls).connect(name, tcp).await;
+    connected.map_err(|source| Error::Tls { address: address(), source })
 }

@@ -1,5 +1,6 @@
 //! HTTP over TLS without meaning: set-up of connections and websocket streams, shared by the API, clients and nodes.
 
+pub mod channel;
 pub mod client;
 pub mod tls;
 pub mod websocket;

@@ -9,6 +9,8 @@ mod pod;
 
 use serde_json::Value;
 
+pub use node::restrict_token;
+
 use super::status::Result;
 use super::{Api, Request};
 use crate::kinds::{core, rbac};
@@ -41,8 +43,7 @@ pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Val
     } else if request.kind == &core::pod::KIND && request.subresource.is_none() {
         pod::default_tolerations(value);
     }
-    let _ = old;
-    Ok(())
+    node::restrict(request, operation, value, old)
 }
 
 /// Refusals that need the final object.
@@ -54,6 +55,7 @@ pub fn validate(api: &Api, request: &Request, _operation: Operation, value: &Val
 }
 
 /// Refusals of deletions.
-pub fn before_delete(_api: &Api, request: &Request, _live: &Value) -> Result<()> {
+pub fn before_delete(_api: &Api, request: &Request, live: &Value) -> Result<()> {
+    node::restrict_deletion(request, live)?;
     lifecycle::may_delete(request)
 }

@@ -1,12 +1,38 @@
-//! TaintNodesByCondition: nothing runs on a new node before it is said to be ready.
+//! Nodes and their agents: what a new node is marked with (TaintNodesByCondition), and what an agent may write at all
+//! (NodeRestriction): its own Node, its own Lease, its own pods and tokens for them.
 
 use serde_json::{Value, json};
 
-use crate::api::Request;
+use super::Operation;
+use crate::api::identity::node::LEASES;
 use crate::api::identity::{NODES, User};
-use crate::base::json::{list, map_mut, text};
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request};
+use crate::base::json::{at, list, map, map_mut, text};
+use crate::kinds::coordination::lease;
+use crate::kinds::core::{node, pod};
+use crate::kinds::{Kind, Subresource};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Labels in Kubernetes' own domains that an agent may give its node (`k8s.io/kubelet/pkg/apis/well_known_labels.go`).
+const OWN_LABELS: [&str; 14] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/instance-type",
+    "node.kubernetes.io/windows-build",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.kubernetes.io/zone",
+    "failure-domain.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+];
+const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
 /// Our own agents register a node only once it can run pods, so nobody would take the taint off again.
 fn is_agent(user: &User) -> bool {
@@ -21,5 +47,151 @@ pub(super) fn admit(request: &Request, node: &mut Value) {
     let taints = map_mut(node, "spec").entry("taints").or_insert_with(|| json!([]));
     if let Some(taints) = taints.as_array_mut() {
         taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+    }
+}
+
+/// Refuses what an agent may not create or change.
+pub(super) fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
+    let Some(own) = request.user.node_name() else { return Ok(()) };
+    let name = match request.name.as_str() {
+        "" => text(value, "metadata.name"),
+        name => name,
+    };
+    let refuse = |why: String| Err(Status::forbidden(request.kind, name, why));
+    let why = match request.kind {
+        k if *k == pod::KIND => pod_refusal(own, request, operation, value, old),
+        k if *k == node::KIND => node_refusal(own, name, operation, value, old),
+        k if *k == lease::KIND => lease_refusal(own, name, request),
+        _ => None,
+    };
+    why.map_or(Ok(()), refuse)
+}
+
+/// Refuses what an agent may not delete.
+pub(super) fn restrict_deletion(request: &Request, live: &Value) -> Result<()> {
+    let Some(own) = request.user.node_name() else { return Ok(()) };
+    let why = match request.kind {
+        k if *k == pod::KIND && text(live, "spec.nodeName") != own => {
+            Some(format!("node {own:?} can only delete pods with spec.nodeName set to itself"))
+        }
+        k if *k == lease::KIND => lease_refusal(own, &request.name, request),
+        _ => None,
+    };
+    why.map_or(Ok(()), |why| Err(Status::forbidden(request.kind, &request.name, why)))
+}
+
+fn pod_refusal(
+    own: &str,
+    request: &Request,
+    operation: Operation,
+    value: &Value,
+    old: Option<&Value>,
+) -> Option<String> {
+    if operation == Operation::Create {
+        if value["metadata"]["annotations"].get(MIRROR).is_none() {
+            return Some(format!("pod does not have {MIRROR:?} annotation, node {own:?} can only create mirror pods"));
+        }
+        if text(value, "spec.nodeName") != own {
+            return Some(format!("node {own:?} can only create pods with spec.nodeName set to itself"));
+        }
+        if !text(value, "spec.serviceAccountName").is_empty() {
+            return Some(format!("node {own:?} can not create pods that reference a service account"));
+        }
+        return None;
+    }
+    if request.subresource != Some(Subresource::Status) {
+        return Some(format!("node {own:?} can only update pod status"));
+    }
+    let old = old?;
+    if text(old, "spec.nodeName") != own {
+        return Some(format!("node {own:?} can only update pod status for pods with spec.nodeName set to itself"));
+    }
+    let labels = |pod: &Value| map(pod, "metadata.labels").cloned().unwrap_or_default();
+    (labels(old) != labels(value)).then(|| format!("node {own:?} cannot update labels through pod status"))
+}
+
+fn node_refusal(own: &str, name: &str, operation: Operation, value: &Value, old: Option<&Value>) -> Option<String> {
+    if name != own {
+        return Some(format!("node {own:?} is not allowed to modify node {name:?}"));
+    }
+    let taints = |node: &Value| at(node, "spec.taints").cloned().filter(|t| !t.is_null());
+    if operation == Operation::Update && old.is_some_and(|old| taints(old) != taints(value)) {
+        return Some(format!("node {own:?} is not allowed to modify taints"));
+    }
+    let labels = |node: Option<&Value>| node.and_then(|n| map(n, "metadata.labels")).cloned().unwrap_or_default();
+    let (before, after) = (labels(old), labels(Some(value)));
+    let changed = before.keys().chain(after.keys()).filter(|k| before.get(*k) != after.get(*k));
+    let mut forbidden: Vec<&str> = changed.map(String::as_str).filter(|k| !is_own_label(k)).collect();
+    forbidden.sort_unstable();
+    forbidden.dedup();
+    (!forbidden.is_empty()).then(|| format!("node {own:?} is not allowed to modify labels: {}", forbidden.join(", ")))
+}
+
+fn is_own_label(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    let within = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|d| d.ends_with('.'));
+    let reserved = within("kubernetes.io") || within("k8s.io");
+    !reserved || OWN_LABELS.contains(&key) || OWN_LABEL_DOMAINS.iter().any(|d| within(d))
+}
+
+fn lease_refusal(own: &str, name: &str, request: &Request) -> Option<String> {
+    if request.namespace != LEASES {
+        return Some(format!("can only access leases in the {LEASES:?} system namespace"));
+    }
+    (name != own).then(|| "can only access node lease with the same name as the requesting node".to_owned())
+}
+
+/// Refuses a token that is not for a pod of the agent's own node.
+pub fn restrict_token(api: &Api, request: &Request, asked: &Value) -> Result<()> {
+    let Some(own) = request.user.node_name() else { return Ok(()) };
+    let refuse = |why: &str| Err(Status::forbidden(request.kind, &request.name, why));
+    let bound = at(asked, "spec.boundObjectRef").filter(|b| text(b, "kind") == "Pod" && !text(b, "uid").is_empty());
+    let Some(bound) = bound else { return refuse("node requested token not bound to a pod") };
+    let kind: &Kind = &pod::KIND;
+    let found = api.cache.shelf(kind).get(&kind.key(&request.namespace, text(bound, "name")));
+    match found.map(|o| o.value()) {
+        Some(pod) if text(&pod, "metadata.uid") != text(bound, "uid") => refuse("the pod is another one by now"),
+        Some(pod) if text(&pod, "spec.nodeName") == own => Ok(()),
+        Some(_) => refuse("node requested token bound to a pod scheduled on a different node"),
+        None => refuse("the pod is not there"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(kind: &'static Kind, name: &str, subresource: Option<Subresource>) -> Request {
+        let user = std::sync::Arc::new(User::node("a"));
+        Request { user, subresource, ..Request::internal("kubelet", kind, "default", name) }
+    }
+
+    #[test]
+    fn an_agent_writes_only_what_is_its_own() {
+        let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
+        let status = request(&pod::KIND, "p", Some(Subresource::Status));
+        assert!(restrict(&status, Operation::Update, &pod("a"), Some(&pod("a"))).is_ok());
+        let refused = restrict(&status, Operation::Update, &pod("b"), Some(&pod("b"))).unwrap_err();
+        let expect =
+            r#"pods "p" is forbidden: node "a" can only update pod status for pods with spec.nodeName set to itself"#;
+        assert_eq!((refused.code, refused.message.as_str()), (403, expect));
+        assert!(restrict(&request(&pod::KIND, "p", None), Operation::Update, &pod("a"), Some(&pod("a"))).is_err());
+        assert!(restrict(&request(&pod::KIND, "", None), Operation::Create, &pod("a"), None).is_err());
+        assert!(restrict_deletion(&request(&pod::KIND, "p", None), &pod("a")).is_ok());
+        assert!(restrict_deletion(&request(&pod::KIND, "p", None), &pod("b")).is_err());
+    }
+
+    #[test]
+    fn an_agent_gives_its_node_no_role_and_no_taints() {
+        let node = |labels: Value, taints: Value| json!({"metadata": {"name": "a", "labels": labels}, "spec": {"taints": taints}});
+        let plain = node(json!({"kubernetes.io/hostname": "a", "example.com/x": "y"}), json!([]));
+        let own = request(&node::KIND, "a", None);
+        assert!(restrict(&own, Operation::Create, &plain, None).is_ok());
+        assert!(restrict(&request(&node::KIND, "b", None), Operation::Create, &plain, None).is_err());
+        let role = node(json!({"node-role.kubernetes.io/control-plane": "true"}), json!([]));
+        assert!(restrict(&own, Operation::Create, &role, None).is_err());
+        let tainted = node(json!({}), json!([{"key": "k", "effect": "NoSchedule"}]));
+        assert!(restrict(&own, Operation::Create, &tainted, None).is_ok(), "it may begin with taints");
+        assert!(restrict(&own, Operation::Update, &plain, Some(&tainted)).is_err());
     }
 }

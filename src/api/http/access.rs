@@ -7,9 +7,9 @@ use http::HeaderMap;
 use super::Peer;
 use super::route::{Route, Target};
 use crate::api::Api;
-use crate::api::identity::User;
 use crate::api::identity::rbac::Attributes;
 use crate::api::identity::token::service_account;
+use crate::api::identity::{User, node};
 use crate::api::status::{Result, Status};
 use crate::base::labels::FieldSelector;
 
@@ -25,7 +25,8 @@ pub fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<U
     impersonate(api, user, headers)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The bearer token of a request.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
@@ -106,13 +107,20 @@ pub fn authorize(api: &Api, user: &User, route: &Route) -> Result<()> {
             ..Attributes::default()
         },
     };
-    if api.rbac.allows(user, &attributes) { Ok(()) } else { Err(denied(user, &attributes)) }
+    let allowed = api.rbac.allows(user, &attributes)
+        || node::allows(&api.cache, user, &attributes, selected(route, "spec.nodeName").as_deref());
+    if allowed { Ok(()) } else { Err(denied(user, &attributes)) }
 }
 
 /// A list of one name is access to that one object.
 fn selected_name(route: &Route) -> String {
-    let selector = FieldSelector::parse(route.query.get("fieldSelector")).ok();
-    selector.and_then(|s| s.required("metadata.name").map(str::to_owned)).unwrap_or_default()
+    selected(route, "metadata.name").unwrap_or_default()
+}
+
+/// What the field selector asks of a field.
+fn selected(route: &Route, field: &str) -> Option<String> {
+    let selector = FieldSelector::parse(route.query.get("fieldSelector")).ok()?;
+    selector.required(field).map(str::to_owned)
 }
 
 /// A refused impersonation is told of as a refusal of what was asked for.

@@ -7,6 +7,7 @@ pub mod access;
 pub mod answer;
 pub mod discovery;
 pub mod list_options;
+pub mod join;
 pub mod listen;
 pub mod negotiate;
 pub mod openapi;
@@ -62,6 +63,9 @@ pub async fn respond(api: Api, peer: Peer, request: http::Request<Incoming>) -> 
 }
 
 async fn run(api: &Api, peer: &Peer, request: http::Request<Incoming>) -> Result<Response<Body>> {
+    if join::is_for(request.uri().path()) {
+        return join::respond(api, peer, request).await;
+    }
     let route = route::Route::parse(request.method(), request.uri())?;
     let user = access::authenticate(api, peer, request.headers()).map_err(|s| access::about_target(s, &route))?;
     access::authorize(api, &user, &route)?;

@@ -1,5 +1,7 @@
 //! Who is asking (client certificates, service-account tokens) and what they may do (RBAC).
 
+pub mod join;
+pub mod node;
 pub mod pki;
 pub mod rbac;
 pub mod token;
@@ -22,6 +24,8 @@ pub struct User {
 pub const MASTERS: &str = "system:masters";
 /// The group of node agents.
 pub const NODES: &str = "system:nodes";
+/// How the users that are node agents begin.
+const NODE_PREFIX: &str = "system:node:";
 
 // === impl User ===
 
@@ -53,6 +57,17 @@ impl User {
         let organisations = subject.iter_organization().filter_map(|o| o.as_str().ok());
         let groups = organisations.chain(["system:authenticated"]).map(str::to_owned).collect();
         Some(Self { name, groups, ..Self::default() })
+    }
+
+    /// The agent of a node.
+    pub fn node(name: &str) -> Self {
+        let groups = vec![NODES.into(), "system:authenticated".into()];
+        Self { name: format!("{NODE_PREFIX}{name}"), groups, ..Self::default() }
+    }
+
+    /// The node whose agent it is.
+    pub fn node_name(&self) -> Option<&str> {
+        self.name.strip_prefix(NODE_PREFIX).filter(|n| !n.is_empty() && self.is_in(NODES))
     }
 
     /// Whether it is a member of a group.

@@ -30,6 +30,8 @@ const BACKDATE_DAYS: i64 = 2;
 #[derive(Clone, Debug)]
 pub struct Pki {
     pub authority: Vec<u8>,
+    /// The authority's key, with which certificates of nodes are signed.
+    pub authority_key: Vec<u8>,
     pub server: Identity,
     pub admin: Identity,
     /// PKCS#8 DER of the key that signs service-account tokens.
@@ -69,7 +71,8 @@ impl Pki {
         let admin = store.leaf("admin", &authority, &issuer, &["system:admin", "system:masters"], &Names::default())?;
         let token_key = pem_to_der(&store.key("service-account")?)?;
         let join_token = store.join_token(directory, &authority, token)?;
-        Ok(Self { authority, server, admin, token_key, join_token })
+        let authority_key = store.key("ca")?;
+        Ok(Self { authority, authority_key, server, admin, token_key, join_token })
     }
 
     /// A kubeconfig for the administrator.
@@ -95,7 +98,7 @@ impl Store<'_> {
         let path = self.tls.join(format!("{name}.key"));
         match std::fs::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let pem = KeyPair::generate().map_err(other)?.serialize_pem().into_bytes();
+                let pem = new_key()?;
                 write_atomically(&path, &pem, 0o600)?;
                 Ok(pem)
             }
@@ -163,19 +166,7 @@ impl Store<'_> {
     }
 
     fn params(&self, common_name: &str, organisations: &[&str], days: i64) -> io::Result<CertificateParams> {
-        let mut params = CertificateParams::default();
-        let mut subject = DistinguishedName::new();
-        subject.push(DnType::CommonName, common_name);
-        for organisation in organisations {
-            subject.push(DnType::OrganizationName, *organisation);
-        }
-        params.distinguished_name = subject;
-        let day = |days: i64| -> io::Result<time::OffsetDateTime> {
-            time::OffsetDateTime::from_unix_timestamp(self.clock.now().as_second() + days * 86400).map_err(other)
-        };
-        params.not_before = day(-BACKDATE_DAYS)?;
-        params.not_after = day(days)?;
-        Ok(params)
+        params(common_name, organisations, days, self.clock)
     }
 
     /// Whether a certificate is of this authority, long enough in force, and carries the names.
@@ -208,7 +199,7 @@ impl Store<'_> {
 
     fn join_token(&self, directory: &Path, authority: &[u8], given: Option<&str>) -> io::Result<String> {
         let path = directory.join("token");
-        let hash = hex::encode(ring::digest::digest(&ring::digest::SHA256, authority));
+        let hash = super::join::authority_hash(authority);
         let full = |secret: &str| format!("K10{hash}::server:{secret}");
         let kept = std::fs::read_to_string(&path).ok().map(|t| t.trim().to_owned());
         let token = match (given, kept) {
@@ -224,6 +215,61 @@ impl Store<'_> {
         Ok(token)
     }
 }
+
+fn params(common_name: &str, organisations: &[&str], days: i64, clock: &Clock) -> io::Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(common_name, organisations);
+    let day = |days: i64| -> io::Result<time::OffsetDateTime> {
+        time::OffsetDateTime::from_unix_timestamp(clock.now().as_second() + days * 86400).map_err(other)
+    };
+    params.not_before = day(-BACKDATE_DAYS)?;
+    params.not_after = day(days)?;
+    Ok(params)
+}
+
+fn subject(common_name: &str, organisations: &[&str]) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, common_name);
+    for organisation in organisations {
+        subject.push(DnType::OrganizationName, *organisation);
+    }
+    subject
+}
+
+/// What a node's certificate says, whatever its request says.
+pub fn node_params(common_name: &str, organisation: &str, clock: &Clock) -> io::Result<CertificateParams> {
+    let mut params = params(common_name, &[organisation], LEAF_DAYS, clock)?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
+}
+
+/// A request for a certificate, PEM: `system:node:<name>` of `system:nodes`, signed with the node's own key (PEM).
+pub fn node_request(node: &str, key: &[u8]) -> io::Result<String> {
+    let key = KeyPair::from_pem(&String::from_utf8_lossy(key)).map_err(other)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject(&format!("system:node:{node}"), &["system:nodes"]);
+    params.serialize_request(&key).and_then(|r| r.pem()).map_err(other)
+}
+
+/// A new P-256 key, PEM.
+pub fn new_key() -> io::Result<Vec<u8>> {
+    Ok(KeyPair::generate().map_err(other)?.serialize_pem().into_bytes())
+}
+
+/// When a certificate ends, if `chain` is one of `authority` for `common_name`.
+pub fn node_certificate_end(chain: &[u8], authority: &[u8], common_name: &str) -> Option<i64> {
+    use x509_parser::prelude::*;
+    let (_, pem) = parse_x509_pem(chain).ok()?;
+    let (_, ca_pem) = parse_x509_pem(authority).ok()?;
+    let (certificate, ca) = (pem.parse_x509().ok()?, ca_pem.parse_x509().ok()?);
+    let named = certificate.subject().iter_common_name().next()?.as_str().ok()? == common_name;
+    let issued = certificate.verify_signature(Some(ca.public_key())).is_ok();
+    (named && issued).then(|| certificate.validity().not_after.timestamp())
+}
+
+/// How many seconds before its end a certificate is renewed.
+pub const RENEW_SECONDS: i64 = RENEW_DAYS * 86400;
 
 /// How long until the next renewal must be looked at.
 pub const RENEWAL_CHECK: Duration = Duration::from_secs(12 * 3600);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::api::identity::token::{Private, Reference, reference};
 use crate::api::status::{Result, Status};
-use crate::api::{Api, Request};
+use crate::api::{Api, Request, admission};
 use crate::base::clock::seconds_text;
 use crate::base::json::{at, int, list, set, text};
 use crate::kinds::core::{node, pod, secret};
@@ -25,6 +25,7 @@ impl Api {
     pub fn request_token(&self, request: &Request, asked: Value) -> Result<Value> {
         let account = self.get(request)?;
         check_place(request, &asked)?;
+        admission::restrict_token(self, request, &asked)?;
         let seconds = int(&asked, "spec.expirationSeconds").unwrap_or(DEFAULT_SECONDS);
         if !SECONDS.contains(&seconds) {
             let why = if seconds < 600 {

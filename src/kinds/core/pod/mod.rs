@@ -1,5 +1,6 @@
 //! Pod.
 
+pub mod references;
 mod row;
 mod status;
 mod update;

@@ -1,0 +1,61 @@
+//! The paths by which machines become nodes; they stand before authentication, because nobody is known yet.
+
+use std::sync::OnceLock;
+
+use http::{Method, Response};
+use hyper::body::Incoming;
+
+use super::{Body, Peer, answer, negotiate::Form};
+use crate::api::Api;
+use crate::api::identity::join::{Application, Desk};
+use crate::api::status::{Result, Status};
+
+/// The authority's certificate, for agents to pin by the hash in their token.
+pub const AUTHORITY_PATH: &str = "/cacerts";
+/// A machine with a token gets a certificate.
+pub const JOIN_PATH: &str = "/v1-amphipod/join";
+/// A node with a certificate gets a new one.
+pub const RENEW_PATH: &str = "/v1-amphipod/renew";
+
+/// Set once by a server that lets machines join.
+pub type Joining = OnceLock<Desk>;
+
+/// Whether the path is one of these.
+pub fn is_for(path: &str) -> bool {
+    matches!(path, AUTHORITY_PATH | JOIN_PATH | RENEW_PATH)
+}
+
+/// Answers one of these paths.
+pub async fn respond(api: &Api, peer: &Peer, request: http::Request<Incoming>) -> Result<Response<Body>> {
+    let desk = api.joining.get().ok_or_else(Status::no_such_path)?;
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::GET, AUTHORITY_PATH) => Ok(answer::text(200, String::from_utf8_lossy(desk.authority()).into_owned())),
+        (&Method::POST, JOIN_PATH) => {
+            let token = super::access::bearer(request.headers()).unwrap_or_default().to_owned();
+            let application = application(request).await?;
+            let joined = desk.join(api, &token, &application).await;
+            match &joined {
+                Ok(_) => tracing::info!(node = application.node_name, "a machine has joined"),
+                Err(status) => tracing::warn!(node = application.node_name, why = status.message, "a join was refused"),
+            }
+            welcome(joined?)
+        }
+        (&Method::POST, RENEW_PATH) => {
+            let node = peer.user.as_ref().and_then(|u| u.node_name()).map(str::to_owned);
+            let node = node.ok_or_else(Status::unauthorized)?;
+            welcome(desk.renew(&node, &application(request).await?)?)
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+async fn application(request: http::Request<Incoming>) -> Result<Application> {
+    let body = super::body_of(request).await?;
+    serde_json::from_slice(&body).map_err(|e| Status::bad_request(format!("the application to join is malformed: {e}")))
+}
+
+fn welcome(welcome: crate::api::identity::join::Welcome) -> Result<Response<Body>> {
+    let value = serde_json::to_value(welcome).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(answer::value(200, Form::default(), &value))
+}

@@ -1,0 +1,442 @@
+//! How machines become nodes: join tokens, node passwords, and certificates for the keys that agents make themselves.
+//!
+//! An agent shows a token once and gets a certificate for `system:node:<name>`; from then on the certificate speaks for it.
+//! The first machine that joins under a name leaves the hash of a password of its own, so that another machine cannot take
+//! the name while the Node exists (as k3s does). Invariant: a certificate is only ever signed for the name that was checked.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use jiff::Timestamp;
+use rcgen::{CertificateSigningRequestParams, Issuer, KeyPair};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use x509_parser::prelude::{FromDer, X509CertificationRequest};
+
+use super::NODES;
+use super::pki::{Pki, node_params};
+use crate::api::delete::DeleteOptions;
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request};
+use crate::base::clock::{Clock, parse_time};
+use crate::base::file::write_atomically;
+use crate::base::json::text;
+use crate::base::labels::dns_subdomain_error;
+use crate::kinds::core::{node, secret};
+
+/// Where join tokens and node passwords are kept.
+pub const NAMESPACE: &str = "kube-system";
+/// The type of Secrets that are tokens, as kubeadm's.
+pub const TOKEN_TYPE: &str = "bootstrap.kubernetes.io/token";
+const PASSWORD_TYPE: &str = "amphipod.io/node-password";
+/// The part of a token's Secret that says that it is used up by the first machine.
+pub const ONE_TIME: &str = "usage-one-time";
+const AUTHENTICATION: &str = "usage-bootstrap-authentication";
+/// What tells how long the token before the last rotation still holds.
+const OLD_TOKEN: &str = "token.old";
+
+/// The parts of a join token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinToken {
+    /// SHA-256 of the authority's PEM; absent in short tokens, which pin nothing.
+    pub authority_hash: Option<String>,
+    /// What is secret: the server's own secret, or `<id>.<secret>`.
+    pub secret: String,
+}
+
+/// What an agent asks with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Application {
+    pub node_name: String,
+    /// Of the machine's own making; the first one under a name counts.
+    #[serde(default)]
+    pub password: String,
+    /// A PKCS#10 request, PEM.
+    pub csr: String,
+}
+
+/// What it gets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    pub certificate: String,
+    pub cluster: Cluster,
+}
+
+/// What all nodes of a cluster agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    pub cluster_cidrs: Vec<ipnet::IpNet>,
+    pub service_cidrs: Vec<ipnet::IpNet>,
+    pub cluster_dns: std::net::IpAddr,
+    pub cluster_domain: String,
+    pub dns: bool,
+    pub service_proxy: bool,
+}
+
+/// The server's side of joining.
+pub struct Desk {
+    /// Holds `token` and `token.old`.
+    directory: PathBuf,
+    authority: Vec<u8>,
+    authority_key: Vec<u8>,
+    cluster: Cluster,
+    clock: Clock,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OldToken {
+    secret: String,
+    until: Timestamp,
+}
+
+// === impl JoinToken ===
+
+impl JoinToken {
+    /// Reads `K10<hash>::<user>:<secret>`, `K10<hash>::<id>.<secret>`, or the secret alone.
+    pub fn parse(given: &str) -> Result<Self, String> {
+        let given = given.trim();
+        let (authority_hash, rest) = match given.strip_prefix("K10").and_then(|t| t.split_once("::")) {
+            Some((hash, rest)) if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                (Some(hash.to_lowercase()), rest)
+            }
+            Some(_) => return Err("a token that begins with K10 needs 64 hexadecimal digits before ::".into()),
+            None => (None, given),
+        };
+        let secret = rest.rsplit_once(':').map_or(rest, |(_, secret)| secret);
+        if secret.is_empty() {
+            return Err("the token has no secret: expected K10<hash>::server:<secret>, or the secret alone".into());
+        }
+        Ok(Self { authority_hash, secret: secret.to_owned() })
+    }
+
+    /// Id and secret of a token that `token create` has made.
+    fn parts(&self) -> Option<(&str, &str)> {
+        let (id, secret) = self.secret.split_once('.')?;
+        let letters = |t: &str| t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        (id.len() == 6 && secret.len() == 16 && letters(id) && letters(secret)).then_some((id, secret))
+    }
+}
+
+/// What an authority is pinned by: the SHA-256 of its PEM text, hexadecimal.
+pub fn authority_hash(pem: &[u8]) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, pem))
+}
+
+/// Equal, told in a time that says nothing about where they differ.
+fn same(a: &str, b: &str) -> bool {
+    let digest = |t: &str| ring::digest::digest(&ring::digest::SHA256, t.as_bytes());
+    digest(a).as_ref() == digest(b).as_ref()
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// Where machines apply; `directory` is the server's own.
+    pub fn new(directory: &Path, pki: &Pki, cluster: Cluster, clock: Clock) -> Self {
+        let (authority, authority_key) = (pki.authority.clone(), pki.authority_key.clone());
+        Self { directory: directory.to_owned(), authority, authority_key, cluster, clock }
+    }
+
+    /// The authority's certificate, PEM: what agents pin.
+    pub fn authority(&self) -> &[u8] {
+        &self.authority
+    }
+
+    /// Lets a machine with a token become a node.
+    pub async fn join(&self, api: &Api, token: &str, application: &Application) -> Result<Welcome> {
+        let name = &application.node_name;
+        if let Some(why) = dns_subdomain_error(name) {
+            return Err(Status::bad_request(format!("the node name {name:?} cannot be used: {why}")));
+        }
+        self.check_token(api, token).await?;
+        self.check_password(api, application).await?;
+        self.sign(name, &application.csr)
+    }
+
+    /// Gives a node that shows its certificate a new one.
+    pub fn renew(&self, node: &str, application: &Application) -> Result<Welcome> {
+        if application.node_name != node {
+            let asked = &application.node_name;
+            let why = format!("node {node:?} cannot ask for a certificate of node {asked:?}");
+            return Err(Status::new(403, "Forbidden", why));
+        }
+        self.sign(node, &application.csr)
+    }
+
+    async fn check_token(&self, api: &Api, given: &str) -> Result<()> {
+        let refuse = |why: &str| Err(Status::new(401, "Unauthorized", why));
+        let Ok(token) = JoinToken::parse(given) else { return refuse("no token was shown") };
+        if self.is_server_token(&token.secret) {
+            return Ok(());
+        }
+        let wrong = "the token is wrong: take the one in <data-dir>/server/token of the server, or make one there with \
+                     `amphipod token create`";
+        let Some((id, part)) = token.parts() else { return refuse(wrong) };
+        let kind = &secret::KIND;
+        let name = format!("bootstrap-token-{id}");
+        let Some(found) = api.cache.shelf(kind).get(&kind.key(NAMESPACE, &name)) else { return refuse(wrong) };
+        let kept = Kept(found.value());
+        if text(&kept.0, "type") != TOKEN_TYPE || !same(&kept.get("token-secret"), part) {
+            return refuse(wrong);
+        }
+        if let Some(end) = kept.expiration().filter(|end| *end <= self.clock.now()) {
+            return refuse(&format!("the token expired at {end}: make another one with `amphipod token create`"));
+        }
+        if kept.get(AUTHENTICATION) != "true" {
+            return refuse("the token is not for joining: make one with `amphipod token create`");
+        }
+        if kept.get(ONE_TIME) == "true" {
+            let options = DeleteOptions {
+                uid: Some(found.meta.uid.to_string()),
+                resource_version: Some(found.revision.to_string()),
+                ..DeleteOptions::default()
+            };
+            let request = Request::internal("join", kind, NAMESPACE, &name);
+            if api.delete(&request, &options).await.is_err() {
+                return refuse("the token was for one machine, and another one was faster");
+            }
+        }
+        Ok(())
+    }
+
+    fn is_server_token(&self, shown: &str) -> bool {
+        let current = std::fs::read_to_string(self.directory.join("token")).unwrap_or_default();
+        let current = JoinToken::parse(&current).is_ok_and(|t| same(&t.secret, shown));
+        current || read_old(&self.directory).is_some_and(|old| old.until > self.clock.now() && same(&old.secret, shown))
+    }
+
+    /// The first machine under a name sets its password; it counts as long as the Node exists.
+    async fn check_password(&self, api: &Api, application: &Application) -> Result<()> {
+        let name = &application.node_name;
+        if application.password.len() < 16 {
+            return Err(Status::bad_request("the node password is missing or too short"));
+        }
+        let hash = password_hash(name, &application.password);
+        let kind = &secret::KIND;
+        let secret_name = format!("{name}.node-password");
+        let kept = api.cache.shelf(kind).get(&kind.key(NAMESPACE, &secret_name));
+        let kept_hash = kept.as_ref().map(|o| Kept(o.value()).get("hash"));
+        let exists = api.cache.shelf(&node::KIND).get(&node::KIND.key("", name)).is_some();
+        match kept_hash {
+            Some(kept) if same(&kept, &hash) => return Ok(()),
+            _ if exists => {
+                let why = format!(
+                    "there is another machine with the node name {name:?}: give this one another name with --node-name; \
+                     if it is the same machine, installed anew, delete the old node first: kubectl delete node {name}"
+                );
+                tracing::warn!(node = name, "a second machine with a node's name was refused");
+                return Err(Status::new(409, "AlreadyExists", why));
+            }
+            _ => {}
+        }
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&hash);
+        let object = json!({"metadata": {"name": secret_name, "namespace": NAMESPACE}, "type": PASSWORD_TYPE,
+                            "data": {"hash": encoded}});
+        let request = Request::internal("join", kind, NAMESPACE, "");
+        if let Some(old) = kept {
+            let options = DeleteOptions { uid: Some(old.meta.uid.to_string()), ..DeleteOptions::default() };
+            api.delete(&request.named(&secret_name), &options).await?;
+        }
+        api.create(&request, object).await.map(|_| ())
+    }
+
+    /// A certificate for the node's key. The request may ask for this name or be refused.
+    fn sign(&self, node: &str, csr: &str) -> Result<Welcome> {
+        let wrong = |why: String| Status::bad_request(format!("the certificate request cannot be used: {why}"));
+        let (_, pem) =
+            x509_parser::pem::parse_x509_pem(csr.as_bytes()).map_err(|e| wrong(format!("it is no PEM: {e}")))?;
+        let (_, parsed) = X509CertificationRequest::from_der(&pem.contents).map_err(|e| wrong(e.to_string()))?;
+        parsed.verify_signature().map_err(|_| wrong("its signature does not fit its key".into()))?;
+        let subject = &parsed.certification_request_info.subject;
+        let texts = |values: Vec<&str>| values.join(",");
+        let name = texts(subject.iter_common_name().filter_map(|n| n.as_str().ok()).collect());
+        let groups = texts(subject.iter_organization().filter_map(|n| n.as_str().ok()).collect());
+        let wanted = format!("system:node:{node}");
+        if name != wanted || groups != NODES {
+            tracing::warn!(node, asked = name, groups, "a certificate request for somebody else was refused");
+            let why = format!(
+                "the certificate request is for {name:?} of {groups:?}, but node {node:?} gets one for {wanted:?} of {NODES:?} only"
+            );
+            return Err(Status::new(403, "Forbidden", why));
+        }
+        let internal = |e: &dyn std::fmt::Display| Status::internal(format!("the certificate cannot be made: {e}"));
+        let key = KeyPair::from_pem(&String::from_utf8_lossy(&self.authority_key)).map_err(|e| internal(&e))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&self.authority), key).map_err(|e| internal(&e))?;
+        let mut request = CertificateSigningRequestParams::from_pem(csr).map_err(|e| wrong(e.to_string()))?;
+        request.params = node_params(&wanted, NODES, &self.clock).map_err(|e| internal(&e))?;
+        let certificate = request.signed_by(&issuer).map_err(|e| internal(&e))?;
+        Ok(Welcome { certificate: certificate.pem(), cluster: self.cluster.clone() })
+    }
+}
+
+/// Makes a new secret for the server's token; the one before holds until `until`. Answers the full token.
+pub fn rotate(directory: &Path, new: &str, until: Timestamp) -> std::io::Result<String> {
+    let path = directory.join("token");
+    let current = std::fs::read_to_string(&path)?;
+    let parsed = JoinToken::parse(&current).map_err(std::io::Error::other)?;
+    // The old one first: killed between the two, both tokens are the same one.
+    let old = OldToken { secret: parsed.secret, until };
+    write_atomically(&directory.join(OLD_TOKEN), &serde_json::to_vec(&old)?, 0o600)?;
+    let hash = parsed.authority_hash.unwrap_or_default();
+    let full = format!("K10{hash}::server:{new}");
+    write_atomically(&path, format!("{full}\n").as_bytes(), 0o600)?;
+    Ok(full)
+}
+
+fn read_old(directory: &Path) -> Option<OldToken> {
+    serde_json::from_slice(&std::fs::read(directory.join(OLD_TOKEN)).ok()?).ok()
+}
+
+fn password_hash(node: &str, password: &str) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, format!("{node}\n{password}").as_bytes()))
+}
+
+/// A Secret's data.
+struct Kept(Value);
+
+impl Kept {
+    fn get(&self, key: &str) -> String {
+        let encoded = self.0["data"].get(key).and_then(Value::as_str).unwrap_or("");
+        let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+        String::from_utf8(bytes).unwrap_or_default()
+    }
+
+    fn expiration(&self) -> Option<Timestamp> {
+        parse_time(&self.get("expiration"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::identity::User;
+    use crate::api::identity::pki::Names;
+    use crate::reconcile::{Client, Local, in_memory};
+    use rcgen::{CertificateParams, DistinguishedName, DnType};
+
+    fn csr(name: &str, group: &str) -> String {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, name);
+        subject.push(DnType::OrganizationName, group);
+        params.distinguished_name = subject;
+        params.serialize_request(&key).unwrap().pem().unwrap()
+    }
+
+    fn application(node: &str, password: &str) -> Application {
+        let csr = csr(&format!("system:node:{node}"), NODES);
+        Application { node_name: node.into(), password: password.into(), csr }
+    }
+
+    async fn desk() -> (tempfile::TempDir, Pki, Desk, Api) {
+        let dir = tempfile::tempdir().unwrap();
+        let names = Names { dns: vec!["localhost".into()], addresses: Vec::new() };
+        let pki = Pki::load(dir.path(), &names, None, &Clock::system()).unwrap();
+        let cluster = Cluster {
+            cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
+            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            cluster_dns: "10.43.0.10".parse().unwrap(),
+            cluster_domain: "cluster.local".into(),
+            dns: true,
+            service_proxy: true,
+        };
+        let desk = Desk::new(dir.path(), &pki, cluster, Clock::system());
+        let api = in_memory::api();
+        let client = Local::new(api.clone(), "test");
+        let namespace = &crate::kinds::core::namespace::KIND;
+        client.create(namespace, "", json!({"metadata": {"name": NAMESPACE}})).await.unwrap();
+        (dir, pki, desk, api)
+    }
+
+    const PASSWORD: &str = "0123456789abcdef";
+
+    #[tokio::test]
+    async fn a_token_gives_a_certificate_for_the_own_name_only() {
+        let (_dir, pki, desk, api) = desk().await;
+        let token = JoinToken::parse(&pki.join_token).unwrap();
+        assert_eq!(token.authority_hash.as_deref(), Some(&*authority_hash(&pki.authority)));
+        let welcome = desk.join(&api, &token.secret, &application("one", PASSWORD)).await.unwrap();
+        let der = crate::wire::tls::certificates(welcome.certificate.as_bytes()).unwrap();
+        assert_eq!(User::from_certificate(&der[0]).unwrap().node_name(), Some("one"));
+        let wrong = desk.join(&api, "wrong", &application("two", PASSWORD)).await.unwrap_err();
+        assert_eq!((wrong.code, wrong.message.contains("token create")), (401, true));
+        for csr in [csr("system:node:other", NODES), csr("system:node:two", "system:masters"), csr("admin", NODES)] {
+            let tampered = Application { csr, ..application("two", PASSWORD) };
+            assert_eq!(desk.join(&api, &token.secret, &tampered).await.unwrap_err().code, 403);
+        }
+        assert!(desk.renew("one", &application("one", "")).is_ok());
+        assert_eq!(desk.renew("one", &application("two", "")).unwrap_err().code, 403);
+    }
+
+    #[tokio::test]
+    async fn a_second_machine_with_a_nodes_name_is_refused_until_the_node_is_deleted() {
+        let (_dir, pki, desk, api) = desk().await;
+        let secret = JoinToken::parse(&pki.join_token).unwrap().secret;
+        desk.join(&api, &secret, &application("one", PASSWORD)).await.unwrap();
+        let client = Local::new(api.clone(), "test");
+        client.create(&node::KIND, "", json!({"metadata": {"name": "one"}})).await.unwrap();
+        desk.join(&api, &secret, &application("one", PASSWORD)).await.unwrap();
+        let other = application("one", "another-password-");
+        let refused = desk.join(&api, &secret, &other).await.unwrap_err();
+        assert_eq!((refused.code, refused.message.contains("kubectl delete node one")), (409, true));
+        client.delete(&node::KIND, "", "one", DeleteOptions::default()).await.unwrap();
+        desk.join(&api, &secret, &other).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn tokens_expire_and_may_be_for_one_machine() {
+        let (_dir, _pki, desk, api) = desk().await;
+        let client = Local::new(api.clone(), "test");
+        for (id, expiration, once) in
+            [("aaaaaa", "2020-01-01T00:00:00Z", "false"), ("bbbbbb", "2999-01-01T00:00:00Z", "true")]
+        {
+            let data = json!({"token-id": id, "token-secret": "0123456789abcdef", "expiration": expiration,
+                              AUTHENTICATION: "true", ONE_TIME: once});
+            let object =
+                json!({"metadata": {"name": format!("bootstrap-token-{id}")}, "type": TOKEN_TYPE, "stringData": data});
+            client.create(&secret::KIND, NAMESPACE, object).await.unwrap();
+        }
+        let expired = desk.join(&api, "aaaaaa.0123456789abcdef", &application("one", PASSWORD)).await.unwrap_err();
+        assert!(expired.message.starts_with("the token expired at 2020-01-01"), "{}", expired.message);
+        desk.join(&api, "bbbbbb.0123456789abcdef", &application("one", PASSWORD)).await.unwrap();
+        assert_eq!(
+            desk.join(&api, "bbbbbb.0123456789abcdef", &application("two", PASSWORD)).await.unwrap_err().code,
+            401
+        );
+    }
+
+    #[tokio::test]
+    async fn after_a_rotation_the_old_token_holds_for_its_window() {
+        let (dir, pki, desk, api) = desk().await;
+        let old = JoinToken::parse(&pki.join_token).unwrap().secret;
+        let soon = Clock::system().now() + std::time::Duration::from_secs(60);
+        let new = JoinToken::parse(&rotate(dir.path(), "brand-new", soon).unwrap()).unwrap();
+        assert_eq!(new.authority_hash, Some(authority_hash(&pki.authority)));
+        for secret in [&old, &new.secret] {
+            assert!(desk.check_token(&api, secret).await.is_ok());
+        }
+        rotate(dir.path(), "newest", Clock::system().now()).unwrap();
+        for secret in [&old, &new.secret] {
+            assert!(desk.check_token(&api, secret).await.is_err());
+        }
+    }
+
+    #[test]
+    fn tokens_are_read_in_every_form() {
+        let hash = "ab".repeat(32);
+        for (text, secret, pinned) in [
+            (format!("K10{hash}::server:s3cret\n"), "s3cret", true),
+            (format!("K10{hash}::abcdef.0123456789abcdef"), "abcdef.0123456789abcdef", true),
+            ("s3cret".into(), "s3cret", false),
+        ] {
+            let token = JoinToken::parse(&text).unwrap();
+            assert_eq!((token.secret.as_str(), token.authority_hash.is_some()), (secret, pinned));
+        }
+        assert!(JoinToken::parse("K10abc::server:x").is_err());
+        assert!(JoinToken::parse(&format!("K10{hash}::server:")).is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! What the agent of a node may do, by what runs on its node (Kubernetes' Node authorizer).
+//!
+//! Rules of roles cannot say "the secrets of its own pods". This answers from the pods in the cache at the time of the
+//! request; what is left to say about objects themselves is `admission::node`'s. Invariant: an agent whose node runs no pod
+//! that names a Secret cannot read it.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::User;
+use super::rbac::Attributes;
+use crate::api::cache::Cache;
+use crate::base::object::Object;
+use crate::kinds::Kind;
+use crate::kinds::core::pod::{self, references::references};
+use crate::kinds::core::{configmap, secret};
+
+/// Where nodes' Leases are.
+pub const LEASES: &str = "kube-node-lease";
+const READ: [&str; 3] = ["get", "list", "watch"];
+
+/// Whether the user is a node's agent and may do it. `selected_node` is what a list or watch of pods is limited to.
+pub fn allows(cache: &Cache, user: &User, a: &Attributes, selected_node: Option<&str>) -> bool {
+    let Some(node) = user.node_name() else { return false };
+    let verb = a.verb.as_str();
+    let read = READ.contains(&verb);
+    match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
+        ("", "secrets", "") => read && is_named(cache, node, &secret::KIND, &a.namespace, &a.name),
+        ("", "configmaps", "") => read && is_named(cache, node, &configmap::KIND, &a.namespace, &a.name),
+        ("", "serviceaccounts", "token") => verb == "create" && is_account(cache, node, &a.namespace, &a.name),
+        ("", "pods", "") => match verb {
+            "list" | "watch" => selected_node == Some(node),
+            "get" => runs(cache, node, &a.namespace, &a.name),
+            _ => matches!(verb, "create" | "delete"),
+        },
+        ("", "pods", "status") => matches!(verb, "update" | "patch"),
+        ("", "pods", "eviction") => verb == "create",
+        ("", "nodes", "") => read || matches!(verb, "create" | "update" | "patch"),
+        ("", "nodes", "status") => matches!(verb, "update" | "patch"),
+        ("", "services" | "namespaces", "") | ("discovery.k8s.io", "endpointslices", "") => read,
+        ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
+        ("coordination.k8s.io", "leases", "") => {
+            a.namespace == LEASES
+                && match verb {
+                    "create" => true,
+                    "get" | "update" | "patch" | "delete" => a.name == node,
+                    _ => false,
+                }
+        }
+        ("authentication.k8s.io", "tokenreviews", "") | ("authorization.k8s.io", "subjectaccessreviews", "") => {
+            verb == "create"
+        }
+        _ => false,
+    }
+}
+
+/// The pods of a node in a namespace.
+fn pods_of(cache: &Cache, node: &str, namespace: &str) -> impl Iterator<Item = std::sync::Arc<Pod>> {
+    let prefix = format!("{}{namespace}/", pod::KIND.prefix());
+    let on = |o: &Object| o.typed::<Pod>().ok().filter(|p| node_of(p) == Some(node));
+    cache.shelf(&pod::KIND).list(&prefix, "").iter().filter_map(|o| on(o)).collect::<Vec<_>>().into_iter()
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+fn runs(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
+    let found = cache.shelf(&pod::KIND).get(&pod::KIND.key(namespace, name));
+    found.and_then(|o| o.typed::<Pod>().ok()).is_some_and(|p| node_of(&p) == Some(node))
+}
+
+fn is_named(cache: &Cache, node: &str, kind: &Kind, namespace: &str, name: &str) -> bool {
+    !name.is_empty()
+        && !namespace.is_empty()
+        && pods_of(cache, node, namespace).any(|p| references(&p).iter().any(|(k, n)| *k == kind && n == name))
+}
+
+fn is_account(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
+    let account = |p: &Pod| p.spec.as_ref().and_then(|s| s.service_account_name.as_deref()) == Some(name);
+    !name.is_empty() && pods_of(cache, node, namespace).any(|p| account(&p))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::Kind;
+    use crate::reconcile::{Client, in_memory};
+    use serde_json::{Value, json};
+
+    async fn put(client: &dyn Client, kind: &'static Kind, namespace: &str, value: Value) {
+        client.create(kind, namespace, value).await.unwrap();
+    }
+
+    fn ask(verb: &str, resource: &str, name: &str) -> Attributes {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        Attributes {
+            verb: verb.into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            namespace: "default".into(),
+            name: name.into(),
+            ..Attributes::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_reads_what_its_own_pods_name_and_nothing_else() {
+        let api = in_memory::api();
+        let client = crate::reconcile::Local::new(api.clone(), "test");
+        put(&client, &crate::kinds::core::namespace::KIND, "", json!({"metadata": {"name": "default"}})).await;
+        for account in ["default", "other"] {
+            let kind = &crate::kinds::core::serviceaccount::KIND;
+            put(&client, kind, "default", json!({"metadata": {"name": account}})).await;
+        }
+        for (name, node, secret) in [("mine", "a", "s-a"), ("other", "b", "s-b")] {
+            let env = json!([{"secretRef": {"name": secret}}]);
+            let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": "i", "envFrom": env}]});
+            put(&client, &pod::KIND, "default", json!({"metadata": {"name": name}, "spec": spec})).await;
+        }
+        let user = User::node("a");
+        let may = |a: Attributes| allows(&api.cache, &user, &a, None);
+        assert!(may(ask("get", "secrets", "s-a")) && may(ask("watch", "secrets", "s-a")));
+        assert!(!may(ask("get", "secrets", "s-b")), "another node's");
+        assert!(!may(ask("list", "secrets", "")), "all of them");
+        assert!(!may(ask("update", "secrets", "s-a")));
+        assert!(may(ask("get", "pods", "mine")) && !may(ask("get", "pods", "other")));
+        assert!(may(ask("create", "serviceaccounts/token", "default")));
+        assert!(!may(ask("create", "serviceaccounts/token", "other")));
+        let list = ask("list", "pods", "");
+        assert!(allows(&api.cache, &user, &list, Some("a")) && !allows(&api.cache, &user, &list, Some("b")));
+        assert!(!allows(&api.cache, &user, &list, None));
+        let stranger = User { name: "system:node:a".into(), ..User::default() };
+        assert!(!allows(&api.cache, &stranger, &ask("get", "secrets", "s-a"), None), "the name alone is not enough");
+    }
+}

@@ -1,0 +1,272 @@
+//! The client of an agent: the same [`Client`] over one HTTPS connection to a server.
+//!
+//! Reads come from shelves that watches keep current, writes are requests. The pods are those of the agent's own node, and
+//! of Secrets and ConfigMaps only those that these pods name are followed: an agent may read no others. Invariant: a pod is
+//! shown only after what it names was asked for, so that nothing seems to be missing that is only late.
+
+mod follow;
+mod pods;
+mod view;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::informer::Informer;
+use super::{Client, Patch};
+use crate::api::delete::{DeleteOptions, Propagation};
+use crate::api::status::{Result, Status};
+use crate::base::json::text;
+use crate::base::object::Object;
+use crate::kinds::core::{configmap, pod, secret, serviceaccount};
+use crate::kinds::{Kind, Subresource};
+use crate::wire::channel::Channel;
+use follow::{Scope, Whole};
+use view::{RemoteView, Shelf};
+
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest answer that is read whole.
+const ANSWER_BYTES: usize = 64 << 20;
+
+/// A client of a server elsewhere, on behalf of one node.
+pub struct Remote {
+    server: Arc<Server>,
+    node: String,
+    shelves: Mutex<HashMap<&'static str, Followed>>,
+}
+
+struct Followed {
+    shelf: Arc<Shelf>,
+    task: Option<JoinHandle<Option<()>>>,
+}
+
+/// The server, as requests see it.
+#[derive(Debug)]
+pub struct Server(Arc<Channel>);
+
+// === impl Server ===
+
+impl Server {
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+        let sent = tokio::time::timeout(PATIENCE, self.0.send(request)).await;
+        match sent {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Status::unavailable(crate::base::error::full(&error))),
+            Err(_) => Err(Status::unavailable(format!("{} does not answer", self.0.address()))),
+        }
+    }
+
+    async fn call(&self, method: Method, path: &str, content: &str, body: Option<&Value>) -> Result<Value> {
+        let bytes = body.map(|b| serde_json::to_vec(b).expect("a value is JSON")).unwrap_or_default();
+        let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content);
+        let request = request.body(Full::new(bytes.into())).map_err(|e| Status::internal(e.to_string()))?;
+        let response = self.send(request).await?;
+        if !response.status().is_success() {
+            return Err(status_of(response).await);
+        }
+        let bytes = whole(response.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|e| Status::internal(format!("the server's answer is no JSON: {e}")))
+    }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes> {
+    let read = tokio::time::timeout(PATIENCE, Limited::new(body, ANSWER_BYTES).collect()).await;
+    match read {
+        Ok(Ok(all)) => Ok(all.to_bytes()),
+        Ok(Err(error)) => Err(Status::unavailable(format!("the server's answer broke off: {error}"))),
+        Err(_) => Err(Status::unavailable("the server's answer does not end")),
+    }
+}
+
+/// A failure, as the server put it.
+async fn status_of(response: Response<Incoming>) -> Status {
+    let code = response.status().as_u16();
+    let body = whole(response.into_body()).await.unwrap_or_default();
+    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let message = match text(&value, "message") {
+        "" => String::from_utf8_lossy(&body).chars().take(500).collect(),
+        message => message.to_owned(),
+    };
+    Status::received(code, text(&value, "reason"), message)
+}
+
+// === impl Remote ===
+
+impl Remote {
+    /// A client that sees the cluster as the named node does. Must be made inside a tokio runtime.
+    pub fn new(channel: Arc<Channel>, node: &str) -> Self {
+        Self { server: Arc::new(Server(channel)), node: node.into(), shelves: Mutex::default() }
+    }
+
+    fn shelf(&self, kind: &'static Kind) -> Arc<Shelf> {
+        let mut shelves = self.shelves.lock().expect("no panic while held");
+        let mut shelf = |kind: &'static Kind, start: Option<&dyn Fn(Arc<Shelf>) -> JoinHandle<Option<()>>>| {
+            let new = || {
+                let shelf = Arc::new(Shelf::new(kind));
+                Followed { task: start.map(|s| s(shelf.clone())), shelf }
+            };
+            shelves.entry(kind.schema).or_insert_with(new).shelf.clone()
+        };
+        let (told, _) = watch::channel(false);
+        if [&pod::KIND, &secret::KIND, &configmap::KIND].contains(&kind) {
+            // The pods decide what is followed of the other two, which have nothing to wait for by themselves.
+            let (secrets, maps) = (shelf(&secret::KIND, None), shelf(&configmap::KIND, None));
+            secrets.fill();
+            maps.fill();
+            let fields = format!("spec.nodeName={}", self.node);
+            let scope = Scope { kind: &pod::KIND, namespace: String::new(), fields };
+            let start = |shelf: Arc<Shelf>| {
+                let sink = pods::Pods::new(self.server.clone(), shelf, secrets.clone(), maps.clone());
+                follow::spawn(self.server.clone(), scope.clone(), sink, told.clone())
+            };
+            let pods = shelf(&pod::KIND, Some(&start));
+            return match kind.schema {
+                s if s == secret::KIND.schema => secrets,
+                s if s == configmap::KIND.schema => maps,
+                _ => pods,
+            };
+        }
+        let scope = Scope { kind, namespace: String::new(), fields: String::new() };
+        shelf(kind, Some(&|s| follow::spawn(self.server.clone(), scope.clone(), Whole(s), told.clone())))
+    }
+
+    async fn write(
+        &self,
+        kind: &'static Kind,
+        method: Method,
+        path: &str,
+        content: &str,
+        value: &Value,
+    ) -> Result<Arc<Object>> {
+        let answer = self.server.call(method, path, content, Some(value)).await?;
+        Ok(follow::decode(kind, answer))
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        let shelves = self.shelves.get_mut().expect("no panic while held");
+        shelves.values().filter_map(|f| f.task.as_ref()).for_each(JoinHandle::abort);
+    }
+}
+
+#[async_trait]
+impl Client for Remote {
+    fn informer(&self, kind: &'static Kind) -> Informer {
+        Arc::new(RemoteView(self.shelf(kind)))
+    }
+
+    async fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Arc<Object>> {
+        let path = item(kind, namespace, name, None);
+        Ok(follow::decode(kind, self.server.call(Method::GET, &path, "application/json", None).await?))
+    }
+
+    async fn create(&self, kind: &'static Kind, namespace: &str, value: Value) -> Result<Arc<Object>> {
+        self.write(kind, Method::POST, &collection(kind, namespace), "application/json", &named(kind, value)).await
+    }
+
+    async fn update(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: Option<Subresource>,
+        value: Value,
+    ) -> Result<Arc<Object>> {
+        let path = item(kind, namespace, name, subresource);
+        self.write(kind, Method::PUT, &path, "application/json", &named(kind, value)).await
+    }
+
+    async fn patch(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: Option<Subresource>,
+        patch: Patch,
+    ) -> Result<Arc<Object>> {
+        let (content, patch) = match &patch {
+            Patch::Merge(p) => ("application/merge-patch+json", p),
+            Patch::Strategic(p) => ("application/strategic-merge-patch+json", p),
+        };
+        self.write(kind, Method::PATCH, &item(kind, namespace, name, subresource), content, patch).await
+    }
+
+    async fn delete(&self, kind: &'static Kind, namespace: &str, name: &str, options: DeleteOptions) -> Result<()> {
+        let path = item(kind, namespace, name, None);
+        let body = delete_options(&options);
+        self.server.call(Method::DELETE, &path, "application/json", Some(&body)).await.map(|_| ())
+    }
+
+    async fn bind(&self, namespace: &str, pod: &str, uid: &str, node: &str) -> Result<()> {
+        let path = item(&pod::KIND, namespace, pod, Some(Subresource::Binding));
+        let body = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod, "uid": uid},
+                          "target": {"kind": "Node", "name": node}});
+        self.server.call(Method::POST, &path, "application/json", Some(&body)).await.map(|_| ())
+    }
+
+    async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<Value> {
+        let path = item(&serviceaccount::KIND, namespace, account, Some(Subresource::Token));
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        self.server.call(Method::POST, &path, "application/json", Some(&body)).await
+    }
+}
+
+fn named(kind: &Kind, mut value: Value) -> Value {
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".into(), kind.api_version().into());
+        map.insert("kind".into(), kind.kind.into());
+    }
+    value
+}
+
+/// The path of a kind's objects in a namespace (empty: all).
+fn collection(kind: &Kind, namespace: &str) -> String {
+    let root =
+        if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}", kind.api_version()) };
+    match namespace {
+        namespace if kind.namespaced && !namespace.is_empty() => {
+            format!("{root}/namespaces/{namespace}/{}", kind.plural)
+        }
+        _ => format!("{root}/{}", kind.plural),
+    }
+}
+
+fn item(kind: &Kind, namespace: &str, name: &str, subresource: Option<Subresource>) -> String {
+    let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+    let tail = subresource.map(|s| format!("/{}", s.name())).unwrap_or_default();
+    format!("{}/{name}{tail}", collection(kind, namespace))
+}
+
+fn delete_options(options: &DeleteOptions) -> Value {
+    let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+    if let Some(seconds) = options.grace_seconds {
+        body["gracePeriodSeconds"] = seconds.into();
+    }
+    if let Some(uid) = &options.uid {
+        body["preconditions"]["uid"] = uid.as_str().into();
+    }
+    if let Some(revision) = &options.resource_version {
+        body["preconditions"]["resourceVersion"] = revision.as_str().into();
+    }
+    if let Some(propagation) = options.propagation {
+        let name = match propagation {
+            Propagation::Orphan => "Orphan",
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+        };
+        body["propagationPolicy"] = name.into();
+    }
+    body
+}
