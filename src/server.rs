@@ -1,15 +1,15 @@
 //! The composition root: one call per room in start order; stop order is its reverse.
 
 pub mod agent;
+pub mod join;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::cache::Cache;
+use crate::api::identity::join::{Cluster, Desk};
 use crate::api::identity::pki::{Names, Pki, RENEWAL_CHECK};
 use crate::api::identity::token::Tokens;
 use crate::api::{Api, Options, bootstrap};
@@ -28,6 +29,7 @@ use crate::reconcile::{Client, Local};
 use crate::store::Store;
 use crate::store::sqlite::{Retention, Sqlite};
 use crate::{api, controllers, scheduler, wire};
+use agent::Taint;
 
 /// The issuer of service-account tokens, as Kubernetes' own default.
 const ISSUER: &str = "https://kubernetes.default.svc";
@@ -43,21 +45,25 @@ pub struct Config {
     pub bind: SocketAddr,
     pub advertise: IpAddr,
     pub tls_sans: Vec<String>,
-    pub node_name: String,
-    pub node_addresses: Vec<IpAddr>,
-    pub cluster_cidrs: Vec<IpNet>,
-    pub service_cidrs: Vec<IpNet>,
+    pub node: NodeOptions,
     pub api_cluster_ip: IpAddr,
-    pub cluster_dns: IpAddr,
-    pub cluster_domain: String,
+    pub cluster: Cluster,
     pub node_ports: (u16, u16),
     pub kubeconfig: PathBuf,
     pub kubeconfig_mode: u32,
     pub token: Option<String>,
-    pub dns: bool,
     pub scheduler: bool,
-    pub service_proxy: bool,
     pub agent: bool,
+}
+
+/// What the user has decided about the node itself.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub external_addresses: Vec<IpAddr>,
+    pub labels: Vec<(String, String)>,
+    pub taints: Vec<Taint>,
 }
 
 /// Runs the server until SIGTERM or SIGINT.
@@ -65,14 +71,18 @@ pub fn run(config: Config) -> Result<()> {
     if config.agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root: run as root, or with --disable-agent for the API alone");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    runtime()?.block_on(serve(config))
+}
+
+/// The threads of a server or an agent.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4))
         .max_blocking_threads(32)
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
         .build()
-        .context("the runtime cannot be started")?;
-    runtime.block_on(serve(config))
+        .context("the runtime cannot be started")
 }
 
 async fn serve(config: Config) -> Result<()> {
@@ -96,6 +106,7 @@ async fn serve(config: Config) -> Result<()> {
     let tokens = Tokens::new(&pki.token_key, ISSUER, clock.clone())
         .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
     let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
+    let _ = api.joining.set(Desk::new(&server_dir, &pki, config.cluster.clone(), clock.clone()));
     bootstrap::run(&api, &endpoints(&config)).await.context("the first objects cannot be written")?;
     let mut loops = controllers::start(local(&api, controllers::MANAGER), clock.clone(), options_of(&config, &pki));
     if config.scheduler {
@@ -111,7 +122,12 @@ async fn serve(config: Config) -> Result<()> {
     notify("READY=1");
     tracing::info!(address = %config.bind, "the API is ready");
     let agent = match config.agent {
-        true => Some(agent::start(&config, &api, &clock, &pki.authority).await?),
+        true => {
+            let node = node_config(&config.node, place, &config.config_dir, config.cluster.clone(), true);
+            let (agent, access) = agent::start(&node, local(&api, "kubelet"), &clock, &pki.authority).await?;
+            api.nodes.register(&node.name, access);
+            Some(agent)
+        }
         false => None,
     };
 
@@ -144,9 +160,30 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
+/// The node half's part of what was decided; only the node beside the server says that it is the control plane's.
+fn node_config(
+    options: &NodeOptions,
+    place: Place,
+    config_dir: &Path,
+    cluster: Cluster,
+    is_server: bool,
+) -> agent::Config {
+    let role = ("node-role.kubernetes.io/control-plane".to_owned(), "true".to_owned());
+    agent::Config {
+        place,
+        config_dir: config_dir.to_owned(),
+        name: options.name.clone(),
+        addresses: options.addresses.clone(),
+        external_addresses: options.external_addresses.clone(),
+        labels: is_server.then_some(role).into_iter().chain(options.labels.iter().cloned()).collect(),
+        taints: options.taints.clone(),
+        cluster,
+    }
+}
+
 fn options(config: &Config) -> Options {
     Options {
-        service_cidrs: config.service_cidrs.iter().map(|n| (n.network(), n.prefix_len())).collect(),
+        service_cidrs: config.cluster.service_cidrs.iter().map(|n| (n.network(), n.prefix_len())).collect(),
         node_ports: config.node_ports,
         issuer: ISSUER.into(),
     }
@@ -159,7 +196,8 @@ fn local(api: &Api, manager: &str) -> Arc<dyn Client> {
 fn options_of(config: &Config, pki: &Pki) -> controllers::Options {
     controllers::Options {
         root_ca: String::from_utf8_lossy(&pki.authority).into_owned(),
-        cluster_cidrs: config.cluster_cidrs.clone(),
+        cluster_cidrs: config.cluster.cluster_cidrs.clone(),
+        node_grace: config.cluster.node_grace(),
         ..controllers::Options::default()
     }
 }
@@ -169,19 +207,19 @@ fn endpoints(config: &Config) -> bootstrap::Endpoints {
         api: vec![config.advertise],
         api_port: config.bind.port(),
         api_cluster_ip: config.api_cluster_ip,
-        dns_cluster_ip: config.cluster_dns,
-        dns: config.dns,
+        dns_cluster_ip: config.cluster.cluster_dns,
+        dns: config.cluster.dns,
     }
 }
 
 fn names(config: &Config) -> Names {
     let mut dns: Vec<String> =
         ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).into();
-    dns.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
-    dns.push(config.node_name.clone());
+    dns.push(format!("kubernetes.default.svc.{}", config.cluster.cluster_domain));
+    dns.push(config.node.name.clone());
     let mut addresses: Vec<IpAddr> = vec!["127.0.0.1".parse().expect("an address"), "::1".parse().expect("an address")];
     addresses.extend([config.advertise, config.api_cluster_ip]);
-    addresses.extend(&config.node_addresses);
+    addresses.extend(&config.node.addresses);
     if !config.bind.ip().is_unspecified() {
         addresses.push(config.bind.ip());
     }

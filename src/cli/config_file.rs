@@ -13,6 +13,7 @@ pub fn merged(arguments: Vec<OsString>) -> Result<Vec<OsString>, String> {
     if arguments.get(1).is_none_or(|command| command != "server" && command != "agent") {
         return Ok(arguments);
     }
+    let arguments = with_k3s_names(arguments);
     let (path, given) = path_of(&arguments);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -25,6 +26,47 @@ pub fn merged(arguments: Vec<OsString>) -> Result<Vec<OsString>, String> {
     out.extend(flags(&parsed, &arguments).map_err(|e| format!("--config: {}: {e}", path.display()))?);
     out.extend_from_slice(&arguments[2..]);
     Ok(out)
+}
+
+/// Variables of k3s that mean the same here; what has our own name wins.
+const K3S_NAMES: [(&str, &str, &str); 9] = [
+    ("K3S_CONFIG_FILE", "AMPHIPOD_CONFIG", "config"),
+    ("K3S_URL", "AMPHIPOD_URL", "server"),
+    ("K3S_TOKEN", "AMPHIPOD_TOKEN", "token"),
+    ("K3S_TOKEN_FILE", "AMPHIPOD_TOKEN_FILE", "token-file"),
+    ("K3S_NODE_NAME", "AMPHIPOD_NODE_NAME", "node-name"),
+    ("K3S_DATA_DIR", "AMPHIPOD_DATA_DIR", "data-dir"),
+    ("K3S_KUBECONFIG_OUTPUT", "AMPHIPOD_WRITE_KUBECONFIG", "write-kubeconfig"),
+    ("K3S_KUBECONFIG_MODE", "AMPHIPOD_WRITE_KUBECONFIG_MODE", "write-kubeconfig-mode"),
+    ("K3S_SYSTEM_DEFAULT_REGISTRY", "AMPHIPOD_SYSTEM_DEFAULT_REGISTRY", "system-default-registry"),
+];
+/// Which of those only one of the two commands has.
+const ONLY: [(&str, &str); 3] =
+    [("server", "agent"), ("write-kubeconfig", "server"), ("write-kubeconfig-mode", "server")];
+
+/// The arguments with k3s' variables put in as flags, where neither a flag nor our own variable says the same.
+fn with_k3s_names(arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut out = arguments[..2].to_vec();
+    for (theirs, ours, flag) in K3S_NAMES {
+        let elsewhere = ONLY.iter().any(|(f, command)| *f == flag && arguments[1] != *command);
+        if elsewhere || said(&arguments, &format!("--{flag}")) || std::env::var_os(ours).is_some() {
+            continue;
+        }
+        if let Some(value) = std::env::var_os(theirs).filter(|v| !v.is_empty()) {
+            let mut argument = OsString::from(format!("--{flag}="));
+            argument.push(value);
+            out.push(argument);
+        }
+    }
+    out.extend_from_slice(&arguments[2..]);
+    out
+}
+
+fn said(arguments: &[OsString], flag: &str) -> bool {
+    arguments.iter().any(|a| {
+        let a = a.to_string_lossy();
+        a == flag || a.starts_with(&format!("{flag}="))
+    })
 }
 
 fn path_of(arguments: &[OsString]) -> (PathBuf, bool) {
@@ -54,12 +96,8 @@ fn flags(parsed: &Value, arguments: &[OsString]) -> Result<Vec<OsString>, String
     for (key, value) in map {
         let key = key.as_str().ok_or_else(|| format!("expected a flag's name as key, got {key:?}"))?;
         let flag = format!("--{key}");
-        let said = arguments.iter().any(|a| {
-            let a = a.to_string_lossy();
-            a == flag || a.starts_with(&format!("{flag}="))
-        });
         let variable = format!("AMPHIPOD_{}", key.to_uppercase().replace('-', "_"));
-        if said || std::env::var_os(variable).is_some() {
+        if said(arguments, &flag) || std::env::var_os(variable).is_some() {
             continue;
         }
         match value {

@@ -1,12 +1,15 @@
 //! The command line: a file a command.
 
+mod agent;
 mod check;
 mod client;
 mod config_file;
 mod image;
 mod killall;
 mod kubeconfig;
+mod node;
 mod server;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +28,8 @@ struct Cli {
 enum Command {
     /// Run the server: API, controllers, scheduler and (unless --disable-agent) a node
     Server(Box<server::ServerArgs>),
+    /// Run a node that joins a server's cluster
+    Agent(Box<agent::AgentArgs>),
     /// Print the administrator's kubeconfig
     Kubeconfig(Directories),
     /// Print the version
@@ -33,6 +38,8 @@ enum Command {
     Check(Directories),
     /// End every pod of this node and remove everything outside of the data directory
     Killall(Directories),
+    /// Work with the tokens with which machines join
+    Token(token::TokenArgs),
     /// Work with the node's images
     Image(image::ImageArgs),
     /// Create or change what manifests describe
@@ -79,6 +86,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Server(args) => server::run(*args),
+        Command::Agent(args) => agent::run(*args),
         Command::Kubeconfig(directories) => kubeconfig::run(&directories),
         Command::Version => {
             output(&format!("amphipod {}", crate::api::http::paths::GIT_VERSION));
@@ -86,6 +94,7 @@ pub fn main() -> ExitCode {
         }
         Command::Check(directories) => check::run(&directories),
         Command::Killall(directories) => killall::run(&directories),
+        Command::Token(args) => token::run(args),
         Command::Image(args) => image::run(args),
         Command::Apply(args) => client::apply(&args),
         Command::Delete(args) => client::delete(&args),

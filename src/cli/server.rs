@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ipnet::IpNet;
 
+use super::node::{LogArgs, NodeArgs};
 use super::{Directories, Usage};
+use crate::api::identity::join::Cluster;
 use crate::server::{self, Config};
 
 /// Flags of the server; each also as `AMPHIPOD_*` variable and as a key of config.yaml.
@@ -30,12 +32,6 @@ pub struct ServerArgs {
     /// Further names and addresses in the server's certificate
     #[arg(long, env = "AMPHIPOD_TLS_SAN", value_delimiter = ',')]
     tls_san: Vec<String>,
-    /// The node's name [default: the host name]
-    #[arg(long, env = "AMPHIPOD_NODE_NAME")]
-    node_name: Option<String>,
-    /// The node's address [default: that of the default route]
-    #[arg(long, short = 'i', env = "AMPHIPOD_NODE_IP", value_delimiter = ',')]
-    node_ip: Vec<IpAddr>,
     /// Range of pod addresses
     #[arg(long, env = "AMPHIPOD_CLUSTER_CIDR", default_value = "10.42.0.0/16")]
     cluster_cidr: IpNet,
@@ -58,26 +54,24 @@ pub struct ServerArgs {
     #[arg(long, env = "AMPHIPOD_WRITE_KUBECONFIG_MODE", default_value = "600", value_parser = octal)]
     write_kubeconfig_mode: u32,
     /// The secret with which agents join [default: made at the first start]
-    #[arg(long, short = 't', env = "AMPHIPOD_TOKEN")]
+    #[arg(long, short = 't', env = "AMPHIPOD_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// A file with that secret
+    #[arg(long, env = "AMPHIPOD_TOKEN_FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
     /// Parts to leave out: dns, scheduler, service-proxy
     #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = ["dns", "scheduler", "service-proxy"])]
     disable: Vec<String>,
     /// Run no node here
     #[arg(long, env = "AMPHIPOD_DISABLE_AGENT")]
     disable_agent: bool,
-    /// How log lines look
-    #[arg(long, env = "AMPHIPOD_LOG_FORMAT", default_value = "text")]
-    log_format: LogFormat,
-    /// Say more; twice for everything
-    #[arg(short, action = clap::ArgAction::Count)]
-    verbose: u8,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    /// How long a node may be silent before it counts as lost, in seconds
+    #[arg(long, env = "AMPHIPOD_NODE_MONITOR_GRACE_PERIOD", default_value_t = 40, value_parser = clap::value_parser!(u64).range(2..=3600))]
+    node_monitor_grace_period: u64,
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), String> {
@@ -95,19 +89,9 @@ fn octal(text: &str) -> Result<u32, String> {
 
 /// Runs the server until it is told to stop.
 pub fn run(args: ServerArgs) -> Result<()> {
-    log(&args);
+    args.log.start();
     let config = resolve(args)?;
     server::run(config)
-}
-
-fn log(args: &ServerArgs) {
-    let level = ["amphipod=info,warn", "amphipod=debug,info", "trace"][usize::from(args.verbose.min(2))];
-    let filter = tracing_subscriber::EnvFilter::try_from_env("AMPHIPOD_LOG").unwrap_or_else(|_| level.into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }
 
 /// What was said, checked against each other and completed.
@@ -136,35 +120,32 @@ fn resolve(a: ServerArgs) -> Result<Config> {
     if !services.contains(&cluster_dns) {
         return Err(Usage(format!("--cluster-dns: {cluster_dns} is not inside --service-cidr {services}")).into());
     }
-    let host_name =
-        || nix::unistd::gethostname().ok().and_then(|n| n.into_string().ok()).unwrap_or_else(|| "node".into());
-    let node_name = a.node_name.unwrap_or_else(host_name).to_lowercase();
-    if let Some(why) = crate::base::labels::dns_subdomain_error(&node_name) {
-        return Err(Usage(format!("--node-name: {node_name:?}: {why}")).into());
-    }
-    let node_addresses = if a.node_ip.is_empty() { vec![server::default_address()] } else { a.node_ip };
+    let node = a.node.resolve()?;
+    let token = super::node::token(a.token, a.token_file.as_deref())?;
     let kubeconfig = a.write_kubeconfig.unwrap_or_else(|| a.directories.config_dir.join("kubeconfig.yaml"));
     Ok(Config {
         data_dir: a.directories.data_dir,
         run_dir: a.directories.run_dir,
         config_dir: a.directories.config_dir,
         bind: (a.bind_address, a.https_listen_port).into(),
-        advertise: a.advertise_address.unwrap_or(node_addresses[0]),
+        advertise: a.advertise_address.unwrap_or(node.addresses[0]),
         tls_sans: a.tls_san,
-        node_name,
-        node_addresses,
-        cluster_cidrs: vec![pods],
-        service_cidrs: vec![services],
+        node,
         api_cluster_ip: nth(1),
-        cluster_dns,
-        cluster_domain: a.cluster_domain.trim_end_matches('.').to_lowercase(),
+        cluster: Cluster {
+            cluster_cidrs: vec![pods],
+            service_cidrs: vec![services],
+            cluster_dns,
+            cluster_domain: a.cluster_domain.trim_end_matches('.').to_lowercase(),
+            dns: !a.disable.iter().any(|d| d == "dns"),
+            service_proxy: !a.disable.iter().any(|d| d == "service-proxy"),
+            node_grace_seconds: a.node_monitor_grace_period,
+        },
         node_ports: a.service_node_port_range,
         kubeconfig,
         kubeconfig_mode: a.write_kubeconfig_mode,
-        token: a.token,
-        dns: !a.disable.iter().any(|d| d == "dns"),
+        token,
         scheduler: !a.disable.iter().any(|d| d == "scheduler"),
-        service_proxy: !a.disable.iter().any(|d| d == "service-proxy"),
         agent: !a.disable_agent,
     })
 }

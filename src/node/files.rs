@@ -141,6 +141,10 @@ mod tests {
         Config {
             name: "node".into(),
             addresses: vec![],
+            external_addresses: vec![],
+            labels: vec![],
+            taints: vec![],
+            grace: std::time::Duration::from_secs(40),
             data_dir: "/d".into(),
             run_dir: "/r".into(),
             log_dir: "/l".into(),

@@ -13,11 +13,12 @@ use crate::containers::Images;
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
 use crate::kinds::core::node;
-use crate::reconcile::{Client, Patch};
+use crate::reconcile::{Client, Informer, Patch};
 
-/// How often the Lease is renewed, and how long it holds.
+/// How often the Lease is renewed at most; a node that may be silent for less renews more often.
 const RENEW: Duration = Duration::from_secs(10);
-const HOLD_SECONDS: i64 = 40;
+/// How long to wait before saying again that the node is ready.
+const AGAIN: Duration = Duration::from_millis(200);
 /// How often the conditions' heartbeat times are written though nothing has changed.
 const REPORT: Duration = Duration::from_secs(300);
 /// Pods that a node takes.
@@ -60,18 +61,33 @@ impl Capacity {
 /// Makes the Node object where it is missing, and answers its pod ranges, for which it waits.
 pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String>> {
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let labels = json!({
+    let mut labels = json!({
         "kubernetes.io/hostname": config.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch,
-        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch, "node-role.kubernetes.io/control-plane": "true",
+        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch,
         "node.kubernetes.io/instance-type": "amphipod",
     });
-    let object = json!({"metadata": {"name": config.name, "labels": labels}, "spec": {}});
+    for (key, value) in &config.labels {
+        labels[key] = value.as_str().into();
+    }
     let informer = client.informer(&node::KIND);
+    informer.synced().await;
     let mut changes = informer.subscribe();
-    if informer.get("", &config.name).is_none() {
-        match client.create(&node::KIND, "", object).await {
-            Err(error) if error.code != 409 => return Err(error),
-            _ => {}
+    match informer.get("", &config.name) {
+        None => {
+            let spec = json!({"taints": config.taints});
+            let object = json!({"metadata": {"name": config.name, "labels": labels}, "spec": spec});
+            match client.create(&node::KIND, "", object).await {
+                Err(error) if error.code != 409 => return Err(error),
+                _ => {}
+            }
+        }
+        Some(old) => {
+            let given =
+                |(key, value): (&String, &Value)| old.meta.labels.get(key.as_str()).map(|v| &**v) == value.as_str();
+            if !labels.as_object().is_some_and(|l| l.iter().all(given)) {
+                let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+                client.patch(&node::KIND, "", &config.name, None, patch).await?;
+            }
         }
     }
     loop {
@@ -88,20 +104,44 @@ pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String
 /// Keeps Node status and Lease current until aborted.
 pub async fn run(node: Arc<Node>) {
     let mut reported: Option<(Value, tokio::time::Instant)> = None;
+    let informer = node.client.informer(&node::KIND);
+    let mut changes = informer.subscribe();
+    let renew_every = (node.config.grace / 4).min(RENEW);
     loop {
         if let Err(error) = renew(&node).await {
             tracing::warn!(%error, "the node's lease was not renewed");
         }
         let status = status(&node).await;
-        let due = reported.as_ref().is_none_or(|(s, at)| *s != status || at.elapsed() > REPORT);
+        let due = reported.as_ref().is_none_or(|(s, at)| *s != status || at.elapsed() > REPORT)
+            || !is_ready(&informer, &node.config.name);
         if due {
             match report(&node, &status).await {
                 Ok(()) => reported = Some((status, tokio::time::Instant::now())),
                 Err(error) => tracing::warn!(%error, "the node's status was not written"),
             }
         }
-        tokio::time::sleep(RENEW).await;
+        let next = tokio::time::Instant::now() + renew_every;
+        // A node that was given up says at once that it lives.
+        let given_up = async {
+            loop {
+                let _ = changes.next().await;
+                if !is_ready(&informer, &node.config.name) {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout_at(next, given_up).await;
+        if !is_ready(&informer, &node.config.name) {
+            tokio::time::sleep(AGAIN).await;
+        }
     }
+}
+
+/// Whether the API says that the node is ready.
+fn is_ready(informer: &Informer, name: &str) -> bool {
+    let object = informer.get("", name).and_then(|o| o.typed::<NodeObject>().ok());
+    let conditions = object.and_then(|n| n.status.clone()?.conditions).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 async fn renew(node: &Node) -> Result<()> {
@@ -114,7 +154,7 @@ async fn renew(node: &Node) -> Result<()> {
             let object = json!({
                 "metadata": {"name": name, "namespace": "kube-node-lease",
                              "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]},
-                "spec": {"holderIdentity": name, "leaseDurationSeconds": HOLD_SECONDS, "renewTime": now},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": node.config.grace.as_secs(), "renewTime": now},
             });
             client.create(&lease::KIND, "kube-node-lease", object).await.map(|_| ())
         }
@@ -127,6 +167,8 @@ async fn status(node: &Node) -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let mut addresses: Vec<Value> =
         node.config.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a.to_string()})).collect();
+    let external = node.config.external_addresses.iter();
+    addresses.extend(external.map(|a| json!({"type": "ExternalIP", "address": a.to_string()})));
     addresses.push(json!({"type": "Hostname", "address": node.config.name}));
     let os = read("/etc/os-release");
     let os =

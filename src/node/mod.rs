@@ -34,6 +34,14 @@ use crate::reconcile::{Client, Recorder};
 pub struct Config {
     pub name: String,
     pub addresses: Vec<IpAddr>,
+    /// Addresses at which others reach the node from outside.
+    pub external_addresses: Vec<IpAddr>,
+    /// Labels beside those that every node has.
+    pub labels: Vec<(String, String)>,
+    /// `v1.Taint`s that the node registers with.
+    pub taints: Vec<serde_json::Value>,
+    /// How long the node may be silent before it counts as lost.
+    pub grace: std::time::Duration,
     pub data_dir: PathBuf,
     pub run_dir: PathBuf,
     /// Pod logs, `/var/log/pods` where users look for them.

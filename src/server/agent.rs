@@ -1,14 +1,14 @@
 //! The node half of a server: runtime, images, network, service proxy, DNS, and the pods on top of them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::Config;
-use crate::api::Api;
+use crate::api::identity::join::Cluster;
 use crate::base::clock::Clock;
 use crate::base::task;
 use crate::containers::image::{ImageStore, Registries};
@@ -19,10 +19,33 @@ use crate::net::pod::KernelPodNetwork;
 use crate::net::{self, DnsRedirect, proxy};
 use crate::node::{self, Node, access::Access, heartbeat};
 use crate::place::{Place, Ranges};
-use crate::reconcile::{Client, Local, Recorder};
+use crate::reconcile::{Client, Recorder};
 
 /// Where the node's DNS listens on the gateway address; the data plane leads port 53 of the cluster DNS here.
 const DNS_PORT: u16 = 1053;
+
+/// What a node is told by its user, and by its cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub place: Place,
+    pub config_dir: PathBuf,
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub external_addresses: Vec<IpAddr>,
+    /// Labels of the node beside those that every node has.
+    pub labels: Vec<(String, String)>,
+    /// Taints that the node registers with.
+    pub taints: Vec<Taint>,
+    pub cluster: Cluster,
+}
+
+/// A taint as `key=value:effect` says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    pub key: String,
+    pub value: String,
+    pub effect: String,
+}
 
 /// What the node keeps running; dropping it stops the tasks, not the pods.
 pub struct Agent {
@@ -36,27 +59,37 @@ impl Drop for Agent {
     }
 }
 
-/// Starts the node. Returns when what earlier processes left running is taken over.
-pub async fn start(config: &Config, api: &Api, clock: &Clock, authority: &[u8]) -> Result<Agent> {
-    let client: Arc<dyn Client> = Arc::new(Local::new(api.clone(), "kubelet"));
-    let place = Place::new(&config.data_dir, &config.run_dir);
+/// Starts the node. Returns when what earlier processes left running is taken over, with the way to its pods.
+pub async fn start(
+    config: &Config,
+    client: Arc<dyn Client>,
+    clock: &Clock,
+    authority: &[u8],
+) -> Result<(Agent, Arc<Access>)> {
+    let place = &config.place;
+    let cluster = &config.cluster;
     let dirs = place.containers();
     let registries = Registries::load(&config.config_dir.join("registries.yaml")).context("registries.yaml")?;
     std::fs::create_dir_all(&dirs.data_dir).with_context(|| format!("{} cannot be made", dirs.data_dir.display()))?;
     let images = Arc::new(ImageStore::open(&dirs, registries).context("the image store cannot be opened")?);
     let runtime = Arc::new(ShimRuntime::open(dirs.clone()).await.context("the container runtime cannot be started")?);
     let node_config = node::Config {
-        name: config.node_name.clone(),
-        addresses: config.node_addresses.clone(),
+        name: config.name.clone(),
+        addresses: config.addresses.clone(),
+        external_addresses: config.external_addresses.clone(),
+        labels: config.labels.clone(),
+        taints: config.taints.iter().map(Taint::to_json).collect(),
+        grace: cluster.node_grace(),
         data_dir: dirs.data_dir.clone(),
-        run_dir: config.run_dir.clone(),
+        run_dir: place.run_dir.clone(),
         log_dir: place.log_dir(),
-        cluster_dns: if config.dns { vec![config.cluster_dns] } else { Vec::new() },
-        cluster_domain: config.cluster_domain.clone(),
+        cluster_dns: if cluster.dns { vec![cluster.cluster_dns] } else { Vec::new() },
+        cluster_domain: cluster.cluster_domain.clone(),
     };
     let cidrs = heartbeat::register(&*client, &node_config).await.context("the node cannot be registered")?;
     let cidrs = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;
-    let ranges = Ranges { pods: cidrs, cluster: config.cluster_cidrs.clone(), services: config.service_cidrs.clone() };
+    let ranges =
+        Ranges { pods: cidrs, cluster: cluster.cluster_cidrs.clone(), services: cluster.service_cidrs.clone() };
     place.record(&ranges).context("the run directory cannot be written")?;
     let net = place.network(&ranges);
     let network = {
@@ -67,18 +100,18 @@ pub async fn start(config: &Config, api: &Api, clock: &Clock, authority: &[u8]) 
     };
     let host_ports = watch::Sender::new(Vec::new());
     let mut agent = Agent { tasks: Vec::new(), _dns: None };
-    let listening = if config.dns { Some(start_dns(config, &client, &net).await?) } else { None };
-    if config.service_proxy {
+    let listening = if cluster.dns { Some(start_dns(cluster, &client, &net).await?) } else { None };
+    if cluster.service_proxy {
         let dataplane = Arc::new(NftDataplane::open(net.clone()).context("nftables cannot be used")?);
         let redirect = listening
             .as_ref()
-            .map(|l| DnsRedirect { cluster_ips: vec![config.cluster_dns], listeners: l.addresses().to_vec() });
+            .map(|l| DnsRedirect { cluster_ips: vec![cluster.cluster_dns], listeners: l.addresses().to_vec() });
         let options =
-            proxy::Options { node_name: config.node_name.clone(), dns: redirect, host_ports: host_ports.subscribe() };
+            proxy::Options { node_name: config.name.clone(), dns: redirect, host_ports: host_ports.subscribe() };
         agent.tasks.push(proxy::start(client.clone(), dataplane, options));
     }
     agent._dns = listening;
-    let recorder = Recorder::new(client.clone(), clock.clone(), "kubelet", &config.node_name);
+    let recorder = Recorder::new(client.clone(), clock.clone(), "kubelet", &config.name);
     let node = Arc::new(Node {
         capacity: heartbeat::Capacity::read(&dirs.data_dir),
         config: node_config,
@@ -91,15 +124,14 @@ pub async fn start(config: &Config, api: &Api, clock: &Clock, authority: &[u8]) 
         host_ports,
         authority: authority.to_vec(),
     });
-    api.nodes.register(&config.node_name, Arc::new(Access(node.clone())));
     let (ready, mut adopted) = watch::channel(false);
     agent.tasks.push(task::spawn("pods", node::pods::run(node.clone(), ready)));
     let _ = adopted.wait_for(|r| *r).await;
-    agent.tasks.push(task::spawn("heartbeat", heartbeat::run(node)));
-    Ok(agent)
+    agent.tasks.push(task::spawn("heartbeat", heartbeat::run(node.clone())));
+    Ok((agent, Arc::new(Access(node))))
 }
 
-async fn start_dns(config: &Config, client: &Arc<dyn Client>, net: &net::Config) -> Result<dns::Listening> {
+async fn start_dns(config: &Cluster, client: &Arc<dyn Client>, net: &net::Config) -> Result<dns::Listening> {
     let listeners: Vec<SocketAddr> = net.gateways().into_iter().map(|g| SocketAddr::new(g, DNS_PORT)).collect();
     let zone = dns::Zone::new(&config.cluster_domain, vec![config.cluster_dns])
         .map_err(|e| anyhow::anyhow!("--cluster-domain: {e}"))?;
@@ -108,4 +140,33 @@ async fn start_dns(config: &Config, client: &Arc<dyn Client>, net: &net::Config)
     let forwarder = dns::Forwarder::new(dns::Upstreams::resolv_conf("/etc/resolv.conf", own));
     let records = dns::Informed::new(&**client);
     dns::Server::new(zone, records, forwarder).listen(&listeners).await.context("the cluster DNS cannot listen")
+}
+
+// === impl Taint ===
+
+impl std::str::FromStr for Taint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?}: expected key=value:Effect or key:Effect");
+        let (pair, effect) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if key.is_empty() {
+            return Err(wrong());
+        }
+        if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+            return Err(format!("{text:?}: the effect must be NoSchedule, PreferNoSchedule or NoExecute"));
+        }
+        Ok(Self { key: key.into(), value: value.into(), effect: effect.into() })
+    }
+}
+
+impl Taint {
+    fn to_json(&self) -> serde_json::Value {
+        let mut taint = serde_json::json!({"key": self.key, "effect": self.effect});
+        if !self.value.is_empty() {
+            taint["value"] = self.value.as_str().into();
+        }
+        taint
+    }
 }

@@ -6,8 +6,8 @@
 pub mod access;
 pub mod answer;
 pub mod discovery;
-pub mod list_options;
 pub mod join;
+pub mod list_options;
 pub mod listen;
 pub mod negotiate;
 pub mod openapi;

@@ -73,6 +73,15 @@ pub struct Cluster {
     pub cluster_domain: String,
     pub dns: bool,
     pub service_proxy: bool,
+    /// How long a node may be silent before it counts as lost.
+    pub node_grace_seconds: u64,
+}
+
+impl Cluster {
+    /// How long a node may be silent before it counts as lost.
+    pub fn node_grace(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.node_grace_seconds)
+    }
 }
 
 /// The server's side of joining.
@@ -343,6 +352,7 @@ mod tests {
             cluster_domain: "cluster.local".into(),
             dns: true,
             service_proxy: true,
+            node_grace_seconds: 40,
         };
         let desk = Desk::new(dir.path(), &pki, cluster, Clock::system());
         let api = in_memory::api();

@@ -51,7 +51,7 @@ struct Refused {
 }
 
 /// A connection to the cluster.
-struct Cluster {
+pub struct Cluster {
     client: Client,
     /// The namespace that is meant when none is named.
     namespace: String,
@@ -60,6 +60,12 @@ struct Cluster {
 // === impl Where ===
 
 impl Where {
+    /// The cluster of the server in these directories, as its administrator.
+    pub fn of(directories: &super::Directories) -> Self {
+        let config_dir = directories.config_dir.clone();
+        Self { kubeconfig: Some(config_dir.join("kubeconfig.yaml")), config_dir, namespace: None }
+    }
+
     fn path(&self) -> PathBuf {
         // As kubectl does, except that several files are not merged: the first counts.
         let variable = || std::env::var_os("KUBECONFIG").and_then(|list| std::env::split_paths(&list).next());
@@ -67,7 +73,8 @@ impl Where {
         given.unwrap_or_else(|| self.config_dir.join("kubeconfig.yaml"))
     }
 
-    fn open(&self) -> Result<Cluster> {
+    /// Reads the kubeconfig; nothing is connected yet.
+    pub fn open(&self) -> Result<Cluster> {
         let (target, namespace) = kubeconfig::load(&self.path())?;
         Ok(Cluster { client: Client::new(target), namespace: self.namespace.clone().unwrap_or(namespace) })
     }
@@ -96,6 +103,13 @@ impl Cluster {
         if response.status().is_success() { Ok(response) } else { Err(refused(response).await.into()) }
     }
 
+    /// Sends an object, if there is one, and reads one.
+    pub async fn object(&mut self, method: Method, path: &str, object: Option<&Value>) -> Result<Value> {
+        let bytes = object.map(serde_json::to_vec).transpose()?;
+        let content = bytes.map(|bytes| ("application/json", bytes));
+        body(self.send(method, path, "application/json", content).await?).await
+    }
+
     async fn json(&mut self, path: &str, accept: &str) -> Result<Value> {
         body(self.send(Method::GET, path, accept, None).await?).await
     }
@@ -120,7 +134,7 @@ async fn refused(response: Response<Incoming>) -> Refused {
 }
 
 /// Runs a command on a runtime of its own. What still reads from a terminal then does not keep it.
-fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();

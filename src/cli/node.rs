@@ -1,0 +1,105 @@
+//! Flags that servers and agents share.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use super::Usage;
+use crate::server::agent::Taint;
+use crate::server::{self, NodeOptions};
+
+/// What the node on this machine is like.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// The node's name [default: the host name]
+    #[arg(long, env = "AMPHIPOD_NODE_NAME")]
+    node_name: Option<String>,
+    /// The node's address [default: that of the default route]
+    #[arg(long, short = 'i', env = "AMPHIPOD_NODE_IP", value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
+    /// Addresses at which the node is reached from outside
+    #[arg(long, env = "AMPHIPOD_NODE_EXTERNAL_IP", value_delimiter = ',')]
+    node_external_ip: Vec<IpAddr>,
+    /// Labels of the node, KEY=VALUE
+    #[arg(long, env = "AMPHIPOD_NODE_LABEL", value_delimiter = ',', value_parser = label)]
+    node_label: Vec<(String, String)>,
+    /// Taints that the node registers with, KEY=VALUE:EFFECT
+    #[arg(long, env = "AMPHIPOD_NODE_TAINT", value_delimiter = ',')]
+    node_taint: Vec<Taint>,
+}
+
+/// How and how much is logged.
+#[derive(Clone, Debug, Args)]
+pub struct LogArgs {
+    /// How log lines look
+    #[arg(long, env = "AMPHIPOD_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Say more; twice for everything
+    #[arg(short, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if let Some(why) = crate::base::labels::label_key_error(key) {
+        return Err(format!("{key:?}: {why}"));
+    }
+    match crate::base::labels::label_value_error(value) {
+        Some(why) => Err(format!("{value:?}: {why}")),
+        None => Ok((key.into(), value.into())),
+    }
+}
+
+/// The token that was said, or what is in the file that was named.
+pub fn token(said: Option<String>, file: Option<&Path>) -> Result<Option<String>> {
+    match (said, file) {
+        (Some(token), _) => Ok(Some(token)),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("--token-file: {} cannot be read", path.display()))?;
+            Ok(Some(text.trim().to_owned()))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+impl NodeArgs {
+    /// What was said, checked and completed.
+    pub fn resolve(self) -> Result<NodeOptions> {
+        let host_name =
+            || nix::unistd::gethostname().ok().and_then(|n| n.into_string().ok()).unwrap_or_else(|| "node".into());
+        let name = self.node_name.unwrap_or_else(host_name).to_lowercase();
+        if let Some(why) = crate::base::labels::dns_subdomain_error(&name) {
+            return Err(Usage(format!("--node-name: {name:?}: {why}")).into());
+        }
+        let addresses = if self.node_ip.is_empty() { vec![server::default_address()] } else { self.node_ip };
+        Ok(NodeOptions {
+            name,
+            addresses,
+            external_addresses: self.node_external_ip,
+            labels: self.node_label,
+            taints: self.node_taint,
+        })
+    }
+}
+
+impl LogArgs {
+    /// Log lines go to standard error from here on.
+    pub fn start(&self) {
+        let level = ["amphipod=info,warn", "amphipod=debug,info", "trace"][usize::from(self.verbose.min(2))];
+        let filter = tracing_subscriber::EnvFilter::try_from_env("AMPHIPOD_LOG").unwrap_or_else(|_| level.into());
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => builder.with_ansi(false).init(),
+            LogFormat::Json => builder.json().init(),
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! `amphipod agent`: joins a server's cluster and runs the node half against its API.
+//!
+//! The authority is believed only by the hash in the token, and before that nothing secret is sent. What the machine got is
+//! kept under `<data-dir>/agent`, so that it starts again while the server is away; the token is needed only once. Invariant:
+//! each file is made from those before it, so a start that was killed at any instant is completed by the next one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use rustls::ClientConfig;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{NodeOptions, agent, node_config, notify, runtime};
+use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
+use crate::api::identity::join::{Application, Cluster, JoinToken, Welcome, authority_hash};
+use crate::api::identity::pki::{RENEW_SECONDS, RENEWAL_CHECK, new_key, node_certificate_end, node_request};
+use crate::base::clock::Clock;
+use crate::base::error::full;
+use crate::base::file::{make_private_dir, write_atomically};
+use crate::base::json::text;
+use crate::base::task;
+use crate::place::Place;
+use crate::reconcile::{Client, Remote};
+use crate::wire;
+use crate::wire::channel::Channel;
+use crate::wire::client::Target;
+
+/// Waits between attempts while the server is away.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long the server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+const ANSWER_BYTES: usize = 1 << 20;
+
+/// Everything the user has decided.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub config_dir: PathBuf,
+    /// `https://host:port`.
+    pub server: Uri,
+    /// Not needed by a machine that has joined.
+    pub token: Option<JoinToken>,
+    pub node: NodeOptions,
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub fn run(config: Config) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a node needs root: run as root");
+    }
+    runtime()?.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let clock = Clock::system();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let place = Place::new(&config.data_dir, &config.run_dir);
+    let _claim = place.claim()?;
+    let keep = Keep::new(&config, clock.clone())?;
+    let running = async {
+        let membership = keep.membership(&config).await?;
+        let tls = watch::Sender::new(membership.tls()?);
+        let channel = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
+        let client: Arc<dyn Client> = Arc::new(Remote::new(channel.clone(), &config.node.name));
+        let node = node_config(&config.node, place, &config.config_dir, membership.cluster.clone(), false);
+        tracing::info!(server = channel.address(), node = config.node.name, "this machine is a node of the cluster");
+        let (agent, _access) = agent::start(&node, client, &clock, &membership.authority).await?;
+        notify("READY=1");
+        Ok::<_, anyhow::Error>((agent, tls))
+    };
+    let (agent, tls) = tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        started = running => started?,
+    };
+    let renewing = task::spawn("certificate renewal", renew(keep, config, tls));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; containers go on");
+    notify("STOPPING=1");
+    renewing.abort();
+    drop(agent);
+    Ok(())
+}
+
+fn user_agent() -> String {
+    format!("amphipod-agent/{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// What speaks for the machine in its cluster.
+struct Membership {
+    authority: Vec<u8>,
+    key: Vec<u8>,
+    certificate: Vec<u8>,
+    cluster: Cluster,
+}
+
+impl Membership {
+    fn tls(&self) -> Result<Arc<ClientConfig>> {
+        wire::tls::client(&self.authority, Some((&self.certificate, &self.key))).context("TLS cannot be set up")
+    }
+}
+
+/// A server's answer that no waiting will change.
+#[derive(Debug, thiserror::Error)]
+#[error("the server refuses this machine: {0}")]
+struct Refused(String);
+
+/// The agent's own files.
+struct Keep {
+    directory: PathBuf,
+    node: String,
+    clock: Clock,
+}
+
+// === impl Keep ===
+
+impl Keep {
+    fn new(config: &Config, clock: Clock) -> Result<Self> {
+        let directory = config.data_dir.join("agent");
+        let made = make_private_dir(&directory).and_then(|()| make_private_dir(&directory.join("tls")));
+        made.with_context(|| {
+            format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())
+        })?;
+        Ok(Self { directory, node: config.node.name.clone(), clock })
+    }
+
+    fn read(&self, name: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.directory.join(name)).ok()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.directory.join(name);
+        write_atomically(&path, bytes, 0o600).with_context(|| format!("{} cannot be written", path.display()))
+    }
+
+    fn kept_or(&self, name: &str, make: impl FnOnce() -> io::Result<Vec<u8>>) -> Result<Vec<u8>> {
+        match std::fs::read(self.directory.join(name)) {
+            Ok(bytes) => Ok(bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let bytes = make()?;
+                self.write(name, &bytes)?;
+                Ok(bytes)
+            }
+            Err(e) => Err(e).with_context(|| format!("{} cannot be read", self.directory.join(name).display())),
+        }
+    }
+
+    /// What an earlier start has got, if it is still good.
+    fn kept(&self, token: Option<&JoinToken>) -> Result<Option<Membership>> {
+        let Some(authority) = self.read("tls/ca.crt") else { return Ok(None) };
+        let other = token.and_then(|t| t.authority_hash.as_ref()).is_some_and(|h| *h != authority_hash(&authority));
+        if other {
+            bail!(
+                "--token: it belongs to another cluster than the one that this machine has joined: use the token of its \
+                 own cluster, or make the machine new by removing {}",
+                self.directory.display()
+            );
+        }
+        let parts = (self.read("tls/node.key"), self.read("tls/node.crt"), self.read("cluster.json"));
+        let (Some(key), Some(certificate), Some(cluster)) = parts else { return Ok(None) };
+        let end = node_certificate_end(&certificate, &authority, &format!("system:node:{}", self.node));
+        let Ok(cluster) = serde_json::from_slice(&cluster) else { return Ok(None) };
+        let good = end.is_some_and(|end| end > self.clock.now().as_second());
+        Ok(good.then_some(Membership { authority, key, certificate, cluster }))
+    }
+
+    /// What speaks for this machine: kept, else got by joining, which waits for the server.
+    async fn membership(&self, config: &Config) -> Result<Membership> {
+        if let Some(kept) = self.kept(config.token.as_ref())? {
+            // The cluster may have changed its mind meanwhile; a server that is away does not keep the node from starting.
+            return match self.renew(config, &kept).await {
+                Ok(renewed) => Ok(renewed),
+                Err(error) => {
+                    tracing::warn!(why = format!("{error:#}"), "the server cannot be asked; what it said last is used");
+                    Ok(kept)
+                }
+            };
+        }
+        let Some(token) = &config.token else {
+            bail!(
+                "--token: this machine has not joined yet: give the token that is in <data-dir>/server/token of the server"
+            );
+        };
+        let mut wait = RETRY_MIN;
+        loop {
+            match self.join(config, token).await {
+                Err(error) if error.downcast_ref::<Refused>().is_none() => {
+                    tracing::warn!(why = format!("{error:#}"), server = %config.server, "joining failed; it is tried again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn join(&self, config: &Config, token: &JoinToken) -> Result<Membership> {
+        let unsure = wire::tls::trusting_anyone()?;
+        let authority = ask(config, unsure, Method::GET, AUTHORITY_PATH, None, None).await?;
+        match &token.authority_hash {
+            Some(hash) if *hash == authority_hash(&authority) => {}
+            Some(hash) => {
+                return Err(Refused(format!(
+                    "its certificate authority is not the one of the token (it has {}, the token says {hash}): this is \
+                     another cluster's server, or somebody is in between; nothing secret was sent",
+                    authority_hash(&authority)
+                ))
+                .into());
+            }
+            None => tracing::warn!(
+                hash = authority_hash(&authority),
+                "the token is a short one, so the server's authority is believed as it is; use the full token, K10..."
+            ),
+        }
+        let key = self.kept_or("tls/node.key", new_key)?;
+        let password = self.kept_or("node-password", || {
+            let mut bytes = [0; 16];
+            self.clock.random(&mut bytes);
+            Ok(hex::encode(bytes).into_bytes())
+        })?;
+        let application = Application {
+            node_name: self.node.clone(),
+            password: String::from_utf8_lossy(&password).into_owned(),
+            csr: node_request(&self.node, &key)?,
+        };
+        let sure = wire::tls::client(&authority, None).context("the server's certificate authority cannot be used")?;
+        let answer = ask(config, sure, Method::POST, JOIN_PATH, Some(&token.secret), Some(&application)).await?;
+        self.take(authority.to_vec(), key, &answer)
+    }
+
+    /// New settings, and a new certificate where the old one has less than a third of its time left.
+    async fn renew(&self, config: &Config, old: &Membership) -> Result<Membership> {
+        let csr = node_request(&self.node, &old.key)?;
+        let application = Application { node_name: self.node.clone(), password: String::new(), csr };
+        let answer = ask(config, old.tls()?, Method::POST, RENEW_PATH, None, Some(&application)).await?;
+        self.take(old.authority.clone(), old.key.clone(), &answer)
+    }
+
+    fn take(&self, authority: Vec<u8>, key: Vec<u8>, answer: &[u8]) -> Result<Membership> {
+        let welcome: Welcome = serde_json::from_slice(answer).context("the server's answer cannot be read")?;
+        let kept = self.read("tls/node.crt").unwrap_or_default();
+        let name = format!("system:node:{}", self.node);
+        let left = node_certificate_end(&kept, &authority, &name).map(|end| end - self.clock.now().as_second());
+        let certificate = if left.is_some_and(|l| l > RENEW_SECONDS) { kept } else { welcome.certificate.into_bytes() };
+        self.write("tls/ca.crt", &authority)?;
+        self.write("tls/node.crt", &certificate)?;
+        self.write("cluster.json", &serde_json::to_vec(&welcome.cluster)?)?;
+        Ok(Membership { authority, key, certificate, cluster: welcome.cluster })
+    }
+}
+
+/// One request on a connection of its own.
+async fn ask(
+    config: &Config,
+    tls: Arc<ClientConfig>,
+    method: Method,
+    path: &str,
+    token: Option<&str>,
+    body: Option<&Application>,
+) -> Result<Bytes> {
+    let target = Target { server: config.server.clone(), tls, token: None, user_agent: user_agent() };
+    let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, "application/json");
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+    let request = request.body(Full::new(Bytes::from(bytes)))?;
+    let exchange = async {
+        let response = wire::client::Client::new(target).send(request).await.map_err(|e| anyhow::anyhow!(full(&e)))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+        let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?.to_bytes();
+        Ok::<_, anyhow::Error>((status, body))
+    };
+    let (status, body) = tokio::time::timeout(PATIENCE, exchange).await.context("the server does not answer")??;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let why = match text(&value, "message") {
+        "" => format!("it answers {status}"),
+        message => message.to_owned(),
+    };
+    if status.is_client_error() && status != 429 { Err(Refused(why).into()) } else { bail!("the server: {why}") }
+}
+
+/// Renews the certificate long before it ends, in the running process.
+async fn renew(keep: Keep, config: Config, shown: watch::Sender<Arc<ClientConfig>>) {
+    loop {
+        tokio::time::sleep(RENEWAL_CHECK).await;
+        let renewed = async {
+            let kept = keep.kept(None)?.context("the kept certificate is gone")?;
+            keep.renew(&config, &kept).await?.tls()
+        };
+        match renewed.await {
+            Ok(tls) => drop(shown.send_replace(tls)),
+            Err(error) => {
+                tracing::error!(
+                    why = format!("{error:#}"),
+                    "the certificate was not renewed; it is tried again in half a day"
+                );
+            }
+        }
+    }
+}
