@@ -12,7 +12,7 @@ pub const HELLO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/examples
 /// The machine's address, and that of its only neighbour.
 pub const HOST: &str = "192.0.2.1";
 pub const OUTSIDE: &str = "192.0.2.2";
-const BINARY: &str = env!("CARGO_BIN_EXE_amphipod");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_amphipod");
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The machine; everything of it is removed when it is dropped.
@@ -20,6 +20,8 @@ pub struct Lab {
     pub name: String,
     directory: tempfile::TempDir,
     server: Option<Child>,
+    /// A process in whose mount namespace our executable runs; the host's if there is none.
+    pub disk: Option<Child>,
 }
 
 /// A process, which is the same one only if it began at the same time.
@@ -46,27 +48,6 @@ fn ip(args: &str) {
     run(Command::new("ip").args(args.split(' ')));
 }
 
-/// Mounts, control groups, logs and processes on this machine that carry one of the marks.
-pub fn traces(marks: &[String]) -> Vec<String> {
-    let ours = |text: &str| marks.iter().any(|m| text.contains(m.as_str()));
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mut all: Vec<String> =
-        mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(|m| format!("mount {m}")).collect();
-    let controllers = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path());
-    for root in controllers.chain(["/sys/fs/cgroup".into(), "/var/log/pods".into()]) {
-        let what = if root.starts_with("/sys") { "cgroup" } else { "log" };
-        for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
-            all.push(format!("{what} {}", entry.path().display()));
-        }
-    }
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let cgroups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        all.extend(cgroups.lines().next().filter(|_| ours(&cgroups)).map(|_| format!("process {cgroups}")));
-    }
-    all.retain(|t| ours(t));
-    all
-}
-
 impl Lab {
     /// A machine with a server that is Ready.
     pub fn start(name: &str) -> Self {
@@ -88,19 +69,7 @@ impl Lab {
             ip(&format!("-n {namespace} link set {link} up"));
         }
         let directory = tempfile::Builder::new().prefix(&name).tempdir().unwrap();
-        Self { name, directory, server: None }
-    }
-
-    /// Texts that are in the name of everything that this machine's node makes: its directories, its control group, the
-    /// uids of its pods.
-    pub fn marks(&self) -> Vec<String> {
-        let run = self.path("run").canonicalize().unwrap();
-        let digest = <sha2::Sha256 as sha2::Digest>::digest(run.as_os_str().as_encoded_bytes());
-        let mut marks =
-            vec![format!("amphipod-{}", &hex::encode(digest)[..8]), format!("{}/", self.directory.path().display())];
-        let pods = self.json(&["get", "pods", "-A"])["items"].as_array().cloned().unwrap_or_default();
-        marks.extend(pods.iter().filter_map(|p| p["metadata"]["uid"].as_str().map(str::to_owned)));
-        marks
+        Self { name, directory, server: None, disk: None }
     }
 
     /// A path in the machine's directory.
@@ -120,7 +89,11 @@ impl Lab {
 
     fn at(&self, namespace: &str, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{namespace}")).arg(program);
+        command.arg(format!("--net=/run/netns/{namespace}"));
+        if let Some(disk) = self.disk.as_ref().filter(|_| program == BINARY) {
+            command.arg(format!("--mount=/proc/{}/ns/mnt", disk.id()));
+        }
+        command.arg(program);
         command.env("KUBECONFIG", self.path("etc/kubeconfig.yaml"));
         for name in ["http_proxy", "https_proxy", "all_proxy"] {
             command.env_remove(name).env_remove(name.to_uppercase());
@@ -236,15 +209,6 @@ impl Lab {
         String::from_utf8(run(self.command(words[0]).args(&words[1..])).stdout).unwrap()
     }
 
-    /// Links beyond the machine's own, tables, and routes to pods.
-    pub fn network_traces(&self) -> String {
-        let links = self.inside(&["ip", "-o", "link"]);
-        let links: String = links.lines().filter(|l| ![": lo", ": v0"].iter().any(|n| l.contains(n))).collect();
-        let routes = self.inside(&["ip", "route"]);
-        let routes: String = routes.lines().filter(|l| l.starts_with("10.")).collect();
-        links + &self.inside(&["nft", "list", "ruleset"]) + &routes
-    }
-
     /// Waits until it holds.
     pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let began = Instant::now();
@@ -263,6 +227,10 @@ impl Drop for Lab {
             let _ = server.wait();
         }
         let _ = self.command(BINARY).arg("killall").args(self.directories()).output();
+        if let Some(mut disk) = self.disk.take() {
+            let _ = disk.kill();
+            let _ = disk.wait();
+        }
         for namespace in [&self.name, &format!("{}-o", self.name)] {
             let _ = Command::new("ip").args(["netns", "del", namespace]).output();
         }
