@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)] // A test that cannot go on says where.
 
+/// Our own commands, where there is no kubectl.
+#[path = "e2e/cli.rs"]
+mod cli;
 /// HTTPS clients without kubectl.
 #[path = "e2e/client.rs"]
 mod client;

@@ -59,8 +59,9 @@ async fn work(store: &ImageStore, command: Command) -> Result<()> {
         Command::Ls => list(&store.list().await).iter().for_each(|line| output(line)),
         Command::Import { file } => {
             for image in store.import(&file).await? {
-                let name = image.tags.first().or(image.digests.first()).unwrap_or(&image.id);
-                output(&format!("imported {name}"));
+                // With the names that it had before, if it was there.
+                let names = [&image.tags, &image.digests].into_iter().find(|names| !names.is_empty());
+                output(&format!("imported {}", names.map_or(image.id.clone(), |names| names.join(", "))));
             }
         }
         Command::Pull { reference } => {

@@ -101,7 +101,7 @@ impl Lab {
         command
     }
 
-    fn directories(&self) -> Vec<String> {
+    pub fn directories(&self) -> Vec<String> {
         [("data", "data"), ("run", "run"), ("config", "etc")]
             .iter()
             .map(|(flag, part)| format!("--{flag}-dir={}", self.path(part).display()))

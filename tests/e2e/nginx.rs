@@ -19,7 +19,7 @@ const ROLLED: [&str; 4] = ["rollout", "status", IT, "--timeout=60s"];
 /// A machine with a registry beside it and the Deployment on it.
 fn machine(name: &str) -> (Registry, Lab) {
     let mut lab = Lab::prepare(name);
-    let registry = Registry::start(&lab, "");
+    let registry = Registry::start(&lab);
     let mirrors = format!("mirrors:\n  docker.io:\n    endpoint: ['http://{}']\n", registry.address());
     fs::create_dir_all(lab.path("etc")).unwrap();
     fs::write(lab.path("etc/registries.yaml"), mirrors).unwrap();

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::lab::{Lab, OUTSIDE, run};
 
@@ -23,8 +25,28 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    /// Starts it beside the machine and fills it; `tls` are more lines of its `http` section.
-    pub fn start(lab: &Lab, tls: &str) -> Self {
+    /// Starts it beside the machine and fills it.
+    pub fn start(lab: &Lab) -> Self {
+        Self::serve(lab, "")
+    }
+
+    /// The same over HTTPS, with a certificate of an authority that nobody knows, and the file of that authority.
+    pub fn start_private(lab: &Lab) -> (Self, PathBuf) {
+        let (authority_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&authority_key).unwrap().pem();
+        let issuer = Issuer::new(params, authority_key);
+        let leaf = CertificateParams::new([OUTSIDE.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let [ca_file, chain_file, key_file] = ["registry-ca.crt", "registry.crt", "registry.key"].map(|f| lab.path(f));
+        fs::write(&ca_file, authority).unwrap();
+        fs::write(&chain_file, leaf.pem()).unwrap();
+        fs::write(&key_file, key.serialize_pem()).unwrap();
+        let (chain, key) = (chain_file.display(), key_file.display());
+        (Self::serve(lab, &format!("  tls: {{certificate: {chain}, key: {key}}}\n")), ca_file)
+    }
+
+    fn serve(lab: &Lab, tls: &str) -> Self {
         let config = lab.path("registry.yml");
         let storage = lab.path("registry");
         let storage = storage.display();
@@ -50,7 +72,8 @@ impl Registry {
     }
 
     fn fill(&self, lab: &Lab) {
-        let layout = image(lab);
+        image(lab);
+        let layout = layout(lab);
         for tag in ["latest", "two"] {
             let to = format!("docker://{}/library/nginx:{tag}", self.address());
             let mut copy = lab.outside("skopeo");
@@ -60,10 +83,14 @@ impl Registry {
 }
 
 /// An OCI layout with both tags.
-pub fn image(lab: &Lab) -> String {
+pub fn layout(lab: &Lab) -> String {
+    lab.path("layout").display().to_string()
+}
+
+fn image(lab: &Lab) {
     let rootfs = lab.path("rootfs");
     root(&rootfs);
-    let layout = lab.path("layout").display().to_string();
+    let layout = layout(lab);
     let umoci = |args: &[&str]| drop(run(Command::new("umoci").args(args)));
     let one = format!("{layout}:latest");
     umoci(&["init", "--layout", &layout]);
@@ -76,7 +103,6 @@ pub fn image(lab: &Lab) -> String {
     let page = lab.path("page.conf");
     fs::write(&page, page_of("two")).unwrap();
     umoci(&["insert", "--image", &one, "--tag", "two", page.to_str().unwrap(), "/etc/nginx/page.conf"]);
-    layout
 }
 
 fn page_of(release: &str) -> String {

@@ -1,0 +1,116 @@
+//! `amphipod image`, `apply`, `get`, `logs`, `exec` and `delete` on a machine whose node runs, with a registry that only a
+//! private authority vouches for.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::lab::{BINARY, HELLO, Lab, OUTSIDE, run};
+use crate::registry::{Registry, layout};
+
+impl Lab {
+    fn image_command(&self, args: &[&str]) -> Command {
+        let mut command = self.command(BINARY);
+        command.arg("image").args(args).args(self.directories());
+        command
+    }
+
+    /// `amphipod image ...` to a good end.
+    fn image(&self, args: &[&str]) -> String {
+        String::from_utf8(run(&mut self.image_command(args)).stdout).unwrap()
+    }
+
+    /// Any other of our commands.
+    fn amphipod(&self, args: &[&str]) -> Output {
+        self.command(BINARY).args(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The same to a good end.
+    fn said(&self, args: &[&str]) -> String {
+        String::from_utf8(run(self.command(BINARY).args(args)).stdout).unwrap()
+    }
+}
+
+#[test]
+fn images_come_from_a_registry_of_a_private_authority_and_from_files() {
+    let mut lab = Lab::prepare("image");
+    let (registry, authority) = Registry::start_private(&lab);
+    let mirrors = format!("mirrors:\n  docker.io:\n    endpoint: ['https://{}']\n", registry.address());
+    let configuration = lab.path("etc/registries.yaml");
+    fs::create_dir_all(lab.path("etc")).unwrap();
+    fs::write(&configuration, &mirrors).unwrap();
+    let refused = lab.image_command(&["pull", "nginx"]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains(OUTSIDE) && said.contains("UnknownIssuer"), "{said}");
+
+    let tls = format!("configs:\n  '{}':\n    tls: {{ca_file: {}}}\n", registry.address(), authority.display());
+    fs::write(&configuration, mirrors + &tls).unwrap();
+    lab.start_server();
+    let run_pod = |name: &str, image: &str, policy: &str| {
+        lab.kubectl(&["run", name, &format!("--image={image}"), &format!("--image-pull-policy={policy}")]);
+        lab.kubectl(&["wait", "pod", name, "--for=condition=Ready", "--timeout=30s"]);
+        let address = lab.kubectl(&["get", "pod", name, "-o", "jsonpath={.status.podIP}"]);
+        lab.curl(&format!("http://{address}/"))
+    };
+    assert_eq!(run_pod("pulled", "nginx", "Always"), "pulled release one\n");
+
+    // What the command brings while the node runs is there for the node.
+    assert!(lab.image(&["pull", "nginx:two"]).starts_with("pulled nginx:two ("));
+    assert_eq!(run_pod("brought", "nginx:two", "Never"), "brought release two\n");
+    let archive = lab.path("two.tar").display().to_string();
+    let to = format!("docker-archive:{archive}:team/box:2");
+    run(Command::new("skopeo").args(["copy", "-q", &format!("oci:{}:two", layout(&lab)), &to]));
+    assert_eq!(lab.image(&["import", &archive]).trim(), "imported docker.io/library/nginx:two, docker.io/team/box:2");
+    assert_eq!(run_pod("imported", "team/box:2", "Never"), "imported release two\n");
+
+    let listed = lab.image(&["ls"]);
+    for name in ["amphipod.local/hello", "docker.io/library/nginx:latest", "docker.io/library/nginx:two", "team/box:2"]
+    {
+        assert!(listed.contains(name), "{name}: {listed}");
+    }
+    lab.kubectl(&["delete", "pod", "brought", "imported"]);
+    assert_eq!(lab.image(&["rm", "nginx:two", "team/box:2"]), "removed nginx:two\nremoved team/box:2\n");
+    let listed = lab.image(&["ls"]);
+    assert!(!listed.contains("two") && !listed.contains("box") && listed.contains("nginx:latest"), "{listed}");
+    lab.kubectl(&["run", "without", "--image=team/box:2", "--image-pull-policy=Never"]);
+    lab.until("the removed image is missed", || {
+        lab.pod("without")["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImageNeverPull"
+    });
+    assert!(!lab.image_command(&["rm", "nobody/knows"]).output().unwrap().status.success());
+}
+
+#[test]
+fn our_own_commands_do_without_kubectl() {
+    let lab = Lab::start("alone");
+    assert_eq!(lab.said(&["apply", "-f", HELLO]), "deployment.apps/hello created\nservice/hello created\n");
+    lab.until("three pods run", || lab.said(&["get", "deployment", "hello"]).contains("3/3"));
+    let applied = lab.said(&["apply", "-f", HELLO]);
+    assert_eq!(applied, "deployment.apps/hello applied\nservice/hello applied\n");
+    let names = lab.said(&["get", "pods", "-l", "app=hello", "-o", "name"]);
+    assert_eq!(names.lines().count(), 3, "{names}");
+    let pod = names.lines().next().unwrap();
+    assert!(lab.said(&["get", "pods", "-A", "-o", "wide"]).contains("10.42.0."));
+    let json: Value = serde_json::from_str(&lab.said(&["get", pod, "-o", "json"])).unwrap();
+    let yaml: Value = serde_yaml::from_str(&lab.said(&["get", pod, "-o", "yaml"])).unwrap();
+    assert_eq!((&json["status"]["phase"], &json), (&"Running".into(), &yaml));
+
+    assert_eq!(lab.said(&["logs", pod]), "hello: listening on port 8080\n");
+    assert_eq!(lab.said(&["logs", pod, "--tail", "0"]), "");
+    assert!(lab.said(&["exec", pod, "--", "/amphipod", "version"]).starts_with("amphipod v1.37"));
+    let failed = lab.amphipod(&["exec", pod, "--", "/amphipod", "get"]);
+    assert_eq!(failed.status.code(), Some(2), "{failed:?}");
+    // Standard input goes there, and its end too.
+    let mut child = lab.command(BINARY);
+    child.args(["exec", "-i", pod, "--", "/amphipod", "apply", "--kubeconfig", "/none", "-f", "-"]);
+    let mut child = child.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"kind: [").unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_ne!(ended.status.code(), Some(0), "{ended:?}");
+    let absent = lab.amphipod(&["get", "pod", "nobody"]);
+    let said = String::from_utf8_lossy(&absent.stderr).into_owned();
+    assert!(absent.status.code() == Some(1) && said.contains("pods \"nobody\" not found"), "{said}");
+    lab.said(&["delete", "-f", HELLO]);
+    lab.until("the pods are gone", || lab.said(&["get", "pods", "-o", "name"]).is_empty());
+}
