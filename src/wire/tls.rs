@@ -10,7 +10,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// The one cryptography provider.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -74,9 +74,14 @@ pub fn trusting_anyone() -> io::Result<Arc<ClientConfig>> {
         .with_safe_default_protocol_versions()
         .map_err(invalid)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
+        .with_custom_certificate_verifier(anyone())
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// Signatures are checked, the certificate's name and issuer are not.
+pub fn anyone() -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
+    Arc::new(Anyone(provider()))
 }
 
 #[derive(Debug)]

@@ -45,6 +45,10 @@ fn images_come_from_a_registry_of_a_private_authority_and_from_files() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains(OUTSIDE) && said.contains("UnknownIssuer"), "{said}");
 
+    let trusting = format!("configs:\n  '{}':\n    tls: {{insecure_skip_verify: true}}\n", registry.address());
+    fs::write(&configuration, format!("{mirrors}{trusting}")).unwrap();
+    lab.image(&["pull", "nginx:two"]);
+    lab.image(&["rm", "nginx:two"]);
     let tls = format!("configs:\n  '{}':\n    tls: {{ca_file: {}}}\n", registry.address(), authority.display());
     fs::write(&configuration, mirrors + &tls).unwrap();
     lab.start_server();

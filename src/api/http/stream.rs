@@ -5,7 +5,6 @@ use futures::stream::SplitSink;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -21,7 +20,7 @@ use crate::api::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::base::{clock, task};
 use crate::kinds::Subresource;
-use crate::wire::websocket::{self, Socket};
+use crate::wire::websocket::{self, Size, Socket};
 
 /// What we speak, best first. v5 adds the closing of a single stream.
 const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
@@ -196,13 +195,6 @@ async fn pump(channel: u8, mut stream: Box<dyn AsyncRead + Send + Unpin>, send: 
             return;
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Size {
-    width: u16,
-    height: u16,
 }
 
 async fn take(

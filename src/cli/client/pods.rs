@@ -7,7 +7,7 @@ use clap::Args;
 use futures::{SinkExt, StreamExt};
 use http::Method;
 use http_body_util::BodyExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_tungstenite::tungstenite::Message;
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::terminal::Terminal;
 use super::{Cluster, Where, escape, refused, run};
 use crate::cli::Exit;
-use crate::wire::websocket::Socket;
+use crate::wire::websocket::{Size, Socket};
 
 /// The channels of Kubernetes' streaming protocol.
 const STDIN: u8 = 0;
@@ -173,9 +173,9 @@ fn print(to: &mut dyn Write, bytes: &[u8]) -> std::io::Result<()> {
     to.flush()
 }
 
-fn resize((columns, rows): (u16, u16)) -> Message {
+fn resize(size: Size) -> Message {
     let mut frame = vec![RESIZE];
-    frame.extend(json!({"Width": columns, "Height": rows}).to_string().into_bytes());
+    frame.extend(serde_json::to_vec(&size).unwrap_or_default());
     Message::Binary(frame.into())
 }
 
@@ -194,6 +194,8 @@ fn exit_code(status: &Value) -> Result<u8> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

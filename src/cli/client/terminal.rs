@@ -2,6 +2,8 @@
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
+use crate::wire::websocket::Size;
+
 /// Passes every key on while it lives, then is as before.
 pub(super) struct Terminal(Termios);
 
@@ -18,10 +20,10 @@ impl Terminal {
         Some(Self(before))
     }
 
-    /// Columns and rows.
-    pub(super) fn size() -> Option<(u16, u16)> {
+    /// Its size.
+    pub(super) fn size() -> Option<Size> {
         let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-        Some((size.ws_col, size.ws_row))
+        Some(Size { width: size.ws_col, height: size.ws_row })
     }
 }
 

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::registries::Tls;
+use crate::wire::tls;
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -98,21 +98,20 @@ fn in_hosts_file(text: &str, name: &str) -> Vec<IpAddr> {
     found
 }
 
-fn tls_config(tls: Option<&Tls>) -> Result<rustls::ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+fn tls_config(wanted: Option<&Tls>) -> Result<rustls::ClientConfig, String> {
+    let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let tls = tls.cloned().unwrap_or_default();
-    let builder = if tls.insecure_skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    let wanted = wanted.cloned().unwrap_or_default();
+    let builder = if wanted.insecure_skip_verify {
+        builder.dangerous().with_custom_certificate_verifier(tls::anyone())
     } else {
         let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         // What an administrator has added to the system counts as well.
         if let Ok(system) = CertificateDer::pem_file_iter("/etc/ssl/certs/ca-certificates.crt") {
             roots.add_parsable_certificates(system.flatten());
         }
-        if let Some(path) = &tls.ca_file {
+        if let Some(path) = &wanted.ca_file {
             let certificates = CertificateDer::pem_file_iter(path).map_err(|error| format!("{path:?}: {error}"))?;
             for certificate in certificates {
                 let certificate = certificate.map_err(|error| format!("{path:?}: {error}"))?;
@@ -121,7 +120,7 @@ fn tls_config(tls: Option<&Tls>) -> Result<rustls::ClientConfig, String> {
         }
         builder.with_root_certificates(roots)
     };
-    match (&tls.cert_file, &tls.key_file) {
+    match (&wanted.cert_file, &wanted.key_file) {
         (Some(certificate), Some(key)) => {
             let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate)
                 .map_err(|error| format!("{certificate:?}: {error}"))?
@@ -131,55 +130,6 @@ fn tls_config(tls: Option<&Tls>) -> Result<rustls::ClientConfig, String> {
             builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())
         }
         _ => Ok(builder.with_no_client_auth()),
-    }
-}
-
-/// For `insecure_skip_verify`: signatures are checked, the certificate's name and issuer are not.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
