@@ -18,9 +18,13 @@ fn with_disk(name: &str) -> Lab {
     let mut lab = Lab::prepare(name);
     let own = lab.path("").display().to_string();
     let binary = Path::new(BINARY).parent().unwrap().display();
-    // Other tests have logs of pods in /var/log.
+    let around = lab.path("").parent().unwrap().display().to_string();
+    // What other tests have mounted would come and go in the comparison; they have logs of pods in /var/log, too.
     let script = format!(
-        "mount -t tmpfs tmpfs /mnt; mkdir /mnt/own /mnt/bin /mnt/log
+        "for m in $(cut -d ' ' -f 5 /proc/self/mountinfo | grep -E '^({around}|/run/netns)/' | tac); do
+             umount -l $m 2>/dev/null || true
+         done
+         mount -t tmpfs tmpfs /mnt; mkdir /mnt/own /mnt/bin /mnt/log
          mount --bind {own} /mnt/own; mount --bind {binary} /mnt/bin
          for d in {}; do
              [ -d $d ] || continue
