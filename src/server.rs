@@ -52,6 +52,7 @@ pub struct Config {
     pub kubeconfig: PathBuf,
     pub kubeconfig_mode: u32,
     pub token: Option<String>,
+    pub node_cidr: bool,
     pub scheduler: bool,
     pub agent: bool,
 }
@@ -196,7 +197,7 @@ fn local(api: &Api, manager: &str) -> Arc<dyn Client> {
 fn options_of(config: &Config, pki: &Pki) -> controllers::Options {
     controllers::Options {
         root_ca: String::from_utf8_lossy(&pki.authority).into_owned(),
-        cluster_cidrs: config.cluster.cluster_cidrs.clone(),
+        cluster_cidrs: if config.node_cidr { config.cluster.cluster_cidrs.clone() } else { Vec::new() },
         node_grace: config.cluster.node_grace(),
         ..controllers::Options::default()
     }

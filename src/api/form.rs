@@ -24,7 +24,19 @@ pub fn decode_as(
     body: &[u8],
     encoding: Encoding,
 ) -> Result<(Value, Vec<String>)> {
-    let (mut value, duplicates) = parse(body, encoding)?;
+    let (value, duplicates) = parse(body, encoding)?;
+    shaped(request, definition, api_version, kind, value, duplicates)
+}
+
+/// As [`decode_as`], for a body that is parsed already.
+pub fn shaped(
+    request: &Request,
+    definition: &str,
+    api_version: &str,
+    kind: &str,
+    mut value: Value,
+    duplicates: Vec<String>,
+) -> Result<(Value, Vec<String>)> {
     if value.is_null() {
         value = Value::Object(serde_json::Map::new());
     }

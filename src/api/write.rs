@@ -48,9 +48,7 @@ impl Api {
         admission::before_create(self, request, &value)?;
         self.name(kind, &mut value);
         (kind.default)(&mut value);
-        for key in
-            ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "uid", "creationTimestamp"]
-        {
+        for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid", "creationTimestamp"] {
             map_mut(&mut value, "metadata").remove(key);
         }
         self.track(request, None, &mut value);
@@ -266,7 +264,8 @@ impl Api {
             check_name(request, value)?;
             set(value, "metadata.name", request.name.as_str());
         }
-        if !text(value, "metadata.resourceVersion").is_empty() {
+        // Version 0 means none.
+        if !matches!(text(value, "metadata.resourceVersion"), "" | "0") {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
         Ok(())
@@ -286,7 +285,7 @@ impl Api {
     fn stamp(&self, request: &Request, value: &mut Value) {
         let kind = request.kind;
         let metadata = map_mut(value, "metadata");
-        for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+        for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
             metadata.remove(key);
         }
         metadata.insert("uid".into(), self.clock.uuid().into());

@@ -59,8 +59,8 @@ pub struct ServerArgs {
     /// A file with that secret
     #[arg(long, env = "AMPHIPOD_TOKEN_FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
-    /// Parts to leave out: dns, scheduler, service-proxy
-    #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = ["dns", "scheduler", "service-proxy"])]
+    /// Parts to leave out: dns, node-cidr (nodes get no pod range), scheduler, service-proxy
+    #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = ["dns", "node-cidr", "scheduler", "service-proxy"])]
     disable: Vec<String>,
     /// Run no node here
     #[arg(long, env = "AMPHIPOD_DISABLE_AGENT")]
@@ -145,6 +145,7 @@ fn resolve(a: ServerArgs) -> Result<Config> {
         kubeconfig,
         kubeconfig_mode: a.write_kubeconfig_mode,
         token,
+        node_cidr: !a.disable.iter().any(|d| d == "node-cidr"),
         scheduler: !a.disable.iter().any(|d| d == "scheduler"),
         agent: !a.disable_agent,
     })

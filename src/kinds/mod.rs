@@ -34,6 +34,7 @@ pub static ALL: &[&Kind] = &[
     &core::namespace::KIND,
     &core::node::KIND,
     &core::pod::KIND,
+    &core::podtemplate::KIND,
     &core::secret::KIND,
     &core::serviceaccount::KIND,
     &core::service::KIND,

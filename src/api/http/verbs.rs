@@ -406,7 +406,12 @@ impl Call {
                 };
                 let encoding = negotiate::body_encoding(http.headers())?;
                 let body = body_of(http).await?;
-                let (value, _) = form::decode_as(&self.request, definition, version, kind, &body, encoding)?;
+                // An Eviction of the older version looks the same.
+                let (mut value, _) = form::parse(&body, encoding)?;
+                if value["apiVersion"] == "policy/v1beta1" && sub == Subresource::Eviction {
+                    value["apiVersion"] = version.into();
+                }
+                let (value, _) = form::shaped(&self.request, definition, version, kind, value, Vec::new())?;
                 match sub {
                     Subresource::Binding => self.bind(value).await,
                     Subresource::Eviction => {

@@ -138,6 +138,11 @@ impl Events {
             out.put_slice(b"}\n");
             return;
         }
+        // A list is no event: Kubernetes ends such a watch without a word.
+        if self.form.shape == Shape::PartialMetadataList {
+            self.over = true;
+            return;
+        }
         let shown = self.shown(object, self.clock.now());
         let shown = if self.form.beta { table::as_beta(shown) } else { shown };
         line(out, &json!({"type": name, "object": shown}));

@@ -29,6 +29,7 @@ impl Api {
         }
         let uid = text(binding, "metadata.uid").to_owned();
         let annotations = map(binding, "metadata.annotations").cloned();
+        let topology = self.topology(&node);
         let now = self.clock.now_text();
         let refuse = |why: String| {
             let mut status = Status::conflict(kind, &request.name, why);
@@ -66,12 +67,26 @@ impl Api {
             for (k, v) in annotations.iter().flatten() {
                 map_mut(&mut new, "metadata.annotations").insert(k.clone(), v.clone());
             }
+            for (k, v) in &topology {
+                map_mut(&mut new, "metadata.labels").insert(k.clone(), v.clone());
+            }
             scheduled(&mut new, &now);
             Ok(new)
         };
         let request = Request { kind, subresource: Some(crate::kinds::Subresource::Binding), ..request.clone() };
         self.update(&request, Change::Patch(&mut bind)).await?;
         Ok(())
+    }
+}
+
+impl Api {
+    /// The labels that tell a pod where its node is (PodTopologyLabels, on since Kubernetes 1.35).
+    fn topology(&self, node: &str) -> Vec<(String, Value)> {
+        let kind = &crate::kinds::core::node::KIND;
+        let Some(node) = self.cache.shelf(kind).get(&kind.key("", node)) else { return Vec::new() };
+        let labels = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+        let found = labels.iter().filter_map(|l| Some(((*l).to_owned(), Value::from(&**node.meta.labels.get(*l)?))));
+        found.collect()
     }
 }
 

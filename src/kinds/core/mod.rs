@@ -8,6 +8,7 @@ pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod podspec;
+pub mod podtemplate;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;

@@ -35,7 +35,7 @@ pub use options::{annotations as validate_annotations, finite_grace};
 pub use resources::{qos_class, requirement_error};
 pub use scheduling::{node_affinity_update, toleration_list};
 pub use security::RESOURCES as POD_RESOURCES;
-pub use template::{default_template, validate_template};
+pub use template::{default_template, validate_free_template, validate_template};
 pub use warnings::{for_pod as warnings_for_pod, for_template as warnings_for_template};
 
 /// What a pod spec is validated as.

@@ -33,6 +33,24 @@ pub fn validate_template(errors: &mut Errors, path: &Path<'_>, template: &Value,
         let why = "`selector` does not match template `labels`";
         errors.push(field::invalid(&meta_path.field("labels"), labels, why));
     }
+    validate_free_template(errors, path, template);
+    let spec_path = path.field("spec");
+    let restart = text(spec, "restartPolicy");
+    if restart != "Always" {
+        errors.push(field::not_supported(&spec_path.field("restartPolicy"), restart, &["Always"]));
+    }
+    if spec.get("activeDeadlineSeconds").is_some() {
+        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.push(field::forbidden(&spec_path.field("activeDeadlineSeconds"), why));
+    }
+}
+
+/// Errors in a template that nothing selects and whose pods may end.
+pub fn validate_free_template(errors: &mut Errors, path: &Path<'_>, template: &Value) {
+    let null = Value::Null;
+    let metadata = template.get("metadata").unwrap_or(&null);
+    let spec = template.get("spec").unwrap_or(&null);
+    let meta_path = path.field("metadata");
     check::labels(errors, &meta_path.field("labels"), metadata.get("labels"));
     check::annotations(errors, &meta_path.field("annotations"), metadata.get("annotations"));
     let spec_path = path.field("spec");
@@ -43,13 +61,5 @@ pub fn validate_template(errors: &mut Errors, path: &Path<'_>, template: &Value,
             &spec_path.field("ephemeralContainers"),
             "ephemeral containers not allowed in pod template",
         ));
-    }
-    let restart = text(spec, "restartPolicy");
-    if restart != "Always" {
-        errors.push(field::not_supported(&spec_path.field("restartPolicy"), restart, &["Always"]));
-    }
-    if spec.get("activeDeadlineSeconds").is_some() {
-        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        errors.push(field::forbidden(&spec_path.field("activeDeadlineSeconds"), why));
     }
 }

@@ -23,7 +23,7 @@ pub static KIND: Kind = Kind {
     categories: &["all"],
     subresources: &[Subresource::Proxy, Subresource::Status],
     has_status: true,
-    name_rule: NameRule::Dns1035,
+    name_rule: NameRule::DnsLabel,
     schema: "io.k8s.api.core.v1.Service",
     delete_answers_object: true,
     create_on_update: true,
