@@ -148,6 +148,9 @@ impl Api {
             Change::Apply(apply) if request.subresource.is_none() => {
                 self.may_create(request)?;
                 let mut value = apply(None)?;
+                if text(&value, "metadata.name").is_empty() {
+                    return Err(Status::bad_request("metadata.name is required in a configuration that creates"));
+                }
                 remove(&mut value, "metadata.resourceVersion");
                 if !text(&value, "metadata.uid").is_empty() {
                     return Err(Status::conflict(

@@ -22,6 +22,12 @@ static DOCUMENTS: Mutex<Vec<(String, Arc<Bytes>)>> = Mutex::new(Vec::new());
 
 /// Answers `/openapi/...`.
 pub fn respond(path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
+    let accepts = headers.get_all(http::header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    let mut ranges = accepts.flat_map(|v| v.split(',')).map(|r| r.split(';').next().unwrap_or("").trim()).peekable();
+    let speaks = |range: &str| range.is_empty() || range == "*/*" || range.starts_with("application/");
+    if ranges.peek().is_some() && !ranges.any(speaks) {
+        return Ok(answer::empty(406));
+    }
     let kinds = served();
     let document = match path.trim_end_matches('/') {
         "/openapi/v2" => return gzipped(path, headers, "v2", "application/json", || Some(openapi::v2(&kinds))),

@@ -550,9 +550,6 @@ fn check_configuration(config: &Value, api_version: &str, kind: &str) -> Result<
             "apiVersion and kind must be {api_version:?} and {kind:?}, got {given_version:?} and {given_kind:?}"
         )));
     }
-    if text(config, "metadata.name").is_empty() {
-        return Err(Status::bad_request("metadata.name is required in the configuration"));
-    }
     Ok(())
 }
 

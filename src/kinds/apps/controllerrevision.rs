@@ -45,7 +45,7 @@ fn row(object: &Value, now: Timestamp) -> Vec<Value> {
 
 fn validate(object: &Value) -> Errors {
     let mut errors = Errors::new();
-    if object.get("data").is_none_or(Value::is_null) {
+    if !object.get("data").is_some_and(Value::is_object) {
         errors.push(field::required("data", "data is mandatory"));
     }
     check::non_negative(&mut errors, &Path::root("revision"), object.get("revision"));

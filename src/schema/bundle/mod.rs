@@ -198,9 +198,13 @@ impl Reader {
     }
 }
 
-/// `protocol` is the one built-in list key with a default.
+/// `protocol` and `name` are the built-in list keys with a default.
 fn list_key(name: &'static str) -> ListKey {
-    let default = (name == "protocol").then(|| serde_json::Value::from("TCP"));
+    let default = match name {
+        "protocol" => Some(serde_json::Value::from("TCP")),
+        "name" => Some(serde_json::Value::from("")),
+        _ => None,
+    };
     ListKey { name: Cow::Borrowed(name), default }
 }
 

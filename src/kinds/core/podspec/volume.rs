@@ -28,8 +28,15 @@ pub(super) fn validate_all(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     }
 }
 
+/// The volume of a name; one that is wrong in itself is as good as none.
 fn find<'a>(spec: &'a Value, name: &str) -> Option<&'a Value> {
-    list(spec, "volumes").iter().find(|v| text(v, "name") == name)
+    let sound = |volume: &Value| {
+        let mut errors = Errors::new();
+        volume_sources::validate(&mut errors, &Path::root(""), volume, spec);
+        check::dns_label(&mut errors, &Path::root("name"), text(volume, "name"));
+        errors.is_empty()
+    };
+    list(spec, "volumes").iter().find(|v| text(v, "name") == name && sound(v))
 }
 
 /// The `volumeMounts` of a container.
