@@ -1,13 +1,14 @@
 //! How the API reaches what runs on nodes: logs, exec, attach, ports.
 //!
-//! The node half registers itself here, in-process; agents on other machines will do it through the tunnel that they
-//! keep open. The API knows only this trait.
+//! The node half registers itself here, in-process; agents on other machines are registered with the tunnel that they
+//! keep open (`http::tunnel`). The API knows only this trait.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
@@ -18,7 +19,7 @@ use super::status::{Result, Status};
 pub struct Nodes(Arc<RwLock<HashMap<String, Arc<dyn NodeAccess>>>>);
 
 /// A container of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     pub namespace: String,
     pub pod: String,
@@ -27,7 +28,7 @@ pub struct Target {
 }
 
 /// `PodLogOptions`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogOptions {
     pub follow: bool,
     pub previous: bool,
@@ -40,13 +41,36 @@ pub struct LogOptions {
 }
 
 /// What is run, and which streams are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecOptions {
     pub command: Vec<String>,
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
     pub tty: bool,
+}
+
+/// What is asked of a node through its tunnel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Call {
+    Logs(Target, LogOptions),
+    Exec(Target, ExecOptions),
+    Attach(Target, ExecOptions),
+    Connect(Target, u16),
+}
+
+/// The channels of a call's frames.
+pub mod channel {
+    /// The call itself, first of all.
+    pub const CALL: u8 = 0;
+    /// What goes to the container or port, and to whoever asked from its standard output or the port.
+    pub const IN: u8 = 1;
+    pub const OUT: u8 = 2;
+    pub const ERR: u8 = 3;
+    /// Terminal sizes: columns and rows, two bytes each.
+    pub const RESIZE: u8 = 4;
+    /// How it ended: `Result<i32, String>` as JSON.
+    pub const EXIT: u8 = 5;
 }
 
 /// A running exec or attach.
@@ -58,6 +82,14 @@ pub struct Session {
     pub resize: mpsc::Sender<(u16, u16)>,
     /// The exit code, once it has ended; `Err` when it could not be run.
     pub exit: futures::future::BoxFuture<'static, Result<i32, String>>,
+}
+
+impl Session {
+    /// One that could not begin.
+    pub fn failed(why: String) -> Self {
+        let (resize, _) = mpsc::channel(1);
+        Self { stdin: None, stdout: None, stderr: None, resize, exit: Box::pin(std::future::ready(Err(why))) }
+    }
 }
 
 /// A connection to a port of a pod.
@@ -83,6 +115,14 @@ impl Nodes {
     /// From now on the node is reached like this.
     pub fn register(&self, name: &str, access: Arc<dyn NodeAccess>) {
         self.0.write().expect("no panic while held").insert(name.to_owned(), access);
+    }
+
+    /// The node is no longer reached like this; another way that came meanwhile stays.
+    pub fn forget(&self, name: &str, access: &Arc<dyn NodeAccess>) {
+        let mut nodes = self.0.write().expect("no panic while held");
+        if nodes.get(name).is_some_and(|a| Arc::ptr_eq(a, access)) {
+            nodes.remove(name);
+        }
     }
 
     /// The node, if it can be reached.

@@ -7,6 +7,7 @@ pub mod access;
 pub mod env;
 pub mod files;
 pub mod heartbeat;
+pub mod http;
 pub mod launch;
 pub mod logs;
 pub mod machine;

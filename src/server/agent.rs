@@ -53,6 +53,13 @@ pub struct Agent {
     _dns: Option<dns::Listening>,
 }
 
+impl Agent {
+    /// Keeps one more task running as long as the node.
+    pub fn keep(&mut self, task: JoinHandle<Option<()>>) {
+        self.tasks.push(task);
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);

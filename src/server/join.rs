@@ -76,7 +76,8 @@ async fn serve(config: Config) -> Result<()> {
         let client: Arc<dyn Client> = Arc::new(Remote::new(channel.clone(), &config.node.name));
         let node = node_config(&config.node, place, &config.config_dir, membership.cluster.clone(), false);
         tracing::info!(server = channel.address(), node = config.node.name, "this machine is a node of the cluster");
-        let (agent, _access) = agent::start(&node, client, &clock, &membership.authority).await?;
+        let (mut agent, access) = agent::start(&node, client, &clock, &membership.authority).await?;
+        agent.keep(task::spawn("tunnel", crate::node::http::run(channel, access)));
         notify("READY=1");
         Ok::<_, anyhow::Error>((agent, tls))
     };

@@ -3,4 +3,5 @@
 pub mod channel;
 pub mod client;
 pub mod tls;
+pub mod tunnel;
 pub mod websocket;

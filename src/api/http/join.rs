@@ -17,12 +17,15 @@ pub const JOIN_PATH: &str = "/v1-amphipod/join";
 /// A node with a certificate gets a new one.
 pub const RENEW_PATH: &str = "/v1-amphipod/renew";
 
+/// A node with a certificate lets itself be reached.
+pub const TUNNEL_PATH: &str = "/v1-amphipod/tunnel";
+
 /// Set once by a server that lets machines join.
 pub type Joining = OnceLock<Desk>;
 
 /// Whether the path is one of these.
 pub fn is_for(path: &str) -> bool {
-    matches!(path, AUTHORITY_PATH | JOIN_PATH | RENEW_PATH)
+    matches!(path, AUTHORITY_PATH | JOIN_PATH | RENEW_PATH | TUNNEL_PATH)
 }
 
 /// Answers one of these paths.
@@ -41,13 +44,19 @@ pub async fn respond(api: &Api, peer: &Peer, request: http::Request<Incoming>) -
             }
             welcome(joined?)
         }
+        (&Method::GET, TUNNEL_PATH) => super::tunnel::accept(api, &node_of(peer)?, request),
         (&Method::POST, RENEW_PATH) => {
-            let node = peer.user.as_ref().and_then(|u| u.node_name()).map(str::to_owned);
-            let node = node.ok_or_else(Status::unauthorized)?;
+            let node = node_of(peer)?;
             welcome(desk.renew(&node, &application(request).await?)?)
         }
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// The node whose certificate was shown.
+fn node_of(peer: &Peer) -> Result<String> {
+    let node = peer.user.as_ref().and_then(|u| u.node_name()).map(str::to_owned);
+    node.ok_or_else(Status::unauthorized)
 }
 
 async fn application(request: http::Request<Incoming>) -> Result<Application> {

@@ -15,6 +15,7 @@ pub mod paths;
 pub mod route;
 pub mod stream;
 pub mod table;
+pub mod tunnel;
 pub mod verbs;
 pub mod watching;
 

@@ -128,7 +128,12 @@ async fn exec(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Res
     }
     let protocol = chosen(http.headers())?;
     let node = node(&call, pod)?;
-    let session = if is_exec { node.exec(&target, &options).await? } else { node.attach(&target, &options).await? };
+    let begun = if is_exec { node.exec(&target, &options).await } else { node.attach(&target, &options).await };
+    let session = match begun {
+        // A command that cannot be run is told of in the stream, as a runtime's errors are.
+        Err(status) if status.reason == "InternalError" => Session::failed(status.message),
+        begun => begun?,
+    };
     let upgrade = hyper::upgrade::on(&mut http);
     let response = websocket::accept(http.headers(), Some(protocol), answer::full(Bytes::new()));
     task::spawn("exec stream", async move {

@@ -1,0 +1,189 @@
+//! Reaching the pods of agents through the tunnels that the agents keep open.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use http::header::{CONNECTION, UPGRADE};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Body, answer};
+use crate::api::Api;
+use crate::api::node_access::{Call, Duplex, ExecOptions, LogOptions, NodeAccess, Session, Target, channel};
+use crate::api::status::{Result, Status};
+use crate::base::task;
+use crate::wire::tunnel::{self, PROTOCOL, Reader, Writer};
+
+/// What may wait between a stream and the tunnel.
+const PIPE_BYTES: usize = 64 << 10;
+/// Pieces of a log that may wait for the client.
+const PIECES: usize = 8;
+const SIZES: usize = 4;
+
+/// Lets an agent be reached from now on, as long as its connection lives.
+pub fn accept(api: &Api, node: &str, mut request: Request<Incoming>) -> Result<Response<Body>> {
+    if request.headers().get(UPGRADE).is_none_or(|u| u != PROTOCOL) {
+        return Err(Status::bad_request(format!("expected an upgrade to {PROTOCOL}")));
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (api, node) = (api.clone(), node.to_owned());
+    task::spawn("tunnel of an agent", async move {
+        let asking = match upgrade.await {
+            Ok(upgraded) => tunnel::ask(upgraded).await,
+            Err(error) => return tracing::debug!(%error, node, "a tunnel was not opened"),
+        };
+        match asking {
+            Ok(asking) => {
+                let access: Arc<dyn NodeAccess> = Arc::new(Tunnelled { node: node.clone(), sender: asking.sender });
+                api.nodes.register(&node, access.clone());
+                tracing::info!(node, "the agent can be reached");
+                let _ = asking.ended.await;
+                api.nodes.forget(&node, &access);
+                tracing::info!(node, "the agent can no longer be reached");
+            }
+            Err(error) => tracing::debug!(%error, node, "a tunnel was not opened"),
+        }
+    });
+    let response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, PROTOCOL)
+        .body(answer::full(Bytes::new()));
+    response.map_err(|e| Status::internal(e.to_string()))
+}
+
+struct Tunnelled {
+    node: String,
+    sender: SendRequest<tunnel::Body>,
+}
+
+// === impl Tunnelled ===
+
+impl Tunnelled {
+    async fn call(&self, call: &Call) -> Result<(Writer, Reader)> {
+        let away = |why: &dyn std::fmt::Display| {
+            Status::unavailable(format!("node {:?} cannot be reached now: {why}", self.node))
+        };
+        let (writer, body) = Writer::new();
+        let head = serde_json::to_vec(call).map_err(Status::internal)?;
+        writer.send(channel::CALL, &head).await.map_err(|e| away(&e))?;
+        let request = Request::post("http://node/").body(body).map_err(|e| Status::internal(e.to_string()))?;
+        let mut sender = self.sender.clone();
+        sender.ready().await.map_err(|e| away(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| away(&e))?;
+        if response.status().is_success() {
+            return Ok((writer, Reader::new(response.into_body())));
+        }
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        Err(Status::received(code, &text("reason"), text("message")))
+    }
+
+    async fn session(&self, call: Call, options: &ExecOptions) -> Result<Session> {
+        let (writer, reader) = self.call(&call).await?;
+        let (stdin, from_client) = tokio::io::duplex(PIPE_BYTES);
+        let (stdout, to_stdout) = tokio::io::duplex(PIPE_BYTES);
+        let (stderr, to_stderr) = tokio::io::duplex(PIPE_BYTES);
+        let (resize, mut sizes) = mpsc::channel::<(u16, u16)>(SIZES);
+        let (exit, ended) = oneshot::channel();
+        if options.stdin {
+            task::spawn("tunnel input", writer.clone().pump(channel::IN, from_client));
+        }
+        task::spawn("tunnel sizes", async move {
+            while let Some((columns, rows)) = sizes.recv().await {
+                let size = [columns.to_be_bytes(), rows.to_be_bytes()].concat();
+                if writer.send(channel::RESIZE, &size).await.is_err() {
+                    return;
+                }
+            }
+        });
+        task::spawn("tunnel output", spread(reader, to_stdout, to_stderr, exit));
+        let stderr = (options.stderr && !options.tty).then_some(stderr);
+        Ok(Session {
+            stdin: options.stdin.then(|| Box::new(stdin) as Box<dyn AsyncWrite + Send + Unpin>),
+            stdout: options.stdout.then(|| Box::new(stdout) as Box<dyn AsyncRead + Send + Unpin>),
+            stderr: stderr.map(|s| Box::new(s) as Box<dyn AsyncRead + Send + Unpin>),
+            resize,
+            exit: async move { ended.await.unwrap_or_else(|_| Err("the connection to the node broke".into())) }.boxed(),
+        })
+    }
+}
+
+/// Sends what comes from the node where it belongs. Output that nobody wants is dropped.
+async fn spread(
+    mut reader: Reader,
+    mut stdout: DuplexStream,
+    mut stderr: DuplexStream,
+    exit: oneshot::Sender<Result<i32, String>>,
+) {
+    while let Ok(Some((to, bytes))) = reader.next().await {
+        let _ = match to {
+            channel::OUT => tunnel::write_out(&mut stdout, &bytes).await,
+            channel::ERR => tunnel::write_out(&mut stderr, &bytes).await,
+            channel::EXIT => {
+                let end = serde_json::from_slice(&bytes).unwrap_or_else(|e| Err(format!("no exit code: {e}")));
+                let _ = exit.send(end);
+                return;
+            }
+            _ => Ok(()),
+        };
+    }
+}
+
+#[async_trait]
+impl NodeAccess for Tunnelled {
+    async fn logs(&self, target: &Target, options: &LogOptions) -> Result<mpsc::Receiver<Bytes>> {
+        let (writer, mut reader) = self.call(&Call::Logs(target.clone(), options.clone())).await?;
+        let (send, queue) = mpsc::channel(PIECES);
+        task::spawn("tunnel log", async move {
+            // The call lives as long as its input does.
+            let _open = writer;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = send.closed() => return,
+                    piece = reader.next() => match piece {
+                        Ok(Some((channel::OUT, bytes))) if !bytes.is_empty() => {
+                            if send.send(bytes).await.is_err() {
+                                return;
+                            }
+                        }
+                        _ => return,
+                    },
+                }
+            }
+        });
+        Ok(queue)
+    }
+
+    async fn exec(&self, target: &Target, options: &ExecOptions) -> Result<Session> {
+        self.session(Call::Exec(target.clone(), options.clone()), options).await
+    }
+
+    async fn attach(&self, target: &Target, options: &ExecOptions) -> Result<Session> {
+        self.session(Call::Attach(target.clone(), options.clone()), options).await
+    }
+
+    async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>> {
+        let (writer, mut reader) = self.call(&Call::Connect(target.clone(), port)).await?;
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let (from, mut to): (ReadHalf<_>, WriteHalf<_>) = tokio::io::split(theirs);
+        task::spawn("tunnel port input", writer.pump(channel::IN, from));
+        task::spawn("tunnel port output", async move {
+            while let Ok(Some((_, bytes))) = reader.next().await {
+                if tunnel::write_out(&mut to, &bytes).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Box::new(ours))
+    }
+}

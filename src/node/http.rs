@@ -1,0 +1,121 @@
+//! Answers what the server asks through the tunnel that this agent keeps open, and keeps it open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+
+use crate::api::http::join::TUNNEL_PATH;
+use crate::api::node_access::{Call, Duplex, NodeAccess, Session, channel};
+use crate::api::status::{Result, Status};
+use crate::base::error::full;
+use crate::base::task;
+use crate::wire::channel::Channel;
+use crate::wire::tunnel::{self, Body, Reader, Writer};
+
+/// Waits between attempts while the server is away.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Keeps a tunnel to the server open until aborted.
+pub async fn run(channel: Arc<Channel>, access: Arc<dyn NodeAccess>) {
+    let mut wait = RETRY_MIN;
+    loop {
+        let mut opened = false;
+        let access = access.clone();
+        let ended = tunnel::answer(&channel, TUNNEL_PATH, || opened = true, move |r| respond(access.clone(), r)).await;
+        if let Err(error) = ended {
+            tracing::debug!(error = full(&error), "the tunnel to the server ended");
+        }
+        wait = if opened { RETRY_MIN } else { (wait * 2).min(RETRY_MAX) };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn respond(access: Arc<dyn NodeAccess>, request: Request<Incoming>) -> Response<Body> {
+    answer(access, Reader::new(request.into_body())).await.unwrap_or_else(|status| refused(&status))
+}
+
+fn refused(status: &Status) -> Response<Body> {
+    let bytes = serde_json::to_vec(&status.to_json()).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(bytes)).boxed_unsync());
+    *response.status_mut() = http::StatusCode::from_u16(status.code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+async fn answer(access: Arc<dyn NodeAccess>, mut reader: Reader) -> Result<Response<Body>> {
+    let malformed = || Status::bad_request("the call is malformed");
+    let Ok(Some((channel::CALL, head))) = reader.next().await else { return Err(malformed()) };
+    let call: Call = serde_json::from_slice(&head).map_err(|_| malformed())?;
+    let (writer, body) = Writer::new();
+    match call {
+        Call::Logs(target, options) => {
+            let mut pieces = access.logs(&target, &options).await?;
+            task::spawn("tunnel log", async move {
+                loop {
+                    tokio::select! {
+                        biased;
+                        // Whoever asked has gone.
+                        _ = reader.next() => return,
+                        piece = pieces.recv() => match piece {
+                            Some(bytes) if writer.send(channel::OUT, &bytes).await.is_ok() => {}
+                            _ => return,
+                        },
+                    }
+                }
+            });
+        }
+        Call::Exec(target, options) => carry(access.exec(&target, &options).await?, reader, writer),
+        Call::Attach(target, options) => carry(access.attach(&target, &options).await?, reader, writer),
+        Call::Connect(target, port) => join(access.connect(&target, port).await?, reader, writer),
+    }
+    Ok(Response::new(body))
+}
+
+/// Connects a session with the two streams of its call.
+fn carry(session: Session, mut reader: Reader, writer: Writer) {
+    let Session { mut stdin, stdout, stderr, resize, exit } = session;
+    let input = task::spawn("tunnel input", async move {
+        while let Ok(Some((to, bytes))) = reader.next().await {
+            match (to, &mut stdin) {
+                (channel::IN, Some(stdin)) => drop(tunnel::write_out(stdin, &bytes).await),
+                (channel::RESIZE, _) if bytes.len() == 4 => {
+                    let size = (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]));
+                    let _ = resize.send(size).await;
+                }
+                _ => {}
+            }
+        }
+        // The other side has gone, and with it everything that was to be read.
+    });
+    task::spawn("tunnel output", async move {
+        let out = async {
+            if let Some(stdout) = stdout {
+                let _ = writer.clone().pump(channel::OUT, stdout).await;
+            }
+        };
+        let err = async {
+            if let Some(stderr) = stderr {
+                let _ = writer.clone().pump(channel::ERR, stderr).await;
+            }
+        };
+        let (end, (), ()) = tokio::join!(exit, out, err);
+        let _ = writer.send(channel::EXIT, &serde_json::to_vec(&end).unwrap_or_default()).await;
+        input.abort();
+    });
+}
+
+fn join(stream: Box<dyn Duplex>, mut reader: Reader, writer: Writer) {
+    let (from, mut to) = tokio::io::split(stream);
+    task::spawn("tunnel port input", async move {
+        while let Ok(Some((_, bytes))) = reader.next().await {
+            if tunnel::write_out(&mut to, &bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    task::spawn("tunnel port output", writer.pump(channel::OUT, from));
+}

@@ -1,0 +1,225 @@
+//! Calls in the other direction: over a connection that an agent has opened, its server asks and the agent answers.
+//!
+//! The connection is upgraded out of HTTP/1.1, and then the roles of HTTP/2 are swapped on it, so every call is a stream with
+//! its own flow control and its own end. A call is one head (JSON), then frames in both directions: a channel, a length and
+//! bytes. Invariant: nothing is buffered beyond the bounds here; who does not read stops who writes.
+
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::client::Error;
+use crate::base::task;
+
+/// What the connection is upgraded to.
+pub const PROTOCOL: &str = "amphipod-tunnel";
+/// How often the other side is pinged, and how long it may take to answer.
+const PING: Duration = Duration::from_secs(5);
+/// Frames that may wait to be sent.
+const WAITING: usize = 16;
+/// The longest frame, and the most that is read at once.
+const FRAME_BYTES: usize = 4 << 20;
+const PIECE_BYTES: usize = 32 << 10;
+
+/// A body that is written while it is sent.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// The writing end of a stream of frames; cheap to clone. The stream ends with the last of them.
+#[derive(Clone, Debug)]
+pub struct Writer(mpsc::Sender<Bytes>);
+
+/// The reading end.
+#[derive(Debug)]
+pub struct Reader {
+    body: Incoming,
+    rest: BytesMut,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// A stream of frames, and the body that carries it.
+    pub fn new() -> (Self, Body) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let frames = ReceiverStream::new(receiver).map(|bytes| Ok(Frame::data(bytes)));
+        (Self(sender), http_body_util::StreamBody::new(frames).boxed_unsync())
+    }
+
+    /// Sends a frame when there is room; an error means that nobody reads any more.
+    pub async fn send(&self, channel: u8, bytes: &[u8]) -> io::Result<()> {
+        for piece in pieces(bytes) {
+            let mut frame = BytesMut::with_capacity(5 + piece.len());
+            frame.put_u8(channel);
+            frame.put_u32(piece.len() as u32);
+            frame.put_slice(piece);
+            self.0.send(frame.freeze()).await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        }
+        Ok(())
+    }
+
+    /// Sends everything that is read, and an empty frame at its end.
+    pub async fn pump(self, channel: u8, mut from: impl AsyncRead + Unpin) -> io::Result<()> {
+        let mut buffer = vec![0; PIECE_BYTES];
+        loop {
+            let n = from.read(&mut buffer).await?;
+            self.send(channel, &buffer[..n]).await?;
+            if n == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A frame's worth at a time; an empty frame means something.
+fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let empty = bytes.is_empty().then_some(bytes);
+    empty.into_iter().chain(bytes.chunks(FRAME_BYTES))
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Reads frames out of a body.
+    pub fn new(body: Incoming) -> Self {
+        Self { body, rest: BytesMut::new() }
+    }
+
+    /// The next frame; `None` at the end. Safe to drop and call again.
+    pub async fn next(&mut self) -> io::Result<Option<(u8, Bytes)>> {
+        loop {
+            if let Some(frame) = take(&mut self.rest)? {
+                return Ok(Some(frame));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.rest.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
+                None if self.rest.is_empty() => return Ok(None),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+}
+
+fn take(rest: &mut BytesMut) -> io::Result<Option<(u8, Bytes)>> {
+    if rest.len() < 5 {
+        return Ok(None);
+    }
+    let length = u32::from_be_bytes([rest[1], rest[2], rest[3], rest[4]]) as usize;
+    if length > FRAME_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that is too long"));
+    }
+    if rest.len() < 5 + length {
+        return Ok(None);
+    }
+    let channel = rest[0];
+    rest.advance(5);
+    Ok(Some((channel, rest.split_to(length).freeze())))
+}
+
+/// Writes frames of one channel into `to` until its end, which shuts it down.
+pub async fn write_out(to: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> io::Result<()> {
+    if bytes.is_empty() { to.shutdown().await } else { to.write_all(bytes).await }
+}
+
+/// The asking side, on a connection that the other side has opened.
+pub async fn ask(stream: impl hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static) -> Result<Asking, Error> {
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING).keep_alive_while_idle(true);
+    let broken = |source| Error::Broken { address: "the agent".into(), source };
+    let (sender, connection) = builder.handshake(stream).await.map_err(broken)?;
+    let (over, ended) = tokio::sync::oneshot::channel();
+    task::spawn("tunnel", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a tunnel ended");
+        }
+        let _ = over.send(());
+    });
+    Ok(Asking { sender, ended })
+}
+
+/// A tunnel in which calls can be made.
+pub struct Asking {
+    /// Makes calls; cheap to clone.
+    pub sender: SendRequest<Body>,
+    /// Told when the connection has ended.
+    pub ended: tokio::sync::oneshot::Receiver<()>,
+}
+
+/// The answering side: opens the tunnel over a new connection and answers until it ends.
+pub async fn answer<F, R>(
+    channel: &super::channel::Channel,
+    path: &str,
+    mut established: impl FnMut() + Send,
+    respond: F,
+) -> Result<(), Error>
+where
+    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    let stream = channel.dial(b"http/1.1").await?;
+    let address = channel.address();
+    let broken = |source| Error::Broken { address: address.clone(), source };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    task::spawn("tunnel connection", async move { drop(connection.with_upgrades().await) });
+    let request = Request::get(path)
+        .header(http::header::HOST, &address)
+        .header(http::header::CONNECTION, "Upgrade")
+        .header(http::header::UPGRADE, PROTOCOL)
+        .body(http_body_util::Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await.map_err(broken)?;
+    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::Handshake);
+    }
+    let upgraded = hyper::upgrade::on(response).await.map_err(broken)?;
+    established();
+    let service = service_fn(move |request| {
+        let respond = respond.clone();
+        async move { Ok::<_, Infallible>(respond(request).await) }
+    });
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING).max_concurrent_streams(1000);
+    builder.serve_connection(upgraded, service).await.map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_put_together_from_any_pieces() {
+        let mut whole = BytesMut::new();
+        for (channel, bytes) in [(1u8, &b"abc"[..]), (0, b""), (2, b"x")] {
+            whole.put_u8(channel);
+            whole.put_u32(bytes.len() as u32);
+            whole.put_slice(bytes);
+        }
+        let mut rest = BytesMut::new();
+        let mut seen = Vec::new();
+        for byte in whole {
+            rest.put_u8(byte);
+            while let Some(frame) = take(&mut rest).unwrap() {
+                seen.push(frame);
+            }
+        }
+        assert_eq!(seen, [(1, Bytes::from("abc")), (0, Bytes::new()), (2, Bytes::from("x"))]);
+        let mut endless = BytesMut::from(&[0u8, 0xff, 0xff, 0xff, 0xff][..]);
+        assert!(take(&mut endless).is_err());
+    }
+}
