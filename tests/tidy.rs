@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("net", 2),
     ("api", 3),
     ("reconcile", 4),
+    ("net/peers", 5),
     ("net/proxy", 5),
     ("net/policy", 5),
     ("dns", 5),

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::node::{LogArgs, NodeArgs};
 use super::{Directories, Usage};
 use crate::api::identity::join::Cluster;
+use crate::net::overlay::Backend;
 use crate::server::{self, Config};
 
 /// Flags of the server; each also as `AMPHIPOD_*` variable and as a key of config.yaml.
@@ -47,6 +48,9 @@ pub struct ServerArgs {
     /// Ports for NodePort Services
     #[arg(long, env = "AMPHIPOD_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: (u16, u16),
+    /// How nodes reach each other's pods; host-gw needs all of them on one segment
+    #[arg(long, env = "AMPHIPOD_OVERLAY", alias = "flannel-backend", default_value = "vxlan")]
+    overlay: Overlay,
     /// Where to write the administrator's kubeconfig [default: <config-dir>/kubeconfig.yaml]
     #[arg(long, short = 'o', env = "AMPHIPOD_WRITE_KUBECONFIG")]
     write_kubeconfig: Option<PathBuf>,
@@ -72,6 +76,13 @@ pub struct ServerArgs {
     node: NodeArgs,
     #[command(flatten)]
     log: LogArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Overlay {
+    Vxlan,
+    HostGw,
+    None,
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), String> {
@@ -140,6 +151,11 @@ fn resolve(a: ServerArgs) -> Result<Config> {
             dns: !a.disable.iter().any(|d| d == "dns"),
             service_proxy: !a.disable.iter().any(|d| d == "service-proxy"),
             node_grace_seconds: a.node_monitor_grace_period,
+            overlay: match a.overlay {
+                Overlay::Vxlan => Backend::Vxlan,
+                Overlay::HostGw => Backend::HostGw,
+                Overlay::None => Backend::None,
+            },
         },
         node_ports: a.service_node_port_range,
         kubeconfig,

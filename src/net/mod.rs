@@ -1,4 +1,4 @@
-//! Layer 2: pod network, and in `net::proxy` (layer 5) the Services.
+//! Layer 2: pod network, and in `net::proxy` and `net::peers` (layer 5) the Services and the other nodes.
 //!
 //! Two seams: [`PodNetwork`] gives every pod a network namespace with addresses, [`Dataplane`] turns the Services and
 //! host ports into kernel rules. Both have a real and a fake implementation that pass the same suite. Pods are routed,
@@ -17,6 +17,8 @@ pub mod check;
 mod destroy;
 pub(crate) mod netlink;
 pub mod nft;
+pub mod overlay;
+pub mod peers;
 pub mod pod;
 pub mod proxy;
 

@@ -15,8 +15,9 @@ use crate::containers::image::{ImageStore, Registries};
 use crate::containers::runtime::ShimRuntime;
 use crate::dns;
 use crate::net::nft::NftDataplane;
+use crate::net::overlay::{self, Overlay};
 use crate::net::pod::KernelPodNetwork;
-use crate::net::{self, DnsRedirect, proxy};
+use crate::net::{self, DnsRedirect, peers, proxy};
 use crate::node::{self, Node, access::Access, heartbeat};
 use crate::place::{Place, Ranges};
 use crate::reconcile::{Client, Recorder};
@@ -98,7 +99,9 @@ pub async fn start(
     let ranges =
         Ranges { pods: cidrs, cluster: cluster.cluster_cidrs.clone(), services: cluster.service_cidrs.clone() };
     place.record(&ranges).context("the run directory cannot be written")?;
-    let net = place.network(&ranges);
+    let address = config.addresses.first().copied().context("the node has no address")?;
+    let mtu = overlay::mtu(cluster.overlay, address).context("the network cannot be looked at")?;
+    let net = net::Config { mtu, ..place.network(&ranges) };
     let network = {
         let net = net.clone();
         tokio::task::spawn_blocking(move || KernelPodNetwork::open(net))
@@ -107,6 +110,9 @@ pub async fn start(
     };
     let host_ports = watch::Sender::new(Vec::new());
     let mut agent = Agent { tasks: Vec::new(), _dns: None };
+    let options = overlay::Options { backend: cluster.overlay, address };
+    let overlay = Overlay::open(net.clone(), options).context("the overlay cannot be set up")?;
+    agent.tasks.push(peers::start(&*client, Arc::new(overlay), &config.name));
     let listening = if cluster.dns { Some(start_dns(cluster, &client, &net).await?) } else { None };
     if cluster.service_proxy {
         let dataplane = Arc::new(NftDataplane::open(net.clone()).context("nftables cannot be used")?);

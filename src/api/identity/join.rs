@@ -23,6 +23,7 @@ use crate::base::file::write_atomically;
 use crate::base::json::text;
 use crate::base::labels::dns_subdomain_error;
 use crate::kinds::core::{node, secret};
+use crate::net::overlay::Backend;
 
 /// Where join tokens and node passwords are kept.
 pub const NAMESPACE: &str = "kube-system";
@@ -75,6 +76,9 @@ pub struct Cluster {
     pub service_proxy: bool,
     /// How long a node may be silent before it counts as lost.
     pub node_grace_seconds: u64,
+    /// How nodes reach each other's pods.
+    #[serde(default)]
+    pub overlay: Backend,
 }
 
 impl Cluster {
@@ -353,6 +357,7 @@ mod tests {
             dns: true,
             service_proxy: true,
             node_grace_seconds: 40,
+            overlay: Backend::Vxlan,
         };
         let desk = Desk::new(dir.path(), &pki, cluster, Clock::system());
         let api = in_memory::api();

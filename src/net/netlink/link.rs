@@ -3,6 +3,7 @@
 //! Invariant: deleting something that is gone is success.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::message::{Attributes, ne32, text};
@@ -22,6 +23,11 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
@@ -42,6 +48,15 @@ pub(crate) struct VethEnd<'a> {
     pub(crate) group: u32,
 }
 
+/// What a VXLAN link is like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vxlan {
+    pub(crate) id: u32,
+    pub(crate) port: u16,
+    pub(crate) local: IpAddr,
+    pub(crate) mtu: u32,
+}
+
 /// A link as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -49,6 +64,7 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) group: u32,
     pub(crate) up: bool,
+    pub(crate) mtu: u32,
     /// `veth`, `bridge`, `vxlan`; empty for hardware.
     pub(crate) kind: String,
 }
@@ -99,6 +115,46 @@ impl Socket {
     /// Makes a link of a kind that needs no options but a hardware address, up.
     pub(crate) fn add_simple(&mut self, kind: &str, end: &VethEnd<'_>) -> io::Result<()> {
         self.add_kind(kind, end, |_| {})
+    }
+
+    /// Makes a VXLAN link, up: no learning, so that only what is put into its tables is ever sent or believed.
+    pub(crate) fn add_vxlan(&mut self, end: &VethEnd<'_>, vxlan: &Vxlan) -> io::Result<()> {
+        self.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |b| {
+            info(b, 0, IFF_UP);
+            describe(b, end, vxlan.mtu);
+            b.nest(IFLA_LINKINFO, |b| {
+                b.attr_str(IFLA_INFO_KIND, "vxlan");
+                b.nest(IFLA_INFO_DATA, |b| {
+                    b.attr_u32(IFLA_VXLAN_ID, vxlan.id);
+                    b.attr(IFLA_VXLAN_PORT, &vxlan.port.to_be_bytes());
+                    b.attr(IFLA_VXLAN_LEARNING, &[0]);
+                    match vxlan.local {
+                        IpAddr::V4(a) => b.attr(IFLA_VXLAN_LOCAL, &a.octets()),
+                        IpAddr::V6(a) => b.attr(IFLA_VXLAN_LOCAL6, &a.octets()),
+                    }
+                });
+            });
+        })
+    }
+
+    /// The address that a VXLAN link sends from.
+    pub(crate) fn vxlan_local(&mut self, name: &str) -> io::Result<Option<IpAddr>> {
+        let answer = self.get(RTM_GETLINK, |b| {
+            info(b, 0, 0);
+            b.attr_str(IFLA_IFNAME, name);
+        })?;
+        let data = answer.as_ref().and_then(|a| {
+            let about = Attributes(a.body.get(16..)?).find(IFLA_LINKINFO)?;
+            Attributes(about).find(IFLA_INFO_DATA)
+        });
+        let local =
+            data.and_then(|d| Attributes(d).find(IFLA_VXLAN_LOCAL).or_else(|| Attributes(d).find(IFLA_VXLAN_LOCAL6)));
+        Ok(local.and_then(super::route::address_of))
+    }
+
+    /// The link with this number.
+    pub(crate) fn link_at(&mut self, index: u32) -> io::Result<Option<Link>> {
+        Ok(self.get(RTM_GETLINK, |b| info(b, index, 0))?.as_ref().and_then(decode))
     }
 
     /// Makes a link of `kind` with its own options.
@@ -177,6 +233,7 @@ fn decode(answer: &Answer) -> Option<Link> {
         name: text(attributes().find(IFLA_IFNAME)?)?.to_owned(),
         group: attributes().find(IFLA_GROUP).and_then(ne32).unwrap_or(0),
         up: flags & IFF_UP != 0,
+        mtu: attributes().find(IFLA_MTU).and_then(ne32).unwrap_or(0),
         kind: kind.and_then(text).unwrap_or_default().to_owned(),
     })
 }

@@ -16,7 +16,10 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const RTM_GETNEIGH: u16 = 30;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
@@ -27,7 +30,13 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
+/// `rtnh_flags`: the gateway is not looked for among our own networks.
+const RTNH_F_ONLINK: u32 = 4;
 const NUD_PERMANENT: u16 = 0x80;
+/// Entries of a link's own forwarding table rather than of a bridge's.
+const NTF_SELF: u8 = 2;
+const NUD_NOARP: u16 = 0x40;
+const AF_BRIDGE: u8 = 7;
 const TABLE_MAIN: u8 = 254;
 const SCOPE_LINK: u8 = 253;
 
@@ -41,6 +50,8 @@ pub(crate) enum Way {
     Link { index: u32, source: Option<IpAddr> },
     /// Through a gateway on the link.
     Gateway { index: u32, gateway: IpAddr },
+    /// Through a gateway that is believed to be on the link although no address of ours says so.
+    Onlink { index: u32, gateway: IpAddr },
     /// Refused with an ICMP error.
     Unreachable,
 }
@@ -114,25 +125,105 @@ impl Socket {
     /// Fixes the hardware address of a neighbour, so that nobody has to ask or can lie about it.
     pub(crate) fn add_neighbour(&mut self, index: u32, address: IpAddr, mac: Mac) -> io::Result<()> {
         self.request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |b| {
-            b.put(&[family(address), 0, 0, 0]);
-            b.put(&index.to_ne_bytes());
-            b.put(&NUD_PERMANENT.to_ne_bytes());
-            b.put(&[0, 0]);
+            neighbour(b, family(address), index, NUD_PERMANENT, 0);
             b.attr(NDA_DST, &octets(address));
             b.attr(NDA_LLADDR, &mac);
         })
     }
+
+    /// Forgets a neighbour.
+    pub(crate) fn delete_neighbour(&mut self, index: u32, address: IpAddr) -> io::Result<()> {
+        gone_is_fine(self.request(RTM_DELNEIGH, 0, |b| {
+            neighbour(b, family(address), index, 0, 0);
+            b.attr(NDA_DST, &octets(address));
+        }))
+    }
+
+    /// The fixed neighbours of a link.
+    pub(crate) fn neighbours(&mut self, index: u32) -> io::Result<Vec<(IpAddr, Mac)>> {
+        let mut found = Vec::new();
+        for family in [2u8, 10] {
+            let answers = self.dump(RTM_GETNEIGH, |b| neighbour(b, family, 0, 0, 0));
+            match answers {
+                Ok(answers) => found.extend(answers.iter().filter_map(|a| decode_neighbour(a, index))),
+                Err(_) if family == 10 => {} // a kernel without IPv6
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Frames to `mac` leave the tunnel link for the machine with `address`.
+    pub(crate) fn add_forwarding(&mut self, index: u32, mac: Mac, address: IpAddr) -> io::Result<()> {
+        self.request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, |b| {
+            neighbour(b, AF_BRIDGE, index, NUD_PERMANENT | NUD_NOARP, NTF_SELF);
+            b.attr(NDA_LLADDR, &mac);
+            b.attr(NDA_DST, &octets(address));
+        })
+    }
+
+    /// Undoes [`Socket::add_forwarding`].
+    pub(crate) fn delete_forwarding(&mut self, index: u32, mac: Mac, address: IpAddr) -> io::Result<()> {
+        gone_is_fine(self.request(RTM_DELNEIGH, 0, |b| {
+            neighbour(b, AF_BRIDGE, index, 0, NTF_SELF);
+            b.attr(NDA_LLADDR, &mac);
+            b.attr(NDA_DST, &octets(address));
+        }))
+    }
+
+    /// The forwarding entries of a tunnel link.
+    pub(crate) fn forwardings(&mut self, index: u32) -> io::Result<Vec<(Mac, IpAddr)>> {
+        let answers = self.dump(RTM_GETNEIGH, |b| neighbour(b, AF_BRIDGE, 0, 0, 0))?;
+        Ok(answers.iter().filter_map(|a| decode_neighbour(a, index)).map(|(address, mac)| (mac, address)).collect())
+    }
+
+    /// The link that has this address.
+    pub(crate) fn link_of(&mut self, address: IpAddr) -> io::Result<Option<u32>> {
+        let answers = self.dump(RTM_GETADDR, |b| b.put(&[family(address), 0, 0, 0, 0, 0, 0, 0]))?;
+        let has = |a: &&Answer| {
+            let attributes = || Attributes(a.body.get(8..).unwrap_or_default());
+            let own = attributes().find(IFA_LOCAL).or_else(|| attributes().find(IFA_ADDRESS));
+            own.and_then(address_of) == Some(address)
+        };
+        Ok(answers.iter().find(has).and_then(|a| ne32(a.body.get(4..)?)))
+    }
+}
+
+fn neighbour(b: &mut Buffer, family: u8, index: u32, state: u16, flags: u8) {
+    b.put(&[family, 0, 0, 0]);
+    b.put(&index.to_ne_bytes());
+    b.put(&state.to_ne_bytes());
+    b.put(&[flags, 0]);
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(()),
+        other => other,
+    }
+}
+
+fn decode_neighbour(answer: &Answer, index: u32) -> Option<(IpAddr, Mac)> {
+    let fixed = answer.body.get(..12)?;
+    let permanent = u16::from_ne_bytes([fixed[8], fixed[9]]) & NUD_PERMANENT != 0;
+    if ne32(&fixed[4..]) != Some(index) || !permanent {
+        return None;
+    }
+    let attributes = || Attributes(answer.body.get(12..).unwrap_or_default());
+    let address = attributes().find(NDA_DST).and_then(address_of)?;
+    Some((address, attributes().find(NDA_LLADDR)?.try_into().ok()?))
 }
 
 fn write_route(b: &mut Buffer, route: &Route) {
     let address = route.destination.network();
     let (kind, scope) = match route.way {
         Way::Link { .. } if address.is_ipv4() => (1, SCOPE_LINK),
-        Way::Link { .. } | Way::Gateway { .. } => (1, 0),
+        Way::Link { .. } | Way::Gateway { .. } | Way::Onlink { .. } => (1, 0),
         Way::Unreachable => (7, 0),
     };
     b.put(&[family(address), route.destination.prefix_len(), 0, 0, TABLE_MAIN, PROTOCOL, scope, kind]);
-    b.put(&[0; 4]);
+    let flags = if matches!(route.way, Way::Onlink { .. }) { RTNH_F_ONLINK } else { 0 };
+    b.put(&flags.to_ne_bytes());
     if route.destination.prefix_len() > 0 {
         b.attr(RTA_DST, &octets(address));
     }
@@ -143,7 +234,7 @@ fn write_route(b: &mut Buffer, route: &Route) {
                 b.attr(RTA_PREFSRC, &octets(source));
             }
         }
-        Way::Gateway { index, gateway } => {
+        Way::Gateway { index, gateway } | Way::Onlink { index, gateway } => {
             b.attr_u32(RTA_OIF, index);
             b.attr(RTA_GATEWAY, &octets(gateway));
         }
@@ -152,7 +243,8 @@ fn write_route(b: &mut Buffer, route: &Route) {
     }
 }
 
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+/// An address in network byte order.
+pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Some(four.into());
     }
@@ -170,6 +262,7 @@ fn decode(answer: &Answer) -> Option<Route> {
     let index = attributes().find(RTA_OIF).and_then(ne32).unwrap_or(0);
     let way = match (fixed[7], attributes().find(RTA_GATEWAY).and_then(address_of)) {
         (7, _) => Way::Unreachable,
+        (_, Some(gateway)) if ne32(&fixed[8..]).unwrap_or(0) & RTNH_F_ONLINK != 0 => Way::Onlink { index, gateway },
         (_, Some(gateway)) => Way::Gateway { index, gateway },
         _ => Way::Link { index, source: attributes().find(RTA_PREFSRC).and_then(address_of) },
     };

@@ -1,0 +1,45 @@
+//! Pods of different nodes reach each other: over VXLAN, or by plain routes where the nodes share a segment.
+//!
+//! Everything is derived from the Node objects: a node's pod range and address say how its pods are reached, and the hardware
+//! address of its end of the tunnel follows from its range, so nodes need to tell each other nothing else. All entries are
+//! fixed; nothing is flooded and nothing is learned. Invariant: after an apply the kernel holds what [`plan::plan`] says for
+//! this link, and entries that did not change were not touched, so restarts interrupt no connection.
+
+mod kernel;
+mod plan;
+
+pub use kernel::{Overlay, mtu};
+pub use plan::Peer;
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The port that Kubernetes' users open for VXLAN (flannel's, and the kernel's own default).
+pub const PORT: u16 = 8472;
+/// The network id, flannel's.
+const NETWORK_ID: u32 = 1;
+/// What VXLAN puts around a frame: outer IP, UDP and VXLAN headers and the inner Ethernet header.
+const HEADER_BYTES: u32 = 50;
+const HEADER_BYTES_IPV6: u32 = 70;
+
+/// How nodes reach each other's pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Frames in UDP; works wherever the nodes reach each other.
+    #[default]
+    Vxlan,
+    /// Routes through the nodes' addresses; they must share a segment.
+    HostGw,
+    /// Somebody else sees to it.
+    None,
+}
+
+/// This node's side.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub backend: Backend,
+    /// The address that the other nodes reach this one by.
+    pub address: IpAddr,
+}
