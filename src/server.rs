@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod join;
+mod memory;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
@@ -113,6 +114,7 @@ async fn serve(config: Config) -> Result<()> {
     if config.scheduler {
         loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
     }
+    loops.push(task::spawn("memory", memory::run(api.clone())));
 
     let (stop, stopping) = watch::channel(false);
     let tls = watch::Sender::new(tls(&pki)?);

@@ -16,8 +16,10 @@ use crate::store::{Change, Error, Sink, Store};
 
 /// Changes that a kind's ring keeps at most.
 const RING_EVENTS: usize = 4096;
-/// Bytes of objects that a kind's ring keeps at most.
-const RING_BYTES: usize = 4 << 20;
+/// Bytes of memory that a kind's ring keeps at most, about.
+const RING_BYTES: usize = 6 << 20;
+/// Changes back which followers are expected to be still looking: older ones lose the typed views of what is past.
+const RING_FRESH: usize = 256;
 
 /// All kinds' objects; cheap to clone.
 #[derive(Clone)]
@@ -119,6 +121,10 @@ impl Sink for Cache {
         self.0.head.store(head, Ordering::Release);
         touched.iter().for_each(|shelf| shelf.changed.tell());
     }
+
+    fn forget(&mut self, through: u64) {
+        self.0.shelves.values().for_each(|shelf| shelf.content.write().expect("no panic while held").forget(through));
+    }
 }
 
 // === impl Shelf ===
@@ -208,13 +214,43 @@ impl Shelf {
 
 impl Content {
     fn push(&mut self, event: Event) {
-        self.ring_bytes += event.object.body().len();
+        self.ring_bytes += event.weight();
         self.ring.push_back(event);
         while self.ring.len() > RING_EVENTS || (self.ring_bytes > RING_BYTES && self.ring.len() > 1) {
-            let old = self.ring.pop_front().expect("not empty");
-            self.ring_bytes -= old.object.body().len();
-            self.ring_after = old.revision;
+            self.pop();
         }
+        if let Some(old) = self.ring.len().checked_sub(RING_FRESH).and_then(|i| self.ring.get(i)) {
+            old.retire();
+        }
+    }
+
+    fn pop(&mut self) {
+        let Some(old) = self.ring.pop_front() else { return };
+        self.ring_bytes -= old.weight();
+        self.ring_after = old.revision;
+        old.retire();
+    }
+
+    /// Drops the changes up to a revision: nobody is to resume from before it.
+    fn forget(&mut self, through: u64) {
+        while self.ring.front().is_some_and(|e| e.revision <= through) {
+            self.pop();
+        }
+        self.ring.shrink_to(2 * self.ring.len());
+    }
+}
+
+// === impl Event ===
+
+impl Event {
+    /// Bytes of memory that go when it goes, about: what the newest state takes is counted too, which errs to less memory.
+    fn weight(&self) -> usize {
+        self.object.weight() + self.previous.as_ref().map_or(0, |p| p.weight())
+    }
+
+    /// Nobody is expected to look at what it replaced any more.
+    fn retire(&self) {
+        self.previous.iter().chain(self.deleted.then_some(&self.object)).for_each(|o| o.retire());
     }
 }
 

@@ -36,6 +36,11 @@ impl Counter {
         Self { name, help, value: AtomicU64::new(0) }
     }
 
+    /// How many there were.
+    pub fn value(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+
     /// One more.
     pub fn add(&self) {
         self.value.fetch_add(1, Ordering::Relaxed);
@@ -46,7 +51,7 @@ impl Counter {
 pub fn text() -> String {
     let mut out = String::new();
     for c in ALL {
-        let value = c.value.load(Ordering::Relaxed);
+        let value = c.value();
         let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} counter\n{0} {value}", c.name, c.help);
     }
     if let Some(bytes) = resident_bytes() {

@@ -7,14 +7,16 @@
 //! (every object has a name), which is why the comma is always right.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::clock::parse_time;
 
@@ -32,7 +34,16 @@ pub struct Object {
     /// The selectable fields of its kind, in the order of the kind's list.
     pub fields: Box<[Box<str>]>,
     body: Bytes,
-    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    typed: Mutex<Typed>,
+}
+
+/// The typed view of an object. `Unread` becomes `Kept` with the first reader; each of them becomes `Past`, for good,
+/// when the object is no longer the newest of its key.
+enum Typed {
+    Unread,
+    Kept(Arc<dyn Any + Send + Sync>),
+    /// Whoever still reads it decodes for themselves: views are several times the size of their text.
+    Past,
 }
 
 /// The parsed part of an object's metadata.
@@ -87,17 +98,30 @@ impl Object {
         serde_json::from_slice(&self.body).expect("the body was written by us")
     }
 
-    /// The typed form, decoded at most once for this object. One object is always read as one type.
+    /// The typed form, decoded at most once while the object is the newest of its key. One object is always read as one
+    /// type. `managedFields` are left out: nobody reads them in this form, and they would be most of its memory.
     pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, serde_json::Error> {
-        if let Some(typed) = self.typed.get() {
-            if let Ok(typed) = typed.clone().downcast::<T>() {
-                return Ok(typed);
-            }
-            return serde_json::from_slice(&self.body).map(Arc::new);
+        if let Typed::Kept(typed) = &*self.typed.lock().expect("no panic while held")
+            && let Ok(typed) = typed.clone().downcast::<T>()
+        {
+            return Ok(typed);
         }
-        let typed: Arc<T> = Arc::new(serde_json::from_slice(&self.body)?);
-        let _ = self.typed.set(typed.clone());
+        let typed: Arc<T> = Arc::new(serde_json::from_slice(&without_managed_fields(&self.body))?);
+        let mut slot = self.typed.lock().expect("no panic while held");
+        if matches!(*slot, Typed::Unread) {
+            *slot = Typed::Kept(typed.clone());
+        }
         Ok(typed)
+    }
+
+    /// Lets go of the typed form, for good: the object is history.
+    pub fn retire(&self) {
+        *self.typed.lock().expect("no panic while held") = Typed::Past;
+    }
+
+    /// About how many bytes of memory it takes, without the typed form.
+    pub fn weight(&self) -> usize {
+        self.body.len() + self.key.len() + 512
     }
 
     /// The controlling owner, if any.
@@ -158,9 +182,29 @@ impl Draft {
             meta: self.meta.clone(),
             fields: self.fields.clone(),
             body: body.freeze(),
-            typed: OnceLock::new(),
+            typed: Mutex::new(Typed::Unread),
         }
     }
+}
+
+/// The body with `null` in place of `metadata.managedFields`.
+fn without_managed_fields(body: &[u8]) -> Cow<'_, [u8]> {
+    #[derive(Deserialize)]
+    struct Outline<'a> {
+        #[serde(borrow)]
+        metadata: Metadata<'a>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata<'a> {
+        #[serde(borrow)]
+        managed_fields: Option<&'a RawValue>,
+    }
+    let outline: Option<Outline<'_>> = serde_json::from_slice(body).ok();
+    let Some(cut) = outline.and_then(|o| o.metadata.managed_fields).map(RawValue::get) else { return body.into() };
+    // A borrowed raw value is a part of the text that it was read from.
+    let start = cut.as_ptr().addr() - body.as_ptr().addr();
+    [&body[..start], b"null", &body[start + cut.len()..]].concat().into()
 }
 
 /// The stored form: `metadata` first and without resourceVersion, no `kind`, no `apiVersion`.
@@ -246,5 +290,22 @@ mod tests {
         let first = object.typed::<ConfigMap>().unwrap();
         assert!(Arc::ptr_eq(&first, &object.typed::<ConfigMap>().unwrap()));
         assert_eq!(first.metadata.resource_version.as_deref(), Some("1"));
+        object.retire();
+        let second = object.typed::<ConfigMap>().unwrap();
+        assert!(!Arc::ptr_eq(&first, &second) && *first == *second);
+        assert!(!Arc::ptr_eq(&second, &object.typed::<ConfigMap>().unwrap()), "views of the past are not kept");
+    }
+
+    #[test]
+    fn the_typed_form_has_no_managed_fields_and_everything_else() {
+        use k8s_openapi::api::core::v1::ConfigMap;
+        let data = json!({"managedFields": "of \"metadata\": not mine", "z": "\u{20ac}"});
+        let mut value = json!({"data": data, "metadata": {"annotations": {"managedFields": "nor this"}, "name": "x",
+            "managedFields": [{"manager": "a", "operation": "Update", "fieldsV1": {"f:data": {"f:]}": {}}}}]}});
+        let read = |v: &Value| Object::new("/core/configmaps/n/x".into(), 1, v, Box::default()).typed::<ConfigMap>();
+        let with = read(&value).unwrap();
+        value["metadata"].as_object_mut().unwrap().remove("managedFields");
+        assert_eq!(*with, *read(&value).unwrap());
+        assert_eq!(with.data.as_ref().unwrap()["z"], "\u{20ac}");
     }
 }

@@ -14,6 +14,7 @@ pub mod fake;
 pub mod hello;
 pub mod image;
 mod killall;
+pub mod memory;
 mod oci;
 pub mod runtime;
 mod seccomp;

@@ -83,6 +83,9 @@ impl Store for Memory {
         }
         inner.compacted = through;
         inner.log = inner.log.split_off(&(through + 1));
+        if let Some(sink) = &mut inner.sink {
+            sink.forget(through);
+        }
         inner.keys.retain(|_, versions| {
             let old = versions.iter().rposition(|(r, _)| *r <= through).unwrap_or(0);
             versions.drain(..old);

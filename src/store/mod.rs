@@ -109,6 +109,9 @@ pub enum Error {
 /// Takes the changes, in revision order, before they are acknowledged. Called from the one writer: it must not block.
 pub trait Sink: Send + 'static {
     fn publish(&mut self, changes: Vec<Change>);
+
+    /// History up to the revision is gone from the store; the sink may let go of it too.
+    fn forget(&mut self, _through: u64) {}
 }
 
 /// A boxed future of a commit.
