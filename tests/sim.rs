@@ -8,8 +8,12 @@
 
 #[path = "sim/checkers.rs"]
 mod checkers;
+#[path = "sim/commits.rs"]
+mod commits;
 #[path = "sim/faults.rs"]
 mod faults;
+#[path = "sim/follower.rs"]
+mod follower;
 #[path = "sim/node.rs"]
 mod node;
 #[path = "sim/rest.rs"]
@@ -22,9 +26,13 @@ mod world;
 /// Seeds of a normal run.
 const SEEDS: u64 = 20;
 
-fn run(seed: u64) -> world::Outcome {
+fn paused() -> tokio::runtime::Runtime {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("a runtime can be built").block_on(scenario::run(seed))
+    runtime.expect("a runtime can be built")
+}
+
+fn run(seed: u64) -> world::Outcome {
+    paused().block_on(scenario::run(seed))
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -60,4 +68,25 @@ fn a_seed_repeats_itself() {
     let text = |o: &world::Outcome, i: usize| o.trace[i.saturating_sub(5)..(i + 3).min(o.trace.len())].join("\n");
     assert!(differs.is_none(), "the runs part:\n{}\n\n{}", text(&a, differs.unwrap()), text(&b, differs.unwrap()));
     assert_eq!(a.trace.len(), b.trace.len());
+}
+
+/// One commit each: the Deployment as asked for, its revision, its status with the new set, then with the pod, then complete
+/// (5); the set, its status with the pod, then with the pod ready (3); the pod, its binding, its first report and its
+/// Ready (4).
+const ROLLOUT_COMMITS: usize = 12;
+
+#[test]
+fn a_rollout_of_one_replica_holds_its_budget_of_commits() {
+    for seed in 1..=5 {
+        let mut commits = paused().block_on(commits::of_a_rollout(seed));
+        // The node tells of the image that it has pulled: once an image, not once a pod.
+        commits.retain(|c| !c.starts_with("/core/nodes/"));
+        assert!(commits.len() <= ROLLOUT_COMMITS, "{} commits:\n{}", commits.len(), commits.join("\n"));
+    }
+}
+
+#[test]
+fn an_idle_node_writes_once_an_hour() {
+    let commits = paused().block_on(commits::of_an_idle_hour());
+    assert!(commits.len() <= 1, "{} commits:\n{}", commits.len(), commits.join("\n"));
 }

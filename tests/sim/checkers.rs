@@ -22,6 +22,8 @@ pub struct Checkers {
     /// Last time that somebody else than the controllers disturbed a Deployment, by uid.
     disturbed: HashMap<String, Timestamp>,
     pub trace: Vec<String>,
+    /// The keys of each commit that touches a disk.
+    pub commits: Vec<String>,
     pub violations: Vec<String>,
     /// The last change of anything but heartbeats and events.
     pub moved: Timestamp,
@@ -34,6 +36,7 @@ impl Checkers {
             objects: BTreeMap::new(),
             disturbed: HashMap::new(),
             trace: Vec::new(),
+            commits: Vec::new(),
             violations: Vec::new(),
             moved: clock.now(),
             clock,
@@ -52,13 +55,16 @@ impl Checkers {
     }
 
     pub fn committed(&mut self, changes: &[Change]) {
+        let durable: Vec<&str> = changes.iter().map(|c| &*c.key).filter(|k| !is_volatile(k)).collect();
+        if !durable.is_empty() {
+            self.commits.push(durable.join(" "));
+        }
         for change in changes {
             if change.revision <= self.revision {
                 self.violate(format!("revision {} after {}", change.revision, self.revision));
             }
             self.revision = change.revision;
-            let volatile = change.key.starts_with("/core/events/") || change.key.starts_with("/coordination");
-            if !volatile {
+            if !is_volatile(&change.key) {
                 self.moved = self.clock.now();
                 self.note(&format!("{} {}{}", change.revision, change.key, if change.deleted { " gone" } else { "" }));
             }
@@ -68,7 +74,12 @@ impl Checkers {
                 Some(new) => self.objects.insert(key.clone(), new),
                 None => self.objects.remove(&key),
             };
-            if key.starts_with("/core/pods/") {
+            if let (Some(old), None) = (&old, &new) {
+                self.orphaned(&key, old);
+            }
+            if key.starts_with("/apps/replicasets/") {
+                self.set_changed(&key, old.as_ref(), new.as_ref());
+            } else if key.starts_with("/core/pods/") {
                 self.pod_changed(&key, old.as_ref(), new.as_ref());
             } else if key.starts_with("/apps/deployments/") {
                 let spec = |v: Option<&Value>| v.map(|v| v["spec"].clone());
@@ -105,6 +116,36 @@ impl Checkers {
         }
     }
 
+    /// Nobody deletes a set by hand here: whoever ends one without an owner has taken what was orphaned on purpose.
+    fn set_changed(&mut self, key: &str, old: Option<&Value>, new: Option<&Value>) {
+        let ends = |v: Option<&Value>| v.is_none_or(|v| !v["metadata"]["deletionTimestamp"].is_null());
+        let free = old.is_some_and(|o| o["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty));
+        if free && ends(new) && !ends(old) && old.is_some_and(|o| !self.namespace_ends(o)) {
+            self.violate(format!("{key} was taken though nobody owns it"));
+        }
+    }
+
+    /// Who is removed on the condition that its dependents stay has let go of all of them before.
+    fn orphaned(&mut self, key: &str, owner: &Value) {
+        if owner["metadata"]["finalizers"].as_array().is_none_or(|f| !f.iter().any(|f| f == "orphan")) {
+            return;
+        }
+        let owned = |o: &Value| {
+            let owners = o["metadata"]["ownerReferences"].as_array();
+            owners.into_iter().flatten().any(|r| r["uid"] == owner["metadata"]["uid"])
+        };
+        let held = self.objects.iter().find(|(_, o)| owned(o)).map(|(k, _)| k.clone());
+        if let Some(held) = held {
+            self.violate(format!("{key} is gone and was to leave {held}, which still names it"));
+        }
+    }
+
+    fn namespace_ends(&self, object: &Value) -> bool {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
+        let namespace = self.objects.get(&format!("/core/namespaces/{namespace}"));
+        namespace.is_none_or(|n| !n["metadata"]["deletionTimestamp"].is_null())
+    }
+
     /// Pods that the scenario deletes carry this label before.
     fn by_user(&self, pod: Option<&Value>) -> bool {
         pod.is_some_and(|p| p["metadata"]["labels"]["doomed"] == "yes")
@@ -113,10 +154,7 @@ impl Checkers {
     fn is_ending(&self, deployment: &Value, set: &Value) -> bool {
         !deployment["metadata"]["deletionTimestamp"].is_null()
             || !set["metadata"]["deletionTimestamp"].is_null()
-            || self
-                .objects
-                .get(&format!("/core/namespaces/{}", deployment["metadata"]["namespace"].as_str().unwrap_or("")))
-                .is_none_or(|n| !n["metadata"]["deletionTimestamp"].is_null())
+            || self.namespace_ends(deployment)
     }
 
     fn owner(&self, object: &Value, plural: &str) -> Option<&Value> {
@@ -140,6 +178,11 @@ impl Checkers {
         }
         (total, available)
     }
+}
+
+/// Heartbeats and events, which the store keeps in memory.
+fn is_volatile(key: &str) -> bool {
+    key.starts_with("/core/events/") || key.starts_with("/coordination.k8s.io/leases/kube-node-lease/")
 }
 
 pub fn uid_of(object: &Value) -> String {

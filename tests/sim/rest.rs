@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use amphipod::api::cache;
 use amphipod::kinds;
 use amphipod::store::Store;
 use serde_json::Value;
@@ -11,6 +12,7 @@ use crate::world::World;
 
 pub fn check(world: &World) {
     let mut wrong = cache_is_store(world);
+    wrong.extend(world.followers.iter().flat_map(|f| f.compare(&*world.store)));
     {
         let checkers = world.checkers.lock().unwrap();
         let objects = &checkers.objects;
@@ -39,10 +41,12 @@ fn cache_is_store(world: &World) -> Vec<String> {
     let mut wrong = Vec::new();
     for kind in kinds::ALL.iter().filter(|k| k.is_stored() && k.stored_as.is_none()) {
         let prefix = kind.prefix();
-        let stored = world.store.range(&prefix, 0, "", 0).unwrap().entries;
-        let stored: BTreeMap<_, _> = stored.into_iter().map(|e| (e.key, e.revision)).collect();
+        let stored = world.store.range(&prefix, 0, "", 0).unwrap().entries.into_iter();
+        let decoded = stored.map(|e| cache::decode(kind, e.key, e.value, e.revision).unwrap());
+        let stored: Vec<_> = decoded.map(|o| (o.key.clone(), o.revision, o.body().clone(), o.meta)).collect();
         let cached = world.api.cache.shelf(kind).list(&prefix, "");
-        let cached: BTreeMap<_, _> = cached.iter().map(|o| (o.key.clone(), o.revision)).collect();
+        let cached: Vec<_> =
+            cached.iter().map(|o| (o.key.clone(), o.revision, o.body().clone(), o.meta.clone())).collect();
         if stored != cached {
             wrong.push(format!("the cache of {prefix} is not the store"));
         }

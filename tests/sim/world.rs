@@ -9,6 +9,8 @@ use amphipod::api::identity::token::Tokens;
 use amphipod::api::{Api, Options, bootstrap};
 use amphipod::base::clock::Clock;
 use amphipod::base::task;
+use amphipod::kinds::apps::{deployment, replicaset};
+use amphipod::kinds::core::pod;
 use amphipod::reconcile::{Client, Local};
 use amphipod::store::Store;
 use amphipod::store::memory::Memory;
@@ -17,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::checkers::Checkers;
 use crate::faults::Faulty;
+use crate::follower::Follower;
 use crate::node;
 
 /// How a run ended.
@@ -36,6 +39,7 @@ pub struct World {
     control: Vec<JoinHandle<Option<()>>>,
     nodes: BTreeMap<String, Option<JoinHandle<Option<()>>>>,
     pub failures: u64,
+    pub followers: Vec<Arc<Follower>>,
 }
 
 impl World {
@@ -49,8 +53,10 @@ impl World {
         let key = key.as_ref().to_vec();
         let api = api(&store, &clock, &key);
         let user: Arc<dyn Client> = Arc::new(Local::new(api.clone(), "user"));
-        let mut world =
-            Self { clock, store, checkers, api, user, key, control: Vec::new(), nodes: BTreeMap::new(), failures };
+        let followed = [&pod::KIND, &replicaset::KIND, &deployment::KIND];
+        let followers = followed.map(|kind| Follower::new(kind, checkers.clone())).into();
+        let (control, running) = (Vec::new(), BTreeMap::new());
+        let mut world = Self { clock, store, checkers, api, user, key, control, nodes: running, failures, followers };
         world.start_control().await;
         for i in 0..nodes {
             world.start_node(&format!("node-{i}"));
@@ -112,6 +118,7 @@ impl World {
         };
         self.control = controllers::start(client(controllers::MANAGER), self.clock.clone(), options);
         self.control.extend(scheduler::start(client(scheduler::MANAGER), self.clock.clone()));
+        self.control.extend(self.followers.iter().map(|f| f.follow(self.api.clone())));
     }
 
     pub fn end(self) -> Outcome {
