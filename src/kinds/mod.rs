@@ -19,8 +19,10 @@ pub mod discovery;
 pub mod events;
 pub mod field;
 pub mod meta;
+pub mod networking;
 pub mod rbac;
 pub mod scheduling;
+pub mod storage;
 pub mod table;
 
 use field::Errors;
@@ -48,10 +50,17 @@ pub static ALL: &[&Kind] = &[
     &authorization::selfsubjectaccessreview::KIND,
     &authorization::selfsubjectrulesreview::KIND,
     &authorization::subjectaccessreview::KIND,
+    &networking::ingressclass::KIND,
+    &networking::ingress::KIND,
     &rbac::clusterrolebinding::KIND,
     &rbac::clusterrole::KIND,
     &rbac::rolebinding::KIND,
     &rbac::role::KIND,
+    &storage::csidriver::KIND,
+    &storage::csinode::KIND,
+    &storage::csistoragecapacity::KIND,
+    &storage::storageclass::KIND,
+    &storage::volumeattachment::KIND,
     &scheduling::priorityclass::KIND,
     &coordination::lease::KIND,
     &discovery::endpointslice::KIND,

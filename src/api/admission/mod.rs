@@ -3,6 +3,7 @@
 //! Plain functions in a fixed order, the built-in plugins that Kubernetes enables by default as far as their kinds exist.
 
 mod escalation;
+mod ingress;
 mod lifecycle;
 mod node;
 mod pod;
@@ -13,7 +14,7 @@ pub use node::restrict_token;
 
 use super::status::Result;
 use super::{Api, Request};
-use crate::kinds::{core, rbac};
+use crate::kinds::{core, networking, rbac};
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Val
         pod::admit(api, request, value)?;
     } else if request.kind == &core::node::KIND && operation == Operation::Create {
         node::admit(request, value);
+    } else if request.kind == &networking::ingress::KIND && operation == Operation::Create {
+        ingress::default_class(api, value);
     } else if request.kind == &core::pod::KIND && request.subresource.is_none() {
         pod::default_tolerations(value);
     }

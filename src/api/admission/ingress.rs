@@ -1,0 +1,26 @@
+//! The class of an Ingress that names none (DefaultIngressClass): the newest of those that are marked as default.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::base::json::{set, text};
+use crate::base::object::Object;
+use crate::kinds::networking::{ingress, ingressclass};
+
+pub(super) fn default_class(api: &Api, value: &mut Value) {
+    if !text(value, "spec.ingressClassName").is_empty() || !ingress::class_annotation(value).is_empty() {
+        return;
+    }
+    let kind = &ingressclass::KIND;
+    let classes = api.cache.shelf(kind).list(&kind.prefix(), "");
+    let marked = classes.into_iter().filter(|c| ingressclass::is_default(&c.value()));
+    // Of those made in one second, the first by name.
+    let age = |c: &Arc<Object>| {
+        (text(&c.value(), "metadata.creationTimestamp").to_owned(), std::cmp::Reverse(c.meta.name.clone()))
+    };
+    if let Some(class) = marked.max_by_key(age) {
+        set(value, "spec.ingressClassName", &*class.meta.name);
+    }
+}
