@@ -9,6 +9,9 @@ mod cli;
 /// HTTPS clients without kubectl.
 #[path = "e2e/client.rs"]
 mod client;
+/// A server and agents.
+#[path = "e2e/cluster.rs"]
+mod cluster;
 /// kill -9 of the server, again and again.
 #[path = "e2e/crash.rs"]
 mod crash;
@@ -20,6 +23,8 @@ mod gone;
 mod hello;
 #[path = "e2e/lab.rs"]
 mod lab;
+#[path = "e2e/machines.rs"]
+mod machines;
 /// An image pulled from a registry, and everything kubectl does with a Deployment of it.
 #[path = "e2e/nginx.rs"]
 mod nginx;

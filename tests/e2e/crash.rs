@@ -11,7 +11,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::client::{send, target};
-use crate::lab::{Lab, Process};
+use crate::lab::{Lab, Process, first_processes};
 
 const ROUNDS: usize = 20;
 const CLIENTS: usize = 50;
@@ -27,8 +27,8 @@ fn text(value: &Value) -> String {
 }
 
 /// The running pods with a label; every address must be one pod's alone.
-fn look(lab: &Lab, all: &[Value], app: &str) -> Seen {
-    let processes = lab.first_processes();
+fn look(all: &[Value], app: &str) -> Seen {
+    let processes = first_processes();
     let of_app = all.iter().filter(|p| p["metadata"]["labels"]["app"] == app);
     let seen = of_app.map(|p| {
         let c = &p["status"]["containerStatuses"][0];
@@ -115,7 +115,7 @@ fn kill_9_of_the_server_loses_nothing_and_restarts_nothing() {
     lab.kubectl(&["create", "deployment", "web", "--image=amphipod.local/hello", &format!("--replicas={PODS}")]);
     lab.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     let all = pods(&lab);
-    let before = look(&lab, &all, "web");
+    let before = look(&all, "web");
     assert_eq!(before.len(), PODS);
     no_address_twice(&all);
     let (mut there, mut stays) = (BTreeSet::new(), Seen::new());
@@ -138,7 +138,7 @@ fn kill_9_of_the_server_loses_nothing_and_restarts_nothing() {
         }
         lab.start_server();
         let all = pods(&lab);
-        assert_eq!(look(&lab, &all, "web"), before, "round {round}: same containers, processes, addresses");
+        assert_eq!(look(&all, "web"), before, "round {round}: same containers, processes, addresses");
         no_address_twice(&all);
         let now = look_at_churn(&lab);
         for (name, was) in &stays {
@@ -165,7 +165,7 @@ fn look_at_churn(lab: &Lab) -> Seen {
         no_address_twice(&all);
         all.iter().all(|p| p["metadata"]["deletionTimestamp"].is_null() && p["status"]["phase"] == "Running")
     });
-    let seen = look(lab, &all, "churn");
+    let seen = look(&all, "churn");
     for (name, (_, _, restarts, ..)) in &seen {
         assert_eq!(*restarts, 0, "{name}");
     }

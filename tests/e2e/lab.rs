@@ -44,8 +44,27 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-fn ip(args: &str) {
+/// `ip`, to a good end.
+pub fn ip(args: &str) {
     run(Command::new("ip").args(args.split(' ')));
+}
+
+/// The first process of every container on this machine, by the container's id.
+pub fn first_processes() -> BTreeMap<String, Process> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let read = |part: &str| std::fs::read_to_string(entry.path().join(part)).unwrap_or_default();
+        let first = read("status").lines().any(|l| l.starts_with("NSpid:") && l.ends_with("\t1"));
+        // The fields after the name, which may have spaces; the start is the 22nd of all.
+        let started = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
+        let cgroups = read("cgroup");
+        let mut ids = cgroups.lines().filter_map(|l| l.rsplit('/').next()).filter(|n| n.len() == 64);
+        if let (true, Some(ticks), Some(id)) = (first, started, ids.next()) {
+            all.insert(id.to_owned(), Process { pid, ticks });
+        }
+    }
+    all
 }
 
 impl Lab {
@@ -169,25 +188,7 @@ impl Lab {
     /// The first process of a pod.
     pub fn pod_pid(&self, pod: &str) -> i32 {
         let id = self.pod(pod)["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().to_owned();
-        self.first_processes().get(&id.replace("amphipod://", "")).unwrap_or_else(|| panic!("no process of {id}")).pid
-    }
-
-    /// The first process of every container on this machine, by the container's id.
-    pub fn first_processes(&self) -> BTreeMap<String, Process> {
-        let mut all = BTreeMap::new();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-            let read = |part: &str| std::fs::read_to_string(entry.path().join(part)).unwrap_or_default();
-            let first = read("status").lines().any(|l| l.starts_with("NSpid:") && l.ends_with("\t1"));
-            // The fields after the name, which may have spaces; the start is the 22nd of all.
-            let started = read("stat").rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok());
-            let cgroups = read("cgroup");
-            let mut ids = cgroups.lines().filter_map(|l| l.rsplit('/').next()).filter(|n| n.len() == 64);
-            if let (true, Some(ticks), Some(id)) = (first, started, ids.next()) {
-                all.insert(id.to_owned(), Process { pid, ticks });
-            }
-        }
-        all
+        first_processes().get(&id.replace("amphipod://", "")).unwrap_or_else(|| panic!("no process of {id}")).pid
     }
 
     /// Work on a thread in the machine's network namespace.

@@ -1,0 +1,231 @@
+//! A server and agents: pods, Services and DNS across machines, a cable that is pulled, a server that is away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::lab::run;
+use crate::machines::{GRACE, Machines};
+
+/// Pods that move soon from a lost node, a Service for them, and a Secret that they need.
+const SPREAD: &str = r#"
+apiVersion: v1
+kind: Secret
+metadata: {name: word}
+stringData: {word: open-sesame}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: spread}
+spec:
+  replicas: 6
+  selector: {matchLabels: {app: spread}}
+  template:
+    metadata: {labels: {app: spread}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      tolerations:
+      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 1}
+      - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 1}
+      containers:
+      - name: hello
+        image: amphipod.local/hello
+        env: [{name: WORD, valueFrom: {secretKeyRef: {name: word, key: word}}}]
+        ports: [{containerPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: spread}
+spec: {type: NodePort, selector: {app: spread}, ports: [{port: 80, targetPort: 8080, nodePort: 30081}]}
+"#;
+
+fn deploy(machines: &Machines) {
+    let path = machines.all[0].path("spread.yaml");
+    std::fs::write(&path, SPREAD).unwrap();
+    machines.kubectl(&["apply", "-f", path.to_str().unwrap()]);
+    machines.kubectl(&["rollout", "status", "deployment/spread", "--timeout=60s"]);
+}
+
+fn text<'a>(pod: &'a Value, pointer: &str) -> &'a str {
+    pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn by_node(pods: &[Value]) -> BTreeMap<String, Vec<Value>> {
+    let mut nodes: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for pod in pods {
+        nodes.entry(text(pod, "/spec/nodeName").to_owned()).or_default().push(pod.clone());
+    }
+    nodes
+}
+
+#[test]
+fn pods_services_and_dns_work_across_machines_and_survive_a_pulled_cable() {
+    let machines = Machines::start("lab", 3);
+    deploy(&machines);
+    let pods = machines.pods("app=spread");
+    let nodes = by_node(&pods);
+    assert_eq!(nodes.len(), 3, "every node has pods: {:?}", nodes.keys());
+    let service = machines.json(&["get", "service", "spread"]);
+    let cluster_ip = text(&service, "/spec/clusterIP").to_owned();
+
+    // From each node's pod to every pod, to the Service by its name, and to the API.
+    for from in nodes.values().map(|p| &p[0]) {
+        for to in &pods {
+            let url = format!("http://{}:8080/", text(to, "/status/podIP"));
+            let answer = machines.in_pod(from, &["curl", "-sS", "--max-time", "5", &url]).unwrap_or_default();
+            assert!(
+                answer.contains(text(to, "/metadata/name")),
+                "{url} from {}: {answer}",
+                text(from, "/spec/nodeName")
+            );
+        }
+        let name = "spread.default.svc.cluster.local";
+        let resolved = machines.in_pod(from, &["dig", "+short", "+time=2", "@10.43.0.10", name]).unwrap_or_default();
+        assert_eq!(resolved.trim(), cluster_ip, "DNS on {}", text(from, "/spec/nodeName"));
+        let api = machines.in_pod(from, &["curl", "-sSk", "--max-time", "5", "https://10.43.0.1/readyz"]);
+        assert_eq!(api.as_deref(), Some("ok"));
+    }
+    // The Service on every node, from the node itself and from another machine, spreads over all nodes' pods.
+    for n in 0..3 {
+        let urls = [format!("http://{cluster_ip}/"), format!("http://{}:30081/", machines.all[(n + 1) % 3].address)];
+        for url in &urls {
+            let ask = || run(machines.command(n, "curl").args(["-sS", "--max-time", "5", url.as_str()])).stdout;
+            let answers: BTreeSet<Vec<u8>> =
+                (0..40).map(|_| ask().split(|b| *b == b'\n').next().unwrap_or_default().to_vec()).collect();
+            assert!(answers.len() >= 4, "{url} on machine {n} reaches {} pods of 6", answers.len());
+        }
+    }
+    for pods in nodes.values() {
+        let name = text(&pods[0], "/metadata/name");
+        assert_eq!(machines.kubectl(&["logs", name]).trim(), "hello: listening on port 8080");
+        assert!(machines.kubectl(&["exec", name, "--", "/amphipod", "version"]).starts_with("amphipod v1.37"));
+    }
+    an_agent_reads_only_what_its_pods_need(&machines, &nodes);
+    a_cable_is_pulled(&machines, &nodes);
+}
+
+/// With its own certificate, against the API, as curl would.
+fn an_agent_reads_only_what_its_pods_need(machines: &Machines, nodes: &BTreeMap<String, Vec<Value>>) {
+    machines.kubectl(&["create", "secret", "generic", "other", "--from-literal=a=b"]);
+    let tls = |part: &str| machines.all[1].path(&format!("data/agent/tls/{part}")).display().to_string();
+    let ask = |method: &str, path: &str| {
+        let url = format!("https://{}:6443{path}", machines.all[0].address);
+        let (ca, cert, key) = (tls("ca.crt"), tls("node.crt"), tls("node.key"));
+        let args = ["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", &ca, "--cert", &cert, "--key", &key];
+        let output = run(machines.command(1, "curl").args(args).args(["-X", method, &url])).stdout;
+        String::from_utf8(output).unwrap()
+    };
+    assert_eq!(ask("GET", "/api/v1/namespaces/default/secrets/word"), "200", "its own pods name it");
+    assert_eq!(ask("GET", "/api/v1/namespaces/default/secrets/other"), "403", "no pod of its own names it");
+    assert_eq!(ask("GET", "/api/v1/secrets"), "403");
+    let foreign = text(&nodes[&machines.all[2].name][0], "/metadata/name");
+    assert_eq!(ask("DELETE", &format!("/api/v1/namespaces/default/pods/{foreign}")), "403");
+    assert_eq!(ask("DELETE", &format!("/api/v1/nodes/{}", machines.all[2].name)), "403");
+}
+
+fn a_cable_is_pulled(machines: &Machines, nodes: &BTreeMap<String, Vec<Value>>) {
+    let lost = &nodes[&machines.all[2].name];
+    let moved: Vec<_> = lost.iter().flat_map(|p| machines.processes(p)).collect();
+    assert_eq!(moved.len(), lost.len());
+    let began = Instant::now();
+    machines.cable(2, false);
+    machines.until("the node counts as lost", || !machines.is_ready(2));
+    assert!(began.elapsed() < Duration::from_secs(GRACE + 7), "lost after {:?}", began.elapsed());
+    machines.until("its pods are replaced elsewhere", || {
+        let pods = machines.pods("app=spread");
+        let ready = |p: &Value| {
+            p["status"]["conditions"]
+                .as_array()
+                .is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+        };
+        pods.len() == 6 && pods.iter().all(|p| ready(p) && text(p, "/spec/nodeName") != machines.all[2].name)
+    });
+    // Cut off as it is, the node keeps its pods.
+    let there = |p: &crate::lab::Process| crate::lab::first_processes().values().any(|q| q == p);
+    assert!(moved.iter().all(there), "pods on the lost node go on");
+    machines.cable(2, true);
+    machines.until("the node is back", || machines.is_ready(2));
+    machines.until("what was moved is stopped there", || !moved.iter().any(there));
+    machines.until("six pods are left, each once", || {
+        let all = machines.json(&["get", "pods", "-l", "app=spread"])["items"].as_array().cloned().unwrap_or_default();
+        let addresses: BTreeSet<&str> = all.iter().map(|p| text(p, "/status/podIP")).collect();
+        all.len() == 6 && addresses.len() == 6
+    });
+    machines.kubectl(&["delete", "pod", "-l", "app=spread", "--wait=false"]);
+    machines.kubectl(&["rollout", "status", "deployment/spread", "--timeout=60s"]);
+    machines
+        .until("the node is used again", || by_node(&machines.pods("app=spread")).contains_key(&machines.all[2].name));
+}
+
+#[test]
+fn while_the_server_is_away_services_go_on_and_containers_restart() {
+    let mut machines = Machines::start("away", 3);
+    deploy(&machines);
+    // Only pods of agents answer: the server's own would go on as well, but prove less.
+    machines.kubectl(&["cordon", &machines.all[0].name]);
+    machines.kubectl(&["delete", "pod", "-l", "app=spread"]);
+    machines.kubectl(&["rollout", "status", "deployment/spread", "--timeout=60s"]);
+    let pods = machines.pods("app=spread");
+    let nodes = by_node(&pods);
+    assert_eq!(nodes.len(), 2);
+    let cluster_ip = text(&machines.json(&["get", "service", "spread"]), "/spec/clusterIP").to_owned();
+    let client = nodes[&machines.all[1].name][0].clone();
+    let victim = nodes[&machines.all[2].name][0].clone();
+
+    machines.all[0].stop();
+    let (done, asked, failed) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let pid = machines.processes(&client)[0].pid;
+    // Not the pod that is about to be killed.
+    let direct = format!("http://{}:8080/", text(&nodes[&machines.all[2].name][1], "/status/podIP"));
+    let counting = {
+        let (done, asked, failed) = (done.clone(), asked.clone(), failed.clone());
+        std::thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                let net = format!("--net=/proc/{pid}/ns/net");
+                let answer = std::process::Command::new("nsenter")
+                    .args([&net, "curl", "-sS", "--max-time", "3", "-o", "/dev/null", &direct])
+                    .status();
+                asked.fetch_add(1, Ordering::Relaxed);
+                failed.fetch_add(u32::from(!answer.unwrap().success()), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        })
+    };
+    let before = machines.processes(&victim);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before[0].pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let url = format!("http://{}:8080/", text(&victim, "/status/podIP"));
+    machines.until("the killed container restarts on its agent", || {
+        machines.in_pod(&client, &["curl", "-sS", "--max-time", "2", &url]).is_some_and(|a| a.contains("Hello"))
+    });
+    let name = "spread.default.svc.cluster.local";
+    let until = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < until {
+        let resolved = machines.in_pod(&client, &["dig", "+short", "+time=2", "@10.43.0.10", name]).unwrap_or_default();
+        assert_eq!(resolved.trim(), cluster_ip, "DNS answers while the server is away");
+        let answer = machines.in_pod(&client, &["curl", "-sS", "--max-time", "3", &format!("http://{cluster_ip}/")]);
+        assert!(answer.is_some_and(|a| a.contains("Hello")), "the Service answers while the server is away");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    done.store(true, Ordering::Relaxed);
+    counting.join().unwrap();
+    assert!(asked.load(Ordering::Relaxed) > 100);
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "of {} requests", asked.load(Ordering::Relaxed));
+
+    machines.start_server(&[]);
+    for n in 0..3 {
+        machines.until("all nodes are Ready again", || machines.is_ready(n));
+    }
+    machines.until("the server learns of the restart", || {
+        let pod = machines.json(&["get", "pod", text(&victim, "/metadata/name")]);
+        pod["status"]["containerStatuses"][0]["restartCount"] == 1
+            && pod["status"]["containerStatuses"][0]["ready"] == true
+    });
+    let again: BTreeSet<String> =
+        machines.pods("app=spread").iter().map(|p| text(p, "/metadata/uid").to_owned()).collect();
+    let first: BTreeSet<String> = pods.iter().map(|p| text(p, "/metadata/uid").to_owned()).collect();
+    assert_eq!(again, first, "no pod was moved");
+}
