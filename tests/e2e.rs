@@ -15,6 +15,9 @@ mod cluster;
 /// kill -9 of the server, again and again.
 #[path = "e2e/crash.rs"]
 mod crash;
+/// Ports of pods on the user's machine.
+#[path = "e2e/forward.rs"]
+mod forward;
 /// What remains.
 #[path = "e2e/gone.rs"]
 mod gone;

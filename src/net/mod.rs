@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use tokio::net::TcpStream;
 
 pub mod check;
 mod destroy;
@@ -167,6 +168,8 @@ pub trait PodNetwork: Send + Sync {
     async fn detach(&self, id: &str) -> Result<(), Error>;
     /// Every id that holds addresses, also from before a restart, ordered by id.
     async fn list(&self) -> Result<Vec<(String, Vec<IpAddr>)>, Error>;
+    /// Connects to a port as a program in the pod would, through its loopback: what listens nowhere else is reached, too.
+    async fn connect(&self, id: &str, port: u16) -> std::io::Result<TcpStream>;
     /// After a restart: detaches every id that is not in `in_use`, and answers which these were.
     async fn adopt(&self, in_use: &[String]) -> Result<Vec<String>, Error>;
 }

@@ -1,11 +1,13 @@
 //! What the API asks of this node: logs, exec, attach, connections to ports.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::{Node, logs};
@@ -134,13 +136,13 @@ impl NodeAccess for Access {
 
     async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>> {
         let pod = self.pod(target)?;
-        let address = pod
-            .status
-            .as_ref()
-            .and_then(|s| s.pod_ip.clone())
-            .ok_or_else(|| Status::internal("the pod has no address yet"))?;
-        let stream = tokio::net::TcpStream::connect(format!("{address}:{port}")).await;
-        Ok(Box::new(stream.map_err(|e| Status::internal(format!("port {port} of pod {}: {e}", target.pod)))?))
+        let stream = match pod.spec.as_ref().and_then(|s| s.host_network) {
+            Some(true) => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await,
+            _ => self.0.network.connect(&target.uid, port).await,
+        };
+        let failed =
+            |e| Status::internal(format!("failed to connect to localhost:{port} inside pod {}: {e}", target.pod));
+        Ok(Box::new(stream.map_err(failed)?))
     }
 }
 

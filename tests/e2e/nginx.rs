@@ -13,11 +13,11 @@ use crate::recording::{Bounds, Recording, check};
 use crate::registry::Registry;
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/simple-deployment.yaml");
-const IT: &str = "deployment/simple-deployment";
+pub const IT: &str = "deployment/simple-deployment";
 const ROLLED: [&str; 4] = ["rollout", "status", IT, "--timeout=60s"];
 
 /// A machine with a registry beside it and the Deployment on it.
-fn machine(name: &str) -> (Registry, Lab) {
+pub fn machine(name: &str) -> (Registry, Lab) {
     let mut lab = Lab::prepare(name);
     let registry = Registry::start(&lab);
     let mirrors = format!("mirrors:\n  docker.io:\n    endpoint: ['http://{}']\n", registry.address());

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod answer;
 pub mod discovery;
+mod forward;
 pub mod join;
 pub mod list_options;
 pub mod listen;

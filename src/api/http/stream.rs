@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::verbs::Call;
-use super::{Body, answer};
+use super::{Body, answer, forward};
 use crate::api::node_access::{ExecOptions, LogOptions, NodeAccess, Session, Target};
 use crate::api::status::{Result, Status};
 use crate::base::json::{list, text};
@@ -41,6 +41,7 @@ pub(super) async fn respond(call: Call, http: http::Request<Incoming>) -> Result
         Some(Subresource::Proxy) if call.request.kind.plural == "pods" && text(&pod, "status.podIP").is_empty() => {
             Err(Status::bad_request(format!("no host in pod {}", call.request.name)))
         }
+        Some(Subresource::PortForward) => forward::respond(call, &pod, http).await,
         _ => Err(Status::new(501, "NotImplemented", "this stream is not served yet")),
     }
 }
@@ -70,7 +71,8 @@ fn target(call: &Call, pod: &Value) -> Result<Target> {
     })
 }
 
-fn node(call: &Call, pod: &Value) -> Result<std::sync::Arc<dyn NodeAccess>> {
+/// The node on which the pod is.
+pub(super) fn node(call: &Call, pod: &Value) -> Result<std::sync::Arc<dyn NodeAccess>> {
     match text(pod, "spec.nodeName") {
         "" => Err(Status::bad_request(format!("pod {} does not have a host assigned", call.request.name))),
         node => call.api.nodes.get(node),

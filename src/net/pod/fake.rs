@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use tokio::net::TcpStream;
 
 use super::ipam::next_free;
 use crate::net::{Attached, Error, PodAttachment, PodNetwork};
@@ -52,6 +53,10 @@ impl PodNetwork for FakePodNetwork {
         state.last = Some(address);
         state.held.insert(pod.id.clone(), address);
         Ok(Attached { netns: PathBuf::from("/fake/netns").join(&pod.id), addresses: vec![address] })
+    }
+
+    async fn connect(&self, _id: &str, _port: u16) -> std::io::Result<TcpStream> {
+        Err(std::io::ErrorKind::ConnectionRefused.into())
     }
 
     async fn detach(&self, id: &str) -> Result<(), Error> {

@@ -5,12 +5,16 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 const THREAD_NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// Loopback answers at once, or whoever listens is overwhelmed.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// Whether a namespace is mounted on the path.
@@ -32,6 +36,17 @@ pub(crate) fn enter_new(path: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     mount(Some(THREAD_NAMESPACE), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     Ok(())
+}
+
+/// Moves this thread for good into the namespace at `path`, and connects there to a port of the loopback.
+pub(crate) fn connect_in(path: &Path, port: u16) -> io::Result<TcpStream> {
+    setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;
+    let connect = |to: SocketAddr| TcpStream::connect_timeout(&to, CONNECT_PATIENCE);
+    // The first answer is the one that people understand.
+    let stream = connect((Ipv4Addr::LOCALHOST, port).into())
+        .or_else(|error| connect((Ipv6Addr::LOCALHOST, port).into()).map_err(|_| error))?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 /// Unmounts and removes the pin; fine if there is none.

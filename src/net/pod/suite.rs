@@ -20,6 +20,8 @@ pub async fn run(network: &dyn PodNetwork) {
             assert!(addresses.insert(address), "{address} was handed out twice");
         }
     }
+    assert!(network.connect("a", 9).await.is_err(), "nobody listens");
+    assert!(network.connect("never-seen", 9).await.is_err());
     let listed = network.list().await.expect("list");
     assert_eq!(listed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ids);
     assert_eq!(listed.iter().flat_map(|(_, a)| a.clone()).collect::<BTreeSet<_>>(), addresses);

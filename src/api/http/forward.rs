@@ -1,0 +1,275 @@
+//! `kubectl port-forward`: connections to ports of a pod, as pairs of SPDY streams inside a websocket, or, for older
+//! clients, on a connection that was upgraded to SPDY.
+//!
+//! A connection is two streams with one request id: first the one that carries an error, if there is one, then the data.
+//! Invariant: the error stream ends when the connection has ended, because clients wait for that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{SinkExt, StreamExt};
+use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::verbs::Call;
+use super::{Body, answer, stream};
+use crate::api::node_access::{NodeAccess, Target};
+use crate::api::status::{Result, Status};
+use crate::base::json::text;
+use crate::base::task;
+use crate::wire::spdy::{self, Decoder, Encoder, Frame};
+use crate::wire::websocket;
+
+/// SPDY inside a websocket (kubectl from 1.31 on).
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+/// SPDY on the connection itself.
+const SPDY: &str = "SPDY/3.1";
+const PROTOCOL: &str = "portforward.k8s.io";
+const PROTOCOL_HEADER: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+/// Connections of one client at a time.
+const CONNECTIONS_MAX: usize = 1_000;
+/// Pieces that may wait, for a pod and for the client.
+const PIECES: usize = 16;
+const PIECE_BYTES: usize = 32 << 10;
+
+/// Answers a request to forward ports.
+pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Result<Response<Body>> {
+    let target = Target {
+        namespace: call.request.namespace.clone(),
+        pod: call.request.name.clone(),
+        uid: text(pod, "metadata.uid").into(),
+        container: String::new(),
+    };
+    let node = stream::node(&call, pod)?;
+    let empty = answer::full(Bytes::new());
+    let in_websocket = websocket::is_wanted(http.headers());
+    let response = if in_websocket {
+        let protocol = websocket::protocol(http.headers(), &[TUNNEL]);
+        let refused = || Status::bad_request(format!("the client does not offer the sub-protocol {TUNNEL}"));
+        websocket::accept(http.headers(), Some(protocol.ok_or_else(refused)?), empty)
+    } else if http.headers().get(UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(SPDY.as_bytes())) {
+        let mut response = Response::new(empty);
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static(SPDY));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(PROTOCOL_HEADER, HeaderValue::from_static(PROTOCOL));
+        response
+    } else {
+        return Err(Status::bad_request("unable to upgrade: an upgrade to a websocket or to SPDY/3.1 is required"));
+    };
+    let upgrade = hyper::upgrade::on(&mut http);
+    task::spawn("port-forward", async move {
+        match upgrade.await {
+            Ok(upgraded) => serve(upgraded, in_websocket, node, target).await,
+            Err(error) => tracing::debug!(%error, "the client went away before the stream began"),
+        }
+    });
+    Ok(response)
+}
+
+async fn serve(upgraded: Upgraded, in_websocket: bool, node: Arc<dyn NodeAccess>, target: Target) {
+    let (out, queue) = mpsc::channel(PIECES);
+    let (incoming, writing) =
+        if in_websocket { over_websocket(upgraded, queue).await } else { over_connection(upgraded, queue) };
+    let mut client =
+        Forwarding { node, target, out, encoder: Encoder::default(), errors: HashMap::new(), open: HashMap::new() };
+    if let Err(error) = client.run(incoming).await {
+        tracing::debug!(%error, "port-forward");
+    }
+    // What has been said still gets out.
+    drop(client);
+    let _ = writing.await;
+}
+
+type Transport = (BoxStream<'static, Bytes>, JoinHandle<Option<()>>);
+
+async fn over_websocket(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) -> Transport {
+    let (mut sink, source) = websocket::over(upgraded).await.split();
+    let writing = task::spawn("port-forward output", async move {
+        while let Some(bytes) = queue.recv().await {
+            if sink.send(Message::Binary(bytes)).await.is_err() {
+                return;
+            }
+        }
+        let _ = sink.close().await;
+    });
+    let incoming = source.take_while(|m| std::future::ready(matches!(m, Ok(m) if !m.is_close())));
+    let bytes = incoming.filter_map(|m| {
+        std::future::ready(match m {
+            Ok(Message::Binary(bytes)) => Some(bytes),
+            _ => None,
+        })
+    });
+    (bytes.boxed(), writing)
+}
+
+fn over_connection(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) -> Transport {
+    let (read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+    let writing = task::spawn("port-forward output", async move {
+        while let Some(bytes) = queue.recv().await {
+            if write.write_all(&bytes).await.is_err() || write.flush().await.is_err() {
+                return;
+            }
+        }
+        let _ = write.shutdown().await;
+    });
+    let incoming = futures::stream::unfold(read, |mut read| async {
+        let mut buffer = vec![0; PIECE_BYTES];
+        match read.read(&mut buffer).await {
+            Ok(n) if n > 0 => {
+                buffer.truncate(n);
+                Some((buffer.into(), read))
+            }
+            _ => None,
+        }
+    });
+    (incoming.boxed(), writing)
+}
+
+/// What one client forwards.
+struct Forwarding {
+    node: Arc<dyn NodeAccess>,
+    target: Target,
+    out: mpsc::Sender<Bytes>,
+    encoder: Encoder,
+    /// Error streams whose data stream has not come yet, by request id.
+    errors: HashMap<String, u32>,
+    /// By data stream.
+    open: HashMap<u32, Connection>,
+}
+
+struct Connection {
+    error_stream: u32,
+    /// `None` when the client has said all.
+    input: Option<mpsc::Sender<Bytes>>,
+    carrying: JoinHandle<Option<()>>,
+}
+
+// === impl Forwarding ===
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        self.open.values().for_each(|c| c.carrying.abort());
+    }
+}
+
+impl Forwarding {
+    async fn run(&mut self, mut incoming: BoxStream<'static, Bytes>) -> Result<(), spdy::Error> {
+        let mut decoder = Decoder::default();
+        while let Some(bytes) = incoming.next().await {
+            decoder.feed(&bytes);
+            while let Some(frame) = decoder.next_frame()? {
+                self.take(frame).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn say(&self, bytes: Bytes) {
+        // If nobody writes any more, nobody will be read from any more either.
+        let _ = self.out.send(bytes).await;
+    }
+
+    async fn take(&mut self, frame: Frame) {
+        match frame {
+            Frame::Open { stream, headers, last } => self.open(stream, &headers, last).await,
+            Frame::Data { stream, bytes, last } => {
+                let Some(connection) = self.open.get_mut(&stream) else { return };
+                if let Some(input) = connection.input.as_ref().filter(|_| !bytes.is_empty()) {
+                    let _ = input.send(bytes).await;
+                }
+                if last {
+                    connection.input = None;
+                }
+            }
+            Frame::Reset { stream } => {
+                let Some(connection) = self.open.remove(&stream) else { return };
+                if !connection.carrying.is_finished() {
+                    connection.carrying.abort();
+                    self.say(spdy::data(connection.error_stream, b"", true)).await;
+                }
+            }
+            Frame::Ping { id } => self.say(spdy::pong(id)).await,
+            Frame::GoAway => {}
+        }
+    }
+
+    async fn open(&mut self, stream: u32, headers: &[(String, String)], last: bool) {
+        let header = |name: &str| {
+            let found = headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
+            found.map_or("", |(_, value)| value.as_str())
+        };
+        let (id, port) = (header("requestid"), header("port").parse::<u16>().ok().filter(|p| *p > 0));
+        let room = self.errors.len().max(self.open.len()) < CONNECTIONS_MAX;
+        match (header("streamtype"), port) {
+            ("error", Some(_)) if room => {
+                self.errors.insert(id.to_owned(), stream);
+                let reply = self.encoder.reply(stream);
+                self.say(reply).await;
+            }
+            ("data", Some(port)) if room => {
+                let Some(error_stream) = self.errors.remove(id) else {
+                    return self.say(spdy::reset(stream)).await;
+                };
+                let reply = self.encoder.reply(stream);
+                self.say(reply).await;
+                let (input, pieces) = mpsc::channel(PIECES);
+                let (node, target, out) = (self.node.clone(), self.target.clone(), self.out.clone());
+                let carrying = task::spawn("forwarded connection", async move {
+                    let failed = carry(&*node, &target, port, stream, pieces, &out).await.err();
+                    if failed.is_some() {
+                        let _ = out.send(spdy::data(stream, b"", true)).await;
+                    }
+                    let words = failed.map(|status| status.message).unwrap_or_default();
+                    let _ = out.send(spdy::data(error_stream, words.as_bytes(), true)).await;
+                });
+                let input = Some(input).filter(|_| !last);
+                self.open.insert(stream, Connection { error_stream, input, carrying });
+            }
+            _ => self.say(spdy::reset(stream)).await,
+        }
+    }
+}
+
+/// Moves bytes both ways until both sides have ended.
+async fn carry(
+    node: &dyn NodeAccess,
+    target: &Target,
+    port: u16,
+    stream: u32,
+    mut input: mpsc::Receiver<Bytes>,
+    out: &mpsc::Sender<Bytes>,
+) -> Result<()> {
+    let (mut read, mut write) = tokio::io::split(node.connect(target, port).await?);
+    let there = async {
+        while let Some(bytes) = input.recv().await {
+            if write.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        let _ = write.shutdown().await;
+    };
+    let back = async {
+        let mut buffer = vec![0; PIECE_BYTES];
+        while let Ok(n) = read.read(&mut buffer).await {
+            if n == 0 || out.send(spdy::data(stream, &buffer[..n], false)).await.is_err() {
+                break;
+            }
+        }
+        // The client learns it now, whatever it still wants to say.
+        let _ = out.send(spdy::data(stream, b"", true)).await;
+    };
+    tokio::join!(there, back);
+    Ok(())
+}
