@@ -105,7 +105,16 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(code_of(&error), &format!("{error:#}")),
+        Err(error) => fail(code_of(&error), &format!("{error:#}{}", remedy(&error))),
+    }
+}
+
+/// What to do about failures that can come from anywhere.
+fn remedy(error: &anyhow::Error) -> &'static str {
+    let is_full = |e: &std::io::Error| e.kind() == std::io::ErrorKind::StorageFull;
+    match error.chain().filter_map(|e| e.downcast_ref()).any(is_full) {
+        true => ": the disk is full, free some space",
+        false => "",
     }
 }
 

@@ -28,6 +28,9 @@ const QUEUE: usize = 1024;
 /// Databases up to this size are always checked at start; larger ones only when they were not closed in order.
 const CHECK_ALWAYS_BYTES: u64 = 32 << 20;
 
+/// A disk with less than this is full: the index of the log grows in pieces of this size.
+const FULL_BYTES: u64 = 64 << 10;
+
 /// How much history is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -299,18 +302,35 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Error> {
     }
     let verdict: String =
         connection.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(|e| failure(path, &e))?;
-    if verdict == "ok" { Ok(()) } else { Err(Error::Corrupted { path: path.display().to_string(), detail: verdict }) }
+    if verdict == "ok" {
+        return Ok(());
+    }
+    // A head line, then what is wrong, each on its own.
+    let detail = verdict.lines().find(|l| !l.starts_with("***")).unwrap_or("the integrity check failed").to_owned();
+    Err(Error::Corrupted { path: path.display().to_string(), detail })
 }
 
 /// Names what went wrong in terms of what the user can do.
 fn failure(path: &Path, error: &rusqlite::Error) -> Error {
     use rusqlite::ErrorCode as Code;
+    let full = is_full(path);
     let (path, detail) = (path.display().to_string(), error.to_string());
     match error.sqlite_error_code() {
         Some(Code::DiskFull) => Error::DiskFull { path },
+        // The file of the log's index cannot grow: told as any other failure of the disk.
+        Some(Code::SystemIoFailure | Code::CannotOpen) if full => Error::DiskFull { path },
+        Some(Code::SystemIoFailure) => {
+            Error::Failed(format!("the disk that holds {path} fails ({detail}): look at the kernel's log"))
+        }
         Some(Code::DatabaseCorrupt | Code::NotADatabase) => Error::Corrupted { path, detail },
         Some(Code::CannotOpen | Code::ReadOnly | Code::PermissionDenied) => Error::NotWritable { path, detail },
         Some(Code::DatabaseBusy | Code::DatabaseLocked) => Error::Locked { path },
         _ => Error::Failed(detail),
     }
+}
+
+/// Whether nothing more fits on the disk.
+fn is_full(path: &Path) -> bool {
+    let directory = path.parent().unwrap_or(path);
+    rustix::fs::statvfs(directory).is_ok_and(|s| s.f_bavail * s.f_frsize < FULL_BYTES)
 }
