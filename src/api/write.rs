@@ -79,7 +79,8 @@ impl Api {
                 return Err(Status::invalid(kind, &name, &errors));
             }
             admission::validate(self, request, Operation::Create, &value, None)?;
-            let warnings = repeated.clone().into_iter().chain((kind.warnings)(&value, None)).collect();
+            let admitted = admission::warnings(self, request, &value, None);
+            let warnings = repeated.clone().into_iter().chain((kind.warnings)(&value, None)).chain(admitted).collect();
             match self.commit(&request.named(&name), value, None).await {
                 Ok(object) => return Ok(Written { object, created: true, warnings }),
                 Err(Failure::Conflict) if generated => {
@@ -242,7 +243,8 @@ impl Api {
             return Err(Status::invalid(kind, &request.name, &all));
         }
         admission::validate(self, request, Operation::Update, new, Some(live))?;
-        Ok(repeated.into_iter().chain((kind.warnings)(new, Some(live))).collect())
+        let admitted = admission::warnings(self, request, new, Some(live));
+        Ok(repeated.into_iter().chain((kind.warnings)(new, Some(live))).chain(admitted).collect())
     }
 
     /// Namespace and name of a new object from the path and the body.

@@ -7,6 +7,7 @@ mod ingress;
 mod lifecycle;
 mod node;
 mod pod;
+mod podsecurity;
 
 use serde_json::Value;
 
@@ -54,7 +55,12 @@ pub fn validate(api: &Api, request: &Request, _operation: Operation, value: &Val
     if request.kind.group == rbac::role::KIND.group {
         escalation::check(api, request, value, old)?;
     }
-    Ok(())
+    podsecurity::enforce(api, request, value, old)
+}
+
+/// What the client is warned of beyond the object itself.
+pub fn warnings(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Vec<String> {
+    podsecurity::warnings(api, request, value, old)
 }
 
 /// Refusals of deletions.

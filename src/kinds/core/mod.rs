@@ -7,6 +7,7 @@ pub mod event;
 pub mod namespace;
 pub mod node;
 pub mod pod;
+pub mod podsecurity;
 pub mod podspec;
 pub mod podtemplate;
 pub mod secret;

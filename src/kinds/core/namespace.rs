@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::podsecurity;
 use crate::base::json::{at, list, map_mut, set, text};
 use crate::kinds::check::Path;
 use crate::kinds::field::{self, Errors};
@@ -82,7 +83,8 @@ fn finalizer_error(name: &str) -> Option<String> {
 
 fn validate(namespace: &Value) -> Errors {
     let names = list(namespace, "spec.finalizers").iter().filter_map(Value::as_str);
-    names.filter_map(|n| Some(field::invalid("spec.finalizers", n, finalizer_error(n)?))).collect()
+    let wrong = names.filter_map(|n| Some(field::invalid("spec.finalizers", n, finalizer_error(n)?)));
+    wrong.chain(podsecurity::validate_labels(namespace)).collect()
 }
 
 fn validate_finalize(new: &Value, _old: &Value) -> Errors {
