@@ -16,6 +16,8 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 /// How long a pod stays on a node that is not ready or not reachable.
 const TOLERATION_SECONDS: i64 = 300;
+/// On an account: its pods may use only the secrets it names.
+const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 /// Set on pods that a node made for itself.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -65,6 +67,9 @@ fn service_account(api: &Api, request: &Request, pod: &mut Value) -> Result<()> 
         return Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why));
     };
     let account = account.value();
+    if account["metadata"]["annotations"][ENFORCE_MOUNTABLE] == "true" {
+        mountable_only(request, pod, &account)?;
+    }
     let wanted = at(pod, "spec.automountServiceAccountToken").or_else(|| account.get("automountServiceAccountToken"));
     if wanted != Some(&Value::Bool(false)) {
         mount_token(api, pod);
@@ -75,6 +80,23 @@ fn service_account(api: &Api, request: &Request, pod: &mut Value) -> Result<()> 
         set(pod, "spec.imagePullSecrets", secrets.clone());
     }
     Ok(())
+}
+
+/// Refuses a pod that uses secrets which its account does not name.
+fn mountable_only(request: &Request, pod: &Value, account: &Value) -> Result<()> {
+    let named = |group: &str, secret: &str| list(account, group).iter().any(|s| text(s, "name") == secret);
+    let volumes = list(pod, "spec.volumes").iter().map(|v| text(v, "secret.secretName"));
+    let groups = ["initContainers", "containers", "ephemeralContainers"];
+    let containers = groups.iter().flat_map(|g| list(&pod["spec"], g));
+    let values = containers.clone().flat_map(|c| list(c, "env")).map(|e| text(e, "valueFrom.secretKeyRef.name"));
+    let whole = containers.flat_map(|c| list(c, "envFrom")).map(|e| text(e, "secretRef.name"));
+    let pulls = list(pod, "spec.imagePullSecrets").iter().map(|s| text(s, "name"));
+    let used = volumes.chain(values).chain(whole).find(|s| !s.is_empty() && !named("secrets", s));
+    let pulled = pulls.into_iter().find(|s| !named("imagePullSecrets", s));
+    let Some(secret) = used.or(pulled) else { return Ok(()) };
+    let account = text(account, "metadata.name");
+    let why = format!("secret {secret:?} is not allowed because service account {account} does not reference it");
+    Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why))
 }
 
 fn mount_token(api: &Api, pod: &mut Value) {

@@ -29,7 +29,7 @@ impl Api {
         }
         let uid = text(binding, "metadata.uid").to_owned();
         let annotations = map(binding, "metadata.annotations").cloned();
-        let topology = self.topology(&node);
+        let topology = self.topology(binding, &node);
         let now = self.clock.now_text();
         let refuse = |why: String| {
             let mut status = Status::conflict(kind, &request.name, why);
@@ -68,7 +68,7 @@ impl Api {
                 map_mut(&mut new, "metadata.annotations").insert(k.clone(), v.clone());
             }
             for (k, v) in &topology {
-                map_mut(&mut new, "metadata.labels").insert(k.clone(), v.clone());
+                map_mut(&mut new, "metadata.labels").entry(k.clone()).or_insert_with(|| v.clone());
             }
             scheduled(&mut new, &now);
             Ok(new)
@@ -81,12 +81,14 @@ impl Api {
 
 impl Api {
     /// The labels that tell a pod where its node is (PodTopologyLabels, on since Kubernetes 1.35).
-    fn topology(&self, node: &str) -> Vec<(String, Value)> {
+    /// The node's own labels count before those that the binding brings.
+    fn topology(&self, binding: &Value, node: &str) -> Vec<(String, Value)> {
         let kind = &crate::kinds::core::node::KIND;
-        let Some(node) = self.cache.shelf(kind).get(&kind.key("", node)) else { return Vec::new() };
+        let node = self.cache.shelf(kind).get(&kind.key("", node));
+        let of_node = |label: &str| Some(Value::from(&**node.as_ref()?.meta.labels.get(label)?));
+        let given = |label: &str| binding["metadata"]["labels"].get(label).cloned();
         let labels = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
-        let found = labels.iter().filter_map(|l| Some(((*l).to_owned(), Value::from(&**node.meta.labels.get(*l)?))));
-        found.collect()
+        labels.iter().filter_map(|l| Some(((*l).to_owned(), of_node(l).or_else(|| given(l))?))).collect()
     }
 }
 
