@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod join;
+pub mod manifests;
 mod memory;
 
 use std::net::{IpAddr, SocketAddr};
@@ -121,6 +122,9 @@ async fn serve(config: Config) -> Result<()> {
     let serving =
         task::spawn("api", api::http::listen::serve(api.clone(), listener, tls.subscribe(), stopping.clone()));
     write_kubeconfig(&config, &pki)?;
+    let manifests = server_dir.join("manifests");
+    make_private_dir(&manifests).with_context(|| format!("{} cannot be made", manifests.display()))?;
+    loops.push(task::spawn("manifests", manifests::run(api.clone(), clock.clone(), manifests)));
     let renewing = task::spawn("certificate renewal", renew(config.clone(), clock.clone(), tls));
     notify("READY=1");
     tracing::info!(address = %config.bind, "the API is ready");

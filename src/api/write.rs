@@ -583,6 +583,17 @@ fn bump_generation(kind: &Kind, new: &mut Value, live: &Value) {
     }
 }
 
+impl Api {
+    /// Server-side apply of what our own code or a manifest on this machine says; conflicts are won.
+    pub async fn apply_config(&self, request: &Request, mut config: Value) -> Result<Written> {
+        let kind = request.kind;
+        let shape = crate::schema::type_of(kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
+        form::check(super::FieldValidation::Strict, &mut config, kind.schema, Vec::new())?;
+        let mut merge = |live: Option<&Value>| applied(self, request, live, &config, &shape, true);
+        self.update(request, Change::Apply(&mut merge)).await
+    }
+}
+
 /// Server-side apply: the live object with `config` merged in and its ownership noted.
 pub(super) fn applied(
     api: &Api,

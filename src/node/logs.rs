@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::api::node_access::LogOptions;
+use crate::base::directory::DirectoryWatch;
 
 /// Read at once.
 const CHUNK: usize = 64 << 10;
@@ -144,7 +145,7 @@ pub async fn send(
         }
         offset = 0;
     }
-    let mut watcher = options.follow.then(|| Wakes::new(&path)).flatten();
+    let mut watcher = path.parent().filter(|_| options.follow).and_then(|d| DirectoryWatch::writes(d).ok());
     let (mut rest, mut position) = (BytesMut::new(), offset);
     loop {
         let ended = *over.borrow();
@@ -167,9 +168,9 @@ pub async fn send(
     }
 }
 
-async fn wait(watcher: &mut Option<Wakes>) {
+async fn wait(watcher: &mut Option<DirectoryWatch>) {
     match watcher {
-        Some(w) => w.next().await,
+        Some(w) => drop(w.changed().await),
         None => std::future::pending().await,
     }
 }
@@ -225,30 +226,6 @@ pub fn last_lines(path: &Path, lines: u64, bytes: usize) -> String {
     }
     let from = out.len().saturating_sub(bytes);
     String::from_utf8_lossy(&out[from..]).into_owned()
-}
-
-/// Wakes when a file of a directory changes (inotify).
-struct Wakes(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
-
-// === impl Wakes ===
-
-impl Wakes {
-    fn new(path: &Path) -> Option<Self> {
-        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
-        let inotify = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
-        add_watch(&inotify, path.parent()?, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO).ok()?;
-        // Deprecated for descriptors that others could close; an owned one stays open as long as this does.
-        #[allow(deprecated)]
-        tokio::io::unix::AsyncFd::new(inotify).ok().map(Self)
-    }
-
-    async fn next(&mut self) {
-        if let Ok(mut guard) = self.0.readable().await {
-            let mut buffer = [0; 4096];
-            while rustix::io::read(guard.get_inner(), &mut buffer).is_ok_and(|n| n > 0) {}
-            guard.clear_ready();
-        }
-    }
 }
 
 #[cfg(test)]
