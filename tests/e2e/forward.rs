@@ -1,9 +1,10 @@
-//! `kubectl port-forward`: in a websocket, as kubectl does it, and over SPDY alone, as older clients do.
+//! `kubectl port-forward`, `exec`, `cp` and `attach`: in a websocket, as kubectl does it, and over SPDY alone, as older
+//! clients and most programs made with client-go do.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use crate::lab::Lab;
+use crate::lab::{BINARY, Lab, run};
 use crate::nginx::{IT, machine};
 
 /// What is sent through, both ways at once.
@@ -22,7 +23,7 @@ fn forward(lab: &Lab, to: &str, port: u16, websockets: bool) -> Forwarded {
     let file = lab.path(&format!("forward-{port}-{websockets}"));
     let out = fs::File::create(&file).unwrap();
     let mut command: Command = lab.command("kubectl");
-    command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets.to_string());
+    transport(&mut command, websockets);
     command.args(["port-forward", to, &format!(":{port}")]).stdin(Stdio::null());
     let child = command.stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
     let mut forwarded = Forwarded(child, 0);
@@ -33,6 +34,66 @@ fn forward(lab: &Lab, to: &str, port: u16, websockets: bool) -> Forwarded {
         forwarded.1 != 0
     });
     forwarded
+}
+
+fn transport(command: &mut Command, websockets: bool) {
+    for name in ["KUBECTL_PORT_FORWARD_WEBSOCKETS", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS"] {
+        command.env(name, websockets.to_string());
+    }
+}
+
+#[test]
+fn commands_run_in_pods_and_files_are_copied() {
+    let (_registry, lab) = machine("copy");
+    let pod = lab.kubectl(&["get", "pods", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let big: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(lab.path("big"), &big).unwrap();
+    let input = fs::File::open(lab.path("big")).unwrap();
+    let echoed = lab.command(BINARY).args(["exec", "-i", &pod, "--", "cat"]).stdin(input).output().unwrap();
+    assert!(echoed.status.success() && echoed.stdout == big, "{} bytes came back", echoed.stdout.len());
+    for websockets in [true, false] {
+        let kubectl = |args: &[&str]| {
+            let mut command = lab.command("kubectl");
+            transport(&mut command, websockets);
+            command.args(args);
+            command
+        };
+        let ended = kubectl(&["exec", &pod, "--", "sh", "-c", "echo out; echo err >&2; exit 7"]).output().unwrap();
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert_eq!((said(&ended.stdout).as_str(), ended.status.code()), ("out\n", Some(7)), "{ended:?}");
+        assert!(said(&ended.stderr).starts_with("err\n"), "{ended:?}");
+        let absent = kubectl(&["exec", &pod, "--", "nothing-there"]).output().unwrap();
+        assert!(!absent.status.success() && said(&absent.stderr).contains("nothing-there"), "{absent:?}");
+
+        // Input to its end and all of the output.
+        let input = fs::File::open(lab.path("big")).unwrap();
+        let echoed = kubectl(&["exec", "-i", &pod, "--", "cat"]).stdin(input).output().unwrap();
+        assert!(echoed.status.success() && echoed.stdout == big, "{} bytes came back", echoed.stdout.len());
+        let (there, back) = (lab.path("big").display().to_string(), lab.path("back").display().to_string());
+        run(&mut kubectl(&["cp", &there, &format!("{pod}:/tmp/big")]));
+        run(&mut kubectl(&["cp", &format!("{pod}:/tmp/big"), &back]));
+        assert!(fs::read(&back).unwrap() == big);
+        fs::remove_file(&back).unwrap();
+
+        let line = format!("stty rows 31 cols 99; kubectl exec -it {pod} -- sh -c 'sleep 0.3; tty; stty size; exit 3'");
+        let mut script = lab.command("script");
+        transport(&mut script, websockets);
+        let ended = script.args(["-q", "-e", "-c", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+        let shown = said(&ended.stdout);
+        assert!(shown.contains("/dev/pts/") && shown.contains("31 99"), "{shown}");
+        assert_eq!(ended.status.code(), Some(3), "{shown}");
+
+        let file = lab.path(&format!("attached-{websockets}"));
+        let mut attached =
+            kubectl(&["attach", &pod]).stdout(fs::File::create(&file).unwrap()).stderr(Stdio::null()).spawn().unwrap();
+        let address = lab.kubectl(&["get", "pod", &pod, "-o", "jsonpath={.status.podIP}"]);
+        lab.until("what the server logs is shown", || {
+            lab.curl(&format!("http://{address}/attached"));
+            fs::read_to_string(&file).unwrap().contains("GET /attached ")
+        });
+        attached.kill().unwrap();
+        attached.wait().unwrap();
+    }
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn root(rootfs: &Path) {
     let linked = String::from_utf8(run(Command::new("ldd").arg("/usr/sbin/nginx")).stdout).unwrap();
     linked.split_whitespace().filter(|word| word.starts_with('/')).for_each(copy);
     copy("/bin/busybox");
-    for applet in ["sh", "cat", "sleep", "stty", "tty", "wget", "nslookup", "hostname", "httpd", "ls", "id"] {
+    for applet in ["sh", "cat", "sleep", "stty", "tar", "tty", "wget", "nslookup", "hostname", "httpd", "ls", "id"] {
         symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
     }
     fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n").unwrap();

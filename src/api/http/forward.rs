@@ -10,17 +10,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt};
-use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
-use http::{Response, StatusCode};
+use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::spdy_stream::{self, Transport};
 use super::verbs::Call;
 use super::{Body, answer, stream};
 use crate::api::node_access::{NodeAccess, Target};
@@ -33,9 +32,7 @@ use crate::wire::websocket;
 /// SPDY inside a websocket (kubectl from 1.31 on).
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 /// SPDY on the connection itself.
-const SPDY: &str = "SPDY/3.1";
 const PROTOCOL: &str = "portforward.k8s.io";
-const PROTOCOL_HEADER: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 /// Connections of one client at a time.
 const CONNECTIONS_MAX: usize = 1_000;
 /// Pieces that may wait, for a pod and for the client.
@@ -51,20 +48,13 @@ pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Inc
         container: String::new(),
     };
     let node = stream::node(&call, pod)?;
-    let empty = answer::full(Bytes::new());
     let in_websocket = websocket::is_wanted(http.headers());
     let response = if in_websocket {
         let protocol = websocket::protocol(http.headers(), &[TUNNEL]);
         let refused = || Status::bad_request(format!("the client does not offer the sub-protocol {TUNNEL}"));
-        websocket::accept(http.headers(), Some(protocol.ok_or_else(refused)?), empty)
-    } else if http.headers().get(UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(SPDY.as_bytes())) {
-        let mut response = Response::new(empty);
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(UPGRADE, HeaderValue::from_static(SPDY));
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(PROTOCOL_HEADER, HeaderValue::from_static(PROTOCOL));
-        response
+        websocket::accept(http.headers(), Some(protocol.ok_or_else(refused)?), answer::full(Bytes::new()))
+    } else if spdy_stream::is_wanted(http.headers()) {
+        spdy_stream::accept(PROTOCOL)
     } else {
         return Err(Status::bad_request("unable to upgrade: an upgrade to a websocket or to SPDY/3.1 is required"));
     };
@@ -81,7 +71,7 @@ pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Inc
 async fn serve(upgraded: Upgraded, in_websocket: bool, node: Arc<dyn NodeAccess>, target: Target) {
     let (out, queue) = mpsc::channel(PIECES);
     let (incoming, writing) =
-        if in_websocket { over_websocket(upgraded, queue).await } else { over_connection(upgraded, queue) };
+        if in_websocket { over_websocket(upgraded, queue).await } else { spdy_stream::transport(upgraded, queue) };
     let mut client =
         Forwarding { node, target, out, encoder: Encoder::default(), errors: HashMap::new(), open: HashMap::new() };
     if let Err(error) = client.run(incoming).await {
@@ -91,8 +81,6 @@ async fn serve(upgraded: Upgraded, in_websocket: bool, node: Arc<dyn NodeAccess>
     drop(client);
     let _ = writing.await;
 }
-
-type Transport = (BoxStream<'static, Bytes>, JoinHandle<Option<()>>);
 
 async fn over_websocket(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) -> Transport {
     let (mut sink, source) = websocket::over(upgraded).await.split();
@@ -112,29 +100,6 @@ async fn over_websocket(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) ->
         })
     });
     (bytes.boxed(), writing)
-}
-
-fn over_connection(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) -> Transport {
-    let (read, mut write) = tokio::io::split(TokioIo::new(upgraded));
-    let writing = task::spawn("port-forward output", async move {
-        while let Some(bytes) = queue.recv().await {
-            if write.write_all(&bytes).await.is_err() || write.flush().await.is_err() {
-                return;
-            }
-        }
-        let _ = write.shutdown().await;
-    });
-    let incoming = futures::stream::unfold(read, |mut read| async {
-        let mut buffer = vec![0; PIECE_BYTES];
-        match read.read(&mut buffer).await {
-            Ok(n) if n > 0 => {
-                buffer.truncate(n);
-                Some((buffer.into(), read))
-            }
-            _ => None,
-        }
-    });
-    (incoming.boxed(), writing)
 }
 
 /// What one client forwards.

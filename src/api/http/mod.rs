@@ -14,6 +14,7 @@ pub mod negotiate;
 pub mod openapi;
 pub mod paths;
 pub mod route;
+mod spdy_stream;
 pub mod stream;
 pub mod table;
 pub mod tunnel;

@@ -1,4 +1,5 @@
-//! Streams from and to containers: logs, exec and attach, over the channels of Kubernetes' websocket protocols.
+//! Streams from and to containers: logs, exec and attach, over the channels of Kubernetes' websocket protocols (or over
+//! SPDY, see `spdy_stream`).
 
 use bytes::Bytes;
 use futures::stream::SplitSink;
@@ -8,13 +9,14 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::verbs::Call;
-use super::{Body, answer, forward};
+use super::{Body, answer, forward, spdy_stream};
 use crate::api::node_access::{ExecOptions, LogOptions, NodeAccess, Session, Target};
 use crate::api::status::{Result, Status};
 use crate::base::json::{list, text};
@@ -128,7 +130,8 @@ async fn exec(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Res
     if !options.stdin && !options.stdout && !options.stderr {
         return Err(Status::bad_request("you must specify at least one of stdin, stdout, stderr"));
     }
-    let protocol = chosen(http.headers())?;
+    let over_spdy = spdy_stream::is_wanted(http.headers());
+    let protocol = chosen(http.headers(), over_spdy)?;
     let node = node(&call, pod)?;
     let begun = if is_exec { node.exec(&target, &options).await } else { node.attach(&target, &options).await };
     let session = match begun {
@@ -137,9 +140,13 @@ async fn exec(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Res
         begun => begun?,
     };
     let upgrade = hyper::upgrade::on(&mut http);
-    let response = websocket::accept(http.headers(), Some(protocol), answer::full(Bytes::new()));
+    let response = match over_spdy {
+        true => spdy_stream::accept(protocol),
+        false => websocket::accept(http.headers(), Some(protocol), answer::full(Bytes::new())),
+    };
     task::spawn("exec stream", async move {
         match upgrade.await {
+            Ok(upgraded) if over_spdy => spdy_stream::carry(upgraded, &options, session).await,
             Ok(upgraded) => carry(websocket::over(upgraded).await, session).await,
             Err(error) => tracing::debug!(%error, "the client went away before the stream began"),
         }
@@ -147,36 +154,37 @@ async fn exec(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Res
     Ok(response)
 }
 
-fn chosen(headers: &HeaderMap) -> Result<&'static str> {
+fn chosen(headers: &HeaderMap, over_spdy: bool) -> Result<&'static str> {
+    if over_spdy {
+        let ours = Some(spdy_stream::PROTOCOL).filter(|p| spdy_stream::offers(headers, p));
+        return ours.ok_or_else(|| Status::bad_request("the client does not offer the protocol v4.channel.k8s.io"));
+    }
     if !websocket::is_wanted(headers) {
-        return Err(Status::bad_request(
-            "a websocket upgrade with the sub-protocol v5.channel.k8s.io or v4.channel.k8s.io is required",
-        ));
+        return Err(Status::bad_request("unable to upgrade: an upgrade to a websocket or to SPDY/3.1 is required"));
     }
     websocket::protocol(headers, PROTOCOLS)
         .ok_or_else(|| Status::bad_request(format!("the client offers none of the sub-protocols {PROTOCOLS:?}")))
 }
 
 /// Moves bytes between the websocket and the session until the command has ended and its output is out.
+///
+/// Output has tasks of its own: a command that answers while it is fed would otherwise wait for us, and we for it.
 async fn carry(socket: Socket, session: Session) {
-    let (mut out, mut input) = socket.split();
-    let (send, mut queue) = mpsc::channel::<Bytes>(16);
-    let mut readers = Vec::new();
+    let (out, mut input) = socket.split();
+    let (send, queue) = mpsc::channel(16);
+    let writing = task::spawn("exec socket", write(out, queue));
+    let mut pumps = Vec::new();
     for (channel, stream) in [(STDOUT, session.stdout), (STDERR, session.stderr)] {
         if let Some(stream) = stream {
-            readers.push(task::spawn("exec output", pump(channel, stream, send.clone())));
+            pumps.push(task::spawn("exec output", pump(channel, stream, send.clone())));
         }
     }
-    drop(send);
     let (mut stdin, resize, mut exit) = (session.stdin, session.resize, session.exit);
-    let mut code = None;
-    let mut output_open = true;
+    let mut pumped = futures::future::join_all(&mut pumps);
+    let (mut code, mut output_open) = (None, true);
     while output_open || code.is_none() {
         tokio::select! {
-            piece = queue.recv(), if output_open => match piece {
-                Some(piece) => if out.send(Message::Binary(piece)).await.is_err() { break },
-                None => output_open = false,
-            },
+            _ = &mut pumped, if output_open => output_open = false,
             ended = &mut exit, if code.is_none() => code = Some(ended),
             message = input.next() => match message {
                 Some(Ok(Message::Binary(bytes))) => take(&bytes, &mut stdin, &resize).await,
@@ -186,19 +194,33 @@ async fn carry(socket: Socket, session: Session) {
             },
         }
     }
-    for reader in readers {
-        reader.abort();
-    }
+    drop(pumped);
+    pumps.iter().for_each(JoinHandle::abort);
     if let Some(code) = code {
-        finish(&mut out, code).await;
+        let mut frame = vec![ERROR];
+        frame.extend(outcome(code).to_string().into_bytes());
+        let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let _ = send.send(Message::Binary(frame.into())).await;
+        let _ = send.send(Message::Close(Some(normal))).await;
     }
+    drop(send);
+    let _ = writing.await;
 }
 
-async fn pump(channel: u8, mut stream: Box<dyn AsyncRead + Send + Unpin>, send: mpsc::Sender<Bytes>) {
+async fn write(mut out: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
+    while let Some(message) = queue.recv().await {
+        if out.send(message).await.is_err() {
+            return;
+        }
+    }
+    let _ = out.close().await;
+}
+
+async fn pump(channel: u8, mut stream: Box<dyn AsyncRead + Send + Unpin>, send: mpsc::Sender<Message>) {
     let mut buffer = vec![0; 32 << 10];
     buffer[0] = channel;
     while let Ok(n) = stream.read(&mut buffer[1..]).await {
-        if n == 0 || send.send(Bytes::copy_from_slice(&buffer[..=n])).await.is_err() {
+        if n == 0 || send.send(Message::Binary(Bytes::copy_from_slice(&buffer[..=n]))).await.is_err() {
             return;
         }
     }
@@ -232,9 +254,9 @@ async fn take(
     }
 }
 
-/// Tells how the command ended, as kubectl reads it from the error channel.
-async fn finish(out: &mut SplitSink<Socket, Message>, code: Result<i32, String>) {
-    let status = match code {
+/// How the command ended, as kubectl reads it from the error channel.
+pub(super) fn outcome(code: Result<i32, String>) -> Value {
+    match code {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => json!({
             "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
@@ -244,11 +266,5 @@ async fn finish(out: &mut SplitSink<Socket, Message>, code: Result<i32, String>)
         Err(why) => {
             json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": why, "code": 500})
         }
-    };
-    let mut frame = vec![ERROR];
-    frame.extend(serde_json::to_vec(&status).unwrap_or_default());
-    let _ = out.send(Message::Binary(frame.into())).await;
-    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-    let _ = out.send(Message::Close(Some(normal))).await;
-    let _ = out.close().await;
+    }
 }

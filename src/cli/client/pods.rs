@@ -10,10 +10,12 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::terminal::Terminal;
 use super::{Cluster, Where, escape, refused, run};
+use crate::base::task;
 use crate::cli::Exit;
 use crate::wire::websocket::{Size, Socket};
 
@@ -24,6 +26,8 @@ const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
+/// Pieces of input that may wait for the server.
+const QUEUE: usize = 16;
 /// Version 5 can close standard input alone.
 const PROTOCOL: &str = "v5.channel.k8s.io";
 
@@ -129,7 +133,16 @@ pub fn exec(args: &ExecArgs) -> Result<()> {
 
 /// Moves bytes both ways until the command has ended; answers how, as the server puts it.
 async fn talk(socket: Socket, stdin: bool, tty: bool) -> Result<Value> {
-    let (mut send, mut receive) = socket.split();
+    let (mut out, mut receive) = socket.split();
+    // What is said has a task of its own: a command that answers while it is fed must be listened to meanwhile.
+    let (send, mut queue) = mpsc::channel::<Message>(QUEUE);
+    task::spawn("exec input", async move {
+        while let Some(message) = queue.recv().await {
+            if out.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
     let mut resized = signal(SignalKind::window_change())?;
     if tty && let Some(size) = Terminal::size() {
         send.send(resize(size)).await?;
@@ -139,6 +152,10 @@ async fn talk(socket: Socket, stdin: bool, tty: bool) -> Result<Value> {
     buffer[0] = STDIN;
     let mut open = stdin;
     loop {
+        let read = async {
+            let room = send.reserve().await?;
+            anyhow::Ok((room, input.read(&mut buffer[1..]).await?))
+        };
         tokio::select! {
             biased;
             message = receive.next() => match message {
@@ -152,16 +169,16 @@ async fn talk(socket: Socket, stdin: bool, tty: bool) -> Result<Value> {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error).context("the connection broke"),
             },
-            read = input.read(&mut buffer[1..]), if open => match read? {
-                0 => {
+            read = read, if open => match read? {
+                (room, 0) => {
                     open = false;
-                    send.send(Message::Binary(vec![CLOSE, STDIN].into())).await?;
+                    room.send(Message::Binary(vec![CLOSE, STDIN].into()));
                 }
-                n => send.send(Message::Binary(buffer[..=n].to_vec().into())).await?,
+                (room, n) => room.send(Message::Binary(buffer[..=n].to_vec().into())),
             },
             _ = resized.recv(), if tty => {
                 if let Some(size) = Terminal::size() {
-                    send.send(resize(size)).await?;
+                    let _ = send.try_send(resize(size));
                 }
             }
         }
