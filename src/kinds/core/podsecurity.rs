@@ -80,7 +80,10 @@ pub struct Standard {
 
 impl Standard {
     /// What a namespace's labels ask for in a mode: `enforce`, `warn` or `audit`.
+    ///
+    /// A namespace that says nothing of warnings warns of what it would refuse.
     pub fn of<'l>(labels: impl Fn(&str) -> Option<&'l str>, mode: &str) -> Self {
+        let mode = if mode == "warn" && labels(&format!("{PREFIX}warn")).is_none() { "enforce" } else { mode };
         let level = labels(&format!("{PREFIX}{mode}")).and_then(level).unwrap_or(Level::Privileged);
         let minor = labels(&format!("{PREFIX}{mode}-version")).and_then(minor).flatten();
         Self { level, minor }
