@@ -77,6 +77,12 @@ impl Connection {
         bytes
     }
 
+    /// What is there as JSON; null where nothing is.
+    pub async fn get(&mut self, path: &str) -> serde_json::Value {
+        let (_, body) = self.ask(&request("GET", path, "")).await.unwrap();
+        serde_json::from_slice(&body).unwrap_or_default()
+    }
+
     /// Sends a whole request and reads the whole answer.
     pub async fn ask(&mut self, request: &[u8]) -> io::Result<(u16, Vec<u8>)> {
         let status = self.begin(request).await?;
