@@ -4,6 +4,7 @@ pub mod agent;
 pub mod join;
 pub mod manifests;
 mod memory;
+pub mod snapshot;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
@@ -28,8 +29,8 @@ use crate::base::file::{make_private_dir, write_atomically};
 use crate::base::task;
 use crate::place::Place;
 use crate::reconcile::{Client, Local};
-use crate::store::Store;
 use crate::store::sqlite::{Retention, Sqlite};
+use crate::store::{self, Store};
 use crate::{api, controllers, scheduler, wire};
 use agent::Taint;
 
@@ -54,6 +55,7 @@ pub struct Config {
     pub kubeconfig: PathBuf,
     pub kubeconfig_mode: u32,
     pub token: Option<String>,
+    pub snapshots: snapshot::Schedule,
     pub node_cidr: bool,
     pub scheduler: bool,
     pub agent: bool,
@@ -102,7 +104,7 @@ async fn serve(config: Config) -> Result<()> {
     })?;
     // The port first: a second server on the same port must not touch anything.
     let listener = listen(config.bind).await?;
-    let store: Arc<dyn Store> = Arc::new(Sqlite::open(&server_dir.join("state.db"), Retention::default())?);
+    let store: Arc<dyn Store> = Arc::new(open(&server_dir, &config.snapshots, &clock)?);
     let pki = Pki::load(&server_dir, &names(&config), config.token.as_deref(), &clock)
         .with_context(|| format!("keys and certificates under {}", server_dir.display()))?;
     let cache = Cache::load(&*store)?;
@@ -125,6 +127,9 @@ async fn serve(config: Config) -> Result<()> {
     let manifests = server_dir.join("manifests");
     make_private_dir(&manifests).with_context(|| format!("{} cannot be made", manifests.display()))?;
     loops.push(task::spawn("manifests", manifests::run(api.clone(), clock.clone(), manifests)));
+    let snapshots =
+        snapshot::run(server_dir.clone(), config.snapshots.clone(), config.node.name.clone(), clock.clone());
+    loops.push(task::spawn("snapshots", snapshots));
     let renewing = task::spawn("certificate renewal", renew(config.clone(), clock.clone(), tls));
     notify("READY=1");
     tracing::info!(address = %config.bind, "the API is ready");
@@ -151,6 +156,21 @@ async fn serve(config: Config) -> Result<()> {
     let _ = tokio::time::timeout(DRAIN, serving).await;
     store.close();
     Ok(())
+}
+
+/// The database; a damaged one is replaced by the last good snapshot and what its log still says.
+fn open(server: &Path, schedule: &snapshot::Schedule, clock: &Clock) -> Result<Sqlite> {
+    let path = server.join("state.db");
+    match Sqlite::open(&path, Retention::default()) {
+        Err(damage @ store::Error::Corrupted { .. }) => {
+            let Some(recovered) = snapshot::recover(server, &schedule.directory, clock)? else {
+                return Err(damage.into());
+            };
+            tracing::error!(why = damage.to_string(), "{}", recovered.tell());
+            Ok(Sqlite::open(&path, Retention::default())?)
+        }
+        opened => Ok(opened?),
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {

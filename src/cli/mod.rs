@@ -9,6 +9,7 @@ mod killall;
 mod kubeconfig;
 mod node;
 mod server;
+mod snapshot;
 mod token;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ enum Command {
     Check(Directories),
     /// End every pod of this node and remove everything outside of the data directory
     Killall(Directories),
+    /// Take, show, restore and remove snapshots of the server
+    Snapshot(snapshot::SnapshotArgs),
     /// Work with the tokens with which machines join
     Token(token::TokenArgs),
     /// Work with the node's images
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         }
         Command::Check(directories) => check::run(&directories),
         Command::Killall(directories) => killall::run(&directories),
+        Command::Snapshot(args) => snapshot::run(args),
         Command::Token(args) => token::run(args),
         Command::Image(args) => image::run(args),
         Command::Apply(args) => client::apply(&args),

@@ -11,7 +11,7 @@ use super::node::{LogArgs, NodeArgs};
 use super::{Directories, Usage};
 use crate::api::identity::join::Cluster;
 use crate::net::overlay::Backend;
-use crate::server::{self, Config};
+use crate::server::{self, Config, snapshot};
 
 /// Flags of the server; each also as `AMPHIPOD_*` variable and as a key of config.yaml.
 #[derive(Clone, Debug, Args)]
@@ -63,6 +63,15 @@ pub struct ServerArgs {
     /// A file with that secret
     #[arg(long, env = "AMPHIPOD_TOKEN_FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
+    /// How often a snapshot is taken, such as 12h or 1d; 0 for never
+    #[arg(long, env = "AMPHIPOD_SNAPSHOT_INTERVAL", default_value = "1d", value_parser = super::token::duration)]
+    snapshot_interval: std::time::Duration,
+    /// How many of them are kept
+    #[arg(long, env = "AMPHIPOD_SNAPSHOT_RETENTION", default_value_t = 5)]
+    snapshot_retention: usize,
+    /// Where they are [default: <data-dir>/server/snapshots]
+    #[arg(long, env = "AMPHIPOD_SNAPSHOT_DIR")]
+    snapshot_dir: Option<PathBuf>,
     /// Parts to leave out: dns, node-cidr (nodes get no pod range), scheduler, service-proxy
     #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = ["dns", "node-cidr", "scheduler", "service-proxy"])]
     disable: Vec<String>,
@@ -132,6 +141,11 @@ fn resolve(a: ServerArgs) -> Result<Config> {
         return Err(Usage(format!("--cluster-dns: {cluster_dns} is not inside --service-cidr {services}")).into());
     }
     let node = a.node.resolve()?;
+    let snapshots = snapshot::Schedule {
+        directory: a.snapshot_dir.unwrap_or_else(|| a.directories.data_dir.join("server/snapshots")),
+        every: a.snapshot_interval,
+        keep: a.snapshot_retention,
+    };
     let token = super::node::token(a.token, a.token_file.as_deref())?;
     let kubeconfig = a.write_kubeconfig.unwrap_or_else(|| a.directories.config_dir.join("kubeconfig.yaml"));
     Ok(Config {
@@ -161,6 +175,7 @@ fn resolve(a: ServerArgs) -> Result<Config> {
         kubeconfig,
         kubeconfig_mode: a.write_kubeconfig_mode,
         token,
+        snapshots,
         node_cidr: !a.disable.iter().any(|d| d == "node-cidr"),
         scheduler: !a.disable.iter().any(|d| d == "scheduler"),
         agent: !a.disable_agent,

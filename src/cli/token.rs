@@ -79,7 +79,8 @@ struct RotateArgs {
     window: Duration,
 }
 
-fn duration(said: &str) -> Result<Duration, String> {
+/// A number with a unit.
+pub fn duration(said: &str) -> Result<Duration, String> {
     let wrong = || format!("{said:?}: expected a number and a unit, such as 90s, 30m, 24h or 7d");
     if said == "0" {
         return Ok(Duration::ZERO);

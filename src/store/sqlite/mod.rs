@@ -4,7 +4,10 @@
 //! needed only by chunked lists and by watches that resume from far back: everything current is answered by the watch
 //! cache above. WAL with `synchronous=FULL`: a commit returns after the log is on the disk.
 
+mod copy;
 mod writer;
+
+pub use copy::{Copied, Salvaged, copy, describe, renumber, salvage};
 
 use std::collections::BTreeMap;
 use std::ops::Bound::Excluded;

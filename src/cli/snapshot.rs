@@ -1,0 +1,92 @@
+//! `amphipod snapshot`: take, show, restore and remove snapshots of a server.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+
+use super::{Directories, complain, output};
+use crate::base::clock::{Clock, seconds_text};
+use crate::place::Place;
+use crate::server::snapshot;
+
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    #[command(flatten)]
+    directories: Directories,
+    /// Where snapshots are [default: <data-dir>/server/snapshots]
+    #[arg(global = true, long, env = "AMPHIPOD_SNAPSHOT_DIR", alias = "dir")]
+    snapshot_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: SnapshotCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SnapshotCommand {
+    /// Take one now, while the server runs or not
+    Save {
+        /// How its name begins
+        #[arg(long, default_value = "on-demand")]
+        name: String,
+    },
+    /// Show those there are
+    #[command(alias = "ls")]
+    List,
+    /// Make this server what the snapshot holds; the server must not run
+    Restore {
+        /// The file
+        snapshot: PathBuf,
+    },
+    /// Remove all but the newest
+    Prune {
+        /// How many are kept
+        #[arg(long, default_value_t = 5)]
+        keep: usize,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: SnapshotArgs) -> Result<()> {
+    let server = args.directories.data_dir.join("server");
+    let directory = args.snapshot_dir.unwrap_or_else(|| server.join("snapshots"));
+    let clock = Clock::system();
+    match args.command {
+        SnapshotCommand::Save { name } => {
+            let (path, about) = snapshot::save(&server, &directory, &name, &clock)?;
+            complain(&format!("{} objects at revision {}", about.objects, about.revision));
+            output(&path.display().to_string());
+        }
+        SnapshotCommand::List => {
+            output(&format!("{:<50} {:<21} {:>10} {:>9}", "NAME", "CREATED", "REVISION", "OBJECTS"));
+            for (path, about) in snapshot::list(&directory) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                output(&match about {
+                    Ok(a) => format!("{name:<50} {:<21} {:>10} {:>9}", seconds_text(a.created), a.revision, a.objects),
+                    Err(why) => format!("{name:<50} cannot be used: {why:#}"),
+                });
+            }
+        }
+        SnapshotCommand::Restore { snapshot: file } => {
+            // Held until the end: no server starts meanwhile.
+            let _claim = Place::new(&args.directories.data_dir, &args.directories.run_dir).claim()?;
+            if !file.exists() {
+                bail!("{} is not there; `amphipod snapshot list` shows those there are", file.display());
+            }
+            let (about, aside) = snapshot::restore(&file, &server, &clock)?;
+            if let Some(aside) = aside {
+                complain(&format!("what was there is kept as {}", aside.display()));
+            }
+            output(&format!(
+                "restored {} objects as of {}; start the server now",
+                about.objects,
+                seconds_text(about.created)
+            ));
+        }
+        SnapshotCommand::Prune { keep } => {
+            for path in snapshot::prune(&directory, keep)? {
+                output(&format!("{} removed", path.display()));
+            }
+        }
+    }
+    Ok(())
+}
