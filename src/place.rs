@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
@@ -22,6 +23,8 @@ const PLAIN: &str = "/run/amphipod";
 const POD_LOGS: &str = "/var/log/pods";
 const PID_FILE: &str = "server.pid";
 const RECORD_FILE: &str = "node.json";
+/// How long the claim of a server that has ended may outlive it.
+const HEIR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A node's place on its machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,9 +124,16 @@ impl Place {
         let mut file = open().with_context(|| {
             format!("--run-dir: {} cannot be written: make it writable or choose another", self.run_dir.display())
         })?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let began = Instant::now();
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
+            let _ = file.rewind();
             let _ = file.read_to_string(&mut pid);
+            // A child of a killed server holds what it inherited until it has become the shim that it was forked for.
+            if has_ended(pid.trim()) && began.elapsed() < HEIR_PATIENCE {
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
             bail!(
                 "a server (process {}) runs with the run directory {}: stop it first",
                 pid.trim(),
@@ -138,6 +148,11 @@ impl Place {
         write().with_context(|| format!("{} cannot be written", path.display()))?;
         Ok(Claim(file))
     }
+}
+
+/// Whether no such process runs; one that nobody has waited for yet runs no more.
+fn has_ended(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| pid.is_empty() || stat.contains(") Z "))
 }
 
 #[cfg(test)]
@@ -166,6 +181,22 @@ mod tests {
         );
         drop(first);
         place.claim().unwrap();
+    }
+
+    #[test]
+    fn the_claim_of_a_dead_server_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path(), dir.path());
+        let heir = place.claim().unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        fs::write(dir.path().join(PID_FILE), format!("{}\n", ended.id())).unwrap();
+        ended.wait().unwrap();
+        let letting_go = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(heir);
+        });
+        place.claim().unwrap();
+        letting_go.join().unwrap();
     }
 
     #[test]
