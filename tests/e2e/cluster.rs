@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::lab::run;
+use crate::lab::{BINARY, ip, run};
 use crate::machines::{GRACE, Machines};
 
 /// Pods that move soon from a lost node, a Service for them, and a Secret that they need.
@@ -228,4 +228,114 @@ fn while_the_server_is_away_services_go_on_and_containers_restart() {
         machines.pods("app=spread").iter().map(|p| text(p, "/metadata/uid").to_owned()).collect();
     let first: BTreeSet<String> = pods.iter().map(|p| text(p, "/metadata/uid").to_owned()).collect();
     assert_eq!(again, first, "no pod was moved");
+}
+
+/// What `amphipod token` prints on the server.
+fn tokens(machines: &Machines, args: &[&str]) -> String {
+    let directories = machines.all[0].directories();
+    let output = run(machines.command(0, BINARY).arg("token").args(args).args(&directories)).stdout;
+    String::from_utf8(output).unwrap().trim().to_owned()
+}
+
+/// What an agent says that ends at once: nobody waits for a token to become right.
+fn refused(machines: &Machines, n: usize, name: &str, token: &str) -> String {
+    let machine = &machines.all[n];
+    let server = format!("https://{}:6443", machines.all[0].address);
+    let args = ["agent", "--server", &server, "--token", token, "--node-name", name, "--node-ip", &machine.address];
+    let output = machines.command(n, "timeout").arg("20").arg(BINARY).args(args).args(machine.directories()).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said.lines().last().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn machines_that_may_not_join_are_told_why() {
+    let mut machines = Machines::prepare("join", 3);
+    machines.start_server(&[]);
+    let token = machines.token();
+    let (hash, secret) = token.split_once("::server:").unwrap();
+    let wrong = refused(&machines, 1, "one", &format!("{hash}::server:wrong"));
+    assert!(wrong.contains("the token is wrong"), "{wrong}");
+    let elsewhere = refused(&machines, 1, "one", &format!("K10{}::server:{secret}", "ab".repeat(32)));
+    assert!(elsewhere.contains("nothing secret was sent"), "{elsewhere}");
+    let short_lived = tokens(&machines, &["create", "--ttl", "1s", "--description", "soon over"]);
+    std::thread::sleep(Duration::from_millis(1500));
+    let expired = refused(&machines, 1, "one", &short_lived);
+    assert!(expired.contains("the token expired at"), "{expired}");
+    let server_log = machines.all[0].log();
+    assert!(server_log.contains("a join was refused") && server_log.contains("the token expired at"), "{server_log}");
+
+    // A token for one machine lets one in, and a second machine cannot take its name.
+    let once = tokens(&machines, &["create", "--one-time"]);
+    machines.start_agent(1, &once);
+    machines.until("the first machine is Ready", || machines.is_ready(1));
+    let used = refused(&machines, 2, "two", &once);
+    assert!(used.contains("the token is wrong"), "{used}");
+    let name = machines.all[1].name.clone();
+    let taken = refused(&machines, 2, &name, &token);
+    assert!(taken.contains("another machine with the node name") && taken.contains("kubectl delete node"), "{taken}");
+    assert!(machines.is_ready(1), "the first one is not disturbed");
+
+    // The old token holds for its window after a rotation, and then no longer.
+    let rotated = tokens(&machines, &["rotate", "--window", "0"]);
+    let old = refused(&machines, 2, "two", &token);
+    assert!(old.contains("the token is wrong"), "{old}");
+    machines.start_agent(2, &rotated);
+    machines.until("the second machine is Ready", || machines.is_ready(2));
+    // Once joined, the token of another cluster is noticed before anything is sent.
+    machines.all[2].stop();
+    let other =
+        refused(&machines, 2, &machines.all[2].name.clone(), &format!("K10{}::server:{secret}", "cd".repeat(32)));
+    assert!(other.contains("another cluster"), "{other}");
+    // And none is needed to come back.
+    machines.start_agent(2, "");
+    machines.until("the second machine is Ready again", || machines.is_ready(2));
+    assert_eq!(tokens(&machines, &["list"]).lines().count(), 2, "a head and the token that has expired");
+}
+
+#[test]
+fn a_server_is_restored_on_another_machine_and_its_agents_find_it() {
+    let mut machines = Machines::start("snap", 2);
+    deploy(&machines);
+    let saved = {
+        let directories = machines.all[0].directories();
+        let args = ["snapshot", "save", "--name", "test"];
+        let output = run(machines.command(0, BINARY).args(args).args(directories)).stdout;
+        String::from_utf8(output).unwrap().trim().to_owned()
+    };
+    machines.kubectl(&["create", "configmap", "too-late", "--from-literal=a=b"]);
+    let before = by_node(&machines.pods("app=spread"));
+    let on_agent = before[&machines.all[1].name].clone();
+    let processes: Vec<_> = on_agent.iter().flat_map(|p| machines.processes(p)).collect();
+    machines.all[0].stop();
+
+    // Another data directory, and another address on the same cable.
+    let (old, new) = (machines.all[0].path("data"), machines.all[0].path("data2"));
+    std::fs::rename(&old, machines.all[0].path("data-before")).unwrap();
+    let saved = saved.replace("/data/", "/data-before/");
+    let flags =
+        [format!("--data-dir={}", new.display()), format!("--run-dir={}", machines.all[0].path("run2").display())];
+    run(machines.command(0, BINARY).args(["snapshot", "restore", &saved]).args(&flags));
+    std::fs::rename(&new, &old).unwrap();
+    ip(&format!("-n {} addr del 192.0.2.1/24 dev eth0", machines.all[0].name));
+    ip(&format!("-n {} addr add 192.0.2.77/24 dev eth0", machines.all[0].name));
+    ip(&format!("-n {} route replace default via 192.0.2.254", machines.all[0].name));
+    machines.all[0].address = "192.0.2.77".into();
+    machines.start_server(&[]);
+    machines.all[1].stop();
+    machines.start_agent(1, "");
+    for n in 0..2 {
+        machines.until("both are Ready again", || machines.is_ready(n));
+    }
+    let found = machines.command(0, "kubectl").args(["get", "configmap", "too-late"]).output().unwrap();
+    assert!(!found.status.success(), "it was made after the snapshot");
+    machines.kubectl(&["get", "secret", "word"]);
+    let there = |p: &crate::lab::Process| crate::lab::first_processes().values().any(|q| q == p);
+    assert!(processes.iter().all(there), "no container of the agent was restarted");
+    let name = text(&on_agent[0], "/metadata/name");
+    machines.until("its logs are reached", || {
+        let output = machines.command(0, "kubectl").args(["logs", name]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("listening")
+    });
 }

@@ -86,11 +86,13 @@ impl Machines {
         });
     }
 
-    /// Starts an agent on a machine.
+    /// Starts an agent on a machine; one that has joined needs no token.
     pub fn start_agent(&mut self, n: usize, token: &str) {
         let server = format!("https://{}:6443", self.all[0].address);
         let machine = &mut self.all[n];
-        machine.spawn(&["agent", "--server", &server, "--token", token, "--node-ip", &machine.address.clone()]);
+        let address = machine.address.clone();
+        let joining: &[&str] = if token.is_empty() { &[] } else { &["--token", token] };
+        machine.spawn(&[&["agent", "--server", &server, "--node-ip", &address], joining].concat());
     }
 
     /// Whether the API says that the machine's node is ready.
@@ -190,7 +192,8 @@ impl Machine {
         command
     }
 
-    fn spawn(&mut self, args: &[&str]) {
+    /// Starts our executable on it, with its directories and its name.
+    pub fn spawn(&mut self, args: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.command(BINARY);
         command.args(args).args(self.directories()).args(["--node-name", &self.name]);
