@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)] // A test that cannot go on says where.
 
+/// Cables that are slow and lose frames.
+#[path = "e2e/cable.rs"]
+mod cable;
 /// Our own commands, where there is no kubectl.
 #[path = "e2e/cli.rs"]
 mod cli;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::cable::Switch;
 use crate::lab::{BINARY, Process, first_processes, ip, run};
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -18,6 +19,8 @@ pub struct Machines {
     name: String,
     directory: tempfile::TempDir,
     pub all: Vec<Machine>,
+    /// What joins them, where it is not the kernel.
+    pub switch: Option<Switch>,
 }
 
 /// One machine.
@@ -31,42 +34,67 @@ pub struct Machine {
 impl Machines {
     /// Machines with cables and nothing on them.
     pub fn prepare(name: &str, count: usize) -> Self {
-        let name = format!("ac{}{name}", std::process::id() % 10_000);
-        let directory = tempfile::Builder::new().prefix(&name).tempdir().unwrap();
-        let switch = format!("{name}-sw");
+        let mut machines = Self::without_cables(name, count);
+        let switch = format!("{}-sw", machines.name);
         ip(&format!("netns add {switch}"));
         ip(&format!("-n {switch} link add bridge type bridge"));
-        ip(&format!("-n {switch} addr add 192.0.2.254/24 dev bridge"));
         ip(&format!("-n {switch} link set bridge up"));
+        for (n, machine) in (1..).zip(&machines.all) {
+            ip(&format!("-n {} link add eth0 type veth peer name p{n} netns {switch}", machine.name));
+            ip(&format!("-n {switch} link set p{n} master bridge up"));
+        }
+        machines.set_up();
+        machines
+    }
+
+    /// As [`Machines::prepare`], with cables on which every frame is late and some are lost.
+    pub fn prepare_slow(name: &str, count: usize, delay: Duration, loss_percent: f64) -> Self {
+        let mut machines = Self::without_cables(name, count);
+        let names: Vec<String> = machines.all.iter().map(|m| m.name.clone()).collect();
+        machines.switch = Some(Switch::start(&names, delay, loss_percent));
+        machines.set_up();
+        machines
+    }
+
+    fn without_cables(name: &str, count: usize) -> Self {
+        let name = format!("ac{}{name}", std::process::id() % 10_000);
+        let directory = tempfile::Builder::new().prefix(&name).tempdir().unwrap();
         let mut all = Vec::new();
         for n in 1..=count {
             let (machine, address) = (format!("{name}-{n}"), format!("192.0.2.{n}"));
             ip(&format!("netns add {machine}"));
-            ip(&format!("-n {machine} link add eth0 type veth peer name p{n} netns {switch}"));
-            ip(&format!("-n {machine} link set lo up"));
-            ip(&format!("-n {machine} addr add {address}/24 dev eth0"));
-            ip(&format!("-n {machine} link set eth0 up"));
-            ip(&format!("-n {machine} route add default via 192.0.2.254"));
-            ip(&format!("-n {switch} link set p{n} master bridge up"));
             let directory = directory.path().join(n.to_string());
             std::fs::create_dir(&directory).unwrap();
             all.push(Machine { name: machine, address, directory, process: None });
         }
-        Self { name, directory, all }
+        Self { name, directory, all, switch: None }
+    }
+
+    fn set_up(&mut self) {
+        for Machine { name, address, .. } in &self.all {
+            ip(&format!("-n {name} link set lo up"));
+            ip(&format!("-n {name} addr add {address}/24 dev eth0"));
+            ip(&format!("-n {name} link set eth0 up"));
+            ip(&format!("-n {name} route add default via 192.0.2.254"));
+        }
     }
 
     /// A cluster: a server and agents that have joined, all Ready.
     pub fn start(name: &str, count: usize) -> Self {
-        let mut machines = Self::prepare(name, count);
-        machines.start_server(&[]);
-        let token = machines.token();
-        for n in 1..count {
-            machines.start_agent(n, &token);
+        Self::prepare(name, count).joined()
+    }
+
+    /// With a server on the first one and agents that have joined on the others, all Ready.
+    pub fn joined(mut self) -> Self {
+        self.start_server(&[]);
+        let token = self.token();
+        for n in 1..self.all.len() {
+            self.start_agent(n, &token);
         }
-        for n in 0..count {
-            machines.until("all nodes are Ready", || machines.is_ready(n));
+        for n in 0..self.all.len() {
+            self.until("all nodes are Ready", || self.is_ready(n));
         }
-        machines
+        self
     }
 
     /// The join token of the server.
@@ -146,7 +174,10 @@ impl Machines {
 
     /// Pulls a machine's cable out, or plugs it in.
     pub fn cable(&self, n: usize, plugged: bool) {
-        ip(&format!("-n {}-sw link set p{} {}", self.name, n + 1, if plugged { "up" } else { "down" }));
+        match &self.switch {
+            Some(switch) => switch.plug(n, plugged),
+            None => ip(&format!("-n {}-sw link set p{} {}", self.name, n + 1, if plugged { "up" } else { "down" })),
+        }
     }
 
     /// Waits until it holds.
