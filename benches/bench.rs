@@ -4,11 +4,13 @@
 //! to it as any client does, so the numbers hold TLS, JSON and the durable commit. Needs root and `ip`. The load comes
 //! from one thread of this process on the same machine: it is kept lean on purpose and links nothing of the server.
 //!
-//! `scripts/bench [runs] [start] [idle] [pods] [api]`: by default 11 runs of everything, of loads 3.
+//! `scripts/bench [runs] [start] [idle] [pods] [api] [agents]`: by default 11 runs of everything, of loads 3.
 //! `AMPHIPOD_BENCH_BINARY` names another executable to measure; directories are made under `TMPDIR`, which decides the disk.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+#[path = "bench/agents.rs"]
+mod agents;
 #[path = "bench/load.rs"]
 mod load;
 #[path = "bench/machine.rs"]
@@ -67,7 +69,7 @@ async fn idle(server: &Server, table: &mut Table) {
     table.row(&what("written over 120 s"), &format!("{kb:.1} kB/min"), "< 10 kB/min", 1);
 }
 
-async fn measure(runs: usize, wanted: impl Fn(&str) -> bool) {
+async fn measure(runs: usize, network: &Network, wanted: impl Fn(&str) -> bool) {
     let rounds = ROUNDS.min(runs);
     let mut table = Table::begin();
     let size = std::fs::metadata(machine::binary()).unwrap().len() as f64 / 1e6;
@@ -88,6 +90,9 @@ async fn measure(runs: usize, wanted: impl Fn(&str) -> bool) {
     if wanted("api") {
         load::measure(&server, &access, rounds, &mut table).await;
     }
+    if wanted("agents") {
+        agents::measure(&server, network.name(), &access, rounds, &mut table).await;
+    }
     server.stop();
 }
 
@@ -98,6 +103,6 @@ fn main() {
     let network = Network::enter();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, measure(runs, |part| parts.is_empty() || parts.iter().any(|p| p == part)));
+    local.block_on(&runtime, measure(runs, &network, |part| parts.is_empty() || parts.iter().any(|p| p == part)));
     drop(network);
 }

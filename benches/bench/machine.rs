@@ -54,6 +54,11 @@ impl Network {
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         Self(name)
     }
+
+    /// The name of its namespace.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Drop for Network {
@@ -124,6 +129,11 @@ impl Server {
         let _ = self.process.wait();
     }
 
+    /// Where its directories are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
@@ -154,10 +164,7 @@ impl Server {
 
     /// Seconds of a processor in user and kernel mode.
     pub fn cpu(&self) -> f64 {
-        let stat = self.proc("stat");
-        let after = stat.rsplit(") ").next().unwrap_or_default();
-        let ticks: u64 = after.split(' ').skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
-        ticks as f64 / 100.0
+        seconds_of(self.process.id())
     }
 
     /// Bytes that it made the kernel write to a disk.
@@ -180,12 +187,22 @@ pub fn is_ready(object: &Value) -> bool {
     all.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
-fn directories(root: &Path) -> Vec<String> {
+/// Seconds of a processor that a process has had in user and kernel mode.
+pub fn seconds_of(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks: u64 = after.split(' ').skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    ticks as f64 / 100.0
+}
+
+/// The flags that name the directories below `root`.
+pub fn directories(root: &Path) -> Vec<String> {
     let all = [("data", "data"), ("run", "run"), ("config", "etc")];
     all.iter().map(|(flag, part)| format!("--{flag}-dir={}", root.join(part).display())).collect()
 }
 
-fn pss_of(pid: u32) -> f64 {
+/// Proportional share of memory of a process, in megabytes.
+pub fn pss_of(pid: u32) -> f64 {
     field(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default(), "Pss:") as f64 * 1024.0 / 1e6
 }
 
