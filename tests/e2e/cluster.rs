@@ -1,6 +1,7 @@
 //! A server and agents: pods, Services and DNS across machines, a cable that is pulled, a server that is away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -113,6 +114,16 @@ fn three_machines(machines: &Machines) {
         let name = text(&pods[0], "/metadata/name");
         assert_eq!(machines.kubectl(&["logs", name]).trim(), "hello: listening on port 8080");
         assert!(machines.kubectl(&["exec", name, "--", "/amphipod", "version"]).starts_with("amphipod v1.37"));
+        let mut forwarding = machines.command(0, "kubectl");
+        forwarding.args(["port-forward", name, "18080:8080"]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut forwarding = forwarding.stderr(Stdio::null()).spawn().unwrap();
+        let ask = || machines.command(0, "curl").args(["-sS", "--max-time", "5", "http://127.0.0.1:18080/"]).output();
+        let from = format!("Hello from pod {name}");
+        machines.until("a port of the pod is forwarded", || {
+            String::from_utf8_lossy(&ask().unwrap().stdout).starts_with(&from)
+        });
+        forwarding.kill().unwrap();
+        forwarding.wait().unwrap();
     }
     an_agent_reads_only_what_its_pods_need(machines, &nodes);
     a_cable_is_pulled(machines, &nodes);
