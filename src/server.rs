@@ -1,5 +1,6 @@
 //! The composition root: one call per room in start order; stop order is its reverse.
 
+pub mod address;
 pub mod agent;
 pub mod join;
 pub mod manifests;
@@ -66,6 +67,8 @@ pub struct Config {
 pub struct NodeOptions {
     pub name: String,
     pub addresses: Vec<IpAddr>,
+    /// The address is that of the default route, and is followed when it changes.
+    pub follows_address: bool,
     pub external_addresses: Vec<IpAddr>,
     pub labels: Vec<(String, String)>,
     pub taints: Vec<Taint>,
@@ -76,7 +79,29 @@ pub fn run(config: Config) -> Result<()> {
     if config.agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root: run as root, or with --disable-agent for the API alone");
     }
-    runtime()?.block_on(serve(config))
+    match runtime()?.block_on(serve(config))? {
+        Ended::Told => Ok(()),
+        Ended::Moved => Err(address::begin_anew()),
+    }
+}
+
+/// Why a server or an agent has stopped, in order.
+enum Ended {
+    /// It was told to.
+    Told,
+    /// The machine has another address.
+    Moved,
+}
+
+/// Returns when the machine's address is no longer the node's; never if the user chose it.
+async fn moved(node: &NodeOptions) {
+    match node.addresses.first() {
+        Some(was) if node.follows_address => {
+            let now = address::moved(*was).await;
+            tracing::warn!(%was, %now, "this machine has another address; beginning anew, containers go on");
+        }
+        _ => std::future::pending().await,
+    }
 }
 
 /// The threads of a server or an agent.
@@ -90,7 +115,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("the runtime cannot be started")
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(config: Config) -> Result<Ended> {
     let clock = Clock::system();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -143,19 +168,20 @@ async fn serve(config: Config) -> Result<()> {
         false => None,
     };
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ended::Told,
+        _ = interrupt.recv() => Ended::Told,
+        () = moved(&config.node) => Ended::Moved,
+    };
     tracing::info!("stopping; containers go on");
-    notify("STOPPING=1");
+    notify(if matches!(ended, Ended::Told) { "STOPPING=1" } else { "RELOADING=1" });
     let _ = stop.send(true);
     renewing.abort();
     drop(agent);
     loops.iter().for_each(JoinHandle::abort);
     let _ = tokio::time::timeout(DRAIN, serving).await;
     store.close();
-    Ok(())
+    Ok(ended)
 }
 
 /// The database; a damaged one is replaced by the last good snapshot and what its log still says.
@@ -316,14 +342,4 @@ fn notify(state: &str) {
     if let Err(error) = send() {
         tracing::warn!(%error, "the service manager cannot be notified");
     }
-}
-
-/// The address of the default route's interface, loopback where there is none. Nothing is sent.
-pub fn default_address() -> IpAddr {
-    let find = || -> std::io::Result<IpAddr> {
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect("192.0.2.1:9")?;
-        Ok(socket.local_addr()?.ip())
-    };
-    find().unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }

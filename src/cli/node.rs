@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::Usage;
+use crate::server::NodeOptions;
+use crate::server::address::default_address;
 use crate::server::agent::Taint;
-use crate::server::{self, NodeOptions};
 
 /// What the node on this machine is like.
 #[derive(Clone, Debug, Args)]
@@ -80,10 +81,12 @@ impl NodeArgs {
         if let Some(why) = crate::base::labels::dns_subdomain_error(&name) {
             return Err(Usage(format!("--node-name: {name:?}: {why}")).into());
         }
-        let addresses = if self.node_ip.is_empty() { vec![server::default_address()] } else { self.node_ip };
+        let follows_address = self.node_ip.is_empty();
+        let addresses = if follows_address { vec![default_address()] } else { self.node_ip };
         Ok(NodeOptions {
             name,
             addresses,
+            follows_address,
             external_addresses: self.node_external_ip,
             labels: self.node_label,
             taints: self.node_taint,

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
 
+pub mod address;
 pub mod check;
 mod destroy;
 pub(crate) mod netlink;

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{NodeOptions, agent, node_config, notify, runtime};
+use super::{Ended, NodeOptions, address, agent, moved, node_config, notify, runtime};
 use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
 use crate::api::identity::join::{Application, Cluster, JoinToken, Welcome, authority_hash};
 use crate::api::identity::pki::{RENEW_SECONDS, RENEWAL_CHECK, new_key, node_certificate_end, node_request};
@@ -59,10 +59,13 @@ pub fn run(config: Config) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("a node needs root: run as root");
     }
-    runtime()?.block_on(serve(config))
+    match runtime()?.block_on(serve(config))? {
+        Ended::Told => Ok(()),
+        Ended::Moved => Err(address::begin_anew()),
+    }
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(config: Config) -> Result<Ended> {
     let clock = Clock::system();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -83,20 +86,22 @@ async fn serve(config: Config) -> Result<()> {
     };
     let (agent, tls) = tokio::select! {
         biased;
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(Ended::Told),
+        _ = interrupt.recv() => return Ok(Ended::Told),
+        () = moved(&config.node) => return Ok(Ended::Moved),
         started = running => started?,
     };
-    let renewing = task::spawn("certificate renewal", renew(keep, config, tls));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let renewing = task::spawn("certificate renewal", renew(keep, config.clone(), tls));
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ended::Told,
+        _ = interrupt.recv() => Ended::Told,
+        () = moved(&config.node) => Ended::Moved,
+    };
     tracing::info!("stopping; containers go on");
-    notify("STOPPING=1");
+    notify(if matches!(ended, Ended::Told) { "STOPPING=1" } else { "RELOADING=1" });
     renewing.abort();
     drop(agent);
-    Ok(())
+    Ok(ended)
 }
 
 fn user_agent() -> String {

@@ -361,3 +361,38 @@ fn a_server_is_restored_on_another_machine_and_its_agents_find_it() {
         String::from_utf8_lossy(&output.stdout).contains("listening")
     });
 }
+
+#[test]
+fn machines_that_get_another_address_are_found_again() {
+    let mut machines = Machines::prepare("move", 2);
+    machines.start_server(&[]);
+    let token = machines.token();
+    let server = format!("https://{}:6443", machines.all[0].address);
+    // Without an address of its own choice, the agent has that of its default route.
+    machines.all[1].spawn(&["agent", "--server", &server, "--token", &token]);
+    machines.until("the agent is Ready", || machines.is_ready(1));
+    machines.kubectl(&["cordon", &machines.all[0].name]);
+    deploy(&machines);
+    let pods = machines.pods("app=spread");
+    let processes: Vec<_> = pods.iter().flat_map(|p| machines.processes(p)).collect();
+    assert_eq!(processes.len(), 6);
+    let name = machines.all[1].name.clone();
+    ip(&format!("-n {name} addr del 192.0.2.2/24 dev eth0"));
+    ip(&format!("-n {name} addr add 192.0.2.66/24 dev eth0"));
+    ip(&format!("-n {name} route add default via 192.0.2.254"));
+    machines.until("the node has the new address", || {
+        let node = machines.json(&["get", "node", &name]);
+        node["status"]["addresses"].as_array().is_some_and(|a| a.iter().any(|a| a["address"] == "192.0.2.66"))
+    });
+    let url = format!("http://{}:8080/", text(&pods[0], "/status/podIP"));
+    machines.until("its pods are reached over the overlay again", || {
+        let answer = machines.command(0, "curl").args(["-sS", "--max-time", "2", &url]).output().unwrap();
+        String::from_utf8_lossy(&answer.stdout).starts_with("Hello from pod")
+    });
+    machines.until("it is Ready and reached", || {
+        let logs = machines.command(0, "kubectl").args(["logs", text(&pods[0], "/metadata/name")]).output().unwrap();
+        machines.is_ready(1) && logs.status.success()
+    });
+    let there = |p: &crate::lab::Process| crate::lab::first_processes().values().any(|q| q == p);
+    assert!(processes.iter().all(there), "no container was restarted");
+}
