@@ -92,6 +92,7 @@ fn carry(session: Session, mut reader: Reader, writer: Writer) {
         // The other side has gone, and with it everything that was to be read.
     });
     task::spawn("tunnel output", async move {
+        let gone = writer.clone();
         let out = async {
             if let Some(stdout) = stdout {
                 let _ = writer.clone().pump(channel::OUT, stdout).await;
@@ -102,8 +103,15 @@ fn carry(session: Session, mut reader: Reader, writer: Writer) {
                 let _ = writer.clone().pump(channel::ERR, stderr).await;
             }
         };
-        let (end, (), ()) = tokio::join!(exit, out, err);
-        let _ = writer.send(channel::EXIT, &serde_json::to_vec(&end).unwrap_or_default()).await;
+        let end = async { tokio::join!(exit, out, err).0 };
+        tokio::select! {
+            biased;
+            // As when a client of this machine goes: the session goes with its streams.
+            () = gone.closed() => {}
+            end = end => {
+                let _ = writer.send(channel::EXIT, &serde_json::to_vec(&end).unwrap_or_default()).await;
+            }
+        }
         input.abort();
     });
 }
@@ -119,3 +127,6 @@ fn join(stream: Box<dyn Duplex>, mut reader: Reader, writer: Writer) {
     });
     task::spawn("tunnel port output", writer.pump(channel::OUT, from));
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,10 @@ const WAITING: usize = 16;
 const FRAME_BYTES: usize = 4 << 20;
 const PIECE_BYTES: usize = 32 << 10;
 
+/// What may be on its way in one call, and in all of them: a call whose end does not read must not stop the others.
+const CALL_WINDOW: u32 = 256 << 10;
+const CALLS: u32 = 1000;
+
 /// A body that is written while it is sent.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -68,6 +72,11 @@ impl Writer {
             self.0.send(frame.freeze()).await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         }
         Ok(())
+    }
+
+    /// Waits until nobody reads any more.
+    pub async fn closed(&self) {
+        self.0.closed().await;
     }
 
     /// Sends everything that is read, and an empty frame at its end.
@@ -142,6 +151,7 @@ pub async fn write_out(to: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> io:
 pub async fn ask(stream: impl hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static) -> Result<Asking, Error> {
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING).keep_alive_while_idle(true);
+    builder.initial_stream_window_size(CALL_WINDOW).initial_connection_window_size(CALL_WINDOW * CALLS);
     let broken = |source| Error::Broken { address: "the agent".into(), source };
     let (sender, connection) = builder.handshake(stream).await.map_err(broken)?;
     let (over, ended) = tokio::sync::oneshot::channel();
@@ -194,7 +204,8 @@ where
         async move { Ok::<_, Infallible>(respond(request).await) }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING).max_concurrent_streams(1000);
+    builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING).max_concurrent_streams(CALLS);
+    builder.initial_stream_window_size(CALL_WINDOW).initial_connection_window_size(CALL_WINDOW * CALLS);
     builder.serve_connection(upgraded, service).await.map_err(broken)
 }
 

@@ -1,6 +1,7 @@
 //! Nodes and their agents: what a new node is marked with (TaintNodesByCondition), and what an agent may write at all
 //! (NodeRestriction): its own Node, its own Lease, its own pods and tokens for them.
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::Operation;
@@ -10,7 +11,8 @@ use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::{at, list, map, map_mut, text};
 use crate::kinds::coordination::lease;
-use crate::kinds::core::{node, pod};
+use crate::kinds::core::pod::references::references;
+use crate::kinds::core::{node, pod, secret};
 use crate::kinds::{Kind, Subresource};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -94,10 +96,7 @@ fn pod_refusal(
         if text(value, "spec.nodeName") != own {
             return Some(format!("node {own:?} can only create pods with spec.nodeName set to itself"));
         }
-        if !text(value, "spec.serviceAccountName").is_empty() {
-            return Some(format!("node {own:?} can not create pods that reference a service account"));
-        }
-        return None;
+        return mirror_refusal(own, value);
     }
     if request.subresource != Some(Subresource::Status) {
         return Some(format!("node {own:?} can only update pod status"));
@@ -110,6 +109,35 @@ fn pod_refusal(
     (labels(old) != labels(value)).then(|| format!("node {own:?} cannot update labels through pod status"))
 }
 
+/// What a mirror pod may not name: through it an agent could read any Secret there is.
+fn mirror_refusal(own: &str, value: &Value) -> Option<String> {
+    let cannot = |what: &str| Some(format!("node {own:?} can not create pods that reference {what}"));
+    let is_own = |o: &Value| text(o, "apiVersion") == "v1" && text(o, "kind") == "Node" && text(o, "name") == own;
+    let owners = list(value, "metadata.ownerReferences");
+    if owners.len() > 1 || !owners.iter().all(is_own) {
+        return Some(format!("node {own:?} can only create pods with a single owner reference set to itself"));
+    }
+    if !text(value, "spec.serviceAccountName").is_empty() {
+        return cannot("a service account");
+    }
+    let Ok(pod) = serde_json::from_value::<Pod>(value.clone()) else { return cannot("what cannot be read") };
+    let named = references(&pod);
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let (mut claims, mut tokens) = (false, false);
+    for volume in volumes {
+        claims |= volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some();
+        let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        tokens |= sources.into_iter().any(|s| s.service_account_token.is_some());
+    }
+    match () {
+        () if named.iter().any(|(kind, _)| **kind == secret::KIND) => cannot("secrets"),
+        () if !named.is_empty() => cannot("configmaps"),
+        () if claims => cannot("persistentvolumeclaims"),
+        () if tokens => cannot("a service account"),
+        () => None,
+    }
+}
+
 fn node_refusal(own: &str, name: &str, operation: Operation, value: &Value, old: Option<&Value>) -> Option<String> {
     if name != own {
         return Some(format!("node {own:?} is not allowed to modify node {name:?}"));
@@ -117,6 +145,18 @@ fn node_refusal(own: &str, name: &str, operation: Operation, value: &Value, old:
     let taints = |node: &Value| at(node, "spec.taints").cloned().filter(|t| !t.is_null());
     if operation == Operation::Update && old.is_some_and(|old| taints(old) != taints(value)) {
         return Some(format!("node {own:?} is not allowed to modify taints"));
+    }
+    let owners = |node: &Value| list(node, "metadata.ownerReferences").to_vec();
+    if owners(value) != old.map(owners).unwrap_or_default() {
+        return Some(format!("node {own:?} is not allowed to modify ownerReferences"));
+    }
+    // The other nodes lead what is sent there to this one.
+    let range = |node: &Value| {
+        let all: Vec<String> = list(node, "spec.podCIDRs").iter().map(ToString::to_string).collect();
+        (text(node, "spec.podCIDR").to_owned(), all)
+    };
+    if range(value) != old.map(range).unwrap_or_default() {
+        return Some(format!("node {own:?} is not allowed to modify its pod range"));
     }
     let labels = |node: Option<&Value>| node.and_then(|n| map(n, "metadata.labels")).cloned().unwrap_or_default();
     let (before, after) = (labels(old), labels(Some(value)));
@@ -179,6 +219,45 @@ mod tests {
         assert!(restrict(&request(&pod::KIND, "", None), Operation::Create, &pod("a"), None).is_err());
         assert!(restrict_deletion(&request(&pod::KIND, "p", None), &pod("a")).is_ok());
         assert!(restrict_deletion(&request(&pod::KIND, "p", None), &pod("b")).is_err());
+    }
+
+    #[test]
+    fn an_agent_reaches_nothing_through_pods_that_it_makes_up() {
+        let refusal = |spec: Value, owners: Value| {
+            let mut spec = spec;
+            spec["nodeName"] = "a".into();
+            let metadata = json!({"name": "p", "annotations": {MIRROR: "x"}, "ownerReferences": owners});
+            let pod = json!({"metadata": metadata, "spec": spec});
+            restrict(&request(&pod::KIND, "", None), Operation::Create, &pod, None).err().map(|s| s.message)
+        };
+        let with = |env: Value| json!({"containers": [{"name": "c", "envFrom": [env]}]});
+        let own = json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "u"}]);
+        assert_eq!(refusal(json!({"containers": [{"name": "c"}]}), own), None);
+        let secrets = refusal(with(json!({"secretRef": {"name": "s"}})), json!([])).unwrap();
+        assert!(secrets.ends_with(r#"node "a" can not create pods that reference secrets"#), "{secrets}");
+        assert!(refusal(with(json!({"configMapRef": {"name": "m"}})), json!([])).unwrap().ends_with("configmaps"));
+        let token = json!({"sources": [{"serviceAccountToken": {"path": "t"}}]});
+        for volume in [json!({"persistentVolumeClaim": {"claimName": "c"}}), json!({"projected": token})] {
+            let mut volume = volume;
+            volume["name"] = "v".into();
+            assert!(refusal(json!({"containers": [], "volumes": [volume]}), json!([])).is_some());
+        }
+        let other = json!([{"apiVersion": "v1", "kind": "Node", "name": "b", "uid": "u"}]);
+        assert!(refusal(json!({"containers": []}), other).unwrap().contains("single owner reference"));
+    }
+
+    #[test]
+    fn an_agent_takes_no_range_and_no_owner() {
+        let node =
+            |spec: Value, owners: Value| json!({"metadata": {"name": "a", "ownerReferences": owners}, "spec": spec});
+        let own = request(&node::KIND, "a", None);
+        let ranged = node(json!({"podCIDR": "192.0.2.0/24", "podCIDRs": ["192.0.2.0/24"]}), json!([]));
+        let plain = node(json!({}), json!([]));
+        assert!(restrict(&own, Operation::Create, &ranged, None).is_err(), "traffic of others would come here");
+        assert!(restrict(&own, Operation::Update, &ranged, Some(&plain)).is_err());
+        assert!(restrict(&own, Operation::Update, &ranged, Some(&ranged)).is_ok());
+        let owned = node(json!({}), json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "u"}]));
+        assert!(restrict(&own, Operation::Update, &owned, Some(&plain)).is_err(), "it would be collected");
     }
 
     #[test]

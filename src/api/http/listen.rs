@@ -23,6 +23,10 @@ const CONNECTIONS: usize = 4096;
 /// A client that does not finish its handshake or request head in this time is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Requests that one connection may have open; an agent's carries a watch for each Secret and ConfigMap of its pods.
+const STREAMS: u32 = 250;
+const STREAMS_OF_AGENTS: u32 = 10_000;
+
 /// A connection on which nothing is asked for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -71,6 +75,7 @@ async fn connection(
     let stream = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
     let peer = Peer { user: certificate.and_then(|c| User::from_certificate(c)).map(Arc::new) };
+    let is_agent = peer.user.as_ref().is_some_and(|u| u.node_name().is_some());
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (api, peer) = (api.clone(), peer.clone());
         async move {
@@ -88,7 +93,7 @@ async fn connection(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(250)
+        .max_concurrent_streams(if is_agent { STREAMS_OF_AGENTS } else { STREAMS })
         .initial_stream_window_size(256 << 10)
         .keep_alive_interval(Duration::from_secs(30));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -122,9 +122,16 @@ async fn spread(
     mut reader: Reader,
     mut stdout: DuplexStream,
     mut stderr: DuplexStream,
-    exit: oneshot::Sender<Result<i32, String>>,
+    mut exit: oneshot::Sender<Result<i32, String>>,
 ) {
-    while let Ok(Some((to, bytes))) = reader.next().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            // Nobody waits for the end any more: the node is told by the end of this stream.
+            () = exit.closed() => return,
+            next = reader.next() => next,
+        };
+        let Ok(Some((to, bytes))) = next else { return };
         let _ = match to {
             channel::OUT => tunnel::write_out(&mut stdout, &bytes).await,
             channel::ERR => tunnel::write_out(&mut stderr, &bytes).await,

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Server;
 use super::view::Shelf;
@@ -77,9 +78,18 @@ pub fn spawn(
         let mut position = None;
         let mut wait = RETRY_MIN;
         loop {
-            match watch_once(&server, &scope, &mut sink, &mut position, &told).await {
-                End::Over => wait = RETRY_MIN,
-                End::Lapsed => position = None,
+            let began = Instant::now();
+            let end = watch_once(&server, &scope, &mut sink, &mut position, &told).await;
+            if matches!(end, End::Lapsed) {
+                position = None;
+            }
+            match end {
+                // One that ends as soon as it begins is not asked for again at once.
+                End::Over | End::Lapsed if began.elapsed() >= RETRY_MIN => wait = RETRY_MIN,
+                End::Over | End::Lapsed => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
                 End::Broken(why) => {
                     tracing::debug!(kind = scope.kind.plural, why, "a watch broke");
                     tokio::time::sleep(wait).await;

@@ -1,0 +1,220 @@
+//! An agent's way to its server, over real TLS on loopback: the tunnel back, and what is followed.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::*;
+use crate::api::Api;
+use crate::api::http::listen;
+use crate::api::identity::join::{Application, Cluster, Desk, JoinToken};
+use crate::api::identity::pki::{Names, Pki, new_key, node_request};
+use crate::api::node_access::{ExecOptions, LogOptions, Target};
+use crate::base::clock::Clock;
+use crate::kinds::Kind;
+use crate::kinds::core::{configmap, namespace, node, pod, secret, serviceaccount};
+use crate::reconcile::{Client, Local, Patch, Remote, in_memory};
+use crate::wire::tls;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Joined {
+    api: Api,
+    local: Local,
+    channel: Arc<Channel>,
+    _keys: tempfile::TempDir,
+    _stop: watch::Sender<bool>,
+    _shown: (watch::Sender<Arc<rustls::ServerConfig>>, watch::Sender<Arc<rustls::ClientConfig>>),
+}
+
+async fn joined() -> Joined {
+    let (clock, keys) = (Clock::system(), tempfile::tempdir().unwrap());
+    let loopback: IpAddr = [127, 0, 0, 1].into();
+    let names = Names { dns: Vec::new(), addresses: vec![loopback] };
+    let pki = Pki::load(keys.path(), &names, None, &clock).unwrap();
+    let api = in_memory::api();
+    let local = Local::new(api.clone(), "test");
+    for name in ["kube-system", "default"] {
+        local.create(&namespace::KIND, "", json!({"metadata": {"name": name}})).await.unwrap();
+    }
+    local.create(&serviceaccount::KIND, "default", json!({"metadata": {"name": "default"}})).await.unwrap();
+    let cluster = json!({"clusterCidrs": ["10.42.0.0/16"], "serviceCidrs": ["10.43.0.0/16"], "clusterDns": "10.43.0.10",
+        "clusterDomain": "cluster.local", "dns": true, "serviceProxy": true, "nodeGraceSeconds": 40});
+    let cluster: Cluster = serde_json::from_value(cluster).unwrap();
+    let desk = Desk::new(keys.path(), &pki, cluster, clock);
+    let key = new_key().unwrap();
+    let application = Application {
+        node_name: "a".into(),
+        password: "0123456789abcdef".into(),
+        csr: node_request("a", &key).unwrap(),
+    };
+    let token = JoinToken::parse(&pki.join_token).unwrap().secret;
+    let certificate = desk.join(&api, &token, &application).await.unwrap().certificate;
+    assert!(api.joining.set(desk).is_ok());
+    let listener = tokio::net::TcpListener::bind((loopback, 0)).await.unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let shown = watch::Sender::new(tls::server(&pki.server.chain, &pki.server.key, &pki.authority).unwrap());
+    task::spawn("api", listen::serve(api.clone(), listener, shown.subscribe(), stopping));
+    let own = tls::client(&pki.authority, Some((certificate.as_bytes(), &key))).unwrap();
+    let own = watch::Sender::new(own);
+    let channel = Arc::new(Channel::new(&server, own.subscribe(), "test").unwrap());
+    Joined { api, local, channel, _keys: keys, _stop: stop, _shown: (shown, own) }
+}
+
+/// A node whose commands are pretended: `echo`, `deaf` (reads nothing), `loud` (writes for ever) and `idle`.
+#[derive(Default)]
+struct Pretended {
+    /// Told when an `idle` command's session has gone.
+    gone: std::sync::Mutex<Option<oneshot::Sender<()>>>,
+    held: std::sync::Mutex<Vec<DuplexStream>>,
+}
+
+#[async_trait]
+impl NodeAccess for Pretended {
+    async fn logs(&self, _: &Target, _: &LogOptions) -> Result<mpsc::Receiver<Bytes>> {
+        Err(Status::internal("not here"))
+    }
+
+    async fn exec(&self, _: &Target, options: &ExecOptions) -> Result<Session> {
+        let (stdin, mut input) = duplex(1 << 10);
+        let (mut output, stdout) = duplex(1 << 10);
+        let gone = self.gone.lock().unwrap().take();
+        let mut ended: futures::future::BoxFuture<'static, std::result::Result<i32, String>> =
+            Box::pin(std::future::pending());
+        match options.command[0].as_str() {
+            "echo" => {
+                let copied = task::spawn("echo", async move {
+                    let _ = tokio::io::copy(&mut input, &mut output).await;
+                });
+                ended = Box::pin(async move {
+                    let _ = copied.await;
+                    Ok(0)
+                });
+            }
+            "loud" => {
+                drop(task::spawn("loud", async move { while output.write_all(&[b'x'; 1000]).await.is_ok() {} }));
+                self.held.lock().unwrap().push(input);
+            }
+            "deaf" => self.held.lock().unwrap().extend([input, output]),
+            _ => {
+                self.held.lock().unwrap().extend([input, output]);
+                ended = Box::pin(async move {
+                    let _gone = gone;
+                    std::future::pending().await
+                });
+            }
+        }
+        let (resize, _) = mpsc::channel(1);
+        Ok(Session { stdin: Some(Box::new(stdin)), stdout: Some(Box::new(stdout)), stderr: None, resize, exit: ended })
+    }
+
+    async fn attach(&self, target: &Target, options: &ExecOptions) -> Result<Session> {
+        self.exec(target, options).await
+    }
+
+    async fn connect(&self, _: &Target, _: u16) -> Result<Box<dyn Duplex>> {
+        Err(Status::internal("not here"))
+    }
+}
+
+async fn tunnelled(joined: &Joined, pretended: Pretended) -> Arc<dyn NodeAccess> {
+    drop(task::spawn("tunnel", run(joined.channel.clone(), Arc::new(pretended))));
+    until(|| joined.api.nodes.get("a").is_ok(), "the tunnel is open").await;
+    joined.api.nodes.get("a").unwrap()
+}
+
+async fn until(mut holds: impl FnMut() -> bool, what: &str) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn exec(access: &Arc<dyn NodeAccess>, command: &str) -> Session {
+    let options = ExecOptions { command: vec![command.into()], stdin: true, stdout: true, stderr: false, tty: false };
+    let asked = tokio::time::timeout(PATIENCE, access.exec(&Target::default(), &options)).await;
+    asked.expect("the node answers").unwrap()
+}
+
+async fn echoes(access: &Arc<dyn NodeAccess>, length: usize) {
+    let mut session = exec(access, "echo").await;
+    let (mut stdin, mut stdout) = (session.stdin.take().unwrap(), session.stdout.take().unwrap());
+    let sent: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+    let expected = sent.clone();
+    let feeding = async move {
+        stdin.write_all(&sent).await.unwrap();
+        stdin.shutdown().await.unwrap();
+    };
+    let mut seen = Vec::new();
+    let both = async { tokio::join!(feeding, stdout.read_to_end(&mut seen)) };
+    tokio::time::timeout(PATIENCE, both).await.expect("nothing stalls").1.unwrap();
+    assert!(seen == expected, "{} of {} bytes", seen.len(), expected.len());
+    assert_eq!(tokio::time::timeout(PATIENCE, session.exit).await.unwrap(), Ok(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_nobody_reads_stop_no_other_call() {
+    let joined = joined().await;
+    let access = tunnelled(&joined, Pretended::default()).await;
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let mut deaf = exec(&access, "deaf").await;
+        let feeding = deaf.stdin.as_mut().unwrap().write_all(&[b'x'; 1 << 20]);
+        assert!(tokio::time::timeout(Duration::from_millis(100), feeding).await.is_err(), "it has to wait");
+        stuck.push(deaf);
+        stuck.push(exec(&access, "loud").await);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    echoes(&access, 12 << 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_client_goes_away_goes_on_the_node_too() {
+    let joined = joined().await;
+    let (tell, told) = oneshot::channel();
+    let pretended = Pretended { gone: std::sync::Mutex::new(Some(tell)), ..Pretended::default() };
+    let access = tunnelled(&joined, pretended).await;
+    let session = exec(&access, "idle").await;
+    drop(session);
+    assert!(tokio::time::timeout(PATIENCE, told).await.expect("the node drops its session").is_err());
+}
+
+async fn make(local: &Local, kind: &'static Kind, name: &str, mut value: Value) {
+    value["metadata"]["name"] = name.into();
+    local.create(kind, "default", value).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_is_followed_than_a_connection_usually_carries_and_writes_still_pass() {
+    const MANY: usize = 300;
+    let joined = joined().await;
+    let mut env = Vec::new();
+    for n in 0..MANY {
+        make(&joined.local, &secret::KIND, &format!("s{n}"), json!({"data": {"k": "dg=="}})).await;
+        env.push(json!({"secretRef": {"name": format!("s{n}")}}));
+    }
+    let spec = json!({"nodeName": "a", "containers": [{"name": "c", "image": "i", "envFrom": env}]});
+    make(&joined.local, &pod::KIND, "p", json!({"spec": spec})).await;
+    joined.local.create(&node::KIND, "", json!({"metadata": {"name": "a"}})).await.unwrap();
+    let remote = Remote::new(joined.channel.clone(), "a");
+    let (pods, secrets) = (remote.informer(&pod::KIND), remote.informer(&secret::KIND));
+    tokio::time::timeout(PATIENCE, pods.synced()).await.expect("the pods are told");
+    until(|| secrets.list("").len() == MANY, "all that the pod names is followed").await;
+    assert!(pods.get("default", "p").and_then(|o| o.typed::<Pod>().ok()).is_some());
+    assert!(remote.informer(&configmap::KIND).list("").is_empty());
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"x": "y"}}}));
+    let written = tokio::time::timeout(PATIENCE, remote.patch(&node::KIND, "", "a", None, patch)).await;
+    written.expect("a write is not queued behind the watches").unwrap();
+    // Deleted and made again: the new one is followed.
+    joined.local.delete(&secret::KIND, "default", "s7", crate::api::delete::DeleteOptions::default()).await.unwrap();
+    make(&joined.local, &secret::KIND, "s7", json!({"data": {"k": "bmV3"}})).await;
+    let is_new = || secrets.get("default", "s7").is_some_and(|s| s.value()["data"]["k"] == "bmV3");
+    until(is_new, "the new secret came").await;
+}
