@@ -72,12 +72,21 @@ async fn create(to: Target, round: usize, client: usize, count: Arc<AtomicUsize>
         let name = format!("c-{round}-{client}-{n}");
         let body = json!({"metadata": {"name": &name}, "data": {"round": round.to_string()}});
         let path = "/api/v1/namespaces/default/configmaps";
-        let Some((status, answer)) = send(&mut connection, Method::POST, path, Some(&body)).await else { break };
-        assert_eq!(status, 201, "{answer}");
+        let Some(answer) = posted(&mut connection, path, &body).await else { break };
+        assert_eq!(answer["metadata"]["name"], name.as_str(), "{answer}");
         made.push(name);
         count.fetch_add(1, Ordering::Relaxed);
     }
     made
+}
+
+/// What the server made of it; nothing if it went away, or says that it is about to.
+async fn posted(connection: &mut Client, path: &str, body: &Value) -> Option<Value> {
+    let (status, answer) = send(connection, Method::POST, path, Some(body)).await?;
+    (status != 503).then(|| {
+        assert_eq!(status, 201, "{answer}");
+        answer
+    })
 }
 
 /// Makes pods and deletes those of the round before.
@@ -88,8 +97,8 @@ async fn churn(to: Target, round: usize) -> (Vec<String>, Vec<String>) {
         let name = format!("churn-{round}-{n}");
         let spec = json!({"containers": [{"name": "main", "image": "amphipod.local/hello"}]});
         let body = json!({"metadata": {"name": &name, "labels": {"app": "churn"}}, "spec": spec});
-        let Some((status, answer)) = send(&mut connection, Method::POST, path, Some(&body)).await else { break };
-        assert_eq!(status, 201, "{answer}");
+        let Some(answer) = posted(&mut connection, path, &body).await else { break };
+        assert_eq!(answer["metadata"]["name"], name.as_str(), "{answer}");
         made.push(name);
         let Some(before) = round.checked_sub(1) else { continue };
         let old = format!("churn-{before}-{n}");
@@ -97,7 +106,7 @@ async fn churn(to: Target, round: usize) -> (Vec<String>, Vec<String>) {
         match send(&mut connection, Method::DELETE, &format!("{path}/{old}"), Some(&grace)).await {
             Some((200, _)) => deleted.push(old),
             // Asked for, and nobody said what became of it.
-            None => {
+            None | Some((503, _)) => {
                 deleted.push(old);
                 break;
             }
@@ -170,4 +179,54 @@ fn look_at_churn(lab: &Lab) -> Seen {
         assert_eq!(*restarts, 0, "{name}");
     }
     seen
+}
+
+/// Whole files replace one another at the same path, as an upgrade in place does it.
+fn install(lab: &Lab, another_build: bool) {
+    let new = lab.path("amphipod.new");
+    std::fs::copy(crate::lab::BINARY, &new).unwrap();
+    if another_build {
+        // The same code in a file with another digest: what is behind the program's own end is not read.
+        let mut file = std::fs::File::options().append(true).open(&new).unwrap();
+        std::io::Write::write_all(&mut file, b"another build").unwrap();
+    }
+    std::fs::rename(new, &lab.binary).unwrap();
+}
+
+#[test]
+fn upgrades_and_downgrades_under_load_lose_nothing_and_restart_nothing() {
+    let mut lab = Lab::prepare("swap");
+    lab.binary = lab.path("amphipod");
+    install(&lab, false);
+    lab.start_server();
+    lab.kubectl(&["create", "deployment", "web", "--image=amphipod.local/hello", "--replicas=5"]);
+    lab.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let before = look(&pods(&lab), "web");
+    let mut there = BTreeSet::new();
+    for round in 0..4 {
+        let count = Arc::new(AtomicUsize::new(0));
+        let writing = storm(&lab, round, &count);
+        let began = Instant::now();
+        while count.load(Ordering::Relaxed) < CLIENTS {
+            assert!(began.elapsed() < Duration::from_secs(20), "the clients get through");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        install(&lab, round % 2 == 0);
+        lab.stop_server();
+        let (made, deleted) = writing.join().unwrap();
+        there.extend(made);
+        for name in &deleted {
+            there.remove(name);
+        }
+        lab.start_server();
+        assert_eq!(look(&pods(&lab), "web"), before, "nothing that ran was restarted or moved");
+    }
+    let names = |kind: &str| -> BTreeSet<String> {
+        let list = lab.json(&["get", kind]);
+        list["items"].as_array().unwrap().iter().map(|o| text(&o["metadata"]["name"])).collect()
+    };
+    let found: BTreeSet<String> = names("configmaps").union(&names("pods")).cloned().collect();
+    let lost: Vec<_> = there.difference(&found).collect();
+    assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
+    assert!(there.len() > 4 * CLIENTS);
 }

@@ -20,6 +20,8 @@ pub struct Lab {
     pub name: String,
     directory: tempfile::TempDir,
     server: Option<Child>,
+    /// Our executable as it is now on this machine.
+    pub binary: PathBuf,
     /// A process in whose mount namespace our executable runs; the host's if there is none.
     pub disk: Option<Child>,
 }
@@ -88,7 +90,7 @@ impl Lab {
             ip(&format!("-n {namespace} link set {link} up"));
         }
         let directory = tempfile::Builder::new().prefix(&name).tempdir().unwrap();
-        Self { name, directory, server: None, disk: None }
+        Self { name, directory, server: None, binary: BINARY.into(), disk: None }
     }
 
     /// A path in the machine's directory.
@@ -112,7 +114,7 @@ impl Lab {
         if let Some(disk) = self.disk.as_ref().filter(|_| program == BINARY) {
             command.arg(format!("--mount=/proc/{}/ns/mnt", disk.id()));
         }
-        command.arg(program);
+        command.arg(if program == BINARY { self.binary.as_os_str() } else { program.as_ref() });
         command.env("KUBECONFIG", self.path("etc/kubeconfig.yaml"));
         for name in ["http_proxy", "https_proxy", "all_proxy"] {
             command.env_remove(name).env_remove(name.to_uppercase());
