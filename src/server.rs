@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -93,6 +93,35 @@ enum Ended {
     Moved,
 }
 
+/// What stops a server or an agent.
+struct Reasons {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Reasons {
+    /// From here on, a signal no longer ends the process at once.
+    fn new() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Returns when there is a reason.
+    async fn next(&mut self, node: &NodeOptions) -> Ended {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Ended::Told,
+            _ = self.interrupt.recv() => Ended::Told,
+            () = moved(node) => Ended::Moved,
+        }
+    }
+}
+
+/// Tells whoever watches the process.
+fn stopping_now(ended: &Ended) {
+    tracing::info!("stopping; containers go on");
+    notify(if matches!(ended, Ended::Told) { "STOPPING=1" } else { "RELOADING=1" });
+}
+
 /// Returns when the machine's address is no longer the node's; never if the user chose it.
 async fn moved(node: &NodeOptions) {
     match node.addresses.first() {
@@ -117,8 +146,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 async fn serve(config: Config) -> Result<Ended> {
     let clock = Clock::system();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reasons = Reasons::new()?;
 
     // Before anything is touched: one node a run directory.
     let place = Place::new(&config.data_dir, &config.run_dir);
@@ -168,13 +196,8 @@ async fn serve(config: Config) -> Result<Ended> {
         false => None,
     };
 
-    let ended = tokio::select! {
-        _ = terminate.recv() => Ended::Told,
-        _ = interrupt.recv() => Ended::Told,
-        () = moved(&config.node) => Ended::Moved,
-    };
-    tracing::info!("stopping; containers go on");
-    notify(if matches!(ended, Ended::Told) { "STOPPING=1" } else { "RELOADING=1" });
+    let ended = reasons.next(&config.node).await;
+    stopping_now(&ended);
     let _ = stop.send(true);
     renewing.abort();
     drop(agent);

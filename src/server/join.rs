@@ -16,10 +16,9 @@ use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use rustls::ClientConfig;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{Ended, NodeOptions, address, agent, moved, node_config, notify, runtime};
+use super::{Ended, NodeOptions, Reasons, address, agent, node_config, notify, runtime, stopping_now};
 use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
 use crate::api::identity::join::{Application, Cluster, JoinToken, Welcome, authority_hash};
 use crate::api::identity::pki::{RENEW_SECONDS, RENEWAL_CHECK, new_key, node_certificate_end, node_request};
@@ -67,8 +66,7 @@ pub fn run(config: Config) -> Result<()> {
 
 async fn serve(config: Config) -> Result<Ended> {
     let clock = Clock::system();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reasons = Reasons::new()?;
     let place = Place::new(&config.data_dir, &config.run_dir);
     let _claim = place.claim()?;
     let keep = Keep::new(&config, clock.clone())?;
@@ -86,19 +84,12 @@ async fn serve(config: Config) -> Result<Ended> {
     };
     let (agent, tls) = tokio::select! {
         biased;
-        _ = terminate.recv() => return Ok(Ended::Told),
-        _ = interrupt.recv() => return Ok(Ended::Told),
-        () = moved(&config.node) => return Ok(Ended::Moved),
+        ended = reasons.next(&config.node) => return Ok(ended),
         started = running => started?,
     };
     let renewing = task::spawn("certificate renewal", renew(keep, config.clone(), tls));
-    let ended = tokio::select! {
-        _ = terminate.recv() => Ended::Told,
-        _ = interrupt.recv() => Ended::Told,
-        () = moved(&config.node) => Ended::Moved,
-    };
-    tracing::info!("stopping; containers go on");
-    notify(if matches!(ended, Ended::Told) { "STOPPING=1" } else { "RELOADING=1" });
+    let ended = reasons.next(&config.node).await;
+    stopping_now(&ended);
     renewing.abort();
     drop(agent);
     Ok(ended)

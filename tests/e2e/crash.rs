@@ -66,6 +66,15 @@ fn storm(lab: &Lab, round: usize, acknowledged: &Arc<AtomicUsize>) -> JoinHandle
     })
 }
 
+/// Returns when there were as many writes as there are clients.
+fn all_write(count: &AtomicUsize) {
+    let began = Instant::now();
+    while count.load(Ordering::Relaxed) < CLIENTS {
+        assert!(began.elapsed() < Duration::from_secs(20), "the clients get through");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 async fn create(to: Target, round: usize, client: usize, count: Arc<AtomicUsize>) -> Vec<String> {
     let (mut connection, mut made) = (Client::new(to), Vec::new());
     for n in 0.. {
@@ -131,11 +140,7 @@ fn kill_9_of_the_server_loses_nothing_and_restarts_nothing() {
     for round in 0..ROUNDS {
         let count = Arc::new(AtomicUsize::new(0));
         let writing = storm(&lab, round, &count);
-        let began = Instant::now();
-        while count.load(Ordering::Relaxed) < CLIENTS {
-            assert!(began.elapsed() < Duration::from_secs(20), "the clients get through");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        all_write(&count);
         // At another moment of the batch, and of the churn, in each round.
         std::thread::sleep(Duration::from_millis((round as u64 * 37) % 230));
         lab.kill_server();
@@ -206,11 +211,7 @@ fn upgrades_and_downgrades_under_load_lose_nothing_and_restart_nothing() {
     for round in 0..4 {
         let count = Arc::new(AtomicUsize::new(0));
         let writing = storm(&lab, round, &count);
-        let began = Instant::now();
-        while count.load(Ordering::Relaxed) < CLIENTS {
-            assert!(began.elapsed() < Duration::from_secs(20), "the clients get through");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        all_write(&count);
         install(&lab, round % 2 == 0);
         lab.stop_server();
         let (made, deleted) = writing.join().unwrap();
