@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::cache::Cache;
 use crate::api::identity::join::{Cluster, Desk};
-use crate::api::identity::pki::{Names, Pki, RENEWAL_CHECK};
+use crate::api::identity::pki::{Names, Pki, renewal_due};
 use crate::api::identity::token::Tokens;
 use crate::api::{Api, Options, bootstrap};
 use crate::base::clock::Clock;
@@ -164,7 +164,8 @@ async fn serve(config: Config) -> Result<Ended> {
     let tokens = Tokens::new(&pki.token_key, ISSUER, clock.clone())
         .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
     let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
-    let _ = api.joining.set(Desk::new(&server_dir, &pki, config.cluster.clone(), clock.clone()));
+    let desk = Desk::new(&server_dir, &pki, config.cluster.clone(), clock.clone());
+    let _ = api.joining.set(if config.agent { desk.reserving(&config.node.name) } else { desk });
     bootstrap::run(&api, &endpoints(&config)).await.context("the first objects cannot be written")?;
     let mut loops = controllers::start(local(&api, controllers::MANAGER), clock.clone(), options_of(&config, &pki));
     if config.scheduler {
@@ -334,7 +335,7 @@ fn write_kubeconfig(config: &Config, pki: &Pki) -> Result<()> {
 /// Renews certificates long before they end, in the running process.
 async fn renew(config: Config, clock: Clock, shown: watch::Sender<Arc<ServerConfig>>) {
     loop {
-        tokio::time::sleep(RENEWAL_CHECK).await;
+        renewal_due(&clock).await;
         let directory = config.data_dir.join("server");
         let renewed = Pki::load(&directory, &names(&config), config.token.as_deref(), &clock)
             .map_err(anyhow::Error::from)

@@ -20,6 +20,8 @@ use crate::reconcile::{Changed, Controller, Key, Outcome, Patch, Reconciler};
 
 /// How long a node must be gone before its pods are.
 const QUARANTINE: Duration = Duration::from_secs(40);
+/// Pods that are removed at once.
+const AT_ONCE: usize = 16;
 /// The keys: nodes by name, and these two.
 const OVER: &str = "/over";
 const UNSCHEDULED: &str = "/unscheduled";
@@ -96,7 +98,10 @@ impl PodGc {
 
     /// Removes pods without waiting for anybody; `why` is told to watchers of pods that had not ended.
     async fn remove(&self, all: &[Arc<Object>], why: Option<&str>) -> Result<()> {
-        try_join_all(all.iter().map(|o| self.remove_one(o, why))).await.map(|_| ())
+        for some in all.chunks(AT_ONCE) {
+            try_join_all(some.iter().map(|o| self.remove_one(o, why))).await?;
+        }
+        Ok(())
     }
 
     async fn remove_one(&self, object: &Arc<Object>, why: Option<&str>) -> Result<()> {

@@ -21,7 +21,9 @@ use tokio::sync::watch;
 use super::{Ended, NodeOptions, Reasons, address, agent, node_config, notify, runtime, stopping_now};
 use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
 use crate::api::identity::join::{Application, Cluster, JoinToken, Welcome, authority_hash};
-use crate::api::identity::pki::{RENEW_SECONDS, RENEWAL_CHECK, new_key, node_certificate_end, node_request};
+use crate::api::identity::pki::{
+    RENEW_SECONDS, RENEWAL_RETRY, new_key, node_certificate_end, node_request, renewal_due,
+};
 use crate::base::clock::Clock;
 use crate::base::error::full;
 use crate::base::file::{make_private_dir, write_atomically};
@@ -299,18 +301,24 @@ async fn ask(
 
 /// Renews the certificate long before it ends, in the running process.
 async fn renew(keep: Keep, config: Config, shown: watch::Sender<Arc<ClientConfig>>) {
+    let mut failed = false;
     loop {
-        tokio::time::sleep(RENEWAL_CHECK).await;
+        match failed {
+            true => tokio::time::sleep(RENEWAL_RETRY).await,
+            false => renewal_due(&keep.clock).await,
+        }
         let renewed = async {
             let kept = keep.kept(None)?.context("the kept certificate is gone")?;
             keep.renew(&config, &kept).await?.tls()
         };
-        match renewed.await {
+        let renewed = renewed.await;
+        failed = renewed.is_err();
+        match renewed {
             Ok(tls) => drop(shown.send_replace(tls)),
             Err(error) => {
                 tracing::error!(
                     why = format!("{error:#}"),
-                    "the certificate was not renewed; it is tried again in half a day"
+                    "the certificate was not renewed; it is tried again in ten minutes"
                 );
             }
         }

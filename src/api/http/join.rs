@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use http::{Method, Response};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::{Body, Peer, answer, negotiate::Form};
@@ -19,6 +20,9 @@ pub const RENEW_PATH: &str = "/v1-amphipod/renew";
 
 /// A node with a certificate lets itself be reached.
 pub const TUNNEL_PATH: &str = "/v1-amphipod/tunnel";
+
+/// The longest application: a name, a password and a certificate request.
+const APPLICATION_BYTES: usize = 16 << 10;
 
 /// Set once by a server that lets machines join.
 pub type Joining = OnceLock<Desk>;
@@ -60,7 +64,10 @@ fn node_of(peer: &Peer) -> Result<String> {
 }
 
 async fn application(request: http::Request<Incoming>) -> Result<Application> {
-    let body = super::body_of(request).await?;
+    // Anybody may send this, so it is short.
+    let body = Limited::new(request.into_body(), APPLICATION_BYTES).collect().await;
+    let body = body.map_err(|e| Status::bad_request(format!("the application to join was not received whole: {e}")))?;
+    let body = body.to_bytes();
     serde_json::from_slice(&body).map_err(|e| Status::bad_request(format!("the application to join is malformed: {e}")))
 }
 

@@ -5,6 +5,8 @@
 //! the name while the Node exists (as k3s does). Invariant: a certificate is only ever signed for the name that was checked.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use jiff::Timestamp;
@@ -18,10 +20,11 @@ use super::pki::{Pki, node_params};
 use crate::api::delete::DeleteOptions;
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
-use crate::base::clock::{Clock, parse_time};
+use crate::base::clock::{Clock, between, parse_time};
 use crate::base::file::write_atomically;
 use crate::base::json::text;
 use crate::base::labels::dns_subdomain_error;
+use crate::base::object::Object;
 use crate::kinds::core::{node, secret};
 use crate::net::overlay::Backend;
 
@@ -35,6 +38,9 @@ pub const ONE_TIME: &str = "usage-one-time";
 const AUTHENTICATION: &str = "usage-bootstrap-authentication";
 /// What tells how long the token before the last rotation still holds.
 const OLD_TOKEN: &str = "token.old";
+
+/// How long a machine that has joined may take until its Node is there; meanwhile its name is taken.
+const CLAIM: Duration = Duration::from_secs(60);
 
 /// The parts of a join token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +102,8 @@ pub struct Desk {
     authority_key: Vec<u8>,
     cluster: Cluster,
     clock: Clock,
+    /// The node beside the server, which needs no token.
+    own: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,7 +157,13 @@ impl Desk {
     /// Where machines apply; `directory` is the server's own.
     pub fn new(directory: &Path, pki: &Pki, cluster: Cluster, clock: Clock) -> Self {
         let (authority, authority_key) = (pki.authority.clone(), pki.authority_key.clone());
-        Self { directory: directory.to_owned(), authority, authority_key, cluster, clock }
+        Self { directory: directory.to_owned(), authority, authority_key, cluster, clock, own: None }
+    }
+
+    /// No machine may join under the name of the server's own node.
+    pub fn reserving(mut self, name: &str) -> Self {
+        self.own = Some(name.to_owned());
+        self
     }
 
     /// The authority's certificate, PEM: what agents pin.
@@ -163,9 +177,19 @@ impl Desk {
         if let Some(why) = dns_subdomain_error(name) {
             return Err(Status::bad_request(format!("the node name {name:?} cannot be used: {why}")));
         }
-        self.check_token(api, token).await?;
+        let for_one = self.check_token(api, token)?;
+        if self.own.as_deref() == Some(name) {
+            let why =
+                format!("{name:?} is the node of the server itself: give this machine another name with --node-name");
+            return Err(Status::new(409, "AlreadyExists", why));
+        }
+        let welcome = self.sign(name, &application.csr)?;
         self.check_password(api, application).await?;
-        self.sign(name, &application.csr)
+        // Last: what is refused for another reason does not use the token up.
+        if let Some(token) = for_one {
+            self.use_up(api, &token).await?;
+        }
+        Ok(welcome)
     }
 
     /// Gives a node that shows its certificate a new one.
@@ -178,11 +202,12 @@ impl Desk {
         self.sign(node, &application.csr)
     }
 
-    async fn check_token(&self, api: &Api, given: &str) -> Result<()> {
+    /// Refuses a token that does not hold; answers one that is for one machine.
+    fn check_token(&self, api: &Api, given: &str) -> Result<Option<Arc<Object>>> {
         let refuse = |why: &str| Err(Status::new(401, "Unauthorized", why));
         let Ok(token) = JoinToken::parse(given) else { return refuse("no token was shown") };
         if self.is_server_token(&token.secret) {
-            return Ok(());
+            return Ok(None);
         }
         let wrong = "the token is wrong: take the one in <data-dir>/server/token of the server, or make one there with \
                      `amphipod token create`";
@@ -200,18 +225,19 @@ impl Desk {
         if kept.get(AUTHENTICATION) != "true" {
             return refuse("the token is not for joining: make one with `amphipod token create`");
         }
-        if kept.get(ONE_TIME) == "true" {
-            let options = DeleteOptions {
-                uid: Some(found.meta.uid.to_string()),
-                resource_version: Some(found.revision.to_string()),
-                ..DeleteOptions::default()
-            };
-            let request = Request::internal("join", kind, NAMESPACE, &name);
-            if api.delete(&request, &options).await.is_err() {
-                return refuse("the token was for one machine, and another one was faster");
-            }
-        }
-        Ok(())
+        Ok((kept.get(ONE_TIME) == "true").then_some(found))
+    }
+
+    async fn use_up(&self, api: &Api, token: &Object) -> Result<()> {
+        let options = DeleteOptions {
+            uid: Some(token.meta.uid.to_string()),
+            resource_version: Some(token.revision.to_string()),
+            ..DeleteOptions::default()
+        };
+        let request = Request::internal("join", &secret::KIND, NAMESPACE, &token.meta.name);
+        let used = api.delete(&request, &options).await;
+        let why = "the token was for one machine, and another one was faster";
+        used.map(|_| ()).map_err(|_| Status::new(401, "Unauthorized", why))
     }
 
     fn is_server_token(&self, shown: &str) -> bool {
@@ -228,12 +254,19 @@ impl Desk {
         }
         let hash = password_hash(name, &application.password);
         let kind = &secret::KIND;
-        let secret_name = format!("{name}.node-password");
+        let secret_name = password_name(name);
         let kept = api.cache.shelf(kind).get(&kind.key(NAMESPACE, &secret_name));
         let kept_hash = kept.as_ref().map(|o| Kept(o.value()).get("hash"));
         let exists = api.cache.shelf(&node::KIND).get(&node::KIND.key("", name)).is_some();
         match kept_hash {
             Some(kept) if same(&kept, &hash) => return Ok(()),
+            Some(_) if !exists && kept.as_ref().is_some_and(|o| self.is_young(o)) => {
+                let why = format!(
+                    "another machine has just joined as {name:?}: give this one another name with --node-name; if it is the \
+                     same machine, installed anew, try again in a minute"
+                );
+                return Err(Status::new(409, "AlreadyExists", why));
+            }
             _ if exists => {
                 let why = format!(
                     "there is another machine with the node name {name:?}: give this one another name with --node-name; \
@@ -253,6 +286,10 @@ impl Desk {
             api.delete(&request.named(&secret_name), &options).await?;
         }
         api.create(&request, object).await.map(|_| ())
+    }
+
+    fn is_young(&self, claim: &Object) -> bool {
+        claim.meta.created.is_some_and(|made| between(made, self.clock.now()) < CLAIM)
     }
 
     /// A certificate for the node's key. The request may ask for this name or be refused.
@@ -297,6 +334,16 @@ pub fn rotate(directory: &Path, new: &str, until: Timestamp) -> std::io::Result<
     let full = format!("K10{hash}::server:{new}");
     write_atomically(&path, format!("{full}\n").as_bytes(), 0o600)?;
     Ok(full)
+}
+
+/// Whether this is the secret that the last rotation has replaced.
+pub fn is_rotated_away(directory: &Path, secret: &str) -> bool {
+    read_old(directory).is_some_and(|old| same(&old.secret, secret))
+}
+
+/// The Secret with a node's password.
+pub fn password_name(node: &str) -> String {
+    format!("{node}.node-password")
 }
 
 fn read_old(directory: &Path) -> Option<OldToken> {
@@ -390,16 +437,20 @@ mod tests {
     #[tokio::test]
     async fn a_second_machine_with_a_nodes_name_is_refused_until_the_node_is_deleted() {
         let (_dir, pki, desk, api) = desk().await;
-        let secret = JoinToken::parse(&pki.join_token).unwrap().secret;
-        desk.join(&api, &secret, &application("one", PASSWORD)).await.unwrap();
+        let token = JoinToken::parse(&pki.join_token).unwrap().secret;
+        desk.join(&api, &token, &application("one", PASSWORD)).await.unwrap();
         let client = Local::new(api.clone(), "test");
         client.create(&node::KIND, "", json!({"metadata": {"name": "one"}})).await.unwrap();
-        desk.join(&api, &secret, &application("one", PASSWORD)).await.unwrap();
+        desk.join(&api, &token, &application("one", PASSWORD)).await.unwrap();
         let other = application("one", "another-password-");
-        let refused = desk.join(&api, &secret, &other).await.unwrap_err();
+        let refused = desk.join(&api, &token, &other).await.unwrap_err();
         assert_eq!((refused.code, refused.message.contains("kubectl delete node one")), (409, true));
         client.delete(&node::KIND, "", "one", DeleteOptions::default()).await.unwrap();
-        desk.join(&api, &secret, &other).await.unwrap();
+        let waits = desk.join(&api, &token, &other).await.unwrap_err();
+        assert!(waits.message.contains("has just joined"), "two that start together: {}", waits.message);
+        // The node controller does it.
+        client.delete(&secret::KIND, NAMESPACE, &password_name("one"), DeleteOptions::default()).await.unwrap();
+        desk.join(&api, &token, &other).await.unwrap();
     }
 
     #[tokio::test]
@@ -417,11 +468,23 @@ mod tests {
         }
         let expired = desk.join(&api, "aaaaaa.0123456789abcdef", &application("one", PASSWORD)).await.unwrap_err();
         assert!(expired.message.starts_with("the token expired at 2020-01-01"), "{}", expired.message);
+        let tampered = Application { csr: csr("admin", NODES), ..application("one", PASSWORD) };
+        let refused = desk.join(&api, "bbbbbb.0123456789abcdef", &tampered).await.unwrap_err();
+        assert_eq!(refused.code, 403, "and the token is not used up");
         desk.join(&api, "bbbbbb.0123456789abcdef", &application("one", PASSWORD)).await.unwrap();
         assert_eq!(
             desk.join(&api, "bbbbbb.0123456789abcdef", &application("two", PASSWORD)).await.unwrap_err().code,
             401
         );
+    }
+
+    #[tokio::test]
+    async fn nobody_joins_as_the_servers_own_node() {
+        let (_dir, pki, desk, api) = desk().await;
+        let token = JoinToken::parse(&pki.join_token).unwrap().secret;
+        let desk = desk.reserving("server");
+        let refused = desk.join(&api, &token, &application("server", PASSWORD)).await.unwrap_err();
+        assert_eq!((refused.code, refused.message.contains("--node-name")), (409, true));
     }
 
     #[tokio::test]
@@ -432,11 +495,11 @@ mod tests {
         let new = JoinToken::parse(&rotate(dir.path(), "brand-new", soon).unwrap()).unwrap();
         assert_eq!(new.authority_hash, Some(authority_hash(&pki.authority)));
         for secret in [&old, &new.secret] {
-            assert!(desk.check_token(&api, secret).await.is_ok());
+            assert!(desk.check_token(&api, secret).is_ok());
         }
         rotate(dir.path(), "newest", Clock::system().now()).unwrap();
         for secret in [&old, &new.secret] {
-            assert!(desk.check_token(&api, secret).await.is_err());
+            assert!(desk.check_token(&api, secret).is_err());
         }
     }
 

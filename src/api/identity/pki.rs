@@ -26,6 +26,9 @@ const RENEW_DAYS: i64 = 120;
 /// Certificates are valid from this long ago, for machines whose clock is behind.
 const BACKDATE_DAYS: i64 = 2;
 
+/// No clock that is right says less (2026-01-01): what is made under a wrong one must hold when the clock has been set.
+const EARLIEST_NOW: i64 = 1_767_225_600;
+
 /// Where the keys and certificates are, all PEM.
 #[derive(Clone, Debug)]
 pub struct Pki {
@@ -120,6 +123,8 @@ impl Store<'_> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let mut params =
                     self.params(&format!("amphipod-ca@{}", self.clock.now().as_second()), &[], AUTHORITY_DAYS)?;
+                // There is never another one, so it holds whatever time a machine may believe in.
+                params.not_before = time::OffsetDateTime::UNIX_EPOCH;
                 params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
                 params.key_usages =
                     vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
@@ -177,7 +182,8 @@ impl Store<'_> {
         let left = certificate.validity().not_after.timestamp() - self.clock.now().as_second();
         let issued = certificate.issuer().as_raw() == ca.subject().as_raw()
             && certificate.verify_signature(Some(ca.public_key())).is_ok();
-        if !issued || left < RENEW_DAYS * 86400 {
+        let begun = certificate.validity().not_before.timestamp() <= self.clock.now().as_second();
+        if !issued || !begun || left < RENEW_DAYS * 86400 {
             return false;
         }
         let mut carried: Vec<String> = Vec::new();
@@ -202,8 +208,16 @@ impl Store<'_> {
         let hash = super::join::authority_hash(authority);
         let full = |secret: &str| format!("K10{hash}::server:{secret}");
         let kept = std::fs::read_to_string(&path).ok().map(|t| t.trim().to_owned());
+        let given = match given.map(|g| g.rsplit(':').next().unwrap_or(g)) {
+            // The setting is older than the rotation, which must not be undone by a restart.
+            Some(given) if super::join::is_rotated_away(directory, given) => {
+                tracing::warn!("--token: this token was rotated away; the new one counts, in {}", path.display());
+                None
+            }
+            given => given,
+        };
         let token = match (given, kept) {
-            (Some(given), _) => full(given.rsplit(':').next().unwrap_or(given)),
+            (Some(given), _) => full(given),
             (None, Some(kept)) if kept.contains("::") => return Ok(kept),
             (None, _) => {
                 let mut bytes = [0; 16];
@@ -219,11 +233,11 @@ impl Store<'_> {
 fn params(common_name: &str, organisations: &[&str], days: i64, clock: &Clock) -> io::Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject(common_name, organisations);
-    let day = |days: i64| -> io::Result<time::OffsetDateTime> {
-        time::OffsetDateTime::from_unix_timestamp(clock.now().as_second() + days * 86400).map_err(other)
-    };
-    params.not_before = day(-BACKDATE_DAYS)?;
-    params.not_after = day(days)?;
+    let now = clock.now().as_second();
+    let at = |seconds: i64| time::OffsetDateTime::from_unix_timestamp(seconds).map_err(other);
+    // Nothing before 1970: verifiers refuse to read it.
+    params.not_before = at((now - BACKDATE_DAYS * 86400).max(0))?;
+    params.not_after = at(now.max(EARLIEST_NOW) + days * 86400)?;
     Ok(params)
 }
 
@@ -271,8 +285,24 @@ pub fn node_certificate_end(chain: &[u8], authority: &[u8], common_name: &str) -
 /// How many seconds before its end a certificate is renewed.
 pub const RENEW_SECONDS: i64 = RENEW_DAYS * 86400;
 
-/// How long until the next renewal must be looked at.
-pub const RENEWAL_CHECK: Duration = Duration::from_secs(12 * 3600);
+/// How long until the next renewal must be looked at, and how long after one that failed.
+const RENEWAL_CHECK: Duration = Duration::from_secs(12 * 3600);
+pub const RENEWAL_RETRY: Duration = Duration::from_secs(600);
+/// How often the machine's clock is looked at, and what it may drift meanwhile.
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
+const DRIFT: Duration = Duration::from_secs(3600);
+
+/// Waits until certificates must be looked at: after half a day, or when the machine's clock has been set.
+pub async fn renewal_due(clock: &Clock) {
+    let (wall, began) = (clock.now(), tokio::time::Instant::now());
+    loop {
+        tokio::time::sleep(CLOCK_CHECK).await;
+        let (passed, counted) = (clock.now().duration_since(wall).as_secs(), began.elapsed());
+        if counted >= RENEWAL_CHECK || passed.abs_diff(counted.as_secs() as i64) > DRIFT.as_secs() {
+            return;
+        }
+    }
+}
 
 fn pem_to_der(pem: &[u8]) -> io::Result<Vec<u8>> {
     Ok(crate::wire::tls::private_key(pem)?.secret_der().to_vec())
@@ -288,6 +318,40 @@ mod tests {
 
     fn names(dns: &str) -> Names {
         Names { dns: vec![dns.into()], addresses: vec!["127.0.0.1".parse().unwrap()] }
+    }
+
+    #[tokio::test]
+    async fn what_is_made_under_a_wrong_clock_holds_when_the_clock_is_right() {
+        use x509_parser::prelude::*;
+        let at = |time: &str| Clock::simulated(time.parse().unwrap(), 1);
+        let right = at("2026-11-23T00:00:00Z");
+        for wrong in ["1970-01-01T00:01:00Z", "2099-01-01T00:00:00Z"] {
+            let dir = tempfile::tempdir().unwrap();
+            let made = Pki::load(dir.path(), &names("a"), None, &at(wrong)).unwrap();
+            let later = Pki::load(dir.path(), &names("a"), None, &right).unwrap();
+            assert_eq!((&made.authority, &made.join_token), (&later.authority, &later.join_token), "{wrong}");
+            assert_ne!(made.server.chain, later.server.chain, "made anew: it would end soon, or has not begun");
+            for chain in [&later.authority, &later.server.chain, &later.admin.chain] {
+                let (_, pem) = parse_x509_pem(chain).unwrap();
+                let validity = pem.parse_x509().unwrap().validity().clone();
+                let now = right.now().as_second();
+                let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+                assert!((0..=now).contains(&from) && to > now + 300 * 86400, "{wrong}: {from} to {to}");
+            }
+            let again = Pki::load(dir.path(), &names("a"), None, &right).unwrap();
+            assert_eq!(again.server.chain, later.server.chain);
+        }
+    }
+
+    #[test]
+    fn a_rotation_is_not_undone_by_the_setting_before_it() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let load = |token: Option<&str>| Pki::load(dir.path(), &names("a"), token, &clock).unwrap().join_token;
+        assert!(load(Some("first")).ends_with("::server:first"));
+        let rotated = super::super::join::rotate(dir.path(), "second", clock.now()).unwrap();
+        assert_eq!(load(Some("first")), rotated);
+        assert_eq!(load(None), rotated);
+        assert!(load(Some("third")).ends_with("::server:third"));
     }
 
     #[test]

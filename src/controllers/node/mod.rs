@@ -13,14 +13,17 @@ use futures::future::try_join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{Context, absent_is_fine, pods, typed};
+use crate::api::delete::DeleteOptions;
+use crate::api::identity::join;
 use crate::api::status::Result;
 use crate::base::json::{at, list, set, text};
 use crate::base::object::Object;
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
-use crate::kinds::core::{node, pod};
+use crate::kinds::core::{node, pod, secret};
 use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Patch, Reconciler, Recorder};
 
 /// Where nodes' Leases are.
@@ -39,7 +42,11 @@ const PRESSURE: [(&str, &str); 4] = [
 /// Conditions that nobody knows any more when a node is lost.
 const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
-type Heard = Arc<Mutex<HashMap<String, Timestamp>>>;
+/// By the clock that nobody sets: a machine that learns the time after its boot must not lose all nodes.
+type Heard = Arc<Mutex<HashMap<String, Instant>>>;
+
+/// Pods that are written at once.
+const AT_ONCE: usize = 16;
 
 struct Nodes {
     cx: Arc<Context>,
@@ -57,7 +64,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
             return Vec::new();
         }
         let name = &c.object.meta.name;
-        seen.lock().expect("no panic while held").insert(name.to_string(), context.clock.now());
+        seen.lock().expect("no panic while held").insert(name.to_string(), Instant::now());
         let node = context.client.informer(&node::KIND).get("", name);
         let ready = node.and_then(|n| n.typed::<Node>().ok()).is_some_and(|n| condition(&n, "Ready") == Some("True"));
         if ready { Vec::new() } else { vec![Key::new("", name)] }
@@ -78,11 +85,15 @@ impl Reconciler for Nodes {
     async fn reconcile(&self, key: &Key) -> Result<Outcome> {
         let Some(object) = self.cx.client.informer(&node::KIND).get("", &key.name) else {
             self.heard.lock().expect("no panic while held").remove(&*key.name);
-            return Ok(Outcome::Done);
+            // Its name is free for another machine, or for the same one installed anew.
+            let name = join::password_name(&key.name);
+            let gone = self.cx.client.delete(&secret::KIND, join::NAMESPACE, &name, DeleteOptions::default()).await;
+            return absent_is_fine(gone).map(|()| Outcome::Done);
         };
         let now = self.cx.clock.now();
-        let heard = *self.heard.lock().expect("no panic while held").entry(key.name.to_string()).or_insert(now);
-        let lost_at = heard + self.cx.options.node_grace;
+        let fresh = Instant::now();
+        let heard = *self.heard.lock().expect("no panic while held").entry(key.name.to_string()).or_insert(fresh);
+        let lost_at = now + self.cx.options.node_grace.saturating_sub(heard.elapsed());
         let node: Arc<Node> = typed(&object)?;
         if lost_at <= now && condition(&node, "Ready") != Some("Unknown") {
             self.lose(&object, &key.name).await?;
@@ -125,18 +136,19 @@ impl Nodes {
         let ready = |o: &Arc<Object>| o.typed::<Pod>().is_ok_and(|p| pods::is_ready(&p));
         let all: Vec<Arc<Object>> = self.cx.pods.get(&pods::node_key(name)).into_iter().filter(ready).collect();
         let now = self.cx.clock.now_text();
-        try_join_all(all.iter().map(|object| {
+        let unready = |object: &Arc<Object>| {
             let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": now});
             let patch = json!({"metadata": {"uid": &*object.meta.uid}, "status": {"conditions": [condition]}});
-            let (namespace, name) = (&object.meta.namespace, &object.meta.name);
-            let status = Some(Subresource::Status);
+            let (namespace, name) = (object.meta.namespace.clone(), object.meta.name.clone());
             async move {
-                let patch = Patch::Strategic(patch);
-                absent_is_fine(self.cx.client.patch(&pod::KIND, namespace, name, status, patch).await)
+                let (status, patch) = (Some(Subresource::Status), Patch::Strategic(patch));
+                absent_is_fine(self.cx.client.patch(&pod::KIND, &namespace, &name, status, patch).await)
             }
-        }))
-        .await
-        .map(|_| ())
+        };
+        for some in all.chunks(AT_ONCE) {
+            try_join_all(some.iter().map(unready)).await?;
+        }
+        Ok(())
     }
 }
 
