@@ -110,6 +110,7 @@ fn three_machines(machines: &Machines) {
             assert!(answers.len() >= 4, "{url} on machine {n} reaches {} pods of 6", answers.len());
         }
     }
+    traffic_stays_where_it_is_told_to(machines, &nodes, &cluster_ip);
     for pods in nodes.values() {
         let name = text(&pods[0], "/metadata/name");
         assert_eq!(machines.kubectl(&["logs", name]).trim(), "hello: listening on port 8080");
@@ -127,6 +128,35 @@ fn three_machines(machines: &Machines) {
     }
     an_agent_reads_only_what_its_pods_need(machines, &nodes);
     a_cable_is_pulled(machines, &nodes);
+}
+
+/// `externalTrafficPolicy` and `internalTrafficPolicy` Local: only pods of the node that is asked answer.
+fn traffic_stays_where_it_is_told_to(machines: &Machines, nodes: &BTreeMap<String, Vec<Value>>, cluster_ip: &str) {
+    let patch = |policy: &str| {
+        let patch = format!(r#"{{"spec":{{"externalTrafficPolicy":"{policy}","internalTrafficPolicy":"{policy}"}}}}"#);
+        machines.kubectl(&["patch", "service", "spread", "-p", &patch]);
+    };
+    let who = |answer: &str| answer.lines().next().unwrap_or_default().replace("Hello from pod ", "");
+    let own = |n: usize| -> BTreeSet<String> {
+        nodes[&machines.all[n].name].iter().map(|p| text(p, "/metadata/name").to_owned()).collect()
+    };
+    patch("Local");
+    for n in 0..3 {
+        let other = (n + 1) % 3;
+        let outside = format!("http://{}:30081/", machines.all[other].address);
+        let inside = format!("http://{cluster_ip}/");
+        let from_outside = || -> BTreeSet<String> {
+            let ask = || machines.command(n, "curl").args(["-sS", "--max-time", "5", &outside]).output().unwrap();
+            (0..20).map(|_| who(&String::from_utf8_lossy(&ask().stdout))).collect()
+        };
+        let from_pod = || -> BTreeSet<String> {
+            let ask =
+                || machines.in_pod(&nodes[&machines.all[n].name][0], &["curl", "-sS", "--max-time", "5", &inside]);
+            (0..20).map(|_| who(&ask().unwrap_or_default())).collect()
+        };
+        machines.until("only its own pods answer for a node", || from_outside() == own(other) && from_pod() == own(n));
+    }
+    patch("Cluster");
 }
 
 /// With its own certificate, against the API, as curl would.
