@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod agent;
+mod images;
 pub mod join;
 pub mod manifests;
 mod memory;
@@ -72,6 +73,8 @@ pub struct NodeOptions {
     pub external_addresses: Vec<IpAddr>,
     pub labels: Vec<(String, String)>,
     pub taints: Vec<Taint>,
+    pub offline: bool,
+    pub default_registry: Option<String>,
 }
 
 /// Runs the server until SIGTERM or SIGINT.
@@ -190,7 +193,8 @@ async fn serve(config: Config) -> Result<Ended> {
     let agent = match config.agent {
         true => {
             let node = node_config(&config.node, place, &config.config_dir, config.cluster.clone(), true);
-            let (agent, access) = agent::start(&node, local(&api, "kubelet"), &clock, &pki.authority).await?;
+            let peers = Arc::new(images::Agents { nodes: api.nodes.clone(), own: node.name.clone() });
+            let (agent, access) = agent::start(&node, local(&api, "kubelet"), &clock, &pki.authority, peers).await?;
             api.nodes.register(&node.name, access);
             Some(agent)
         }
@@ -255,6 +259,8 @@ fn node_config(
         labels: is_server.then_some(role).into_iter().chain(options.labels.iter().cloned()).collect(),
         taints: options.taints.clone(),
         cluster,
+        offline: options.offline,
+        default_registry: options.default_registry.clone(),
     }
 }
 

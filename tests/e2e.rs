@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)] // A test that cannot go on says where.
 
+/// No registry at all.
+#[path = "e2e/airgap.rs"]
+mod airgap;
 /// Cables that are slow and lose frames.
 #[path = "e2e/cable.rs"]
 mod cable;

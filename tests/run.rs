@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::too_many_lines)]
 
+/// Archives in and out, and nodes that give each other images.
+#[path = "run/archives.rs"]
+mod archives;
 /// Memory and latency of a sandbox.
 #[path = "run/cost.rs"]
 mod cost;

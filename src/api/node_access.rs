@@ -8,11 +8,17 @@ use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::status::{Result, Status};
+use crate::wire::images::{Ask, Found};
+
+/// Nodes that are asked for one image at the same time.
+const ASKED_AT_ONCE: usize = 8;
 
 /// The nodes that can be reached, by name.
 #[derive(Clone, Default)]
@@ -57,6 +63,7 @@ pub enum Call {
     Exec(Target, ExecOptions),
     Attach(Target, ExecOptions),
     Connect(Target, u16),
+    Image(Ask),
 }
 
 /// The channels of a call's frames.
@@ -71,6 +78,8 @@ pub mod channel {
     pub const RESIZE: u8 = 4;
     /// How it ended: `Result<i32, String>` as JSON.
     pub const EXIT: u8 = 5;
+    /// What is known of a part of an image before its bytes: `Head` as JSON.
+    pub const HEAD: u8 = 6;
 }
 
 /// A running exec or attach.
@@ -107,6 +116,12 @@ pub trait NodeAccess: Send + Sync {
     async fn attach(&self, target: &Target, options: &ExecOptions) -> Result<Session>;
     /// Connects to a port inside the pod's network namespace.
     async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>>;
+    /// A part of an image that the node has and other nodes may have.
+    async fn image(&self, ask: &Ask) -> Result<Found>;
+    /// Whether the node is a part of this process.
+    fn is_here(&self) -> bool {
+        false
+    }
 }
 
 // === impl Nodes ===
@@ -130,6 +145,35 @@ impl Nodes {
         let nodes = self.0.read().expect("no panic while held");
         nodes.get(name).cloned().ok_or_else(|| Status::internal(format!("node {name:?} cannot be reached now")))
     }
+
+    /// A part of an image that any node but the one that asks has: the server's own, else the first of the others.
+    pub async fn image(&self, ask: &Ask, asking: &str) -> Option<Found> {
+        let all: Vec<Arc<dyn NodeAccess>> = {
+            let nodes = self.0.read().expect("no panic while held");
+            nodes.iter().filter(|(name, _)| *name != asking).map(|(_, access)| access.clone()).collect()
+        };
+        let (here, away): (Vec<_>, Vec<_>) = all.into_iter().partition(|access| access.is_here());
+        for access in here {
+            if let Ok(found) = access.image(ask).await {
+                return Some(found);
+            }
+        }
+        if matches!(ask, Ask::Manifest { server_only: true, .. }) {
+            return None;
+        }
+        let answers: Vec<BoxFuture<'static, Option<Found>>> = away.into_iter().map(|a| asked(a, ask.clone())).collect();
+        let mut answers = futures::stream::iter(answers).buffer_unordered(ASKED_AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
+    }
+}
+
+fn asked(access: Arc<dyn NodeAccess>, ask: Ask) -> BoxFuture<'static, Option<Found>> {
+    Box::pin(async move { access.image(&ask).await.ok() })
 }
 
 impl std::fmt::Debug for Nodes {

@@ -28,6 +28,16 @@ enum Command {
         /// The file
         file: PathBuf,
     },
+    /// Write images into one archive, as OCI layout and docker archive at once
+    #[command(visible_alias = "save")]
+    Export {
+        /// Names, or ids
+        #[arg(required = true)]
+        references: Vec<String>,
+        /// The file; .gz, .tgz, .zst or .tzst at its end compresses it
+        #[arg(long, short)]
+        output: PathBuf,
+    },
     /// Download an image, with the mirrors and logins of registries.yaml
     Pull {
         /// Its name
@@ -63,6 +73,10 @@ async fn work(store: &ImageStore, command: Command) -> Result<()> {
                 let names = [&image.tags, &image.digests].into_iter().find(|names| !names.is_empty());
                 output(&format!("imported {}", names.map_or(image.id.clone(), |names| names.join(", "))));
             }
+        }
+        Command::Export { references, output: file } => {
+            store.export(&references, &file).await?;
+            output(&format!("exported {} to {}", references.join(", "), file.display()));
         }
         Command::Pull { reference } => {
             let image = store.pull(&reference, &[]).await?;

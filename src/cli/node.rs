@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::Usage;
+use crate::containers::image::Registries;
 use crate::server::NodeOptions;
 use crate::server::address::default_address;
 use crate::server::agent::Taint;
@@ -29,6 +30,12 @@ pub struct NodeArgs {
     /// Taints that the node registers with, KEY=VALUE:EFFECT
     #[arg(long, env = "AMPHIPOD_NODE_TAINT", value_delimiter = ',')]
     node_taint: Vec<Taint>,
+    /// Never ask a registry: images come from <data-dir>/agent/images, from `amphipod image import`, and from other nodes
+    #[arg(long, env = "AMPHIPOD_OFFLINE")]
+    offline: bool,
+    /// Registry that stands in for docker.io, HOST[:PORT][/PATH]
+    #[arg(long, env = "AMPHIPOD_SYSTEM_DEFAULT_REGISTRY", value_parser = registry)]
+    system_default_registry: Option<String>,
 }
 
 /// How and how much is logged.
@@ -56,6 +63,13 @@ fn label(text: &str) -> Result<(String, String), String> {
     match crate::base::labels::label_value_error(value) {
         Some(why) => Err(format!("{value:?}: {why}")),
         None => Ok((key.into(), value.into())),
+    }
+}
+
+fn registry(text: &str) -> Result<String, String> {
+    match Registries::is_registry(text) {
+        true => Ok(text.to_owned()),
+        false => Err("expected HOST[:PORT][/PATH], such as registry.example.com:5000".into()),
     }
 }
 
@@ -90,6 +104,8 @@ impl NodeArgs {
             external_addresses: self.node_external_ip,
             labels: self.node_label,
             taints: self.node_taint,
+            offline: self.offline,
+            default_registry: self.system_default_registry,
         })
     }
 }

@@ -88,6 +88,11 @@ impl Config {
     pub fn images_dir(&self) -> PathBuf {
         self.data_dir.join("images")
     }
+
+    /// Where users put archives with images, to be taken in.
+    pub fn archives_dir(&self) -> PathBuf {
+        self.data_dir.join("agent/images")
+    }
 }
 
 /// What happened to a sandbox or container without the caller asking right now.

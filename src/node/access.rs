@@ -16,6 +16,7 @@ use crate::api::status::{Result, Status};
 use crate::base::task;
 use crate::containers::{ExecSpec, Session};
 use crate::kinds::core::pod;
+use crate::wire::images::{Ask, Found};
 
 /// Pieces of a log that may wait for the client.
 const PIECES: usize = 8;
@@ -132,6 +133,14 @@ impl NodeAccess for Access {
         let id = self.running(target)?;
         let session = self.0.runtime.attach(&id).await.map_err(|e| Status::internal(super::launch::full(&e)))?;
         Ok(Self::carry(session))
+    }
+
+    async fn image(&self, ask: &Ask) -> Result<Found> {
+        self.0.images.offer(ask).await.ok_or_else(|| Status::new(404, "NotFound", "no such image here"))
+    }
+
+    fn is_here(&self) -> bool {
+        true
     }
 
     async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>> {

@@ -150,6 +150,7 @@ mod tests {
             log_dir: "/l".into(),
             cluster_dns: vec!["10.43.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
+            default_registry: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::api::status::{Result, Status};
 use crate::base::error::full;
 use crate::base::task;
 use crate::wire::channel::Channel;
+use crate::wire::images::Found;
 use crate::wire::tunnel::{self, Body, Reader, Writer};
 
 /// Waits between attempts while the server is away.
@@ -70,6 +71,7 @@ async fn answer(access: Arc<dyn NodeAccess>, mut reader: Reader) -> Result<Respo
         }
         Call::Exec(target, options) => carry(access.exec(&target, &options).await?, reader, writer),
         Call::Attach(target, options) => carry(access.attach(&target, &options).await?, reader, writer),
+        Call::Image(ask) => give(access.image(&ask).await?, reader, writer),
         Call::Connect(target, port) => join(access.connect(&target, port).await?, reader, writer),
     }
     Ok(Response::new(body))
@@ -113,6 +115,27 @@ fn carry(session: Session, mut reader: Reader, writer: Writer) {
             }
         }
         input.abort();
+    });
+}
+
+/// Sends a part of an image.
+fn give(found: Found, mut reader: Reader, writer: Writer) {
+    task::spawn("tunnel image", async move {
+        let Found { head, mut pieces } = found;
+        let head = serde_json::to_vec(&head).unwrap_or_default();
+        let sending = async {
+            writer.send(channel::HEAD, &head).await?;
+            while let Some(piece) = pieces.recv().await {
+                writer.send(channel::OUT, &piece).await?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        tokio::select! {
+            biased;
+            // Whoever asked has gone.
+            _ = reader.next() => {}
+            _ = sending => {}
+        }
     });
 }
 

@@ -49,6 +49,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
+    /// Stands in for docker.io.
+    pub default_registry: Option<String>,
 }
 
 /// Everything a worker needs, shared by all of them.

@@ -42,7 +42,12 @@ pub async fn ensure(node: &Node, object: &Object, pod: &Pod, container: &Contain
     }
     say(EventType::Normal, "Pulling", &format!("Pulling image {reference:?}"));
     let begun = node.clock.now();
-    match node.images.pull(reference, &credentials(node, pod, reference)).await {
+    let credentials = credentials(node, pod, reference);
+    let pulled = match policy {
+        "Always" => node.images.pull(reference, &credentials).await,
+        _ => node.images.obtain(reference, &credentials).await,
+    };
+    match pulled {
         Ok(image) => {
             let took = crate::base::clock::between(begun, node.clock.now());
             let size = image.size_bytes;
@@ -74,6 +79,9 @@ fn credentials(node: &Node, pod: &Pod, reference: &str) -> Vec<Credentials> {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
         _ => "docker.io",
     };
+    // Whoever stands in for docker.io gets its own credentials, not those of docker.io.
+    let default = node.config.default_registry.as_deref().filter(|_| host == "docker.io");
+    let host = default.map_or(host, |default| default.split('/').next().unwrap_or(default));
     found.flat_map(|s| entries(&s)).filter(|(registry, _)| speaks_of(registry, host)).map(|(_, c)| c).collect()
 }
 

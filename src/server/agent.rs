@@ -21,6 +21,7 @@ use crate::net::{self, DnsRedirect, peers, proxy};
 use crate::node::{self, Node, access::Access, heartbeat};
 use crate::place::{Place, Ranges};
 use crate::reconcile::{Client, Recorder};
+use crate::wire::images::Peers;
 
 /// Where the node's DNS listens on the gateway address; the data plane leads port 53 of the cluster DNS here.
 const DNS_PORT: u16 = 1053;
@@ -38,6 +39,10 @@ pub struct Config {
     /// Taints that the node registers with.
     pub taints: Vec<Taint>,
     pub cluster: Cluster,
+    /// No registry may be asked.
+    pub offline: bool,
+    /// Stands in for docker.io.
+    pub default_registry: Option<String>,
 }
 
 /// A taint as `key=value:effect` says it.
@@ -73,13 +78,20 @@ pub async fn start(
     client: Arc<dyn Client>,
     clock: &Clock,
     authority: &[u8],
+    peers: Arc<dyn Peers>,
 ) -> Result<(Agent, Arc<Access>)> {
     let place = &config.place;
     let cluster = &config.cluster;
     let dirs = place.containers();
-    let registries = Registries::load(&config.config_dir.join("registries.yaml")).context("registries.yaml")?;
+    let registries = Registries {
+        offline: config.offline,
+        default_registry: config.default_registry.clone(),
+        ..Registries::load(&config.config_dir.join("registries.yaml")).context("registries.yaml")?
+    };
     std::fs::create_dir_all(&dirs.data_dir).with_context(|| format!("{} cannot be made", dirs.data_dir.display()))?;
     let images = Arc::new(ImageStore::open(&dirs, registries).context("the image store cannot be opened")?);
+    images.set_peers(peers);
+    let taking_in = images.take_in().context("image archives cannot be taken in")?;
     let runtime = Arc::new(ShimRuntime::open(dirs.clone()).await.context("the container runtime cannot be started")?);
     let node_config = node::Config {
         name: config.name.clone(),
@@ -93,6 +105,7 @@ pub async fn start(
         log_dir: place.log_dir(),
         cluster_dns: if cluster.dns { vec![cluster.cluster_dns] } else { Vec::new() },
         cluster_domain: cluster.cluster_domain.clone(),
+        default_registry: config.default_registry.clone(),
     };
     let cidrs = heartbeat::register(&*client, &node_config).await.context("the node cannot be registered")?;
     let cidrs = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;
@@ -109,7 +122,7 @@ pub async fn start(
             .context("the pod network cannot be set up")?
     };
     let host_ports = watch::Sender::new(Vec::new());
-    let mut agent = Agent { tasks: Vec::new(), _dns: None };
+    let mut agent = Agent { tasks: vec![taking_in], _dns: None };
     let options = overlay::Options { backend: cluster.overlay, address };
     let overlay = Overlay::open(net.clone(), options).context("the overlay cannot be set up")?;
     agent.tasks.push(peers::start(&*client, Arc::new(overlay), &config.name));

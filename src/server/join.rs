@@ -79,7 +79,9 @@ async fn serve(config: Config) -> Result<Ended> {
         let client: Arc<dyn Client> = Arc::new(Remote::new(channel.clone(), &config.node.name));
         let node = node_config(&config.node, place, &config.config_dir, membership.cluster.clone(), false);
         tracing::info!(server = channel.address(), node = config.node.name, "this machine is a node of the cluster");
-        let (mut agent, access) = agent::start(&node, client, &clock, &membership.authority).await?;
+        // On a connection of their own, so that images do not hold up what the node is told.
+        let peers = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
+        let (mut agent, access) = agent::start(&node, client, &clock, &membership.authority, peers).await?;
         agent.keep(task::spawn("tunnel", crate::node::http::run(channel, access)));
         notify("READY=1");
         Ok::<_, anyhow::Error>((agent, tls))

@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod client;
+pub mod images;
 pub mod spdy;
 pub mod tls;
 pub mod tunnel;

@@ -116,11 +116,16 @@ impl Machines {
 
     /// Starts an agent on a machine; one that has joined needs no token.
     pub fn start_agent(&mut self, n: usize, token: &str) {
+        self.start_agent_with(n, token, &[]);
+    }
+
+    /// The same with further flags.
+    pub fn start_agent_with(&mut self, n: usize, token: &str, flags: &[&str]) {
         let server = format!("https://{}:6443", self.all[0].address);
         let machine = &mut self.all[n];
         let address = machine.address.clone();
         let joining: &[&str] = if token.is_empty() { &[] } else { &["--token", token] };
-        machine.spawn(&[&["agent", "--server", &server, "--node-ip", &address], joining].concat());
+        machine.spawn(&[&["agent", "--server", &server, "--node-ip", &address], joining, flags].concat());
     }
 
     /// Whether the API says that the machine's node is ready.

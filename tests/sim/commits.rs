@@ -45,6 +45,7 @@ impl Small {
             log_dir: directory.path().join("logs"),
             cluster_dns: vec!["10.43.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
+            default_registry: None,
         };
         heartbeat::register(&*client, &config).await.unwrap();
         let clock = world.clock.clone();

@@ -2,14 +2,17 @@
 
 use std::sync::OnceLock;
 
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Body, Peer, answer, negotiate::Form};
 use crate::api::Api;
 use crate::api::identity::join::{Application, Desk};
 use crate::api::status::{Result, Status};
+use crate::wire::images::{Ask, DIGEST, IMAGES_PATH};
 
 /// The authority's certificate, for agents to pin by the hash in their token.
 pub const AUTHORITY_PATH: &str = "/cacerts";
@@ -29,7 +32,7 @@ pub type Joining = OnceLock<Desk>;
 
 /// Whether the path is one of these.
 pub fn is_for(path: &str) -> bool {
-    matches!(path, AUTHORITY_PATH | JOIN_PATH | RENEW_PATH | TUNNEL_PATH)
+    matches!(path, AUTHORITY_PATH | JOIN_PATH | RENEW_PATH | TUNNEL_PATH) || path.starts_with(IMAGES_PATH)
 }
 
 /// Answers one of these paths.
@@ -49,12 +52,27 @@ pub async fn respond(api: &Api, peer: &Peer, request: http::Request<Incoming>) -
             welcome(joined?)
         }
         (&Method::GET, TUNNEL_PATH) => super::tunnel::accept(api, &node_of(peer)?, request),
+        (&Method::GET, path) if path.starts_with(IMAGES_PATH) => image(api, &node_of(peer)?, request.uri()).await,
         (&Method::POST, RENEW_PATH) => {
             let node = node_of(peer)?;
             welcome(desk.renew(&node, &application(request).await?)?)
         }
         _ => Err(Status::method_not_allowed()),
     }
+}
+
+/// A part of an image that another node has.
+async fn image(api: &Api, node: &str, uri: &http::Uri) -> Result<Response<Body>> {
+    let ask = Ask::parse(uri.path(), uri.query()).ok_or_else(Status::no_such_path)?;
+    let found = api.nodes.image(&ask, node).await;
+    let found = found.ok_or_else(|| Status::new(404, "NotFound", "no other node has this image"))?;
+    let body = answer::streamed(ReceiverStream::new(found.pieces));
+    let response = Response::builder()
+        .header(CONTENT_TYPE, &found.head.media_type)
+        .header(CONTENT_LENGTH, found.head.size_bytes)
+        .header(DIGEST, &found.head.digest)
+        .body(body);
+    response.map_err(|e| Status::internal(e.to_string()))
 }
 
 /// The node whose certificate was shown.

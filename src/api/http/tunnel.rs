@@ -1,6 +1,7 @@
 //! Reaching the pods of agents through the tunnels that the agents keep open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use crate::api::Api;
 use crate::api::node_access::{Call, Duplex, ExecOptions, LogOptions, NodeAccess, Session, Target, channel};
 use crate::api::status::{Result, Status};
 use crate::base::task;
+use crate::wire::images::{Ask, Found};
 use crate::wire::tunnel::{self, PROTOCOL, Reader, Writer};
 
 /// What may wait between a stream and the tunnel.
@@ -25,6 +27,8 @@ const PIPE_BYTES: usize = 64 << 10;
 /// Pieces of a log that may wait for the client.
 const PIECES: usize = 8;
 const SIZES: usize = 4;
+/// How long a node may take to say whether it has an image.
+const IMAGE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Lets an agent be reached from now on, as long as its connection lives.
 pub fn accept(api: &Api, node: &str, mut request: Request<Incoming>) -> Result<Response<Body>> {
@@ -192,5 +196,30 @@ impl NodeAccess for Tunnelled {
             }
         });
         Ok(Box::new(ours))
+    }
+
+    async fn image(&self, ask: &Ask) -> Result<Found> {
+        let asked = async {
+            let (writer, mut reader) = self.call(&Call::Image(ask.clone())).await?;
+            match reader.next().await {
+                Ok(Some((channel::HEAD, head))) => Ok((writer, reader, head)),
+                _ => Err(Status::unavailable(format!("node {:?} broke off", self.node))),
+            }
+        };
+        // One that does not answer keeps nobody from asking the others.
+        let late = |_| Status::unavailable(format!("node {:?} does not answer", self.node));
+        let (writer, mut reader, head) = tokio::time::timeout(IMAGE_PATIENCE, asked).await.map_err(late)??;
+        let head = serde_json::from_slice(&head).map_err(Status::internal)?;
+        let (send, pieces) = mpsc::channel(PIECES);
+        task::spawn("tunnel image", async move {
+            // The call lives as long as its input does.
+            let _open = writer;
+            while let Ok(Some((channel::OUT, bytes))) = reader.next().await {
+                if send.send(bytes).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Found { head, pieces })
     }
 }

@@ -1,16 +1,20 @@
 //! Taking in images from a tar: `docker save` (docker-archive) and OCI layouts, plain or compressed.
 //!
-//! The archive is spread into a scratch directory first, through the same safe unpacking as a layer.
+//! The archive is spread into a scratch directory first, through the same safe unpacking as a layer. What was taken in is
+//! pinned: nobody could download it again.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::content::{Content, Documents, digest_of_file};
 use super::error::io;
 use super::pull::{ConfigFile, Descriptor, choose, own_platform, parse_manifest};
-use super::store::{ImageStore, blob_name, chain_ids};
+use super::store::{ImageStore, Inner, blob_name, chain_ids};
 use super::{Image, ImageError, Reference, Result, unpack};
 
 #[derive(Debug, Deserialize)]
@@ -24,9 +28,22 @@ struct DockerEntry {
 /// One image of an archive: its files, and what it is called.
 struct Found {
     config: Vec<u8>,
-    layers: Vec<PathBuf>,
-    tags: Vec<String>,
-    digests: Vec<String>,
+    layers: Vec<LayerFile>,
+    names: Vec<Reference>,
+    /// What the archive says in the words of registries; a docker archive says nothing.
+    described: Option<Described>,
+}
+
+struct LayerFile {
+    path: PathBuf,
+    /// As the manifest has it, not verified.
+    digest: Option<String>,
+}
+
+#[derive(Clone)]
+struct Described {
+    target: Bytes,
+    manifest: Bytes,
 }
 
 pub(super) async fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Image>> {
@@ -60,49 +77,142 @@ async fn add_all(store: &ImageStore, scratch: &Path) -> Result<Vec<Image>> {
 
 async fn add(store: &ImageStore, found: Found) -> Result<Image> {
     let file = ConfigFile::parse(&found.config)?;
-    file.check_platform(found.tags.first().map_or("archive", String::as_str))?;
+    file.check_platform(&found.names.first().map_or("archive".into(), Reference::to_string))?;
     let diff_ids = &file.rootfs.diff_ids;
     if diff_ids.len() != found.layers.len() {
         return Err(ImageError::invalid("archive", "configuration and manifest differ in their layers"));
     }
     let chain = chain_ids(diff_ids);
-    for (index, blob) in found.layers.iter().enumerate() {
+    for (index, layer) in found.layers.iter().enumerate() {
         if !store.has_layer(&chain[index]) {
-            store.add_layer(&chain[..index], &chain[index], &diff_ids[index], blob.clone()).await?;
+            store.add_layer(&chain[..index], &chain[index], &diff_ids[index], layer.path.clone()).await?;
         }
     }
+    let (id, config, layers) = (super::digest_of(&found.config), Bytes::from(found.config), found.layers);
+    let described = found.described;
+    let (content, target) = store.blocking(move |inner| keep(inner, config, &layers, described)).await?;
+    // As a registry would name it, so that all nodes that get it from here say the same.
+    let digest = |name: &Reference| format!("{}@{target}", name.name());
     let image = Image {
-        id: super::digest_of(&found.config),
-        tags: found.tags,
-        digests: found.digests,
+        id,
+        tags: found.names.iter().filter(|name| name.digest.is_none()).map(Reference::to_string).collect(),
+        digests: found.names.iter().map(digest).collect(),
         size_bytes: 0,
-        pinned: false,
+        pinned: true,
         last_used: Timestamp::now(),
         config: file.image_config(),
     };
-    store.add_image(image, chain)
+    store.add_image(image, chain, content)
+}
+
+/// Keeps what the image was in the archive, and tells what its names mean.
+fn keep(
+    inner: &Inner,
+    config: Bytes,
+    layers: &[LayerFile],
+    described: Option<Described>,
+) -> Result<(Option<Content>, String)> {
+    let mut digests = Vec::new();
+    for layer in layers {
+        digests.push(match &layer.digest {
+            Some(known) if inner.has_content(known) => known.clone(),
+            expected => {
+                let actual = digest_of_file(&layer.path)?;
+                if let Some(expected) = expected.clone().filter(|expected| *expected != actual) {
+                    return Err(ImageError::WrongDigest { expected, actual });
+                }
+                inner.keep_file(&layer.path, &actual)?;
+                actual
+            }
+        });
+    }
+    let described = match described {
+        Some(described) => described,
+        None => {
+            let manifest = describe(&config, layers, &digests)?;
+            Described { target: manifest.clone(), manifest }
+        }
+    };
+    let target = super::digest_of(&described.target);
+    let documents = Documents { target: described.target, manifest: described.manifest, config };
+    Ok((inner.keep(&documents, digests, false)?, target))
+}
+
+/// The manifest that a registry would have; the same on every machine.
+fn describe(config: &[u8], layers: &[LayerFile], digests: &[String]) -> Result<Bytes> {
+    let described = |(layer, digest): (&LayerFile, &String)| -> Result<serde_json::Value> {
+        let mut magic = Vec::new();
+        let file = fs::File::open(&layer.path).map_err(io("opening", &layer.path))?;
+        let size_bytes = file.metadata().map_err(io("reading", &layer.path))?.len();
+        file.take(4).read_to_end(&mut magic).map_err(io("reading", &layer.path))?;
+        let compression = match &*magic {
+            [0x1f, 0x8b, ..] => "+gzip",
+            [0x28, 0xb5, 0x2f, 0xfd] => "+zstd",
+            _ => "",
+        };
+        let media_type = format!("application/vnd.oci.image.layer.v1.tar{compression}");
+        Ok(serde_json::json!({"mediaType": media_type, "digest": digest, "size": size_bytes}))
+    };
+    let layers = layers.iter().zip(digests).map(described).collect::<Result<Vec<_>>>()?;
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": super::digest_of(config),
+            "size": config.len(),
+        },
+        "layers": layers,
+    });
+    Ok(manifest.to_string().into())
 }
 
 fn find(scratch: &Path) -> Result<Vec<Found>> {
-    if scratch.join("manifest.json").is_file() {
-        find_docker(scratch)
-    } else if scratch.join("index.json").is_file() {
-        find_oci(scratch)
-    } else {
-        Err(ImageError::invalid("archive", "neither a docker archive nor an OCI layout"))
+    let has = |name: &str| scratch.join(name).is_file();
+    match (has("oci-layout") && has("index.json"), has("manifest.json")) {
+        // Both in one, as newer `docker save` and our own export make them: the layout has the digests.
+        (true, true) => {
+            let mut found = find_oci(scratch)?;
+            name_nameless(&mut found, &docker_entries(scratch)?, scratch)?;
+            Ok(found)
+        }
+        (_, true) => find_docker(scratch),
+        (true, _) => find_oci(scratch),
+        _ if has("index.json") => find_oci(scratch),
+        _ => Err(ImageError::invalid("archive", "neither a docker archive nor an OCI layout")),
     }
 }
 
+/// Gives images of a layout that have no name there those of the docker archive's list.
+fn name_nameless(found: &mut [Found], entries: &[DockerEntry], scratch: &Path) -> Result<()> {
+    for image in found.iter_mut().filter(|image| image.names.is_empty()) {
+        for entry in entries {
+            if read(scratch, &entry.config)? == image.config {
+                image.names.extend(entry.names()?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn docker_entries(scratch: &Path) -> Result<Vec<DockerEntry>> {
+    serde_json::from_slice(&read(scratch, "manifest.json")?)
+        .map_err(|error| ImageError::invalid("manifest.json", error))
+}
+
 fn find_docker(scratch: &Path) -> Result<Vec<Found>> {
-    let entries: Vec<DockerEntry> = serde_json::from_slice(&read(scratch, "manifest.json")?)
-        .map_err(|error| ImageError::invalid("manifest.json", error))?;
-    let found = |entry: DockerEntry| {
-        let tags = entry.repo_tags.unwrap_or_default();
-        let tags: Result<Vec<String>> = tags.iter().map(|tag| Ok(Reference::parse(tag)?.to_string())).collect();
-        let layers: Result<Vec<PathBuf>> = entry.layers.iter().map(|layer| inside(scratch, layer)).collect();
-        Ok(Found { config: read(scratch, &entry.config)?, layers: layers?, tags: tags?, digests: Vec::new() })
+    let found = |entry: &DockerEntry| {
+        let layer = |layer: &String| Ok(LayerFile { path: inside(scratch, layer)?, digest: None });
+        let layers = entry.layers.iter().map(layer).collect::<Result<_>>()?;
+        Ok(Found { config: read(scratch, &entry.config)?, layers, names: entry.names()?, described: None })
     };
-    entries.into_iter().map(found).collect()
+    docker_entries(scratch)?.iter().map(found).collect()
+}
+
+impl DockerEntry {
+    fn names(&self) -> Result<Vec<Reference>> {
+        self.repo_tags.iter().flatten().map(|tag| Reference::parse(tag)).collect()
+    }
 }
 
 fn find_oci(scratch: &Path) -> Result<Vec<Found>> {
@@ -116,21 +226,24 @@ fn find_oci_image(scratch: &Path, descriptor: &Descriptor) -> Result<Found> {
         .iter()
         .filter_map(|key| descriptor.annotations.get(*key))
         .find(|name| name.contains(['/', ':']));
-    let reference = name.map(|name| Reference::parse(name)).transpose()?;
-    let mut manifest = parse_manifest(&blob(scratch, &descriptor.digest)?)?;
+    let names = name.map(|name| Reference::parse(name)).transpose()?.into_iter().collect();
+    let target = Bytes::from(blob(scratch, &descriptor.digest)?);
+    let mut bytes = target.clone();
+    let mut manifest = parse_manifest(&bytes)?;
     if manifest.config.is_none() && !manifest.manifests.is_empty() {
         let chosen = choose(&manifest.manifests, &own_platform(), "archive")?.digest.clone();
-        manifest = parse_manifest(&blob(scratch, &chosen)?)?;
+        bytes = blob(scratch, &chosen)?.into();
+        manifest = parse_manifest(&bytes)?;
     }
     let config = manifest.config.ok_or_else(|| ImageError::invalid("manifest", "it has no configuration"))?;
-    let layers: Result<Vec<PathBuf>> =
-        manifest.layers.iter().map(|layer| inside(scratch, &blob_path(&layer.digest)?)).collect();
-    let digest = |reference: &Reference| format!("{}@{}", reference.name(), descriptor.digest);
+    let layer = |layer: &Descriptor| {
+        Ok(LayerFile { path: inside(scratch, &blob_path(&layer.digest)?)?, digest: Some(layer.digest.clone()) })
+    };
     Ok(Found {
         config: blob(scratch, &config.digest)?,
-        layers: layers?,
-        digests: reference.iter().map(digest).collect(),
-        tags: reference.iter().map(ToString::to_string).collect(),
+        layers: manifest.layers.iter().map(layer).collect::<Result<_>>()?,
+        names,
+        described: Some(Described { target, manifest: bytes }),
     })
 }
 

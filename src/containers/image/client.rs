@@ -24,7 +24,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 const STALL_PATIENCE: Duration = Duration::from_secs(60);
 const REDIRECTS_MAX: usize = 5;
 /// Manifests and configurations beyond this are refused.
-const DOCUMENT_MAX: usize = 8 * 1024 * 1024;
+pub(super) const DOCUMENT_MAX: usize = 8 * 1024 * 1024;
 /// A download that broke is taken up again this often.
 const RESUMES_MAX: usize = 4;
 const IDLE_MAX: usize = 16;

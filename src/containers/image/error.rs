@@ -35,6 +35,12 @@ pub enum ImageError {
     /// A manifest, configuration, archive or layer that cannot be understood.
     #[error("invalid {what}: {reason}")]
     Invalid { what: String, reason: String },
+    /// It would have to be downloaded, which the user forbids.
+    #[error(
+        "image {reference:?} is on no node that can be asked, and --offline forbids to download it: put an archive that \
+         holds it into {directory} of this machine or of the server"
+    )]
+    Offline { reference: String, directory: String },
     /// Not in the store.
     #[error("no such image: {0}")]
     NoImage(String),

@@ -1,19 +1,24 @@
 //! Images: references, registries, a content-addressed store of unpacked layers, and root file systems made of them.
 //!
-//! Layers are unpacked once, each on top of its parents, into directories that overlayfs takes as they are; compressed
-//! blobs are not kept. Invariant: what the index names is complete on disk (content is synced before it is referenced,
-//! and references change by atomic rename), so a crash at any instant costs a download at most.
+//! Layers are unpacked once, each on top of its parents, into directories that overlayfs takes as they are; what they came
+//! as is kept beside them, for other nodes and for export. Invariant: what the index names is complete on disk (content is
+//! synced before it is referenced, and references change by atomic rename), so a crash at any instant costs a download at
+//! most.
 
 mod archive;
 mod builtin;
 mod client;
 mod connect;
+mod content;
 mod error;
+mod export;
+mod inbox;
 mod lock;
 mod pull;
 mod reference;
 mod registries;
 mod rootfs;
+mod source;
 mod store;
 mod unpack;
 mod users;
@@ -26,8 +31,11 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::images::{Ask, Found};
+
 pub use builtin::HELLO;
 pub use error::ImageError;
+pub use inbox::Taking;
 pub use reference::Reference;
 pub use registries::Registries;
 pub use rootfs::probe_overlay;
@@ -91,6 +99,15 @@ pub trait Images: Send + Sync {
     /// Downloads what is missing of an image. Credentials are tried in order, those of the configuration and anonymous
     /// access last. Simultaneous pulls of one reference share one download.
     async fn pull(&self, reference: &str, credentials: &[Credentials]) -> Result<Image>;
+    /// The same, but another node's copy will do; the registry is asked only where no node has one.
+    async fn obtain(&self, reference: &str, credentials: &[Credentials]) -> Result<Image> {
+        self.pull(reference, credentials).await
+    }
+    /// What another node may have of the images here.
+    async fn offer(&self, ask: &Ask) -> Option<Found> {
+        let _ = ask;
+        None
+    }
     /// An image by name, name with digest, or id (also without `sha256:` and shortened to 12 digits or more).
     async fn status(&self, reference: &str) -> Option<Image>;
     /// All images.

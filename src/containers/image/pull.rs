@@ -11,9 +11,11 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::client::Repository;
+use super::content::Documents;
 use super::error::io;
+use super::source::{Neighbours, Source};
 use super::store::{ImageStore, blob_name, chain_ids};
-use super::{Credentials, Image, ImageConfig, ImageError, Reference, Result};
+use super::{Credentials, Image, ImageConfig, ImageError, Images, Reference, Result};
 
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
@@ -155,8 +157,44 @@ pub(super) fn choose<'a>(list: &'a [Descriptor], own: &Platform, reference: &str
     })
 }
 
-pub(super) async fn pull(store: &ImageStore, reference: &Reference, credentials: &[Credentials]) -> Result<Image> {
+/// With `fresh` the registry says what a tag means today, and only then nodes that have just that.
+pub(super) async fn pull(
+    store: &ImageStore,
+    reference: &Reference,
+    credentials: &[Credentials],
+    fresh: bool,
+) -> Result<Image> {
+    let result = download(store, reference, credentials, fresh).await;
+    if result.is_err() {
+        // What is taken in right now may be what is wanted.
+        let _ended = store.inner.taking_in.read().await;
+        if let Some(image) = store.status(&reference.to_string()).await.filter(|_| !fresh || store.is_offline()) {
+            return Ok(image);
+        }
+    }
+    result
+}
+
+async fn download(
+    store: &ImageStore,
+    reference: &Reference,
+    credentials: &[Credentials],
+    fresh: bool,
+) -> Result<Image> {
     let inner = &store.inner;
+    // What an archive brought here is newer than what any agent has, but not than what the server has.
+    let server_only = fresh && inner.image(&reference.to_string()).is_some();
+    let neighbours = inner.peers.get().map(|peers| Neighbours::new(&**peers, reference, server_only));
+    if let Some(neighbours) = neighbours.as_ref().filter(|_| !fresh || inner.registries.offline) {
+        match pull_from(store, reference, &Source::Neighbours(neighbours), false).await {
+            Ok(image) => return Ok(image),
+            Err(error) => tracing::debug!(image = %reference, %error, "no other node"),
+        }
+    }
+    if inner.registries.offline {
+        let directory = inner.config.archives_dir().display().to_string();
+        return Err(ImageError::Offline { reference: reference.to_string(), directory });
+    }
     let mut failure: Option<ImageError> = None;
     for endpoint in inner.registries.endpoints(&reference.registry, &reference.repository) {
         let mut all = credentials.to_vec();
@@ -168,7 +206,9 @@ pub(super) async fn pull(store: &ImageStore, reference: &Reference, credentials:
             credentials: all,
             reference: reference.to_string(),
         };
-        match pull_from(store, reference, &repository).await {
+        let nearer = neighbours.as_ref().filter(|_| fresh);
+        let source = Source::Registry { repository: &repository, nearer };
+        match pull_from(store, reference, &source, !credentials.is_empty()).await {
             Err(error) if error.is_elsewhere_better() => {
                 tracing::debug!(image = %reference, registry = repository.endpoint.host, %error, "pull");
                 // A mirror that is there and has it wrong says more than a registry that cannot be reached.
@@ -183,18 +223,20 @@ pub(super) async fn pull(store: &ImageStore, reference: &Reference, credentials:
     Err(failure.unwrap_or_else(|| ImageError::NoImage(reference.to_string())))
 }
 
-async fn pull_from(store: &ImageStore, reference: &Reference, repository: &Repository<'_>) -> Result<Image> {
+/// `private` is what came for a pod's own credentials.
+async fn pull_from(store: &ImageStore, reference: &Reference, source: &Source<'_>, private: bool) -> Result<Image> {
     let shown = reference.to_string();
-    let (_, bytes) = repository.manifest(reference.version()).await?;
-    let digest = super::digest_of(&bytes);
+    let target = source.manifest(reference.version()).await?;
+    let digest = super::digest_of(&target);
     if let Some(expected) = reference.digest.as_ref().filter(|expected| **expected != digest) {
         return Err(ImageError::WrongDigest { expected: expected.clone(), actual: digest });
     }
+    let mut bytes = target.clone();
     let mut manifest = parse_manifest(&bytes)?;
     if manifest.config.is_none() && !manifest.manifests.is_empty() {
         let chosen = choose(&manifest.manifests, &own_platform(), &shown)?.digest.clone();
         blob_name(&chosen)?;
-        let (_, bytes) = repository.manifest(&chosen).await?;
+        bytes = source.manifest(&chosen).await?;
         let actual = super::digest_of(&bytes);
         if actual != chosen {
             return Err(ImageError::WrongDigest { expected: chosen, actual });
@@ -203,13 +245,19 @@ async fn pull_from(store: &ImageStore, reference: &Reference, repository: &Repos
     }
     let config = manifest.config.as_ref().ok_or_else(|| ImageError::invalid("manifest", "it has no configuration"))?;
     blob_name(&config.digest)?;
-    let file = ConfigFile::parse(&repository.small_blob(&config.digest).await?)?;
+    let config_bytes = source.small_blob(&config.digest).await?;
+    let file = ConfigFile::parse(&config_bytes)?;
     file.check_platform(&shown)?;
     if file.rootfs.diff_ids.len() != manifest.layers.len() {
         return Err(ImageError::invalid("manifest", "configuration and manifest differ in their layers"));
     }
     let chain = chain_ids(&file.rootfs.diff_ids);
-    fetch_layers(store, repository, &manifest.layers, &file.rootfs.diff_ids, &chain).await?;
+    let known = store.status(&config.digest).await.is_some();
+    let source = if known { *source } else { source.nearest(&super::digest_of(&bytes)).await };
+    fetch_layers(store, &source, &manifest.layers, &file.rootfs.diff_ids, &chain, known).await?;
+    let documents = Documents { target, manifest: bytes, config: config_bytes };
+    let layers = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
+    let content = store.blocking(move |inner| inner.keep(&documents, layers, private)).await?;
     let tags = if reference.digest.is_none() { vec![shown] } else { Vec::new() };
     let image = Image {
         id: config.digest.clone(),
@@ -220,29 +268,33 @@ async fn pull_from(store: &ImageStore, reference: &Reference, repository: &Repos
         last_used: Timestamp::now(),
         config: file.image_config(),
     };
-    store.add_image(image, chain)
+    store.add_image(image, chain, content)
 }
 
 pub(super) fn parse_manifest(bytes: &[u8]) -> Result<Manifest> {
     serde_json::from_slice(bytes).map_err(|error| ImageError::invalid("manifest", error))
 }
 
+/// An image that is `known` is complete, even if what it came as was not kept.
 async fn fetch_layers(
     store: &ImageStore,
-    repository: &Repository<'_>,
+    source: &Source<'_>,
     layers: &[Descriptor],
     diff_ids: &[String],
     chain: &[String],
+    known: bool,
 ) -> Result<()> {
     let permits = Arc::new(Semaphore::new(DOWNLOADS_AT_ONCE));
     let download = |descriptor: &Descriptor| {
         let (permits, descriptor) = (permits.clone(), descriptor.clone());
         async move {
             let _permit = permits.acquire_owned().await.map_err(|error| ImageError::invalid("download", error))?;
-            download_layer(store, repository, &descriptor).await
+            download_layer(store, source, &descriptor).await
         }
     };
-    let missing: Vec<usize> = (0..layers.len()).filter(|index| !store.has_layer(&chain[*index])).collect();
+    let there =
+        |index: &usize| store.has_layer(&chain[*index]) && (known || store.inner.has_content(&layers[*index].digest));
+    let missing: Vec<usize> = (0..layers.len()).filter(|index| !there(index)).collect();
     // All are polled together; unpacking waits for its turn in order, on a channel of its own.
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<(usize, BlobFile)>(layers.len().max(1));
     let downloads = async {
@@ -271,6 +323,7 @@ async fn fetch_layers(
             };
             let blob: BlobFile = blob;
             store.add_layer(&chain[..*index], &chain[*index], &diff_ids[*index], blob.0.clone()).await?;
+            store.inner.keep_file(&blob.0, &layers[*index].digest)?;
             next = turn.next();
         }
         Ok(())
@@ -288,7 +341,7 @@ impl Drop for BlobFile {
 }
 
 /// Downloads one layer unless its blob is there already; returns the verified file.
-async fn download_layer(store: &ImageStore, repository: &Repository<'_>, descriptor: &Descriptor) -> Result<BlobFile> {
+async fn download_layer(store: &ImageStore, source: &Source<'_>, descriptor: &Descriptor) -> Result<BlobFile> {
     let name = blob_name(&descriptor.digest)?;
     if descriptor.media_type.contains("nondistributable") || descriptor.media_type.contains("foreign") {
         return Err(ImageError::invalid("layer", "foreign layers are not supported"));
@@ -300,7 +353,7 @@ async fn download_layer(store: &ImageStore, repository: &Repository<'_>, descrip
     if std::fs::rename(&partial, &own).is_err() && own.exists() {
         return Err(ImageError::invalid("layer", "its file exists already"));
     }
-    match repository.blob(&descriptor.digest, descriptor.size, &own).await {
+    match source.blob(&descriptor.digest, descriptor.size, &own).await {
         Ok(()) => Ok(BlobFile(own)),
         Err(error) => {
             // What has come stays for the next pull to go on from.

@@ -7,7 +7,7 @@ use base64::Engine;
 use serde::Deserialize;
 
 use super::error::io;
-use super::{Credentials, ImageError, Result};
+use super::{Credentials, ImageError, Reference, Result};
 
 /// The whole file; empty when there is none.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -15,6 +15,12 @@ use super::{Credentials, ImageError, Result};
 pub struct Registries {
     pub mirrors: BTreeMap<String, Mirror>,
     pub configs: BTreeMap<String, RegistryConfig>,
+    /// Stands in for docker.io: a host, with a path below which its repositories are.
+    #[serde(skip)]
+    pub default_registry: Option<String>,
+    /// No registry may be asked at all.
+    #[serde(skip)]
+    pub offline: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -90,6 +96,12 @@ impl Registries {
         Ok(parsed)
     }
 
+    /// Whether a text may stand in for docker.io: a host, also with a port or a path.
+    pub fn is_registry(text: &str) -> bool {
+        let host = text.split('/').next().unwrap_or_default();
+        (host.contains(['.', ':']) || host == "localhost") && Reference::parse(&format!("{text}/a")).is_ok()
+    }
+
     /// Where to look for a repository, in order: the mirrors, then the registry itself.
     pub(crate) fn endpoints(&self, registry: &str, repository: &str) -> Vec<Endpoint> {
         let mut list = Vec::new();
@@ -106,12 +118,16 @@ impl Registries {
                 });
             }
         }
-        let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+        let (host, folder) = match (registry, self.default_registry.as_deref()) {
+            ("docker.io", None) => ("registry-1.docker.io", ""),
+            ("docker.io", Some(default)) => default.split_once('/').unwrap_or((default, "")),
+            _ => (registry, ""),
+        };
         let own = Endpoint {
             https: !is_local(host) || self.tls(host).is_some(),
             host: host.into(),
             base: "/v2".into(),
-            repository: repository.into(),
+            repository: format!("{folder}/{repository}").trim_start_matches('/').to_owned(),
             namespace: None,
         };
         if !list.iter().any(|endpoint| endpoint.host == own.host && endpoint.repository == own.repository) {
@@ -207,6 +223,22 @@ configs:
         ];
         assert_eq!(shown, expected);
         assert_eq!(registries.endpoints("quay.io", "a/b")[0].host, "all.example");
+    }
+
+    #[test]
+    fn another_registry_stands_in_for_docker_hub_alone() {
+        let shown = |default: &str, registry: &str| {
+            let registries = Registries { default_registry: Some(default.into()), ..Registries::default() };
+            let list = registries.endpoints(registry, "library/nginx");
+            list.iter().map(|e| format!("{} {}", e.host, e.repository)).collect::<Vec<_>>()
+        };
+        assert_eq!(shown("r.example:5000", "docker.io"), ["r.example:5000 library/nginx"]);
+        assert_eq!(shown("r.example/hub/all", "docker.io"), ["r.example hub/all/library/nginx"]);
+        assert_eq!(shown("r.example", "quay.io"), ["quay.io library/nginx"]);
+        for (text, fits) in [("r.example", true), ("localhost:5000/a", true), ("https://r.example", false), ("", false)]
+        {
+            assert_eq!(Registries::is_registry(text), fits, "{text}");
+        }
     }
 
     #[test]

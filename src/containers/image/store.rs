@@ -3,11 +3,11 @@
 //! `index.json` is the truth and is replaced atomically after the layers it names were synced; at start everything
 //! it does not name is removed. Layer directories have short numbers for names, because overlay options are limited.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,10 +17,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::super::{Config, write_atomically};
+use super::content::Content;
 use super::error::io;
 use super::reference::is_digest;
 use super::unpack::{Unpacked, unpack};
 use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, archive, builtin, pull, rootfs};
+use crate::wire::images::{Ask, Found, Peers};
 
 /// The real [`Images`].
 #[derive(Clone)]
@@ -34,7 +36,8 @@ impl std::fmt::Debug for ImageStore {
     }
 }
 
-type PullKey = (String, Vec<Credentials>);
+/// The last part tells whether the registry itself has to be asked.
+type PullKey = (String, Vec<Credentials>, bool);
 type SharedPull = Shared<BoxFuture<'static, Result<Image>>>;
 
 pub(super) struct Inner {
@@ -48,6 +51,10 @@ pub(super) struct Inner {
     /// One unpacking at a time: it is bound by the disk, and two may want the same layer.
     unpacking: tokio::sync::Mutex<()>,
     pub client: super::client::Client,
+    /// The other nodes, once there is a way to them.
+    pub peers: OnceLock<Arc<dyn Peers>>,
+    /// Held for writing while archives are taken in that were put into their directory.
+    pub taking_in: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// The index as it was read last, and of which file.
@@ -57,9 +64,9 @@ struct Known {
 }
 
 /// Tells one state of a file that is only ever replaced from another: inode, size, seconds and nanoseconds.
-type FileStamp = (u64, u64, i64, i64);
+pub(super) type FileStamp = (u64, u64, i64, i64);
 
-fn stamp(path: &Path) -> Option<FileStamp> {
+pub(super) fn stamp(path: &Path) -> Option<FileStamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
@@ -94,12 +101,25 @@ pub(super) struct Index {
     /// By chain id.
     layers: BTreeMap<String, Layer>,
     next_layer: u64,
+    /// Archives that were put into their directory, by file name.
+    pub(super) archives: BTreeMap<String, Archive>,
+}
+
+/// A file that was taken in, or could not be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Archive {
+    pub file: FileStamp,
+    /// Ids of its images.
+    pub images: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Entry {
     image: Image,
     chain: Vec<String>,
+    /// All that it came as, the latest first: one image may have several manifests. Empty when it came before any was kept.
+    #[serde(default)]
+    contents: Vec<Content>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -124,7 +144,7 @@ impl ImageStore {
     /// Opens the store, making it when it is new, and clears what a crash left half done.
     pub fn open(config: &Config, registries: Registries) -> Result<Self> {
         let directory = config.images_dir();
-        for name in ["layers", "blobs", "partial"] {
+        for name in ["layers", "blobs", "partial", "content"] {
             let path = directory.join(name);
             fs::create_dir_all(&path).map_err(io("creating", &path))?;
         }
@@ -141,12 +161,24 @@ impl ImageStore {
             pulls: Mutex::new(HashMap::new()),
             unpacking: tokio::sync::Mutex::new(()),
             client: super::client::Client::default(),
+            peers: OnceLock::new(),
+            taking_in: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// From now on the other nodes are asked before the Internet.
+    pub fn set_peers(&self, peers: Arc<dyn Peers>) {
+        let _ = self.inner.peers.set(peers);
+    }
+
+    /// Whether the Internet is out of bounds.
+    pub(super) fn is_offline(&self) -> bool {
+        self.inner.registries.offline
+    }
+
     /// Runs blocking work of the store.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
+    pub(super) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
         let inner = self.inner.clone();
         match tokio::task::spawn_blocking(move || work(&inner)).await {
             Ok(value) => value,
@@ -173,14 +205,21 @@ impl ImageStore {
     }
 
     /// Records a complete image; its names leave other images.
-    pub(super) fn add_image(&self, mut image: Image, chain: Vec<String>) -> Result<Image> {
+    pub(super) fn add_image(&self, mut image: Image, chain: Vec<String>, content: Option<Content>) -> Result<Image> {
         self.inner.change(|index| {
             for other in index.images.values_mut().filter(|other| other.image.id != image.id) {
                 other.image.tags.retain(|tag| !image.tags.contains(tag));
             }
             let layers = chain.iter().filter_map(|id| index.layers.get(id));
             image.size_bytes = layers.map(|layer| layer.size_bytes).sum();
+            let mut contents: Vec<Content> = content.into_iter().collect();
             if let Some(old) = index.images.get(&image.id) {
+                contents.extend(old.contents.iter().cloned());
+                // Who may have it once may always.
+                let open = contents.iter().any(|content| !content.private);
+                contents.iter_mut().for_each(|content| content.private &= !open);
+                let mut seen = HashSet::new();
+                contents.retain(|content| seen.insert(content.target.clone()));
                 let (tags, digests) = (old.image.tags.clone(), old.image.digests.clone());
                 image.tags.extend(tags);
                 image.digests.extend(digests);
@@ -190,9 +229,40 @@ impl ImageStore {
                 list.sort();
                 list.dedup();
             }
-            index.images.insert(image.id.clone(), Entry { image: image.clone(), chain });
+            index.images.insert(image.id.clone(), Entry { image: image.clone(), chain, contents });
             Ok(image)
         })
+    }
+
+    /// Joins a pull of the same that is under way, or begins one.
+    async fn shared_pull(&self, reference: &str, credentials: &[Credentials], fresh: bool) -> Result<Image> {
+        if builtin::is_hello(reference) {
+            return Ok(builtin::image());
+        }
+        let parsed = Reference::parse(reference)?;
+        let key = (parsed.to_string(), credentials.to_vec(), fresh);
+        let shared = {
+            let mut pulls = self.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let start = || {
+                let (store, key, credentials) = (self.clone(), key.clone(), credentials.to_vec());
+                // In a task of its own: the caller that began it may give up while others still wait.
+                let task = crate::base::task::spawn("image-pull", async move {
+                    let result = match super::lock::pulling(&store.inner.directory) {
+                        Ok(_pulling) => pull::pull(&store, &parsed, &credentials, fresh).await,
+                        Err(error) => Err(error),
+                    };
+                    store.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key);
+                    result
+                });
+                let outcome = task.map(|joined| match joined {
+                    Ok(Some(result)) => result,
+                    _ => Err(ImageError::invalid("pull", "it was interrupted")),
+                });
+                outcome.boxed().shared()
+            };
+            pulls.entry(key.clone()).or_insert_with(start).clone()
+        };
+        shared.await
     }
 
     /// Keeps an image from garbage collection, or gives it up.
@@ -252,6 +322,59 @@ impl Inner {
         write_atomically(&path, &bytes).map_err(io("writing", &path))?;
         *known = Known { index: next, file: stamp(&path) };
         Ok(result)
+    }
+
+    pub(super) fn image(&self, reference: &str) -> Option<Image> {
+        let index = self.index();
+        let id = index.find(reference)?;
+        index.images.get(&id).map(|entry| entry.image.clone())
+    }
+
+    /// What the image that a user means is made of.
+    pub(super) fn content(&self, reference: &str) -> Option<Content> {
+        let index = self.index();
+        let entry = index.images.get(&index.find(reference)?)?;
+        let meant = Reference::parse(reference).ok();
+        let means = |content: &&Content| {
+            meant
+                .as_ref()
+                .is_some_and(|name| entry.image.digests.contains(&format!("{}@{}", name.name(), content.target)))
+        };
+        let exact = |content: &&Content| {
+            meant.as_ref().and_then(|name| name.digest.as_ref()).is_none_or(|digest| *digest == content.target)
+        };
+        let found = entry.contents.iter().filter(exact).find(means);
+        found.or_else(|| entry.contents.iter().find(exact)).cloned()
+    }
+
+    /// Whether a blob belongs to an image that other nodes may have.
+    pub(super) fn serves(&self, digest: &str) -> bool {
+        let index = self.index();
+        let mut contents = index.images.values().flat_map(|entry| &entry.contents);
+        contents.any(|content| !content.private && content.blobs().any(|blob| blob == digest))
+    }
+
+    /// Which archives are known.
+    pub(super) fn archives(&self) -> BTreeMap<String, Archive> {
+        self.index().archives.clone()
+    }
+
+    /// Remembers what became of an archive, or forgets one that is gone. Its images are kept while one archive has them.
+    pub(super) fn set_archive(&self, name: &str, archive: Option<Archive>) -> Result<()> {
+        self.change(|index| {
+            let old = match archive {
+                Some(archive) => index.archives.insert(name.to_owned(), archive),
+                None => index.archives.remove(name),
+            };
+            let held: Vec<&String> = index.archives.values().flat_map(|archive| &archive.images).collect();
+            let given_up = old.into_iter().flat_map(|old| old.images).filter(|id| !held.contains(&id));
+            for id in given_up.collect::<Vec<_>>() {
+                if let Some(entry) = index.images.get_mut(&id) {
+                    entry.image.pinned = false;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn layer_dir(&self, number: u64) -> PathBuf {
@@ -398,7 +521,8 @@ impl Inner {
             let unused: Vec<String> = index.layers.keys().filter(|id| !used.contains(id)).cloned().collect();
             Ok(unused.iter().filter_map(|id| index.layers.remove(id)).collect::<Vec<_>>())
         })?;
-        gone.iter().try_for_each(|layer| remove_all(&self.layer_dir(layer.number)))
+        gone.iter().try_for_each(|layer| remove_all(&self.layer_dir(layer.number)))?;
+        drop_unused_content(&self.directory, &self.index())
     }
 
     fn collect(&self, unused_for: Duration) -> Result<Vec<String>> {
@@ -422,42 +546,22 @@ impl Inner {
 #[async_trait]
 impl Images for ImageStore {
     async fn pull(&self, reference: &str, credentials: &[Credentials]) -> Result<Image> {
-        if builtin::is_hello(reference) {
-            return Ok(builtin::image());
-        }
-        let parsed = Reference::parse(reference)?;
-        let key = (parsed.to_string(), credentials.to_vec());
-        let shared = {
-            let mut pulls = self.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let start = || {
-                let (store, key, credentials) = (self.clone(), key.clone(), credentials.to_vec());
-                // In a task of its own: the caller that began it may give up while others still wait.
-                let task = crate::base::task::spawn("image-pull", async move {
-                    let result = match super::lock::pulling(&store.inner.directory) {
-                        Ok(_pulling) => pull::pull(&store, &parsed, &credentials).await,
-                        Err(error) => Err(error),
-                    };
-                    store.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key);
-                    result
-                });
-                let outcome = task.map(|joined| match joined {
-                    Ok(Some(result)) => result,
-                    _ => Err(ImageError::invalid("pull", "it was interrupted")),
-                });
-                outcome.boxed().shared()
-            };
-            pulls.entry(key.clone()).or_insert_with(start).clone()
-        };
-        shared.await
+        self.shared_pull(reference, credentials, true).await
+    }
+
+    async fn obtain(&self, reference: &str, credentials: &[Credentials]) -> Result<Image> {
+        self.shared_pull(reference, credentials, false).await
+    }
+
+    async fn offer(&self, ask: &Ask) -> Option<Found> {
+        self.found(ask).await
     }
 
     async fn status(&self, reference: &str) -> Option<Image> {
         if builtin::is_hello(reference) {
             return Some(builtin::image());
         }
-        let index = self.inner.index();
-        let id = index.find(reference)?;
-        index.images.get(&id).map(|entry| entry.image.clone())
+        self.inner.image(reference)
     }
 
     async fn list(&self) -> Vec<Image> {
@@ -505,6 +609,7 @@ impl Images for ImageStore {
 fn sweep(directory: &Path, index: &Index) -> Result<()> {
     let _ = super::super::runtime::unmount_below(directory);
     let known: Vec<String> = index.layers.values().map(|layer| layer.number.to_string()).collect();
+    drop_unused_content(directory, index)?;
     for name in ["layers", "blobs"] {
         let path = directory.join(name);
         for entry in fs::read_dir(&path).map_err(io("reading", &path))?.flatten() {
@@ -518,13 +623,26 @@ fn sweep(directory: &Path, index: &Index) -> Result<()> {
     Ok(())
 }
 
+/// Removes content that no image has.
+fn drop_unused_content(directory: &Path, index: &Index) -> Result<()> {
+    let contents = index.images.values().flat_map(|entry| &entry.contents);
+    let used: HashSet<&str> = contents.flat_map(Content::blobs).filter_map(|digest| blob_name(digest).ok()).collect();
+    let path = directory.join("content");
+    for entry in fs::read_dir(&path).map_err(io("reading", &path))?.flatten() {
+        if !entry.file_name().to_str().is_some_and(|name| used.contains(name)) {
+            remove_all(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes everything written so far durable, with one call for a whole layer.
-fn sync_file_system(path: &Path) -> Result<()> {
+pub(super) fn sync_file_system(path: &Path) -> Result<()> {
     let directory = fs::File::open(path).map_err(io("opening", path))?;
     rustix::fs::syncfs(&directory).map_err(io("syncing", path))
 }
 
-fn remove_all(path: &Path) -> Result<()> {
+pub(super) fn remove_all(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_dir() => fs::remove_file(path).map_err(io("removing", path)),
         _ => match fs::remove_dir_all(path) {

@@ -19,6 +19,7 @@ use crate::base::clock::Clock;
 use crate::kinds::Kind;
 use crate::kinds::core::{configmap, namespace, node, pod, secret, serviceaccount};
 use crate::reconcile::{Client, Local, Patch, Remote, in_memory};
+use crate::wire::images::{Ask, Head, Peers};
 use crate::wire::tls;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -121,6 +122,34 @@ impl NodeAccess for Pretended {
     async fn connect(&self, _: &Target, _: u16) -> Result<Box<dyn Duplex>> {
         Err(Status::internal("not here"))
     }
+
+    async fn image(&self, ask: &Ask) -> Result<Found> {
+        match ask {
+            Ask::Blob { digest, .. } if digest == "big" => Ok(Found::whole("m", digest, vec![7; IMAGE_BYTES].into())),
+            _ => Err(Status::internal("not here")),
+        }
+    }
+}
+
+/// More than the tunnel takes as one frame.
+const IMAGE_BYTES: usize = 9 << 20;
+
+#[tokio::test]
+async fn what_one_node_has_of_an_image_is_for_the_others() {
+    let joined = joined().await;
+    let _access = tunnelled(&joined, Pretended::default()).await;
+    let blob = |digest: &str| Ask::Blob { name: "r/a".into(), digest: digest.into() };
+    let found = joined.api.nodes.image(&blob("big"), "another").await.unwrap();
+    assert_eq!(found.head, Head { media_type: "m".into(), digest: "big".into(), size_bytes: IMAGE_BYTES as u64 });
+    assert!(found.collect(IMAGE_BYTES).await.unwrap().iter().all(|b| *b == 7));
+    assert!(joined.api.nodes.image(&blob("other"), "another").await.is_none());
+    let manifest = Ask::Manifest { name: "r/a".into(), version: "1".into(), server_only: false };
+    assert!(joined.api.nodes.image(&manifest, "another").await.is_none());
+    // Over HTTPS, as an agent asks: no other node has it, and it is not asked itself.
+    assert!(joined.channel.ask(&blob("big")).await.unwrap().is_none());
+    joined.api.nodes.register("b", Arc::new(Pretended::default()));
+    let found = joined.channel.ask(&blob("big")).await.unwrap().unwrap();
+    assert_eq!(found.collect(IMAGE_BYTES).await.unwrap().len(), IMAGE_BYTES);
 }
 
 async fn tunnelled(joined: &Joined, pretended: Pretended) -> Arc<dyn NodeAccess> {
