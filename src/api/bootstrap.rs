@@ -93,15 +93,18 @@ fn dns_service(e: &Endpoints) -> Value {
 /// The API's own Endpoints and EndpointSlice, which no controller makes because the Service selects nothing.
 async fn write_api_endpoints(api: &Api, e: &Endpoints) -> Result<()> {
     let port = json!({"name": "https", "port": e.api_port, "protocol": "TCP"});
-    let addresses: Vec<Value> = e.api.iter().map(|a| json!({"ip": a.to_string()})).collect();
+    // A machine without any network is only on its own loopback, which is no endpoint for anyone.
+    let reached: Vec<String> = e.api.iter().filter(|a| !a.is_loopback()).map(IpAddr::to_string).collect();
+    let addresses: Vec<Value> = reached.iter().map(|a| json!({"ip": a})).collect();
+    let subsets = if addresses.is_empty() { json!([]) } else { json!([{"addresses": addresses, "ports": [port]}]) };
     let classic = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": addresses, "ports": [port]}],
+        "subsets": subsets,
     });
     let slice = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": "IPv4",
-        "endpoints": e.api.iter().map(|a| json!({"addresses": [a.to_string()], "conditions": {"ready": true}})).collect::<Vec<_>>(),
+        "endpoints": reached.iter().map(|a| json!({"addresses": [a], "conditions": {"ready": true}})).collect::<Vec<_>>(),
         "ports": [port],
     });
     for (kind, object) in [(&core::endpoints::KIND, classic), (&discovery::endpointslice::KIND, slice)] {

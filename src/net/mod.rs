@@ -20,6 +20,7 @@ mod destroy;
 pub(crate) mod netlink;
 pub mod nft;
 pub mod overlay;
+pub mod own_address;
 pub mod peers;
 pub mod pod;
 pub mod proxy;

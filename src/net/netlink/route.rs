@@ -179,13 +179,19 @@ impl Socket {
 
     /// The link that has this address.
     pub(crate) fn link_of(&mut self, address: IpAddr) -> io::Result<Option<u32>> {
-        let answers = self.dump(RTM_GETADDR, |b| b.put(&[family(address), 0, 0, 0, 0, 0, 0, 0]))?;
-        let has = |a: &&Answer| {
+        let all = self.addresses(family(address))?;
+        Ok(all.into_iter().find(|(_, own)| *own == address).map(|(index, _)| index))
+    }
+
+    /// Every address of one family with its link, whatever its scope.
+    pub(crate) fn addresses(&mut self, family: u8) -> io::Result<Vec<(u32, IpAddr)>> {
+        let answers = self.dump(RTM_GETADDR, |b| b.put(&[family, 0, 0, 0, 0, 0, 0, 0]))?;
+        let decoded = answers.iter().filter_map(|a| {
             let attributes = || Attributes(a.body.get(8..).unwrap_or_default());
-            let own = attributes().find(IFA_LOCAL).or_else(|| attributes().find(IFA_ADDRESS));
-            own.and_then(address_of) == Some(address)
-        };
-        Ok(answers.iter().find(has).and_then(|a| ne32(a.body.get(4..)?)))
+            let own = attributes().find(IFA_LOCAL).or_else(|| attributes().find(IFA_ADDRESS))?;
+            Some((ne32(a.body.get(4..)?)?, address_of(own)?))
+        });
+        Ok(decoded.collect())
     }
 }
 
