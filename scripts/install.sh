@@ -291,6 +291,9 @@ EnvironmentFile=-/etc/sysconfig/%N
 EnvironmentFile=-$environment_file
 ExecStartPre=-/sbin/modprobe -a overlay br_netfilter vxlan
 ExecStart=$executable $unit_line
+# Only when the machine goes down: nothing else ends processes that heed no signal, and systemd waits 90 s for them.
+ExecStopPost=-/bin/sh -c '[ "\$\$(systemctl is-system-running)" != stopping ] || exec "\$\$@"' sh \
+    $(for_unit "$executable") killall --shutdown --data-dir $(for_unit "$data_dir") --run-dir $(for_unit "$run_dir") --config-dir $(for_unit "$config_dir")
 # Pods are not part of the service: they go on while it is stopped or replaced.
 KillMode=process
 Delegate=yes

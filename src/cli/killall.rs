@@ -5,16 +5,32 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
+use clap::Args;
 
 use super::{Directories, complain, output};
 use crate::place::{Place, Ranges};
 use crate::{containers, net};
 
+/// How long containers may take to end when the machine shuts down.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Flags of `killall`.
+#[derive(Clone, Debug, Args)]
+pub struct KillallArgs {
+    /// Only end the containers, as they wish and then at once, and keep everything: for a machine that shuts down
+    #[arg(long)]
+    shutdown: bool,
+    #[command(flatten)]
+    directories: Directories,
+}
+
 /// Runs the command.
-pub fn run(directories: &Directories) -> Result<()> {
+pub fn run(args: &KillallArgs) -> Result<()> {
+    let directories = &args.directories;
     if !nix::unistd::geteuid().is_root() {
         bail!("killall needs root");
     }
@@ -28,6 +44,9 @@ pub fn run(directories: &Directories) -> Result<()> {
         }
     };
     let config = place.containers();
+    if args.shutdown {
+        return containers::stop_all(&config, SHUTDOWN_PATIENCE).context("the containers cannot be ended");
+    }
     let logs = log_dirs(&place, &containers::log_dirs(&config));
     note("containers", containers::destroy_all(&config).map_err(Into::into));
     note("volumes", containers::unmount_below(&place.data_dir.join("pods")).map_err(Into::into));

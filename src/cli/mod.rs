@@ -38,7 +38,7 @@ enum Command {
     /// Say whether this machine can run a node, and what to do where it cannot
     Check(Directories),
     /// End every pod of this node and remove everything outside of the data directory
-    Killall(Directories),
+    Killall(killall::KillallArgs),
     /// Take, show, restore and remove snapshots of the server
     Snapshot(snapshot::SnapshotArgs),
     /// Work with the tokens with which machines join
@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Command::Check(directories) => check::run(&directories),
-        Command::Killall(directories) => killall::run(&directories),
+        Command::Killall(args) => killall::run(&args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Token(args) => token::run(args),
         Command::Image(args) => image::run(args),

@@ -33,7 +33,7 @@ use tokio::sync::broadcast;
 pub use error::{Error, Result};
 pub use hello::hello_main;
 pub use image::{Credentials, Image, ImageConfig, ImageError, Images};
-pub use killall::{destroy_all, log_dirs};
+pub use killall::{destroy_all, log_dirs, stop_all};
 pub(crate) use runtime::unmount_below;
 pub use session::{Session, SessionControl};
 pub use shim::shim_main;

@@ -31,7 +31,7 @@ use super::spec::*;
 use super::wire::{ExecRequest, Reply, Request, StartRequest};
 use super::{Config, Event, Runtime, oci};
 
-pub(crate) use self::sandbox_files::{discard, saved_sandboxes, unmount_below};
+pub(crate) use self::sandbox_files::{SHIMS_CGROUP, discard, saved_sandboxes, unmount_below};
 
 /// Exits that a receiver of events may lag behind before it has to list again.
 const EVENT_BACKLOG: usize = 1024;

@@ -1,8 +1,8 @@
 //! The address of this machine, and what happens when it becomes another one.
 //!
-//! Whoever did not choose an address has that of the default route (or of the first card), which may change with every lease of a router. Certificates,
-//! the API's endpoints, the tunnel and the Node all carry it, so the process then begins anew in place: it keeps its process
-//! number, its containers go on, and a start takes less time than the change itself.
+//! Whoever did not choose an address has that of the default route (or of the first card), which may change with every
+//! lease of a router. Certificates, the API's endpoints, the tunnel and the Node all carry it, so the process then begins
+//! anew in place: it keeps its process number, its containers go on, and a start takes less time than the change itself.
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::process::CommandExt;

@@ -13,9 +13,9 @@ use amphipod::place::{Place, Ranges};
 
 use crate::lab::busybox_rootfs;
 
-fn killall(place: &Place, config: &Path) -> Output {
+fn killall(place: &Place, config: &Path, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_amphipod"));
-    command.args(["killall", "--data-dir", place.data_dir.to_str().unwrap()]);
+    command.arg("killall").args(flags).args(["--data-dir", place.data_dir.to_str().unwrap()]);
     command.args(["--run-dir", place.run_dir.to_str().unwrap(), "--config-dir", config.to_str().unwrap()]);
     command.output().unwrap()
 }
@@ -63,7 +63,7 @@ async fn a_pod(place: &Place, ranges: &Ranges, directory: &Path) -> u32 {
         id: new_id(),
         name: "main".into(),
         rootfs,
-        args: ["/bin/sh", "-c", "echo here; sleep 1000"].map(str::to_owned).into(),
+        args: ["/bin/sh", "-c", "trap 'exit 0' TERM; echo here; sleep 1000 & wait"].map(str::to_owned).into(),
         log_path: Some("main.log".into()),
         ..ContainerSpec::default()
     };
@@ -83,20 +83,24 @@ fn scenario() {
     let during = machine(&place);
     assert!(during.len() > before.len() + 5, "{during:?}");
 
-    let refused = killall(&place, directory.path());
+    let refused = killall(&place, directory.path(), &[]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("stop it first"), "{said}");
     assert_eq!(machine(&place), during, "a refusal touches nothing");
 
     drop(claim);
+    let lives = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(lives());
+    let done = killall(&place, directory.path(), &["--shutdown"]);
+    assert!(done.status.success() && !lives(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(place.run_dir.exists() && machine(&place).len() >= during.len(), "a shutdown removes nothing");
     for _ in 0..2 {
-        let done = killall(&place, directory.path());
+        let done = killall(&place, directory.path(), &[]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         assert_eq!(machine(&place), before);
     }
     // Whoever inherits the dead process may take its time to notice.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    assert!(!lives());
     assert!(!place.run_dir.exists(), "{:?}", std::fs::read_dir(&place.run_dir).unwrap().collect::<Vec<_>>());
 }
 

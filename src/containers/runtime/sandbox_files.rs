@@ -43,6 +43,9 @@ pub(crate) fn saved_sandboxes(directory: &Path) -> Vec<Saved> {
     found
 }
 
+/// Where the shims are, beside the pods of the node.
+pub(crate) const SHIMS_CGROUP: &str = "shims";
+
 /// Everything before the shim.
 pub(super) fn prepare(config: &Config, tree: &Tree, saved: &Saved) -> Result<()> {
     let spec = &saved.spec;
@@ -73,7 +76,7 @@ pub(super) fn prepare(config: &Config, tree: &Tree, saved: &Saved) -> Result<()>
         sysctls: spec.sysctls.clone(),
         log_max_bytes: config.log_max_bytes,
         log_max_files: config.log_max_files,
-        cgroup_procs: tree.procs_files("shims"),
+        cgroup_procs: tree.procs_files(SHIMS_CGROUP),
     };
     let json = serde_json::to_vec(&shim).map_err(|error| Error::Spec(error.to_string()))?;
     let path = directory.join(CONFIG_FILE);
