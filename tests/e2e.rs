@@ -30,6 +30,9 @@ mod gone;
 /// The built-in image, served, scaled, rolled.
 #[path = "e2e/hello.rs"]
 mod hello;
+/// helm and a chart.
+#[path = "e2e/helm.rs"]
+mod helm;
 #[path = "e2e/lab.rs"]
 mod lab;
 #[path = "e2e/machines.rs"]
