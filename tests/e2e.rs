@@ -21,6 +21,9 @@ mod cluster;
 /// kill -9 of the server, again and again.
 #[path = "e2e/crash.rs"]
 mod crash;
+/// What an administrator does with nodes.
+#[path = "e2e/drain.rs"]
+mod drain;
 /// Ports of pods on the user's machine.
 #[path = "e2e/forward.rs"]
 mod forward;

@@ -59,8 +59,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("oci_spec", &["src/containers"]),
     ("libseccomp", &["src/containers"]),
     ("netlink_sys", &["src/net"]),
-    ("hickory_proto", &["src/dns", "src/containers/image/connect.rs"]),
-    ("hickory_resolver", &["src/dns", "src/containers/image/connect.rs"]),
+    ("hickory_proto", &["src/dns"]),
+    ("hickory_resolver", &["src/dns", "src/wire/resolve.rs"]),
     ("clap", &["src/cli"]),
     (
         "hyper",

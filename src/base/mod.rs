@@ -1,5 +1,6 @@
 //! What every room stands on: no network, no kernel, no Kubernetes kinds.
 
+pub mod arguments;
 pub mod clock;
 pub mod directory;
 pub mod error;

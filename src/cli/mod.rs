@@ -17,6 +17,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::base::arguments;
+
 /// A container cluster in one executable.
 #[derive(Debug, Parser)]
 #[command(name = "amphipod", version = crate::api::http::paths::GIT_VERSION, max_term_width = 100)]
@@ -76,7 +78,7 @@ pub struct Directories {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let arguments = match config_file::merged(std::env::args_os().collect()) {
+    let arguments = match config_file::merged(arguments::given().to_vec()) {
         Ok(arguments) => arguments,
         Err(why) => return fail(2, &why),
     };
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    arguments::hide_tokens();
     let result = match cli.command {
         Command::Server(args) => server::run(*args),
         Command::Agent(args) => agent::run(*args),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Config, Node};
 use crate::api::http::paths::GIT_VERSION;
-use crate::api::status::Result;
+use crate::api::status::{Result, Status};
 use crate::containers::Images;
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
@@ -145,17 +145,19 @@ fn is_ready(informer: &Informer, name: &str) -> bool {
     conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-async fn renew(node: &Node) -> Result<()> {
-    let (client, name) = (&*node.client, node.config.name.as_str());
-    let now = node.clock.now_micro_text();
+async fn renew(of: &Node) -> Result<()> {
+    let (client, name) = (&*of.client, of.config.name.as_str());
+    let now = of.clock.now_micro_text();
     let patch = Patch::Merge(json!({"spec": {"renewTime": now}}));
     match client.patch(&lease::KIND, "kube-node-lease", name, None, patch).await {
         Err(error) if error.code == 404 => {
-            let uid = client.informer(&crate::kinds::core::node::KIND).get("", name).map(|o| o.meta.uid.to_string());
+            // A node that was deleted stays so until its agent is started again, as kubelets have it.
+            let found = client.informer(&node::KIND).get("", name);
+            let uid = found.ok_or_else(|| Status::not_found(&node::KIND, name))?.meta.uid.to_string();
             let object = json!({
                 "metadata": {"name": name, "namespace": "kube-node-lease",
                              "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]},
-                "spec": {"holderIdentity": name, "leaseDurationSeconds": node.config.grace.as_secs(), "renewTime": now},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": of.config.grace.as_secs(), "renewTime": now},
             });
             client.create(&lease::KIND, "kube-node-lease", object).await.map(|_| ())
         }

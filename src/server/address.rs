@@ -56,6 +56,6 @@ pub fn begin_anew() -> anyhow::Error {
     // After an upgrade in place, the new file has the old one's name.
     let named = executable.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
     let path = if PathBuf::from(&named).exists() { named.into() } else { PathBuf::from("/proc/self/exe") };
-    let error = std::process::Command::new(&path).args(std::env::args_os().skip(1)).exec();
+    let error = std::process::Command::new(&path).args(&crate::base::arguments::given()[1..]).exec();
     anyhow::anyhow!("{} cannot be started anew: {error}", path.display())
 }

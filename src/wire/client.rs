@@ -179,7 +179,8 @@ pub fn address_of(server: &Uri) -> Result<(String, u16), Error> {
 pub(super) async fn dial(host: &str, port: u16, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, Error> {
     let address = || format!("{host}:{port}");
     let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Address(address()))?;
-    let tcp = TcpStream::connect((host, port)).await.map_err(|source| Error::Connect { address: address(), source })?;
+    let tcp =
+        super::resolve::connect(host, port).await.map_err(|source| Error::Connect { address: address(), source })?;
     let _ = tcp.set_nodelay(true);
     let connected = TlsConnector::from(tls).connect(name, tcp).await;
     connected.map_err(|source| Error::Tls { address: address(), source })

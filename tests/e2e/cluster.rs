@@ -322,6 +322,8 @@ fn machines_that_may_not_join_are_told_why() {
     let once = tokens(&machines, &["create", "--one-time"]);
     machines.start_agent(1, &once);
     machines.until("the first machine is Ready", || machines.is_ready(1));
+    let shown = run(std::process::Command::new("ps").args(["-eo", "args"])).stdout;
+    assert!(!String::from_utf8_lossy(&shown).contains(&once), "everybody can see the command lines of all processes");
     let used = refused(&machines, 2, "two", &once);
     assert!(used.contains("the token is wrong"), "{used}");
     let name = machines.all[1].name.clone();

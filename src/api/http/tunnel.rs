@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::header::{CONNECTION, UPGRADE};
 use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadHalf, WriteHalf};
@@ -29,6 +29,8 @@ const PIECES: usize = 8;
 const SIZES: usize = 4;
 /// How long a node may take to say whether it has an image.
 const IMAGE_PATIENCE: Duration = Duration::from_secs(3);
+/// The longest refusal that is read.
+const ERROR_BYTES: usize = 64 << 10;
 
 /// Lets an agent be reached from now on, as long as its connection lives.
 pub fn accept(api: &Api, node: &str, mut request: Request<Incoming>) -> Result<Response<Body>> {
@@ -85,7 +87,8 @@ impl Tunnelled {
             return Ok((writer, Reader::new(response.into_body())));
         }
         let code = response.status().as_u16();
-        let body = response.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let body = Limited::new(response.into_body(), ERROR_BYTES).collect().await;
+        let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         Err(Status::received(code, &text("reason"), text("message")))

@@ -2,7 +2,7 @@
 //!
 //! Names are resolved without the C library (it is linked statically): the host's own file first, then DNS.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::registries::Tls;
-use crate::wire::tls;
+use crate::wire::{resolve, tls};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -26,7 +26,7 @@ pub(super) type Sender = SendRequest<Empty<Bytes>>;
 pub(super) async fn connect(https: bool, host: &str, tls: Option<&Tls>) -> Result<Sender, String> {
     let (name, port) = split_port(host, if https { 443 } else { 80 });
     let reach = async {
-        let addresses = resolve(name).await?;
+        let addresses = resolve::addresses(name).await.map_err(|e| e.to_string())?;
         let mut failure = format!("no address for {name}");
         for address in addresses {
             match TcpStream::connect(SocketAddr::new(address, port)).await {
@@ -65,37 +65,6 @@ fn split_port(host: &str, default: u16) -> (&str, u16) {
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, port.parse().unwrap_or(default)),
         _ => (host, default),
     }
-}
-
-async fn resolve(name: &str) -> Result<Vec<IpAddr>, String> {
-    let bare = name.trim_matches(['[', ']']);
-    if let Ok(address) = bare.parse() {
-        return Ok(vec![address]);
-    }
-    if bare == "localhost" {
-        return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
-    }
-    let listed = in_hosts_file(&std::fs::read_to_string("/etc/hosts").unwrap_or_default(), bare);
-    if !listed.is_empty() {
-        return Ok(listed);
-    }
-    let resolver = hickory_resolver::TokioResolver::builder_tokio().and_then(|builder| builder.build());
-    let found = resolver.map_err(|error| format!("DNS: {error}"))?.lookup_ip(bare).await;
-    Ok(found.map_err(|error| format!("looking up {bare}: {error}"))?.iter().collect())
-}
-
-fn in_hosts_file(text: &str, name: &str) -> Vec<IpAddr> {
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let mut words = line.split('#').next().unwrap_or("").split_whitespace();
-        let address = words.next().and_then(|word| word.parse().ok());
-        if let Some(address) = address
-            && words.any(|word| word.eq_ignore_ascii_case(name))
-        {
-            found.push(address);
-        }
-    }
-    found
 }
 
 fn tls_config(wanted: Option<&Tls>) -> Result<rustls::ClientConfig, String> {
@@ -138,12 +107,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_and_hosts_are_read() {
+    fn ports_are_read() {
         assert_eq!(split_port("a.example:5000", 443), ("a.example", 5000));
         assert_eq!(split_port("[::1]:5000", 443), ("[::1]", 5000));
         assert_eq!(split_port("[::1]", 443), ("[::1]", 443));
-        let hosts = "127.0.0.1 localhost\n10.0.0.1 Registry.lan reg # comment\n";
-        assert_eq!(in_hosts_file(hosts, "registry.lan"), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
-        assert!(in_hosts_file(hosts, "comment").is_empty());
     }
 }
