@@ -11,23 +11,21 @@ use serde_json::Value;
 use crate::lab::{BINARY, run};
 use crate::machines::Machines;
 
-/// The tag `latest` makes the policy `Always`.
+/// The tag `latest` makes the policy `Always`; the port of the machine lets one pod on each.
 const PODS: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: NAME}
 spec:
-  replicas: 3
+  replicas: COUNT
   strategy: {type: Recreate}
   selector: {matchLabels: {app: NAME}}
   template:
     metadata: {labels: {app: NAME}}
     spec:
       terminationGracePeriodSeconds: 1
-      topologySpreadConstraints:
-      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: NAME}}}
       containers:
-      - {name: c, image: IMAGE}
+      - {name: c, image: IMAGE, ports: [{containerPort: 8080, hostPort: PORT}]}
 "#;
 
 /// An archive with Debian's busybox, as `docker save` writes it; the page tells one release from another.
@@ -63,9 +61,10 @@ fn put(machines: &Machines, n: usize, file: &Path, name: &str) {
     fs::rename(hidden, directory.join(name)).unwrap();
 }
 
-fn deploy(machines: &Machines, name: &str, image: &str) {
-    let path = machines.all[0].path(&format!("{name}.yaml"));
-    fs::write(&path, PODS.replace("NAME", name).replace("IMAGE", image)).unwrap();
+fn deploy(machines: &Machines, name: &str, image: &str, port: &str) {
+    let (path, count) = (machines.all[0].path(&format!("{name}.yaml")), machines.all.len().to_string());
+    fs::write(&path, PODS.replace("NAME", name).replace("IMAGE", image).replace("PORT", port).replace("COUNT", &count))
+        .unwrap();
     machines.kubectl(&["apply", "-f", path.to_str().unwrap()]);
 }
 
@@ -74,7 +73,12 @@ fn answer_everywhere(machines: &Machines, name: &str, page: &str) {
     machines.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
     let pods = machines.pods(&format!("app={name}"));
     let nodes: BTreeSet<&str> = pods.iter().filter_map(|p| p["spec"]["nodeName"].as_str()).collect();
-    assert_eq!(nodes.len(), machines.all.len(), "a pod on each node");
+    assert_eq!(
+        nodes.len(),
+        machines.all.len(),
+        "a pod on each node: {}",
+        machines.kubectl(&["get", "pods,nodes", "-o", "wide"])
+    );
     for pod in &pods {
         let url = format!("http://{}:8080/", pod["status"]["podIP"].as_str().unwrap());
         let answer = || run(machines.command(0, "curl").args(["-sS", "--max-time", "5", &url])).stdout;
@@ -115,7 +119,7 @@ fn an_image_put_on_the_server_runs_on_every_node_without_a_registry() {
     let machines = offline("air");
     let directory = tempfile::tempdir().unwrap();
     let name = "registry.example/team/web";
-    deploy(&machines, "web", name);
+    deploy(&machines, "web", name, "18080");
     let wanted = machines.all[1].path("data/agent/images").display().to_string();
     machines.until("the event says which image is missing and where to put it", || {
         let said = messages(&machines);
@@ -138,7 +142,7 @@ fn an_image_put_on_the_server_runs_on_every_node_without_a_registry() {
     // What an agent has serves the others as well, also the server.
     put(&machines, 2, &archive(directory.path(), "registry.example/other:1", "three"), "other.tar");
     machines.until("the agent has it", || image(&machines, 2, &["ls"]).contains("registry.example/other:1"));
-    deploy(&machines, "other", "registry.example/other:1");
+    deploy(&machines, "other", "registry.example/other:1", "18081");
     answer_everywhere(&machines, "other", "three");
     nobody_else_gets_images(&machines);
 
@@ -147,6 +151,17 @@ fn an_image_put_on_the_server_runs_on_every_node_without_a_registry() {
     image(&machines, 1, &["save", "registry.example/other:1", "-o", file.to_str().unwrap()]);
     let came = image(&machines, 0, &["import", file.to_str().unwrap()]);
     assert!(came.contains("imported registry.example/other:1"), "{came}");
+}
+
+/// No registry can be reached here either, but nobody has said so.
+#[test]
+fn without_the_flag_nodes_are_still_asked_before_the_internet() {
+    let machines = Machines::start("air2", 2);
+    let directory = tempfile::tempdir().unwrap();
+    put(&machines, 0, &archive(directory.path(), "web:1", "one"), "web.tar");
+    machines.until("the server has it", || image(&machines, 0, &["ls"]).contains("docker.io/library/web:1"));
+    deploy(&machines, "web", "web:1", "18080");
+    answer_everywhere(&machines, "web", "one");
 }
 
 /// The images are for nodes: not for strangers, not even for administrators' clients.
