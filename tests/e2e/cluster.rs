@@ -185,7 +185,7 @@ fn a_cable_is_pulled(machines: &Machines, nodes: &BTreeMap<String, Vec<Value>>) 
     let began = Instant::now();
     machines.cable(2, false);
     machines.until("the node counts as lost", || !machines.is_ready(2));
-    assert!(began.elapsed() < Duration::from_secs(GRACE + 7), "lost after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(GRACE + 8), "lost after {:?}", began.elapsed());
     machines.until("its pods are replaced elsewhere", || {
         let pods = machines.pods("app=spread");
         let ready = |p: &Value| {

@@ -12,7 +12,7 @@ use crate::lab::{BINARY, Process, first_processes, ip, run};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 /// How long a node may be silent, in seconds.
-pub const GRACE: u64 = 3;
+pub const GRACE: u64 = 6;
 
 /// The machines; the first one is the server. Everything of them is removed when it is dropped.
 pub struct Machines {
