@@ -145,7 +145,11 @@ impl Keep {
         std::fs::read(self.directory.join(name)).ok()
     }
 
+    /// Writes a file, if it is not there already as it should be.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        if self.read(name).is_some_and(|kept| kept == bytes) {
+            return Ok(());
+        }
         let path = self.directory.join(name);
         write_atomically(&path, bytes, 0o600).with_context(|| format!("{} cannot be written", path.display()))
     }

@@ -50,7 +50,8 @@ fn deploy(machines: &Machines) {
     machines.kubectl(&["rollout", "status", "deployment/spread", "--timeout=60s"]);
 }
 
-fn text<'a>(pod: &'a Value, pointer: &str) -> &'a str {
+/// A text in an object, empty where there is none.
+pub fn text<'a>(pod: &'a Value, pointer: &str) -> &'a str {
     pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
+use crate::cluster::text;
 use crate::machines::Machines;
 
 const DEPLOYMENT: &str = r"
@@ -20,10 +19,6 @@ spec:
       containers:
       - {name: hello, image: 'amphipod.local/hello'}
 ";
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-}
 
 fn nodes_of(machines: &Machines) -> BTreeSet<String> {
     machines.pods("app=moving").iter().map(|p| text(p, "/spec/nodeName").to_owned()).collect()

@@ -22,17 +22,11 @@ use crate::api::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::base::{clock, task};
 use crate::kinds::Subresource;
+use crate::wire::websocket::channel::{CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT};
 use crate::wire::websocket::{self, Size, Socket};
 
 /// What we speak, best first. v5 adds the closing of a single stream.
 const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
-
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
 
 /// Answers a request for a stream.
 pub(super) async fn respond(call: Call, http: http::Request<Incoming>) -> Result<Response<Body>> {

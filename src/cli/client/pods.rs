@@ -17,15 +17,9 @@ use super::terminal::Terminal;
 use super::{Cluster, Where, escape, refused, run};
 use crate::base::task;
 use crate::cli::Exit;
+use crate::wire::websocket::channel::{CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT};
 use crate::wire::websocket::{Size, Socket};
 
-/// The channels of Kubernetes' streaming protocol.
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
 /// Pieces of input that may wait for the server.
 const QUEUE: usize = 16;
 /// Version 5 can close standard input alone.
