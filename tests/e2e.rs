@@ -6,6 +6,9 @@
 /// No registry at all.
 #[path = "e2e/airgap.rs"]
 mod airgap;
+/// An agent that begins while the server is away.
+#[path = "e2e/away.rs"]
+mod away;
 /// Cables that are slow and lose frames.
 #[path = "e2e/cable.rs"]
 mod cable;

@@ -61,35 +61,23 @@ impl Capacity {
 
 /// Makes the Node object where it is missing, and answers its pod ranges, for which it waits.
 pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String>> {
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let mut labels = json!({
-        "kubernetes.io/hostname": config.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch,
-        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch,
-        "node.kubernetes.io/instance-type": "amphipod",
-    });
-    for (key, value) in &config.labels {
-        labels[key] = value.as_str().into();
-    }
     let informer = client.informer(&node::KIND);
     informer.synced().await;
     let mut changes = informer.subscribe();
     match informer.get("", &config.name) {
         None => {
             let spec = json!({"taints": config.taints});
-            let object = json!({"metadata": {"name": config.name, "labels": labels}, "spec": spec});
+            let object = json!({"metadata": {"name": config.name, "labels": labels(config)}, "spec": spec});
             match client.create(&node::KIND, "", object).await {
                 Err(error) if error.code != 409 => return Err(error),
                 _ => {}
             }
         }
-        Some(old) => {
-            let given =
-                |(key, value): (&String, &Value)| old.meta.labels.get(key.as_str()).map(|v| &**v) == value.as_str();
-            if !labels.as_object().is_some_and(|l| l.iter().all(given)) {
-                let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
-                client.patch(&node::KIND, "", &config.name, None, patch).await?;
-            }
-        }
+        Some(_) => match label(client, config).await {
+            // Known from before: `run` does it once the server is there.
+            Err(error) if error.code == 503 => {}
+            other => other?,
+        },
     }
     loop {
         let found = informer.get("", &config.name).and_then(|o| o.typed::<NodeObject>().ok());
@@ -100,6 +88,31 @@ pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String
             _ => drop(changes.next().await),
         }
     }
+}
+
+fn labels(config: &Config) -> Value {
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let mut labels = json!({
+        "kubernetes.io/hostname": config.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch,
+        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch,
+        "node.kubernetes.io/instance-type": "amphipod",
+    });
+    for (key, value) in &config.labels {
+        labels[key] = value.as_str().into();
+    }
+    labels
+}
+
+/// Gives the Node the labels that it lacks.
+async fn label(client: &dyn Client, config: &Config) -> Result<()> {
+    let labels = labels(config);
+    let Some(old) = client.informer(&node::KIND).get("", &config.name) else { return Ok(()) };
+    let given = |(key, value): (&String, &Value)| old.meta.labels.get(key.as_str()).map(|v| &**v) == value.as_str();
+    if labels.as_object().is_some_and(|l| l.iter().all(given)) {
+        return Ok(());
+    }
+    let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+    client.patch(&node::KIND, "", &config.name, None, patch).await.map(|_| ())
 }
 
 /// Keeps Node status and Lease current until aborted.
@@ -116,7 +129,9 @@ pub async fn run(node: Arc<Node>) {
         let due = reported.as_ref().is_none_or(|(s, at)| *s != status || at.elapsed() > REPORT)
             || !is_ready(&informer, &node.config.name);
         if due {
-            match report(&node, &status).await {
+            let first = reported.is_none();
+            let labelled = if first { label(&*node.client, &node.config).await } else { Ok(()) };
+            match labelled.and(report(&node, &status).await) {
                 Ok(()) => reported = Some((status, tokio::time::Instant::now())),
                 Err(error) => tracing::warn!(%error, "the node's status was not written"),
             }

@@ -32,6 +32,8 @@ use crate::reconcile::{EventType, Patch};
 const QUEUE: usize = 64;
 /// Tokens in volumes are renewed after this time; they live an hour.
 const REFRESH: Duration = Duration::from_secs(40 * 60);
+/// When a volume that kept its old content is looked at again.
+const REFRESH_RETRY: Duration = Duration::from_secs(60);
 /// The label on a sandbox that leads back to its pod's object.
 pub const UID_LABEL: &str = "uid";
 
@@ -52,6 +54,8 @@ pub enum Message {
     Content,
     /// The last report has reached the API (or not).
     Reported(bool),
+    /// A volume could not be brought up to date.
+    Stale,
 }
 
 /// How to reach a worker.
@@ -71,6 +75,8 @@ struct Worker {
     /// What was reported last; `None` while nothing was.
     reported: Option<Value>,
     reporting: bool,
+    /// The sandbox goes once the API knows how the pod has ended: until then it alone proves that the pod has run.
+    finish_when_told: bool,
     refresh_at: Option<tokio::time::Instant>,
     /// Not in the API any more: nothing is left to report to.
     vanished: bool,
@@ -99,6 +105,7 @@ pub fn spawn(
         tell: tell.clone(),
         reported: None,
         reporting: false,
+        finish_when_told: false,
         refresh_at: None,
         vanished: false,
     };
@@ -136,6 +143,9 @@ impl Worker {
                 self.take(message).await;
             }
             self.report();
+            if self.finish_when_told && !self.reporting {
+                self.begin_finish(false);
+            }
         }
         self.end().await;
     }
@@ -213,6 +223,8 @@ impl Worker {
         for name in running {
             self.perform(Effect::StartProbes { container: name });
         }
+        // The volumes were left as they are.
+        self.refresh();
     }
 
     async fn discard(&self, sandbox: &Sandbox) {
@@ -246,6 +258,7 @@ impl Worker {
             }
             Message::Exited { container } => self.exited(&container).await,
             Message::Content => self.refresh(),
+            Message::Stale => self.refresh_at = Some(tokio::time::Instant::now() + REFRESH_RETRY),
             Message::Reported(well) => {
                 self.reporting = false;
                 if !well {
@@ -320,12 +333,13 @@ impl Worker {
     }
 
     fn refresh(&mut self) {
-        let (node, pod, facts) = (self.node.clone(), self.pod.clone(), self.facts());
+        let (node, pod, facts, tell) = (self.node.clone(), self.pod.clone(), self.facts(), self.tell.clone());
         self.refresh_at = volumes::has_token(&pod).then(|| tokio::time::Instant::now() + REFRESH);
         if self.state.stage == Stage::Up {
             task::spawn("volume refresh", async move {
                 if let Err(why) = volumes::refresh(&node, &pod, &facts).await {
                     tracing::info!(pod = ?pod.metadata.name, why, "a volume keeps its old content");
+                    let _ = tell.send(Message::Stale).await;
                 }
             });
         }
@@ -353,7 +367,7 @@ impl Worker {
                     probe.abort();
                 }
             }
-            Effect::Finish => self.begin_finish(false),
+            Effect::Finish => self.finish_when_told = true,
             Effect::TearDown => self.begin_finish(true),
         }
     }
@@ -478,6 +492,7 @@ impl Worker {
 
     /// Removes sandbox and network, and with `everything` also volumes and logs.
     fn begin_finish(&mut self, everything: bool) {
+        self.finish_when_told = false;
         for probe in self.probes.drain().flat_map(|(_, p)| p) {
             probe.abort();
         }
@@ -541,11 +556,17 @@ impl Worker {
         let (namespace, name) = (self.object.meta.namespace.to_string(), self.object.meta.name.to_string());
         send(&self.node, &self.object, status).await;
         let options = DeleteOptions { grace_seconds: Some(0), uid: Some(self.uid.clone()), ..DeleteOptions::default() };
-        for wait in [0u64, 100, 500, 2000, 5000] {
-            tokio::time::sleep(Duration::from_millis(wait)).await;
+        let mut waits = [0u64, 100, 500, 2000].into_iter();
+        loop {
+            let wait = waits.next();
+            tokio::time::sleep(Duration::from_millis(wait.unwrap_or(5000))).await;
             match self.node.client.delete(&pod::KIND, &namespace, &name, options.clone()).await {
                 Err(error) if !matches!(error.code, 404 | 409) => {
-                    tracing::warn!(namespace, name, %error, "the pod was not removed from the API")
+                    tracing::warn!(namespace, name, %error, "the pod was not removed from the API");
+                    // Nobody would tell of it again, so whoever is away is waited for.
+                    if wait.is_none() && error.code != 503 {
+                        return;
+                    }
                 }
                 _ => return,
             }
@@ -606,7 +627,7 @@ async fn prepare(
         (Some(attached.netns), attached.addresses)
     };
     let facts = facts(node, &addresses);
-    let volumes = volumes::prepare(node, pod, &facts).await.map_err(|e| ("FailedMount", e))?;
+    let volumes = volumes::prepare(node, pod, &facts, adopted.is_some()).await.map_err(|e| ("FailedMount", e))?;
     let files = files::write(&node.pod_run_dir(&uid).join("etc"), &node.config, pod, &addresses)
         .map_err(|e| sandbox_error(e.to_string()))?;
     let sandbox = match adopted {

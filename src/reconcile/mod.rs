@@ -20,7 +20,7 @@ pub use grouped::Grouped;
 pub use informer::{Changed, Changes, Informer, View};
 pub use local::Local;
 pub use recorder::{EventType, Recorder};
-pub use remote::Remote;
+pub use remote::{Known, Remote};
 pub use runner::{Controller, Outcome, Reconciler, Wake};
 
 use std::sync::Arc;

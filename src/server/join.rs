@@ -5,7 +5,7 @@
 //! each file is made from those before it, so a start that was killed at any instant is completed by the next one.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +29,9 @@ use crate::base::error::full;
 use crate::base::file::{make_private_dir, write_atomically};
 use crate::base::json::text;
 use crate::base::task;
+use crate::kinds::core::node;
 use crate::place::Place;
-use crate::reconcile::{Client, Remote};
+use crate::reconcile::{Client, Known, Remote};
 use crate::wire;
 use crate::wire::channel::Channel;
 use crate::wire::client::Target;
@@ -40,6 +41,8 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The same where the machine has pods that wait for their node.
+const IMPATIENCE: Duration = Duration::from_secs(3);
 const ANSWER_BYTES: usize = 1 << 20;
 
 /// Everything the user has decided.
@@ -73,10 +76,12 @@ async fn serve(config: Config) -> Result<Ended> {
     let _claim = place.claim()?;
     let keep = Keep::new(&config, clock.clone())?;
     let running = async {
-        let membership = keep.membership(&config).await?;
+        let known_dir = place.run_dir.join("known");
+        let membership = keep.membership(&config, &known_dir).await?;
+        let known = membership.known(&known_dir, &config.node.name);
         let tls = watch::Sender::new(membership.tls()?);
         let channel = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
-        let client: Arc<dyn Client> = Arc::new(Remote::new(channel.clone(), &config.node.name));
+        let client: Arc<dyn Client> = Arc::new(Remote::new(channel.clone(), &config.node.name, known));
         let node = node_config(&config.node, place, &config.config_dir, membership.cluster.clone(), false);
         tracing::info!(server = channel.address(), node = config.node.name, "this machine is a node of the cluster");
         // On a connection of their own, so that images do not hold up what the node is told.
@@ -112,6 +117,17 @@ struct Membership {
 }
 
 impl Membership {
+    /// What the machine was told before, in this boot and cluster.
+    fn known(&self, directory: &Path, node: &str) -> Option<Known> {
+        let known = Known::open(directory, &authority_hash(&self.authority), node);
+        let error = match known {
+            Ok(known) => return Some(known),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, directory = %directory.display(), "what the server tells is not kept for a start without it");
+        None
+    }
+
     fn tls(&self) -> Result<Arc<ClientConfig>> {
         wire::tls::client(&self.authority, Some((&self.certificate, &self.key))).context("TLS cannot be set up")
     }
@@ -186,10 +202,14 @@ impl Keep {
     }
 
     /// What speaks for this machine: kept, else got by joining, which waits for the server.
-    async fn membership(&self, config: &Config) -> Result<Membership> {
+    async fn membership(&self, config: &Config, known_dir: &Path) -> Result<Membership> {
         if let Some(kept) = self.kept(config.token.as_ref())? {
-            // The cluster may have changed its mind meanwhile; a server that is away does not keep the node from starting.
-            return match self.renew(config, &kept).await {
+            // The cluster may have changed its mind meanwhile; a server that is away does not keep the node from starting,
+            // and for long only one that has nothing else to begin with.
+            let can_begin = kept.known(known_dir, &self.node).is_some_and(|known| known.has(&node::KIND));
+            let patience = if can_begin { IMPATIENCE } else { PATIENCE };
+            let renewed = tokio::time::timeout(patience, self.renew(config, &kept)).await;
+            return match renewed.context("the server does not answer").flatten() {
                 Ok(renewed) => Ok(renewed),
                 Err(error) => {
                     tracing::warn!(why = format!("{error:#}"), "the server cannot be asked; what it said last is used");

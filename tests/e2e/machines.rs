@@ -243,6 +243,13 @@ impl Machine {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         assert!(process.wait().unwrap().success(), "an orderly end: {}", self.log());
     }
+
+    /// kill -9 of its process; its pods go on.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
 }
 
 impl Drop for Machines {

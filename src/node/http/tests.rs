@@ -232,7 +232,7 @@ async fn more_is_followed_than_a_connection_usually_carries_and_writes_still_pas
     let spec = json!({"nodeName": "a", "containers": [{"name": "c", "image": "i", "envFrom": env}]});
     make(&joined.local, &pod::KIND, "p", json!({"spec": spec})).await;
     joined.local.create(&node::KIND, "", json!({"metadata": {"name": "a"}})).await.unwrap();
-    let remote = Remote::new(joined.channel.clone(), "a");
+    let remote = Remote::new(joined.channel.clone(), "a", None);
     let (pods, secrets) = (remote.informer(&pod::KIND), remote.informer(&secret::KIND));
     tokio::time::timeout(PATIENCE, pods.synced()).await.expect("the pods are told");
     until(|| secrets.list("").len() == MANY, "all that the pod names is followed").await;

@@ -1,6 +1,7 @@
 //! Volumes whose files come from API objects: configMap, secret, downwardAPI, projected.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume, VolumeProjection,
@@ -8,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 use serde_json::json;
 
 use super::Node;
+use super::write::DATA;
 use crate::base::json::text;
 use crate::node::env::{self, Facts};
 
@@ -33,8 +35,8 @@ pub fn mentions(v: &Volume, is_secret: bool, name: &str) -> bool {
     }
 }
 
-/// The files of a volume as they must be now.
-pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &Facts) -> Result<Files, String> {
+/// The files of a volume, which is or will be at `path`, as they must be now.
+pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &Facts, path: &Path) -> Result<Files, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let client = &*node.client;
     if let Some(m) = &v.config_map {
@@ -52,13 +54,17 @@ pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &Facts) -> Result<Fil
     let mut files = Files::new();
     if let Some(p) = &v.projected {
         for source in p.sources.iter().flatten() {
-            files.extend(projection(node, pod, namespace, source, p.default_mode.unwrap_or(MODE), facts).await?);
+            let mode = p.default_mode.unwrap_or(MODE);
+            files.extend(match &source.service_account_token {
+                Some(t) => token(node, pod, namespace, t, mode, path).await?,
+                None => projection(node, pod, namespace, source, mode, facts)?,
+            });
         }
     }
     Ok(files)
 }
 
-async fn projection(
+fn projection(
     node: &Node,
     pod: &Pod,
     namespace: &str,
@@ -78,10 +84,7 @@ async fn projection(
     if let Some(d) = &source.downward_api {
         return downward(pod, facts, d.items.as_deref(), mode);
     }
-    match &source.service_account_token {
-        Some(t) => token(node, pod, namespace, t, mode).await,
-        None => Err("a projection of this type is not supported yet".into()),
-    }
+    Err("a projection of this type is not supported yet".into())
 }
 
 async fn token(
@@ -90,6 +93,7 @@ async fn token(
     namespace: &str,
     t: &ServiceAccountTokenProjection,
     mode: i32,
+    path: &Path,
 ) -> Result<Files, String> {
     let spec = pod.spec.as_ref();
     let account = spec.and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
@@ -100,11 +104,18 @@ async fn token(
     if let Some(audience) = t.audience.as_deref().filter(|a| !a.is_empty()) {
         request["audiences"] = json!([audience]);
     }
-    let answer = node.client.token(namespace, account, request).await.map_err(|e| e.to_string())?;
+    let token = match node.client.token(namespace, account, request).await {
+        Ok(answer) => text(&answer, "status.token").as_bytes().to_vec(),
+        // While the server is away, the one before is better than a pod that cannot be.
+        Err(error) if error.code == 503 => {
+            std::fs::read(path.join(DATA).join(&t.path)).map_err(|_| error.to_string())?
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     // A token that only its user may read, unless a group shares the volume.
     let shared = spec.and_then(|s| s.security_context.as_ref()).is_some_and(|s| s.fs_group.is_some());
     let mode = if shared { 0o600 | (mode & 0o040) } else { mode };
-    Ok([(t.path.clone(), (text(&answer, "status.token").as_bytes().to_vec(), mode as u32))].into())
+    Ok([(t.path.clone(), (token, mode as u32))].into())
 }
 
 fn map_bytes(map: Option<ConfigMap>) -> Option<BTreeMap<String, Vec<u8>>> {

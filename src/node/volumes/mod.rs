@@ -15,14 +15,19 @@ use super::env::Facts;
 /// Where each volume of a pod is on the host.
 pub type Paths = BTreeMap<String, PathBuf>;
 
-/// Makes (or brings up to date) all volumes of a pod. The error is fit for a FailedMount event.
-pub async fn prepare(node: &Node, pod: &Pod, facts: &Facts) -> Result<Paths, String> {
+/// Makes (or brings up to date) all volumes of a pod. With `adopted`, what comes from API objects and is there already is
+/// left as it is: [`refresh`] comes next, and the API may be away. The error is fit for a FailedMount event.
+pub async fn prepare(node: &Node, pod: &Pod, facts: &Facts, adopted: bool) -> Result<Paths, String> {
     let uid = pod.metadata.uid.as_deref().unwrap_or("");
     let mut paths = Paths::new();
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-        let path = one(node, pod, uid, volume, facts)
-            .await
-            .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?;
+        let there = content_dir(node, uid, volume);
+        let path = match adopted && content::is_content(volume) && there.join(write::DATA).is_dir() {
+            true => there,
+            false => one(node, pod, uid, volume, facts)
+                .await
+                .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?,
+        };
         paths.insert(volume.name.clone(), path);
     }
     Ok(paths)
@@ -64,6 +69,11 @@ pub fn remove(node: &Node, uid: &str) -> Result<(), String> {
     if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
+/// Where a volume is whose files come from API objects.
+fn content_dir(node: &Node, uid: &str, volume: &Volume) -> PathBuf {
+    node.pod_run_dir(uid).join("volumes").join(&volume.name)
+}
+
 async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) -> Result<PathBuf, String> {
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     let io = |e: std::io::Error| e.to_string();
@@ -85,8 +95,8 @@ async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) 
         return host_path(host);
     }
     if content::is_content(volume) {
-        let path = node.pod_run_dir(uid).join("volumes").join(&volume.name);
-        let files = content::of(node, pod, volume, facts).await?;
+        let path = content_dir(node, uid, volume);
+        let files = content::of(node, pod, volume, facts, &path).await?;
         write::atomically(&path, &files, group).map_err(io)?;
         return Ok(path);
     }

@@ -11,11 +11,14 @@ use std::path::{Path, PathBuf};
 
 use super::content::Files;
 
+/// The link to the directory with the files.
+pub const DATA: &str = "..data";
+
 /// Makes the volume at `path` show exactly `files`; nothing is written when it does already.
 pub fn atomically(path: &Path, files: &Files, group: Option<i64>) -> io::Result<()> {
     fs::create_dir_all(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-    let data = path.join("..data");
+    let data = path.join(DATA);
     let old = fs::read_link(&data).ok();
     if old.as_ref().is_some_and(|o| shows(&path.join(o), files)) {
         return Ok(());
@@ -77,7 +80,7 @@ fn link_names(path: &Path, files: &Files) -> io::Result<()> {
     for top in tops {
         let link = path.join(top);
         if fs::symlink_metadata(&link).is_err() {
-            symlink(Path::new("..data").join(top), &link)?;
+            symlink(Path::new(DATA).join(top), &link)?;
         }
     }
     Ok(())

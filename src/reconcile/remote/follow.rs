@@ -1,8 +1,9 @@
 //! Keeps shelves equal to what the server has, by one watch for each thing that is followed.
 //!
 //! A watch begins with all present states and a mark that they are complete (`sendInitialEvents`), and goes on from its last
-//! revision after a break. While the server is away nothing is forgotten. Invariant: what is on a shelf was there at the
-//! server at some time, and after the mark everything that had gone is gone here too.
+//! revision after a break. While the server is away nothing is forgotten, and where it is away from the beginning, what an
+//! earlier process was told will do. Invariant: what is on a shelf was there at the server at some time, and after the mark
+//! everything that had gone is gone here too.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use crate::kinds::Kind;
 /// Waits between attempts while the server is away.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long the server may take to tell everything before what was known is used.
+const ABSENCE: Duration = Duration::from_secs(3);
 /// A line of a watch that is longer than this is no object of ours.
 const LINE_BYTES: usize = 8 << 20;
 
@@ -51,6 +54,9 @@ pub trait Sink: Send + 'static {
     fn complete(&mut self, keys: &HashSet<Arc<str>>);
 }
 
+/// Called once if the server does not tell everything soon: puts on the shelf what was known before.
+pub type Recall = Box<dyn FnOnce() + Send>;
+
 #[derive(Deserialize)]
 struct Event {
     #[serde(rename = "type")]
@@ -73,13 +79,31 @@ pub fn spawn(
     scope: Scope,
     mut sink: impl Sink,
     told: watch::Sender<bool>,
+    mut recall: Option<Recall>,
 ) -> tokio::task::JoinHandle<Option<()>> {
     task::spawn("follow", async move {
         let mut position = None;
         let mut wait = RETRY_MIN;
         loop {
             let began = Instant::now();
-            let end = watch_once(&server, &scope, &mut sink, &mut position, &told).await;
+            let end = {
+                let attempt = watch_once(&server, &scope, &mut sink, &mut position, &told);
+                tokio::pin!(attempt);
+                let absent = tokio::time::timeout_at(began + ABSENCE, &mut attempt);
+                match recall.take() {
+                    None => attempt.await,
+                    Some(recall) => match absent.await {
+                        Ok(end) => {
+                            recall();
+                            end
+                        }
+                        Err(_) => {
+                            recall();
+                            attempt.await
+                        }
+                    },
+                }
+            };
             if matches!(end, End::Lapsed) {
                 position = None;
             }

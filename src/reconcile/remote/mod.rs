@@ -2,9 +2,11 @@
 //!
 //! Reads come from shelves that watches keep current, writes are requests. The pods are those of the agent's own node, and
 //! of Secrets and ConfigMaps only those that these pods name are followed: an agent may read no others. Invariant: a pod is
-//! shown only after what it names was asked for, so that nothing seems to be missing that is only late.
+//! shown only after what it names was asked for, so that nothing seems to be missing that is only late. What was told is
+//! kept for a process that begins while the server is away ([`Known`]).
 
 mod follow;
+mod known;
 mod pods;
 mod view;
 
@@ -28,10 +30,12 @@ use crate::api::delete::{DeleteOptions, Propagation};
 use crate::api::status::{Result, Status};
 use crate::base::json::text;
 use crate::base::object::Object;
+use crate::base::task;
 use crate::kinds::core::{configmap, pod, secret, serviceaccount};
 use crate::kinds::{Kind, Subresource};
 use crate::wire::channel::Channel;
-use follow::{Scope, Whole};
+use follow::{Recall, Scope, Sink, Whole};
+pub use known::Known;
 use view::{RemoteView, Shelf};
 
 /// How long a request may take.
@@ -43,12 +47,13 @@ const ANSWER_BYTES: usize = 64 << 20;
 pub struct Remote {
     server: Arc<Server>,
     node: String,
+    known: Option<Known>,
     shelves: Mutex<HashMap<&'static str, Followed>>,
 }
 
 struct Followed {
     shelf: Arc<Shelf>,
-    task: Option<JoinHandle<Option<()>>>,
+    tasks: Vec<JoinHandle<Option<()>>>,
 }
 
 /// The server, as requests see it.
@@ -104,41 +109,63 @@ async fn status_of(response: Response<Incoming>) -> Status {
 // === impl Remote ===
 
 impl Remote {
-    /// A client that sees the cluster as the named node does. Must be made inside a tokio runtime.
-    pub fn new(channel: Arc<Channel>, node: &str) -> Self {
-        Self { server: Arc::new(Server(channel)), node: node.into(), shelves: Mutex::default() }
+    /// A client that sees the cluster as the named node does. What it is told is kept in `known`, and taken from there
+    /// while the server is away. Must be made inside a tokio runtime.
+    pub fn new(channel: Arc<Channel>, node: &str, known: Option<Known>) -> Self {
+        Self { server: Arc::new(Server(channel)), node: node.into(), known, shelves: Mutex::default() }
     }
 
     fn shelf(&self, kind: &'static Kind) -> Arc<Shelf> {
         let mut shelves = self.shelves.lock().expect("no panic while held");
-        let mut shelf = |kind: &'static Kind, start: Option<&dyn Fn(Arc<Shelf>) -> JoinHandle<Option<()>>>| {
-            let new = || {
-                let shelf = Arc::new(Shelf::new(kind));
-                Followed { task: start.map(|s| s(shelf.clone())), shelf }
-            };
-            shelves.entry(kind.schema).or_insert_with(new).shelf.clone()
-        };
-        let (told, _) = watch::channel(false);
-        if [&pod::KIND, &secret::KIND, &configmap::KIND].contains(&kind) {
-            // The pods decide what is followed of the other two, which have nothing to wait for by themselves.
-            let (secrets, maps) = (shelf(&secret::KIND, None), shelf(&configmap::KIND, None));
-            secrets.fill();
-            maps.fill();
-            let fields = format!("spec.nodeName={}", self.node);
-            let scope = Scope { kind: &pod::KIND, namespace: String::new(), fields };
-            let start = |shelf: Arc<Shelf>| {
-                let sink = pods::Pods::new(self.server.clone(), shelf, secrets.clone(), maps.clone());
-                follow::spawn(self.server.clone(), scope.clone(), sink, told.clone())
-            };
-            let pods = shelf(&pod::KIND, Some(&start));
-            return match kind.schema {
-                s if s == secret::KIND.schema => secrets,
-                s if s == configmap::KIND.schema => maps,
-                _ => pods,
-            };
+        if let Some(followed) = shelves.get(kind.schema) {
+            return followed.shelf.clone();
         }
-        let scope = Scope { kind, namespace: String::new(), fields: String::new() };
-        shelf(kind, Some(&|s| follow::spawn(self.server.clone(), scope.clone(), Whole(s), told.clone())))
+        let new = if [&pod::KIND, &secret::KIND, &configmap::KIND].contains(&kind) {
+            self.follow_pods()
+        } else {
+            let shelf = Arc::new(Shelf::new(kind));
+            vec![self.follow(&shelf, "", Whole(shelf.clone()), std::slice::from_ref(&shelf))]
+        };
+        shelves.extend(new.into_iter().map(|followed| (followed.shelf.kind().schema, followed)));
+        shelves[kind.schema].shelf.clone()
+    }
+
+    /// The node's pods, and what they name: they decide what is followed of the other two kinds, which have nothing to
+    /// wait for by themselves.
+    fn follow_pods(&self) -> Vec<Followed> {
+        let [pods, secrets, maps] = [&pod::KIND, &secret::KIND, &configmap::KIND].map(|k| Arc::new(Shelf::new(k)));
+        secrets.fill();
+        maps.fill();
+        let sink = pods::Pods::new(self.server.clone(), pods.clone(), secrets.clone(), maps.clone());
+        // The pods come last: whoever sees one finds what it names.
+        let all = [secrets.clone(), maps.clone(), pods.clone()];
+        let followed = self.follow(&pods, &format!("spec.nodeName={}", self.node), sink, &all);
+        let others = [secrets, maps].map(|shelf| Followed { tasks: self.keep(&shelf, &pods), shelf });
+        std::iter::once(followed).chain(others).collect()
+    }
+
+    /// Follows what is on `shelf`; `recalled` is what is known of before, with `shelf` itself at the end.
+    fn follow(&self, shelf: &Arc<Shelf>, fields: &str, sink: impl Sink, recalled: &[Arc<Shelf>]) -> Followed {
+        let scope = Scope { kind: shelf.kind(), namespace: String::new(), fields: fields.into() };
+        let recall = self.known.clone().map(|known| {
+            let (shelf, all) = (shelf.clone(), recalled.to_vec());
+            let recall = move || {
+                if !shelf.is_filled() && known.has(shelf.kind()) {
+                    all.iter().for_each(|shelf| known.recall(shelf));
+                }
+            };
+            Box::new(recall) as Recall
+        });
+        let (told, _) = watch::channel(false);
+        let mut tasks = self.keep(shelf, shelf);
+        tasks.push(follow::spawn(self.server.clone(), scope, sink, told, recall));
+        Followed { shelf: shelf.clone(), tasks }
+    }
+
+    /// Keeps what is on a shelf, once `after` is filled too.
+    fn keep(&self, shelf: &Arc<Shelf>, after: &Arc<Shelf>) -> Vec<JoinHandle<Option<()>>> {
+        let keep = |known: Known| task::spawn("known", known.keep(shelf.clone(), after.clone()));
+        self.known.clone().map(keep).into_iter().collect()
     }
 
     async fn write(
@@ -157,7 +184,7 @@ impl Remote {
 impl Drop for Remote {
     fn drop(&mut self) {
         let shelves = self.shelves.get_mut().expect("no panic while held");
-        shelves.values().filter_map(|f| f.task.as_ref()).for_each(JoinHandle::abort);
+        shelves.values().flat_map(|f| &f.tasks).for_each(JoinHandle::abort);
     }
 }
 

@@ -56,7 +56,7 @@ impl Pods {
         let scope = Scope { kind, namespace: namespace.into(), fields: format!("metadata.name={name}") };
         let (tell, told) = watch::channel(false);
         let sink = One { shelf: shelf.clone(), key: key.clone() };
-        let task = follow::spawn(self.server.clone(), scope, sink, tell);
+        let task = follow::spawn(self.server.clone(), scope, sink, tell, None);
         self.followed.insert(key.clone(), Followed { shelf, task, told, users: 1 });
         key
     }
@@ -103,6 +103,12 @@ impl Sink for Pods {
     fn complete(&mut self, keys: &HashSet<Arc<str>>) {
         for key in self.pods.keys().iter().filter(|k| !keys.contains(*k)) {
             self.remove(key);
+        }
+        // What an earlier process knew, and no pod names any more.
+        for shelf in [&self.secrets, &self.maps] {
+            for key in shelf.keys().iter().filter(|k| !self.followed.contains_key(*k)) {
+                shelf.remove(key);
+            }
         }
         self.pods.fill();
     }

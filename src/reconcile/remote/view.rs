@@ -79,6 +79,31 @@ impl Shelf {
     pub fn fill(&self) {
         self.filled.send_replace(true);
     }
+
+    /// Whether they are.
+    pub fn is_filled(&self) -> bool {
+        *self.filled.borrow()
+    }
+
+    /// Takes what was known before, as far as nothing better is here, as the first states.
+    pub fn recall(&self, objects: impl Iterator<Item = Arc<Object>>) {
+        for object in objects {
+            if self.get(&object.key).is_none() {
+                self.put(object);
+            }
+        }
+        self.fill();
+    }
+
+    /// What the objects are of.
+    pub fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+
+    /// The object of a key.
+    pub fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.content.read().expect("no panic while held").objects.get(key).cloned()
+    }
 }
 
 impl Content {
@@ -105,8 +130,7 @@ impl View for RemoteView {
     }
 
     fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        let content = self.0.content.read().expect("no panic while held");
-        content.objects.get(&*self.0.kind.key(namespace, name)).cloned()
+        self.0.get(&self.0.kind.key(namespace, name))
     }
 
     fn list(&self, namespace: &str) -> Vec<Arc<Object>> {
