@@ -58,6 +58,8 @@ pub struct Config {
     pub kubeconfig_mode: u32,
     pub token: Option<String>,
     pub snapshots: snapshot::Schedule,
+    /// What `--disable` named: built-in manifests and parts of the server.
+    pub disabled: Vec<String>,
     pub node_cidr: bool,
     pub scheduler: bool,
     pub agent: bool,
@@ -169,7 +171,10 @@ async fn serve(config: Config) -> Result<Ended> {
     let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
     let desk = Desk::new(&server_dir, &pki, config.cluster.clone(), clock.clone());
     let _ = api.joining.set(if config.agent { desk.reserving(&config.node.name) } else { desk });
-    bootstrap::run(&api, &endpoints(&config)).await.context("the first objects cannot be written")?;
+    let manifests = server_dir.join("manifests");
+    make_private_dir(&manifests).with_context(|| format!("{} cannot be made", manifests.display()))?;
+    let mut deployer = manifests::Deployer::new(api.clone(), clock.clone(), manifests);
+    first_objects(&api, &config, &mut deployer).await.context("the first objects cannot be written")?;
     let mut loops = controllers::start(local(&api, controllers::MANAGER), clock.clone(), options_of(&config, &pki));
     if config.scheduler {
         loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
@@ -181,9 +186,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let serving =
         task::spawn("api", api::http::listen::serve(api.clone(), listener, tls.subscribe(), stopping.clone()));
     write_kubeconfig(&config, &pki)?;
-    let manifests = server_dir.join("manifests");
-    make_private_dir(&manifests).with_context(|| format!("{} cannot be made", manifests.display()))?;
-    loops.push(task::spawn("manifests", manifests::run(api.clone(), clock.clone(), manifests)));
+    loops.push(task::spawn("manifests", deployer.run()));
     let snapshots =
         snapshot::run(server_dir.clone(), config.snapshots.clone(), config.node.name.clone(), clock.clone());
     loops.push(task::spawn("snapshots", snapshots));
@@ -285,14 +288,23 @@ fn options_of(config: &Config, pki: &Pki) -> controllers::Options {
     }
 }
 
+/// Writes what every cluster has, before anybody else can take the addresses that it names; together, as few commits.
+async fn first_objects(api: &Api, config: &Config, deployer: &mut manifests::Deployer) -> api::status::Result<()> {
+    bootstrap::namespaces(api).await?;
+    let (endpoints, values) = (endpoints(config), values(&config.cluster));
+    tokio::join!(bootstrap::run(api, &endpoints), deployer.stage(&config.disabled, &values)).0
+}
+
 fn endpoints(config: &Config) -> bootstrap::Endpoints {
     bootstrap::Endpoints {
         api: vec![config.advertise],
         api_port: config.bind.port(),
         api_cluster_ip: config.api_cluster_ip,
-        dns_cluster_ip: config.cluster.cluster_dns,
-        dns: config.cluster.dns,
     }
+}
+
+fn values(cluster: &Cluster) -> manifests::builtin::Values {
+    manifests::builtin::Values { cluster_dns: cluster.cluster_dns, cluster_domain: cluster.cluster_domain.clone() }
 }
 
 fn names(config: &Config) -> Names {

@@ -1,4 +1,4 @@
-//! What every cluster begins with: namespaces, roles, priority classes, the Services of the API and of DNS.
+//! What every cluster begins with: namespaces, roles, priority classes, the API's own Service.
 //!
 //! Only what is missing is written, all of it at once, so a start with everything there writes nothing.
 
@@ -27,7 +27,7 @@ const DATA: &[(&Kind, &str)] = &[
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
-/// What the cluster's own Services are made of.
+/// What the API's own Service is made of.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     /// Where the API is reached from pods.
@@ -35,23 +35,23 @@ pub struct Endpoints {
     pub api_port: u16,
     /// The first address of the Service range, which is the API's.
     pub api_cluster_ip: IpAddr,
-    pub dns_cluster_ip: IpAddr,
-    pub dns: bool,
+}
+
+/// Writes the namespaces that are missing.
+pub async fn namespaces(api: &Api) -> Result<()> {
+    let all = NAMESPACES.iter().map(|n| (&core::namespace::KIND, json!({"metadata": {"name": n}})));
+    create_missing(api, all.collect()).await
 }
 
 /// Writes what is missing.
 pub async fn run(api: &Api, endpoints: &Endpoints) -> Result<()> {
-    let namespaces = NAMESPACES.iter().map(|n| (&core::namespace::KIND, json!({"metadata": {"name": n}})));
-    create_missing(api, namespaces.collect()).await?;
+    namespaces(api).await?;
     let mut objects = Vec::new();
     for (kind, text) in DATA {
         let all: Vec<Value> = serde_json::from_str(text).expect("the bootstrap manifests are JSON");
         objects.extend(all.into_iter().map(|o| (*kind, o)));
     }
     objects.push((&core::service::KIND, api_service(endpoints)));
-    if endpoints.dns {
-        objects.push((&core::service::KIND, dns_service(endpoints)));
-    }
     create_missing(api, objects).await?;
     write_api_endpoints(api, endpoints).await
 }
@@ -77,16 +77,6 @@ fn api_service(e: &Endpoints) -> Value {
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"type": "ClusterIP", "clusterIP": e.api_cluster_ip.to_string(),
                  "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": e.api_port}]},
-    })
-}
-
-fn dns_service(e: &Endpoints) -> Value {
-    json!({
-        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}},
-        "spec": {"type": "ClusterIP", "clusterIP": e.dns_cluster_ip.to_string(), "ports": [
-            {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
-            {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
-        ]},
     })
 }
 

@@ -29,20 +29,21 @@ pub fn merged(arguments: Vec<OsString>) -> Result<Vec<OsString>, String> {
 }
 
 /// Variables of k3s that mean the same here; what has our own name wins.
-const K3S_NAMES: [(&str, &str, &str); 9] = [
+const K3S_NAMES: [(&str, &str, &str); 10] = [
     ("K3S_CONFIG_FILE", "AMPHIPOD_CONFIG", "config"),
     ("K3S_URL", "AMPHIPOD_URL", "server"),
     ("K3S_TOKEN", "AMPHIPOD_TOKEN", "token"),
     ("K3S_TOKEN_FILE", "AMPHIPOD_TOKEN_FILE", "token-file"),
     ("K3S_NODE_NAME", "AMPHIPOD_NODE_NAME", "node-name"),
     ("K3S_DATA_DIR", "AMPHIPOD_DATA_DIR", "data-dir"),
+    ("K3S_DISABLE", "AMPHIPOD_DISABLE", "disable"),
     ("K3S_KUBECONFIG_OUTPUT", "AMPHIPOD_WRITE_KUBECONFIG", "write-kubeconfig"),
     ("K3S_KUBECONFIG_MODE", "AMPHIPOD_WRITE_KUBECONFIG_MODE", "write-kubeconfig-mode"),
     ("K3S_SYSTEM_DEFAULT_REGISTRY", "AMPHIPOD_SYSTEM_DEFAULT_REGISTRY", "system-default-registry"),
 ];
 /// Which of those only one of the two commands has.
-const ONLY: [(&str, &str); 3] =
-    [("server", "agent"), ("write-kubeconfig", "server"), ("write-kubeconfig-mode", "server")];
+const ONLY: [(&str, &str); 4] =
+    [("server", "agent"), ("disable", "server"), ("write-kubeconfig", "server"), ("write-kubeconfig-mode", "server")];
 
 /// The arguments with k3s' variables put in as flags, where neither a flag nor our own variable says the same.
 fn with_k3s_names(arguments: Vec<OsString>) -> Vec<OsString> {

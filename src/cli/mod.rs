@@ -4,6 +4,7 @@ mod agent;
 mod check;
 mod client;
 mod config_file;
+mod disable;
 mod image;
 mod killall;
 mod kubeconfig;

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::node::{LogArgs, NodeArgs};
-use super::{Directories, Usage};
+use super::{Directories, Usage, disable};
 use crate::api::identity::join::Cluster;
 use crate::net::overlay::Backend;
 use crate::server::{self, Config, snapshot};
@@ -72,9 +72,10 @@ pub struct ServerArgs {
     /// Where they are [default: <data-dir>/server/snapshots]
     #[arg(long, env = "AMPHIPOD_SNAPSHOT_DIR")]
     snapshot_dir: Option<PathBuf>,
-    /// Parts to leave out: dns, node-cidr (nodes get no pod range), scheduler, service-proxy
-    #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = ["dns", "node-cidr", "scheduler", "service-proxy"])]
-    disable: Vec<String>,
+    /// Parts to leave out, or to remove with their objects: dns, node-cidr (nodes get no pod range), scheduler, service-proxy.
+    /// Several, separated by commas or by repeating the flag
+    #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = disable::part)]
+    disable: Vec<disable::Part>,
     /// Run no node here
     #[arg(long, env = "AMPHIPOD_DISABLE_AGENT")]
     disable_agent: bool,
@@ -141,6 +142,8 @@ fn resolve(a: ServerArgs) -> Result<Config> {
         return Err(Usage(format!("--cluster-dns: {cluster_dns} is not inside --service-cidr {services}")).into());
     }
     let node = a.node.resolve()?;
+    let disabled = disable::names(&a.disable);
+    let off = |part: &str| disabled.iter().any(|d| d == part);
     let snapshots = snapshot::Schedule {
         directory: a.snapshot_dir.unwrap_or_else(|| a.directories.data_dir.join("server/snapshots")),
         every: a.snapshot_interval,
@@ -162,8 +165,8 @@ fn resolve(a: ServerArgs) -> Result<Config> {
             service_cidrs: vec![services],
             cluster_dns,
             cluster_domain: a.cluster_domain.trim_end_matches('.').to_lowercase(),
-            dns: !a.disable.iter().any(|d| d == "dns"),
-            service_proxy: !a.disable.iter().any(|d| d == "service-proxy"),
+            dns: !off("dns"),
+            service_proxy: !off("service-proxy"),
             node_grace_seconds: a.node_monitor_grace_period,
             overlay: match a.overlay {
                 Overlay::Vxlan => Backend::Vxlan,
@@ -176,8 +179,9 @@ fn resolve(a: ServerArgs) -> Result<Config> {
         kubeconfig_mode: a.write_kubeconfig_mode,
         token,
         snapshots,
-        node_cidr: !a.disable.iter().any(|d| d == "node-cidr"),
-        scheduler: !a.disable.iter().any(|d| d == "scheduler"),
+        node_cidr: !off("node-cidr"),
+        scheduler: !off("scheduler"),
         agent: !a.disable_agent,
+        disabled,
     })
 }

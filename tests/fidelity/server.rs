@@ -60,8 +60,6 @@ impl Server {
             api: vec![[192, 0, 2, 1].into()],
             api_port: address.port(),
             api_cluster_ip: [10, 43, 0, 1].into(),
-            dns_cluster_ip: [10, 43, 0, 10].into(),
-            dns: false,
         };
         bootstrap::run(&api, &endpoints).await.unwrap();
         let root_ca = String::from_utf8_lossy(&pki.authority).into_owned();

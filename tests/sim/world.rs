@@ -106,8 +106,6 @@ impl World {
             api: vec!["192.0.2.1".parse().unwrap()],
             api_port: 6443,
             api_cluster_ip: "10.43.0.1".parse().unwrap(),
-            dns_cluster_ip: "10.43.0.10".parse().unwrap(),
-            dns: false,
         };
         while bootstrap::run(&self.api, &endpoints).await.is_err() {}
         let client = |manager| -> Arc<dyn Client> { Arc::new(Local::new(self.api.clone(), manager)) };
