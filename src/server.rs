@@ -29,6 +29,7 @@ use crate::api::{Api, Options, bootstrap};
 use crate::base::clock::Clock;
 use crate::base::file::{make_private_dir, write_atomically};
 use crate::base::task;
+use crate::containers::image::Policy;
 use crate::place::Place;
 use crate::reconcile::{Client, Local};
 use crate::store::sqlite::{Retention, Sqlite};
@@ -77,6 +78,8 @@ pub struct NodeOptions {
     pub taints: Vec<Taint>,
     pub offline: bool,
     pub default_registry: Option<String>,
+    /// When images go that nobody uses.
+    pub image_gc: Policy,
 }
 
 /// Runs the server until SIGTERM or SIGINT.
@@ -264,6 +267,7 @@ fn node_config(
         cluster,
         offline: options.offline,
         default_registry: options.default_registry.clone(),
+        image_gc: options.image_gc,
     }
 }
 

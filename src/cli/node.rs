@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::Usage;
-use crate::containers::image::Registries;
+use crate::containers::image::{Policy, Registries};
 use crate::server::NodeOptions;
 use crate::server::address::default_address;
 use crate::server::agent::Taint;
@@ -36,6 +36,12 @@ pub struct NodeArgs {
     /// Registry that stands in for docker.io, HOST[:PORT][/PATH]
     #[arg(long, env = "AMPHIPOD_SYSTEM_DEFAULT_REGISTRY", value_parser = registry)]
     system_default_registry: Option<String>,
+    /// From this percentage of the disk on, images that nobody uses are removed; 100 for never
+    #[arg(long, env = "AMPHIPOD_IMAGE_GC_HIGH_THRESHOLD", default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_high_threshold: u8,
+    /// Until the disk is filled to this percentage
+    #[arg(long, env = "AMPHIPOD_IMAGE_GC_LOW_THRESHOLD", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_low_threshold: u8,
 }
 
 /// How and how much is logged.
@@ -95,6 +101,13 @@ impl NodeArgs {
         if let Some(why) = crate::base::labels::dns_subdomain_error(&name) {
             return Err(Usage(format!("--node-name: {name:?}: {why}")).into());
         }
+        let (high_percent, low_percent) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
+        if low_percent >= high_percent {
+            let why = format!(
+                "--image-gc-low-threshold: {low_percent} must be below --image-gc-high-threshold {high_percent}"
+            );
+            return Err(Usage(why).into());
+        }
         let follows_address = self.node_ip.is_empty();
         let addresses = if follows_address { vec![default_address()] } else { self.node_ip };
         Ok(NodeOptions {
@@ -106,6 +119,7 @@ impl NodeArgs {
             taints: self.node_taint,
             offline: self.offline,
             default_registry: self.system_default_registry,
+            image_gc: Policy { high_percent, low_percent, ..Policy::default() },
         })
     }
 }

@@ -14,10 +14,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::broadcast;
 
 use super::error::{Error, Result};
-use super::image::{HELLO, Reference};
+use super::image::{Collected, HELLO, Policy, Reference};
 use super::session::{Session, SessionControl};
 use super::spec::*;
 use super::{Credentials, Event, Image, ImageError, Images, Runtime};
+use crate::base::signal::{Receiver, Signal};
 
 /// Where the fake takes the time from, so that a simulation can pause it.
 pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -270,6 +271,8 @@ impl SessionControl for FakeSession {
 #[derive(Debug, Clone, Default)]
 pub struct FakeImages {
     state: Arc<Mutex<ImageState>>,
+    came: Arc<Signal>,
+    released: Arc<Signal>,
 }
 
 #[derive(Debug, Default)]
@@ -317,6 +320,7 @@ impl Images for FakeImages {
         }
         let image = fake_image(&parsed);
         state.present.insert(image.id.clone(), image.clone());
+        self.came.tell();
         Ok(image)
     }
 
@@ -351,7 +355,9 @@ impl Images for FakeImages {
     }
 
     async fn release_rootfs(&self, container: &str) -> Result<(), ImageError> {
-        self.state().mounted.remove(container);
+        if self.state().mounted.remove(container) {
+            self.released.tell();
+        }
         Ok(())
     }
 
@@ -359,7 +365,15 @@ impl Images for FakeImages {
         self.state().mounted.iter().cloned().collect()
     }
 
-    async fn collect_garbage(&self, _unused_for: Duration) -> Result<Vec<String>, ImageError> {
-        Ok(Vec::new())
+    async fn collect_garbage(&self, _policy: &Policy) -> Result<Collected, ImageError> {
+        Ok(Collected::default())
+    }
+
+    fn came(&self) -> Receiver {
+        self.came.subscribe()
+    }
+
+    fn released(&self) -> Receiver {
+        self.released.subscribe()
     }
 }

@@ -156,6 +156,10 @@ pub enum Event {
         reason: &'static str,
         message: String,
     },
+    /// The image of a container that waits for one has come by another way.
+    ImageCame {
+        container: String,
+    },
     Started {
         container: String,
         id: String,
@@ -321,6 +325,11 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
                 // What can never succeed is not said to rest.
                 let rests_at = (reason == "ErrImagePull").then(|| now + FAILURE_SHOWN);
                 c.now = Now::PullFailed { reason, message, rests_at, until };
+            }
+        }
+        Event::ImageCame { container } => {
+            if let Some(Now::PullFailed { until, rests_at, .. }) = find(&mut state, &container).map(|c| &mut c.now) {
+                (*until, *rests_at) = (now, None);
             }
         }
         Event::Started { container, id, pid, since } => {
@@ -756,6 +765,10 @@ mod tests {
         assert_eq!(r.1, [Effect::Pull { container: "a".into() }]);
         let r = r.on(failed("InvalidImageName"), 10);
         assert_eq!(r.0.next_at(), Some(at(30)), "nothing to say in between");
+        let came = || Event::ImageCame { container: "a".into() };
+        let r = r.on(came(), 12);
+        assert_eq!(r.1, [Effect::Pull { container: "a".into() }], "it came by another way");
+        assert!(r.on(came(), 13).1.is_empty(), "nobody waits for it any more");
     }
 
     #[test]
@@ -820,6 +833,7 @@ mod tests {
                 reason: "ErrImagePull",
                 message: String::new()
             }),
+            name.clone().prop_map(|container| Event::ImageCame { container }),
             name.clone().prop_map(|container| Event::Started { container, id: "x".into(), pid: 1, since: at(0) }),
             name.clone().prop_map(|container| Event::StartFailed { container, reason: "e", message: String::new() }),
             (name.clone(), 0..2i32).prop_map(|(container, code)| Event::Exited { container, ended: ended(code, 0, 1) }),

@@ -8,6 +8,7 @@ pub mod env;
 pub mod files;
 pub mod heartbeat;
 pub mod http;
+pub mod image_gc;
 pub mod launch;
 pub mod logs;
 pub mod machine;

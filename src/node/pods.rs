@@ -41,6 +41,7 @@ pub async fn run(node: Arc<Node>, ready: watch::Sender<bool>) {
     let mut exits = node.runtime.events();
     let (maps, secrets) = (node.client.informer(&configmap::KIND), node.client.informer(&secret::KIND));
     let (mut map_changes, mut secret_changes) = (maps.subscribe(), secrets.subscribe());
+    let mut images = node.images.came();
     let (done, mut ended) = mpsc::channel(ENDED);
     let mut pods = Pods { node, informer, workers: HashMap::new(), left: HashMap::new(), done, ready };
     pods.begin().await;
@@ -53,6 +54,7 @@ pub async fn run(node: Arc<Node>, ready: watch::Sender<bool>) {
                 Some(changed) => for c in changed { pods.changed(c).await },
                 None => pods.look_again().await,
             },
+            Ok(()) = images.changed() => pods.tell_all_of_images().await,
             changed = map_changes.next() => pods.content(changed, false).await,
             changed = secret_changes.next() => pods.content(changed, true).await,
         }
@@ -201,6 +203,12 @@ impl Pods {
             for c in sandbox.containers.iter().filter(|c| !c.is_running()) {
                 let _ = running.handle.send(Message::Exited { container: c.id.clone() }).await;
             }
+        }
+    }
+
+    async fn tell_all_of_images(&self) {
+        for running in self.workers.values() {
+            let _ = running.handle.send(Message::Images).await;
         }
     }
 

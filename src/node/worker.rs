@@ -52,6 +52,8 @@ pub enum Message {
     Exited { container: String },
     /// A ConfigMap or Secret of a volume has changed.
     Content,
+    /// There may be images that were not there before.
+    Images,
     /// The last report has reached the API (or not).
     Reported(bool),
     /// A volume could not be brought up to date.
@@ -250,7 +252,15 @@ impl Worker {
                 let deadline = self.node.clock.now() + Duration::from_secs(grace.max(0) as u64);
                 self.happened(Event::Delete { deadline });
             }
-            Message::Happened(event) => self.happened(event),
+            Message::Happened(event) => {
+                let no_image = matches!(event, Event::PullFailed { .. });
+                self.happened(event);
+                if no_image {
+                    // It may have come while the failure was on its way.
+                    self.look_for_images(false).await;
+                }
+            }
+            Message::Images => self.look_for_images(true).await,
             Message::Prepared(setting) => {
                 self.addresses = setting.addresses.clone();
                 self.setting = Some(setting);
@@ -264,6 +274,21 @@ impl Worker {
                 if !well {
                     self.reported = None;
                 }
+            }
+        }
+    }
+
+    /// Containers whose image has come by another way wait no longer. Where the policy is to ask for it always, it must have
+    /// come `just_now`: that it is there says nothing.
+    async fn look_for_images(&mut self, just_now: bool) {
+        let failed = self.state.containers.iter().filter(|c| matches!(c.now, Now::PullFailed { .. }));
+        let names: Vec<String> = failed.map(|c| c.name.clone()).collect();
+        for container in names {
+            let Some(c) = spec::container(&self.pod, &container) else { continue };
+            let always = c.image_pull_policy.as_deref() == Some("Always");
+            let image = c.image.as_deref().unwrap_or("");
+            if (just_now || !always) && self.node.images.status(image).await.is_some() {
+                self.happened(Event::ImageCame { container });
             }
         }
     }

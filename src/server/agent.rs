@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::api::identity::join::Cluster;
 use crate::base::clock::Clock;
 use crate::base::task;
-use crate::containers::image::{ImageStore, Registries};
+use crate::containers::image::{ImageStore, Policy, Registries};
 use crate::containers::runtime::ShimRuntime;
 use crate::dns;
 use crate::net::nft::NftDataplane;
@@ -43,6 +43,8 @@ pub struct Config {
     pub offline: bool,
     /// Stands in for docker.io.
     pub default_registry: Option<String>,
+    /// When images go that nobody uses.
+    pub image_gc: Policy,
 }
 
 /// A taint as `key=value:effect` says it.
@@ -92,6 +94,7 @@ pub async fn start(
     let images = Arc::new(ImageStore::open(&dirs, registries).context("the image store cannot be opened")?);
     images.set_peers(peers);
     let taking_in = images.take_in().context("image archives cannot be taken in")?;
+    let watching = images.watch().context("the image store cannot be watched")?;
     let runtime = Arc::new(ShimRuntime::open(dirs.clone()).await.context("the container runtime cannot be started")?);
     let node_config = node::Config {
         name: config.name.clone(),
@@ -122,7 +125,7 @@ pub async fn start(
             .context("the pod network cannot be set up")?
     };
     let host_ports = watch::Sender::new(Vec::new());
-    let mut agent = Agent { tasks: vec![taking_in], _dns: None };
+    let mut agent = Agent { tasks: vec![taking_in, watching], _dns: None };
     let options = overlay::Options { backend: cluster.overlay, address };
     let overlay = Overlay::open(net.clone(), options).context("the overlay cannot be set up")?;
     agent.tasks.push(peers::start(&*client, Arc::new(overlay), &config.name));
@@ -153,6 +156,7 @@ pub async fn start(
     let (ready, mut adopted) = watch::channel(false);
     agent.tasks.push(task::spawn("pods", node::pods::run(node.clone(), ready)));
     let _ = adopted.wait_for(|r| *r).await;
+    agent.tasks.push(task::spawn("image gc", node::image_gc::run(node.clone(), config.image_gc)));
     agent.tasks.push(task::spawn("heartbeat", heartbeat::run(node.clone())));
     Ok((agent, Arc::new(Access(node))))
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -151,6 +152,37 @@ fn an_image_put_on_the_server_runs_on_every_node_without_a_registry() {
     image(&machines, 1, &["save", "registry.example/other:1", "-o", file.to_str().unwrap()]);
     let came = image(&machines, 0, &["import", file.to_str().unwrap()]);
     assert!(came.contains("imported registry.example/other:1"), "{came}");
+}
+
+/// Dropped into the directory, or imported by a process of its own.
+#[test]
+fn a_pod_that_waits_for_an_image_starts_as_soon_as_it_is_there() {
+    let mut machines = Machines::prepare("wake", 1);
+    machines.start_server(&["--offline"]);
+    machines.until("the node is Ready", || machines.is_ready(0));
+    let directory = tempfile::tempdir().unwrap();
+    let names = ["dropped", "imported"];
+    let files = names.map(|n| archive(directory.path(), &format!("registry.example/{n}:1"), n));
+    for (name, port) in names.iter().zip(["18080", "18081"]) {
+        deploy(&machines, name, &format!("registry.example/{name}:1"), port);
+    }
+    // After the second failure the next try is 20 seconds away.
+    machines.until("both have failed twice", || {
+        let events = machines.json(&["get", "events"])["items"].as_array().cloned().unwrap_or_default();
+        let failed = |name: &str| {
+            let about = format!("Failed to pull image \"registry.example/{name}:1\"");
+            let of_name = events.iter().filter(|e| e["message"].as_str().is_some_and(|m| m.starts_with(&about)));
+            of_name.filter_map(|e| e["count"].as_u64()).sum::<u64>()
+        };
+        names.iter().all(|name| failed(name) == 2)
+    });
+    let began = Instant::now();
+    put(&machines, 0, &files[0], "dropped.tar");
+    image(&machines, 0, &["import", files[1].to_str().unwrap()]);
+    for name in names {
+        answer_everywhere(&machines, name, name);
+    }
+    assert!(began.elapsed() < Duration::from_secs(12), "it took {:?}", began.elapsed());
 }
 
 /// No registry can be reached here either, but nobody has said so.

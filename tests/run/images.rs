@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use amphipod::containers::image::{HELLO, ImageStore, Registries, resolve_user};
+use amphipod::containers::image::{HELLO, ImageStore, Policy, Registries, resolve_user};
 use amphipod::containers::*;
 use serde_json::json;
 
@@ -13,6 +13,11 @@ use crate::registry::{Registry, tar_of};
 
 pub fn store(lab: &Lab) -> ImageStore {
     ImageStore::open(&lab.config, Registries::default()).unwrap()
+}
+
+/// Everything that nobody uses goes, however much room there is.
+pub fn unused(min_age: Duration) -> Policy {
+    Policy { high_percent: 0, low_percent: 0, min_age }
 }
 
 fn login(username: &str, password: &str) -> Credentials {
@@ -84,13 +89,100 @@ async fn an_image_is_pulled_mounted_and_run() {
 
     let used = store.remove(&name).await.unwrap_err();
     assert!(matches!(used, ImageError::InUse { .. }));
-    assert!(store.collect_garbage(Duration::ZERO).await.unwrap().is_empty());
+    assert!(store.collect_garbage(&unused(Duration::ZERO)).await.unwrap().removed.is_empty());
     lab.runtime.remove_sandbox(&sandbox).await.unwrap();
     store.release_rootfs(&id).await.unwrap();
     store.release_rootfs(&id).await.unwrap();
-    assert_eq!(store.collect_garbage(Duration::from_secs(3600)).await.unwrap().len(), 0);
-    assert_eq!(store.collect_garbage(Duration::ZERO).await.unwrap(), [image.id]);
+    assert_eq!(store.collect_garbage(&unused(Duration::from_secs(3600))).await.unwrap().removed.len(), 0);
+    assert_eq!(store.collect_garbage(&unused(Duration::ZERO)).await.unwrap().removed, [image.id]);
     assert_eq!(remains(&lab), Vec::<String>::new());
+}
+
+/// A disk of its own, 64 MiB, until it is dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path) -> Self {
+        use nix::mount::{MsFlags, mount};
+        fs::create_dir_all(at).unwrap();
+        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=64m")).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn when_the_disk_is_nearly_full_the_image_goes_that_was_used_longest_ago() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config::new(directory.path().join("data"), directory.path().join("run"));
+    let _disk = SmallDisk::mount(&config.data_dir);
+    let store = ImageStore::open(&config, Registries::default()).unwrap();
+    let registry = Registry::start();
+    let name = |image: &str| format!("{}/{image}:1", registry.address);
+    let shared = tar_of(&[("base", &vec![1; 2 << 20])]);
+    let mut released = store.released();
+    for (n, image) in (2..).zip(["used", "pinned", "old", "new"]) {
+        registry.publish(image, "1", &[shared.clone(), tar_of(&[("top", &vec![n; 12 << 20])])], json!({}));
+        store.pull(&name(image), &[]).await.unwrap();
+    }
+    store.prepare_rootfs(&name("used"), "c").await.unwrap();
+    store.pin(&name("pinned"), true).unwrap();
+    let left = async || {
+        let all = store.list().await.into_iter().flat_map(|image| image.tags).filter(|tag| tag != HELLO);
+        let all = all.map(|tag| tag.split(['/', ':']).nth(2).unwrap_or_default().to_owned());
+        all.collect::<std::collections::BTreeSet<String>>().into_iter().collect::<Vec<_>>().join(" ")
+    };
+    let now = Policy { min_age: Duration::ZERO, ..Policy::default() };
+    // 2 + 4 * 12 MiB of 64 and a bit.
+    let nothing = store.collect_garbage(&now).await.unwrap();
+    assert_eq!((nothing.wanted_bytes, left().await.as_str()), (0, "new old pinned used"), "{nothing:?}");
+    fs::write(config.data_dir.join("others"), vec![0; 5 << 20]).unwrap();
+    let young = store.collect_garbage(&Policy::default()).await.unwrap();
+    assert!(young.wanted_bytes > 0 && young.removed.is_empty(), "nothing is two minutes old: {young:?}");
+    let one = store.collect_garbage(&now).await.unwrap();
+    assert_eq!((one.removed.len(), left().await.as_str()), (1, "new pinned used"), "{one:?}");
+    assert!(one.freed_bytes >= one.wanted_bytes && one.freed_bytes >= 12 << 20, "{one:?}");
+    // What others use cannot be freed; what can be is.
+    fs::write(config.data_dir.join("others"), vec![0; 20 << 20]).unwrap();
+    let too_little = store.collect_garbage(&now).await.unwrap();
+    assert_eq!((too_little.removed.len(), left().await.as_str()), (1, "pinned used"), "{too_little:?}");
+    fs::write(config.data_dir.join("others"), vec![0; 30 << 20]).unwrap();
+    let too_little = store.collect_garbage(&now).await.unwrap();
+    assert!(too_little.removed.is_empty() && too_little.freed_bytes < too_little.wanted_bytes, "{too_little:?}");
+    store.release_rootfs("c").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), released.changed()).await.unwrap().unwrap();
+    store.collect_garbage(&now).await.unwrap();
+    assert_eq!(left().await, "pinned");
+    // What is left is whole.
+    let rootfs = store.prepare_rootfs(&name("pinned"), "d").await.unwrap();
+    assert_eq!(fs::metadata(rootfs.join("base")).unwrap().len(), 2 << 20);
+    store.release_rootfs("d").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_that_another_process_takes_in_is_told_of() {
+    let lab = Lab::new().await;
+    let (ours, theirs) = (store(&lab), store(&lab));
+    let registry = Registry::start();
+    registry.publish("late", "1", &[tar_of(&[("f", b"1")])], json!({}));
+    let (mut came, watching) = (ours.came(), ours.watch().unwrap());
+    let name = format!("{}/late:1", registry.address);
+    theirs.pull(&name, &[]).await.unwrap();
+    let told = async {
+        loop {
+            came.changed().await.unwrap();
+            if ours.status(&name).await.is_some() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), told).await.expect("the other process is noticed");
+    watching.abort();
 }
 
 #[tokio::test]
@@ -188,7 +280,7 @@ async fn a_malicious_layer_is_refused_and_leaves_nothing() {
     assert!(matches!(&refused, ImageError::Malicious { path, .. } if path == "../evil"), "{refused}");
     assert!(store.list().await.iter().all(|image| image.tags == [HELLO]));
     // The honest layer below was complete; it goes with the next cleaning.
-    store.collect_garbage(Duration::ZERO).await.unwrap();
+    store.collect_garbage(&unused(Duration::ZERO)).await.unwrap();
     assert_eq!(remains(&lab), Vec::<String>::new());
 }
 

@@ -12,6 +12,7 @@ mod connect;
 mod content;
 mod error;
 mod export;
+mod gc;
 mod inbox;
 mod lock;
 mod pull;
@@ -25,16 +26,17 @@ mod users;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::base::signal::Receiver;
 use crate::wire::images::{Ask, Found};
 
 pub use builtin::HELLO;
 pub use error::ImageError;
+pub use gc::{Collected, Policy, Space};
 pub use inbox::Taking;
 pub use reference::Reference;
 pub use registries::Registries;
@@ -122,8 +124,12 @@ pub trait Images: Send + Sync {
     async fn release_rootfs(&self, container: &str) -> Result<()>;
     /// Containers that have a root file system, also left over from before a reboot.
     async fn rootfs_list(&self) -> Vec<String>;
-    /// Removes images that no container uses and that nobody asked for since `unused_for`; returns their ids.
-    async fn collect_garbage(&self, unused_for: Duration) -> Result<Vec<String>>;
+    /// Removes images that nobody needs where the disk is nearly full.
+    async fn collect_garbage(&self, policy: &Policy) -> Result<Collected>;
+    /// Tells when there may be images that were not there before, also through another process.
+    fn came(&self) -> Receiver;
+    /// Tells when a container's root file system is gone.
+    fn released(&self) -> Receiver;
 }
 
 /// `sha256:<hex>` of some bytes.

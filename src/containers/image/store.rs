@@ -8,20 +8,23 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use super::super::{Config, write_atomically};
 use super::content::Content;
 use super::error::io;
+use super::gc::{Candidate, Collected, Interest, Policy};
 use super::reference::is_digest;
 use super::unpack::{Unpacked, unpack};
 use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, archive, builtin, pull, rootfs};
+use crate::base::directory::DirectoryWatch;
+use crate::base::signal::{Receiver, Signal};
 use crate::wire::images::{Ask, Found, Peers};
 
 /// The real [`Images`].
@@ -55,6 +58,11 @@ pub(super) struct Inner {
     pub peers: OnceLock<Arc<dyn Peers>>,
     /// Held for writing while archives are taken in that were put into their directory.
     pub taking_in: Arc<tokio::sync::RwLock<()>>,
+    pub interest: Mutex<Interest>,
+    /// Told when there may be images that were not there before.
+    came: Signal,
+    /// Told when a container's root file system is gone.
+    released: Signal,
 }
 
 /// The index as it was read last, and of which file.
@@ -163,6 +171,9 @@ impl ImageStore {
             client: super::client::Client::default(),
             peers: OnceLock::new(),
             taking_in: Arc::default(),
+            interest: Mutex::default(),
+            came: Signal::default(),
+            released: Signal::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -206,7 +217,7 @@ impl ImageStore {
 
     /// Records a complete image; its names leave other images.
     pub(super) fn add_image(&self, mut image: Image, chain: Vec<String>, content: Option<Content>) -> Result<Image> {
-        self.inner.change(|index| {
+        let added = self.inner.change(|index| {
             for other in index.images.values_mut().filter(|other| other.image.id != image.id) {
                 other.image.tags.retain(|tag| !image.tags.contains(tag));
             }
@@ -231,7 +242,9 @@ impl ImageStore {
             }
             index.images.insert(image.id.clone(), Entry { image: image.clone(), chain, contents });
             Ok(image)
-        })
+        })?;
+        self.inner.came.tell();
+        Ok(added)
     }
 
     /// Joins a pull of the same that is under way, or begins one.
@@ -263,6 +276,19 @@ impl ImageStore {
             pulls.entry(key.clone()).or_insert_with(start).clone()
         };
         shared.await
+    }
+
+    /// Looks when another process may have changed the index, until it is dropped. Must be called inside a runtime.
+    pub fn watch(&self) -> Result<JoinHandle<Option<()>>> {
+        let directory = &self.inner.directory;
+        let mut watch = DirectoryWatch::files(directory).map_err(io("watching", directory))?;
+        let store = self.clone();
+        Ok(crate::base::task::spawn("image index", async move {
+            // Whoever reads the index tells when another process has replaced it.
+            while let Ok(()) = watch.changed().await {
+                drop(store.inner.index());
+            }
+        }))
     }
 
     /// Keeps an image from garbage collection, or gives it up.
@@ -304,7 +330,10 @@ impl Inner {
         let path = self.index_path();
         if known.file != stamp(&path) {
             match read_index(&path) {
-                Ok(now) => *known = now,
+                Ok(now) => {
+                    *known = now;
+                    self.came.tell();
+                }
                 Err(error) => tracing::error!(%error, "the image index cannot be read; what was known is used"),
             }
         }
@@ -470,12 +499,18 @@ impl Inner {
 
     fn release(&self, container: &str) -> Result<()> {
         let directory = self.config.container_dir(container);
+        let image = fs::read_to_string(directory.join("image"));
         super::super::runtime::unmount_below(&directory).map_err(|error| ImageError::Io {
             what: "unmounting".into(),
             path: directory.display().to_string(),
             reason: super::super::error::chain(&error),
         })?;
-        remove_all(&directory)
+        remove_all(&directory)?;
+        if let Ok(image) = image {
+            self.interest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).release(&image);
+            self.released.tell();
+        }
+        Ok(())
     }
 
     /// Which containers use which image.
@@ -516,30 +551,34 @@ impl Inner {
     fn drop_unused_layers(&self) -> Result<()> {
         // A pull under way may be about to use them; then the next removal gets them.
         let Some(_lock) = super::lock::nobody_pulls(&self.directory)? else { return Ok(()) };
+        self.drop_unused().map(|_| ())
+    }
+
+    /// Removes what no image needs, while nobody pulls; answers the size of the layers.
+    pub(super) fn drop_unused(&self) -> Result<u64> {
         let gone = self.change(|index| {
             let used: Vec<&String> = index.images.values().flat_map(|entry| &entry.chain).collect();
             let unused: Vec<String> = index.layers.keys().filter(|id| !used.contains(id)).cloned().collect();
             Ok(unused.iter().filter_map(|id| index.layers.remove(id)).collect::<Vec<_>>())
         })?;
         gone.iter().try_for_each(|layer| remove_all(&self.layer_dir(layer.number)))?;
-        drop_unused_content(&self.directory, &self.index())
+        drop_unused_content(&self.directory, &self.index())?;
+        Ok(gone.iter().map(|layer| layer.size_bytes).sum())
     }
 
-    fn collect(&self, unused_for: Duration) -> Result<Vec<String>> {
+    /// Removes the image that is chosen among those that are neither pinned nor used.
+    pub(super) fn remove_one(&self, choose: impl FnOnce(Vec<Candidate>) -> Option<String>) -> Result<Option<String>> {
         let users = self.users();
-        let now = Timestamp::now();
-        let age = |image: &Image| Duration::try_from(now.duration_since(image.last_used)).unwrap_or_default();
-        let removed = self.change(|index| {
-            let old = |entry: &&Entry| {
-                let image = &entry.image;
-                !image.pinned && age(image) >= unused_for && !users.iter().any(|(_, used)| *used == image.id)
-            };
-            let ids: Vec<String> = index.images.values().filter(old).map(|entry| entry.image.id.clone()).collect();
-            index.images.retain(|id, _| !ids.contains(id));
-            Ok(ids)
-        })?;
-        self.drop_unused_layers()?;
-        Ok(removed)
+        self.change(|index| {
+            let free = |image: &Image| !image.pinned && !users.iter().any(|(_, used)| *used == image.id);
+            let all = index.images.values().map(|entry| &entry.image).filter(|image| free(image));
+            let all = all.map(|image| Candidate { id: image.id.clone(), last_used: image.last_used });
+            let chosen = choose(all.collect());
+            if let Some(id) = &chosen {
+                index.images.remove(id);
+            }
+            Ok(chosen)
+        })
     }
 }
 
@@ -561,7 +600,9 @@ impl Images for ImageStore {
         if builtin::is_hello(reference) {
             return Some(builtin::image());
         }
-        self.inner.image(reference)
+        let image = self.inner.image(reference)?;
+        self.inner.interest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).ask(&image.id);
+        Some(image)
     }
 
     async fn list(&self) -> Vec<Image> {
@@ -600,8 +641,17 @@ impl Images for ImageStore {
         self.blocking(|inner| inner.users().into_iter().map(|(container, _)| container).collect()).await
     }
 
-    async fn collect_garbage(&self, unused_for: Duration) -> Result<Vec<String>> {
-        self.blocking(move |inner| inner.collect(unused_for)).await
+    async fn collect_garbage(&self, policy: &Policy) -> Result<Collected> {
+        let policy = *policy;
+        self.blocking(move |inner| inner.collect(&policy)).await
+    }
+
+    fn came(&self) -> Receiver {
+        self.inner.came.subscribe()
+    }
+
+    fn released(&self) -> Receiver {
+        self.inner.released.subscribe()
     }
 }
 
