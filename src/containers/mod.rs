@@ -24,7 +24,7 @@ mod shim;
 pub mod spec;
 mod wire;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -150,19 +150,4 @@ pub fn new_id() -> String {
     let random = ring::rand::SystemRandom::new();
     ring::rand::SecureRandom::fill(&random, &mut bytes).expect("the kernel always has random bytes");
     hex::encode(bytes)
-}
-
-/// Writes a file so that it is either there whole, after a crash too, or not at all.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write;
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let mut file = std::fs::File::create(&name)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&name, path)?;
-    match path.parent() {
-        Some(parent) => std::fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
 }

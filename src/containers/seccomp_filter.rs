@@ -15,6 +15,7 @@ use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilter
 use serde_json::Value;
 
 use super::error::{Error, Result};
+use crate::base::file::write_atomically;
 
 #[cfg(target_arch = "x86_64")]
 const AUDIT_ARCH: u32 = 0xc000_003e;
@@ -40,7 +41,7 @@ pub(crate) fn file_for(directory: &Path, profile: &Value) -> Result<PathBuf> {
     let profile: LinuxSeccomp = serde_json::from_value(profile.clone()).map_err(|error| spec(error.to_string()))?;
     let program = compile(&profile).map_err(spec)?;
     fs::create_dir_all(directory).map_err(failed)?;
-    super::write_atomically(&path, &program).map_err(failed)?;
+    write_atomically(&path, &program, 0o600).map_err(failed)?;
     Ok(path)
 }
 

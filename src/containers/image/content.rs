@@ -13,12 +13,12 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use super::super::write_atomically;
 use super::Result;
 use super::error::io;
 use super::pull::{Manifest, parse_manifest};
 use super::reference::is_digest;
 use super::store::{ImageStore, Inner, blob_name};
+use crate::base::file::write_atomically;
 use crate::base::task;
 use crate::wire::images::{Ask, Found, Head, PIECES};
 
@@ -78,7 +78,7 @@ impl Inner {
         let digest = super::digest_of(bytes);
         let path = self.content_path(&digest)?;
         if !path.is_file() {
-            write_atomically(&path, bytes).map_err(io("writing", &path))?;
+            write_atomically(&path, bytes, 0o600).map_err(io("writing", &path))?;
         }
         Ok(digest)
     }

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::super::{Config, write_atomically};
+use super::super::Config;
 use super::content::Content;
 use super::error::io;
 use super::gc::{Candidate, Collected, Interest, Policy};
@@ -24,6 +24,7 @@ use super::reference::is_digest;
 use super::unpack::{Unpacked, unpack};
 use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, archive, builtin, pull, rootfs};
 use crate::base::directory::DirectoryWatch;
+use crate::base::file::write_atomically;
 use crate::base::signal::{Receiver, Signal};
 use crate::wire::images::{Ask, Found, Peers};
 
@@ -348,7 +349,7 @@ impl Inner {
         let result = change(&mut next)?;
         let path = self.index_path();
         let bytes = serde_json::to_vec(&next).map_err(|error| ImageError::invalid("image index", error))?;
-        write_atomically(&path, &bytes).map_err(io("writing", &path))?;
+        write_atomically(&path, &bytes, 0o600).map_err(io("writing", &path))?;
         *known = Known { index: next, file: stamp(&path) };
         Ok(result)
     }

@@ -11,13 +11,14 @@ use jiff::Timestamp;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
+use super::super::Config;
 use super::super::cgroup::Tree;
 use super::super::error::{Error, Result};
 use super::super::shim::{BUNDLES_DIR, CONFIG_FILE, PID_FILE};
 use super::super::spec::SandboxSpec;
 use super::super::wire::ShimConfig;
-use super::super::{Config, write_atomically};
 use super::io;
+use crate::base::file::write_atomically;
 
 const SPEC_FILE: &str = "sandbox.json";
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -59,7 +60,7 @@ pub(super) fn prepare(config: &Config, tree: &Tree, saved: &Saved) -> Result<()>
         result => result.map_err(io("creating", &directory))?,
     }
     let json = serde_json::to_vec(saved).map_err(|error| Error::Spec(error.to_string()))?;
-    write_atomically(&directory.join(SPEC_FILE), &json).map_err(io("writing", &directory))?;
+    write_atomically(&directory.join(SPEC_FILE), &json, 0o600).map_err(io("writing", &directory))?;
     for name in ["shm", BUNDLES_DIR, "state"] {
         let path = directory.join(name);
         fs::create_dir(&path).map_err(io("creating", &path))?;
