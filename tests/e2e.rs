@@ -24,6 +24,9 @@ mod cluster;
 /// kill -9 of the server, again and again.
 #[path = "e2e/crash.rs"]
 mod crash;
+/// A look into pods and nodes.
+#[path = "e2e/debug.rs"]
+mod debug;
 /// What an administrator does with nodes.
 #[path = "e2e/drain.rs"]
 mod drain;

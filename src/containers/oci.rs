@@ -23,8 +23,10 @@ pub(crate) struct Host {
     pub cgroup_v2: bool,
     /// The sandbox's shared memory directory.
     pub shm: PathBuf,
-    /// Path of the process namespace that all containers of the sandbox share.
+    /// Path of the process namespace that the container joins.
     pub pid_namespace: Option<PathBuf>,
+    /// The host has message queues mounted where they usually are.
+    pub has_mqueue: bool,
     /// Numbers of the devices asked for: path on the host, type letter, major, minor.
     pub devices: Vec<(PathBuf, char, u64, u64)>,
     /// All capabilities that this kernel has and we may give.
@@ -304,8 +306,11 @@ fn mounts(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host) -> Resu
     for usual in usual {
         let path = Path::new(usual["destination"].as_str().unwrap_or_default()).to_owned();
         let replaced = container.mounts.iter().any(|mount| mount.container_path == path);
-        // Without an ipc namespace of our own there is no right to mount mqueue: take the host's.
+        // Without an ipc namespace of our own there is no right to mount mqueue: take the host's, if it has it.
         if path == Path::new("/dev/mqueue") && sandbox.host_ipc && !replaced {
+            if !host.has_mqueue {
+                continue;
+            }
             list.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
         } else if !replaced {
             list.push(usual);

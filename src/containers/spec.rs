@@ -75,6 +75,8 @@ pub struct ContainerSpec {
     pub capabilities: CapabilityChange,
     pub privileged: bool,
     pub readonly_rootfs: bool,
+    /// A process whose process namespace it is to share; the sandbox's shared one or its own when `None`.
+    pub pid_namespace_of: Option<u32>,
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
     /// `procMount: Unmasked` shows all of /proc and /sys.

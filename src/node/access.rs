@@ -36,10 +36,10 @@ impl Access {
 
     fn status(&self, target: &Target) -> Result<ContainerStatus> {
         let pod = self.pod(target)?;
-        let all = pod
-            .status
-            .iter()
-            .flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+        let all = pod.status.iter().flat_map(|s| {
+            let lists = [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses];
+            lists.into_iter().flat_map(|list| list.iter().flatten())
+        });
         let found = all.into_iter().find(|s| s.name == target.container).cloned();
         found.ok_or_else(|| self.not_begun(target, "ContainerCreating"))
     }

@@ -82,7 +82,7 @@ fn referenced(
     if let Some(r) = &from.resource_field_ref {
         let name = r.container_name.as_deref().unwrap_or(&container.name);
         let of = super::spec::container(pod, name).ok_or_else(|| format!("container {name} not found"))?;
-        return resource(of, facts, &r.resource, r.divisor.as_ref().map(|d| d.0.as_str())).map(Some);
+        return resource(&of, facts, &r.resource, r.divisor.as_ref().map(|d| d.0.as_str())).map(Some);
     }
     if let Some(r) = &from.config_map_key_ref {
         let map = config_map(client, namespace, &r.name, r.optional)?;

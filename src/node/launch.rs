@@ -56,7 +56,10 @@ pub async fn start(
         .await
         .map_err(|e| Failed { reason: "CreateContainerError", message: e.to_string() })?;
     let result = async {
-        let spec = specification(node, pod, c, image, attempt, at, &id, rootfs).map_err(config_error)?;
+        let mut spec = specification(node, pod, c, image, attempt, at, &id, rootfs).map_err(config_error)?;
+        if let Some(target) = spec::target(pod, &c.name) {
+            spec.pid_namespace_of = Some(process_of(node, &at.sandbox, target).await?);
+        }
         let started = node.runtime.start_container(&at.sandbox, spec).await;
         started.map_err(|e| Failed { reason: "RunContainerError", message: full(&e) })
     }
@@ -68,6 +71,15 @@ pub async fn start(
             Err(failed)
         }
     }
+}
+
+/// The first process of a running container of the sandbox.
+async fn process_of(node: &Node, sandbox: &str, name: &str) -> Result<u32, Failed> {
+    let all = node.runtime.list().await;
+    let mut containers = all.into_iter().filter(|s| s.spec.id == sandbox).flat_map(|s| s.containers);
+    let found = containers.find(|c| c.name == name && c.is_running()).map(|c| c.pid);
+    let message = || format!("unable to find target container {name:?}");
+    found.ok_or_else(|| Failed { reason: "RunContainerError", message: message() })
 }
 
 /// The file that a container's last words are written to.
@@ -237,7 +249,7 @@ pub fn ended(node: &Node, pod: &Pod, status: &ContainerStatus) -> Option<Ended> 
     let ContainerState::Exited { code, signal, oom_killed, started_at, finished_at } = status.state else {
         return None;
     };
-    let message = spec::container(pod, &status.name).map(|c| words(node, pod, c, status, code)).unwrap_or_default();
+    let message = spec::container(pod, &status.name).map(|c| words(node, pod, &c, status, code)).unwrap_or_default();
     Some(Ended { id: status.id.clone(), code, signal, oom_killed, started_at: Some(started_at), finished_at, message })
 }
 

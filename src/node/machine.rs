@@ -26,7 +26,7 @@ pub struct Plan {
     pub containers: Vec<Part>,
 }
 
-/// One container of the plan, in the order of the spec: init containers first.
+/// One container of the plan, in the order of the spec: init containers first, ephemeral ones last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     pub name: String,
@@ -44,6 +44,8 @@ pub enum Role {
     Sidecar,
     #[default]
     Main,
+    /// Added to a running pod to look into it (`kubectl debug`): begins at once, never again, and says nothing of the pod.
+    Ephemeral,
 }
 
 /// `spec.restartPolicy`
@@ -144,6 +146,8 @@ pub struct Ended {
 pub enum Event {
     /// The worker begins (or goes on, with adopted containers).
     Begin,
+    /// The pod has got another ephemeral container.
+    Added(Part),
     /// Volumes, network and sandbox are there.
     Prepared,
     PrepareFailed(String),
@@ -241,6 +245,23 @@ pub enum Phase {
     Failed,
 }
 
+// === impl Ended ===
+
+impl Ended {
+    /// It went with its sandbox, at the latest at this time.
+    pub fn lost(now: Timestamp) -> Self {
+        Self {
+            id: String::new(),
+            code: 255,
+            signal: None,
+            oom_killed: false,
+            started_at: None,
+            finished_at: now,
+            message: "the sandbox was lost".into(),
+        }
+    }
+}
+
 // === impl PodState ===
 
 impl PodState {
@@ -297,7 +318,7 @@ impl PodState {
         self.containers.iter().zip(&self.plan.containers).all(|(c, p)| match p.role {
             Role::Init => matches!(&c.now, Now::Ended(e) if e.code == 0),
             Role::Sidecar => c.started,
-            Role::Main => true,
+            Role::Main | Role::Ephemeral => true,
         })
     }
 
@@ -316,6 +337,11 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
     match event {
         Event::Begin if state.stage == Stage::Preparing => effects.push(Effect::Prepare),
         Event::Begin | Event::Tick => {}
+        Event::Added(part) if state.index(&part.name).is_none() => {
+            state.containers.push(Container { name: part.name.clone(), ..Container::default() });
+            state.plan.containers.push(part);
+        }
+        Event::Added(_) => {}
         Event::Prepared => prepared(&mut state),
         Event::PrepareFailed(message) => blocked(&mut state, message, now),
         Event::Pulled { container, image_id } => pulled(&mut state, &container, image_id, &mut effects),
@@ -439,7 +465,8 @@ fn start_failed(state: &mut PodState, name: &str, reason: &'static str, message:
     let c = &mut state.containers[i];
     let until = now + grow(&mut c.crash_wait, CRASH_WAIT_MIN, CRASH_WAIT_MAX);
     // What could never run counts as a run that failed where nothing would be tried again.
-    if restart == Restart::Never && role != Role::Sidecar && reason != "CreateContainerConfigError" {
+    let once = role == Role::Ephemeral || restart == Restart::Never && role != Role::Sidecar;
+    if once && reason != "CreateContainerConfigError" {
         let ended = Ended {
             id: String::new(),
             code: 128,
@@ -468,6 +495,7 @@ fn exited(state: &mut PodState, name: &str, ended: Ended, now: Timestamp, effect
     (c.ready, c.started) = (false, role == Role::Sidecar && c.started && !up);
     let again = match (role, restart) {
         (Role::Sidecar, _) => !sidecars_over,
+        (Role::Ephemeral, _) => false,
         (Role::Main, Restart::Always) => true,
         (Role::Init, Restart::Always) | (_, Restart::OnFailure) => ended.code != 0,
         (_, Restart::Never) => false,
@@ -513,15 +541,7 @@ fn stop(state: &mut PodState, name: &str, grace: Duration, effects: &mut Vec<Eff
 
 /// The sandbox is gone, and with it every container that ran in it.
 fn lost(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
-    let ended = |id: &str, since: Option<Timestamp>| Ended {
-        id: id.to_owned(),
-        code: 255,
-        signal: None,
-        oom_killed: false,
-        started_at: since,
-        finished_at: now,
-        message: "the sandbox was lost".into(),
-    };
+    let ended = |id: &str, started_at| Ended { id: id.to_owned(), started_at, ..Ended::lost(now) };
     let names: Vec<(String, Ended)> = state
         .containers
         .iter()
@@ -624,14 +644,17 @@ fn advance_containers(state: &mut PodState, now: Timestamp, effects: &mut Vec<Ef
         finish(state, now, effects);
         return;
     }
-    for i in 0..state.containers.len() {
-        let role = state.plan.containers[i].role;
-        begin_if_due(&mut state.containers[i], now, effects);
-        let c = &state.containers[i];
-        let through = match role {
+    let PodState { containers, plan, .. } = state;
+    // Whoever looks into a pod may do so before it is initialized.
+    for (c, _) in containers.iter_mut().zip(&plan.containers).filter(|(_, p)| p.role == Role::Ephemeral) {
+        begin_if_due(c, now, effects);
+    }
+    for (c, part) in containers.iter_mut().zip(&plan.containers).filter(|(_, p)| p.role != Role::Ephemeral) {
+        begin_if_due(c, now, effects);
+        let through = match part.role {
             Role::Init => matches!(&c.now, Now::Ended(e) if e.code == 0),
             Role::Sidecar => c.started,
-            Role::Main => true,
+            Role::Main | Role::Ephemeral => true,
         };
         if !through {
             return;
@@ -733,6 +756,23 @@ mod tests {
         fn exit(self, name: &str, code: i32, from: i64, to: i64) -> Self {
             self.on(Event::Exited { container: name.into(), ended: ended(code, from, to) }, to)
         }
+    }
+
+    #[test]
+    fn an_ephemeral_container_begins_at_once_and_ends_once_and_the_pod_is_as_before() {
+        let added = || Event::Added(part("e", Role::Ephemeral));
+        let r = Run::new(Restart::Always, vec![part("i", Role::Init), part("m", Role::Main)]).on(added(), 1);
+        assert_eq!(r.1, [Effect::Pull { container: "e".into() }], "before the init container is through");
+        let r = r.on(added(), 2);
+        assert!(r.1.is_empty(), "it is known");
+        let r = r.up("e", 3);
+        assert_eq!((r.0.phase(), r.0.initialized()), (Phase::Pending, false));
+        let r = r.up("i", 4).exit("i", 0, 4, 5).up("m", 6).exit("e", 1, 3, 7);
+        assert!(matches!(r.0.container("e").unwrap().now, Now::Ended(_)), "{:?}", r.0);
+        assert_eq!((r.0.phase(), r.0.next_at()), (Phase::Running, None));
+        let r = r.on(Event::Added(part("f", Role::Ephemeral)), 8).up("f", 8).on(Event::Delete { deadline: at(20) }, 9);
+        let stopped = |name: &str| r.1.iter().any(|e| matches!(e, Effect::Stop { container, .. } if container == name));
+        assert!(stopped("f") && stopped("m"), "{:?}", r.1);
     }
 
     #[test]

@@ -115,7 +115,7 @@ async fn watch(s: Subject, role: Role, probe: Probe) {
 }
 
 fn unhealthy(s: &Subject, role: Role, why: &str) {
-    let part = format!("spec.containers{{{}}}", s.container.name);
+    let part = super::spec::field_of(&s.pod, &s.container.name);
     s.node.recorder.event_at(
         &pod::KIND,
         &s.object,

@@ -23,7 +23,7 @@ pub struct Failed {
 /// The image of a container, pulled where the policy says so. `again` is true after a failure.
 pub async fn ensure(node: &Node, object: &Object, pod: &Pod, container: &Container) -> Result<Image, Failed> {
     let reference = container.image.as_deref().unwrap_or("");
-    let part = format!("spec.containers{{{}}}", container.name);
+    let part = super::spec::field_of(pod, &container.name);
     let say = |event_type, reason: &str, message: &str| {
         node.recorder.event_at(&pod::KIND, object, &part, event_type, reason, message);
     };

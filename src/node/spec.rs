@@ -1,9 +1,12 @@
 //! From a pod's spec to what the container room wants: plan, security, resources, mounts.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, Probe, ResourceRequirements, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    Container, EphemeralContainer, Pod, PodSecurityContext, Probe, ResourceRequirements, SecurityContext,
+};
 
 use super::machine::{Part, Plan, Restart, Role};
 use crate::base::quantity::Quantity;
@@ -34,14 +37,61 @@ pub fn plan(pod: &Pod) -> Plan {
         let sidecar = c.restart_policy.as_deref() == Some("Always");
         part(c, if sidecar { Role::Sidecar } else { Role::Init })
     });
-    let containers = init.chain(spec.containers.iter().map(|c| part(c, Role::Main))).collect();
-    Plan { restart, containers }
+    let main = spec.containers.iter().map(|c| part(c, Role::Main));
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let ephemeral = ephemeral.map(|c| Part { name: c.name.clone(), role: Role::Ephemeral, ..Part::default() });
+    Plan { restart, containers: init.chain(main).chain(ephemeral).collect() }
 }
 
-/// The container of a name, init containers included.
-pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+/// The container of a name, init and ephemeral ones included.
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
     let spec = pod.spec.as_ref()?;
-    spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name)
+    let found = spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name);
+    let ephemeral = || spec.ephemeral_containers.iter().flatten().find(|c| c.name == name);
+    found.map(Cow::Borrowed).or_else(|| ephemeral().map(|c| Cow::Owned(plain(c))))
+}
+
+/// Where the container is in its pod, as events say it.
+pub fn field_of(pod: &Pod, name: &str) -> String {
+    let spec = pod.spec.as_ref();
+    let list = match () {
+        () if spec.is_some_and(|s| s.init_containers.iter().flatten().any(|c| c.name == name)) => "initContainers",
+        () if spec.is_some_and(|s| s.ephemeral_containers.iter().flatten().any(|c| c.name == name)) => {
+            "ephemeralContainers"
+        }
+        () => "containers",
+    };
+    format!("spec.{list}{{{name}}}")
+}
+
+/// The container in whose process namespace an ephemeral one of this name is to run.
+pub fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let all = pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
+    all.into_iter().find(|c| c.name == name)?.target_container_name.as_deref().filter(|t| !t.is_empty())
+}
+
+/// What an ephemeral container has in common with others: everything that it may say.
+fn plain(c: &EphemeralContainer) -> Container {
+    let c = c.clone();
+    Container {
+        name: c.name,
+        image: c.image,
+        image_pull_policy: c.image_pull_policy,
+        command: c.command,
+        args: c.args,
+        working_dir: c.working_dir,
+        env: c.env,
+        env_from: c.env_from,
+        volume_mounts: c.volume_mounts,
+        volume_devices: c.volume_devices,
+        security_context: c.security_context,
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        tty: c.tty,
+        termination_message_path: c.termination_message_path,
+        termination_message_policy: c.termination_message_policy,
+        ..Container::default()
+    }
 }
 
 /// The probe's timing in seconds and counts, with defaults as the API fills them in.

@@ -53,11 +53,15 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
     }
     let entries = |want: fn(Role) -> bool| -> Vec<Value> {
         let all = state.containers.iter().zip(&state.plan.containers);
-        all.filter(|(_, p)| want(p.role)).map(|(c, _)| entry(pod, state, c)).collect()
+        all.filter(|(_, p)| want(p.role)).map(|(c, p)| entry(pod, state, c, p.role)).collect()
     };
-    let init = entries(|r| r != Role::Main);
+    let init = entries(|r| matches!(r, Role::Init | Role::Sidecar));
     if !init.is_empty() {
         status.insert("initContainerStatuses".into(), init.into());
+    }
+    let ephemeral = entries(|r| r == Role::Ephemeral);
+    if !ephemeral.is_empty() {
+        status.insert("ephemeralContainerStatuses".into(), ephemeral.into());
     }
     status.insert("containerStatuses".into(), entries(|r| r == Role::Main).into());
     if let Some(qos) = current.get("qosClass") {
@@ -72,7 +76,9 @@ fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &
         .containers
         .iter()
         .zip(&state.plan.containers)
-        .filter(|(c, p)| p.role != Role::Init && !(c.ready && matches!(c.now, Now::Running { .. })))
+        .filter(|(c, p)| {
+            matches!(p.role, Role::Main | Role::Sidecar) && !(c.ready && matches!(c.now, Now::Running { .. }))
+        })
         .map(|(c, _)| c.name.as_str())
         .collect();
     let waiting: Vec<&str> = state
@@ -82,7 +88,7 @@ fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &
         .filter(|(c, p)| match p.role {
             Role::Init => !matches!(&c.now, Now::Ended(e) if e.code == 0),
             Role::Sidecar => !c.started,
-            Role::Main => false,
+            Role::Main | Role::Ephemeral => false,
         })
         .map(|(c, _)| c.name.as_str())
         .collect();
@@ -146,11 +152,12 @@ fn is_true(current: &Value, kind: &str) -> bool {
     all.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == "True")
 }
 
-fn entry(pod: &Pod, state: &PodState, c: &Container) -> Value {
+fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role) -> Value {
     let image = spec::container(pod, &c.name).and_then(|s| s.image.clone()).unwrap_or_default();
     let mut out = json!({
         "name": c.name, "image": image, "imageID": c.image_id, "restartCount": c.restarts,
-        "ready": c.ready && matches!(c.now, Now::Running { .. }), "started": c.started && matches!(c.now, Now::Running { .. }),
+        "ready": c.ready && role != Role::Ephemeral && matches!(c.now, Now::Running { .. }),
+        "started": c.started && matches!(c.now, Now::Running { .. }),
         "state": now_state(state, c, &image),
         "lastState": last_state(c),
     });

@@ -3,20 +3,21 @@
 //! The loop never waits for anything but the next message: whatever takes time runs in a task of its own and comes back as
 //! a message. So a pod that is being pulled, stopped or probed can be deleted at any moment.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::env::Facts;
 use super::launch::{self, Setting};
-use super::machine::{self, Effect, Event, Now, PodState, Stage};
+use super::machine::{self, Effect, Event, Now, Part, PodState, Role, Stage};
 use super::{Node, files, probes, pull, spec, status, volumes};
 use crate::api::delete::DeleteOptions;
 use crate::base::clock::between;
@@ -155,9 +156,9 @@ impl Worker {
     /// Restart counts and last ends that the API knows of, for containers that this process has not seen.
     fn remember(&mut self) {
         let Some(known) = self.pod.status.clone() else { return };
-        let all =
-            known.init_container_statuses.into_iter().flatten().chain(known.container_statuses.into_iter().flatten());
-        for s in all {
+        let of = |statuses: Option<Vec<ContainerStatus>>| statuses.into_iter().flatten();
+        let all = of(known.init_container_statuses).chain(of(known.container_statuses));
+        for s in all.chain(of(known.ephemeral_container_statuses)) {
             let Some(c) = self.state.containers.iter_mut().find(|c| c.name == s.name) else { continue };
             c.restarts = s.restart_count.max(0) as u32;
             c.image_id = s.image_id;
@@ -175,6 +176,9 @@ impl Worker {
                     message: t.message.unwrap_or_default(),
                 };
                 c.now = Now::Ended(ended);
+            } else if ran && self.state.plan.containers.iter().any(|p| p.name == s.name && p.role == Role::Ephemeral) {
+                let id = s.container_id.unwrap_or_default().trim_start_matches("amphipod://").to_owned();
+                c.now = Now::Ended(machine::Ended { id, ..machine::Ended::lost(self.node.clock.now()) });
             } else if ran {
                 // It ran when this node was last seen, and is gone unless its sandbox is adopted.
                 c.restarts += 1;
@@ -243,6 +247,7 @@ impl Worker {
             Message::Pod(object) => {
                 if let Ok(pod) = object.typed::<Pod>() {
                     (self.object, self.pod) = (object, pod);
+                    self.take_in_ephemeral();
                     self.check_deletion();
                 }
             }
@@ -290,6 +295,14 @@ impl Worker {
             if (just_now || !always) && self.node.images.status(image).await.is_some() {
                 self.happened(Event::ImageCame { container });
             }
+        }
+    }
+
+    fn take_in_ephemeral(&mut self) {
+        let parts = spec::plan(&self.pod).containers.into_iter().filter(|p| p.role == Role::Ephemeral);
+        let new: Vec<Part> = parts.filter(|p| self.state.container(&p.name).is_none()).collect();
+        for part in new {
+            self.happened(Event::Added(part));
         }
     }
 
@@ -371,7 +384,7 @@ impl Worker {
     }
 
     fn say(&self, container: &str, event_type: EventType, reason: &str, message: &str) {
-        let part = if container.is_empty() { String::new() } else { format!("spec.containers{{{container}}}") };
+        let part = if container.is_empty() { String::new() } else { spec::field_of(&self.pod, container) };
         self.node.recorder.event_at(&pod::KIND, &self.object, &part, event_type, reason, message);
     }
 
@@ -424,7 +437,7 @@ impl Worker {
         let (node, object, pod, tell) = (self.node.clone(), self.object.clone(), self.pod.clone(), self.tell.clone());
         task::spawn("image", async move {
             let Some(c) = spec::container(&pod, &name) else { return };
-            let event = match pull::ensure(&node, &object, &pod, c).await {
+            let event = match pull::ensure(&node, &object, &pod, &c).await {
                 Ok(image) => {
                     Event::Pulled { container: name, image_id: image.digests.first().cloned().unwrap_or(image.id) }
                 }
@@ -439,7 +452,7 @@ impl Worker {
         let (node, object, pod, tell) = (self.node.clone(), self.object.clone(), self.pod.clone(), self.tell.clone());
         task::spawn("container start", async move {
             let Some(c) = spec::container(&pod, &name) else { return };
-            let part = format!("spec.containers{{{name}}}");
+            let part = spec::field_of(&pod, &name);
             let say =
                 |t, reason: &str, message: &str| node.recorder.event_at(&pod::KIND, &object, &part, t, reason, message);
             let Some(image) = node.images.status(c.image.as_deref().unwrap_or("")).await else {
@@ -448,15 +461,15 @@ impl Worker {
                 let _ = tell.send(Message::Happened(event)).await;
                 return;
             };
-            let event = match launch::start(&node, &pod, c, &image, attempt, &setting).await {
+            let event = match launch::start(&node, &pod, &c, &image, attempt, &setting).await {
                 Ok((id, pid)) => {
                     say(EventType::Normal, "Created", "Container created");
                     say(EventType::Normal, "Started", "Container started");
                     if let Some(handler) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
-                        && let Err(why) = launch::hook(&node, &pod, c, handler, &id, &setting.addresses).await
+                        && let Err(why) = launch::hook(&node, &pod, &c, handler, &id, &setting.addresses).await
                     {
                         say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {why}"));
-                        launch::stop(&node, &pod, c, &id, &setting.addresses, Duration::from_secs(2)).await;
+                        launch::stop(&node, &pod, &c, &id, &setting.addresses, Duration::from_secs(2)).await;
                     }
                     let state = node.runtime.container(&id).await.map(|s| s.state);
                     let since = match state {
@@ -494,7 +507,7 @@ impl Worker {
         let (node, pod, addresses) = (self.node.clone(), self.pod.clone(), self.addresses.clone());
         task::spawn("container stop", async move {
             if let Some(c) = spec::container(&pod, &name) {
-                launch::stop(&node, &pod, c, &id, &addresses, grace).await;
+                launch::stop(&node, &pod, &c, &id, &addresses, grace).await;
             }
         });
     }
@@ -502,7 +515,7 @@ impl Worker {
     fn start_probes(&mut self, name: &str) {
         let Some(Now::Running { id, .. }) = self.state.container(name).map(|c| c.now.clone()) else { return };
         let started = self.state.container(name).is_some_and(|c| c.started);
-        let Some(container) = spec::container(&self.pod, name).cloned() else { return };
+        let Some(container) = spec::container(&self.pod, name).map(Cow::into_owned) else { return };
         let subject = probes::Subject {
             node: self.node.clone(),
             object: self.object.clone(),

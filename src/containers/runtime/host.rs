@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::Config;
 use super::super::cgroup::{Layout, Tree};
@@ -18,7 +18,12 @@ pub(super) fn describe(config: &Config, tree: &Tree, sandbox: &SandboxSpec, cont
         cgroup: tree.absolute(&super::container_cgroup(sandbox, &container.id)),
         cgroup_v2: matches!(tree.layout(), Layout::V2 { .. }),
         shm: if sandbox.host_ipc { "/dev/shm".into() } else { directory.join("shm") },
-        pid_namespace: shared.map(|pid| PathBuf::from(format!("/proc/{}/ns/pid", pid.trim()))),
+        pid_namespace: container
+            .pid_namespace_of
+            .map(|pid| pid.to_string())
+            .or_else(|| shared.map(|pid| pid.trim().to_owned()))
+            .map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid"))),
+        has_mqueue: Path::new("/dev/mqueue").is_dir(),
         devices: container.devices.iter().filter_map(|device| numbers(device.host_path.clone())).collect(),
         capabilities: available_capabilities(),
         hard_limits: if may_raise_limits() { Vec::new() } else { hard_limits() },

@@ -159,7 +159,7 @@ fn downward(pod: &Pod, facts: &Facts, items: Option<&[DownwardAPIVolumeFile]>, m
         } else if let Some(r) = &item.resource_field_ref {
             let name = r.container_name.as_deref().unwrap_or("");
             let of = crate::node::spec::container(pod, name).ok_or_else(|| format!("container {name:?} not found"))?;
-            env::resource(of, facts, &r.resource, r.divisor.as_ref().map(|d| d.0.as_str()))?
+            env::resource(&of, facts, &r.resource, r.divisor.as_ref().map(|d| d.0.as_str()))?
         } else {
             continue;
         };
