@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{Cluster, Where};
 use super::{Directories, Usage, output};
-use crate::api::identity::join::{self, JoinToken, NAMESPACE, ONE_TIME, TOKEN_TYPE, authority_hash};
+use crate::api::identity::join::{self, JoinToken, NAMESPACE, ONE_TIME, TOKEN_TYPE, USED_BY, authority_hash};
 use crate::base::clock::{Clock, parse_time, seconds_text};
 
 /// Letters of ids and secrets, as kubeadm's tokens have them.
@@ -152,6 +152,8 @@ struct Row {
     expiration: String,
     usages: Vec<String>,
     one_time: bool,
+    /// By the machine that it was for, which may ask again for a while.
+    used: bool,
     description: String,
 }
 
@@ -175,6 +177,7 @@ fn row(item: &Value) -> Row {
         expiration: get("expiration"),
         usages: usages.map(str::to_owned).collect(),
         one_time: get(ONE_TIME) == "true",
+        used: !get(USED_BY).is_empty(),
         description: get("description"),
     }
 }
@@ -186,7 +189,7 @@ async fn list(at: &Directories, args: &ListArgs) -> Result<()> {
             .iter()
             .map(|r| {
                 json!({"token": format!("{}.{}", r.id, r.secret), "expires": r.expiration, "usages": r.usages,
-                       "oneTime": r.one_time, "description": r.description})
+                       "oneTime": r.one_time, "used": r.used, "description": r.description})
             })
             .collect();
         output(&serde_json::to_string_pretty(&all)?);
@@ -196,6 +199,7 @@ async fn list(at: &Directories, args: &ListArgs) -> Result<()> {
     for r in rows {
         let left = parse_time(&r.expiration).map(|end| end.as_second() - Clock::system().now().as_second());
         let ttl = match left {
+            _ if r.used => "<used>".to_owned(),
             None => "<forever>".to_owned(),
             Some(seconds) if seconds <= 0 => "<expired>".to_owned(),
             Some(seconds) => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use jiff::Timestamp;
 use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -201,6 +202,13 @@ impl Keep {
         Ok(good.then_some(Membership { authority, key, certificate, cluster }))
     }
 
+    /// When the kept certificate ended, if it has.
+    fn ended(&self) -> Option<Timestamp> {
+        let (certificate, authority) = (self.read("tls/node.crt")?, self.read("tls/ca.crt")?);
+        let end = node_certificate_end(&certificate, &authority, &format!("system:node:{}", self.node))?;
+        Timestamp::from_second(end).ok().filter(|end| *end <= self.clock.now())
+    }
+
     /// What speaks for this machine: kept, else got by joining, which waits for the server.
     async fn membership(&self, config: &Config, known_dir: &Path) -> Result<Membership> {
         if let Some(kept) = self.kept(config.token.as_ref())? {
@@ -218,6 +226,12 @@ impl Keep {
             };
         }
         let Some(token) = &config.token else {
+            if let Some(end) = self.ended() {
+                bail!(
+                    "--token: the certificate with which this machine had joined ended at {end}: start it once with a token \
+                     (`amphipod token create` on the server makes one); if that is not so, set the machine's clock"
+                );
+            }
             bail!(
                 "--token: this machine has not joined yet: give the token that is in <data-dir>/server/token of the server"
             );
@@ -348,5 +362,69 @@ async fn renew(keep: Keep, config: Config, shown: watch::Sender<Arc<ClientConfig
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::identity::join::Desk;
+    use crate::api::identity::pki::{Names, Pki};
+    use crate::net::overlay::Backend;
+
+    fn config(directory: &Path) -> Config {
+        let node = NodeOptions {
+            name: "one".into(),
+            addresses: vec!["127.0.0.1".parse().unwrap()],
+            follows_address: false,
+            external_addresses: Vec::new(),
+            labels: Vec::new(),
+            taints: Vec::new(),
+            offline: false,
+            default_registry: None,
+            image_gc: crate::containers::image::Policy::default(),
+        };
+        Config {
+            data_dir: directory.join("data"),
+            run_dir: directory.join("run"),
+            config_dir: directory.join("etc"),
+            server: "https://127.0.0.1:1".parse().unwrap(),
+            token: None,
+            node,
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_token_a_machine_is_told_whether_it_never_joined_or_its_certificate_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let (config, known) = (config(directory.path()), directory.path().join("known"));
+        let keep = Keep::new(&config, Clock::system()).unwrap();
+        let why = async |keep: &Keep| format!("{:#}", keep.membership(&config, &known).await.err().unwrap());
+        assert!(why(&keep).await.contains("has not joined yet"));
+
+        let names = Names { dns: vec!["localhost".into()], addresses: Vec::new() };
+        let pki = Pki::load(&directory.path().join("server"), &names, None, &Clock::system()).unwrap();
+        let cluster = Cluster {
+            cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
+            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            cluster_dns: "10.43.0.10".parse().unwrap(),
+            cluster_domain: "cluster.local".into(),
+            dns: true,
+            service_proxy: true,
+            node_grace_seconds: 40,
+            overlay: Backend::Vxlan,
+        };
+        let desk = Desk::new(directory.path(), &pki, cluster, Clock::system());
+        let key = keep.kept_or("tls/node.key", new_key).unwrap();
+        let csr = node_request("one", &key).unwrap();
+        let application = Application { node_name: "one".into(), password: String::new(), csr };
+        let welcome = serde_json::to_vec(&desk.renew("one", &application).unwrap()).unwrap();
+        keep.take(pki.authority.clone(), key, &welcome).unwrap();
+        keep.membership(&config, &known).await.expect("the server is away, and what is kept is good");
+
+        let later = Clock::simulated(Timestamp::now() + Duration::from_secs(20 * 366 * 86400), 1);
+        let keep = Keep { clock: later, ..keep };
+        let (said, end) = (why(&keep).await, keep.ended().unwrap());
+        assert!(said.contains(&format!("ended at {end}")) && said.contains("token create"), "{said}");
     }
 }

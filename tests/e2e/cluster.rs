@@ -326,7 +326,7 @@ fn machines_that_may_not_join_are_told_why() {
     let shown = run(std::process::Command::new("ps").args(["-eo", "args"])).stdout;
     assert!(!String::from_utf8_lossy(&shown).contains(&once), "everybody can see the command lines of all processes");
     let used = refused(&machines, 2, "two", &once);
-    assert!(used.contains("the token is wrong"), "{used}");
+    assert!(used.contains("used up"), "{used}");
     let name = machines.all[1].name.clone();
     let taken = refused(&machines, 2, &name, &token);
     assert!(taken.contains("another machine with the node name") && taken.contains("kubectl delete node"), "{taken}");
@@ -346,7 +346,9 @@ fn machines_that_may_not_join_are_told_why() {
     // And none is needed to come back.
     machines.start_agent(2, "");
     machines.until("the second machine is Ready again", || machines.is_ready(2));
-    assert_eq!(tokens(&machines, &["list"]).lines().count(), 2, "a head and the token that has expired");
+    let listed = tokens(&machines, &["list"]);
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    assert!(listed.contains("<expired>") && listed.contains("<used>"), "{listed}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::NODES;
 use super::pki::{Pki, node_params};
 use crate::api::delete::DeleteOptions;
 use crate::api::status::{Result, Status};
+use crate::api::write::Change;
 use crate::api::{Api, Request};
 use crate::base::clock::{Clock, between, parse_time};
 use crate::base::file::write_atomically;
@@ -32,12 +33,20 @@ use crate::net::overlay::Backend;
 pub const NAMESPACE: &str = "kube-system";
 /// The type of Secrets that are tokens, as kubeadm's.
 pub const TOKEN_TYPE: &str = "bootstrap.kubernetes.io/token";
+const TOKEN_NAME: &str = "bootstrap-token-";
+const USED_UP: &str = "the token was for one machine and is used up: make another one with `amphipod token create`";
 const PASSWORD_TYPE: &str = "amphipod.io/node-password";
 /// The part of a token's Secret that says that it is used up by the first machine.
 pub const ONE_TIME: &str = "usage-one-time";
 const AUTHENTICATION: &str = "usage-bootstrap-authentication";
 /// What tells how long the token before the last rotation still holds.
 const OLD_TOKEN: &str = "token.old";
+
+/// Who has used a token that is for one machine, and when; made by the server.
+pub const USED_BY: &str = "used-by";
+const USED_AT: &str = "used-at";
+/// How long that machine may join with it again: it may not have heard the answer.
+const REPEAT: Duration = Duration::from_secs(600);
 
 /// How long a machine that has joined may take until its Node is there; meanwhile its name is taken.
 const CLAIM: Duration = Duration::from_secs(60);
@@ -177,7 +186,8 @@ impl Desk {
         if let Some(why) = dns_subdomain_error(name) {
             return Err(Status::bad_request(format!("the node name {name:?} cannot be used: {why}")));
         }
-        let for_one = self.check_token(api, token)?;
+        self.sweep(api).await;
+        let for_one = self.check_token(api, token, application)?;
         if self.own.as_deref() == Some(name) {
             let why =
                 format!("{name:?} is the node of the server itself: give this machine another name with --node-name");
@@ -187,7 +197,7 @@ impl Desk {
         self.check_password(api, application).await?;
         // Last: what is refused for another reason does not use the token up.
         if let Some(token) = for_one {
-            self.use_up(api, &token).await?;
+            self.use_up(api, &token, application).await?;
         }
         Ok(welcome)
     }
@@ -202,9 +212,8 @@ impl Desk {
         self.sign(node, &application.csr)
     }
 
-    /// Refuses a token that does not hold; answers one that is for one machine.
-    fn check_token(&self, api: &Api, given: &str) -> Result<Option<Arc<Object>>> {
-        let refuse = |why: &str| Err(Status::new(401, "Unauthorized", why));
+    /// Refuses a token that does not hold; answers one that is for one machine and that nobody has used.
+    fn check_token(&self, api: &Api, given: &str, application: &Application) -> Result<Option<Arc<Object>>> {
         let Ok(token) = JoinToken::parse(given) else { return refuse("no token was shown") };
         if self.is_server_token(&token.secret) {
             return Ok(None);
@@ -213,7 +222,7 @@ impl Desk {
                      `amphipod token create`";
         let Some((id, part)) = token.parts() else { return refuse(wrong) };
         let kind = &secret::KIND;
-        let name = format!("bootstrap-token-{id}");
+        let name = format!("{TOKEN_NAME}{id}");
         let Some(found) = api.cache.shelf(kind).get(&kind.key(NAMESPACE, &name)) else { return refuse(wrong) };
         let kept = Kept(found.value());
         if text(&kept.0, "type") != TOKEN_TYPE || !same(&kept.get("token-secret"), part) {
@@ -225,19 +234,51 @@ impl Desk {
         if kept.get(AUTHENTICATION) != "true" {
             return refuse("the token is not for joining: make one with `amphipod token create`");
         }
+        if let Some(used) = kept.used() {
+            return if self.is_repeated(&used, application) { Ok(None) } else { refuse(USED_UP) };
+        }
         Ok((kept.get(ONE_TIME) == "true").then_some(found))
     }
 
-    async fn use_up(&self, api: &Api, token: &Object) -> Result<()> {
-        let options = DeleteOptions {
-            uid: Some(token.meta.uid.to_string()),
-            resource_version: Some(token.revision.to_string()),
-            ..DeleteOptions::default()
+    /// Whether the machine that has used a token asks once more.
+    fn is_repeated(&self, used: &Used, application: &Application) -> bool {
+        let soon = between(used.at, self.clock.now()) < REPEAT;
+        soon && fingerprint(application).is_some_and(|own| same(&own, &used.by))
+    }
+
+    /// The token is this machine's from now on, if no other was faster.
+    async fn use_up(&self, api: &Api, token: &Object, application: &Application) -> Result<()> {
+        let encode = |text: &str| Value::from(base64::engine::general_purpose::STANDARD.encode(text));
+        let own = fingerprint(application).ok_or_else(|| Status::bad_request("the certificate request has no key"))?;
+        let mut claim = |live: &Value| {
+            match Kept(live.clone()).used() {
+                Some(used) if self.is_repeated(&used, application) => return Ok(live.clone()),
+                Some(_) => return refuse(USED_UP),
+                None => {}
+            }
+            let mut new = live.clone();
+            new["data"][USED_BY] = encode(&own);
+            new["data"][USED_AT] = encode(&self.clock.now_text());
+            Ok(new)
         };
         let request = Request::internal("join", &secret::KIND, NAMESPACE, &token.meta.name);
-        let used = api.delete(&request, &options).await;
-        let why = "the token was for one machine, and another one was faster";
-        used.map(|_| ()).map_err(|_| Status::new(401, "Unauthorized", why))
+        match api.update(&request, Change::Patch(&mut claim)).await {
+            Err(status) if matches!(status.code, 404 | 409) => return refuse(USED_UP),
+            claimed => claimed?,
+        };
+        Ok(())
+    }
+
+    /// Removes tokens that were used and are not waited for any more.
+    async fn sweep(&self, api: &Api) {
+        let now = self.clock.now();
+        let is_over = |o: &Arc<Object>| Kept(o.value()).used().is_some_and(|used| between(used.at, now) >= REPEAT);
+        let all = api.cache.shelf(&secret::KIND).list(&secret::KIND.key(NAMESPACE, TOKEN_NAME), "");
+        for token in all.into_iter().filter(is_over) {
+            let options = DeleteOptions { uid: Some(token.meta.uid.to_string()), ..DeleteOptions::default() };
+            let request = Request::internal("join", &secret::KIND, NAMESPACE, &token.meta.name);
+            let _ = api.delete(&request, &options).await;
+        }
     }
 
     fn is_server_token(&self, shown: &str) -> bool {
@@ -354,6 +395,24 @@ fn password_hash(node: &str, password: &str) -> String {
     hex::encode(ring::digest::digest(&ring::digest::SHA256, format!("{node}\n{password}").as_bytes()))
 }
 
+/// What is the same of a machine that asks again: name, password and key, not to be told from each other.
+fn fingerprint(application: &Application) -> Option<String> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(application.csr.as_bytes()).ok()?;
+    let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+    let key = hex::encode(request.certification_request_info.subject_pki.raw);
+    Some(password_hash(&application.node_name, &format!("{}\n{key}", application.password)))
+}
+
+fn refuse<T>(why: &str) -> Result<T> {
+    Err(Status::new(401, "Unauthorized", why))
+}
+
+/// Who has used a token.
+struct Used {
+    by: String,
+    at: Timestamp,
+}
+
 /// A Secret's data.
 struct Kept(Value);
 
@@ -366,6 +425,11 @@ impl Kept {
 
     fn expiration(&self) -> Option<Timestamp> {
         parse_time(&self.get("expiration"))
+    }
+
+    fn used(&self) -> Option<Used> {
+        let by = self.get(USED_BY);
+        (!by.is_empty()).then(|| Used { by, at: parse_time(&self.get(USED_AT)).unwrap_or(Timestamp::UNIX_EPOCH) })
     }
 }
 
@@ -471,11 +535,32 @@ mod tests {
         let tampered = Application { csr: csr("admin", NODES), ..application("one", PASSWORD) };
         let refused = desk.join(&api, "bbbbbb.0123456789abcdef", &tampered).await.unwrap_err();
         assert_eq!(refused.code, 403, "and the token is not used up");
-        desk.join(&api, "bbbbbb.0123456789abcdef", &application("one", PASSWORD)).await.unwrap();
-        assert_eq!(
-            desk.join(&api, "bbbbbb.0123456789abcdef", &application("two", PASSWORD)).await.unwrap_err().code,
-            401
-        );
+        let (first, token) = (application("one", PASSWORD), "bbbbbb.0123456789abcdef");
+        desk.join(&api, token, &first).await.unwrap();
+        // The answer may have been lost on the way: the same machine may ask again, and nobody else.
+        desk.join(&api, token, &first).await.unwrap();
+        let others = [
+            application("two", PASSWORD),
+            Application { node_name: "two".into(), ..first.clone() },
+            Application { password: "another-password-".into(), ..first.clone() },
+            application("one", PASSWORD),
+        ];
+        for other in others {
+            let refused = desk.join(&api, token, &other).await.unwrap_err();
+            assert_eq!((refused.code, refused.message.contains("used up")), (401, true), "{}", refused.message);
+        }
+        let wrong = desk.join(&api, "bbbbbb.0123456789abcdeX", &first).await.unwrap_err();
+        assert!(wrong.message.contains("the token is wrong"), "who does not know the secret learns nothing");
+        // After a while it is gone.
+        let soon = Used { by: fingerprint(&first).unwrap(), at: desk.clock.now() };
+        let late = Used { at: desk.clock.now() - REPEAT, by: soon.by.clone() };
+        assert!(desk.is_repeated(&soon, &first) && !desk.is_repeated(&late, &first));
+        let old = base64::engine::general_purpose::STANDARD.encode((desk.clock.now() - REPEAT).to_string());
+        let patch = crate::reconcile::Patch::Merge(json!({"data": {USED_AT: old}}));
+        client.patch(&secret::KIND, NAMESPACE, "bootstrap-token-bbbbbb", None, patch).await.unwrap();
+        assert!(desk.join(&api, token, &first).await.unwrap_err().message.contains("the token is wrong"));
+        assert!(client.get(&secret::KIND, NAMESPACE, "bootstrap-token-bbbbbb").await.is_err());
+        client.get(&secret::KIND, NAMESPACE, "bootstrap-token-aaaaaa").await.expect("this one was never used");
     }
 
     #[tokio::test]
@@ -495,11 +580,11 @@ mod tests {
         let new = JoinToken::parse(&rotate(dir.path(), "brand-new", soon).unwrap()).unwrap();
         assert_eq!(new.authority_hash, Some(authority_hash(&pki.authority)));
         for secret in [&old, &new.secret] {
-            assert!(desk.check_token(&api, secret).is_ok());
+            assert!(desk.check_token(&api, secret, &application("one", PASSWORD)).is_ok());
         }
         rotate(dir.path(), "newest", Clock::system().now()).unwrap();
         for secret in [&old, &new.secret] {
-            assert!(desk.check_token(&api, secret).is_err());
+            assert!(desk.check_token(&api, secret, &application("one", PASSWORD)).is_err());
         }
     }
 
