@@ -11,6 +11,9 @@ mod dns;
 /// Figures that are printed, not asserted.
 #[path = "netns/figures.rs"]
 mod figures;
+/// Pods of several nodes, on one segment and behind a router.
+#[path = "netns/overlay.rs"]
+mod overlay;
 /// Namespaces, addresses, restart, tear-down.
 #[path = "netns/pods.rs"]
 mod pods;

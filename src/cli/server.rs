@@ -51,6 +51,9 @@ pub struct ServerArgs {
     /// How nodes reach each other's pods; host-gw needs all of them on one segment
     #[arg(long, env = "AMPHIPOD_OVERLAY", alias = "flannel-backend", default_value = "vxlan")]
     overlay: Overlay,
+    /// With vxlan: nodes on the same network segment reach each other's pods by plain routes, without the tunnel
+    #[arg(long, env = "AMPHIPOD_OVERLAY_DIRECT_ROUTING")]
+    overlay_direct_routing: bool,
     /// Where to write the administrator's kubeconfig [default: <config-dir>/kubeconfig.yaml]
     #[arg(long, short = 'o', env = "AMPHIPOD_WRITE_KUBECONFIG")]
     write_kubeconfig: Option<PathBuf>,
@@ -141,6 +144,9 @@ fn resolve(a: ServerArgs) -> Result<Config> {
     if !services.contains(&cluster_dns) {
         return Err(Usage(format!("--cluster-dns: {cluster_dns} is not inside --service-cidr {services}")).into());
     }
+    if a.overlay_direct_routing && !matches!(a.overlay, Overlay::Vxlan) {
+        return Err(Usage("--overlay-direct-routing: it goes with --overlay vxlan only".into()).into());
+    }
     let node = a.node.resolve()?;
     let disabled = disable::names(&a.disable);
     let off = |part: &str| disabled.iter().any(|d| d == part);
@@ -173,6 +179,7 @@ fn resolve(a: ServerArgs) -> Result<Config> {
                 Overlay::HostGw => Backend::HostGw,
                 Overlay::None => Backend::None,
             },
+            overlay_direct_routing: a.overlay_direct_routing,
         },
         node_ports: a.service_node_port_range,
         kubeconfig,

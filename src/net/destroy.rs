@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 
 use super::netlink::Socket;
+use super::netlink::route::{Route, Way};
 use super::pod::{group, netns};
 use super::{Config, Error, nft};
 
@@ -34,8 +35,12 @@ fn links_and_routes(config: &Config) -> Result<(), Error> {
         errors
             .extend(host.delete_link(link.index).map_err(Error::kernel(format!("cannot delete {}", link.name))).err());
     }
-    // Routes through links went with them; these have none.
-    for route in super::pod::node_routes(config) {
+    // Routes through links of ours went with them; these have none, or one that is the machine's.
+    let plain = |r: &Route| {
+        matches!(r.way, Way::Gateway { .. }) && config.cluster_cidrs.iter().any(|c| c.contains(&r.destination))
+    };
+    let found = host.own_routes().map_err(Error::kernel("cannot list routes"))?;
+    for route in super::pod::node_routes(config).into_iter().chain(found.into_iter().filter(plain)) {
         let action = format!("cannot delete the route to {}", route.destination);
         errors.extend(host.delete_route(&route).map_err(Error::kernel(action)).err());
     }

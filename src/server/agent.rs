@@ -126,7 +126,8 @@ pub async fn start(
     };
     let host_ports = watch::Sender::new(Vec::new());
     let mut agent = Agent { tasks: vec![taking_in, watching], _dns: None };
-    let options = overlay::Options { backend: cluster.overlay, address };
+    let options =
+        overlay::Options { backend: cluster.overlay, direct_routing: cluster.overlay_direct_routing, address };
     let overlay = Overlay::open(net.clone(), options).context("the overlay cannot be set up")?;
     agent.tasks.push(peers::start(&*client, Arc::new(overlay), &config.name));
     let listening = if cluster.dns { Some(start_dns(cluster, &client, &net).await?) } else { None };

@@ -413,6 +413,7 @@ mod tests {
             service_proxy: true,
             node_grace_seconds: 40,
             overlay: Backend::Vxlan,
+            overlay_direct_routing: false,
         };
         let desk = Desk::new(directory.path(), &pki, cluster, Clock::system());
         let key = keep.kept_or("tls/node.key", new_key).unwrap();

@@ -34,11 +34,11 @@ pub struct Lab {
 pub struct Space(File);
 
 impl Space {
-    fn here() -> Self {
+    pub fn here() -> Self {
         Self(File::open("/proc/thread-self/ns/net").unwrap())
     }
 
-    fn new() -> Self {
+    pub fn new() -> Self {
         std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("tests need root");
             run("ip link set lo up");
@@ -62,6 +62,11 @@ impl Space {
         .join()
         .unwrap()
     }
+}
+
+/// Moves a link of this thread's namespace into another one.
+pub fn give(link: &str, to: &Space) {
+    run(&format!("ip link set {link} netns /proc/{}/fd/{}", std::process::id(), to.0.as_raw_fd()));
 }
 
 /// Runs a command in the namespace of this thread and answers its output.
@@ -114,7 +119,7 @@ impl Drop for Clean {
 fn cable() -> Space {
     let outside = Space::new();
     run("ip link add up0 type veth peer name out0");
-    run(&format!("ip link set out0 netns /proc/{}/fd/{}", std::process::id(), outside.0.as_raw_fd()));
+    give("out0", &outside);
     run(&format!("ip addr add {HOST}/24 dev up0"));
     run("ip link set up0 up");
     run(&format!("ip route add default via {OUTSIDE}"));

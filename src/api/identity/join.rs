@@ -94,6 +94,9 @@ pub struct Cluster {
     /// How nodes reach each other's pods.
     #[serde(default)]
     pub overlay: Backend,
+    /// Nodes on one segment need no tunnel between them.
+    #[serde(default)]
+    pub overlay_direct_routing: bool,
 }
 
 impl Cluster {
@@ -469,6 +472,7 @@ mod tests {
             service_proxy: true,
             node_grace_seconds: 40,
             overlay: Backend::Vxlan,
+            overlay_direct_routing: false,
         };
         let desk = Desk::new(dir.path(), &pki, cluster, Clock::system());
         let api = in_memory::api();

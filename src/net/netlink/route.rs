@@ -28,11 +28,17 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
+const RTA_VIA: u16 = 18;
+const RTN_UNICAST: u8 = 1;
+/// What a look-up fails with where no route leads, or one that refuses.
+const NO_WAY: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 /// `rtnh_flags`: the gateway is not looked for among our own networks.
 const RTNH_F_ONLINK: u32 = 4;
 const NUD_PERMANENT: u16 = 0x80;
+/// A look-up answers with the route that it found rather than with the destination.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// Entries of a link's own forwarding table rather than of a bridge's.
 const NTF_SELF: u8 = 2;
 const NUD_NOARP: u16 = 0x40;
@@ -120,6 +126,23 @@ impl Socket {
             }
         }
         Ok(routes)
+    }
+
+    /// Whether a network that is on this very link has the address, so that no gateway is between.
+    pub(crate) fn is_on_link(&mut self, address: IpAddr, index: u32) -> io::Result<bool> {
+        let bytes = octets(address);
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        let answer = self.get(RTM_GETROUTE, |b| {
+            b.put(&[family(address), length, 0, 0, 0, 0, 0, 0]);
+            b.put(&RTM_F_FIB_MATCH.to_ne_bytes());
+            b.attr(RTA_DST, &bytes);
+        });
+        match answer {
+            Ok(answer) => Ok(answer.is_some_and(|a| leads_straight(&a, index))),
+            // There is no way at all, or one that refuses.
+            Err(e) if e.raw_os_error().is_some_and(|n| NO_WAY.contains(&n)) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Fixes the hardware address of a neighbour, so that nobody has to ask or can lie about it.
@@ -255,6 +278,15 @@ pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
         return Some(four.into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(Into::into)
+}
+
+/// Whether a route that was found needs no gateway on this link; the default route says nothing about what is on a link.
+fn leads_straight(answer: &Answer, index: u32) -> bool {
+    let Some(fixed) = answer.body.get(..12) else { return false };
+    let attributes = || Attributes(answer.body.get(12..).unwrap_or_default());
+    let (kind, length) = (fixed[7], fixed[1]);
+    let direct = [RTA_GATEWAY, RTA_VIA].into_iter().all(|a| attributes().find(a).is_none());
+    kind == RTN_UNICAST && length > 0 && direct && attributes().find(RTA_OIF).and_then(ne32) == Some(index)
 }
 
 fn decode(answer: &Answer) -> Option<Route> {

@@ -1,11 +1,11 @@
-//! The overlay in the kernel: the link, and the difference between what it holds and what is planned.
+//! The overlay in the kernel: the tunnel's link, and the difference between what is there and what is planned.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use super::plan::{self, Entries, Peer};
+use super::plan::{self, Entries, Links, Peer, Step};
 use super::{Backend, HEADER_BYTES, HEADER_BYTES_IPV6, NETWORK_ID, Options, PORT};
 use crate::net::netlink::Socket;
 use crate::net::netlink::link::{Link, VethEnd, Vxlan};
@@ -20,8 +20,7 @@ const USUAL_MTU: u32 = 1500;
 pub struct Overlay {
     config: Config,
     options: Options,
-    /// The tunnel, or the link to the segment.
-    index: u32,
+    tunnel: Option<u32>,
     /// One change at a time.
     turn: Mutex<()>,
 }
@@ -57,17 +56,19 @@ impl Overlay {
     /// thread.
     pub fn open(config: Config, options: Options) -> Result<Self, Error> {
         let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
-        let index = match options.backend {
-            Backend::Vxlan => tunnel(&mut host, &config, &options),
+        let failed = || Error::kernel(format!("cannot make the overlay link {}", name(&config)));
+        let tunnel = match options.backend {
+            Backend::Vxlan => Some(tunnel(&mut host, &config, &options).map_err(failed())?),
             Backend::HostGw | Backend::None => {
-                remove_tunnel(&mut host, &config).and_then(|()| Ok(host.link_of(options.address)?.unwrap_or(0)))
+                remove_tunnel(&mut host, &config).map_err(failed())?;
+                None
             }
         };
-        let index = index.map_err(Error::kernel(format!("cannot make the overlay link {}", name(&config))))?;
-        if index == 0 && options.backend == Backend::HostGw {
+        let segment = host.link_of(options.address).map_err(Error::kernel("cannot list addresses"))?;
+        if segment.is_none() && options.backend == Backend::HostGw {
             return Err(Error::Config(format!("no link has the node's address {}", options.address)));
         }
-        Ok(Self { config, options, index, turn: Mutex::default() })
+        Ok(Self { config, options, tunnel, turn: Mutex::default() })
     }
 
     /// Makes the kernel hold what is needed for these nodes, and no more.
@@ -77,51 +78,61 @@ impl Overlay {
             return Ok(());
         }
         let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
-        let wanted = plan::plan(self.options.backend, self.index, &self.config.pod_cidrs, peers);
-        let present = self.present(&mut host).map_err(Error::kernel("cannot list the overlay's entries"))?;
-        self.change(&mut host, &present, &wanted).map_err(Error::kernel("cannot change the overlay's entries"))
+        let segment = host.link_of(self.options.address).map_err(Error::kernel("cannot list addresses"))?;
+        let links = Links { tunnel: self.tunnel, segment };
+        let near = self.near(&mut host, links, peers).map_err(Error::kernel("cannot look routes up"))?;
+        let wanted = plan::plan(links, &self.config.pod_cidrs, peers, |address| near.contains(&address));
+        let present = present(&mut host, links).map_err(Error::kernel("cannot list the overlay's entries"))?;
+        let steps = plan::steps(&present, &wanted);
+        let applied = steps.iter().try_for_each(|step| take(&mut host, self.tunnel.unwrap_or(0), step));
+        applied.map_err(Error::kernel("cannot change the overlay's entries"))
     }
 
-    fn present(&self, host: &mut Socket) -> io::Result<Entries> {
-        let ours = |way: &Way| match way {
-            Way::Onlink { index, .. } | Way::Gateway { index, .. } => *index == self.index,
-            Way::Link { .. } | Way::Unreachable => false,
-        };
-        let routes = host.own_routes()?.into_iter().filter(|r| ours(&r.way)).collect();
-        if self.options.backend != Backend::Vxlan {
-            return Ok(Entries { routes, ..Entries::default() });
+    /// The addresses of those that get plain routes.
+    fn near(&self, host: &mut Socket, links: Links, peers: &[Peer]) -> io::Result<BTreeSet<IpAddr>> {
+        let all = peers.iter().map(|p| p.address);
+        match (links.segment, self.options.backend) {
+            (Some(_), Backend::HostGw) => Ok(all.collect()),
+            (Some(segment), Backend::Vxlan) if self.options.direct_routing => {
+                let mut near = BTreeSet::new();
+                for address in all {
+                    if host.is_on_link(address, segment)? {
+                        near.insert(address);
+                    }
+                }
+                Ok(near)
+            }
+            _ => Ok(BTreeSet::new()),
         }
-        let neighbours = host.neighbours(self.index)?.into_iter().collect();
-        Ok(Entries { routes, neighbours, forwardings: host.forwardings(self.index)?.into_iter().collect() })
     }
+}
 
-    /// What is no longer wanted goes first: a node may have taken over another one's range.
-    fn change(&self, host: &mut Socket, present: &Entries, wanted: &Entries) -> io::Result<()> {
-        for route in present.routes.difference(&wanted.routes) {
-            host.delete_route(route)?;
-        }
-        for (address, _) in present.neighbours.difference(&wanted.neighbours) {
-            host.delete_neighbour(self.index, *address)?;
-        }
-        for (mac, address) in present.forwardings.difference(&wanted.forwardings) {
-            host.delete_forwarding(self.index, *mac, *address)?;
-        }
-        for (mac, address) in wanted.forwardings.difference(&present.forwardings) {
-            host.add_forwarding(self.index, *mac, *address)?;
-        }
-        for (address, mac) in wanted.neighbours.difference(&present.neighbours) {
-            host.add_neighbour(self.index, *address, *mac)?;
-        }
-        for route in wanted.routes.difference(&present.routes) {
-            host.add_route(route)?;
-        }
-        Ok(())
+/// What is there of ours, on both links, so that it is found also after a change of the backend.
+fn present(host: &mut Socket, links: Links) -> io::Result<Entries> {
+    let ours = |way: &Way| match way {
+        Way::Onlink { index, .. } | Way::Gateway { index, .. } => [links.tunnel, links.segment].contains(&Some(*index)),
+        Way::Link { .. } | Way::Unreachable => false,
+    };
+    let routes = host.own_routes()?.into_iter().filter(|r| ours(&r.way)).collect();
+    let Some(tunnel) = links.tunnel else { return Ok(Entries { routes, ..Entries::default() }) };
+    let neighbours = host.neighbours(tunnel)?.into_iter().collect();
+    Ok(Entries { routes, neighbours, forwardings: host.forwardings(tunnel)?.into_iter().collect() })
+}
+
+fn take(host: &mut Socket, tunnel: u32, step: &Step) -> io::Result<()> {
+    match step {
+        Step::AddForwarding(mac, address) => host.add_forwarding(tunnel, *mac, *address),
+        Step::AddNeighbour(address, mac) => host.add_neighbour(tunnel, *address, *mac),
+        Step::AddRoute(route) => host.add_route(route),
+        Step::DeleteRoute(route) => host.delete_route(route),
+        Step::DeleteNeighbour(address) => host.delete_neighbour(tunnel, *address),
+        Step::DeleteForwarding(mac, address) => host.delete_forwarding(tunnel, *mac, *address),
     }
 }
 
 impl std::fmt::Debug for Overlay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Overlay({:?} on link {})", self.options.backend, self.index)
+        write!(f, "Overlay({:?} on link {:?})", self.options.backend, self.tunnel)
     }
 }
 

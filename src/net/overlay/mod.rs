@@ -1,9 +1,10 @@
-//! Pods of different nodes reach each other: over VXLAN, or by plain routes where the nodes share a segment.
+//! Pods of different nodes reach each other: over VXLAN, or by plain routes where the nodes share a segment; on demand by
+//! whichever of both fits each of them.
 //!
 //! Everything is derived from the Node objects: a node's pod range and address say how its pods are reached, and the hardware
 //! address of its end of the tunnel follows from its range, so nodes need to tell each other nothing else. All entries are
 //! fixed; nothing is flooded and nothing is learned. Invariant: after an apply the kernel holds what [`plan::plan`] says for
-//! this link, and entries that did not change were not touched, so restarts interrupt no connection.
+//! these links, and entries that did not change were not touched, so restarts interrupt no connection.
 
 mod kernel;
 mod plan;
@@ -40,6 +41,8 @@ pub enum Backend {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub backend: Backend,
+    /// With VXLAN: nodes on the own segment are reached by plain routes nevertheless.
+    pub direct_routing: bool,
     /// The address that the other nodes reach this one by.
     pub address: IpAddr,
 }

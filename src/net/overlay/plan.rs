@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Backend;
 use crate::net::netlink::link::Mac;
 use crate::net::netlink::route::{Route, Way, octets};
 
@@ -16,7 +15,15 @@ pub struct Peer {
     pub pod_cidrs: Vec<IpNet>,
 }
 
-/// Entries of one link.
+/// The links that entries are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Links {
+    pub(super) tunnel: Option<u32>,
+    /// The one with the node's own address.
+    pub(super) segment: Option<u32>,
+}
+
+/// Entries of both links.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entries {
     pub(super) routes: BTreeSet<Route>,
@@ -46,28 +53,57 @@ pub(super) fn end(cidr: &IpNet) -> IpAddr {
     cidr.network()
 }
 
-/// The entries for `peers` on the link with this number: the tunnel, or for plain routes the one to the segment.
-pub(super) fn plan(backend: Backend, index: u32, own: &[IpNet], peers: &[Peer]) -> Entries {
+/// The entries for `peers`. Those for which `is_near` get plain routes through their addresses, the others the tunnel, each as
+/// far as there is a link for it.
+pub(super) fn plan(links: Links, own: &[IpNet], peers: &[Peer], is_near: impl Fn(IpAddr) -> bool) -> Entries {
     let mut entries = Entries::default();
     for peer in peers {
+        let segment = links.segment.filter(|_| is_near(peer.address));
         let foreign = |cidr: &&IpNet| !own.iter().any(|o| o.contains(*cidr) || cidr.contains(o));
         for cidr in peer.pod_cidrs.iter().filter(foreign) {
             let destination = cidr.trunc();
-            match backend {
-                Backend::Vxlan => {
-                    let (gateway, mac) = (end(cidr), mac(cidr));
-                    entries.routes.insert(Route { destination, way: Way::Onlink { index, gateway } });
-                    entries.neighbours.insert((gateway, mac));
-                    entries.forwardings.insert((mac, peer.address));
-                }
-                Backend::HostGw if cidr.addr().is_ipv4() == peer.address.is_ipv4() => {
-                    entries.routes.insert(Route { destination, way: Way::Gateway { index, gateway: peer.address } });
-                }
-                Backend::HostGw | Backend::None => {}
+            let same_family = cidr.addr().is_ipv4() == peer.address.is_ipv4();
+            if let Some(index) = segment.filter(|_| same_family) {
+                entries.routes.insert(Route { destination, way: Way::Gateway { index, gateway: peer.address } });
+            } else if let Some(index) = links.tunnel {
+                let (gateway, mac) = (end(cidr), mac(cidr));
+                entries.routes.insert(Route { destination, way: Way::Onlink { index, gateway } });
+                entries.neighbours.insert((gateway, mac));
+                entries.forwardings.insert((mac, peer.address));
             }
         }
     }
     entries
+}
+
+/// What the kernel is told, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    AddForwarding(Mac, IpAddr),
+    AddNeighbour(IpAddr, Mac),
+    AddRoute(Route),
+    DeleteRoute(Route),
+    DeleteNeighbour(IpAddr),
+    DeleteForwarding(Mac, IpAddr),
+}
+
+/// From what is there to what should be there. What has the same key is replaced in place and goes last where it is not, so a
+/// node that gets another address, or another way, is reached all the time. Entries that are as they should be are not touched.
+pub(super) fn steps(present: &Entries, wanted: &Entries) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let add = |f: &(Mac, IpAddr)| Step::AddForwarding(f.0, f.1);
+    steps.extend(wanted.forwardings.difference(&present.forwardings).map(add));
+    steps.extend(wanted.neighbours.difference(&present.neighbours).map(|n| Step::AddNeighbour(n.0, n.1)));
+    steps.extend(wanted.routes.difference(&present.routes).map(|r| Step::AddRoute(*r)));
+    let replaced = |r: &&Route| wanted.routes.iter().any(|w| w.destination == r.destination);
+    steps.extend(present.routes.difference(&wanted.routes).filter(|r| !replaced(r)).map(|r| Step::DeleteRoute(*r)));
+    let replaced = |n: &&(IpAddr, Mac)| wanted.neighbours.iter().any(|w| w.0 == n.0);
+    let gone = present.neighbours.difference(&wanted.neighbours).filter(|n| !replaced(n));
+    steps.extend(gone.map(|n| Step::DeleteNeighbour(n.0)));
+    let replaced = |f: &&(Mac, IpAddr)| wanted.forwardings.iter().any(|w| w.0 == f.0);
+    let gone = present.forwardings.difference(&wanted.forwardings).filter(|f| !replaced(f));
+    steps.extend(gone.map(|f| Step::DeleteForwarding(f.0, f.1)));
+    steps
 }
 
 #[cfg(test)]
@@ -83,9 +119,12 @@ mod tests {
         vec![peer("192.0.2.2", "10.42.1.0/24"), peer("192.0.2.3", "10.42.2.0/24"), peer("192.0.2.1", "10.42.0.0/24")]
     }
 
+    const TUNNEL: Links = Links { tunnel: Some(7), segment: None };
+    const BOTH: Links = Links { tunnel: Some(7), segment: Some(3) };
+
     #[test]
     fn each_peer_has_a_route_a_neighbour_and_a_forwarding_entry_and_the_own_range_has_none() {
-        let plan = plan(Backend::Vxlan, 7, &[net("10.42.0.0/24")], &peers());
+        let plan = plan(TUNNEL, &[net("10.42.0.0/24")], &peers(), |_| true);
         let gateway: IpAddr = "10.42.1.0".parse().unwrap();
         assert!(
             plan.routes.contains(&Route { destination: net("10.42.1.0/24"), way: Way::Onlink { index: 7, gateway } })
@@ -98,13 +137,39 @@ mod tests {
 
     #[test]
     fn plain_routes_lead_to_the_nodes() {
-        let plan = plan(Backend::HostGw, 3, &[net("10.42.0.0/24")], &peers());
+        let links = Links { tunnel: None, segment: Some(3) };
+        let plan = plan(links, &[net("10.42.0.0/24")], &peers(), |_| true);
         let gateway: IpAddr = "192.0.2.3".parse().unwrap();
         assert!(
             plan.routes.contains(&Route { destination: net("10.42.2.0/24"), way: Way::Gateway { index: 3, gateway } })
         );
         assert!(plan.neighbours.is_empty() && plan.forwardings.is_empty());
-        assert_eq!(super::plan(Backend::None, 3, &[], &peers()), Entries::default());
+        assert_eq!(super::plan(Links::default(), &[], &peers(), |_| true), Entries::default());
+    }
+
+    #[test]
+    fn a_node_that_moves_changes_its_way_in_place_and_no_other_nodes() {
+        let near = |address: IpAddr| address.to_string().starts_with("192.0.2.");
+        let own = [net("10.42.0.0/24")];
+        let mut all = peers();
+        let before = plan(BOTH, &own, &all, near);
+        assert_eq!((before.routes.len(), before.neighbours.len(), before.forwardings.len()), (2, 0, 0));
+        all[1].address = "198.51.100.3".parse().unwrap();
+        let far = plan(BOTH, &own, &all, near);
+        assert_eq!((far.routes.len(), far.neighbours.len(), far.forwardings.len()), (2, 1, 1));
+        let (mac, gateway): (Mac, IpAddr) = ([0x0a, 0x58, 10, 42, 2, 0], "10.42.2.0".parse().unwrap());
+        let through = Route { destination: net("10.42.2.0/24"), way: Way::Onlink { index: 7, gateway } };
+        let plain = Route { way: Way::Gateway { index: 3, gateway: "192.0.2.3".parse().unwrap() }, ..through };
+        let there =
+            [Step::AddForwarding(mac, all[1].address), Step::AddNeighbour(gateway, mac), Step::AddRoute(through)];
+        assert_eq!(steps(&before, &far), there, "replaced, and only when the way is ready");
+        let back = [Step::AddRoute(plain), Step::DeleteNeighbour(gateway), Step::DeleteForwarding(mac, all[1].address)];
+        assert_eq!(steps(&far, &before), back);
+        all[1].address = "198.51.100.4".parse().unwrap();
+        let elsewhere = plan(BOTH, &own, &all, near);
+        assert_eq!(steps(&far, &elsewhere), [Step::AddForwarding(mac, all[1].address)]);
+        assert_eq!(steps(&before, &Entries::default()).len(), 2);
+        assert!(steps(&far, &far).is_empty());
     }
 
     #[test]

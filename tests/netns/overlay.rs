@@ -1,0 +1,202 @@
+//! Pods of three nodes: two on one segment, the third there or behind a router, by tunnel and by plain routes.
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use amphipod::net::overlay::{Backend, Options, Overlay, Peer};
+use amphipod::net::{Config, destroy};
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpSocket;
+
+use super::lab::{Space, give, run};
+
+const PATIENCE: Duration = Duration::from_secs(3);
+const PORT: u16 = 8080;
+/// Where the third node is: on the segment, or behind the router.
+const NEAR: &str = "192.0.2.3";
+const FAR: &str = "198.51.100.3";
+
+/// A node whose only pod is an address.
+struct Node {
+    space: Space,
+    number: u8,
+    address: IpAddr,
+    config: Config,
+    overlay: Arc<Overlay>,
+    _directory: tempfile::TempDir,
+}
+
+impl Node {
+    fn new(number: u8, space: Space, address: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
+            mtu: 1450,
+            ..Config::new(directory.path(), vec![format!("10.42.{number}.0/24").parse().unwrap()])
+        };
+        let pod = Self::pod(number);
+        let listener = space.inside(move || {
+            run(&format!("ip addr add {pod}/32 dev lo"));
+            TcpListener::bind((pod, PORT)).unwrap()
+        });
+        // Answers with the address that it saw.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let saw = stream.peer_addr().unwrap().ip().to_string();
+                let _ = std::io::Write::write_all(&mut stream, saw.as_bytes());
+            }
+        });
+        let address = address.parse().unwrap();
+        let overlay = Self::open(&space, &config, address);
+        Self { space, number, address, config, overlay, _directory: directory }
+    }
+
+    fn open(space: &Space, config: &Config, address: IpAddr) -> Arc<Overlay> {
+        let options = Options { backend: Backend::Vxlan, direct_routing: true, address };
+        let config = config.clone();
+        Arc::new(space.inside(move || Overlay::open(config, options).unwrap()))
+    }
+
+    fn pod(number: u8) -> Ipv4Addr {
+        [10, 42, number, 2].into()
+    }
+
+    fn peer(&self) -> Peer {
+        Peer { address: self.address, pod_cidrs: self.config.pod_cidrs.clone() }
+    }
+
+    /// The way to another node's pods, as `ip` says it.
+    fn way(&self, to: &Node) -> String {
+        let line = format!("ip -4 route show 10.42.{}.0/24", to.number);
+        self.space.inside(move || run(&line)).trim().to_owned()
+    }
+
+    /// What the pod of `to` sees of this node's pod.
+    fn ask(&self, to: &Node) -> String {
+        let (own, other) = (Self::pod(self.number), Self::pod(to.number));
+        self.space.inside(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let exchange = async {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind((own, 0).into()).unwrap();
+                let mut stream = socket.connect((other, PORT).into()).await.unwrap();
+                let mut saw = String::new();
+                stream.read_to_string(&mut saw).await.unwrap();
+                saw
+            };
+            runtime
+                .block_on(async { tokio::time::timeout(PATIENCE, exchange).await })
+                .unwrap_or_else(|_| panic!("no answer from {other} to {own}"))
+        })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let config = self.config.clone();
+        let left = self.space.inside(move || (destroy(&config), run("ip route show proto 165")));
+        if !std::thread::panicking() {
+            left.0.unwrap();
+            assert_eq!(left.1.trim(), "", "plain routes go as well");
+        }
+    }
+}
+
+fn apply(nodes: &[Node]) {
+    for node in nodes {
+        let peers: Vec<Peer> = nodes.iter().filter(|n| n.number != node.number).map(Node::peer).collect();
+        let overlay = node.overlay.clone();
+        node.space.inside(move || overlay.apply(&peers).unwrap());
+    }
+}
+
+/// Every pod reaches every other one, with its own address.
+fn all_reach_all(nodes: &[Node]) {
+    for from in nodes {
+        for to in nodes.iter().filter(|n| n.number != from.number) {
+            assert_eq!(from.ask(to), Node::pod(from.number).to_string(), "{} to {}", from.number, to.number);
+        }
+    }
+}
+
+/// A cable from a node to the switch.
+fn plug(switch: &Space, node: &Space, port: &str, address: &str, gateway: &str) {
+    let inside = |space: &Space, lines: Vec<String>| space.inside(move || lines.iter().for_each(|l| drop(run(l))));
+    let name = port.to_owned();
+    let raw = node.inside(Space::here);
+    switch.inside(move || {
+        // The same hardware address wherever it is plugged in.
+        let number = name.trim_start_matches('p');
+        run(&format!("ip link add {name} type veth peer name eth0 address 02:00:00:00:00:0{number}"));
+        run(&format!("ip link set {name} up"));
+        give("eth0", &raw);
+    });
+    let mut lines = vec![format!("ip addr add {address}/24 dev eth0"), "ip link set eth0 up".into()];
+    if !gateway.is_empty() {
+        lines.push(format!("ip route add default via {gateway}"));
+    }
+    inside(node, lines);
+}
+
+/// The third node gets a cable: to the bridge of the segment, or to the router beside it.
+fn place(switch: &Space, node: &Space, near: bool) {
+    let (address, gateway) = if near { (NEAR, "192.0.2.254") } else { (FAR, "198.51.100.254") };
+    plug(switch, node, "p3", address, gateway);
+    switch.inside(move || match near {
+        true => drop(run("ip link set p3 master bridge")),
+        false => drop(run("ip addr add 198.51.100.254/24 dev p3")),
+    });
+}
+
+#[test]
+fn nodes_on_the_segment_get_plain_routes_and_those_behind_a_router_the_tunnel() {
+    // Switch and router are one machine: a bridge with an address, and a port beside it.
+    let switch = Space::new();
+    switch.inside(|| {
+        run("ip link add bridge type bridge");
+        run("ip addr add 192.0.2.254/24 dev bridge");
+        run("ip link set bridge up");
+        run("sysctl -qw net.ipv4.ip_forward=1");
+    });
+    let spaces = [Space::new(), Space::new(), Space::new()];
+    for (space, port, address) in [(&spaces[0], "p1", "192.0.2.1"), (&spaces[1], "p2", "192.0.2.2")] {
+        plug(&switch, space, port, address, "192.0.2.254");
+        let port = port.to_owned();
+        switch.inside(move || run(&format!("ip link set {port} master bridge")));
+    }
+    place(&switch, &spaces[2], false);
+    let [a, b, c] = spaces;
+    let mut nodes = [Node::new(1, a, "192.0.2.1"), Node::new(2, b, "192.0.2.2"), Node::new(3, c, FAR)];
+    apply(&nodes);
+    all_reach_all(&nodes);
+    assert!(nodes[0].way(&nodes[1]).starts_with("10.42.2.0/24 via 192.0.2.2 dev eth0"), "{}", nodes[0].way(&nodes[1]));
+    assert!(nodes[0].way(&nodes[2]).starts_with("10.42.3.0/24 via 10.42.3.0 dev amphipod0.vx"));
+    assert!(nodes[2].way(&nodes[0]).starts_with("10.42.1.0/24 via 10.42.1.0 dev amphipod0.vx"));
+
+    // From here on, the first node's entries for the second one must not be touched.
+    let mut monitor = nodes[0].space.inside(|| {
+        let spawned = Command::new("ip").args(["monitor", "route", "neigh"]).stdout(Stdio::piped()).spawn();
+        spawned.unwrap()
+    });
+    for near in [true, false, true] {
+        nodes[2].space.inside(|| run("ip link del eth0"));
+        place(&switch, &nodes[2].space, near);
+        nodes[2].address = if near { NEAR } else { FAR }.parse().unwrap();
+        nodes[2].overlay = Node::open(&nodes[2].space, &nodes[2].config, nodes[2].address);
+        apply(&nodes);
+        all_reach_all(&nodes);
+        let way = nodes[0].way(&nodes[2]);
+        assert!(way.contains(if near { "via 192.0.2.3 dev eth0" } else { "dev amphipod0.vx" }), "{way}");
+        let entries = nodes[0].space.inside(|| run("bridge fdb show dev amphipod0.vx"));
+        assert_eq!(entries.contains(FAR), !near, "{entries}");
+    }
+    monitor.kill().unwrap();
+    let mut said = String::new();
+    monitor.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    monitor.wait().unwrap();
+    assert!(said.contains("10.42.3.0/24") && !said.contains("10.42.2.0"), "{said}");
+}
