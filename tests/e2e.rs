@@ -49,6 +49,9 @@ mod machines;
 /// An image pulled from a registry, and everything kubectl does with a Deployment of it.
 #[path = "e2e/nginx.rs"]
 mod nginx;
+/// Nodes, pods and Services through the API.
+#[path = "e2e/proxy.rs"]
+mod proxy;
 #[path = "e2e/recording.rs"]
 mod recording;
 #[path = "e2e/registry.rs"]

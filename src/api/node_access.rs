@@ -4,6 +4,7 @@
 //! keep open (`http::tunnel`). The API knows only this trait.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 
 use async_trait::async_trait;
@@ -63,7 +64,17 @@ pub enum Call {
     Exec(Target, ExecOptions),
     Attach(Target, ExecOptions),
     Connect(Target, u16),
+    Dial(Destination),
     Image(Ask),
+}
+
+/// What is reached over HTTP from a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Destination {
+    /// The node's own endpoints: statistics, metrics, logs.
+    Endpoints,
+    /// A port of the node's own address or of a pod's.
+    Address(SocketAddr),
 }
 
 /// The channels of a call's frames.
@@ -116,6 +127,8 @@ pub trait NodeAccess: Send + Sync {
     async fn attach(&self, target: &Target, options: &ExecOptions) -> Result<Session>;
     /// Connects to a port inside the pod's network namespace.
     async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>>;
+    /// Connects as the node itself would; the error says why it could not, in the words of Go's dialer.
+    async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>>;
     /// A part of an image that the node has and other nodes may have.
     async fn image(&self, ask: &Ask) -> Result<Found>;
     /// Whether the node is a part of this process.

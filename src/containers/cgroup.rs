@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
-use super::spec::{Resources, Stats};
+use super::spec::Resources;
+use super::stats::{self, Stats};
 
 /// How cgroups are mounted on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -325,45 +326,36 @@ impl Tree {
         Ok(())
     }
 
-    /// What `relative` uses now.
-    pub fn stats(&self, relative: &str) -> Result<Stats> {
-        let mut stats = Stats::default();
+    /// What `relative` uses now, as far as the kernel tells.
+    pub fn stats(&self, relative: &str) -> Stats {
+        let stats = self.stats_by(|controller, file| {
+            fs::read_to_string(self.controller_directory(controller, relative)?.join(file)).ok()
+        });
+        Stats { processes: Some(self.processes(relative).len() as u64), ..stats }
+    }
+
+    /// What the whole machine uses, as far as it is visible from here.
+    pub fn machine_stats(&self) -> Stats {
+        let read = |controller: &str, file: &str| {
+            let mount = match &self.layout {
+                Layout::V2 { mount } => mount,
+                Layout::V1 { hierarchies, .. } => {
+                    &hierarchies.iter().find(|h| h.controllers.iter().any(|name| name == controller))?.mount
+                }
+            };
+            fs::read_to_string(mount.join(file)).ok()
+        };
+        let inactive_file = read("memory", "memory.stat").and_then(|table| stats::keyed(&table, "inactive_file"));
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        stats::complete_root(self.stats_by(read), &meminfo, inactive_file)
+    }
+
+    fn stats_by(&self, read: impl Fn(&'static str, &'static str) -> Option<String>) -> Stats {
         match &self.layout {
-            Layout::V1 { .. } => {
-                stats.cpu_usage_ns = self.number("cpuacct", relative, "cpuacct.usage")?;
-                stats.memory_usage_bytes = self.number("memory", relative, "memory.usage_in_bytes")?;
-                let table = self.text("memory", relative, "memory.stat")?;
-                let inactive = keyed(&table, "total_inactive_file");
-                stats.memory_working_set_bytes = stats.memory_usage_bytes.saturating_sub(inactive);
-                stats.memory_rss_bytes = keyed(&table, "total_rss");
-            }
-            Layout::V2 { .. } => {
-                stats.cpu_usage_ns = keyed(&self.text("cpu", relative, "cpu.stat")?, "usage_usec") * 1000;
-                stats.memory_usage_bytes = self.number("memory", relative, "memory.current")?;
-                let table = self.text("memory", relative, "memory.stat")?;
-                let inactive = keyed(&table, "inactive_file");
-                stats.memory_working_set_bytes = stats.memory_usage_bytes.saturating_sub(inactive);
-                stats.memory_rss_bytes = keyed(&table, "anon");
-            }
+            Layout::V1 { .. } => stats::of_v1(read),
+            Layout::V2 { .. } => stats::of_v2(read),
         }
-        stats.pids = self.number("pids", relative, "pids.current")?;
-        Ok(stats)
     }
-
-    fn text(&self, controller: &str, relative: &str, file: &str) -> Result<String> {
-        let Some(directory) = self.controller_directory(controller, relative) else { return Ok(String::new()) };
-        let path = directory.join(file);
-        fs::read_to_string(&path).map_err(|source| Error::Cgroup { path, source })
-    }
-
-    fn number(&self, controller: &str, relative: &str, file: &str) -> Result<u64> {
-        Ok(self.text(controller, relative, file)?.trim().parse().unwrap_or(0))
-    }
-}
-
-fn keyed(table: &str, key: &str) -> u64 {
-    let line = table.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
 /// A new version 1 cpuset has no processors, and nothing can join it: copy the parent's, from the top down.

@@ -17,6 +17,7 @@ use super::error::{Error, Result};
 use super::image::{Collected, HELLO, Policy, Reference};
 use super::session::{Session, SessionControl};
 use super::spec::*;
+use super::stats::Stats;
 use super::{Credentials, Event, Image, ImageError, Images, Runtime};
 use crate::base::signal::{Receiver, Signal};
 
@@ -231,14 +232,22 @@ impl Runtime for FakeRuntime {
 
     async fn stats(&self, container: &str) -> Result<Stats> {
         let running = self.status(container)?.is_running();
-        Ok(Stats { pids: u64::from(running), ..Stats::default() })
+        Ok(Stats { pids: Some(u64::from(running)), ..Stats::default() })
     }
 
     async fn sandbox_stats(&self, sandbox: &str) -> Result<Stats> {
         let state = self.state();
         let sandbox = state.sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
         let pids = sandbox.containers.iter().filter(|status| status.is_running()).count() as u64;
-        Ok(Stats { pids, ..Stats::default() })
+        Ok(Stats { pids: Some(pids), ..Stats::default() })
+    }
+
+    async fn machine_stats(&self) -> Stats {
+        Stats::default()
+    }
+
+    async fn all_stats(&self) -> Stats {
+        Stats::default()
     }
 }
 

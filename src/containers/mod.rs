@@ -22,6 +22,7 @@ mod seccomp_filter;
 mod session;
 mod shim;
 pub mod spec;
+pub mod stats;
 mod wire;
 
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub(crate) use runtime::unmount_below;
 pub use session::{Session, SessionControl};
 pub use shim::shim_main;
 pub use spec::*;
+pub use stats::Stats;
 
 /// Where this room keeps things. Several of these can live on one machine, each with its own directories and root.
 #[derive(Debug, Clone)]
@@ -142,6 +144,10 @@ pub trait Runtime: Send + Sync {
     async fn stats(&self, container: &str) -> Result<Stats>;
     /// What a whole sandbox uses now.
     async fn sandbox_stats(&self, sandbox: &str) -> Result<Stats>;
+    /// What the whole machine uses now.
+    async fn machine_stats(&self) -> Stats;
+    /// What all sandboxes together use now.
+    async fn all_stats(&self) -> Stats;
 }
 
 /// A fresh random id of 64 hexadecimal digits, as container ids look everywhere.

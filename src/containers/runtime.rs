@@ -28,6 +28,7 @@ use super::error::{Error, Result};
 use super::session::{self, Session, SessionControl, TtyReader};
 use super::shim::BUNDLES_DIR;
 use super::spec::*;
+use super::stats::Stats;
 use super::wire::{ExecRequest, Reply, Request, StartRequest};
 use super::{Config, Event, Runtime, oci};
 
@@ -512,7 +513,7 @@ impl Runtime for ShimRuntime {
 
     async fn stats(&self, container: &str) -> Result<Stats> {
         let (sandbox, _) = self.locate(container)?;
-        self.inner.tree.stats(&container_cgroup(&sandbox, container))
+        Ok(self.inner.tree.stats(&container_cgroup(&sandbox, container)))
     }
 
     async fn sandbox_stats(&self, sandbox: &str) -> Result<Stats> {
@@ -521,7 +522,15 @@ impl Runtime for ShimRuntime {
             let known = sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
             known.saved.spec.cgroup_parent.clone()
         };
-        self.inner.tree.stats(&parent)
+        Ok(self.inner.tree.stats(&parent))
+    }
+
+    async fn machine_stats(&self) -> Stats {
+        self.inner.tree.machine_stats()
+    }
+
+    async fn all_stats(&self) -> Stats {
+        self.inner.tree.stats("")
     }
 }
 

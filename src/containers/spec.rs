@@ -236,15 +236,3 @@ impl ContainerStatus {
         }
     }
 }
-
-/// Use of resources at one instant.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    pub cpu_usage_ns: u64,
-    /// All memory charged, caches included.
-    pub memory_usage_bytes: u64,
-    /// Without inactive file cache: what eviction and `kubectl top` look at.
-    pub memory_working_set_bytes: u64,
-    pub memory_rss_bytes: u64,
-    pub pids: u64,
-}

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,8 +11,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::{Node, logs};
-use crate::api::node_access::{self, Duplex, ExecOptions, LogOptions, NodeAccess, Target};
+use super::{Node, endpoints, logs};
+use crate::api::node_access::{self, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Target};
 use crate::api::status::{Result, Status};
 use crate::base::task;
 use crate::containers::{ExecSpec, Session};
@@ -21,15 +22,26 @@ use crate::wire::images::{Ask, Found};
 /// Pieces of a log that may wait for the client.
 const PIECES: usize = 8;
 
+/// How long a connection to a pod may take to come up.
+const DIAL: Duration = Duration::from_secs(30);
+
 /// This node's pods, for the API.
-#[derive(Debug)]
-pub struct Access(pub Arc<Node>);
+#[derive(Clone, Debug)]
+pub struct Access {
+    pub(super) node: Arc<Node>,
+    pub(super) memory: endpoints::Memory,
+}
 
 // === impl Access ===
 
 impl Access {
+    /// The way to a node's pods.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node, memory: endpoints::Memory::default() }
+    }
+
     fn pod(&self, target: &Target) -> Result<Arc<Pod>> {
-        let object = self.0.client.informer(&pod::KIND).get(&target.namespace, &target.pod);
+        let object = self.node.client.informer(&pod::KIND).get(&target.namespace, &target.pod);
         let object = object.ok_or_else(|| Status::not_found(&pod::KIND, &target.pod))?;
         object.typed::<Pod>().map_err(Status::internal)
     }
@@ -107,7 +119,7 @@ impl NodeAccess for Access {
             }
         };
         let path = self
-            .0
+            .node
             .pod_log_dir(&target.namespace, &target.pod, &target.uid)
             .join(format!("{}/{attempt}.log", target.container));
         let (send, queue) = mpsc::channel(PIECES);
@@ -115,7 +127,7 @@ impl NodeAccess for Access {
             tokio::sync::watch::channel(!options.follow || status.state.as_ref().is_none_or(|s| s.running.is_none()));
         let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("amphipod://")).map(str::to_owned);
         if let (true, Some(id)) = (options.follow, id) {
-            task::spawn("log end", until_exit(self.0.clone(), id, over));
+            task::spawn("log end", until_exit(self.node.clone(), id, over));
         }
         task::spawn("log", logs::send(path, options.clone(), send, ended));
         Ok(queue)
@@ -125,29 +137,49 @@ impl NodeAccess for Access {
         let id = self.running(target)?;
         let spec =
             ExecSpec { args: options.command.clone(), tty: options.tty, stdin: options.stdin, ..ExecSpec::default() };
-        let session = self.0.runtime.exec(&id, spec).await.map_err(|e| Status::internal(super::launch::full(&e)))?;
+        let session = self.node.runtime.exec(&id, spec).await.map_err(|e| Status::internal(super::launch::full(&e)))?;
         Ok(Self::carry(session))
     }
 
     async fn attach(&self, target: &Target, _options: &ExecOptions) -> Result<node_access::Session> {
         let id = self.running(target)?;
-        let session = self.0.runtime.attach(&id).await.map_err(|e| Status::internal(super::launch::full(&e)))?;
+        let session = self.node.runtime.attach(&id).await.map_err(|e| Status::internal(super::launch::full(&e)))?;
         Ok(Self::carry(session))
     }
 
     async fn image(&self, ask: &Ask) -> Result<Found> {
-        self.0.images.offer(ask).await.ok_or_else(|| Status::new(404, "NotFound", "no such image here"))
+        self.node.images.offer(ask).await.ok_or_else(|| Status::new(404, "NotFound", "no such image here"))
     }
 
     fn is_here(&self) -> bool {
         true
     }
 
+    async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>> {
+        let address = match to {
+            Destination::Endpoints => return Ok(Box::new(endpoints::serve(self.clone()))),
+            Destination::Address(address) => *address,
+        };
+        let failed = |why: &str| Status::unavailable(format!("dial tcp {address}: {why}"));
+        match tokio::time::timeout(DIAL, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                let _ = stream.set_nodelay(true);
+                Ok(Box::new(stream))
+            }
+            Ok(Err(error)) => {
+                let number = error.raw_os_error().map(nix::errno::Errno::from_raw);
+                let words = number.map_or_else(|| error.to_string(), |n| n.desc().to_lowercase());
+                Err(failed(&format!("connect: {words}")))
+            }
+            Err(_) => Err(failed("i/o timeout")),
+        }
+    }
+
     async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>> {
         let pod = self.pod(target)?;
         let stream = match pod.spec.as_ref().and_then(|s| s.host_network) {
             Some(true) => TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await,
-            _ => self.0.network.connect(&target.uid, port).await,
+            _ => self.node.network.connect(&target.uid, port).await,
         };
         let failed =
             |e| Status::internal(format!("failed to connect to localhost:{port} inside pod {}: {e}", target.pod));

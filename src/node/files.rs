@@ -148,6 +148,7 @@ mod tests {
             data_dir: "/d".into(),
             run_dir: "/r".into(),
             log_dir: "/l".into(),
+            cgroup_root: "amphipod".into(),
             cluster_dns: vec!["10.43.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
             default_registry: None,

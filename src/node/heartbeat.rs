@@ -21,9 +21,9 @@ const RENEW: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(200);
 /// How often the conditions' heartbeat times are written though nothing has changed. The Lease is what says that a node
 /// lives and costs no disk; this does (some 100 kB with its compaction), so it is rarer than Kubernetes' five minutes.
-const REPORT: Duration = Duration::from_secs(3600);
+pub(super) const REPORT: Duration = Duration::from_secs(3600);
 /// Pods that a node takes.
-const PODS: u64 = 110;
+pub(super) const PODS: u64 = 110;
 
 /// What the machine has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,10 +4,10 @@
 //! ([`worker`]), and reports ([`status`]). Everything is woken by changes; nothing polls.
 
 pub mod access;
+pub mod endpoints;
 pub mod env;
 pub mod files;
 pub mod heartbeat;
-pub mod http;
 pub mod image_gc;
 pub mod launch;
 pub mod logs;
@@ -17,6 +17,7 @@ pub mod probes;
 pub mod pull;
 pub mod spec;
 pub mod status;
+pub mod tunnel;
 pub mod volumes;
 pub mod worker;
 
@@ -48,6 +49,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Pod logs, `/var/log/pods` where users look for them.
     pub log_dir: PathBuf,
+    /// The control group that holds all pods.
+    pub cgroup_root: String,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
     /// Stands in for docker.io.

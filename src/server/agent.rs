@@ -106,6 +106,7 @@ pub async fn start(
         data_dir: dirs.data_dir.clone(),
         run_dir: place.run_dir.clone(),
         log_dir: place.log_dir(),
+        cgroup_root: dirs.cgroup_root.clone(),
         cluster_dns: if cluster.dns { vec![cluster.cluster_dns] } else { Vec::new() },
         cluster_domain: cluster.cluster_domain.clone(),
         default_registry: config.default_registry.clone(),
@@ -159,7 +160,7 @@ pub async fn start(
     let _ = adopted.wait_for(|r| *r).await;
     agent.tasks.push(task::spawn("image gc", node::image_gc::run(node.clone(), config.image_gc)));
     agent.tasks.push(task::spawn("heartbeat", heartbeat::run(node.clone())));
-    Ok((agent, Arc::new(Access(node))))
+    Ok((agent, Arc::new(Access::new(node))))
 }
 
 async fn start_dns(config: &Cluster, client: &Arc<dyn Client>, net: &net::Config) -> Result<dns::Listening> {

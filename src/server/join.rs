@@ -88,7 +88,7 @@ async fn serve(config: Config) -> Result<Ended> {
         // On a connection of their own, so that images do not hold up what the node is told.
         let peers = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
         let (mut agent, access) = agent::start(&node, client, &clock, &membership.authority, peers).await?;
-        agent.keep(task::spawn("tunnel", crate::node::http::run(channel, access)));
+        agent.keep(task::spawn("tunnel", crate::node::tunnel::run(channel, access)));
         notify("READY=1");
         Ok::<_, anyhow::Error>((agent, tls))
     };

@@ -3,6 +3,7 @@
 pub mod channel;
 pub mod client;
 pub mod images;
+pub mod relay;
 pub mod resolve;
 pub mod spdy;
 pub mod tls;

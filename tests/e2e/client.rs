@@ -12,7 +12,12 @@ use crate::lab::Lab;
 
 /// Where the machine's administrator is served. The thread that connects must be in the machine's network namespace.
 pub fn target(lab: &Lab) -> Target {
-    let text = std::fs::read_to_string(lab.path("etc/kubeconfig.yaml")).unwrap();
+    target_of(&lab.path("etc/kubeconfig.yaml"))
+}
+
+/// The same by its kubeconfig.
+pub fn target_of(kubeconfig: &std::path::Path) -> Target {
+    let text = std::fs::read_to_string(kubeconfig).unwrap();
     let config: Value = serde_yaml::from_str(&text).unwrap();
     let (cluster, user) = (&config["clusters"][0]["cluster"], &config["users"][0]["user"]);
     let pem = |v: &Value| base64::engine::general_purpose::STANDARD.decode(v.as_str().unwrap()).unwrap();

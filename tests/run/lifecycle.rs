@@ -117,11 +117,11 @@ async fn dropping_an_exec_session_ends_its_process() {
     let container = lab.start(&sandbox, lab.script("sleep 100")).await;
     let spec = ExecSpec { args: vec!["sleep".into(), "77".into()], ..ExecSpec::default() };
     let session = lab.runtime.exec(&container, spec).await.unwrap();
-    assert_eq!(lab.runtime.stats(&container).await.unwrap().pids, 2);
+    assert_eq!(lab.runtime.stats(&container).await.unwrap().pids, Some(2));
     drop(session);
     let mut left = 2;
     for _ in 0..200 {
-        left = lab.runtime.stats(&container).await.unwrap().pids;
+        left = lab.runtime.stats(&container).await.unwrap().pids.unwrap();
         if left == 1 {
             break;
         }

@@ -30,7 +30,7 @@ async fn limits_are_in_the_cgroups_and_can_be_changed() {
     let container = lab.start(&id, spec).await;
     let mut pids = 0;
     for _ in 0..300 {
-        pids = lab.runtime.stats(&container).await.unwrap().pids;
+        pids = lab.runtime.stats(&container).await.unwrap().pids.unwrap();
         if pids == 5 || lab.runtime.container(&container).await.unwrap().exit_code().is_some() {
             break;
         }
@@ -41,7 +41,8 @@ async fn limits_are_in_the_cgroups_and_can_be_changed() {
     lab.runtime.update_resources(&container, &more).await.unwrap();
     lab.runtime.update_resources(&container, &Resources { memory_limit_bytes: Some(200 << 20), ..more }).await.unwrap();
     let stats = lab.runtime.sandbox_stats(&id).await.unwrap();
-    assert!(stats.memory_usage_bytes > 0 && stats.memory_usage_bytes < 256 << 20, "{stats:?}");
+    let memory = stats.memory.usage.unwrap();
+    assert!(memory > 0 && memory < 256 << 20, "{stats:?}");
 }
 
 #[tokio::test]

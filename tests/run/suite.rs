@@ -31,7 +31,7 @@ async fn suite(runtime: &dyn Runtime, samples: Samples) {
     assert!(matches!(runtime.start_container(&id, samples.stays.clone()).await, Err(Error::Exists(_))));
     let status = runtime.container(&stays).await.unwrap();
     assert!(status.is_running() && status.pid == pid && status.labels == samples.stays.labels);
-    assert_eq!(runtime.stats(&stays).await.unwrap().pids, 1);
+    assert_eq!(runtime.stats(&stays).await.unwrap().pids, Some(1));
 
     runtime.start_container(&id, samples.ends.clone()).await.unwrap();
     let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.unwrap().unwrap();

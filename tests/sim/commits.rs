@@ -43,6 +43,7 @@ impl Small {
             data_dir: directory.path().join("data"),
             run_dir: directory.path().join("run"),
             log_dir: directory.path().join("logs"),
+            cgroup_root: "amphipod".into(),
             cluster_dns: vec!["10.43.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
             default_registry: None,

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::Peer;
+use super::proxy::Origin;
 use crate::api::Api;
 use crate::api::identity::User;
 use crate::base::{metrics, task};
@@ -72,12 +73,14 @@ async fn connection(
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
+    let origin = Origin(stream.peer_addr()?.ip());
     let stream = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
     let peer = Peer { user: certificate.and_then(|c| User::from_certificate(c)).map(Arc::new) };
     let is_agent = peer.user.as_ref().is_some_and(|u| u.node_name().is_some());
-    let service = service_fn(move |request: http::Request<Incoming>| {
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
         let (api, peer) = (api.clone(), peer.clone());
+        request.extensions_mut().insert(origin);
         async move {
             let response = super::respond(api, peer, request).await;
             metrics::REQUESTS.add();

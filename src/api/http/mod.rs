@@ -13,6 +13,7 @@ pub mod listen;
 pub mod negotiate;
 pub mod openapi;
 pub mod paths;
+pub mod proxy;
 pub mod route;
 mod spdy_stream;
 pub mod stream;

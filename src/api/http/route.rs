@@ -43,6 +43,15 @@ pub struct Query(BTreeMap<String, Vec<String>>);
 // === impl Query ===
 
 impl Query {
+    /// Reads what follows the question mark.
+    pub fn parse(text: &str) -> Self {
+        let mut query = Self::default();
+        for (k, v) in form_urlencoded::parse(text.as_bytes()) {
+            query.0.entry(k.into_owned()).or_default().push(v.into_owned());
+        }
+        query
+    }
+
     /// The first value, or `""`.
     pub fn get(&self, name: &str) -> &str {
         self.0.get(name).and_then(|v| v.first()).map_or("", String::as_str)
@@ -80,10 +89,7 @@ impl Query {
 impl Route {
     /// Reads method and path; nothing is looked up.
     pub fn parse(method: &Method, uri: &Uri) -> Result<Self> {
-        let mut query = Query::default();
-        for (k, v) in form_urlencoded::parse(uri.query().unwrap_or("").as_bytes()) {
-            query.0.entry(k.into_owned()).or_default().push(v.into_owned());
-        }
+        let query = Query::parse(uri.query().unwrap_or(""));
         let path =
             percent_decode_str(uri.path()).decode_utf8().map_err(|_| Status::bad_request("the path is not UTF-8"))?;
         // Split after decoding, as Kubernetes does: an escaped slash separates too.

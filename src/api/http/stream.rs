@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::route::Query;
 use super::verbs::Call;
 use super::{Body, answer, forward, spdy_stream};
 use crate::api::node_access::{ExecOptions, LogOptions, NodeAccess, Session, Target};
@@ -34,9 +35,6 @@ pub(super) async fn respond(call: Call, http: http::Request<Incoming>) -> Result
     match call.request.subresource {
         Some(Subresource::Log) => logs(&call, &pod).await,
         Some(Subresource::Exec | Subresource::Attach) => exec(call, &pod, http).await,
-        Some(Subresource::Proxy) if call.request.kind.plural == "pods" && text(&pod, "status.podIP").is_empty() => {
-            Err(Status::bad_request(format!("no host in pod {}", call.request.name)))
-        }
         Some(Subresource::PortForward) => forward::respond(call, &pod, http).await,
         _ => Err(Status::new(501, "NotImplemented", "this stream is not served yet")),
     }
@@ -75,31 +73,36 @@ pub(super) fn node(call: &Call, pod: &Value) -> Result<std::sync::Arc<dyn NodeAc
     }
 }
 
-async fn logs(call: &Call, pod: &Value) -> Result<Response<Body>> {
-    let target = target(call, pod)?;
+/// What the query asks of a log.
+pub fn log_options(query: &Query, now: jiff::Timestamp) -> Result<LogOptions> {
     let number = |name: &str| -> Result<Option<u64>> {
-        match call.query.int(name)? {
+        match query.int(name)? {
             Some(n) if n < 0 => Err(Status::bad_request(format!("{name} must be greater than or equal to 0, got {n}"))),
             n => Ok(n.map(|n| n as u64)),
         }
     };
-    let since = match (call.query.get("sinceTime"), number("sinceSeconds")?) {
-        ("", seconds) => seconds.map(|s| call.api.clock.now() - std::time::Duration::from_secs(s)),
+    let since = match (query.get("sinceTime"), number("sinceSeconds")?) {
+        ("", seconds) => seconds.map(|s| now - std::time::Duration::from_secs(s)),
         (time, None) => {
             let parsed = clock::parse_time(time);
             Some(parsed.ok_or_else(|| Status::bad_request(format!("sinceTime: {time:?} is not an RFC 3339 time")))?)
         }
         _ => return Err(Status::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified")),
     };
-    let options = LogOptions {
-        follow: call.query.flag("follow"),
-        previous: call.query.flag("previous"),
-        timestamps: call.query.flag("timestamps"),
+    Ok(LogOptions {
+        follow: query.flag("follow"),
+        previous: query.flag("previous"),
+        timestamps: query.flag("timestamps"),
         tail_lines: number("tailLines")?,
         limit_bytes: number("limitBytes")?,
         since,
-        stream: call.query.get("stream").to_owned(),
-    };
+        stream: query.get("stream").to_owned(),
+    })
+}
+
+async fn logs(call: &Call, pod: &Value) -> Result<Response<Body>> {
+    let target = target(call, pod)?;
+    let options = log_options(&call.query, call.api.clock.now())?;
     if text(pod, "spec.nodeName").is_empty() {
         // Nothing runs yet, so there is nothing to tell and nobody to ask.
         return Ok(answer::empty(204));

@@ -1,6 +1,9 @@
 //! Reaching the pods of agents through the tunnels that the agents keep open.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,12 +14,14 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Body, answer};
 use crate::api::Api;
-use crate::api::node_access::{Call, Duplex, ExecOptions, LogOptions, NodeAccess, Session, Target, channel};
+use crate::api::node_access::{
+    Call, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Session, Target, channel,
+};
 use crate::api::status::{Result, Status};
 use crate::base::task;
 use crate::wire::images::{Ask, Found};
@@ -69,6 +74,32 @@ struct Tunnelled {
     sender: SendRequest<tunnel::Body>,
 }
 
+/// A stream through the tunnel; when it is dropped the node is told, whatever either side still wanted to say.
+struct Carried {
+    stream: DuplexStream,
+    _alive: oneshot::Sender<()>,
+}
+
+impl AsyncRead for Carried {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, to)
+    }
+}
+
+impl AsyncWrite for Carried {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 // === impl Tunnelled ===
 
 impl Tunnelled {
@@ -92,6 +123,31 @@ impl Tunnelled {
         let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         Err(Status::received(code, &text("reason"), text("message")))
+    }
+
+    /// A call that is a stream of bytes both ways.
+    async fn stream(&self, call: &Call) -> Result<Box<dyn Duplex>> {
+        let (writer, mut reader) = self.call(call).await?;
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let (from, mut to): (ReadHalf<_>, WriteHalf<_>) = tokio::io::split(theirs);
+        let (alive, gone) = oneshot::channel::<()>();
+        task::spawn("tunnel port input", writer.pump(channel::IN, from));
+        task::spawn("tunnel port output", async move {
+            let copying = async {
+                while let Ok(Some((_, bytes))) = reader.next().await {
+                    if tunnel::write_out(&mut to, &bytes).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            // With the reader goes the call, and with it the connection on the node.
+            tokio::select! {
+                biased;
+                _ = gone => {}
+                () = copying => {}
+            }
+        });
+        Ok(Box::new(Carried { stream: ours, _alive: alive }))
     }
 
     async fn session(&self, call: Call, options: &ExecOptions) -> Result<Session> {
@@ -187,18 +243,11 @@ impl NodeAccess for Tunnelled {
     }
 
     async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>> {
-        let (writer, mut reader) = self.call(&Call::Connect(target.clone(), port)).await?;
-        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let (from, mut to): (ReadHalf<_>, WriteHalf<_>) = tokio::io::split(theirs);
-        task::spawn("tunnel port input", writer.pump(channel::IN, from));
-        task::spawn("tunnel port output", async move {
-            while let Ok(Some((_, bytes))) = reader.next().await {
-                if tunnel::write_out(&mut to, &bytes).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Box::new(ours))
+        self.stream(&Call::Connect(target.clone(), port)).await
+    }
+
+    async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>> {
+        self.stream(&Call::Dial(*to)).await
     }
 
     async fn image(&self, ask: &Ask) -> Result<Found> {

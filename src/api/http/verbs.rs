@@ -11,7 +11,7 @@ use super::list_options::ListParameters;
 use super::negotiate::{self, Form, Offer};
 use super::route::{Query, Resource, Route, Target};
 use super::table::Include;
-use super::{Body, answer, body_of, stream, watching};
+use super::{Body, answer, body_of, proxy, stream, watching};
 use crate::api::delete::DeleteOptions;
 use crate::api::identity::User;
 use crate::api::read::{ListOptions, Selection};
@@ -52,6 +52,13 @@ pub async fn respond(
         return Err(Status::no_such_path());
     }
     let subresource = subresource(kind, &resource)?;
+    let is_proxied = subresource == Some(Subresource::Proxy) && !resource.name.is_empty();
+    if is_proxied && (!kind.namespaced || !resource.namespace.is_empty()) {
+        // The query is the backend's.
+        let request = request(user, kind, &resource, subresource, route.verb, &Query::default(), http.headers())?;
+        let call = Call { api: api.clone(), request, query: Query::default(), headers: HeaderMap::new() };
+        return proxy::respond(call, &resource.rest, http).await;
+    }
     let answered = match request(user, kind, &resource, subresource, route.verb, &route.query, http.headers()) {
         Ok(request) => {
             let call = Call { api: api.clone(), request, query: route.query, headers: http.headers().clone() };
@@ -82,13 +89,7 @@ async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -
     match (verb, subresource) {
         (
             "get" | "create",
-            Some(
-                Subresource::Log
-                | Subresource::Exec
-                | Subresource::Attach
-                | Subresource::PortForward
-                | Subresource::Proxy,
-            ),
+            Some(Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward),
         ) => stream::respond(call, http).await,
         (verb, Some(sub)) => {
             if !sub.verbs().contains(&verb) {

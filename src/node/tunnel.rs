@@ -72,6 +72,7 @@ async fn answer(access: Arc<dyn NodeAccess>, mut reader: Reader) -> Result<Respo
         Call::Exec(target, options) => carry(access.exec(&target, &options).await?, reader, writer),
         Call::Attach(target, options) => carry(access.attach(&target, &options).await?, reader, writer),
         Call::Image(ask) => give(access.image(&ask).await?, reader, writer),
+        Call::Dial(to) => join(access.dial(&to).await?, reader, writer),
         Call::Connect(target, port) => join(access.connect(&target, port).await?, reader, writer),
     }
     Ok(Response::new(body))
@@ -147,8 +148,18 @@ fn join(stream: Box<dyn Duplex>, mut reader: Reader, writer: Writer) {
                 return;
             }
         }
+        // The call's end says that nothing more comes, as its last frame does.
+        let _ = tokio::io::AsyncWriteExt::shutdown(&mut to).await;
     });
-    task::spawn("tunnel port output", writer.pump(channel::OUT, from));
+    task::spawn("tunnel port output", async move {
+        let gone = writer.clone();
+        tokio::select! {
+            biased;
+            // Nobody wants the rest.
+            () = gone.closed() => {}
+            _ = writer.pump(channel::OUT, from) => {}
+        }
+    });
 }
 
 #[cfg(test)]

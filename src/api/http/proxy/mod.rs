@@ -1,0 +1,350 @@
+//! `.../proxy`: requests that are handed on to a node, a pod or a ready pod of a Service, all verbs and upgrades included.
+//!
+//! Everything is reached from the node it is on ([`NodeAccess::dial`]), so a server without a node of its own and agents
+//! behind address translation need nothing else. Bodies are handed on as they come, both ways; only pages of `text/html` are
+//! held back to mend their links. Invariant: who asked here is not known there: credentials of the API stay here.
+
+mod place;
+mod rewrite;
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use self::place::{Place, unreachable};
+use self::rewrite::Links;
+use super::verbs::Call;
+use super::{Body, answer};
+use crate::api::node_access::{Duplex, NodeAccess};
+use crate::api::status::{Result, Status};
+use crate::base::task;
+use crate::wire::relay;
+
+/// Pages beyond this are handed on as they are.
+const PAGE_BYTES: usize = 4 << 20;
+/// What Go leaves in a path as it is.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+/// Headers that say who asks, for us alone.
+const CREDENTIALS: &[&str] = &["authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// The other end of the connection that a request came over, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin(pub IpAddr);
+
+/// Where in the backend a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Way {
+    /// Everything of the path up to and with `/proxy`.
+    prefix: String,
+    /// What the backend is asked for; empty where nothing follows `/proxy`, not even a slash.
+    path: String,
+}
+
+/// Hands a request on; `rest` is what follows `proxy/` in its path.
+pub(super) async fn respond(call: Call, rest: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    if !METHODS.contains(&http.method().as_str()) {
+        return Err(Status::method_not_allowed());
+    }
+    let place = Place::find(&call.api, &call.request)?;
+    let way = Way::of(http.uri(), rest);
+    let upgrade = relay::upgrade_of(http.headers());
+    if way.path.is_empty() && matches!(*http.method(), Method::GET | Method::HEAD) && upgrade.is_none() {
+        return Ok(with_a_slash(http.uri()));
+    }
+    let node = call.api.nodes.get(&place.node).map_err(|s| unreachable(&s.message))?;
+    let host = host_of(&http);
+    let links = Links { prefix: way.prefix.clone(), hosts: vec![place.host(), host.clone()] };
+    let (method, request, client) = prepared(http, &way, &host, upgrade.clone())?;
+    let response = send(&*node, &place, request).await?;
+    match upgrade {
+        Some(_) => upgraded(response, client),
+        None => handed_back(response, &method, &links).await,
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    fn of(uri: &Uri, rest: &str) -> Self {
+        let decoded = percent_decode_str(uri.path()).decode_utf8_lossy();
+        let prefix = decoded.strip_suffix(&format!("/{rest}")).unwrap_or(&decoded).to_owned();
+        let mut path = cleaned(rest);
+        if decoded.ends_with('/') && !path.ends_with('/') {
+            path.push('/');
+        }
+        Self { prefix, path }
+    }
+}
+
+/// The path without empty segments and dots, which must not lead above its root.
+fn cleaned(rest: &str) -> String {
+    let mut out: Vec<&str> = Vec::new();
+    for segment in rest.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(out.pop()),
+            segment => out.push(segment),
+        }
+    }
+    out.iter().map(|segment| format!("/{segment}")).collect()
+}
+
+/// Relative links of a page need the slash.
+fn with_a_slash(uri: &Uri) -> Response<Body> {
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let mut response = answer::empty(301);
+    if let Ok(to) = HeaderValue::from_str(&format!("{}/{query}", uri.path())) {
+        response.headers_mut().insert(header::LOCATION, to);
+    }
+    response
+}
+
+/// The host that the client asked.
+fn host_of(http: &http::Request<Incoming>) -> String {
+    let header = http.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    header.or_else(|| http.uri().authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned()
+}
+
+/// The request as the backend gets it, and the client's end of an upgrade.
+fn prepared(
+    mut http: http::Request<Incoming>,
+    way: &Way,
+    host: &str,
+    upgrade: Option<HeaderValue>,
+) -> Result<(Method, http::Request<Incoming>, hyper::upgrade::OnUpgrade)> {
+    let client = hyper::upgrade::on(&mut http);
+    let from = http.extensions().get::<Origin>().map(|f| f.0);
+    let (parts, body) = http.into_parts();
+    let path = if way.path.is_empty() { "/" } else { &way.path };
+    let query = parts.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let uri = format!("{}{query}", utf8_percent_encode(path, IN_PATH));
+    let mut request = http::Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = uri.parse().map_err(|_| Status::bad_request("the path cannot be handed on"))?;
+    let headers = request.headers_mut();
+    *headers = parts.headers;
+    headers_there(headers, host, from, &format!("{}{path}", way.prefix));
+    if let Some(to) = upgrade {
+        relay::set_upgrade(headers, to);
+    }
+    Ok((parts.method, request, client))
+}
+
+/// The headers as the backend gets them.
+fn headers_there(headers: &mut HeaderMap, host: &str, from: Option<IpAddr>, uri: &str) {
+    relay::strip_hop_by_hop(headers);
+    // The body follows at once; whoever waits for a go-ahead has it from us.
+    headers.remove(header::EXPECT);
+    let ours =
+        |name: &&HeaderName| CREDENTIALS.contains(&name.as_str()) || name.as_str().starts_with("impersonate-extra-");
+    for name in headers.keys().filter(ours).cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+    // HTTP/2 may send them one by one, HTTP/1.1 knows one header.
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let (true, Ok(all)) = (cookies.len() > 1, HeaderValue::from_bytes(&cookies.join(&b"; "[..]))) {
+        headers.insert(header::COOKIE, all);
+    }
+    if let Ok(host) = HeaderValue::from_str(host) {
+        headers.insert(header::HOST, host);
+    }
+    let passed = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
+    let all: Vec<String> = passed.map(str::to_owned).chain(from.map(|f| f.to_string())).collect();
+    if let (false, Ok(all)) = (all.is_empty(), HeaderValue::from_str(&all.join(", "))) {
+        headers.insert("x-forwarded-for", all);
+    }
+    if let Ok(uri) = HeaderValue::from_str(&utf8_percent_encode(uri, IN_PATH).to_string()) {
+        headers.insert("x-forwarded-uri", uri);
+    }
+}
+
+async fn send(node: &dyn NodeAccess, place: &Place, request: http::Request<Incoming>) -> Result<Response<Incoming>> {
+    let stream = node.dial(&place.to).await.map_err(|s| unreachable(&s.message))?;
+    let sent = match place.secure {
+        true => {
+            let host = place.host();
+            let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name).trim_matches(['[', ']']);
+            let secured = relay::secure(stream, name).await.map_err(|e| unreachable(&format!("tls: {e}")))?;
+            relay::send(secured, request).await
+        }
+        false => relay::send::<Box<dyn Duplex>, _>(stream, request).await,
+    };
+    sent.map_err(|e| unreachable(&if e.is_incomplete_message() { "EOF".into() } else { e.to_string() }))
+}
+
+/// Joins the two connections once both have changed over.
+fn upgraded(mut response: Response<Incoming>, client: hyper::upgrade::OnUpgrade) -> Result<Response<Body>> {
+    let status = response.status();
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        if status.is_client_error() || status.is_server_error() {
+            return Ok(carried(response));
+        }
+        return Err(Status::internal(format!("invalid upgrade response: status code {}", status.as_u16())));
+    }
+    let backend = hyper::upgrade::on(&mut response);
+    let to = response.headers().get(header::UPGRADE).cloned();
+    task::spawn("proxied upgrade", async move {
+        let joined = match tokio::try_join!(client, backend) {
+            Ok((client, backend)) => relay::splice(client, backend).await.map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = joined {
+            tracing::debug!(error, "a proxied upgrade ended");
+        }
+    });
+    let (mut parts, _) = response.into_parts();
+    headers_back(&mut parts.headers);
+    let mut out = Response::new(answer::full(Bytes::new()));
+    *out.status_mut() = status;
+    *out.headers_mut() = parts.headers;
+    if let Some(to) = to {
+        relay::set_upgrade(out.headers_mut(), to);
+    }
+    Ok(out)
+}
+
+/// The headers as the client gets them. Whether scripts of other sites may read an answer is not the backend's to say.
+fn headers_back(headers: &mut HeaderMap) {
+    relay::strip_hop_by_hop(headers);
+    let foreign = |name: &&HeaderName| name.as_str().starts_with("access-control-");
+    for name in headers.keys().filter(foreign).cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+/// The answer as it comes.
+fn carried(response: Response<Incoming>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    headers_back(&mut parts.headers);
+    with_parts(parts, body.map_err(std::io::Error::other).boxed_unsync())
+}
+
+/// An answer with the status and the headers of another, in our own version of HTTP.
+fn with_parts(parts: http::response::Parts, body: Body) -> Response<Body> {
+    let mut out = Response::new(body);
+    *out.status_mut() = parts.status;
+    *out.headers_mut() = parts.headers;
+    out
+}
+
+async fn handed_back(response: Response<Incoming>, method: &Method, links: &Links) -> Result<Response<Body>> {
+    let header_of = |name: HeaderName| {
+        let value = response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        value.split(';').next().unwrap_or_default().trim().to_owned()
+    };
+    let is_page = header_of(header::CONTENT_TYPE) == "text/html";
+    let encoding = header_of(header::CONTENT_ENCODING);
+    let location = response.headers().get(header::LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if let (false, Ok(to)) = (location.is_empty(), HeaderValue::from_str(&links.link(location))) {
+        let mut response = carried(response);
+        response.headers_mut().insert(header::LOCATION, to);
+        return Ok(response);
+    }
+    let known = matches!(encoding.as_str(), "" | "identity" | "gzip");
+    if !is_page || !known || *method == Method::HEAD {
+        return Ok(carried(response));
+    }
+    let (mut parts, mut body) = response.into_parts();
+    headers_back(&mut parts.headers);
+    let mut page = Vec::new();
+    while page.len() <= PAGE_BYTES {
+        match body.frame().await {
+            Some(Ok(frame)) => page.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d)),
+            Some(Err(error)) => return Err(unreachable(&error.to_string())),
+            None => {
+                let page = Bytes::from(page);
+                let mended = links.encoded_page(&page, &encoding, PAGE_BYTES).map_or(page, Bytes::from);
+                parts.headers.remove(header::CONTENT_LENGTH);
+                return Ok(with_parts(parts, answer::full(mended)));
+            }
+        }
+    }
+    let first = futures::stream::once(std::future::ready(Ok(Frame::data(Bytes::from(page)))));
+    let rest = futures::stream::unfold(body, |mut body| async move {
+        let frame = body.frame().await?.map_err(std::io::Error::other);
+        Some((frame, body))
+    });
+    Ok(with_parts(parts, StreamBody::new(futures::StreamExt::chain(first, rest)).boxed_unsync()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(path: &str, rest: &str) -> (String, String) {
+        let way = Way::of(&path.parse().unwrap(), rest);
+        (way.prefix, way.path)
+    }
+
+    #[test]
+    fn the_way_behind_proxy_is_read_as_kubernetes_reads_it() {
+        let prefix = "/api/v1/namespaces/n/pods/p:80/proxy";
+        for (tail, rest, path) in [
+            ("", "", ""),
+            ("/", "", "/"),
+            ("/a", "a", "/a"),
+            ("/a/b/", "a/b/", "/a/b/"),
+            ("//a", "/a", "/a"),
+            ("/a/../../b", "a/../../b", "/b"),
+            ("/x%20y", "x y", "/x y"),
+        ] {
+            let (found, to) = way(&format!("{prefix}{tail}"), rest);
+            assert_eq!(to, path, "{tail}");
+            assert_eq!(found, prefix, "{tail}");
+        }
+        let moved = with_a_slash(&format!("{prefix}?method=GET").parse().unwrap());
+        assert_eq!(
+            (moved.status().as_u16(), moved.headers()["location"].to_str().unwrap()),
+            (301, format!("{prefix}/?method=GET").as_str())
+        );
+    }
+
+    #[test]
+    fn credentials_stay_here() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer secret"),
+            ("impersonate-user", "a"),
+            ("impersonate-extra-scopes", "b"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("connection", "keep-alive"),
+            ("accept", "*/*"),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers_there(&mut headers, "api:6443", Some([192, 0, 2, 9].into()), "/p/proxy/a b");
+        let mut all: Vec<String> = headers.iter().map(|(k, v)| format!("{k}: {}", v.to_str().unwrap())).collect();
+        all.sort();
+        assert_eq!(
+            all,
+            [
+                "accept: */*",
+                "cookie: a=1; b=2",
+                "host: api:6443",
+                "x-forwarded-for: 192.0.2.7, 192.0.2.9",
+                "x-forwarded-uri: /p/proxy/a%20b",
+            ]
+        );
+    }
+}

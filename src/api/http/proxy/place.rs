@@ -1,0 +1,217 @@
+//! Where a proxied request goes: names with scheme and port, and how a node, a pod or a Service is found behind one.
+//!
+//! As Kubernetes reads them (`SplitSchemeNamePort` and each kind's `ResourceLocation`): a pod without a port means the first
+//! port of its containers, a Service's port is chosen by its name or number and leads to one ready pod of it, a node without
+//! a port means the node's own endpoints.
+
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::api::node_access::Destination;
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request};
+use crate::kinds::core::{node, pod, service};
+use crate::kinds::discovery::endpointslice;
+
+/// The port that stands for a node's own endpoints.
+const NODE_PORT: &str = "10250";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// `name`, `name:port` or `scheme:name:port`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Named<'a> {
+    pub secure: bool,
+    pub name: &'a str,
+    pub port: &'a str,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The node from which it is reached.
+    pub node: String,
+    pub to: Destination,
+    pub secure: bool,
+}
+
+// === impl Named ===
+
+impl<'a> Named<'a> {
+    fn parse(id: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = id.split(':').collect();
+        let (scheme, name, port) = match parts[..] {
+            [name] => ("", name, ""),
+            [name, port] => ("", name, port),
+            [scheme, name, port] => (scheme, name, port),
+            _ => return None,
+        };
+        let known = !name.is_empty() && matches!(scheme, "" | "http" | "https");
+        known.then_some(Self { secure: scheme == "https", name, port })
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Host and port as they would stand in a URL.
+    pub(super) fn host(&self) -> String {
+        match self.to {
+            Destination::Endpoints => format!("{}:{NODE_PORT}", self.node),
+            Destination::Address(address) => address.to_string(),
+        }
+    }
+
+    /// Finds what the request names.
+    pub(super) fn find(api: &Api, request: &Request) -> Result<Self> {
+        let id = request.name.as_str();
+        let kind = request.kind.plural.trim_end_matches('s');
+        let named = Named::parse(id).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {id:?}")))?;
+        match kind {
+            "node" => of_node(api, named),
+            "pod" => of_pod(api, &request.namespace, named),
+            _ => of_service(api, &request.namespace, named, id),
+        }
+    }
+}
+
+fn of_node(api: &Api, named: Named<'_>) -> Result<Place> {
+    let found = api.get(&Request::internal("", &node::KIND, "", named.name))?;
+    if matches!(named.port, "" | NODE_PORT) {
+        return Ok(Place { node: named.name.into(), to: Destination::Endpoints, secure: false });
+    }
+    let found = found.typed::<Node>().map_err(Status::internal)?;
+    let addresses = found.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let own = addresses.filter(|a| a.type_ == "InternalIP").find_map(|a| a.address.parse::<IpAddr>().ok());
+    let own = own.ok_or_else(|| Status::internal(format!("no preferred addresses found for node {:?}", named.name)))?;
+    place(named.name, own, &named, named.port)
+}
+
+fn of_pod(api: &Api, namespace: &str, named: Named<'_>) -> Result<Place> {
+    let found = api.get(&Request::internal("", &pod::KIND, namespace, named.name))?;
+    let found = found.typed::<Pod>().map_err(Status::internal)?;
+    let spec = found.spec.as_ref();
+    let first = || {
+        let mut ports = spec.iter().flat_map(|s| &s.containers).flat_map(|c| c.ports.iter().flatten());
+        ports
+            .next()
+            .map_or_else(|| if named.secure { "443" } else { "80" }.to_owned(), |p| p.container_port.to_string())
+    };
+    let port = if named.port.is_empty() { first() } else { named.port.to_owned() };
+    let address = found.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse::<IpAddr>().ok());
+    let allowed = |ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
+    let address = address.filter(allowed).ok_or_else(|| Status::bad_request("address not allowed"))?;
+    let node = spec.and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    place(node, address, &named, &port)
+}
+
+fn place(node: &str, address: IpAddr, named: &Named<'_>, port: &str) -> Result<Place> {
+    let wrong = || unreachable(&format!("dial tcp: address {port}: invalid port"));
+    let port = port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong)?;
+    Ok(Place { node: node.into(), to: Destination::Address(SocketAddr::new(address, port)), secure: named.secure })
+}
+
+fn of_service(api: &Api, namespace: &str, named: Named<'_>, id: &str) -> Result<Place> {
+    let found = api.get(&Request::internal("", &service::KIND, namespace, named.name))?;
+    let found = found.typed::<Service>().map_err(Status::internal)?;
+    let port = port_name(&found, &named)?;
+    let prefix = Request::internal("", &endpointslice::KIND, namespace, "").prefix();
+    let slices = api.cache.shelf(&endpointslice::KIND).list(&prefix, "");
+    let mine = |o: &&std::sync::Arc<crate::base::object::Object>| {
+        o.meta.labels.get(SERVICE_NAME).is_some_and(|v| **v == *named.name)
+    };
+    let slices: Vec<_> = slices.iter().filter(mine).filter_map(|o| o.typed::<EndpointSlice>().ok()).collect();
+    let mut ready = Vec::new();
+    for slice in &slices {
+        ready.extend(ready_pods(slice, &port));
+    }
+    // Any of them; the addresses of a slice are the pods' own, so a pod that is gone or another one is passed over.
+    let start = random_below(ready.len());
+    ready.rotate_left(start);
+    for (pod_name, address) in ready {
+        let Ok(pod) = api.get(&Request::internal("", &pod::KIND, namespace, &pod_name)) else { continue };
+        let Ok(pod) = pod.typed::<Pod>() else { continue };
+        let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());
+        if ips.into_iter().any(|ip| ip.ip.parse() == Ok(address.ip())) {
+            let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+            return Ok(Place { node, to: Destination::Address(address), secure: named.secure });
+        }
+    }
+    Err(Status::unavailable(format!("no endpoints available for service {id:?}")))
+}
+
+/// A port's name; a number is that of one of the Service's ports.
+fn port_name(service: &Service, named: &Named<'_>) -> Result<String> {
+    let Ok(number) = named.port.parse::<i32>() else { return Ok(named.port.to_owned()) };
+    let mut ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+    let missing = || Status::unavailable(format!("no service port {number} found for service {:?}", named.name));
+    let port = ports.find(|p| p.port == number).ok_or_else(missing)?;
+    Ok(port.name.clone().unwrap_or_default())
+}
+
+/// The ready pods behind a port of a slice, with their addresses.
+fn ready_pods(slice: &EndpointSlice, port: &str) -> Vec<(String, SocketAddr)> {
+    let named = slice.ports.iter().flatten().find(|p| p.name.as_deref().unwrap_or_default() == port);
+    let Some(number) = named.and_then(|p| u16::try_from(p.port?).ok()) else { return Vec::new() };
+    let pods = slice.endpoints.iter().flatten().filter(|e| e.conditions.as_ref().and_then(|c| c.ready) != Some(false));
+    let pods = pods.filter_map(|e| {
+        let target = e.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"))?;
+        let address: IpAddr = e.addresses.first()?.parse().ok()?;
+        Some((target.name.clone()?, SocketAddr::new(address, number)))
+    });
+    pods.collect()
+}
+
+fn random_below(n: usize) -> usize {
+    let mut bytes = [0u8; 4];
+    let random = ring::rand::SystemRandom::new();
+    ring::rand::SecureRandom::fill(&random, &mut bytes).expect("the kernel always has random bytes");
+    if n == 0 { 0 } else { u32::from_le_bytes(bytes) as usize % n }
+}
+
+/// What was to be reached could not be.
+pub(super) fn unreachable(why: &str) -> Status {
+    Status::unavailable(format!("error trying to reach service: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_carry_scheme_and_port() {
+        let named = |secure, name, port| Some(Named { secure, name, port });
+        assert_eq!(Named::parse("web"), named(false, "web", ""));
+        assert_eq!(Named::parse("node-1.example.org"), named(false, "node-1.example.org", ""));
+        assert_eq!(Named::parse("web:80"), named(false, "web", "80"));
+        assert_eq!(Named::parse("http:web:portname1"), named(false, "web", "portname1"));
+        assert_eq!(Named::parse("https:web:"), named(true, "web", ""));
+        assert_eq!(Named::parse(":web:80"), named(false, "web", "80"));
+        for wrong in ["", ":80", "ftp:web:80", "a:b:c:d", "https::80"] {
+            assert_eq!(Named::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_chosen_by_number_or_name() {
+        let service: Service = serde_json::from_value(json!({"spec": {"ports": [
+            {"name": "one", "port": 80}, {"name": "two", "port": 81}]}}))
+        .unwrap();
+        let name = |id: &str| port_name(&service, &Named::parse(id).unwrap()).map_err(|s| s.code);
+        assert_eq!(name("s:81").as_deref(), Ok("two"));
+        assert_eq!(name("s:one").as_deref(), Ok("one"));
+        assert_eq!(name("s").as_deref(), Ok(""));
+        assert_eq!(name("s:82"), Err(503));
+        let slice: EndpointSlice = serde_json::from_value(json!({"addressType": "IPv4",
+            "ports": [{"name": "one", "port": 8080}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}, "conditions": {"ready": true}},
+                {"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "b"}, "conditions": {"ready": false}},
+                {"addresses": ["10.0.0.3"], "conditions": {"ready": true}}]}))
+        .unwrap();
+        assert_eq!(ready_pods(&slice, "one"), [("a".to_owned(), "10.0.0.1:8080".parse().unwrap())]);
+        assert!(ready_pods(&slice, "two").is_empty());
+    }
+}

@@ -1,0 +1,255 @@
+//! What cgroups say about use of CPU, memory and processes, on version 1 and version 2.
+//!
+//! Pure: both readers get a function from `(controller, file)` to the file's text, so what a kernel does not tell is absent
+//! and never zero. The memory that counts as working set is all that is charged without the inactive file cache, as
+//! everywhere in Kubernetes.
+
+/// Use of resources at one instant; `None` is what this kernel does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub cpu: Cpu,
+    pub memory: Memory,
+    /// Processes, and threads of all of them.
+    pub processes: Option<u64>,
+    pub pids: Option<u64>,
+    pub pids_limit: Option<u64>,
+}
+
+/// CPU time since the cgroup was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cpu {
+    pub usage_ns: Option<u64>,
+    pub user_ns: Option<u64>,
+    pub system_ns: Option<u64>,
+    /// Periods of the CPU limit, how many of them were used up, and for how long nothing ran for that.
+    pub periods: Option<u64>,
+    pub throttled_periods: Option<u64>,
+    pub throttled_ns: Option<u64>,
+}
+
+/// Memory in bytes, and how often pages were missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// All that is charged, caches included.
+    pub usage: Option<u64>,
+    /// Without inactive file cache: what eviction and `kubectl top` look at.
+    pub working_set: Option<u64>,
+    /// Anonymous memory.
+    pub rss: Option<u64>,
+    pub cache: Option<u64>,
+    pub mapped_file: Option<u64>,
+    pub swap: Option<u64>,
+    pub usage_max: Option<u64>,
+    /// `None` as well where there is no limit.
+    pub limit: Option<u64>,
+    pub page_faults: Option<u64>,
+    pub major_page_faults: Option<u64>,
+}
+
+/// Beyond this a version 1 limit is none.
+const UNLIMITED: u64 = 1 << 62;
+
+/// Reads the files of a version 1 cgroup, each from its controller.
+pub(super) fn of_v1(read: impl Fn(&'static str, &'static str) -> Option<String>) -> Stats {
+    let number = |controller, file| number(&read(controller, file)?);
+    let throttling = read("cpu", "cpu.stat").unwrap_or_default();
+    let table = read("memory", "memory.stat").unwrap_or_default();
+    // Those that begin with `total_` speak of what is below as well, as the use does.
+    let memory = |key| keyed(&table, key);
+    let usage = number("memory", "memory.usage_in_bytes");
+    Stats {
+        cpu: Cpu {
+            usage_ns: number("cpuacct", "cpuacct.usage"),
+            user_ns: number("cpuacct", "cpuacct.usage_user"),
+            system_ns: number("cpuacct", "cpuacct.usage_sys"),
+            periods: keyed(&throttling, "nr_periods"),
+            throttled_periods: keyed(&throttling, "nr_throttled"),
+            throttled_ns: keyed(&throttling, "throttled_time"),
+        },
+        memory: Memory {
+            usage,
+            working_set: working_set(usage, memory("total_inactive_file")),
+            rss: memory("total_rss"),
+            cache: memory("total_cache"),
+            mapped_file: memory("total_mapped_file"),
+            swap: memory("total_swap"),
+            usage_max: number("memory", "memory.max_usage_in_bytes"),
+            limit: number("memory", "memory.limit_in_bytes").filter(|limit| *limit < UNLIMITED),
+            page_faults: memory("total_pgfault"),
+            major_page_faults: memory("total_pgmajfault"),
+        },
+        processes: None,
+        pids: number("pids", "pids.current"),
+        pids_limit: number("pids", "pids.max"),
+    }
+}
+
+/// Reads the files of a version 2 cgroup.
+pub(super) fn of_v2(read: impl Fn(&'static str, &'static str) -> Option<String>) -> Stats {
+    let number = |controller, file| number(&read(controller, file)?);
+    let cpu = read("cpu", "cpu.stat").unwrap_or_default();
+    let nanoseconds = |key| keyed(&cpu, key).map(|microseconds| microseconds * 1000);
+    let table = read("memory", "memory.stat").unwrap_or_default();
+    let memory = |key| keyed(&table, key);
+    let usage = number("memory", "memory.current");
+    Stats {
+        cpu: Cpu {
+            usage_ns: nanoseconds("usage_usec"),
+            user_ns: nanoseconds("user_usec"),
+            system_ns: nanoseconds("system_usec"),
+            periods: keyed(&cpu, "nr_periods"),
+            throttled_periods: keyed(&cpu, "nr_throttled"),
+            throttled_ns: nanoseconds("throttled_usec"),
+        },
+        memory: Memory {
+            usage,
+            working_set: working_set(usage, memory("inactive_file")),
+            rss: memory("anon"),
+            cache: memory("file"),
+            mapped_file: memory("file_mapped"),
+            swap: number("memory", "memory.swap.current"),
+            usage_max: number("memory", "memory.peak"),
+            limit: number("memory", "memory.max"),
+            page_faults: memory("pgfault"),
+            major_page_faults: memory("pgmajfault"),
+        },
+        processes: None,
+        pids: number("pids", "pids.current"),
+        pids_limit: number("pids", "pids.max"),
+    }
+}
+
+/// Version 2's root has no files for its memory in use: `/proc/meminfo` has.
+pub(super) fn complete_root(mut stats: Stats, meminfo: &str, inactive_file: Option<u64>) -> Stats {
+    let bytes = |key: &str| {
+        let value = meminfo.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+    };
+    if stats.memory.usage.is_none()
+        && let (Some(total), Some(free)) = (bytes("MemTotal"), bytes("MemFree"))
+    {
+        stats.memory.usage = Some(total.saturating_sub(free));
+        stats.memory.working_set = working_set(stats.memory.usage, inactive_file.or_else(|| bytes("Inactive(file)")));
+        stats.memory.rss = stats.memory.rss.or_else(|| bytes("AnonPages"));
+    }
+    stats
+}
+
+fn working_set(usage: Option<u64>, inactive_file: Option<u64>) -> Option<u64> {
+    Some(usage?.saturating_sub(inactive_file?))
+}
+
+/// The only number of a file; `max` is none.
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// The number behind a key, one a line.
+pub(super) fn keyed(table: &str, key: &str) -> Option<u64> {
+    table.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file<'a>(all: &'a [(&str, &str)]) -> impl Fn(&'static str, &'static str) -> Option<String> + 'a {
+        |_, name| all.iter().find(|(file, _)| *file == name).map(|(_, text)| (*text).to_owned())
+    }
+
+    #[test]
+    fn version_1_is_read() {
+        let stats = of_v1(file(&[
+            ("cpuacct.usage", "1500000000\n"),
+            ("cpuacct.usage_user", "1000000000\n"),
+            ("cpuacct.usage_sys", "500000000\n"),
+            ("cpu.stat", "nr_periods 10\nnr_throttled 3\nthrottled_time 7000\nnr_bursts 0\nburst_time 0\n"),
+            ("memory.usage_in_bytes", "15772430336\n"),
+            ("memory.max_usage_in_bytes", "15972430336\n"),
+            ("memory.limit_in_bytes", "9223372036854771712\n"),
+            (
+                "memory.stat",
+                "cache 11603968\nrss 8212480\ninactive_file 32768\ntotal_cache 13439983616\ntotal_rss 2323845120\n\
+                 total_mapped_file 543682560\ntotal_swap 0\ntotal_pgfault 634915831\ntotal_pgmajfault 216867\n\
+                 total_inactive_file 8875646976\n",
+            ),
+            ("pids.current", "3\n"),
+            ("pids.max", "max\n"),
+        ]));
+        let cpu = Cpu {
+            usage_ns: Some(1_500_000_000),
+            user_ns: Some(1_000_000_000),
+            system_ns: Some(500_000_000),
+            periods: Some(10),
+            throttled_periods: Some(3),
+            throttled_ns: Some(7000),
+        };
+        assert_eq!(stats.cpu, cpu);
+        let memory = Memory {
+            usage: Some(15_772_430_336),
+            working_set: Some(15_772_430_336 - 8_875_646_976),
+            rss: Some(2_323_845_120),
+            cache: Some(13_439_983_616),
+            mapped_file: Some(543_682_560),
+            swap: Some(0),
+            usage_max: Some(15_972_430_336),
+            limit: None,
+            page_faults: Some(634_915_831),
+            major_page_faults: Some(216_867),
+        };
+        assert_eq!(stats.memory, memory);
+        assert_eq!((stats.pids, stats.pids_limit), (Some(3), None));
+        assert_eq!(of_v1(|_, _| None), Stats::default(), "what is not told is not zero");
+    }
+
+    #[test]
+    fn version_2_is_read() {
+        let stats = of_v2(file(&[
+            (
+                "cpu.stat",
+                "usage_usec 1500000\nuser_usec 1000000\nsystem_usec 500000\nnr_periods 10\nnr_throttled 3\n\
+                 throttled_usec 7\n",
+            ),
+            ("memory.current", "104857600\n"),
+            ("memory.peak", "204857600\n"),
+            ("memory.max", "209715200\n"),
+            ("memory.swap.current", "4096\n"),
+            (
+                "memory.stat",
+                "anon 52428800\nfile 41943040\nkernel 10485760\nfile_mapped 1048576\ninactive_anon 0\n\
+                 inactive_file 20971520\npgfault 77\npgmajfault 2\n",
+            ),
+            ("pids.current", "3\n"),
+            ("pids.max", "100\n"),
+        ]));
+        assert_eq!((stats.cpu.usage_ns, stats.cpu.throttled_ns), (Some(1_500_000_000), Some(7000)));
+        let memory = Memory {
+            usage: Some(104_857_600),
+            working_set: Some(104_857_600 - 20_971_520),
+            rss: Some(52_428_800),
+            cache: Some(41_943_040),
+            mapped_file: Some(1_048_576),
+            swap: Some(4096),
+            usage_max: Some(204_857_600),
+            limit: Some(209_715_200),
+            page_faults: Some(77),
+            major_page_faults: Some(2),
+        };
+        assert_eq!(stats.memory, memory);
+        assert_eq!((stats.pids, stats.pids_limit), (Some(3), Some(100)));
+        assert_eq!(of_v2(|_, _| None), Stats::default());
+    }
+
+    #[test]
+    fn the_root_of_version_2_is_completed_from_meminfo() {
+        let meminfo =
+            "MemTotal:       1000 kB\nMemFree:         400 kB\nInactive(file):  100 kB\nAnonPages:       50 kB\n";
+        let root = of_v2(file(&[("cpu.stat", "usage_usec 5\n"), ("memory.stat", "anon 1024\ninactive_file 2048\n")]));
+        let stats = complete_root(root, meminfo, Some(2048));
+        assert_eq!(stats.memory.usage, Some(600 * 1024));
+        assert_eq!(stats.memory.working_set, Some(598 * 1024));
+        assert_eq!(stats.memory.rss, Some(1024), "the cgroup knows better");
+        let known = Stats { memory: Memory { usage: Some(1), ..Memory::default() }, ..Stats::default() };
+        assert_eq!(complete_root(known, meminfo, None), known);
+    }
+}

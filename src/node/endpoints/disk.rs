@@ -1,0 +1,149 @@
+//! Room on file systems, and what directories take of it: counting files is dear, so it is done at most once a minute for
+//! each directory, on a thread for work that blocks, and never because nobody asks.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a count holds.
+const COUNT_HOLDS: Duration = Duration::from_secs(60);
+/// How long an answer waits for counts; what takes longer is there for the next one.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What a block of `stat` has.
+const BLOCK_BYTES: u64 = 512;
+
+/// A file system as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Space {
+    pub capacity_bytes: u64,
+    pub available_bytes: u64,
+    pub free_bytes: u64,
+    pub inodes: u64,
+    pub inodes_free: u64,
+}
+
+/// What a directory takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+/// Counts that hold for a while; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    known: HashMap<PathBuf, (Instant, Taken)>,
+    counting: HashSet<PathBuf>,
+}
+
+/// The file system on which a path is.
+pub(super) fn space(path: &Path) -> Option<Space> {
+    let s = rustix::fs::statvfs(path).ok()?;
+    Some(Space {
+        capacity_bytes: s.f_blocks * s.f_frsize,
+        available_bytes: s.f_bavail * s.f_frsize,
+        free_bytes: s.f_bfree * s.f_frsize,
+        inodes: s.f_files,
+        inodes_free: s.f_ffree,
+    })
+}
+
+/// Everything below a directory on its file system; a file with several names counts once.
+pub(super) fn count(directory: &Path) -> Taken {
+    let Ok(top) = directory.symlink_metadata() else { return Taken::default() };
+    let mut taken = Taken { bytes: top.blocks() * BLOCK_BYTES, inodes: 1 };
+    let (mut linked, mut left) = (HashSet::new(), vec![directory.to_owned()]);
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            // Of the entry itself: links are not followed.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.dev() != top.dev()
+                || (metadata.nlink() > 1 && !metadata.is_dir() && !linked.insert(metadata.ino()))
+            {
+                continue;
+            }
+            taken.bytes += metadata.blocks() * BLOCK_BYTES;
+            taken.inodes += 1;
+            if metadata.is_dir() {
+                left.push(entry.path());
+            }
+        }
+    }
+    taken
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// What each directory takes, as far as it is known in time.
+    pub(super) async fn of(&self, directories: Vec<PathBuf>) -> HashMap<PathBuf, Taken> {
+        let due = self.due(&directories);
+        if !due.is_empty() {
+            let counts = self.clone();
+            let counting = tokio::task::spawn_blocking(move || {
+                for directory in due {
+                    counts.counted(directory);
+                }
+            });
+            let _ = tokio::time::timeout(PATIENCE, counting).await;
+        }
+        let mut inner = self.0.lock().expect("no panic while held");
+        let now = Instant::now();
+        // What nobody asked about for long belongs to a pod that is gone.
+        inner.known.retain(|path, (at, _)| directories.contains(path) || now - *at < COUNT_HOLDS * 2);
+        let known = directories.into_iter().filter_map(|d| inner.known.get(&d).map(|(_, taken)| (d.clone(), *taken)));
+        known.collect()
+    }
+
+    fn due(&self, directories: &[PathBuf]) -> Vec<PathBuf> {
+        let mut inner = self.0.lock().expect("no panic while held");
+        let now = Instant::now();
+        let fresh = |inner: &Inner, d: &PathBuf| inner.known.get(d).is_some_and(|(at, _)| now - *at < COUNT_HOLDS);
+        let due: Vec<PathBuf> =
+            directories.iter().filter(|d| !fresh(&inner, d) && !inner.counting.contains(*d)).cloned().collect();
+        inner.counting.extend(due.iter().cloned());
+        due
+    }
+
+    fn counted(&self, directory: PathBuf) {
+        let taken = count(&directory);
+        let mut inner = self.0.lock().expect("no panic while held");
+        inner.counting.remove(&directory);
+        inner.known.insert(directory, (Instant::now(), taken));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_is_counted_once_a_minute() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        std::fs::create_dir(path.join("d")).unwrap();
+        std::fs::write(path.join("d/big"), vec![1; 1 << 20]).unwrap();
+        std::fs::hard_link(path.join("d/big"), path.join("again")).unwrap();
+        std::os::unix::fs::symlink("/usr", path.join("elsewhere")).unwrap();
+        let counts = Counts::default();
+        let taken = counts.of(vec![path.clone()]).await[&path];
+        assert!(taken.bytes >= 1 << 20 && taken.bytes < (1 << 20) + (64 << 10), "{taken:?}");
+        assert_eq!(taken.inodes, 4, "the directories, the file, the link");
+        std::fs::write(path.join("more"), b"x").unwrap();
+        assert_eq!(counts.of(vec![path.clone()]).await[&path], taken, "it holds for a while");
+        tokio::time::pause();
+        tokio::time::advance(COUNT_HOLDS).await;
+        tokio::time::resume();
+        assert_eq!(counts.of(vec![path.clone()]).await[&path].inodes, 5);
+        assert_eq!(count(&path.join("absent")), Taken::default());
+        let space = space(&path).unwrap();
+        assert!(space.capacity_bytes >= space.free_bytes && space.free_bytes >= space.available_bytes);
+    }
+}
