@@ -28,7 +28,7 @@ use crate::api::identity::token::Tokens;
 use crate::api::{Api, Options, bootstrap};
 use crate::base::clock::Clock;
 use crate::base::file::{make_private_dir, write_atomically};
-use crate::base::task;
+use crate::base::{metrics, task};
 use crate::containers::image::Policy;
 use crate::place::Place;
 use crate::reconcile::{Client, Local};
@@ -182,7 +182,8 @@ async fn serve(config: Config) -> Result<Ended> {
     if config.scheduler {
         loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
     }
-    loops.push(task::spawn("memory", memory::run(api.clone())));
+    let counted = api.clone();
+    loops.push(task::spawn("memory", memory::run(move || metrics::REQUESTS.value() + counted.cache.head())));
 
     let (stop, stopping) = watch::channel(false);
     let tls = watch::Sender::new(tls(&pki)?);

@@ -19,7 +19,7 @@ use rustls::ClientConfig;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Ended, NodeOptions, Reasons, address, agent, node_config, notify, runtime, stopping_now};
+use super::{Ended, NodeOptions, Reasons, address, agent, memory, node_config, notify, runtime, stopping_now};
 use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
 use crate::api::identity::join::{Application, Cluster, JoinToken, Welcome, authority_hash};
 use crate::api::identity::pki::{
@@ -29,6 +29,7 @@ use crate::base::clock::Clock;
 use crate::base::error::full;
 use crate::base::file::{make_private_dir, write_atomically};
 use crate::base::json::text;
+use crate::base::metrics;
 use crate::base::task;
 use crate::kinds::core::node;
 use crate::place::Place;
@@ -89,6 +90,7 @@ async fn serve(config: Config) -> Result<Ended> {
         let peers = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
         let (mut agent, access) = agent::start(&node, client, &clock, &membership.authority, peers).await?;
         agent.keep(task::spawn("tunnel", crate::node::tunnel::run(channel, access)));
+        agent.keep(task::spawn("memory", memory::run(|| metrics::TOLD.value())));
         notify("READY=1");
         Ok::<_, anyhow::Error>((agent, tls))
     };

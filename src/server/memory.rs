@@ -1,25 +1,22 @@
 //! Returns the memory of a burst when the burst is over.
 //!
-//! Nothing is done on a quiet server beside reading two counters; a server that is always busy returns memory at times.
+//! Nothing is done on a quiet machine beside reading a counter or two; one that is always busy returns memory at times.
 
 use std::time::Duration;
 
-use crate::api::Api;
-use crate::base::metrics;
 use crate::containers::memory;
 
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_secs(10);
-/// Requests and changes since the last time that make it worth the while.
+/// Steps of work since the last time that make it worth the while.
 const BURST: u64 = 200;
-/// Requests and changes in one interval below which a burst is over.
+/// Steps of work in one interval below which a burst is over.
 const QUIET: u64 = 50;
 /// Intervals after which a burst that is not over is interrupted.
 const PATIENCE: u32 = 6;
 
-/// Runs until aborted.
-pub async fn run(api: Api) {
-    let work = || metrics::REQUESTS.value() + api.cache.head();
+/// Runs until aborted; `work` counts what was done so far, in steps of about the size of a request.
+pub async fn run(work: impl Fn() -> u64) {
     // The start is a burst too.
     let (mut returned_at, mut before, mut waited) = (0, work(), 0);
     loop {

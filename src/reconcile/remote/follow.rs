@@ -22,6 +22,7 @@ use super::view::Shelf;
 use crate::api::form;
 use crate::api::status::Status;
 use crate::base::json::{at, text};
+use crate::base::metrics;
 use crate::base::object::{Draft, Object};
 use crate::base::task;
 use crate::kinds::Kind;
@@ -164,6 +165,7 @@ async fn watch_once(
             let Ok(event) = serde_json::from_slice::<Event>(line) else {
                 return End::Broken("a line that is no event".into());
             };
+            metrics::TOLD.add();
             if let Some(end) = take(scope.kind, event, sink, position, &mut seen, told).await {
                 return end;
             }
