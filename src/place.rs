@@ -23,8 +23,9 @@ const PLAIN: &str = "/run/amphipod";
 const POD_LOGS: &str = "/var/log/pods";
 const PID_FILE: &str = "server.pid";
 const RECORD_FILE: &str = "node.json";
-/// How long the claim of a server that has ended may outlive it.
-const HEIR_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the claim of a server that has ended may outlive it: until its children have begun to run their program, which
+/// on a machine that has no time or no memory for them takes long. They hold its sockets as well.
+const HEIR_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node's place on its machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

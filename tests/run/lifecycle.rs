@@ -37,6 +37,20 @@ async fn a_missing_command_is_told_in_plain_words_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_shim_that_begins_while_its_sandbox_is_removed_ends() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox().await;
+    let late = lab.config.sandbox_dir("late");
+    std::fs::create_dir(&late).unwrap();
+    std::fs::copy(lab.config.sandbox_dir(&sandbox).join("shim.json"), late.join("shim.json")).unwrap();
+    std::fs::write(late.join("gone"), "").unwrap();
+    let shim = std::process::Command::new(&lab.config.executable).arg("shim").arg(&late).output().unwrap();
+    let said = String::from_utf8_lossy(&shim.stderr).into_owned();
+    assert!(!shim.status.success() && said.contains("is being removed"), "{said}");
+    assert!(!late.join("sock").exists());
+}
+
+#[tokio::test]
 async fn running_containers_survive_the_agent_and_ended_ones_are_reported() {
     let lab = Lab::new().await;
     let sandbox = lab.sandbox().await;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::super::Config;
 use super::super::cgroup::Tree;
 use super::super::error::{Error, Result};
-use super::super::shim::{BUNDLES_DIR, CONFIG_FILE, PID_FILE};
+use super::super::shim::{BUNDLES_DIR, CONFIG_FILE, GONE_FILE, PID_FILE};
 use super::super::spec::SandboxSpec;
 use super::super::wire::ShimConfig;
 use super::io;
@@ -134,9 +134,11 @@ fn bundles(directory: &Path) -> Vec<String> {
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Kills the shim and waits for its end. It is known by its number and by living in its directory, since the number
-/// alone may be someone else's by now.
+/// Kills the shim and waits for its end; one that only begins does not. It is known by its number and by living in its
+/// directory, since the number alone may be someone else's by now.
 fn end_shim(directory: &Path) {
+    // Fails where nothing is left.
+    let _ = fs::write(directory.join(GONE_FILE), "");
     let Some(pid) = fs::read_to_string(directory.join(PID_FILE)).ok().and_then(|text| text.trim().parse::<i32>().ok())
     else {
         return;

@@ -23,7 +23,7 @@ use super::super::spec::{ContainerState, ContainerStatus};
 use super::super::wire::{self, ExecRequest, Reply, Request, ShimConfig, StartRequest};
 use super::children::{Job, Report, fork_job};
 use super::log::{Lines, LogFile};
-use super::{PID_FILE, SOCKET_FILE, enter, launch};
+use super::{GONE_FILE, PID_FILE, SOCKET_FILE, enter, launch};
 
 /// An attached client may lag by this much before it is dropped.
 const ATTACH_BACKLOG_MAX: usize = 256 * 1024;
@@ -136,7 +136,11 @@ impl Shim {
         let mut children = SigSet::empty();
         children.add(Signal::SIGCHLD);
         let signals = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        // Whoever removes the sandbox says so before it reads the number: one of the two sees the other.
         fs::write(PID_FILE, std::process::id().to_string())?;
+        if fs::symlink_metadata(GONE_FILE).is_ok() {
+            return Err(io::Error::other("the sandbox is being removed"));
+        }
         let _ = fs::remove_file(SOCKET_FILE);
         // Relative to the current directory, so the length of the run directory's path does not matter.
         let listener = UnixListener::bind(SOCKET_FILE)?;
