@@ -121,7 +121,22 @@ pub async fn run(node: Arc<Node>) {
     let informer = node.client.informer(&node::KIND);
     let mut changes = informer.subscribe();
     let renew_every = (node.config.grace / 4).min(RENEW);
+    let mut was_there = true;
     loop {
+        // A node that was deleted stays so until its agent is started again, as kubelets have it.
+        let is_there = informer.get("", &node.config.name).is_some();
+        if was_there && !is_there {
+            tracing::warn!(
+                node = node.config.name,
+                "the Node object of this machine was deleted: its pods will be removed and it is given no others; to make it a \
+                 node again, restart the agent (with --token)"
+            );
+        }
+        was_there = is_there;
+        if !is_there {
+            let _ = tokio::time::timeout(renew_every, changes.next()).await;
+            continue;
+        }
         if let Err(error) = renew(&node).await {
             tracing::warn!(%error, "the node's lease was not renewed");
         }
@@ -166,7 +181,6 @@ async fn renew(of: &Node) -> Result<()> {
     let patch = Patch::Merge(json!({"spec": {"renewTime": now}}));
     match client.patch(&lease::KIND, "kube-node-lease", name, None, patch).await {
         Err(error) if error.code == 404 => {
-            // A node that was deleted stays so until its agent is started again, as kubelets have it.
             let found = client.informer(&node::KIND).get("", name);
             let uid = found.ok_or_else(|| Status::not_found(&node::KIND, name))?.meta.uid.to_string();
             let object = json!({

@@ -138,8 +138,12 @@ impl Membership {
 
 /// A server's answer that no waiting will change.
 #[derive(Debug, thiserror::Error)]
-#[error("the server refuses this machine: {0}")]
-struct Refused(String);
+#[error("the server refuses this machine: {why}")]
+struct Refused {
+    why: String,
+    /// It knows the machine, and that it is no node any more.
+    forbidden: bool,
+}
 
 /// The agent's own files.
 struct Keep {
@@ -221,6 +225,13 @@ impl Keep {
             let renewed = tokio::time::timeout(patience, self.renew(config, &kept)).await;
             return match renewed.context("the server does not answer").flatten() {
                 Ok(renewed) => Ok(renewed),
+                Err(error) if error.downcast_ref::<Refused>().is_some_and(|r| r.forbidden) => match &config.token {
+                    Some(token) => {
+                        tracing::info!(why = format!("{error:#}"), "this machine joins again with its token");
+                        self.joined(config, token).await
+                    }
+                    None => Err(error),
+                },
                 Err(error) => {
                     tracing::warn!(why = format!("{error:#}"), "the server cannot be asked; what it said last is used");
                     Ok(kept)
@@ -238,6 +249,11 @@ impl Keep {
                 "--token: this machine has not joined yet: give the token that is in <data-dir>/server/token of the server"
             );
         };
+        self.joined(config, token).await
+    }
+
+    /// Joins, as often as it takes.
+    async fn joined(&self, config: &Config, token: &JoinToken) -> Result<Membership> {
         let mut wait = RETRY_MIN;
         loop {
             match self.join(config, token).await {
@@ -257,12 +273,12 @@ impl Keep {
         match &token.authority_hash {
             Some(hash) if *hash == authority_hash(&authority) => {}
             Some(hash) => {
-                return Err(Refused(format!(
+                let why = format!(
                     "its certificate authority is not the one of the token (it has {}, the token says {hash}): this is \
                      another cluster's server, or somebody is in between; nothing secret was sent",
                     authority_hash(&authority)
-                ))
-                .into());
+                );
+                return Err(Refused { why, forbidden: false }.into());
             }
             None => tracing::warn!(
                 hash = authority_hash(&authority),
@@ -338,7 +354,10 @@ async fn ask(
         "" => format!("it answers {status}"),
         message => message.to_owned(),
     };
-    if status.is_client_error() && status != 429 { Err(Refused(why).into()) } else { bail!("the server: {why}") }
+    match status.is_client_error() && status != 429 {
+        true => Err(Refused { why, forbidden: status == 403 }.into()),
+        false => bail!("the server: {why}"),
+    }
 }
 
 /// Renews the certificate long before it ends, in the running process.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::cluster::text;
+use crate::lab::BINARY;
 use crate::machines::Machines;
 
 const DEPLOYMENT: &str = r"
@@ -59,10 +60,24 @@ fn a_node_is_cordoned_drained_uncordoned_deleted_and_joins_again() {
     machines.kubectl(&["rollout", "status", "deployment/moving", "--timeout=60s"]);
     machines.until("pods come back", || nodes_of(&machines).len() == 2);
 
-    // Deleted while its agent runs: it is a node again when its agent is started again, with what it has.
+    // Deleted while its agent runs: it stays so, its certificate is good for nothing more, and with a token it is a node again.
     machines.kubectl(&["delete", "node", &agent]);
+    machines
+        .until("the agent says so", || machines.all[1].log().contains("the Node object of this machine was deleted"));
     machines.all[1].stop();
-    machines.start_agent(1, "");
+    let url = format!("https://{}:6443", machines.all[0].address);
+    let mut again = machines.command(1, "timeout");
+    again.args(["20", BINARY, "agent", "--server", &url, "--node-ip", &machines.all[1].address, "--node-name", &agent]);
+    let ended = again.args(machines.all[1].directories()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(
+        (ended.status.code(), said.contains("start its agent with a token (--token)")),
+        (Some(1), true),
+        "{said}"
+    );
+    assert!(!machines.kubectl(&["get", "nodes"]).contains(&agent));
+    let token = machines.token();
+    machines.start_agent(1, &token);
     machines.until("the node is Ready again", || machines.is_ready(1));
 
     // Installed anew, with nothing of what it had: a node of that name must not be there.
@@ -70,7 +85,6 @@ fn a_node_is_cordoned_drained_uncordoned_deleted_and_joins_again() {
     machines.kubectl(&["delete", "node", &agent]);
     std::fs::remove_dir_all(machines.all[1].path("data/agent/tls")).unwrap();
     std::fs::remove_file(machines.all[1].path("data/agent/node-password")).unwrap();
-    let token = machines.token();
     machines.start_agent(1, &token);
     machines.until("the machine has joined anew", || machines.is_ready(1));
 }

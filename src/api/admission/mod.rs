@@ -13,6 +13,7 @@ use serde_json::Value;
 
 pub use node::restrict_token;
 
+use super::identity::join;
 use super::status::Result;
 use super::{Api, Request};
 use crate::kinds::{core, networking, rbac};
@@ -41,6 +42,9 @@ pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Val
     if request.kind == &core::pod::KIND && operation == Operation::Create && request.subresource.is_none() {
         pod::admit(api, request, value)?;
     } else if request.kind == &core::node::KIND && operation == Operation::Create {
+        if let Some(own) = request.user.node_name() {
+            join::check_member(api, own)?;
+        }
         node::admit(request, value);
     } else if request.kind == &networking::ingress::KIND && operation == Operation::Create {
         ingress::default_class(api, value);

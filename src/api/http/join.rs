@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Body, Peer, answer, negotiate::Form};
 use crate::api::Api;
-use crate::api::identity::join::{Application, Desk};
+use crate::api::identity::join::{Application, Desk, check_member};
 use crate::api::status::{Result, Status};
 use crate::wire::images::{Ask, DIGEST, IMAGES_PATH};
 
@@ -55,6 +55,7 @@ pub async fn respond(api: &Api, peer: &Peer, request: http::Request<Incoming>) -
         (&Method::GET, path) if path.starts_with(IMAGES_PATH) => image(api, &node_of(peer)?, request.uri()).await,
         (&Method::POST, RENEW_PATH) => {
             let node = node_of(peer)?;
+            check_member(api, &node).inspect_err(|s| tracing::warn!(node, why = s.message, "a renewal was refused"))?;
             welcome(desk.renew(&node, &application(request).await?)?)
         }
         _ => Err(Status::method_not_allowed()),

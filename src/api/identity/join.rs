@@ -26,6 +26,7 @@ use crate::base::file::write_atomically;
 use crate::base::json::text;
 use crate::base::labels::dns_subdomain_error;
 use crate::base::object::Object;
+use crate::kinds::Kind;
 use crate::kinds::core::{node, secret};
 use crate::net::overlay::Backend;
 
@@ -366,6 +367,21 @@ impl Desk {
     }
 }
 
+/// Refuses a machine whose Node was deleted, which ends what its certificate is good for; a token makes it a node again. A machine
+/// that has just joined has no Node yet, but a password.
+pub fn check_member(api: &Api, name: &str) -> Result<()> {
+    let is_there =
+        |kind: &'static Kind, namespace, name| api.cache.shelf(kind).get(&kind.key(namespace, name)).is_some();
+    if is_there(&node::KIND, "", name) || is_there(&secret::KIND, NAMESPACE, &password_name(name)) {
+        return Ok(());
+    }
+    let why = format!(
+        "the node {name:?} was deleted: start its agent with a token (--token) to make this machine a node again; \
+         `amphipod token create` on the server makes one"
+    );
+    Err(Status::new(403, "Forbidden", why))
+}
+
 /// Makes a new secret for the server's token; the one before holds until `until`. Answers the full token.
 pub fn rotate(directory: &Path, new: &str, until: Timestamp) -> std::io::Result<String> {
     let path = directory.join("token");
@@ -517,8 +533,15 @@ mod tests {
         let waits = desk.join(&api, &token, &other).await.unwrap_err();
         assert!(waits.message.contains("has just joined"), "two that start together: {}", waits.message);
         // The node controller does it.
+        assert!(check_member(&api, "one").is_ok());
         client.delete(&secret::KIND, NAMESPACE, &password_name("one"), DeleteOptions::default()).await.unwrap();
+        let gone = check_member(&api, "one").unwrap_err();
+        assert_eq!((gone.code, gone.message.contains("--token")), (403, true));
+        let own = Request { user: Arc::new(User::node("one")), ..Request::internal("kubelet", &node::KIND, "", "") };
+        let created = api.create(&own, json!({"metadata": {"name": "one"}})).await.err().unwrap();
+        assert_eq!(created.message, gone.message, "its certificate alone does not bring the node back");
         desk.join(&api, &token, &other).await.unwrap();
+        api.create(&own, json!({"metadata": {"name": "one"}})).await.unwrap();
     }
 
     #[tokio::test]
