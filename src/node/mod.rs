@@ -13,6 +13,7 @@ pub mod launch;
 pub mod logs;
 pub mod machine;
 pub mod pods;
+pub mod probe_results;
 pub mod probes;
 pub mod pull;
 pub mod spec;
@@ -69,6 +70,7 @@ pub struct Node {
     pub capacity: heartbeat::Capacity,
     /// The host ports of all pods, which the service proxy opens.
     pub host_ports: watch::Sender<Vec<HostPort>>,
+    pub probe_results: probe_results::Results,
     /// Authority of the API's certificates, PEM.
     pub authority: Vec<u8>,
 }

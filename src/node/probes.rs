@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::machine::Event;
+use super::probe_results::Probed;
 use super::worker::Message;
 use super::{Node, env, spec};
 use crate::base::object::Object;
@@ -40,6 +41,18 @@ pub struct Subject {
     pub id: String,
     pub host: Option<IpAddr>,
     pub tell: mpsc::Sender<Message>,
+}
+
+impl Subject {
+    fn probed(&self, role: Role) -> Probed {
+        Probed {
+            namespace: self.object.meta.namespace.to_string(),
+            pod: self.object.meta.name.to_string(),
+            uid: self.object.meta.uid.to_string(),
+            container: self.container.name.clone(),
+            role: format!("{role:?}"),
+        }
+    }
 }
 
 /// Starts the probes of a running container: the others wait for the startup probe.
@@ -74,6 +87,7 @@ async fn watch(s: Subject, role: Role, probe: Probe) {
     let needed_failures = probe.failure_threshold.unwrap_or(3).max(1);
     let needed_successes = probe.success_threshold.unwrap_or(1).max(1);
     tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
+    let counting = s.node.probe_results.begin(s.probed(role));
     let (mut failures, mut successes, mut ready) = (0, 0, None);
     let mut quick = role == Role::Readiness;
     loop {
@@ -81,6 +95,7 @@ async fn watch(s: Subject, role: Role, probe: Probe) {
             Ok(result) => result,
             Err(_) => Err(format!("context deadline exceeded after {timeout:?}")),
         };
+        counting.add(result.is_ok());
         match result {
             Ok(()) => {
                 (failures, successes) = (0, successes + 1);

@@ -153,6 +153,7 @@ pub async fn start(
         clock: clock.clone(),
         recorder,
         host_ports,
+        probe_results: node::probe_results::Results::default(),
         authority: authority.to_vec(),
     });
     let (ready, mut adopted) = watch::channel(false);

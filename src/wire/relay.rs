@@ -148,4 +148,26 @@ mod tests {
         let head = answering.await.unwrap().unwrap();
         assert!(head.starts_with("PUT /a?b HTTP/1.1\r\n") && head.contains("Host: h\r\n"), "{head}");
     }
+
+    #[tokio::test]
+    async fn whoever_speaks_tls_there_is_believed() {
+        use http_body_util::{BodyExt, Empty};
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let key = rcgen::KeyPair::generate().unwrap();
+        let own = rcgen::CertificateParams::new(vec!["elsewhere".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let (pem, key) = (own.pem(), key.serialize_pem());
+        let config = tls::server(pem.as_bytes(), key.as_bytes(), pem.as_bytes()).unwrap();
+        let (ours, theirs) = tokio::io::duplex(16 << 10);
+        task::spawn("server", async move {
+            let mut stream = tokio_rustls::TlsAcceptor::from(config).accept(theirs).await.unwrap();
+            let _ = stream.read(&mut [0; 1 << 10]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        });
+        let stream = secure(ours, "10.42.0.2").await.unwrap();
+        let response = send(stream, Request::get("/").body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+        let (ours, mut theirs) = tokio::io::duplex(16 << 10);
+        theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        assert!(secure(ours, "10.42.0.2").await.is_err(), "no TLS");
+    }
 }

@@ -33,6 +33,7 @@ spec:
   - name: hello
     image: amphipod.local/hello
     ports: [{containerPort: 8080}]
+    livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
     volumeMounts: [{name: scratch, mountPath: /scratch}]
   volumes: [{name: scratch, emptyDir: {}}]
 ---
@@ -311,6 +312,9 @@ fn what_a_node_says(view: &View) {
     assert_eq!(view.send("GET", &view.of_node("/absent"), b"").0, 404);
     assert_eq!(view.send("DELETE", &view.of_node("/pods"), b"").0, 405);
     assert!(view.raw(&view.of_node("/metrics")).contains("\nkubelet_running_pods "));
+    let probes = view.raw(&view.of_node("/metrics/probes"));
+    let labels = ["container=\"hello\"", "pod=\"web\"", "probe_type=\"Liveness\"", "result=\"successful\""];
+    assert!(sample(&probes, "prober_probe_total", &labels) >= 1.0);
 }
 
 /// A process of the test's in the container's control groups.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::network::Network;
 use super::usage::{PodUsage, Snapshot, Usage};
+use crate::node::probe_results::{Count, Probed};
 
 const NANO: f64 = 1e9;
 
@@ -316,6 +317,28 @@ fn networks(out: &mut Text, s: &Snapshot, root: &str) {
     }
 }
 
+/// How probes went.
+pub(super) fn probes(all: &[(Probed, Count)]) -> String {
+    let mut out = Text::default();
+    let samples = all.iter().flat_map(|(p, count)| {
+        let results = [("failed", count.failed), ("successful", count.successful)];
+        results.into_iter().filter(|(_, n)| *n > 0).map(move |(result, n)| {
+            let labels = vec![
+                ("container", &*p.container),
+                ("namespace", &*p.namespace),
+                ("pod", &*p.pod),
+                ("pod_uid", &*p.uid),
+                ("probe_type", &*p.role),
+                ("result", result),
+            ];
+            (labels, n as f64, None)
+        })
+    });
+    let help = "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    out.family("prober_probe_total", Sort::Counter, help, samples);
+    out.0
+}
+
 /// What the kubelet says of itself, as far as we are one.
 pub(super) fn own(s: &Snapshot, node: &str) -> String {
     let mut out = Text::default();
@@ -414,6 +437,11 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
         assert!(text.contains("container_memory_usage_bytes{container=\"\",id=\"/\","));
+        let probed = Probed { pod: "p".into(), role: "Liveness".into(), ..Probed::default() };
+        let probes = probes(&[(probed, Count { successful: 2, failed: 0 })]);
+        let labels = r#"container="",namespace="",pod="p",pod_uid="",probe_type="Liveness",result="successful""#;
+        assert_eq!(check(&probes), ["prober_probe_total"]);
+        assert!(probes.ends_with(&format!("prober_probe_total{{{labels}}} 2\n")), "{probes}");
         assert!(own(&snapshot(), "n").contains("kubelet_running_pods 1\n"));
     }
 }

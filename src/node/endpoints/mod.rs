@@ -89,6 +89,7 @@ async fn respond(access: &Access, request: Request<Incoming>) -> Response<Body> 
             let snapshot: Snapshot = gather(false, false).await;
             prometheus(counters::text() + &metrics::own(&snapshot, name))
         }
+        "/metrics/probes" => prometheus(metrics::probes(&node.probe_results.all())),
         "/metrics/resource" => prometheus(metrics::resource(&gather(false, false).await)),
         "/metrics/cadvisor" => {
             prometheus(metrics::cadvisor(&gather(false, true).await, cgroup, node.capacity.cpus, memory))

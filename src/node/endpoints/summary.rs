@@ -46,13 +46,14 @@ fn pod(p: &PodUsage, space: Option<&Space>, at: Timestamp) -> Value {
     out.resources(&p.usage, None);
     let Some(space) = space else { return Value::Object(out.0) };
     out.put("network", p.network.as_ref().map(|n| network(n, at)));
-    let volumes = p.volumes.iter().map(|(name, taken)| {
-        let mut volume = file_system(space, Some(*taken), at);
-        volume["name"] = name.as_str().into();
+    let volumes = p.volumes.iter().map(|v| {
+        let mut volume = file_system(&v.space, Some(v.taken), at);
+        volume["name"] = v.name.as_str().into();
         volume
     });
     out.put("volume", Some(volumes.collect::<Vec<_>>()).filter(|v| !v.is_empty()));
-    let parts = p.containers.iter().flat_map(|c| [c.root, c.logs]).chain(p.volumes.iter().map(|(_, t)| Some(*t)));
+    let on_disk = p.volumes.iter().filter(|v| !v.in_memory).map(|v| Some(v.taken));
+    let parts = p.containers.iter().flat_map(|c| [c.root, c.logs]).chain(on_disk);
     // Only a sum of which no part is missing is one.
     let sum = parts.collect::<Option<Vec<Taken>>>().map(|all| {
         all.iter().fold(Taken::default(), |a, b| Taken { bytes: a.bytes + b.bytes, inodes: a.inodes + b.inodes })
@@ -155,6 +156,8 @@ impl Object {
             out.put("majorPageFaults", memory.major_page_faults);
             self.put("memory", Some(out.0));
         }
+        let swap = |bytes| json!({"time": seconds_text(usage.at), "swapUsageBytes": bytes});
+        self.put("swap", memory.swap.map(swap));
     }
 }
 
@@ -184,7 +187,8 @@ mod tests {
         assert_eq!(pod["podRef"], json!({"name": "web", "namespace": "default", "uid": "u"}));
         assert_eq!(pod["process_stats"]["process_count"], 2);
         assert_eq!(pod["ephemeral-storage"]["usedBytes"], 10 + 5 + 20);
-        assert_eq!(pod["volume"][0]["name"], "scratch");
+        assert_eq!((&pod["volume"][0]["name"], &pod["volume"][0]["capacityBytes"]), (&json!("scratch"), &json!(5000)));
+        assert_eq!(pod["volume"][1]["usedBytes"], 1000);
         let container = &pod["containers"][0];
         assert_eq!(
             container["memory"],

@@ -4,7 +4,7 @@
 //! for a second one.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -68,7 +68,17 @@ pub(super) struct PodUsage {
     pub network: Option<Network>,
     pub containers: Vec<ContainerUsage>,
     /// Volumes that live and die with the pod.
-    pub volumes: Vec<(String, Taken)>,
+    pub volumes: Vec<VolumeUsage>,
+}
+
+/// One volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct VolumeUsage {
+    pub name: String,
+    /// Of its own file system, which is one of memory for some.
+    pub space: Space,
+    pub taken: Taken,
+    pub in_memory: bool,
 }
 
 /// One running container.
@@ -106,6 +116,9 @@ pub(super) struct Want {
     /// Disks, networks and volumes.
     pub disks: bool,
 }
+
+/// The kind of a file system in memory, as `statfs` says it.
+const TMPFS: i64 = 0x0102_1994;
 
 const MACHINE: &str = "machine";
 const ALL: &str = "pods";
@@ -157,7 +170,7 @@ impl Samples {
         let data = &node.config.data_dir;
         snapshot.disk.node = disk::space(data);
         let images = data.join("images");
-        let mut wanted = vec![images.clone()];
+        let mut wanted = Vec::new();
         let root = |id: &str| data.join("containers").join(id).join("upper");
         let logs = |p: &PodUsage, c: &str| node.pod_log_dir(&p.namespace, &p.name, &p.uid).join(c);
         let volumes = |p: &PodUsage| node.pod_dir(&p.uid).join("volumes/empty-dir");
@@ -170,6 +183,8 @@ impl Samples {
             wanted.extend(found.iter().map(|(_, path)| path.clone()));
             by_pod.push(found);
         }
+        // The largest last, so that it keeps nobody waiting.
+        wanted.push(images.clone());
         let taken = self.counts.of(wanted).await;
         snapshot.disk.images = taken.get(&images).copied();
         for (p, volumes) in snapshot.pods.iter_mut().zip(by_pod) {
@@ -178,9 +193,15 @@ impl Samples {
                 c.root = taken.get(&root).copied();
                 c.logs = taken.get(&logs).copied();
             }
-            p.volumes = volumes.into_iter().filter_map(|(name, path)| Some((name, *taken.get(&path)?))).collect();
+            p.volumes =
+                volumes.into_iter().filter_map(|(name, path)| volume(name, &path, *taken.get(&path)?)).collect();
         }
     }
+}
+
+fn volume(name: String, path: &Path, taken: Taken) -> Option<VolumeUsage> {
+    let kind = rustix::fs::statfs(path).ok()?.f_type;
+    Some(VolumeUsage { name, space: disk::space(path)?, taken, in_memory: kind == TMPFS })
 }
 
 /// Fills in the rates; false where one is missing that a second sample would give.
@@ -289,6 +310,10 @@ pub(super) mod tests {
         let interfaces = vec![Interface { name: "eth0".into(), rx, tx }];
         let network = Some(Network { interfaces, default: Some("eth0".into()) });
         let taken = |bytes| Some(Taken { bytes, inodes: 1 });
+        let volume = |name: &str, bytes, in_memory| {
+            let (space, taken) = (Space { capacity_bytes: 5000, ..Space::default() }, Taken { bytes, inodes: 1 });
+            VolumeUsage { name: name.into(), space, taken, in_memory }
+        };
         let container = ContainerUsage {
             id: "i".into(),
             name: "c".into(),
@@ -308,7 +333,7 @@ pub(super) mod tests {
             usage,
             network: network.clone(),
             containers: vec![container],
-            volumes: vec![("scratch".into(), Taken { bytes: 20, inodes: 1 })],
+            volumes: vec![volume("scratch", 20, false), volume("memory", 1000, true)],
         };
         let space = Space { capacity_bytes: 1000, available_bytes: 300, free_bytes: 400, inodes: 100, inodes_free: 40 };
         let booted = Timestamp::from_second(1000).ok();

@@ -70,7 +70,11 @@ pub(super) async fn respond(call: Call, rest: &str, http: http::Request<Incoming
     if way.path.is_empty() && matches!(*http.method(), Method::GET | Method::HEAD) && upgrade.is_none() {
         return Ok(with_a_slash(http.uri()));
     }
-    let node = call.api.nodes.get(&place.node).map_err(|s| unreachable(&s.message))?;
+    let node = call
+        .api
+        .nodes
+        .get(&place.node)
+        .map_err(|_| unreachable(&format!("node {:?} cannot be reached now", place.node)))?;
     let host = host_of(&http);
     let links = Links { prefix: way.prefix.clone(), hosts: vec![place.host(), host.clone()] };
     let (method, request, client) = prepared(http, &way, &host, upgrade.clone())?;
