@@ -80,7 +80,15 @@ impl View {
     }
 
     fn send(&self, method: &str, path: &str, body: &[u8]) -> Answer {
-        let request = Request::builder().method(method).uri(path).header("x-own", "kept").header("cookie", "a=b");
+        self.send_as("", method, path, body)
+    }
+
+    /// The same for another user, or for the administrator where it is nobody.
+    fn send_as(&self, user: &str, method: &str, path: &str, body: &[u8]) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header("x-own", "kept").header("cookie", "a=b");
+        if !user.is_empty() {
+            request = request.header("impersonate-user", user);
+        }
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
         self.within(async move |mut client| {
             let answered = async {
@@ -196,6 +204,7 @@ fn all_of_it(view: &View) {
     every_verb(view);
     redirects_and_pages(view);
     what_cannot_be_reached(view);
+    who_may(view);
     upgrades(view);
     what_a_node_says(view);
     a_burning_container_is_seen(view);
@@ -272,6 +281,23 @@ fn what_cannot_be_reached(view: &View) {
     // Plain HTTP where TLS is wanted.
     let (code, _, message) = refused(&format!("{PODS}/https:web:8081/proxy/"));
     assert!(code == 503 && message.starts_with("error trying to reach service: tls: "), "{message}");
+}
+
+/// Each verb is a right of its own, and the backend does not learn who asks.
+fn who_may(view: &View) {
+    (view.kubectl)(&["create", "role", "proxying", "--verb=get", "--resource=services/proxy"]);
+    (view.kubectl)(&["create", "rolebinding", "proxying", "--role=proxying", "--user=somebody"]);
+    let ask = |method: &str, path: &str| view.send_as("somebody", method, path, b"");
+    let (code, _, body) = ask("GET", &format!("{SERVICES}/web:echo/proxy/"));
+    let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+    assert_eq!((code, &said["headers"]["x-own"]), (200, &"kept".into()), "{said}");
+    assert!(said["headers"].as_object().unwrap().keys().all(|k| !k.contains("impersonate") && k != "authorization"));
+    assert_eq!(ask("HEAD", &format!("{SERVICES}/web:echo/proxy/")).0, 200);
+    assert_eq!(ask("POST", &format!("{SERVICES}/web:echo/proxy/")).0, 403);
+    assert_eq!(ask("OPTIONS", &format!("{SERVICES}/web:echo/proxy/")).0, 403);
+    assert_eq!(ask("GET", &format!("{PODS}/web:8081/proxy/")).0, 403);
+    assert_eq!(ask("GET", &view.of_node("/pods")).0, 403);
+    assert_eq!(ask("GET", &view.of_node("/healthz")).0, 403);
 }
 
 fn upgrades(view: &View) {

@@ -123,12 +123,26 @@ impl NodeAccess for Pretended {
         Err(Status::internal("not here"))
     }
 
-    async fn dial(&self, _: &Destination) -> Result<Box<dyn Duplex>> {
+    async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>> {
         let (ours, theirs) = duplex(1 << 10);
-        drop(task::spawn("dialled", async move {
-            let (mut from, mut to) = tokio::io::split(theirs);
-            let _ = tokio::io::copy(&mut from, &mut to).await;
-        }));
+        let (mut from, mut write) = tokio::io::split(theirs);
+        match to {
+            // An echo.
+            Destination::Endpoints => drop(task::spawn("dialled", async move {
+                let _ = tokio::io::copy(&mut from, &mut write).await;
+                let _ = write.shutdown().await;
+            })),
+            // Says nothing until it has heard all, and then all the time.
+            Destination::Address(_) => {
+                let gone = self.gone.lock().unwrap().take();
+                drop(task::spawn("dialled", async move {
+                    let _ = from.read_to_end(&mut Vec::new()).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    while write.write_all(b"x").await.is_ok() {}
+                    drop(gone);
+                }));
+            }
+        }
         Ok(Box::new(ours))
     }
 
@@ -222,6 +236,23 @@ async fn a_session_whose_client_goes_away_goes_on_the_node_too() {
     let session = exec(&access, "idle").await;
     drop(session);
     assert!(tokio::time::timeout(PATIENCE, told).await.expect("the node drops its session").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_carries_both_ends_and_goes_with_whoever_opened_it() {
+    let joined = joined().await;
+    let (tell, told) = oneshot::channel();
+    let pretended = Pretended { gone: std::sync::Mutex::new(Some(tell)), ..Pretended::default() };
+    let access = tunnelled(&joined, pretended).await;
+    let mut echo = access.dial(&Destination::Endpoints).await.unwrap();
+    echo.write_all(b"all of it").await.unwrap();
+    echo.shutdown().await.unwrap();
+    let mut back = String::new();
+    tokio::time::timeout(PATIENCE, echo.read_to_string(&mut back)).await.expect("the echo ends").unwrap();
+    assert_eq!(back, "all of it", "also after our end");
+    let silent = access.dial(&Destination::Address(([127, 0, 0, 1], 1).into())).await.unwrap();
+    drop(silent);
+    assert!(tokio::time::timeout(PATIENCE, told).await.expect("the node closes its end").is_err());
 }
 
 async fn make(local: &Local, kind: &'static Kind, name: &str, mut value: Value) {

@@ -100,16 +100,27 @@ fn of_pod(api: &Api, namespace: &str, named: Named<'_>) -> Result<Place> {
     };
     let port = if named.port.is_empty() { first() } else { named.port.to_owned() };
     let address = found.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse::<IpAddr>().ok());
-    let allowed = |ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
-    let address = address.filter(allowed).ok_or_else(|| Status::bad_request("address not allowed"))?;
+    let address = address.ok_or_else(|| Status::bad_request("address not allowed"))?;
     let node = spec.and_then(|s| s.node_name.as_deref()).unwrap_or_default();
     place(node, address, &named, &port)
 }
 
 fn place(node: &str, address: IpAddr, named: &Named<'_>, port: &str) -> Result<Place> {
+    if !is_global_unicast(address) {
+        return Err(Status::bad_request("address not allowed"));
+    }
     let wrong = || unreachable(&format!("dial tcp: address {port}: invalid port"));
     let port = port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong)?;
     Ok(Place { node: node.into(), to: Destination::Address(SocketAddr::new(address, port)), secure: named.secure })
+}
+
+/// Whether it may be an address of a pod or node, and none that means something else to each machine.
+fn is_global_unicast(address: IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
 fn of_service(api: &Api, namespace: &str, named: Named<'_>, id: &str) -> Result<Place> {
@@ -192,6 +203,27 @@ mod tests {
         for wrong in ["", ":80", "ftp:web:80", "a:b:c:d", "https::80"] {
             assert_eq!(Named::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_pod_cannot_claim_an_address_that_is_everywhere() {
+        let pod = Named::parse("p").unwrap();
+        for (address, allowed) in [
+            ("10.42.0.7", true),
+            ("fd00::7", true),
+            ("127.0.0.1", false),
+            ("169.254.169.254", false),
+            ("0.0.0.0", false),
+            ("224.0.0.1", false),
+            ("255.255.255.255", false),
+            ("::1", false),
+            ("fe80::1", false),
+        ] {
+            let found = place("n", address.parse().unwrap(), &pod, "80").map_err(|s| s.code);
+            assert_eq!(found.is_ok(), allowed, "{address}");
+            assert!(allowed || found == Err(400));
+        }
+        assert_eq!(place("n", [10, 42, 0, 7].into(), &pod, "http").map_err(|s| s.code), Err(503));
     }
 
     #[test]
