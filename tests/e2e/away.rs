@@ -149,3 +149,36 @@ fn an_agent_that_is_killed_while_the_server_is_away_goes_on_from_what_it_was_tol
     };
     machines.until("what had gone is gone", || resolved("soon-gone").is_empty() && resolved("web").trim() == web);
 }
+
+/// Nobody refuses: there is only silence.
+#[test]
+fn an_agent_that_is_killed_while_its_cable_is_pulled_goes_on_from_what_it_was_told() {
+    let mut machines = Machines::start("mute", 2);
+    machines.kubectl(&["cordon", &machines.all[0].name]);
+    let path = machines.all[0].path("pods.yaml");
+    std::fs::write(&path, PODS).unwrap();
+    machines.kubectl(&["apply", "-f", path.to_str().unwrap()]);
+    machines.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let pods = machines.pods("app=web");
+    let processes: Vec<_> = pods.iter().flat_map(|p| machines.processes(p)).collect();
+    machines.cable(1, false);
+    machines.all[1].kill();
+    machines.start_agent(1, "");
+    let dig = ["dig", "+short", "+time=1", "+tries=1", "@10.43.0.10", "web.default.svc.cluster.local"];
+    machines.until("DNS answers", || machines.in_pod(&pods[0], &dig).is_some_and(|a| a.starts_with("10.43.")));
+    kill(Pid::from_raw(processes[1].pid), Signal::SIGKILL).unwrap();
+    let url = format!("http://{}:8080/", text(&pods[1], "/status/podIP"));
+    let answers = || machines.in_pod(&pods[0], &["curl", "-sS", "--max-time", "2", &url]);
+    machines.until("the killed container restarts", || answers().is_some_and(|a| a.contains("Hello")));
+    machines.until("the node counts as lost", || !machines.is_ready(1));
+    machines.cable(1, true);
+    machines.until("the node is back", || machines.is_ready(1));
+    machines.until("the restart is known, and nothing else has happened", || {
+        let restarts = |p: &Value| p["status"]["containerStatuses"][0]["restartCount"].as_u64();
+        let now = machines.pods("app=web");
+        ready(&now) && now.iter().map(restarts).sum::<Option<u64>>() == Some(1)
+    });
+    let there = first_processes();
+    let same = processes.iter().filter(|p| there.values().any(|q| q == *p)).count();
+    assert_eq!(same, processes.len() - 1);
+}
