@@ -74,6 +74,7 @@ pub const ALL: &[Make] = &[
     deployment::controller,
     endpoint::slice::controller,
     endpoint::classic::controller,
+    endpoint::mirror::controller,
     namespace::controller,
     garbage::controller,
     clusterrole::controller,

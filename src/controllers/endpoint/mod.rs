@@ -1,8 +1,10 @@
-//! Where Services lead: EndpointSlices ([`slice`]) and the older Endpoints ([`classic`]).
+//! Where Services lead: EndpointSlices ([`slice`]) and the older Endpoints ([`classic`]), and slices of those Endpoints that
+//! users write themselves ([`mirror`]).
 //!
-//! Both are plans over the same [`Target`]s: the pods that a Service selects, with their addresses and ports.
+//! The first two are plans over the same [`Target`]s: the pods that a Service selects, with their addresses and ports.
 
 pub mod classic;
+pub mod mirror;
 pub mod slice;
 #[cfg(test)]
 mod tests;

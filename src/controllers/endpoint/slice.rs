@@ -23,8 +23,8 @@ use crate::reconcile::{Changed, Controller, Key, Outcome, Reconciler};
 
 /// Endpoints of one slice at most.
 const SLICE_MAX: usize = 100;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const US: &str = "endpointslice-controller.k8s.io";
 
 struct Slices(Arc<Context>);
@@ -89,33 +89,33 @@ impl Reconciler for Slices {
             }
             None => publish,
         });
-        let existing = self.existing(key);
+        let existing = existing(&self.0, key, US);
         let steps = plan(&object, spec, &targets, &zones, &existing);
-        try_join_all(steps.into_iter().map(|s| self.apply(&key.namespace, s))).await?;
-        Ok(Outcome::Done)
+        apply(&self.0, &key.namespace, steps).await.map(|()| Outcome::Done)
     }
 }
 
-// === impl Slices ===
+/// The slices of a Service, or of an Endpoints object with its name, that a controller has made.
+pub(super) fn existing(cx: &Context, key: &Key, managed_by: &str) -> Vec<Value> {
+    let all = cx.client.informer(&endpointslice::KIND).list(&key.namespace);
+    let has = |o: &Object, k: &str, v: &str| o.meta.labels.get(k).is_some_and(|l| **l == *v);
+    let mine = |o: &&Arc<Object>| has(o, SERVICE_NAME, &key.name) && has(o, MANAGED_BY, managed_by);
+    all.iter().filter(mine).map(|o| o.value()).collect()
+}
 
-impl Slices {
-    fn existing(&self, key: &Key) -> Vec<Value> {
-        let all = self.0.client.informer(&endpointslice::KIND).list(&key.namespace);
-        let has = |o: &Object, k: &str, v: &str| o.meta.labels.get(k).is_some_and(|l| **l == *v);
-        let mine = |o: &&Arc<Object>| has(o, SERVICE_NAME, &key.name) && has(o, MANAGED_BY, US);
-        all.iter().filter(mine).map(|o| o.value()).collect()
-    }
+pub(super) async fn apply(cx: &Context, namespace: &str, steps: Vec<Step>) -> Result<()> {
+    try_join_all(steps.into_iter().map(|step| take(cx, namespace, step))).await.map(|_| ())
+}
 
-    async fn apply(&self, namespace: &str, step: Step) -> Result<()> {
-        let (client, kind) = (&self.0.client, &endpointslice::KIND);
-        match step {
-            Step::Create(slice) => match client.create(kind, namespace, slice).await {
-                Err(status) if status.code == 403 => Ok(()),
-                other => other.map(|_| ()),
-            },
-            Step::Update(name, slice) => client.update(kind, namespace, &name, None, slice).await.map(|_| ()),
-            Step::Delete(name) => absent_is_fine(client.delete(kind, namespace, &name, DeleteOptions::default()).await),
-        }
+async fn take(cx: &Context, namespace: &str, step: Step) -> Result<()> {
+    let (client, kind) = (&cx.client, &endpointslice::KIND);
+    match step {
+        Step::Create(slice) => match client.create(kind, namespace, slice).await {
+            Err(status) if status.code == 403 => Ok(()),
+            other => other.map(|_| ()),
+        },
+        Step::Update(name, slice) => client.update(kind, namespace, &name, None, slice).await.map(|_| ()),
+        Step::Delete(name) => absent_is_fine(client.delete(kind, namespace, &name, DeleteOptions::default()).await),
     }
 }
 
@@ -251,7 +251,7 @@ fn with(slice: &Value, endpoints: Vec<Value>, labels: &Value) -> Value {
     slice
 }
 
-fn port_value(port: &Port) -> Value {
+pub(super) fn port_value(port: &Port) -> Value {
     let mut out = json!({"name": port.name, "port": port.port, "protocol": port.protocol});
     if let Some(app) = &port.app_protocol {
         out["appProtocol"] = app.as_str().into();
@@ -259,12 +259,17 @@ fn port_value(port: &Port) -> Value {
     out
 }
 
-fn ports_of(slice: &Value) -> BTreeSet<Port> {
-    let one = |p: &Value| Port {
-        name: text(p, "name").into(),
-        port: p["port"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
-        protocol: p["protocol"].as_str().unwrap_or("TCP").into(),
-        app_protocol: p["appProtocol"].as_str().map(str::to_owned),
-    };
-    list(slice, "ports").iter().map(one).collect()
+/// The ports of a slice, or of a part of Endpoints.
+pub(super) fn ports_of(slice: &Value) -> BTreeSet<Port> {
+    list(slice, "ports").iter().map(port_of).collect()
+}
+
+/// A port as slices and Endpoints write it.
+fn port_of(port: &Value) -> Port {
+    Port {
+        name: text(port, "name").into(),
+        port: port["port"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
+        protocol: port["protocol"].as_str().unwrap_or("TCP").into(),
+        app_protocol: port["appProtocol"].as_str().map(str::to_owned),
+    }
 }
