@@ -15,7 +15,6 @@ pub(super) fn of(snapshot: &Snapshot, node: &str, memory_capacity: u64, everythi
     out.put("nodeName", Some(node));
     let mut all = Object::default();
     all.put("name", Some("pods"));
-    all.put("startTime", snapshot.booted.map(seconds_text));
     all.resources(&snapshot.all, Some(memory_capacity));
     out.put("systemContainers", Some(vec![all.0]));
     out.put("startTime", snapshot.booted.map(seconds_text));
