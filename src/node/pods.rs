@@ -163,15 +163,6 @@ impl Pods {
     fn begin_worker(&mut self, object: Arc<Object>) {
         let uid = object.meta.uid.to_string();
         let sandbox = self.left.remove(&uid);
-        let over = object
-            .typed::<Pod>()
-            .ok()
-            .and_then(|p| p.status.clone()?.phase)
-            .is_some_and(|p| p == "Succeeded" || p == "Failed");
-        if over && sandbox.is_none() && object.meta.deleted.is_none() {
-            // Ended before this process began: nothing is left to do until it is deleted, and then nothing to stop.
-            tracing::debug!(uid, "an ended pod is left as it is");
-        }
         if let Some(handle) = worker::spawn(self.node.clone(), object.clone(), sandbox, self.done.clone()) {
             self.workers.insert(uid, Running { handle, object });
             self.publish_ports();

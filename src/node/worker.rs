@@ -80,6 +80,8 @@ struct Worker {
     reporting: bool,
     /// The sandbox goes once the API knows how the pod has ended: until then it alone proves that the pod has run.
     finish_when_told: bool,
+    /// Nothing is known of how the pod ended but what the API says.
+    silent: bool,
     refresh_at: Option<tokio::time::Instant>,
     /// Not in the API any more: nothing is left to report to.
     vanished: bool,
@@ -109,6 +111,7 @@ pub fn spawn(
         reported: None,
         reporting: false,
         finish_when_told: false,
+        silent: false,
         refresh_at: None,
         vanished: false,
     };
@@ -128,7 +131,14 @@ pub fn spawn(
 impl Worker {
     async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         self.start_time.get_or_insert_with(|| self.node.clock.now());
-        self.happened(Event::Begin);
+        if self.state.stage == Stage::Preparing && self.is_over() {
+            // It ended before this process began, and nothing of it is left: what the API says of it stays.
+            self.state.stage = Stage::Finished;
+            self.silent = true;
+            tear_down(&self.node, &self.pod, &self.uid, false).await;
+        } else {
+            self.happened(Event::Begin);
+        }
         self.check_deletion();
         self.report();
         while self.state.stage != Stage::Gone {
@@ -151,6 +161,12 @@ impl Worker {
             }
         }
         self.end().await;
+    }
+
+    /// Whether the API says that the pod has ended.
+    fn is_over(&self) -> bool {
+        let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
     }
 
     /// Restart counts and last ends that the API knows of, for containers that this process has not seen.
@@ -552,7 +568,8 @@ impl Worker {
         status::Seen {
             addresses: self.addresses.clone(),
             host_addresses: self.node.config.addresses.clone(),
-            sandbox: self.setting.is_some(),
+            // What is about to go is not said to be there: it would be a report more.
+            sandbox: self.setting.is_some() && !self.finish_when_told,
             start_time: self.start_time,
             deleting: self.object.meta.deleted.is_some(),
         }
@@ -565,7 +582,7 @@ impl Worker {
 
     /// Sends the status if it is not what was sent last; one report is under way at a time.
     fn report(&mut self) {
-        if self.reporting || self.vanished || self.state.stage == Stage::Gone {
+        if self.reporting || self.vanished || self.silent || self.state.stage == Stage::Gone {
             return;
         }
         let current = self.current();
@@ -590,9 +607,11 @@ impl Worker {
         if self.vanished {
             return;
         }
-        let status = status::of(&self.pod, &self.state, &self.seen(), &self.current(), self.node.clock.now());
         let (namespace, name) = (self.object.meta.namespace.to_string(), self.object.meta.name.to_string());
-        send(&self.node, &self.object, status).await;
+        if !self.silent {
+            let status = status::of(&self.pod, &self.state, &self.seen(), &self.current(), self.node.clock.now());
+            send(&self.node, &self.object, status).await;
+        }
         let options = DeleteOptions { grace_seconds: Some(0), uid: Some(self.uid.clone()), ..DeleteOptions::default() };
         let mut waits = [0u64, 100, 500, 2000].into_iter();
         loop {

@@ -138,16 +138,27 @@ fn an_agent_that_is_killed_while_the_server_is_away_goes_on_from_what_it_was_tol
     }
     let addresses: BTreeSet<&str> = now.iter().map(|p| text(p, "/status/podIP")).collect();
     assert_eq!(addresses.len(), 4);
-    machines.until("what ended for good has", || {
+    let has_ended = |machines: &Machines| {
         let pod = machines.json(&["get", "pod", "once"]);
         pod["status"]["phase"] == "Failed" && pod["status"]["containerStatuses"][0]["restartCount"] == 0
-    });
+    };
+    machines.until("what ended for good has", || has_ended(&machines));
     // The first one is gone, and with it the network from which was asked.
     let resolved = |service: &str| {
         let name = format!("{service}.default.svc.cluster.local");
         machines.in_pod(&now[0], &["dig", "+short", "+time=2", "@10.43.0.10", &name]).unwrap_or_default()
     };
     machines.until("what had gone is gone", || resolved("soon-gone").is_empty() && resolved("web").trim() == web);
+
+    // Of a pod that has ended a later process knows only what the API says, and leaves it so.
+    let before = machines.json(&["get", "pod", "once"]);
+    machines.all[1].kill();
+    machines.start_agent(1, "");
+    machines.kubectl(&["rollout", "restart", "deployment/web"]);
+    machines.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    assert_eq!(machines.json(&["get", "pod", "once"]), before);
+    assert_eq!(machines.kubectl(&["logs", "once"]).trim(), "hello: listening on port 8080");
+    machines.kubectl(&["delete", "pod", "once", "--timeout=30s"]);
 }
 
 /// Nobody refuses: there is only silence.
