@@ -116,6 +116,7 @@ fn place(node: &str, address: IpAddr, named: &Named<'_>, port: &str) -> Result<P
 
 /// Whether it may be an address of a pod or node, and none that means something else to each machine.
 fn is_global_unicast(address: IpAddr) -> bool {
+    let address = address.to_canonical();
     let local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -146,7 +147,7 @@ fn of_service(api: &Api, namespace: &str, named: Named<'_>, id: &str) -> Result<
         let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());
         if ips.into_iter().any(|ip| ip.ip.parse() == Ok(address.ip())) {
             let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-            return Ok(Place { node, to: Destination::Address(address), secure: named.secure });
+            return place(&node, address.ip(), &named, &address.port().to_string());
         }
     }
     Err(Status::unavailable(format!("no endpoints available for service {id:?}")))
@@ -218,6 +219,7 @@ mod tests {
             ("255.255.255.255", false),
             ("::1", false),
             ("fe80::1", false),
+            ("::ffff:127.0.0.1", false),
         ] {
             let found = place("n", address.parse().unwrap(), &pod, "80").map_err(|s| s.code);
             assert_eq!(found.is_ok(), allowed, "{address}");
