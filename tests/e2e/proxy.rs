@@ -468,7 +468,12 @@ fn the_servers_own_node_is_reached_in_the_process() {
 
 #[test]
 fn an_agents_node_is_reached_through_its_tunnel() {
-    let machines = Machines::start("proxy", 2);
+    // A server without a node of its own has no other way to pods.
+    let mut machines = Machines::prepare("proxy", 2);
+    machines.start_server(&["--disable-agent"]);
+    let token = machines.token();
+    machines.start_agent(1, &token);
+    machines.until("the agent's node is Ready", || machines.is_ready(1));
     let path = machines.all[0].path("web.yaml");
     std::fs::write(&path, WEB.replace("NODE", &machines.all[1].name)).unwrap();
     machines.kubectl(&["apply", "-f", path.to_str().unwrap()]);
