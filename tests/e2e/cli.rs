@@ -115,6 +115,10 @@ fn our_own_commands_do_without_kubectl() {
     let absent = lab.amphipod(&["get", "pod", "nobody"]);
     let said = String::from_utf8_lossy(&absent.stderr).into_owned();
     assert!(absent.status.code() == Some(1) && said.contains("pods \"nobody\" not found"), "{said}");
+    assert_eq!(lab.said(&["get", "--raw", "/readyz"]), "ok");
+    let page = lab.said(&["get", "--raw", "/api/v1/namespaces/default/services/hello:80/proxy/"]);
+    assert!(page.contains("Hello from pod hello-"), "{page}");
+    assert_eq!(lab.amphipod(&["get", "--raw", "readyz"]).status.code(), Some(2));
     lab.said(&["delete", "-f", HELLO]);
     lab.until("the pods are gone", || lab.said(&["get", "pods", "-o", "name"]).is_empty());
 }

@@ -10,6 +10,7 @@ mod pods;
 mod tables;
 mod terminal;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -118,6 +119,18 @@ impl Cluster {
 async fn body(response: Response<Incoming>) -> Result<Value> {
     let bytes = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
     serde_json::from_slice(&bytes).context("the answer is not JSON")
+}
+
+/// Prints an answer as it comes.
+async fn pass_on(response: Response<Incoming>) -> Result<()> {
+    let (mut body, mut out) = (response.into_body(), std::io::stdout());
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame.context("the answer broke off")?.into_data() {
+            out.write_all(&bytes)?;
+            out.flush()?;
+        }
+    }
+    Ok(())
 }
 
 /// The server's Status as an error.

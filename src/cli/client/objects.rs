@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::discovery::{Resource, Resources};
 use super::manifest::{Manifest, read_all};
-use super::{Cluster, Refused, Where, body, escape, run, tables};
+use super::{Cluster, Refused, Where, body, escape, pass_on, run, tables};
 use crate::cli::{Usage, output};
 
 const JSON: &str = "application/json";
@@ -52,8 +52,11 @@ pub struct DeleteArgs {
 #[derive(Clone, Debug, Args)]
 pub struct GetArgs {
     /// Kind and, to see one object, its name; or KIND/NAME
-    #[arg(required = true)]
+    #[arg(required_unless_present = "raw")]
     target: Vec<String>,
+    /// What the server answers for a path, such as /readyz, as it comes
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["target", "all_namespaces", "output", "selector"])]
+    raw: Option<String>,
     /// Of all namespaces
     #[arg(long, short = 'A')]
     all_namespaces: bool,
@@ -214,6 +217,9 @@ fn split(target: &[String]) -> Result<(String, Vec<String>)> {
 
 /// Shows objects.
 pub fn get(args: &GetArgs) -> Result<()> {
+    if let Some(path) = &args.raw {
+        return run(raw(args, path));
+    }
     let (kinds, names) = split(&args.target)?;
     if !names.is_empty() && args.all_namespaces {
         return Err(Usage("--all-namespaces: a name is looked for in one namespace".into()).into());
@@ -230,6 +236,13 @@ pub fn get(args: &GetArgs) -> Result<()> {
         }
         Ok(())
     })
+}
+
+async fn raw(args: &GetArgs, path: &str) -> Result<()> {
+    if !path.starts_with('/') {
+        return Err(Usage(format!("--raw: {path:?}: expected a path that begins with /, such as /readyz")).into());
+    }
+    pass_on(args.at.open()?.send(Method::GET, path, "*/*", None).await?).await
 }
 
 async fn show(cluster: &mut Cluster, resource: &Resource, names: &[String], args: &GetArgs) -> Result<()> {

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures::{SinkExt, StreamExt};
 use http::Method;
-use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::terminal::Terminal;
-use super::{Cluster, Where, escape, refused, run};
+use super::{Cluster, Where, escape, pass_on, refused, run};
 use crate::base::task;
 use crate::cli::Exit;
 use crate::wire::websocket::channel::{CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT};
@@ -89,15 +88,7 @@ pub fn logs(args: &LogsArgs) -> Result<()> {
         }
         let path = path(&cluster, &args.pod, "log", &query);
         let response = cluster.send(Method::GET, &path, "*/*", None).await?;
-        let mut body = response.into_body();
-        let mut out = std::io::stdout();
-        while let Some(frame) = body.frame().await {
-            if let Ok(bytes) = frame.context("the log broke off")?.into_data() {
-                out.write_all(&bytes)?;
-                out.flush()?;
-            }
-        }
-        Ok(())
+        pass_on(response).await
     })
 }
 
