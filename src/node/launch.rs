@@ -27,6 +27,8 @@ pub struct Setting {
     pub volumes: Paths,
     pub files: Files,
     pub facts: Facts,
+    /// A volume is to be looked at again soon.
+    pub stale: bool,
 }
 
 /// Why a container did not start.

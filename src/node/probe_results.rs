@@ -54,9 +54,9 @@ impl Counting {
     /// One more.
     pub fn add(&self, successful: bool) {
         let mut all = self.results.0.lock().expect("no panic while held");
-        if let Some(count) = all.get_mut(&self.probed) {
-            *(if successful { &mut count.successful } else { &mut count.failed }) += 1;
-        }
+        // The end of the run before may have come later than the beginning of this one.
+        let count = all.entry(self.probed.clone()).or_default();
+        *(if successful { &mut count.successful } else { &mut count.failed }) += 1;
     }
 }
 
@@ -78,8 +78,12 @@ mod tests {
         for successful in [true, true, false] {
             counting.add(successful);
         }
-        assert_eq!(results.all(), [(probed, Count { successful: 2, failed: 1 })]);
+        assert_eq!(results.all(), [(probed.clone(), Count { successful: 2, failed: 1 })]);
+        let again = results.begin(probed.clone());
         drop(counting);
+        again.add(true);
+        assert_eq!(results.all(), [(probed, Count { successful: 1, failed: 0 })], "the run before ended late");
+        drop(again);
         assert!(results.all().is_empty());
     }
 }

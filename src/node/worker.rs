@@ -284,6 +284,9 @@ impl Worker {
             Message::Images => self.look_for_images(true).await,
             Message::Prepared(setting) => {
                 self.addresses = setting.addresses.clone();
+                if setting.stale {
+                    self.refresh_at = Some(tokio::time::Instant::now() + REFRESH_RETRY);
+                }
                 self.setting = Some(setting);
                 self.happened(Event::Prepared);
             }
@@ -684,7 +687,8 @@ async fn prepare(
         (Some(attached.netns), attached.addresses)
     };
     let facts = facts(node, &addresses);
-    let volumes = volumes::prepare(node, pod, &facts, adopted.is_some()).await.map_err(|e| ("FailedMount", e))?;
+    let (volumes, stale) =
+        volumes::prepare(node, pod, &facts, adopted.is_some()).await.map_err(|e| ("FailedMount", e))?;
     let files = files::write(&node.pod_run_dir(&uid).join("etc"), &node.config, pod, &addresses)
         .map_err(|e| sandbox_error(e.to_string()))?;
     let sandbox = match adopted {
@@ -715,7 +719,7 @@ async fn prepare(
             id
         }
     };
-    Ok(Box::new(Setting { sandbox, addresses, volumes, files, facts }))
+    Ok(Box::new(Setting { sandbox, addresses, volumes, files, facts, stale }))
 }
 
 async fn remove_sandbox(node: &Node, id: &str) {

@@ -116,14 +116,18 @@ impl Deployer {
         }
     }
 
-    /// Applies what is in the directory until aborted.
-    pub async fn run(mut self) {
+    async fn write(&mut self) {
         for (path, content) in std::mem::take(&mut self.unwritten) {
             let write = move || write_atomically(&path, content.as_bytes(), 0o600).map_err(|e| (path, e));
             if let Ok(Err((path, error))) = tokio::task::spawn_blocking(write).await {
                 tracing::error!(%error, file = %path.display(), "a built-in manifest cannot be written");
             }
         }
+    }
+
+    /// Applies what is in the directory until aborted.
+    pub async fn run(mut self) {
+        self.write().await;
         let mut watch = match TreeWatch::new(&self.directory) {
             Ok(watch) => watch,
             Err(error) => {
@@ -347,15 +351,15 @@ fn kind_of(api_version: &str, kind: &str) -> Result<&'static Kind> {
     found.ok_or_else(|| Status::bad_request(format!("no matches for kind {kind:?} in version {api_version:?}")))
 }
 
-/// The name of a file's ConfigMap: what a name may not have becomes a dash. Paths below the directory are told apart by a
-/// digest.
+/// The name of a file's ConfigMap: what a name may not have becomes a dash. Files that would have the same one are told apart by
+/// a digest.
 fn record_name(file: &str) -> String {
     let safe: String =
         file.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
-    let name = format!("manifest.{}", safe.trim_matches(|c| c == '-' || c == '.'));
-    match file.contains('/') {
-        true => format!("{name}-{}", hex::encode(&Sha256::digest(file.as_bytes())[..4])),
-        false => name,
+    let safe = safe.trim_matches(['-', '.']);
+    match safe == file {
+        true => format!("manifest.{safe}"),
+        false => format!("manifest.{safe}-{}", hex::encode(&Sha256::digest(file.as_bytes())[..4])),
     }
 }
 
@@ -471,6 +475,13 @@ mod tests {
         assert_eq!(record(&api).revision, revisions.0);
     }
 
+    #[test]
+    fn no_two_files_are_noted_in_one_place() {
+        let names = ["a-b.yaml", "a_b.yaml", "A-b.yaml", "a/b.yaml", "-a-b.yaml"].map(record_name);
+        assert_eq!(names[0], "manifest.a-b.yaml");
+        assert!((1..names.len()).all(|i| !names[..i].contains(&names[i])), "{names:?}");
+    }
+
     #[tokio::test]
     async fn what_is_left_of_a_file_that_failed_is_removed_with_it() {
         let api = api().await;
@@ -495,9 +506,8 @@ mod tests {
             let off: Vec<String> = off.iter().map(|o| (*o).to_owned()).collect();
             let values = Values { cluster_dns: dns.parse().unwrap(), cluster_domain: "cluster.local".into() };
             deployer.stage(&off, &values).await;
-            let task = crate::base::task::spawn("manifests", deployer.run());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            task.abort();
+            deployer.write().await;
+            assert!(!deployer.all(&mut BTreeMap::new(), Effort::All).await);
         };
         let service = || {
             let found = api.cache.shelf(&service::KIND).get(&service::KIND.key(NAMESPACE, "kube-dns"));

@@ -278,6 +278,8 @@ fn what_cannot_be_reached(view: &View) {
     assert_eq!(refused(&format!("{SERVICES}/absent/proxy/")).0, 404);
     assert_eq!(refused(&format!("{PODS}/ftp:web:80/proxy/")).0, 400);
     assert_eq!(refused("/api/v1/nodes/absent/proxy/").0, 404);
+    // The right to watch is not the right to this.
+    assert_eq!(refused("/api/v1/watch/namespaces/default/services/web:echo/proxy/").0, 405);
     // Plain HTTP where TLS is wanted.
     let (code, _, message) = refused(&format!("{PODS}/https:web:8081/proxy/"));
     assert!(code == 503 && message.starts_with("error trying to reach service: tls: "), "{message}");

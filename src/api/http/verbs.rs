@@ -52,7 +52,8 @@ pub async fn respond(
         return Err(Status::no_such_path());
     }
     let subresource = subresource(kind, &resource)?;
-    let is_proxied = subresource == Some(Subresource::Proxy) && !resource.name.is_empty();
+    // A path below `/watch` asks for another right than what it would do to the backend.
+    let is_proxied = subresource == Some(Subresource::Proxy) && !resource.name.is_empty() && route.verb != "watch";
     if is_proxied && (!kind.namespaced || !resource.namespace.is_empty()) {
         // The query is the backend's.
         let request = request(user, kind, &resource, subresource, route.verb, &Query::default(), http.headers())?;

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -31,7 +31,7 @@ const IN_LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 /// What is asked for.
 #[derive(Debug)]
 enum Found {
-    Directory(PathBuf),
+    Directory(File),
     File(File),
 }
 
@@ -40,7 +40,7 @@ pub(super) async fn respond(root: &Path, path: &str, method: &Method, headers: &
     let (root, path, headers) = (root.to_owned(), path.to_owned(), headers.clone());
     let head = *method == Method::HEAD;
     let answered = tokio::task::spawn_blocking(move || match open(&root, &path) {
-        Ok(Found::Directory(directory)) if path.is_empty() || path.ends_with('/') => listing(&directory),
+        Ok(Found::Directory(directory)) if path.is_empty() || path.ends_with('/') => listing(directory),
         Ok(Found::Directory(_)) => moved(&format!("{}/", last(&path))),
         Ok(Found::File(_)) if path.ends_with('/') => moved(&format!("../{}", last(&path))),
         Ok(Found::File(file)) => content(file, last(&path), &headers, head),
@@ -67,7 +67,7 @@ fn open(root: &Path, path: &str) -> std::io::Result<Found> {
     let file = File::from(opened);
     let kind = file.metadata()?.file_type();
     match (kind.is_dir(), kind.is_file()) {
-        (true, _) => Ok(Found::Directory(wanted)),
+        (true, _) => Ok(Found::Directory(file)),
         (_, true) => Ok(Found::File(file)),
         _ => Err(std::io::ErrorKind::PermissionDenied.into()),
     }
@@ -82,13 +82,15 @@ pub(super) fn moved(to: &str) -> Response<Body> {
 }
 
 /// A page with a link for each entry.
-fn listing(directory: &Path) -> Response<Body> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return answer::text(500, "Error reading directory\n") };
-    let name = |e: std::fs::DirEntry| {
-        let slash = if e.file_type().is_ok_and(|t| t.is_dir()) { "/" } else { "" };
+fn listing(directory: File) -> Response<Body> {
+    // What was opened is read, whatever its path leads to by now.
+    let Ok(entries) = rustix::fs::Dir::new(directory) else { return answer::text(500, "Error reading directory\n") };
+    let name = |e: rustix::fs::DirEntry| {
+        let slash = if e.file_type() == rustix::fs::FileType::Directory { "/" } else { "" };
         format!("{}{slash}", e.file_name().to_string_lossy())
     };
-    let mut names: Vec<String> = entries.flatten().map(name).collect();
+    let entries = entries.flatten().filter(|e| !matches!(e.file_name().to_bytes(), b"." | b".."));
+    let mut names: Vec<String> = entries.map(name).collect();
     names.sort();
     let mut page = "<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n".to_owned();
     for name in names {
@@ -166,7 +168,7 @@ fn range(text: &str, length: u64) -> Option<(u64, u64)> {
     let first = text.strip_prefix("bytes=")?.split(',').next()?.trim();
     let (begin, end) = first.split_once('-')?;
     match (begin.parse::<u64>(), end.parse::<u64>()) {
-        (Ok(begin), Ok(end)) if begin <= end && begin < length => Some((begin, length.min(end + 1))),
+        (Ok(begin), Ok(end)) if begin <= end && begin < length => Some((begin, length.min(end.saturating_add(1)))),
         (Ok(begin), Err(_)) if end.is_empty() && begin < length => Some((begin, length)),
         (Err(_), Ok(last)) if begin.is_empty() && last > 0 => Some((length.saturating_sub(last), length)),
         _ => None,
@@ -222,6 +224,7 @@ mod tests {
         let (code, headers, text) = ask(root, "a&b.log", &[("range", "bytes=1-2")]).await;
         assert_eq!((code, &*text, headers["content-range"].to_str().unwrap()), (206, "el", "bytes 1-2/6"));
         assert_eq!(ask(root, "a&b.log", &[("range", "bytes=-3")]).await.2, "lo\n");
+        assert_eq!(ask(root, "a&b.log", &[("range", "bytes=1-18446744073709551615")]).await.2, "ello\n");
         assert_eq!(ask(root, "a&b.log", &[("range", "bytes=9-")]).await.0, 416);
         let (code, headers, _) = ask(root, "pods", &[]).await;
         assert_eq!((code, headers["location"].to_str().unwrap()), (301, "pods/"));

@@ -16,6 +16,14 @@ use crate::node::env::{self, Facts};
 /// Path, bytes and mode of each file.
 pub type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
+/// What a volume shows.
+#[derive(Debug, Default)]
+pub struct Content {
+    pub files: Files,
+    /// A token is the one before, because the server is away: it may soon be good for nothing.
+    pub stale: bool,
+}
+
 const MODE: i32 = 0o644;
 
 /// Whether the volume is one of these.
@@ -36,32 +44,40 @@ pub fn mentions(v: &Volume, is_secret: bool, name: &str) -> bool {
 }
 
 /// The files of a volume, which is or will be at `path`, as they must be now.
-pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &Facts, path: &Path) -> Result<Files, String> {
+pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &Facts, path: &Path) -> Result<Content, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let client = &*node.client;
     if let Some(m) = &v.config_map {
         let map = env::config_map(client, namespace, &m.name, m.optional)?;
-        return keys(map_bytes(map), m.items.as_deref(), m.default_mode.unwrap_or(MODE), m.optional, &m.name);
+        return keys(map_bytes(map), m.items.as_deref(), m.default_mode.unwrap_or(MODE), m.optional, &m.name)
+            .map(fresh);
     }
     if let Some(s) = &v.secret {
         let name = s.secret_name.as_deref().unwrap_or("");
         let secret = env::secret_of(client, namespace, name, s.optional)?;
-        return keys(secret_bytes(secret), s.items.as_deref(), s.default_mode.unwrap_or(MODE), s.optional, name);
+        return keys(secret_bytes(secret), s.items.as_deref(), s.default_mode.unwrap_or(MODE), s.optional, name)
+            .map(fresh);
     }
     if let Some(d) = &v.downward_api {
-        return downward(pod, facts, d.items.as_deref(), d.default_mode.unwrap_or(MODE));
+        return downward(pod, facts, d.items.as_deref(), d.default_mode.unwrap_or(MODE)).map(fresh);
     }
-    let mut files = Files::new();
+    let mut content = Content::default();
     if let Some(p) = &v.projected {
         for source in p.sources.iter().flatten() {
             let mode = p.default_mode.unwrap_or(MODE);
-            files.extend(match &source.service_account_token {
+            let part = match &source.service_account_token {
                 Some(t) => token(node, pod, namespace, t, mode, path).await?,
-                None => projection(node, pod, namespace, source, mode, facts)?,
-            });
+                None => fresh(projection(node, pod, namespace, source, mode, facts)?),
+            };
+            content.files.extend(part.files);
+            content.stale |= part.stale;
         }
     }
-    Ok(files)
+    Ok(content)
+}
+
+fn fresh(files: Files) -> Content {
+    Content { files, stale: false }
 }
 
 fn projection(
@@ -94,7 +110,7 @@ async fn token(
     t: &ServiceAccountTokenProjection,
     mode: i32,
     path: &Path,
-) -> Result<Files, String> {
+) -> Result<Content, String> {
     let spec = pod.spec.as_ref();
     let account = spec.and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
     let mut request = json!({
@@ -104,18 +120,18 @@ async fn token(
     if let Some(audience) = t.audience.as_deref().filter(|a| !a.is_empty()) {
         request["audiences"] = json!([audience]);
     }
-    let token = match node.client.token(namespace, account, request).await {
-        Ok(answer) => text(&answer, "status.token").as_bytes().to_vec(),
+    let (token, stale) = match node.client.token(namespace, account, request).await {
+        Ok(answer) => (text(&answer, "status.token").as_bytes().to_vec(), false),
         // While the server is away, the one before is better than a pod that cannot be.
         Err(error) if error.code == 503 => {
-            std::fs::read(path.join(DATA).join(&t.path)).map_err(|_| error.to_string())?
+            (std::fs::read(path.join(DATA).join(&t.path)).map_err(|_| error.to_string())?, true)
         }
         Err(error) => return Err(error.to_string()),
     };
     // A token that only its user may read, unless a group shares the volume.
     let shared = spec.and_then(|s| s.security_context.as_ref()).is_some_and(|s| s.fs_group.is_some());
     let mode = if shared { 0o600 | (mode & 0o040) } else { mode };
-    Ok([(t.path.clone(), (token, mode as u32))].into())
+    Ok(Content { files: [(t.path.clone(), (token, mode as u32))].into(), stale })
 }
 
 fn map_bytes(map: Option<ConfigMap>) -> Option<BTreeMap<String, Vec<u8>>> {

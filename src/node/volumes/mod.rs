@@ -16,29 +16,32 @@ use super::env::Facts;
 pub type Paths = BTreeMap<String, PathBuf>;
 
 /// Makes (or brings up to date) all volumes of a pod. With `adopted`, what comes from API objects and is there already is
-/// left as it is: [`refresh`] comes next, and the API may be away. The error is fit for a FailedMount event.
-pub async fn prepare(node: &Node, pod: &Pod, facts: &Facts, adopted: bool) -> Result<Paths, String> {
+/// left as it is: [`refresh`] comes next, and the API may be away. True if one is to be looked at again soon. The error is fit
+/// for a FailedMount event.
+pub async fn prepare(node: &Node, pod: &Pod, facts: &Facts, adopted: bool) -> Result<(Paths, bool), String> {
     let uid = pod.metadata.uid.as_deref().unwrap_or("");
-    let mut paths = Paths::new();
+    let (mut paths, mut any_stale) = (Paths::new(), false);
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let there = content_dir(node, uid, volume);
-        let path = match adopted && content::is_content(volume) && there.join(write::DATA).is_dir() {
-            true => there,
+        let (path, stale) = match adopted && content::is_content(volume) && there.join(write::DATA).is_dir() {
+            true => (there, false),
             false => one(node, pod, uid, volume, facts)
                 .await
                 .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?,
         };
         paths.insert(volume.name.clone(), path);
+        any_stale |= stale;
     }
-    Ok(paths)
+    Ok((paths, any_stale))
 }
 
 /// Brings what comes from API objects up to date in a running pod.
 pub async fn refresh(node: &Node, pod: &Pod, facts: &Facts) -> Result<(), String> {
+    let mut any_stale = false;
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| content::is_content(v)) {
-        one(node, pod, pod.metadata.uid.as_deref().unwrap_or(""), volume, facts).await?;
+        any_stale |= one(node, pod, pod.metadata.uid.as_deref().unwrap_or(""), volume, facts).await?.1;
     }
-    Ok(())
+    if any_stale { Err("the server is away, so its token is the one before".into()) } else { Ok(()) }
 }
 
 /// Whether a volume of the pod shows this ConfigMap or Secret.
@@ -74,7 +77,8 @@ fn content_dir(node: &Node, uid: &str, volume: &Volume) -> PathBuf {
     node.pod_run_dir(uid).join("volumes").join(&volume.name)
 }
 
-async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) -> Result<PathBuf, String> {
+/// Makes one volume, or brings it up to date; true if it is to be looked at again soon.
+async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) -> Result<(PathBuf, bool), String> {
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     let io = |e: std::io::Error| e.to_string();
     if let Some(empty) = &volume.empty_dir {
@@ -89,16 +93,16 @@ async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) 
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).map_err(io)?;
             own(&path, group).map_err(io)?;
         }
-        return Ok(path);
+        return Ok((path, false));
     }
     if let Some(host) = &volume.host_path {
-        return host_path(host);
+        return host_path(host).map(|path| (path, false));
     }
     if content::is_content(volume) {
         let path = content_dir(node, uid, volume);
-        let files = content::of(node, pod, volume, facts, &path).await?;
-        write::atomically(&path, &files, group).map_err(io)?;
-        return Ok(path);
+        let content = content::of(node, pod, volume, facts, &path).await?;
+        write::atomically(&path, &content.files, group).map_err(io)?;
+        return Ok((path, content.stale));
     }
     Err("volumes of this type are not supported yet; supported: emptyDir, hostPath, configMap, secret, downwardAPI, projected".into())
 }

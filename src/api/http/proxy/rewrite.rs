@@ -108,8 +108,9 @@ impl Links {
             return at;
         }
         let close = format!("</{name}");
-        let rest = page[at..].to_ascii_lowercase();
-        let end = find(&rest, 0, close.as_bytes()).map_or(page.len(), |e| at + e);
+        // Where it stands: a copy of the rest for each element would cost the square of the page.
+        let mut rest = page[at..].windows(close.len());
+        let end = rest.position(|w| w.eq_ignore_ascii_case(close.as_bytes())).map_or(page.len(), |e| at + e);
         out.extend_from_slice(&page[at..end]);
         end
     }
@@ -229,6 +230,11 @@ mod tests {
             "<form action = '/P/f' disabled><br/><a href=\"http://example.org/\"></a><b"
         );
         let links = Links { prefix: "/P".into(), hosts: Vec::new() };
+        let loud = "<SCRIPT>'<a href=/no>'</Script><a href=/y>";
+        assert_eq!(links.page(loud.as_bytes()), loud.replace("/y", "/P/y").as_bytes());
+        // Ends soon, however many elements there are whose end is looked for.
+        let many = "<title></title>".repeat(100_000);
+        assert_eq!(links.page(many.as_bytes()), many.as_bytes());
         assert_eq!(String::from_utf8(links.page(page.as_bytes())).unwrap(), expected);
         // Whatever the page is cut off at, nothing is lost and nothing fails.
         for end in 0..page.len() {
