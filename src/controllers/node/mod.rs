@@ -84,11 +84,16 @@ fn condition<'a>(node: &'a Node, of_type: &str) -> Option<&'a str> {
 impl Reconciler for Nodes {
     async fn reconcile(&self, key: &Key) -> Result<Outcome> {
         let Some(object) = self.cx.client.informer(&node::KIND).get("", &key.name) else {
-            self.heard.lock().expect("no panic while held").remove(&*key.name);
+            if !self.heard.lock().expect("no panic while held").contains_key(&*key.name) {
+                // A look that was due for the Node that is gone: by now a machine may be joining under its name.
+                return Ok(Outcome::Done);
+            }
             // Its name is free for another machine, or for the same one installed anew.
             let name = join::password_name(&key.name);
             let gone = self.cx.client.delete(&secret::KIND, join::NAMESPACE, &name, DeleteOptions::default()).await;
-            return absent_is_fine(gone).map(|()| Outcome::Done);
+            absent_is_fine(gone)?;
+            self.heard.lock().expect("no panic while held").remove(&*key.name);
+            return Ok(Outcome::Done);
         };
         let now = self.cx.clock.now();
         let fresh = Instant::now();
@@ -211,6 +216,36 @@ fn taints(node: &Value, now: Timestamp) -> Option<Vec<Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::Clock;
+    use crate::controllers::{self, Options};
+    use crate::kinds::core::namespace;
+    use crate::reconcile::{Client, Local, in_memory};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_password_of_a_deleted_node_goes_once_and_that_of_a_machine_that_joins_anew_stays() {
+        let client: Arc<dyn Client> = Arc::new(Local::new(in_memory::api(), "test"));
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": join::NAMESPACE}})).await.unwrap();
+        let grace = std::time::Duration::from_secs(5);
+        let options = Options { node_grace: grace, ..Options::default() };
+        controllers::start(client.clone(), Clock::system(), options);
+        let name = join::password_name("one");
+        let joined = async || {
+            let record = json!({"metadata": {"name": name}});
+            client.create(&secret::KIND, join::NAMESPACE, record).await.unwrap();
+        };
+        let is_there = || client.informer(&secret::KIND).get(join::NAMESPACE, &name).is_some();
+        let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        client.create(&node::KIND, "", json!({"metadata": {"name": "one"}, "status": ready})).await.unwrap();
+        joined().await;
+        tokio::time::sleep(grace / 5).await;
+        assert!(is_there());
+        client.delete(&node::KIND, "", "one", DeleteOptions::default()).await.unwrap();
+        tokio::time::sleep(grace / 5).await;
+        assert!(!is_there());
+        joined().await;
+        tokio::time::sleep(grace * 3).await;
+        assert!(is_there(), "the look that was due for the node before");
+    }
 
     #[test]
     fn conditions_become_taints_and_back() {
