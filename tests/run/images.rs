@@ -359,3 +359,23 @@ async fn a_store_is_shared_by_processes() {
     };
     assert!(!scratch.exists() && alone.status(&name).await.is_some());
 }
+
+#[tokio::test]
+async fn a_pull_that_waits_for_the_end_of_a_collection_holds_up_nobody() {
+    let lab = Lab::new().await;
+    let store = store(&lab);
+    let lock = fs::File::create(lab.config.images_dir().join("pulls.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let collecting = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(4));
+        drop(lock);
+    });
+    let began = std::time::Instant::now();
+    let pull = store.pull("127.0.0.1:1/x:y", &[]);
+    tokio::pin!(pull);
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut pull).await.is_err(), "it waits");
+    assert!(began.elapsed() < Duration::from_secs(3), "and so does whatever shares its thread");
+    let unreachable = pull.await.unwrap_err();
+    assert!(matches!(unreachable, ImageError::Unreachable { .. }), "{unreachable}");
+    collecting.join().unwrap();
+}

@@ -47,7 +47,7 @@ struct Described {
 }
 
 pub(super) async fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Image>> {
-    let _pulling = super::lock::pulling(&store.inner.directory)?;
+    let _pulling = store.pulling().await?;
     let scratch = store.inner.directory.join("blobs").join(format!("import-{}", &super::super::new_id()[..8]));
     fs::create_dir_all(&scratch).map_err(io("creating", &scratch))?;
     let (from, to) = (archive.to_owned(), scratch.clone());

@@ -20,6 +20,7 @@ use super::super::Config;
 use super::content::Content;
 use super::error::io;
 use super::gc::{Candidate, Collected, Interest, Policy};
+use super::lock::Lock;
 use super::reference::is_digest;
 use super::unpack::{Unpacked, unpack};
 use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, archive, builtin, pull, rootfs};
@@ -198,6 +199,11 @@ impl ImageStore {
         }
     }
 
+    /// Keeps new layers from being taken for unused ones; waits while a collection is under way.
+    pub(super) async fn pulling(&self) -> Result<Lock> {
+        self.blocking(|inner| super::lock::pulling(&inner.directory)).await
+    }
+
     /// Makes a layer out of a verified blob, unless it is there. `below` are the chain ids under it, lowest first.
     pub(super) async fn add_layer(&self, below: &[String], chain_id: &str, diff_id: &str, blob: PathBuf) -> Result<()> {
         let _turn = self.inner.unpacking.lock().await;
@@ -261,7 +267,7 @@ impl ImageStore {
                 let (store, key, credentials) = (self.clone(), key.clone(), credentials.to_vec());
                 // In a task of its own: the caller that began it may give up while others still wait.
                 let task = crate::base::task::spawn("image-pull", async move {
-                    let result = match super::lock::pulling(&store.inner.directory) {
+                    let result = match store.pulling().await {
                         Ok(_pulling) => pull::pull(&store, &parsed, &credentials, fresh).await,
                         Err(error) => Err(error),
                     };
