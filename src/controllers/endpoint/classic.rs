@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use serde_json::{Value, json};
 
-use super::{Context, Port, Target, labels, services_of, targets};
+use super::{Context, Port, Target, labels, selector, services_of, targets};
 use crate::api::delete::DeleteOptions;
 use crate::api::status::Result;
 use crate::base::json::text;
@@ -44,7 +44,7 @@ impl Reconciler for Classic {
             return Ok(Outcome::Done);
         };
         let service: Arc<Service> = typed(&object)?;
-        let Some(spec) = service.spec.as_ref().filter(|s| s.selector.is_some()) else { return Ok(Outcome::Done) };
+        let Some(spec) = service.spec.as_ref().filter(|s| selector(s).is_some()) else { return Ok(Outcome::Done) };
         if object.meta.deleted.is_some() || spec.type_.as_deref() == Some("ExternalName") {
             return Ok(Outcome::Done);
         }

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::{Map, Value, json};
 
 use super::slice::{self, MANAGED_BY, SERVICE_NAME, Step, port_value, ports_of};
-use super::{Context, Port};
+use super::{Context, Port, selector};
 use crate::api::status::Result;
 use crate::base::json::{list, text};
 use crate::base::object::Object;
@@ -57,7 +57,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
 }
 
 fn has_selector(service: &Object) -> bool {
-    service.typed::<Service>().is_ok_and(|s| s.spec.as_ref().is_some_and(|s| s.selector.is_some()))
+    service.typed::<Service>().is_ok_and(|s| s.spec.as_ref().and_then(selector).is_some())
 }
 
 fn selects(cx: &Context, key: &Key) -> bool {
@@ -264,5 +264,13 @@ mod tests {
         until("and one that does no more is mirrored again", &["10.3.4.5"]).await;
         client.delete(&endpoints::KIND, "n", "s", crate::api::delete::DeleteOptions::default()).await.unwrap();
         until("what is deleted goes", &[]).await;
+        let spec = json!({"ports": [{"port": 80, "protocol": "TCP"}], "selector": {}});
+        client.create(&service::KIND, "n", json!({"metadata": {"name": "e"}, "spec": spec})).await.unwrap();
+        let object = json!({"metadata": {"name": "e"}, "subsets": subsets("10.4.5.6")});
+        client.create(&endpoints::KIND, "n", object).await.unwrap();
+        until("an empty selector is none", &["10.4.5.6"]).await;
+        let all = client.informer(&endpointslice::KIND).list("n");
+        let of_e = all.iter().filter(|s| s.meta.labels.get(SERVICE_NAME).is_some_and(|n| **n == *"e"));
+        assert_eq!(of_e.count(), 1, "and nobody else makes slices for it");
     }
 }

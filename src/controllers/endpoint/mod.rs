@@ -47,6 +47,11 @@ pub(super) struct Target {
     pub(super) reference: Value,
 }
 
+/// What a Service selects by. An empty selector is none: Kubernetes does not even store it.
+pub(super) fn selector(spec: &ServiceSpec) -> Option<&BTreeMap<String, String>> {
+    spec.selector.as_ref().filter(|s| !s.is_empty())
+}
+
 /// The Services of a namespace that select the changed pod, or did.
 pub(super) fn services_of(cx: &Arc<Context>, change: &Changed) -> Vec<Key> {
     if change.previous.as_ref().is_some_and(|old| !matters(old, &change.object)) {
@@ -55,7 +60,7 @@ pub(super) fn services_of(cx: &Arc<Context>, change: &Changed) -> Vec<Key> {
     let mut keys = Vec::new();
     for object in cx.client.informer(&service::KIND).list(&change.object.meta.namespace) {
         let Ok(service) = object.typed::<Service>() else { continue };
-        let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
+        let selector = service.spec.as_ref().and_then(selector);
         let selects = |pod: &Object| {
             selector.is_some_and(|s| s.iter().all(|(k, v)| pod.meta.labels.get(k.as_str()).is_some_and(|l| **l == **v)))
         };
@@ -79,7 +84,7 @@ fn matters(old: &Arc<Object>, new: &Arc<Object>) -> bool {
 
 /// The pods that a Service selects and that have an address, in the order of their names.
 pub(super) fn targets(cx: &Context, namespace: &str, spec: &ServiceSpec, service: &str) -> Result<Vec<Target>> {
-    let Some(selector) = &spec.selector else { return Ok(Vec::new()) };
+    let Some(selector) = selector(spec) else { return Ok(Vec::new()) };
     let Some((k, v)) = selector.iter().next() else { return Ok(Vec::new()) };
     let mut out = Vec::new();
     for object in cx.pods.get(&pods::label_key(namespace, k, v)) {

@@ -11,7 +11,7 @@ use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
 use serde_json::{Value, json};
 
-use super::{Context, Port, Target, labels, services_of, targets};
+use super::{Context, Port, Target, labels, selector, services_of, targets};
 use crate::api::delete::DeleteOptions;
 use crate::api::status::Result;
 use crate::base::json::{list, text};
@@ -72,7 +72,7 @@ impl Reconciler for Slices {
             return Ok(Outcome::Done);
         };
         let service: Arc<Service> = typed(&object)?;
-        let Some(spec) = service.spec.as_ref().filter(|s| s.selector.is_some()) else { return Ok(Outcome::Done) };
+        let Some(spec) = service.spec.as_ref().filter(|s| selector(s).is_some()) else { return Ok(Outcome::Done) };
         if object.meta.deleted.is_some() || spec.type_.as_deref() == Some("ExternalName") {
             return Ok(Outcome::Done);
         }
