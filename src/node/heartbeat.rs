@@ -24,6 +24,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(super) const REPORT: Duration = Duration::from_secs(3600);
 /// Pods that a node takes.
 pub(super) const PODS: u64 = 110;
+/// How long a node waits for its pod range before it says so.
+const RANGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the machine has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,13 +81,20 @@ pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String
             other => other?,
         },
     }
+    let mut silent = true;
     loop {
         let found = informer.get("", &config.name).and_then(|o| o.typed::<NodeObject>().ok());
         let spec = found.and_then(|n| n.spec.clone());
         let ranges = spec.map(|s| s.pod_cidrs.or_else(|| s.pod_cidr.map(|c| vec![c])).unwrap_or_default());
-        match ranges {
-            Some(ranges) if !ranges.is_empty() => return Ok(ranges),
-            _ => drop(changes.next().await),
+        if let Some(ranges) = ranges.filter(|r| !r.is_empty()) {
+            return Ok(ranges);
+        }
+        let told = tokio::time::timeout(RANGE_PATIENCE, changes.next()).await;
+        if told.is_err() && std::mem::take(&mut silent) {
+            tracing::warn!(
+                "this node has no pod range and waits for one: the server gives it, unless --cluster-cidr is used up or \
+                 node-cidr is disabled"
+            );
         }
     }
 }

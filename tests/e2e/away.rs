@@ -172,6 +172,8 @@ fn an_agent_that_is_killed_while_its_cable_is_pulled_goes_on_from_what_it_was_to
     machines.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     let pods = machines.pods("app=web");
     let processes: Vec<_> = pods.iter().flat_map(|p| machines.processes(p)).collect();
+    // What changes is kept within a second, and without the node's pod range nothing can begin.
+    std::thread::sleep(Duration::from_millis(1500));
     machines.cable(1, false);
     machines.all[1].kill();
     machines.start_agent(1, "");
