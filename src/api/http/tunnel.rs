@@ -266,10 +266,18 @@ impl NodeAccess for Tunnelled {
         task::spawn("tunnel image", async move {
             // The call lives as long as its input does.
             let _open = writer;
-            while let Ok(Some((channel::OUT, bytes))) = reader.next().await {
-                if send.send(bytes).await.is_err() {
-                    return;
+            let sending = async {
+                while let Ok(Some((channel::OUT, bytes))) = reader.next().await {
+                    if send.send(bytes).await.is_err() {
+                        return;
+                    }
                 }
+            };
+            tokio::select! {
+                biased;
+                // Whoever asked has gone: a node that has fallen silent is not waited for.
+                () = send.closed() => {}
+                () = sending => {}
             }
         });
         Ok(Found { head, pieces })

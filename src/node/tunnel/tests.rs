@@ -149,6 +149,17 @@ impl NodeAccess for Pretended {
     async fn image(&self, ask: &Ask) -> Result<Found> {
         match ask {
             Ask::Blob { digest, .. } if digest == "big" => Ok(Found::whole("m", digest, vec![7; IMAGE_BYTES].into())),
+            // Begins, and falls silent.
+            Ask::Blob { digest, .. } if digest == "silent" => {
+                let (send, pieces) = mpsc::channel(1);
+                let gone = self.gone.lock().unwrap().take();
+                drop(task::spawn("silent", async move {
+                    send.closed().await;
+                    drop(gone);
+                }));
+                let head = Head { media_type: "m".into(), digest: digest.clone(), size_bytes: 1 };
+                Ok(Found { head, pieces })
+            }
             _ => Err(Status::internal("not here")),
         }
     }
@@ -173,6 +184,17 @@ async fn what_one_node_has_of_an_image_is_for_the_others() {
     joined.api.nodes.register("b", Arc::new(Pretended::default()));
     let found = joined.channel.ask(&blob("big")).await.unwrap().unwrap();
     assert_eq!(found.collect(IMAGE_BYTES).await.unwrap().len(), IMAGE_BYTES);
+}
+
+#[tokio::test]
+async fn a_node_that_falls_silent_is_not_waited_for_when_nobody_wants_its_image() {
+    let joined = joined().await;
+    let (tell, told) = oneshot::channel::<()>();
+    let pretended = Pretended { gone: std::sync::Mutex::new(Some(tell)), ..Pretended::default() };
+    let access = tunnelled(&joined, pretended).await;
+    let ask = Ask::Blob { name: "r/a".into(), digest: "silent".into() };
+    drop(access.image(&ask).await.unwrap());
+    assert!(tokio::time::timeout(PATIENCE, told).await.expect("the call ends on the node").is_err());
 }
 
 async fn tunnelled(joined: &Joined, pretended: Pretended) -> Arc<dyn NodeAccess> {
