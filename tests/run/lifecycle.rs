@@ -76,7 +76,12 @@ async fn running_containers_survive_the_agent_and_ended_ones_are_reported() {
 async fn stop_asks_first_and_kills_after_the_grace() {
     let lab = Lab::new().await;
     let sandbox = lab.sandbox().await;
-    let polite = lab.start(&sandbox, lab.script("trap 'exit 5' TERM; while true; do sleep 0.05; done")).await;
+    let script = "trap 'exit 5' TERM; echo >/tmp/listens; while true; do sleep 0.05; done";
+    let polite = lab.start(&sandbox, lab.script(script)).await;
+    // The first process of a namespace is not even sent a signal that it does not listen for.
+    while !lab.rootfs.join("tmp/listens").exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     lab.runtime.stop_container(&polite, Duration::from_secs(20)).await.unwrap();
     assert_eq!(lab.exit(&polite).await.exit_code(), Some(5));
     let stubborn = lab.start(&sandbox, lab.script("trap '' TERM; while true; do sleep 0.05; done")).await;
