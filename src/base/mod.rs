@@ -11,4 +11,5 @@ pub mod metrics;
 pub mod object;
 pub mod quantity;
 pub mod signal;
+pub mod space;
 pub mod task;

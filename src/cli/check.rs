@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use super::{Directories, output};
+use crate::base::space::Space;
 use crate::containers::cgroup::Layout;
 use crate::net::check::Missing;
 use crate::place::{Place, Ranges};
@@ -172,8 +173,8 @@ fn clock(now_seconds: i64) -> Found {
 
 fn disk(data_dir: &Path) -> Found {
     let Some(path) = existing(data_dir) else { return Fail("--data-dir: no part of the path exists".into()) };
-    let (free, total) = match rustix::fs::statvfs(&path) {
-        Ok(s) => (s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize).max(1)),
+    let (free, total) = match Space::of(&path) {
+        Ok(space) => (space.available_bytes, space.capacity_bytes.max(1)),
         Err(error) => return Warn(format!("{} cannot be looked at: {error}", path.display())),
     };
     let text = format!("{} MiB free at {}", free / MIB, path.display());

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::{Node, endpoints, logs};
+use super::{Node, endpoints, logs, status};
 use crate::api::node_access::{self, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Target};
 use crate::api::status::{Result, Status};
 use crate::base::task;
@@ -48,11 +48,7 @@ impl Access {
 
     fn status(&self, target: &Target) -> Result<ContainerStatus> {
         let pod = self.pod(target)?;
-        let all = pod.status.iter().flat_map(|s| {
-            let lists = [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses];
-            lists.into_iter().flat_map(|list| list.iter().flatten())
-        });
-        let found = all.into_iter().find(|s| s.name == target.container).cloned();
+        let found = status::reported(&pod).find(|s| s.name == target.container).cloned();
         found.ok_or_else(|| self.not_begun(target, "ContainerCreating"))
     }
 

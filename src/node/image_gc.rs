@@ -102,11 +102,11 @@ fn say(of: &Node, reason: &str, why: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::containers::image::Space;
+    use crate::base::space::Space;
 
     #[test]
     fn too_little_room_is_said_as_kubernetes_says_it() {
-        let space = Space { capacity_bytes: 10 << 30, available_bytes: 1 << 30 };
+        let space = Space { capacity_bytes: 10 << 30, available_bytes: 1 << 30, ..Space::default() };
         let mut collected = Collected { space, wanted_bytes: 1 << 30, freed_bytes: 7, ..Collected::default() };
         let said = complaint(&collected).unwrap();
         assert!(said.contains("image filesystem (90% of 10.0 GiB used)") && said.contains("(freed 7 bytes)"), "{said}");

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Map, Value, json};
 
 use super::machine::{Container, Ended, Now, Phase, PodState, Role, Stage};
@@ -18,6 +18,14 @@ pub struct Seen {
     pub sandbox: bool,
     pub start_time: Option<Timestamp>,
     pub deleting: bool,
+}
+
+/// What the API knows of all containers of a pod, init and ephemeral ones included.
+pub fn reported(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|s| {
+        let lists = [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses];
+        lists.into_iter().flat_map(|list| list.iter().flatten())
+    })
 }
 
 /// The status to report; `current` is what the API has, whose other conditions and unchanged times stay.

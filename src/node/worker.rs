@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -171,10 +171,8 @@ impl Worker {
 
     /// Restart counts and last ends that the API knows of, for containers that this process has not seen.
     fn remember(&mut self) {
-        let Some(known) = self.pod.status.clone() else { return };
-        let of = |statuses: Option<Vec<ContainerStatus>>| statuses.into_iter().flatten();
-        let all = of(known.init_container_statuses).chain(of(known.container_statuses));
-        for s in all.chain(of(known.ephemeral_container_statuses)) {
+        let pod = self.pod.clone();
+        for s in status::reported(&pod).cloned() {
             let Some(c) = self.state.containers.iter_mut().find(|c| c.name == s.name) else { continue };
             c.restarts = s.restart_count.max(0) as u32;
             c.image_id = s.image_id;
@@ -217,13 +215,13 @@ impl Worker {
         self.state.stage = Stage::Up;
         self.addresses = setting.addresses.clone();
         self.setting = Some(setting);
-        let known = self.pod.status.clone().unwrap_or_default();
+        let pod = self.pod.clone();
         let mut running = Vec::new();
         for part in self.state.plan.containers.clone() {
             let newest = sandbox.containers.iter().filter(|c| c.name == part.name).max_by_key(|c| c.attempt);
             let Some(found) = newest else { continue };
-            let was = known.container_statuses.iter().flatten().chain(known.init_container_statuses.iter().flatten());
-            let was = was.into_iter().find(|s| s.container_id.as_deref() == Some(&format!("amphipod://{}", found.id)));
+            let was =
+                status::reported(&pod).find(|s| s.container_id.as_deref() == Some(&format!("amphipod://{}", found.id)));
             let ended = launch::ended(&self.node, &self.pod, found);
             let Some(c) = self.state.containers.iter_mut().find(|c| c.name == part.name) else { continue };
             c.restarts = found.attempt;

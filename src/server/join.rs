@@ -391,7 +391,6 @@ mod tests {
     use super::*;
     use crate::api::identity::join::Desk;
     use crate::api::identity::pki::{Names, Pki};
-    use crate::net::overlay::Backend;
 
     fn config(directory: &Path) -> Config {
         let node = NodeOptions {
@@ -425,18 +424,7 @@ mod tests {
 
         let names = Names { dns: vec!["localhost".into()], addresses: Vec::new() };
         let pki = Pki::load(&directory.path().join("server"), &names, None, &Clock::system()).unwrap();
-        let cluster = Cluster {
-            cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
-            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
-            cluster_dns: "10.43.0.10".parse().unwrap(),
-            cluster_domain: "cluster.local".into(),
-            dns: true,
-            service_proxy: true,
-            node_grace_seconds: 40,
-            overlay: Backend::Vxlan,
-            overlay_direct_routing: false,
-        };
-        let desk = Desk::new(directory.path(), &pki, cluster, Clock::system());
+        let desk = Desk::new(directory.path(), &pki, Cluster::sample(), Clock::system());
         let key = keep.kept_or("tls/node.key", new_key).unwrap();
         let csr = node_request("one", &key).unwrap();
         let application = Application { node_name: "one".into(), password: String::new(), csr };

@@ -105,6 +105,22 @@ impl Cluster {
     pub fn node_grace(&self) -> std::time::Duration {
         std::time::Duration::from_secs(self.node_grace_seconds)
     }
+
+    /// One for tests, with the defaults of the server's flags.
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        Self {
+            cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
+            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            cluster_dns: "10.43.0.10".parse().unwrap(),
+            cluster_domain: "cluster.local".into(),
+            dns: true,
+            service_proxy: true,
+            node_grace_seconds: 40,
+            overlay: Backend::Vxlan,
+            overlay_direct_routing: false,
+        }
+    }
 }
 
 /// The server's side of joining.
@@ -479,18 +495,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let names = Names { dns: vec!["localhost".into()], addresses: Vec::new() };
         let pki = Pki::load(dir.path(), &names, None, &Clock::system()).unwrap();
-        let cluster = Cluster {
-            cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
-            service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
-            cluster_dns: "10.43.0.10".parse().unwrap(),
-            cluster_domain: "cluster.local".into(),
-            dns: true,
-            service_proxy: true,
-            node_grace_seconds: 40,
-            overlay: Backend::Vxlan,
-            overlay_direct_routing: false,
-        };
-        let desk = Desk::new(dir.path(), &pki, cluster, Clock::system());
+        let desk = Desk::new(dir.path(), &pki, Cluster::sample(), Clock::system());
         let api = in_memory::api();
         let client = Local::new(api.clone(), "test");
         let namespace = &crate::kinds::core::namespace::KIND;

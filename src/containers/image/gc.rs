@@ -5,13 +5,13 @@
 //! that is pinned, used by a container, or was asked for within the minimum age stays.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::store::Inner;
 use super::{ImageError, Result};
+use crate::base::space::Space;
 
 /// When images go, and which may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,6 @@ impl Default for Policy {
     fn default() -> Self {
         Self { high_percent: 85, low_percent: 80, min_age: Duration::from_secs(120) }
     }
-}
-
-/// How full a file system is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Space {
-    pub capacity_bytes: u64,
-    pub available_bytes: u64,
 }
 
 /// What was done about it.
@@ -66,25 +59,6 @@ pub(super) struct Candidate {
     pub id: String,
     /// When it came, or was mounted.
     pub last_used: Timestamp,
-}
-
-// === impl Space ===
-
-impl Space {
-    fn of(path: &Path) -> Result<Self> {
-        let stat = rustix::fs::statvfs(path).map_err(super::error::io("looking at the file system of", path))?;
-        let space =
-            Self { capacity_bytes: stat.f_blocks * stat.f_frsize, available_bytes: stat.f_bavail * stat.f_frsize };
-        match space.capacity_bytes {
-            0 => Err(ImageError::invalid("capacity", "0 on the image file system")),
-            _ => Ok(space),
-        }
-    }
-
-    /// Rounded up, as the kubelet has it.
-    pub fn used_percent(&self) -> u64 {
-        100 - (u128::from(self.available_bytes) * 100 / u128::from(self.capacity_bytes.max(1))).min(100) as u64
-    }
 }
 
 // === impl Policy ===
@@ -129,9 +103,17 @@ impl Interest {
 }
 
 impl Inner {
+    fn space(&self) -> Result<Space> {
+        let directory = &self.directory;
+        match Space::of(directory).map_err(super::error::io("looking at the file system of", directory))? {
+            Space { capacity_bytes: 0, .. } => Err(ImageError::invalid("capacity", "0 on the image file system")),
+            space => Ok(space),
+        }
+    }
+
     /// Frees what the policy says. Blocks.
     pub(super) fn collect(&self, policy: &Policy) -> Result<Collected> {
-        let space = Space::of(&self.directory)?;
+        let space = self.space()?;
         let mut collected = Collected { space, wanted_bytes: policy.wanted_bytes(space), ..Collected::default() };
         if collected.wanted_bytes == 0 {
             return Ok(collected);
@@ -142,7 +124,7 @@ impl Inner {
         };
         let mut layers = self.drop_unused()?;
         loop {
-            let available = Space::of(&self.directory)?.available_bytes;
+            let available = self.space()?.available_bytes;
             // Some file systems are late to say what has become free.
             collected.freed_bytes = available.saturating_sub(space.available_bytes).max(layers);
             if collected.freed_bytes >= collected.wanted_bytes {
@@ -169,7 +151,7 @@ mod tests {
     }
 
     fn space(used: u64) -> Space {
-        Space { capacity_bytes: 1000, available_bytes: 1000 - used }
+        Space { capacity_bytes: 1000, available_bytes: 1000 - used, ..Space::default() }
     }
 
     #[test]
@@ -182,7 +164,7 @@ mod tests {
         assert_eq!(never.wanted_bytes(space(1000)), 0);
         let all = Policy { high_percent: 0, low_percent: 0, ..policy };
         assert_eq!(all.wanted_bytes(space(10)), 10);
-        let huge = Space { capacity_bytes: u64::MAX, available_bytes: 0 };
+        let huge = Space { capacity_bytes: u64::MAX, ..Space::default() };
         assert_eq!((huge.used_percent(), policy.wanted_bytes(huge) / (u64::MAX / 100)), (100, 20));
     }
 

@@ -36,7 +36,7 @@ use crate::wire::images::{Ask, Found};
 
 pub use builtin::HELLO;
 pub use error::ImageError;
-pub use gc::{Collected, Policy, Space};
+pub use gc::{Collected, Policy};
 pub use inbox::Taking;
 pub use reference::Reference;
 pub use registries::Registries;

@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::disk::{Space, Taken};
+use super::disk::Taken;
 use super::network::{Interface, Network};
 use super::usage::{ContainerUsage, PodUsage, Snapshot, Usage};
 use crate::base::clock::seconds_text;
+use crate::base::space::Space;
 
 /// The whole answer; without `everything` only CPU and memory.
 pub(super) fn of(snapshot: &Snapshot, node: &str, memory_capacity: u64, everything: bool) -> Value {

@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::sync::Mutex;
 
-use super::disk::{self, Counts, Space, Taken};
+use super::disk::{Counts, Taken};
 use super::network::Network;
+use crate::base::space::Space;
 use crate::containers::{ContainerState, Sandbox, Stats};
 use crate::kinds::core::pod;
-use crate::node::Node;
+use crate::node::{Node, status};
 
 /// A sample that is younger than this makes no rate; the one before is said again.
 const YOUNG: Duration = Duration::from_secs(1);
@@ -168,7 +169,7 @@ impl Samples {
     async fn disks(&self, node: &Node, snapshot: &mut Snapshot) {
         snapshot.network = Network::of_process("self");
         let data = &node.config.data_dir;
-        snapshot.disk.node = disk::space(data);
+        snapshot.disk.node = Space::of(data).ok();
         let images = data.join("images");
         let mut wanted = Vec::new();
         let root = |id: &str| data.join("containers").join(id).join("upper");
@@ -201,7 +202,7 @@ impl Samples {
 
 fn volume(name: String, path: &Path, taken: Taken) -> Option<VolumeUsage> {
     let kind = rustix::fs::statfs(path).ok()?.f_type;
-    Some(VolumeUsage { name, space: disk::space(path)?, taken, in_memory: kind == TMPFS })
+    Some(VolumeUsage { name, space: Space::of(path).ok()?, taken, in_memory: kind == TMPFS })
 }
 
 /// Fills in the rates; false where one is missing that a second sample would give.
@@ -269,10 +270,7 @@ fn pod_usage(sandbox: &Sandbox, usage: Usage) -> PodUsage {
 fn statuses(node: &Node, sandbox: &Sandbox) -> Vec<ContainerStatus> {
     let object = node.client.informer(&pod::KIND).get(&sandbox.spec.pod_namespace, &sandbox.spec.pod_name);
     let Some(pod) = object.and_then(|o| o.typed::<Pod>().ok()) else { return Vec::new() };
-    let status = pod.status.iter();
-    let all =
-        status.flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
-    all.cloned().collect()
+    status::reported(&pod).cloned().collect()
 }
 
 /// When the machine began.

@@ -21,6 +21,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Change, Commit, Entry, Error, Page, Sink, Store, Txn, prefix_end};
+use crate::base::space::Space;
 
 /// Every released schema step, in order; append only.
 const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/0001_log.sql")];
@@ -335,5 +336,5 @@ fn failure(path: &Path, error: &rusqlite::Error) -> Error {
 /// Whether nothing more fits on the disk.
 fn is_full(path: &Path) -> bool {
     let directory = path.parent().unwrap_or(path);
-    rustix::fs::statvfs(directory).is_ok_and(|s| s.f_bavail * s.f_frsize < FULL_BYTES)
+    Space::of(directory).is_ok_and(|s| s.available_bytes < FULL_BYTES)
 }

@@ -139,7 +139,7 @@ fn of_service(api: &Api, namespace: &str, named: Named<'_>, id: &str) -> Result<
         ready.extend(ready_pods(slice, &port));
     }
     // Any of them; the addresses of a slice are the pods' own, so a pod that is gone or another one is passed over.
-    let start = random_below(ready.len());
+    let start = api.clock.random_u64() as usize % ready.len().max(1);
     ready.rotate_left(start);
     for (pod_name, address) in ready {
         let Ok(pod) = api.get(&Request::internal("", &pod::KIND, namespace, &pod_name)) else { continue };
@@ -173,13 +173,6 @@ fn ready_pods(slice: &EndpointSlice, port: &str) -> Vec<(String, SocketAddr)> {
         Some((target.name.clone()?, SocketAddr::new(address, number)))
     });
     pods.collect()
-}
-
-fn random_below(n: usize) -> usize {
-    let mut bytes = [0u8; 4];
-    let random = ring::rand::SystemRandom::new();
-    ring::rand::SecureRandom::fill(&random, &mut bytes).expect("the kernel always has random bytes");
-    if n == 0 { 0 } else { u32::from_le_bytes(bytes) as usize % n }
 }
 
 /// What was to be reached could not be.
