@@ -200,7 +200,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let agent = match config.agent {
         true => {
             let node = node_config(&config.node, place, &config.config_dir, config.cluster.clone(), true);
-            let peers = Arc::new(images::Agents { nodes: api.nodes.clone(), own: node.name.clone() });
+            let peers = Arc::new(images::Agents { api: api.clone(), own: node.name.clone() });
             let (agent, access) = agent::start(&node, local(&api, "kubelet"), &clock, &pki.authority, peers).await?;
             api.nodes.register(&node.name, access);
             Some(agent)

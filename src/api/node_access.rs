@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::status::{Result, Status};
-use crate::wire::images::{Ask, Found};
+use crate::wire::images::{Ask, Found, is_digest};
 
 /// Nodes that are asked for one image at the same time.
 const ASKED_AT_ONCE: usize = 8;
@@ -159,11 +159,17 @@ impl Nodes {
         nodes.get(name).cloned().ok_or_else(|| Status::internal(format!("node {name:?} cannot be reached now")))
     }
 
-    /// A part of an image that any node but the one that asks has: the server's own, else the first of the others.
-    pub async fn image(&self, ask: &Ask, asking: &str) -> Option<Found> {
+    /// A part of an image that any node but the one that asks has: the server's own, else the first of the others. What a
+    /// tag means is asked only of those that `is_believed`: a digest tells by itself whether an answer is right, a tag does
+    /// not.
+    pub async fn image(&self, ask: &Ask, asking: &str, is_believed: impl Fn(&str) -> bool) -> Option<Found> {
+        let by_tag = matches!(ask, Ask::Manifest { version, .. } if !is_digest(version));
         let all: Vec<Arc<dyn NodeAccess>> = {
             let nodes = self.0.read().expect("no panic while held");
-            nodes.iter().filter(|(name, _)| *name != asking).map(|(_, access)| access.clone()).collect()
+            let fits = |name: &str, access: &Arc<dyn NodeAccess>| {
+                name != asking && (!by_tag || access.is_here() || is_believed(name))
+            };
+            nodes.iter().filter(|(name, access)| fits(name, access)).map(|(_, access)| access.clone()).collect()
         };
         let (here, away): (Vec<_>, Vec<_>) = all.into_iter().partition(|access| access.is_here());
         for access in here {

@@ -2,18 +2,19 @@
 
 use async_trait::async_trait;
 
-use crate::api::node_access::Nodes;
+use crate::api::Api;
+use crate::api::identity::node::is_image_source;
 use crate::wire::images::{Ask, Found, Peers};
 
 /// All nodes but one's own.
 pub(super) struct Agents {
-    pub nodes: Nodes,
+    pub api: Api,
     pub own: String,
 }
 
 #[async_trait]
 impl Peers for Agents {
     async fn ask(&self, ask: &Ask) -> Result<Option<Found>, String> {
-        Ok(self.nodes.image(ask, &self.own).await)
+        Ok(self.api.nodes.image(ask, &self.own, |other| is_image_source(&self.api.cache, other)).await)
     }
 }

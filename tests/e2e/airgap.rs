@@ -140,7 +140,8 @@ fn an_image_put_on_the_server_runs_on_every_node_without_a_registry() {
     machines.kubectl(&["rollout", "restart", "deployment/web"]);
     answer_everywhere(&machines, "web", "two");
 
-    // What an agent has serves the others as well, also the server.
+    // What an agent calls its images counts for the others, also for the server, once an administrator says so.
+    machines.kubectl(&["label", "node", &machines.all[2].name, "node-restriction.kubernetes.io/image-source=true"]);
     put(&machines, 2, &archive(directory.path(), "registry.example/other:1", "three"), "other.tar");
     machines.until("the agent has it", || image(&machines, 2, &["ls"]).contains("registry.example/other:1"));
     deploy(&machines, "other", "registry.example/other:1", "18081");

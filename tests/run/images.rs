@@ -228,6 +228,57 @@ async fn tokens_basic_logins_and_refusals() {
 }
 
 #[tokio::test]
+async fn who_a_registry_redirects_to_gets_no_credentials() {
+    let lab = Lab::new().await;
+    let (registry, elsewhere, store) = (Registry::start(), Registry::start(), store(&lab));
+    for registry in [&registry, &elsewhere] {
+        registry.publish("private", "1", &[tar_of(&[("f", b"1")])], json!({}));
+    }
+    registry.behaviour.lock().unwrap().redirect_to = Some(elsewhere.address.clone());
+    let name = format!("{}/private:1", registry.address);
+    let asks: [fn(&mut crate::registry::Behaviour); 2] = [
+        |behaviour| behaviour.token_for = Some("me:secret".into()),
+        |behaviour| behaviour.basic_for = Some("me:secret".into()),
+    ];
+    for ask in asks {
+        *elsewhere.behaviour.lock().unwrap() = crate::registry::Behaviour::default();
+        ask(&mut elsewhere.behaviour.lock().unwrap());
+        let refused = store.pull(&name, &[login("me", "secret")]).await.unwrap_err();
+        assert!(matches!(&refused, ImageError::Unauthorized { .. }), "{refused}");
+        assert!(refused.to_string().contains(&format!("redirects to {}", elsewhere.address)), "{refused}");
+        assert_eq!(*elsewhere.authorizations.lock().unwrap(), Vec::<String>::new());
+    }
+    // One that wants nothing gives what was asked for.
+    *elsewhere.behaviour.lock().unwrap() = crate::registry::Behaviour::default();
+    store.pull(&name, &[login("me", "secret")]).await.unwrap();
+    assert_eq!(*elsewhere.authorizations.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_pods_credentials_for_a_registry_are_not_for_its_mirrors() {
+    let lab = Lab::new().await;
+    let mirror = Registry::start();
+    mirror.publish("app", "1", &[tar_of(&[("f", b"1")])], json!({}));
+    mirror.behaviour.lock().unwrap().basic_for = Some("me:secret".into());
+    let path = lab.config.data_dir.join("registries.yaml");
+    fs::write(&path, format!("mirrors: {{'127.0.0.1:1': {{endpoint: ['http://{}']}}}}", mirror.address)).unwrap();
+    let store = ImageStore::open(&lab.config, Registries::load(&path).unwrap()).unwrap();
+    assert!(store.pull("127.0.0.1:1/app:1", &[login("me", "secret")]).await.is_err());
+    assert_eq!(*mirror.authorizations.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_blob_longer_than_its_manifest_says_is_given_up() {
+    let lab = Lab::new().await;
+    let (registry, store) = (Registry::start(), store(&lab));
+    registry.publish("app", "1", &[tar_of(&[("f", &[7; 1 << 20])])], json!({}));
+    registry.shrink_sizes("app", "1");
+    let refused = store.pull(&format!("{}/app:1", registry.address), &[]).await.unwrap_err();
+    assert!(matches!(refused, ImageError::WrongDigest { .. }), "{refused}");
+    assert_eq!(remains(&lab), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn causes_of_failure_are_told_and_leave_nothing() {
     let lab = Lab::new().await;
     let (registry, store) = (Registry::start(), store(&lab));

@@ -21,13 +21,18 @@ pub struct Behaviour {
     pub corrupt: bool,
     /// Range requests are obeyed.
     pub ranges: bool,
+    /// Every request is sent on to this host.
+    pub redirect_to: Option<String>,
 }
 
+#[derive(Clone)]
 pub struct Registry {
     pub address: String,
     content: Arc<Mutex<HashMap<String, (String, Vec<u8>)>>>,
     pub behaviour: Arc<Mutex<Behaviour>>,
     pub blob_requests: Arc<AtomicUsize>,
+    /// All that has come in `Authorization` headers.
+    pub authorizations: Arc<Mutex<Vec<String>>>,
 }
 
 impl Registry {
@@ -38,15 +43,13 @@ impl Registry {
             content: Arc::default(),
             behaviour: Arc::default(),
             blob_requests: Arc::default(),
+            authorizations: Arc::default(),
         };
-        let (content, behaviour, count) =
-            (registry.content.clone(), registry.behaviour.clone(), registry.blob_requests.clone());
-        let address = registry.address.clone();
+        let shared = registry.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (content, behaviour, count) = (content.clone(), behaviour.clone(), count.clone());
-                let address = address.clone();
-                std::thread::spawn(move || serve(stream, &address, &content, &behaviour, &count));
+                let registry = shared.clone();
+                std::thread::spawn(move || registry.serve(stream));
             }
         });
         registry
@@ -81,6 +84,17 @@ impl Registry {
         self.put(format!("/v2/{name}/manifests/{tag}"), kind, index);
     }
 
+    /// Has the manifest of an image say that its layers are empty.
+    pub fn shrink_sizes(&self, name: &str, tag: &str) {
+        let mut content = self.content.lock().unwrap();
+        let (_, bytes) = content.get_mut(&format!("/v2/{name}/manifests/{tag}")).unwrap();
+        let mut manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        for layer in manifest["layers"].as_array_mut().unwrap() {
+            layer["size"] = 0.into();
+        }
+        *bytes = serde_json::to_vec(&manifest).unwrap();
+    }
+
     fn manifest(&self, name: &str, layers: &[Vec<u8>], config: serde_json::Value, arch: &str) -> (String, Vec<u8>) {
         let diff_ids: Vec<String> = layers.iter().map(|tar| digest(tar)).collect();
         let config = json!({ "os": "linux", "architecture": arch, "config": config,
@@ -106,89 +120,94 @@ impl Registry {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    address: &str,
-    content: &Mutex<HashMap<String, (String, Vec<u8>)>>,
-    behaviour: &Mutex<Behaviour>,
-    blob_requests: &AtomicUsize,
-) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    loop {
-        let mut head = String::new();
+impl Registry {
+    fn serve(&self, mut stream: TcpStream) {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
         loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).unwrap_or(0) == 0 {
-                return;
+            let mut head = String::new();
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                    return;
+                }
+                if line == "\r\n" {
+                    break;
+                }
+                head.push_str(&line);
             }
-            if line == "\r\n" {
-                break;
+            let path = head.split(' ').nth(1).unwrap().to_owned();
+            let header = |name: &str| {
+                head.lines().find_map(|line| {
+                    let (key, value) = line.split_once(": ")?;
+                    key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+                })
+            };
+            let authorization = header("authorization").unwrap_or_default();
+            if !authorization.is_empty() {
+                self.authorizations.lock().unwrap().push(authorization.clone());
             }
-            head.push_str(&line);
-        }
-        let path = head.split(' ').nth(1).unwrap().to_owned();
-        let header = |name: &str| {
-            head.lines().find_map(|line| {
-                let (key, value) = line.split_once(": ")?;
-                key.eq_ignore_ascii_case(name).then(|| value.to_owned())
-            })
-        };
-        let authorization = header("authorization").unwrap_or_default();
-        let behaviour = behaviour.lock().unwrap();
-        let secret =
-            |pair: &str| format!("Basic {}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pair));
-        let mut answer = |status: &str, extra: &str, body: &[u8], cut: usize| {
-            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{extra}\r\n", body.len());
-            let _ = stream.write_all(head.as_bytes());
-            let _ = stream.write_all(&body[..cut.min(body.len())]);
-        };
-        let all = usize::MAX;
-        if path.starts_with("/token") {
-            let good = behaviour.token_for.as_deref().is_some_and(|pair| authorization == secret(pair));
-            match good {
-                true => answer("200 OK", "", br#"{"token":"let-me-in"}"#, all),
-                false => answer("401 Unauthorized", "", b"{}", all),
+            let behaviour = self.behaviour.lock().unwrap();
+            let secret = |pair: &str| {
+                format!("Basic {}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pair))
+            };
+            let mut answer = |status: &str, extra: &str, body: &[u8], cut: usize| {
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{extra}\r\n", body.len());
+                let _ = stream.write_all(head.as_bytes());
+                let _ = stream.write_all(&body[..cut.min(body.len())]);
+            };
+            let all = usize::MAX;
+            if let Some(host) = &behaviour.redirect_to {
+                answer("307 Temporary Redirect", &format!("Location: http://{host}{path}\r\n"), b"", all);
+                continue;
             }
-            continue;
-        }
-        if behaviour.token_for.is_some() && authorization != "Bearer let-me-in" {
-            let extra = format!("WWW-Authenticate: Bearer realm=\"http://{address}/token\",service=\"test\"\r\n");
-            answer("401 Unauthorized", &extra, br#"{"errors":[{"message":"authentication required"}]}"#, all);
-            continue;
-        }
-        if let Some(pair) = &behaviour.basic_for
-            && authorization != secret(pair)
-        {
-            answer("401 Unauthorized", "WWW-Authenticate: Basic realm=\"test\"\r\n", b"{}", all);
-            continue;
-        }
-        let found = content.lock().unwrap().get(path.split('?').next().unwrap()).cloned();
-        let Some((kind, mut body)) = found else {
-            answer("404 Not Found", "", b"{}", all);
-            continue;
-        };
-        let extra = format!("Content-Type: {kind}\r\n");
-        if !path.contains("/blobs/") || body.starts_with(b"{") {
-            answer("200 OK", &extra, &body, all);
-            continue;
-        }
-        blob_requests.fetch_add(1, Ordering::SeqCst);
-        if behaviour.corrupt {
-            *body.last_mut().unwrap() ^= 1;
-        }
-        let start: Option<usize> =
-            header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-        let (status, body) = match start.filter(|_| behaviour.ranges) {
-            Some(start) => ("206 Partial Content", &body[start..]),
-            None => ("200 OK", &body[..]),
-        };
-        match behaviour.cut_blobs_after {
-            Some(cut) if cut < body.len() => {
-                answer(status, &extra, body, cut);
-                let _ = stream.shutdown(std::net::Shutdown::Both);
-                return;
+            if path.starts_with("/token") {
+                let good = behaviour.token_for.as_deref().is_some_and(|pair| authorization == secret(pair));
+                match good {
+                    true => answer("200 OK", "", br#"{"token":"let-me-in"}"#, all),
+                    false => answer("401 Unauthorized", "", b"{}", all),
+                }
+                continue;
             }
-            _ => answer(status, &extra, body, all),
+            if behaviour.token_for.is_some() && authorization != "Bearer let-me-in" {
+                let extra =
+                    format!("WWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"test\"\r\n", self.address);
+                answer("401 Unauthorized", &extra, br#"{"errors":[{"message":"authentication required"}]}"#, all);
+                continue;
+            }
+            if let Some(pair) = &behaviour.basic_for
+                && authorization != secret(pair)
+            {
+                answer("401 Unauthorized", "WWW-Authenticate: Basic realm=\"test\"\r\n", b"{}", all);
+                continue;
+            }
+            let found = self.content.lock().unwrap().get(path.split('?').next().unwrap()).cloned();
+            let Some((kind, mut body)) = found else {
+                answer("404 Not Found", "", b"{}", all);
+                continue;
+            };
+            let extra = format!("Content-Type: {kind}\r\n");
+            if !path.contains("/blobs/") || body.starts_with(b"{") {
+                answer("200 OK", &extra, &body, all);
+                continue;
+            }
+            self.blob_requests.fetch_add(1, Ordering::SeqCst);
+            if behaviour.corrupt {
+                *body.last_mut().unwrap() ^= 1;
+            }
+            let start: Option<usize> =
+                header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+            let (status, body) = match start.filter(|_| behaviour.ranges) {
+                Some(start) => ("206 Partial Content", &body[start..]),
+                None => ("200 OK", &body[..]),
+            };
+            match behaviour.cut_blobs_after {
+                Some(cut) if cut < body.len() => {
+                    answer(status, &extra, body, cut);
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                    return;
+                }
+                _ => answer(status, &extra, body, all),
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{Body, Peer, answer, negotiate::Form};
 use crate::api::Api;
 use crate::api::identity::join::{Application, Desk, check_member};
+use crate::api::identity::node::is_image_source;
 use crate::api::status::{Result, Status};
 use crate::wire::images::{Ask, DIGEST, IMAGES_PATH};
 
@@ -65,7 +66,7 @@ pub async fn respond(api: &Api, peer: &Peer, request: http::Request<Incoming>) -
 /// A part of an image that another node has.
 async fn image(api: &Api, node: &str, uri: &http::Uri) -> Result<Response<Body>> {
     let ask = Ask::parse(uri.path(), uri.query()).ok_or_else(Status::no_such_path)?;
-    let found = api.nodes.image(&ask, node).await;
+    let found = api.nodes.image(&ask, node, |other| is_image_source(&api.cache, other)).await;
     let found = found.ok_or_else(|| Status::new(404, "NotFound", "no other node has this image"))?;
     let body = answer::streamed(ReceiverStream::new(found.pieces));
     let response = Response::builder()

@@ -12,10 +12,13 @@ use crate::api::cache::Cache;
 use crate::base::object::Object;
 use crate::kinds::Kind;
 use crate::kinds::core::pod::{self, references::references};
-use crate::kinds::core::{configmap, secret};
+use crate::kinds::core::{configmap, node, secret};
 
 /// Where nodes' Leases are.
 pub const LEASES: &str = "kube-node-lease";
+/// An administrator's word that what a node calls its images is true: no agent may give its own node a label of this
+/// domain.
+pub const IMAGE_SOURCE: &str = "node-restriction.kubernetes.io/image-source";
 const READ: [&str; 3] = ["get", "list", "watch"];
 
 /// Whether the user is a node's agent and may do it. `selected_node` is what a list or watch of pods is limited to.
@@ -51,6 +54,13 @@ pub fn allows(cache: &Cache, user: &User, a: &Attributes, selected_node: Option<
         }
         _ => false,
     }
+}
+
+/// Whether an administrator has said that the node's word on tags counts.
+pub fn is_image_source(cache: &Cache, name: &str) -> bool {
+    let kind: &Kind = &node::KIND;
+    let found = cache.shelf(kind).get(&kind.key("", name));
+    found.is_some_and(|node| node.meta.labels.get(IMAGE_SOURCE).is_some_and(|value| &**value == "true"))
 }
 
 /// The pods of a node in a namespace.

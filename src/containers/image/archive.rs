@@ -11,9 +11,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::client::DOCUMENT_MAX;
 use super::content::{Content, Documents, digest_of_file};
+use super::document::List;
 use super::error::io;
-use super::pull::{ConfigFile, Descriptor, choose, own_platform, parse_manifest};
+use super::pull::{ConfigFile, Descriptor, LAYERS_MAX, MANIFESTS_MAX, choose, own_platform, parse_manifest};
 use super::store::{ImageStore, Inner, blob_name, chain_ids};
 use super::{Image, ImageError, Reference, Result, unpack};
 
@@ -21,8 +23,9 @@ use super::{Image, ImageError, Reference, Result, unpack};
 #[serde(rename_all = "PascalCase")]
 struct DockerEntry {
     config: String,
-    repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    #[serde(default)]
+    repo_tags: List<String, MANIFESTS_MAX>,
+    layers: List<String, LAYERS_MAX>,
 }
 
 /// One image of an archive: its files, and what it is called.
@@ -195,7 +198,7 @@ fn name_nameless(found: &mut [Found], entries: &[DockerEntry], scratch: &Path) -
     Ok(())
 }
 
-fn docker_entries(scratch: &Path) -> Result<Vec<DockerEntry>> {
+fn docker_entries(scratch: &Path) -> Result<List<DockerEntry, MANIFESTS_MAX>> {
     serde_json::from_slice(&read(scratch, "manifest.json")?)
         .map_err(|error| ImageError::invalid("manifest.json", error))
 }
@@ -211,7 +214,7 @@ fn find_docker(scratch: &Path) -> Result<Vec<Found>> {
 
 impl DockerEntry {
     fn names(&self) -> Result<Vec<Reference>> {
-        self.repo_tags.iter().flatten().map(|tag| Reference::parse(tag)).collect()
+        self.repo_tags.iter().map(|tag| Reference::parse(tag)).collect()
     }
 }
 
@@ -222,11 +225,10 @@ fn find_oci(scratch: &Path) -> Result<Vec<Found>> {
 
 fn find_oci_image(scratch: &Path, descriptor: &Descriptor) -> Result<Found> {
     // containerd's annotation is a whole name; the standard one is often only a tag.
-    let name = ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
-        .iter()
-        .filter_map(|key| descriptor.annotations.get(*key))
-        .find(|name| name.contains(['/', ':']));
-    let names = name.map(|name| Reference::parse(name)).transpose()?.into_iter().collect();
+    let annotations = descriptor.annotations.clone().unwrap_or_default();
+    let name =
+        [annotations.containerd, annotations.standard].into_iter().flatten().find(|name| name.contains(['/', ':']));
+    let names = name.map(|name| Reference::parse(&name)).transpose()?.into_iter().collect();
     let target = Bytes::from(blob(scratch, &descriptor.digest)?);
     let mut bytes = target.clone();
     let mut manifest = parse_manifest(&bytes)?;
@@ -272,5 +274,11 @@ fn inside(scratch: &Path, name: &str) -> Result<PathBuf> {
 
 fn read(scratch: &Path, name: &str) -> Result<Vec<u8>> {
     let path = inside(scratch, name)?;
-    fs::read(&path).map_err(io("reading", &path))
+    let file = fs::File::open(&path).map_err(io("opening", &path))?;
+    let mut bytes = Vec::new();
+    file.take(DOCUMENT_MAX as u64 + 1).read_to_end(&mut bytes).map_err(io("reading", &path))?;
+    match bytes.len() > DOCUMENT_MAX {
+        true => Err(ImageError::invalid("archive", format!("{name:?} is longer than {DOCUMENT_MAX} bytes"))),
+        false => Ok(bytes),
+    }
 }

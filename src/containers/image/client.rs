@@ -1,6 +1,7 @@
 //! The registry protocol: authenticated GET requests with redirects, and blobs into files.
 //!
-//! Credentials go only to the registry that asked and to the token service it names, never to a redirect's target.
+//! Credentials go only to the host that they were configured for and to the token service that this host itself names:
+//! never to a redirect's target, whatever that asks for.
 
 use std::collections::HashMap;
 use std::io::{Seek, Write};
@@ -16,7 +17,7 @@ use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
 
 use super::connect::{Sender, connect};
-use super::error::io;
+use super::error::{io, shortened};
 use super::registries::{Endpoint, Registries};
 use super::{Credentials, ImageError, Result};
 
@@ -25,6 +26,12 @@ const STALL_PATIENCE: Duration = Duration::from_secs(60);
 const REDIRECTS_MAX: usize = 5;
 /// Manifests and configurations beyond this are refused.
 pub(super) const DOCUMENT_MAX: usize = 8 * 1024 * 1024;
+/// A token with what is said about it.
+const TOKEN_MAX: usize = 256 * 1024;
+/// What a registry says of an error.
+const REASON_MAX: usize = 64 * 1024;
+/// Repositories whose tokens are kept; beyond that all are asked for anew.
+const TOKENS_MAX: usize = 256;
 /// A download that broke is taken up again this often.
 const RESUMES_MAX: usize = 4;
 const IDLE_MAX: usize = 16;
@@ -122,10 +129,17 @@ impl Repository<'_> {
             self.credentials.iter().chain(std::iter::once(&Credentials::default())).cloned().collect::<Vec<_>>();
         tries.reverse();
         loop {
-            let response = self.follow(url.clone(), headers, authorization.as_deref()).await?;
-            if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            let (response, from) = self.follow(url.clone(), headers, authorization.as_deref()).await?;
+            let refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if refused && !same_origin(&from, &url) {
+                return Err(self.redirect_refused(&from, response).await);
+            }
+            if !refused {
                 if let Some(authorization) = authorization {
                     let mut tokens = self.client.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    if tokens.len() >= TOKENS_MAX {
+                        tokens.clear();
+                    }
                     tokens.insert(token_key, authorization);
                 }
                 return Ok(response);
@@ -150,29 +164,37 @@ impl Repository<'_> {
         }
     }
 
+    /// Whoever was redirected to refused; what it wants is none of its business.
+    async fn redirect_refused(&self, target: &Uri, response: Response<Incoming>) -> ImageError {
+        let target = target.authority().map_or("", |authority| authority.as_str()).to_owned();
+        let refusal = reason(response).await;
+        self.unauthorized(&format!("it redirects to {target}, which answers: {refusal}"))
+    }
+
+    /// Answers with the URL that the redirects led to.
     async fn follow(
         &self,
-        mut url: Uri,
+        origin: Uri,
         headers: &HeaderMap,
         authorization: Option<&str>,
-    ) -> Result<Response<Incoming>> {
-        let origin = url.authority().cloned();
+    ) -> Result<(Response<Incoming>, Uri)> {
+        let mut url = origin.clone();
         for _ in 0..REDIRECTS_MAX {
             let mut headers = headers.clone();
-            if let Some(value) = authorization.filter(|_| url.authority() == origin.as_ref())
+            if let Some(value) = authorization.filter(|_| same_origin(&url, &origin))
                 && let Ok(value) = value.parse()
             {
                 headers.insert(header::AUTHORIZATION, value);
             }
             let response = self.client.get(self.registries, &url, &headers).await?;
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok((response, url));
             }
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("");
             url = join(&url, location).ok_or_else(|| ImageError::Registry {
                 registry: self.endpoint.host.clone(),
                 status: response.status().as_u16(),
-                reason: format!("redirect to {location:?}"),
+                reason: format!("redirect to {:?}", shortened(location)),
             })?;
         }
         let reason = "too many redirects".to_owned();
@@ -215,7 +237,7 @@ impl Repository<'_> {
             token: String,
             access_token: String,
         }
-        let token: Token = serde_json::from_slice(&document(response, &self.endpoint.host).await?)
+        let token: Token = serde_json::from_slice(&document(response, &self.endpoint.host, TOKEN_MAX).await?)
             .map_err(|error| ImageError::invalid("token", error))?;
         let token = if token.token.is_empty() { token.access_token } else { token.token };
         Ok((!token.is_empty()).then(|| format!("Bearer {token}")))
@@ -228,13 +250,13 @@ impl Repository<'_> {
         let response = self.checked(&format!("manifests/{version}"), &headers).await?;
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         let kind = kind.split(';').next().unwrap_or("").trim().to_owned();
-        Ok((kind, document(response, &self.endpoint.host).await?))
+        Ok((kind, document(response, &self.endpoint.host, DOCUMENT_MAX).await?))
     }
 
     /// A small blob, verified.
     pub(super) async fn small_blob(&self, digest: &str) -> Result<Bytes> {
         let response = self.checked(&format!("blobs/{digest}"), &HeaderMap::new()).await?;
-        let bytes = document(response, &self.endpoint.host).await?;
+        let bytes = document(response, &self.endpoint.host, DOCUMENT_MAX).await?;
         let actual = super::digest_of(&bytes);
         match actual == digest {
             true => Ok(bytes),
@@ -292,7 +314,7 @@ impl Repository<'_> {
         if have > 0 && have < size_bytes {
             headers.insert(header::RANGE, format!("bytes={have}-").parse().expect("digits and ASCII letters"));
         }
-        if have < size_bytes || size_bytes == 0 {
+        if have < size_bytes {
             let response = self.checked(&format!("blobs/{digest}"), &headers).await?;
             if have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
                 file.set_len(0).and_then(|()| file.rewind()).map_err(failed("truncating"))?;
@@ -305,7 +327,7 @@ impl Repository<'_> {
                 hasher.update(bytes);
                 file.write_all(bytes).map_err(failed("writing"))?;
                 have += bytes.len() as u64;
-                if size_bytes > 0 && have > size_bytes {
+                if have > size_bytes {
                     break;
                 }
             }
@@ -347,8 +369,8 @@ impl Write for HashWriter<'_> {
 }
 
 /// Reads a body of bounded size.
-async fn document(response: Response<Incoming>, host: &str) -> Result<Bytes> {
-    let limited = http_body_util::Limited::new(response.into_body(), DOCUMENT_MAX);
+async fn document(response: Response<Incoming>, host: &str, bytes_max: usize) -> Result<Bytes> {
+    let limited = http_body_util::Limited::new(response.into_body(), bytes_max);
     let unreachable = |reason: String| ImageError::Unreachable { registry: host.to_owned(), reason };
     match tokio::time::timeout(STALL_PATIENCE, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
@@ -360,12 +382,12 @@ async fn document(response: Response<Incoming>, host: &str) -> Result<Bytes> {
 /// What the registry says in an error, in few words.
 async fn reason(response: Response<Incoming>) -> String {
     let status = response.status();
-    let body = document(response, "").await.unwrap_or_default();
+    let body = document(response, "", REASON_MAX).await.unwrap_or_default();
     let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let message = parsed["errors"][0]["message"].as_str().unwrap_or("");
     match message {
         "" => status.canonical_reason().unwrap_or("error").to_lowercase(),
-        message => message.to_owned(),
+        message => shortened(message),
     }
 }
 
@@ -391,11 +413,17 @@ fn parse_parameters(text: &str) -> HashMap<String, String> {
     found
 }
 
+/// Credentials for one are credentials for the other.
+fn same_origin(a: &Uri, b: &Uri) -> bool {
+    a.scheme() == b.scheme() && a.authority() == b.authority()
+}
+
+/// Where a redirect leads: never from TLS to plain text, where anybody on the way could answer.
 fn join(base: &Uri, location: &str) -> Option<Uri> {
-    if location.starts_with("http://") || location.starts_with("https://") {
+    let (scheme, authority) = (base.scheme_str()?, base.authority()?);
+    if location.starts_with("https://") || (location.starts_with("http://") && scheme == "http") {
         return location.parse().ok();
     }
-    let (scheme, authority) = (base.scheme_str()?, base.authority()?);
     if !location.starts_with('/') {
         return None;
     }
@@ -418,7 +446,11 @@ mod tests {
     fn redirects_may_be_relative() {
         let base: Uri = "https://r.example/v2/a".parse().unwrap();
         assert_eq!(join(&base, "/x?y").unwrap(), "https://r.example/x?y");
-        assert_eq!(join(&base, "http://cdn.example/z").unwrap(), "http://cdn.example/z");
+        assert_eq!(join(&base, "https://cdn.example/z").unwrap(), "https://cdn.example/z");
         assert!(join(&base, "ftp://x").is_none());
+        assert!(join(&base, "http://cdn.example/z").is_none());
+        let plain: Uri = "http://r.example/v2/a".parse().unwrap();
+        assert_eq!(join(&plain, "http://cdn.example/z").unwrap(), "http://cdn.example/z");
+        assert!(same_origin(&base, &join(&base, "/x").unwrap()) && !same_origin(&base, &plain));
     }
 }

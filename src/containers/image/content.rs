@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use super::Result;
 use super::error::io;
 use super::pull::{Manifest, parse_manifest};
-use super::reference::is_digest;
 use super::store::{ImageStore, Inner, blob_name};
 use crate::base::file::write_atomically;
 use crate::base::task;
+use crate::wire::images::is_digest;
 use crate::wire::images::{Ask, Found, Head, PIECES};
 
 /// How much of a blob is read at once.

@@ -71,6 +71,21 @@ impl ImageError {
     }
 }
 
+/// What somebody else said, fit for a message: short, and without control characters.
+pub(super) fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 256;
+    let mut characters = text.chars();
+    let mut short: String = characters
+        .by_ref()
+        .take(CHARACTERS_MAX)
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
+    if characters.next().is_some() {
+        short.push('…');
+    }
+    short
+}
+
 /// For `map_err` on file operations.
 pub(crate) fn io<E: std::fmt::Display>(what: &'static str, path: &Path) -> impl FnOnce(E) -> ImageError {
     let path = path.display().to_string();

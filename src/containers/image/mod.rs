@@ -10,6 +10,7 @@ mod builtin;
 mod client;
 mod connect;
 mod content;
+mod document;
 mod error;
 mod export;
 mod gc;

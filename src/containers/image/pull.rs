@@ -8,28 +8,40 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::sync::Semaphore;
 
 use super::client::Repository;
 use super::content::Documents;
-use super::error::io;
+use super::document::{List, Map};
+use super::error::{io, shortened};
 use super::source::{Neighbours, Source};
 use super::store::{ImageStore, blob_name, chain_ids};
+use super::unpack::usable_space;
 use super::{Credentials, Image, ImageConfig, ImageError, Images, Reference, Result};
+use crate::wire::images::is_digest;
 
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
 const DOWNLOADS_AT_ONCE: usize = 3;
+/// The kernel stacks no more directories in one overlay.
+pub(super) const LAYERS_MAX: usize = 500;
+/// Platforms of an image, or images of an archive.
+pub(super) const MANIFESTS_MAX: usize = 4096;
+/// Words, variables, labels, ports and volumes, each.
+const CONFIG_ENTRIES_MAX: usize = 16_384;
+/// What a configuration may tell a container, in all: it stays in memory and in the index as long as the image is here.
+const CONFIG_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Manifest {
     pub media_type: String,
-    pub manifests: Vec<Descriptor>,
+    pub manifests: List<Descriptor, MANIFESTS_MAX>,
     pub config: Option<Descriptor>,
-    pub layers: Vec<Descriptor>,
+    pub layers: List<Descriptor, LAYERS_MAX>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -39,7 +51,19 @@ pub(super) struct Descriptor {
     pub digest: String,
     pub size: u64,
     pub platform: Option<Platform>,
-    pub annotations: std::collections::BTreeMap<String, String>,
+    pub annotations: Option<Names>,
+}
+
+/// What archives call an image: the annotations that matter, of many.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Names {
+    /// A whole name.
+    #[serde(rename = "io.containerd.image.name")]
+    pub containerd: Option<String>,
+    /// Often only a tag.
+    #[serde(rename = "org.opencontainers.image.ref.name")]
+    pub standard: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -70,21 +94,21 @@ pub(super) struct ConfigFile {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RootFs {
-    pub diff_ids: Vec<String>,
+    pub diff_ids: List<String, LAYERS_MAX>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(super) struct ConfigSection {
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    env: Option<Vec<String>>,
+    entrypoint: List<String, CONFIG_ENTRIES_MAX>,
+    cmd: List<String, CONFIG_ENTRIES_MAX>,
+    env: List<String, CONFIG_ENTRIES_MAX>,
     user: Option<String>,
     working_dir: Option<String>,
-    exposed_ports: Option<std::collections::BTreeMap<String, serde_json::Value>>,
+    exposed_ports: Map<IgnoredAny, CONFIG_ENTRIES_MAX>,
     stop_signal: Option<String>,
-    volumes: Option<std::collections::BTreeMap<String, serde_json::Value>>,
-    labels: Option<std::collections::BTreeMap<String, String>>,
+    volumes: Map<IgnoredAny, CONFIG_ENTRIES_MAX>,
+    labels: Map<String, CONFIG_ENTRIES_MAX>,
 }
 
 /// This machine.
@@ -100,7 +124,18 @@ pub(super) fn own_platform() -> Platform {
 
 impl ConfigFile {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes).map_err(|error| ImageError::invalid("image configuration", error))
+        let invalid = |reason: String| ImageError::invalid("image configuration", reason);
+        let file: Self = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+        if let Some(wrong) = file.rootfs.diff_ids.iter().find(|digest| !is_digest(digest)) {
+            return Err(invalid(format!("diff_ids: {:?} is no sha256 digest", shortened(wrong))));
+        }
+        let size_bytes = file.config.as_ref().map_or(0, ConfigSection::size_bytes);
+        if size_bytes > CONFIG_BYTES_MAX {
+            return Err(invalid(format!(
+                "what it tells containers is {size_bytes} bytes, more than {CONFIG_BYTES_MAX}"
+            )));
+        }
+        Ok(file)
     }
 
     /// An image without a list says only in its configuration what it is for.
@@ -124,16 +159,27 @@ impl ConfigFile {
             None => (entry, String::new()),
         };
         ImageConfig {
-            entrypoint: section.entrypoint.unwrap_or_default(),
-            cmd: section.cmd.unwrap_or_default(),
-            env: section.env.unwrap_or_default().into_iter().map(pair).collect(),
+            entrypoint: section.entrypoint.0,
+            cmd: section.cmd.0,
+            env: section.env.0.into_iter().map(pair).collect(),
             user: section.user.unwrap_or_default(),
             working_dir: section.working_dir.unwrap_or_default(),
-            exposed_ports: section.exposed_ports.unwrap_or_default().into_keys().collect(),
+            exposed_ports: section.exposed_ports.0.into_keys().collect(),
             stop_signal: section.stop_signal.filter(|signal| !signal.is_empty()),
-            volumes: section.volumes.unwrap_or_default().into_keys().collect(),
-            labels: section.labels.unwrap_or_default(),
+            volumes: section.volumes.0.into_keys().collect(),
+            labels: section.labels.0,
         }
+    }
+}
+
+impl ConfigSection {
+    /// All that is kept of it.
+    fn size_bytes(&self) -> usize {
+        let lists = [&self.entrypoint, &self.cmd, &self.env].into_iter().flat_map(|list| list.iter());
+        let names = self.exposed_ports.0.keys().chain(self.volumes.0.keys());
+        let labels = self.labels.0.iter().flat_map(|(name, value)| [name, value]);
+        let single = [&self.user, &self.working_dir, &self.stop_signal].into_iter().flatten();
+        lists.chain(names).chain(labels).chain(single).map(String::len).sum()
     }
 }
 
@@ -197,7 +243,9 @@ async fn download(
     }
     let mut failure: Option<ImageError> = None;
     for endpoint in inner.registries.endpoints(&reference.registry, &reference.repository) {
-        let mut all = credentials.to_vec();
+        // A pod's secrets speak of the registry that its image names; a mirror of it has credentials of its own.
+        let mut all = if endpoint.is_named_registry { credentials.to_vec() } else { Vec::new() };
+        let private = !all.is_empty();
         all.extend(inner.registries.credentials(&endpoint.host));
         let repository = Repository {
             client: &inner.client,
@@ -208,7 +256,7 @@ async fn download(
         };
         let nearer = neighbours.as_ref().filter(|_| fresh);
         let source = Source::Registry { repository: &repository, nearer };
-        match pull_from(store, reference, &source, !credentials.is_empty()).await {
+        match pull_from(store, reference, &source, private).await {
             Err(error) if error.is_elsewhere_better() => {
                 tracing::debug!(image = %reference, registry = repository.endpoint.host, %error, "pull");
                 // A mirror that is there and has it wrong says more than a registry that cannot be reached.
@@ -295,6 +343,12 @@ async fn fetch_layers(
     let there =
         |index: &usize| store.has_layer(&chain[*index]) && (known || store.inner.has_content(&layers[*index].digest));
     let missing: Vec<usize> = (0..layers.len()).filter(|index| !there(index)).collect();
+    let wanted_bytes = missing.iter().fold(0, |sum: u64, index| sum.saturating_add(layers[*index].size));
+    let free_bytes = usable_space(&store.inner.directory)?.0;
+    if wanted_bytes > free_bytes {
+        let reason = format!("layers of {wanted_bytes} bytes, and {free_bytes} bytes may still be used on the disk");
+        return Err(ImageError::invalid("manifest", reason));
+    }
     // All are polled together; unpacking waits for its turn in order, on a channel of its own.
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<(usize, BlobFile)>(layers.len().max(1));
     let downloads = async {
@@ -389,7 +443,7 @@ mod tests {
     fn configurations_are_read_with_nulls_in_them() {
         let file = ConfigFile::parse(
             br#"{"os":"linux","architecture":"none","config":{"Env":["A=b=c"],"Cmd":null,"ExposedPorts":{"80/tcp":{}}},
-                "rootfs":{"type":"layers","diff_ids":["sha256:1"]}}"#,
+                "rootfs":{"type":"layers","diff_ids":["sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"]}}"#,
         )
         .unwrap();
         let config = file.image_config();

@@ -1,6 +1,7 @@
 //! Image references: parsing, Docker's short names, printing.
 
 use super::{ImageError, Result};
+use crate::wire::images::is_digest;
 
 /// A parsed and normalised reference: `nginx` is `docker.io/library/nginx:latest`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -72,12 +73,6 @@ impl std::fmt::Display for Reference {
             (None, None) => Ok(()),
         }
     }
-}
-
-pub(crate) fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    })
 }
 
 fn is_tag(text: &str) -> bool {

@@ -70,6 +70,8 @@ pub(crate) struct Endpoint {
     pub repository: String,
     /// Tells a mirror of several registries which one is meant.
     pub namespace: Option<String>,
+    /// Whether this is the host that the image's name speaks of, and no mirror of it.
+    pub is_named_registry: bool,
 }
 
 impl Registries {
@@ -104,6 +106,11 @@ impl Registries {
 
     /// Where to look for a repository, in order: the mirrors, then the registry itself.
     pub(crate) fn endpoints(&self, registry: &str, repository: &str) -> Vec<Endpoint> {
+        let (own_host, folder) = match (registry, self.default_registry.as_deref()) {
+            ("docker.io", None) => ("registry-1.docker.io", ""),
+            ("docker.io", Some(default)) => default.split_once('/').unwrap_or((default, "")),
+            _ => (registry, ""),
+        };
         let mut list = Vec::new();
         if let Some(mirror) = self.mirrors.get(registry).or_else(|| self.mirrors.get("*")) {
             for url in &mirror.endpoints {
@@ -115,20 +122,17 @@ impl Registries {
                     base: base.into(),
                     repository: rewritten(mirror, repository),
                     namespace: (host != registry).then(|| registry.to_owned()),
+                    is_named_registry: host == own_host,
                 });
             }
         }
-        let (host, folder) = match (registry, self.default_registry.as_deref()) {
-            ("docker.io", None) => ("registry-1.docker.io", ""),
-            ("docker.io", Some(default)) => default.split_once('/').unwrap_or((default, "")),
-            _ => (registry, ""),
-        };
         let own = Endpoint {
-            https: !is_local(host) || self.tls(host).is_some(),
-            host: host.into(),
+            https: !is_local(own_host) || self.tls(own_host).is_some(),
+            host: own_host.into(),
             base: "/v2".into(),
             repository: format!("{folder}/{repository}").trim_start_matches('/').to_owned(),
             namespace: None,
+            is_named_registry: true,
         };
         if !list.iter().any(|endpoint| endpoint.host == own.host && endpoint.repository == own.repository) {
             list.push(own);

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::client::{DOCUMENT_MAX, Repository};
 use super::error::io;
-use super::reference::is_digest;
 use super::{ImageError, Reference, Result};
+use crate::wire::images::is_digest;
 use crate::wire::images::{Ask, Found, PATIENCE, Peers};
 
 /// A source of one image.

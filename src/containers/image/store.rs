@@ -21,12 +21,12 @@ use super::content::Content;
 use super::error::io;
 use super::gc::{Candidate, Collected, Interest, Policy};
 use super::lock::Lock;
-use super::reference::is_digest;
 use super::unpack::{Unpacked, unpack};
 use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, archive, builtin, pull, rootfs};
 use crate::base::directory::DirectoryWatch;
 use crate::base::file::write_atomically;
 use crate::base::signal::{Receiver, Signal};
+use crate::wire::images::is_digest;
 use crate::wire::images::{Ask, Found, Peers};
 
 /// The real [`Images`].

@@ -5,10 +5,13 @@
 //! Upper layers are unpacked into an overlay of their parents, as a container would see them, so removal marks become
 //! plain removals and the kernel makes the right whiteouts and opaque directories.
 
+use std::cell::Cell;
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
@@ -22,6 +25,19 @@ use super::{ImageError, Result};
 /// A tar file is made of these.
 const BLOCK_BYTES: u64 = 512;
 
+/// A reader keeps the headers of an entry in memory: long names, attributes.
+const HEADERS_BYTES_MAX: u64 = 1 << 20;
+/// What may follow an archive's end mark.
+const TRAILER_BYTES_MAX: u64 = 64 << 20;
+/// Entries of a layer, and names that it has to be remembered for.
+const ENTRIES_MAX: u64 = 1_500_000;
+/// The names of a layer's directories in all: they are kept until the end.
+const DIRECTORY_NAMES_BYTES_MAX: usize = 32 << 20;
+/// Longer paths cannot be opened.
+const PATH_BYTES_MAX: usize = 4095;
+/// A decompressor keeps that much (64 MiB); only the most extreme levels of compression ask for more.
+const ZSTD_WINDOW_LOG_MAX: u32 = 26;
+
 /// What came out of a layer.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
@@ -30,26 +46,89 @@ pub(crate) struct Unpacked {
     pub size_bytes: u64,
 }
 
-/// Unpacks a layer (plain, gzip or zstd) into `root`. With `merged` there are lower layers below it.
+/// What a layer may take of the disk.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    bytes: u64,
+    entries: u64,
+}
+
+/// Unpacks a layer (plain, gzip or zstd) into `root`. With `merged` there are lower layers below it. It may take what is
+/// usable of the disk, and names of files, headers and windows of decompression are bounded.
 pub(crate) fn unpack(reader: impl Read, root: &Path, merged: bool, layer: &str) -> Result<Unpacked> {
+    let (bytes, files) = usable_space(root)?;
+    unpack_within(reader, root, merged, layer, Limits { bytes, entries: files.min(ENTRIES_MAX) })
+}
+
+fn unpack_within(reader: impl Read, root: &Path, merged: bool, layer: &str, limits: Limits) -> Result<Unpacked> {
     let directory = fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(super::error::io("opening", root))?;
     let broken = |error: io::Error| ImageError::invalid(format!("layer {layer}"), error);
-    let mut hashing = Hashing { inner: decompress(reader).map_err(broken)?, hasher: Sha256::new() };
-    let mut target =
-        Target { root: directory, merged, layer, seen: HashSet::new(), directories: Vec::new(), size_bytes: 0 };
+    let allowance = Rc::new(Allowance::default());
+    let inner = decompress(reader).map_err(broken)?;
+    let mut hashing = Hashing { inner, hasher: Sha256::new(), allowance: allowance.clone() };
+    let mut target = Target::new(directory, merged, layer, limits);
     // Some tools leave out the last entry's padding and the end mark, and Go's reader takes that. Where more is missing
     // than what nobody needs, the digest says so.
     let padded = (&mut hashing).chain(io::repeat(0).take(2 * BLOCK_BYTES));
     let mut archive = tar::Archive::new(padded);
-    for entry in archive.entries().map_err(broken)? {
-        target.add(&mut entry.map_err(broken)?)?;
+    let mut entries = archive.entries().map_err(broken)?;
+    loop {
+        allowance.set(HEADERS_BYTES_MAX, "what describes one entry");
+        let Some(entry) = entries.next() else { break };
+        let mut entry = entry.map_err(broken)?;
+        // What an entry contains is bounded where it goes.
+        allowance.set(u64::MAX, "");
+        target.add(&mut entry)?;
+        target.drain(&mut entry)?;
     }
     target.finish()?;
     let size_bytes = target.size_bytes;
     // What follows the end mark belongs to the digest.
+    allowance.set(TRAILER_BYTES_MAX, "what follows the end of the archive");
     io::copy(&mut hashing, &mut io::sink()).map_err(broken)?;
     Ok(Unpacked { diff_id: format!("sha256:{}", hex::encode(hashing.hasher.finalize())), size_bytes })
+}
+
+/// Bytes and files that an unprivileged writer could still have on the file system of `path`, less a tenth: images may not
+/// fill a disk.
+pub(super) fn usable_space(path: &Path) -> Result<(u64, u64)> {
+    let space = fs::statvfs(path).map_err(super::error::io("reading the free space of", path))?;
+    // Some file systems make inodes as they need them and count none.
+    let files = if space.f_files == 0 { u64::MAX } else { space.f_favail };
+    Ok((space.f_bavail.saturating_mul(space.f_frsize) / 10 * 9, files / 10 * 9))
+}
+
+/// How much more may be read of an archive until the next decision.
+#[derive(Default)]
+struct Allowance {
+    left_bytes: Cell<u64>,
+    limit_bytes: Cell<u64>,
+    what: Cell<&'static str>,
+}
+
+impl Allowance {
+    fn set(&self, limit_bytes: u64, what: &'static str) {
+        self.left_bytes.set(limit_bytes);
+        self.limit_bytes.set(limit_bytes);
+        self.what.set(what);
+    }
+
+    /// How many of `wanted` bytes may be read now.
+    fn of(&self, wanted: usize) -> io::Result<usize> {
+        let left = usize::try_from(self.left_bytes.get()).unwrap_or(usize::MAX);
+        match wanted.min(left) {
+            0 if wanted > 0 => {
+                let (what, limit_bytes) = (self.what.get(), self.limit_bytes.get());
+                Err(io::Error::other(format!("{what} takes more than {limit_bytes} bytes")))
+            }
+            granted => Ok(granted),
+        }
+    }
+
+    fn take(&self, count: usize) {
+        self.left_bytes.set(self.left_bytes.get().saturating_sub(count as u64));
+    }
 }
 
 /// Tells the compression by the first bytes.
@@ -65,7 +144,11 @@ pub(crate) fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn R
     let whole = io::Cursor::new(magic[..got].to_vec()).chain(reader);
     Ok(match magic {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::stream::read::Decoder::new(whole)?),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            let mut decoder = zstd::stream::read::Decoder::new(whole)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
         _ => Box::new(whole),
     })
 }
@@ -73,11 +156,14 @@ pub(crate) fn decompress<'a>(mut reader: impl Read + 'a) -> io::Result<Box<dyn R
 struct Hashing<R> {
     inner: R,
     hasher: Sha256,
+    allowance: Rc<Allowance>,
 }
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
+        let granted = self.allowance.of(buffer.len())?;
+        let count = self.inner.read(&mut buffer[..granted])?;
+        self.allowance.take(count);
         self.hasher.update(&buffer[..count]);
         Ok(count)
     }
@@ -87,17 +173,64 @@ struct Target<'a> {
     root: OwnedFd,
     merged: bool,
     layer: &'a str,
-    /// Paths of this layer, with their ancestors: removal marks speak of lower layers only.
-    seen: HashSet<PathBuf>,
+    /// Hashes of this layer's paths, with their ancestors: removal marks speak of lower layers only.
+    seen: HashSet<u64>,
+    hashes: std::hash::RandomState,
     /// Times of directories are set last, because filling them changes them.
     directories: Vec<(PathBuf, Timestamps)>,
+    directory_names_bytes: usize,
     size_bytes: u64,
+    /// What has been read of contents, whether they were written or not.
+    contents_bytes: u64,
+    entries: u64,
+    limits: Limits,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    fn new(root: OwnedFd, merged: bool, layer: &'a str, limits: Limits) -> Self {
+        Self {
+            root,
+            merged,
+            layer,
+            seen: HashSet::new(),
+            hashes: std::hash::RandomState::new(),
+            directories: Vec::new(),
+            directory_names_bytes: 0,
+            size_bytes: 0,
+            contents_bytes: 0,
+            entries: 0,
+            limits,
+        }
+    }
+
     fn malicious(&self, path: &[u8], reason: &str) -> ImageError {
-        let path = String::from_utf8_lossy(path).into_owned();
+        let path = super::error::shortened(&String::from_utf8_lossy(path));
         ImageError::Malicious { layer: self.layer.to_owned(), path, reason: reason.to_owned() }
+    }
+
+    fn too_much(&self, what: &str) -> ImageError {
+        ImageError::invalid(format!("layer {}", self.layer), what)
+    }
+
+    /// Copies what an entry contains, as far as there is room for it.
+    fn copy<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, to: &mut impl io::Write, path: &Path) -> Result<u64> {
+        let left = self.limits.bytes.saturating_sub(self.contents_bytes);
+        let copied = io::copy(&mut entry.take(left.saturating_add(1)), to).map_err(|error| ImageError::Io {
+            what: format!("unpacking layer {}: writing", self.layer),
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        self.contents_bytes = self.contents_bytes.saturating_add(copied);
+        if copied > left { Err(self.too_large()) } else { Ok(copied) }
+    }
+
+    fn too_large(&self) -> ImageError {
+        self.too_much(&format!("it takes more than the {} bytes that may still be used on the disk", self.limits.bytes))
+    }
+
+    /// Reads what nobody wanted of an entry, so that what is read next are headers.
+    fn drain<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<()> {
+        self.copy(entry, &mut io::sink(), Path::new("nothing")).map(drop)
     }
 
     fn failed(&self, what: &str, path: &Path) -> impl FnOnce(Errno) -> ImageError {
@@ -108,6 +241,9 @@ impl Target<'_> {
     /// A name of the archive as a path below the root.
     fn inside(&self, name: &[u8]) -> Result<PathBuf> {
         use std::os::unix::ffi::OsStrExt;
+        if name.len() > PATH_BYTES_MAX {
+            return Err(self.malicious(name, "is longer than any path"));
+        }
         let mut path = PathBuf::new();
         for component in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
             match component {
@@ -120,6 +256,14 @@ impl Target<'_> {
     }
 
     fn add<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<()> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(self.too_much(&format!("it has more than {} entries", self.limits.entries)));
+        }
+        // Also a sparse file, which takes as much as it claims.
+        if entry.size() > self.limits.bytes.saturating_sub(self.contents_bytes) {
+            return Err(self.too_large());
+        }
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader) {
             return Ok(());
@@ -136,16 +280,26 @@ impl Target<'_> {
         }
         self.make_room(&parent, &path, Path::new(&file_name), kind)?;
         self.create(entry, &parent, &path, Path::new(&file_name), kind)?;
-        self.remember(&path);
-        Ok(())
+        self.remember(&path)
     }
 
-    fn remember(&mut self, path: &Path) {
+    fn remember(&mut self, path: &Path) -> Result<()> {
+        if !self.merged {
+            return Ok(());
+        }
         for ancestor in path.ancestors() {
-            if ancestor.as_os_str().is_empty() || !self.seen.insert(ancestor.to_owned()) {
+            if ancestor.as_os_str().is_empty() || !self.seen.insert(self.hashes.hash_one(ancestor)) {
                 break;
             }
         }
+        match self.seen.len() as u64 > ENTRIES_MAX {
+            true => Err(self.too_much(&format!("it names more than {ENTRIES_MAX} files and directories"))),
+            false => Ok(()),
+        }
+    }
+
+    fn has_seen(&self, path: &Path) -> bool {
+        self.seen.contains(&self.hashes.hash_one(path))
     }
 
     /// Opens a directory below the root, making what is missing.
@@ -201,12 +355,7 @@ impl Target<'_> {
                 let file = fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
                     .map_err(self.failed("making file", path))?;
                 let mut file = std::fs::File::from(file);
-                let written = io::copy(entry, &mut file).map_err(|error| ImageError::Io {
-                    what: format!("unpacking layer {}: writing", self.layer),
-                    path: path.display().to_string(),
-                    reason: error.to_string(),
-                })?;
-                self.size_bytes += written;
+                self.size_bytes += self.copy(entry, &mut file, path)?;
             }
         }
         self.metadata(entry, parent, path, name, kind, mode)
@@ -246,6 +395,12 @@ impl Target<'_> {
         self.attributes(entry, parent, path, name, kind)?;
         let times = times(entry.header().mtime().unwrap_or(0));
         if kind.is_dir() {
+            self.directory_names_bytes += path.as_os_str().len() + size_of::<(PathBuf, Timestamps)>();
+            if self.directory_names_bytes > DIRECTORY_NAMES_BYTES_MAX {
+                return Err(
+                    self.too_much(&format!("its directories' names are more than {DIRECTORY_NAMES_BYTES_MAX} bytes"))
+                );
+            }
             self.directories.push((path.to_owned(), times));
             return Ok(());
         }
@@ -312,7 +467,7 @@ impl Target<'_> {
         }
         let name = as_path(hidden);
         let path = directory.join(name);
-        match self.seen.contains(&path) {
+        match self.has_seen(&path) {
             true => Ok(()),
             false => remove_tree(parent, name).map_err(self.failed("removing", &path)),
         }
@@ -321,7 +476,7 @@ impl Target<'_> {
     fn clear(&mut self, parent: &OwnedFd, directory: &Path) -> Result<()> {
         for (name, is_directory) in list(parent).map_err(self.failed("reading", directory))? {
             let path = directory.join(&name);
-            if !self.seen.contains(&path) {
+            if !self.has_seen(&path) {
                 remove_tree(parent, &name).map_err(self.failed("removing", &path))?;
             } else if is_directory {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -553,6 +708,101 @@ mod tests {
         let tar = raw_tar(&[("file", FILE, &"x".repeat(5000))]);
         let root = tempfile::tempdir().unwrap();
         assert!(unpack(&tar[..2000], root.path(), false, "test").is_err());
+    }
+
+    fn refusal(bytes: &[u8], limits: Limits) -> String {
+        let root = tempfile::tempdir().unwrap();
+        unpack_within(bytes, root.path(), true, "test", limits).unwrap_err().to_string()
+    }
+
+    const ROOM: Limits = Limits { bytes: 1 << 20, entries: 10 };
+
+    /// One entry whose header promises `size` zeros, and as many of them as the compression makes cheap.
+    fn zeros(kind: u8, size: u64) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("././@LongLink").unwrap();
+        header.set_entry_type(EntryType::new(kind));
+        header.set_size(size);
+        header.set_cksum();
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        io::copy(&mut header.as_bytes().chain(io::repeat(0).take(size)), &mut encoder).unwrap();
+        io::copy(&mut raw_tar(&[("f", FILE, "")]).as_slice(), &mut encoder).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn long_headers_are_refused_before_they_are_kept() {
+        for kind in [b'L', b'K', b'x'] {
+            let refused = refusal(&zeros(kind, 64 << 20), ROOM);
+            assert!(refused.contains("what describes one entry takes more than 1048576 bytes"), "{refused}");
+        }
+        // Global headers are entries of their own, which nobody keeps.
+        let refused = refusal(&zeros(b'g', 64 << 20), ROOM);
+        assert!(refused.contains("more than the 1048576 bytes that may still be used"), "{refused}");
+        let name = "n".repeat(5000);
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        builder.append_data(&mut header, &name, io::empty()).unwrap();
+        let refused = refusal(&builder.into_inner().unwrap(), ROOM);
+        assert!(refused.contains("is longer than any path") && refused.len() < 1000, "{refused}");
+    }
+
+    #[test]
+    fn a_layer_takes_no_more_than_may_be_used() {
+        let content = "x".repeat(600 << 10);
+        let two = raw_tar(&[("a", FILE, &content), ("b", FILE, &content)]);
+        let room = "more than the 1048576 bytes that may still be used on the disk";
+        assert!(refusal(&two, ROOM).contains(room));
+        assert!(unpack(two.as_slice(), tempfile::tempdir().unwrap().path(), false, "test").is_ok());
+        // What a directory is said to contain is not written, and yet read.
+        let refused = refusal(&raw_tar(&[("a/", EntryType::Directory, &content), ("b", FILE, &content)]), ROOM);
+        assert!(refused.contains(room), "{refused}");
+        let names: Vec<String> = (0..11).map(|n| format!("f{n}")).collect();
+        let many: Vec<(&str, EntryType, &str)> = names.iter().map(|name| (name.as_str(), FILE, "")).collect();
+        assert!(refusal(&raw_tar(&many), ROOM).contains("more than 10 entries"));
+        assert!(unpack_in(tempfile::tempdir().unwrap().path(), &many).is_ok());
+    }
+
+    #[test]
+    fn a_sparse_file_counts_with_its_holes() {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("sparse").unwrap();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_size(0);
+        let gnu = header.as_gnu_mut().unwrap();
+        let claimed = 1u64 << 32;
+        gnu.realsize.copy_from_slice(format!("{claimed:011o}\0").as_bytes());
+        gnu.sparse[0].offset.copy_from_slice(format!("{claimed:011o}\0").as_bytes());
+        gnu.sparse[0].numbytes.copy_from_slice(b"00000000000\0");
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend([0; 1024]);
+        let refused = refusal(&bytes, ROOM);
+        assert!(refused.contains("more than the 1048576 bytes"), "{refused}");
+    }
+
+    #[test]
+    fn what_follows_the_end_is_bounded() {
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        let end = TRAILER_BYTES_MAX + 4096;
+        io::copy(&mut raw_tar(&[("f", FILE, "")]).as_slice().chain(io::repeat(0).take(end)), &mut encoder).unwrap();
+        let refused = refusal(&encoder.finish().unwrap(), ROOM);
+        assert!(refused.contains("what follows the end of the archive takes more than"), "{refused}");
+    }
+
+    #[test]
+    fn a_compression_that_wants_too_large_a_window_is_refused() {
+        let compressed = |window_log: u32| {
+            let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(window_log).unwrap();
+            io::copy(&mut raw_tar(&[("f", FILE, "content")]).as_slice(), &mut encoder).unwrap();
+            encoder.finish().unwrap()
+        };
+        let refused = refusal(&compressed(ZSTD_WINDOW_LOG_MAX + 1), ROOM);
+        assert!(refused.contains("too much memory"), "{refused}");
+        let root = tempfile::tempdir().unwrap();
+        unpack(compressed(ZSTD_WINDOW_LOG_MAX).as_slice(), root.path(), false, "test").unwrap();
     }
 
     #[test]

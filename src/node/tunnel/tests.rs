@@ -13,6 +13,7 @@ use super::*;
 use crate::api::Api;
 use crate::api::http::listen;
 use crate::api::identity::join::{Application, Cluster, Desk, JoinToken};
+use crate::api::identity::node::IMAGE_SOURCE;
 use crate::api::identity::pki::{Names, Pki, new_key, node_request};
 use crate::api::node_access::{Destination, ExecOptions, LogOptions, Target};
 use crate::base::clock::Clock;
@@ -160,6 +161,9 @@ impl NodeAccess for Pretended {
                 let head = Head { media_type: "m".into(), digest: digest.clone(), size_bytes: 1 };
                 Ok(Found { head, pieces })
             }
+            Ask::Manifest { name, version, .. } if name == "r/tagged" => {
+                Ok(Found::whole("m", version, Bytes::from("{}")))
+            }
             _ => Err(Status::internal("not here")),
         }
     }
@@ -173,17 +177,31 @@ async fn what_one_node_has_of_an_image_is_for_the_others() {
     let joined = joined().await;
     let _access = tunnelled(&joined, Pretended::default()).await;
     let blob = |digest: &str| Ask::Blob { name: "r/a".into(), digest: digest.into() };
-    let found = joined.api.nodes.image(&blob("big"), "another").await.unwrap();
+    let (nobody, everybody) = (|_: &str| false, |_: &str| true);
+    let found = joined.api.nodes.image(&blob("big"), "another", nobody).await.unwrap();
     assert_eq!(found.head, Head { media_type: "m".into(), digest: "big".into(), size_bytes: IMAGE_BYTES as u64 });
     assert!(found.collect(IMAGE_BYTES).await.unwrap().iter().all(|b| *b == 7));
-    assert!(joined.api.nodes.image(&blob("other"), "another").await.is_none());
+    assert!(joined.api.nodes.image(&blob("other"), "another", nobody).await.is_none());
     let manifest = Ask::Manifest { name: "r/a".into(), version: "1".into(), server_only: false };
-    assert!(joined.api.nodes.image(&manifest, "another").await.is_none());
+    assert!(joined.api.nodes.image(&manifest, "another", everybody).await.is_none());
     // Over HTTPS, as an agent asks: no other node has it, and it is not asked itself.
     assert!(joined.channel.ask(&blob("big")).await.unwrap().is_none());
     joined.api.nodes.register("b", Arc::new(Pretended::default()));
     let found = joined.channel.ask(&blob("big")).await.unwrap().unwrap();
     assert_eq!(found.collect(IMAGE_BYTES).await.unwrap().len(), IMAGE_BYTES);
+}
+
+#[tokio::test]
+async fn what_a_tag_means_is_believed_of_nodes_that_an_administrator_has_named() {
+    let joined = joined().await;
+    joined.api.nodes.register("b", Arc::new(Pretended::default()));
+    let ask = |version: &str| Ask::Manifest { name: "r/tagged".into(), version: version.into(), server_only: false };
+    let digest = format!("sha256:{}", "0".repeat(64));
+    assert!(joined.channel.ask(&ask("latest")).await.unwrap().is_none(), "a tag");
+    assert!(joined.channel.ask(&ask(&digest)).await.unwrap().is_some(), "a digest tells by itself");
+    let label = json!({"metadata": {"name": "b", "labels": {IMAGE_SOURCE: "true"}}});
+    joined.local.create(&node::KIND, "", label).await.unwrap();
+    assert!(joined.channel.ask(&ask("latest")).await.unwrap().is_some());
 }
 
 #[tokio::test]
