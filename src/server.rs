@@ -183,6 +183,8 @@ async fn serve(config: Config) -> Result<Ended> {
         loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
     }
     let counted = api.clone();
+    let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
+    loops.push(task::spawn("connections of deleted nodes", ended));
     loops.push(task::spawn("memory", memory::run(move || metrics::REQUESTS.value() + counted.cache.head())));
 
     let (stop, stopping) = watch::channel(false);

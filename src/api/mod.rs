@@ -8,6 +8,7 @@ pub mod allocate;
 pub mod bootstrap;
 pub mod cache;
 pub mod delete;
+pub mod flowcontrol;
 pub mod form;
 pub mod http;
 pub mod identity;
@@ -46,6 +47,10 @@ pub struct Inner {
     pub nodes: node_access::Nodes,
     /// Lets machines become nodes.
     pub joining: http::join::Joining,
+    /// Who is connected.
+    pub connections: http::connections::Connections,
+    /// Who may run now.
+    pub flow: flowcontrol::FlowControl,
     /// Held while a write takes an address or a port: what is taken is read from the cache, so the next may look only
     /// after the write before is in it.
     allocation: tokio::sync::Mutex<()>,
@@ -97,6 +102,8 @@ impl Api {
             rbac: Rbac::new(cache.clone()),
             nodes: node_access::Nodes::default(),
             joining: http::join::Joining::new(),
+            connections: http::connections::Connections::default(),
+            flow: flowcontrol::FlowControl::default(),
             allocation: tokio::sync::Mutex::new(()),
             store,
             cache,

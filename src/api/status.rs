@@ -46,6 +46,9 @@ pub type Result<T, E = Status> = std::result::Result<T, E>;
 // === impl Status ===
 
 impl Status {
+    /// The reason with which a machine is refused whose Node was deleted: what it knows of the cluster is over.
+    pub const NODE_DELETED: &str = "NodeDeleted";
+
     /// A failure without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self { code, reason, message: message.into(), details: Box::default() }
@@ -63,6 +66,7 @@ impl Status {
             "Invalid",
             "InternalError",
             "MethodNotAllowed",
+            Status::NODE_DELETED,
             "NotAcceptable",
             "NotFound",
             "RequestEntityTooLarge",

@@ -19,6 +19,11 @@ pub static REQUESTS: Counter =
 /// Requests that ended in a server error.
 pub static REQUEST_ERRORS: Counter =
     Counter::new("apiserver_request_errors_total", "Requests that the API server answered with a 5xx status.");
+/// Requests that were refused because too much was asked at once.
+pub static REJECTED: Counter = Counter::new(
+    "apiserver_flowcontrol_rejected_requests_total",
+    "Requests that were refused because too many waited or took too much memory.",
+);
 /// What an agent was told of by its server.
 pub static TOLD: Counter = Counter::new("client_watch_events_total", "Events that watches on the server have told.");
 /// Reconciliations that failed and are tried again.
@@ -28,7 +33,7 @@ pub static RECONCILE_ERRORS: Counter =
 pub static RECONCILES: Counter = Counter::new("controller_reconcile_total", "Reconciliations of all controllers.");
 
 /// Every counter.
-static ALL: &[&Counter] = &[&REQUESTS, &REQUEST_ERRORS, &TOLD, &RECONCILES, &RECONCILE_ERRORS];
+static ALL: &[&Counter] = &[&REQUESTS, &REQUEST_ERRORS, &REJECTED, &TOLD, &RECONCILES, &RECONCILE_ERRORS];
 
 // === impl Counter ===
 

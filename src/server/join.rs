@@ -428,7 +428,9 @@ mod tests {
         let key = keep.kept_or("tls/node.key", new_key).unwrap();
         let csr = node_request("one", &key).unwrap();
         let application = Application { node_name: "one".into(), password: String::new(), csr };
-        let welcome = serde_json::to_vec(&desk.renew("one", &application).unwrap()).unwrap();
+        let api = crate::reconcile::in_memory::api();
+        let welcome = desk.renew(&api, "one", "", &application).await.unwrap();
+        let welcome = serde_json::to_vec(&welcome).unwrap();
         keep.take(pki.authority.clone(), key, &welcome).unwrap();
         keep.membership(&config, &known).await.expect("the server is away, and what is kept is good");
 

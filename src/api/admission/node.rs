@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Operation;
 use crate::api::identity::node::LEASES;
+use crate::api::identity::rbac::Attributes;
 use crate::api::identity::{NODES, User};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
@@ -13,6 +14,7 @@ use crate::base::json::{at, list, map, map_mut, text};
 use crate::kinds::coordination::lease;
 use crate::kinds::core::pod::references::references;
 use crate::kinds::core::{node, pod, secret};
+use crate::kinds::storage::csidriver;
 use crate::kinds::{Kind, Subresource};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -191,10 +193,46 @@ pub fn restrict_token(api: &Api, request: &Request, asked: &Value) -> Result<()>
     let found = api.cache.shelf(kind).get(&kind.key(&request.namespace, text(bound, "name")));
     match found.map(|o| o.value()) {
         Some(pod) if text(&pod, "metadata.uid") != text(bound, "uid") => refuse("the pod is another one by now"),
-        Some(pod) if text(&pod, "spec.nodeName") == own => Ok(()),
+        Some(pod) if text(&pod, "spec.nodeName") == own => restrict_audience(api, request, asked, &pod),
         Some(_) => refuse("node requested token bound to a pod scheduled on a different node"),
         None => refuse("the pod is not there"),
     }
+}
+
+/// Refuses a token for somebody whom the pod has nothing to show to: the audience is one of the pod's projected tokens, one that
+/// a driver of its volumes asks for, or one that a rule lets nodes ask for.
+fn restrict_audience(api: &Api, request: &Request, asked: &Value, pod: &Value) -> Result<()> {
+    let refuse = |why: &str| Err(Status::forbidden(request.kind, &request.name, why));
+    let audience = match list(asked, "spec.audiences") {
+        [] => "",
+        [audience] => audience.as_str().unwrap_or_default(),
+        _ => return refuse("node may only request 0 or 1 audiences"),
+    };
+    let volumes = list(pod, "spec.volumes");
+    let sources = volumes.iter().flat_map(|volume| list(volume, "projected.sources"));
+    let mut projected = sources.filter_map(|source| at(source, "serviceAccountToken")).filter(|token| !token.is_null());
+    let driver_asks = |driver: &str| {
+        let found = api.cache.shelf(&csidriver::KIND).get(&csidriver::KIND.key("", driver));
+        found.is_some_and(|d| list(&d.value(), "spec.tokenRequests").iter().any(|r| text(r, "audience") == audience))
+    };
+    let mut drivers = volumes.iter().map(|volume| text(volume, "csi.driver")).filter(|driver| !driver.is_empty());
+    let rule = Attributes {
+        verb: "request-serviceaccounts-token-audience".into(),
+        resource: audience.into(),
+        namespace: request.namespace.clone(),
+        name: request.name.clone(),
+        ..Attributes::default()
+    };
+    if projected.any(|token| text(token, "audience") == audience)
+        || drivers.any(driver_asks)
+        || api.rbac.allows(&request.user, &rule)
+    {
+        return Ok(());
+    }
+    refuse(&format!(
+        "audience {audience:?} not found in pod spec volume, {} is not authorized to request tokens for this audience",
+        request.user.name
+    ))
 }
 
 #[cfg(test)]

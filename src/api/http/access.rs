@@ -7,9 +7,10 @@ use http::HeaderMap;
 use super::Peer;
 use super::route::{Route, Target};
 use crate::api::Api;
+use crate::api::identity::join::check_member;
 use crate::api::identity::rbac::Attributes;
 use crate::api::identity::token::service_account;
-use crate::api::identity::{User, node};
+use crate::api::identity::{AUTHENTICATED, User, node};
 use crate::api::status::{Result, Status};
 use crate::base::labels::FieldSelector;
 
@@ -22,6 +23,12 @@ pub fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<U
         }
         None => peer.user.clone().unwrap_or_else(|| Arc::new(User::anonymous())),
     };
+    if let Some(node) = user.node_name() {
+        check_member(api, node)?;
+    }
+    if user.is_in(AUTHENTICATED) {
+        peer.connection.identify(&user)?;
+    }
     impersonate(api, user, headers)
 }
 

@@ -1,18 +1,24 @@
 //! The paths by which machines become nodes; they stand before authentication, because nobody is known yet.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Body, Peer, answer, negotiate::Form};
 use crate::api::Api;
-use crate::api::identity::join::{Application, Desk, check_member};
+use crate::api::cache::Shelf;
+use crate::api::identity::User;
+use crate::api::identity::join::{Application, Desk, check_member, node_of_password};
 use crate::api::identity::node::is_image_source;
 use crate::api::status::{Result, Status};
+use crate::base::object::Meta;
+use crate::kinds::core::{node, secret};
 use crate::wire::images::{Ask, DIGEST, IMAGES_PATH};
 
 /// The authority's certificate, for agents to pin by the hash in their token.
@@ -27,6 +33,10 @@ pub const TUNNEL_PATH: &str = "/v1-amphipod/tunnel";
 
 /// The longest application: a name, a password and a certificate request.
 const APPLICATION_BYTES: usize = 16 << 10;
+/// How long one may take to come.
+const APPLICATION_PATIENCE: Duration = Duration::from_secs(10);
+/// Machines that join at the same time.
+static JOINS: Semaphore = Semaphore::const_new(32);
 
 /// Set once by a server that lets machines join.
 pub type Joining = OnceLock<Desk>;
@@ -44,6 +54,9 @@ pub async fn respond(api: &Api, peer: &Peer, request: http::Request<Incoming>) -
         (&Method::GET, AUTHORITY_PATH) => Ok(answer::text(200, String::from_utf8_lossy(desk.authority()).into_owned())),
         (&Method::POST, JOIN_PATH) => {
             let token = super::access::bearer(request.headers()).unwrap_or_default().to_owned();
+            // Nobody has shown who they are: few at a time.
+            let _turn =
+                JOINS.try_acquire().map_err(|_| Status::too_many_requests("too many machines join at once", 1))?;
             let application = application(request).await?;
             let joined = desk.join(api, &token, &application).await;
             match &joined {
@@ -52,12 +65,11 @@ pub async fn respond(api: &Api, peer: &Peer, request: http::Request<Incoming>) -
             }
             welcome(joined?)
         }
-        (&Method::GET, TUNNEL_PATH) => super::tunnel::accept(api, &node_of(peer)?, request),
-        (&Method::GET, path) if path.starts_with(IMAGES_PATH) => image(api, &node_of(peer)?, request.uri()).await,
+        (&Method::GET, TUNNEL_PATH) => super::tunnel::accept(api, &node_of(api, peer)?, request),
+        (&Method::GET, path) if path.starts_with(IMAGES_PATH) => image(api, &node_of(api, peer)?, request.uri()).await,
         (&Method::POST, RENEW_PATH) => {
-            let node = node_of(peer)?;
-            check_member(api, &node).inspect_err(|s| tracing::warn!(node, why = s.message, "a renewal was refused"))?;
-            welcome(desk.renew(&node, &application(request).await?)?)
+            let node = node_of(api, peer).inspect_err(|s| tracing::warn!(why = s.message, "a renewal was refused"))?;
+            welcome(desk.renew(api, &node, &peer.key, &application(request).await?).await?)
         }
         _ => Err(Status::method_not_allowed()),
     }
@@ -77,15 +89,54 @@ async fn image(api: &Api, node: &str, uri: &http::Uri) -> Result<Response<Body>>
     response.map_err(|e| Status::internal(e.to_string()))
 }
 
-/// The node whose certificate was shown.
-fn node_of(peer: &Peer) -> Result<String> {
+/// The node whose certificate was shown, if it is still one.
+fn node_of(api: &Api, peer: &Peer) -> Result<String> {
     let node = peer.user.as_ref().and_then(|u| u.node_name()).map(str::to_owned);
-    node.ok_or_else(Status::unauthorized)
+    let node = node.ok_or_else(Status::unauthorized).inspect_err(|_| peer.connection.refuse())?;
+    check_member(api, &node)?;
+    Ok(node)
+}
+
+/// Ends the connections of machines whose Node is deleted, or whose name is free for another machine: what they have open
+/// lasts no longer than their right to it. Never returns.
+pub async fn end_connections_of_deleted_nodes(api: Api) {
+    let (nodes, secrets) = (api.cache.shelf(&node::KIND), api.cache.shelf(&secret::KIND));
+    let (mut node_changes, mut secret_changes) = (nodes.subscribe(), secrets.subscribe());
+    let (mut nodes_seen, mut secrets_seen) = (nodes.last(), secrets.last());
+    loop {
+        let node = |meta: &Meta| Some(meta.name.to_string());
+        let password = |meta: &Meta| node_of_password(&meta.namespace, &meta.name);
+        end_deleted(&api, nodes, &mut nodes_seen, node);
+        end_deleted(&api, secrets, &mut secrets_seen, password);
+        tokio::select! {
+            told = node_changes.changed() => if told.is_err() { return },
+            told = secret_changes.changed() => if told.is_err() { return },
+        }
+    }
+}
+
+fn end_deleted(api: &Api, shelf: &Shelf, seen: &mut u64, node: impl Fn(&Meta) -> Option<String>) {
+    const AT_ONCE: usize = 256;
+    loop {
+        let Some(events) = shelf.changes(*seen, AT_ONCE) else {
+            // Too much has happened to tell of what: who still is a node comes again.
+            api.connections.end_nodes();
+            *seen = shelf.last();
+            return;
+        };
+        let Some(last) = events.last() else { return };
+        *seen = last.revision;
+        for name in events.iter().filter(|event| event.deleted).filter_map(|event| node(&event.object.meta)) {
+            api.connections.end(&User::node(&name).name);
+        }
+    }
 }
 
 async fn application(request: http::Request<Incoming>) -> Result<Application> {
     // Anybody may send this, so it is short.
-    let body = Limited::new(request.into_body(), APPLICATION_BYTES).collect().await;
+    let body = Limited::new(request.into_body(), APPLICATION_BYTES).collect();
+    let body = tokio::time::timeout(APPLICATION_PATIENCE, body).await;
+    let body = body.map_err(|_| Status::bad_request("the application to join did not come in time"))?;
     let body = body.map_err(|e| Status::bad_request(format!("the application to join was not received whole: {e}")))?;
     let body = body.to_bytes();
     serde_json::from_slice(&body).map_err(|e| Status::bad_request(format!("the application to join is malformed: {e}")))

@@ -1,6 +1,7 @@
 //! Accepts connections: TLS, then HTTP/1.1 or HTTP/2, each request to [`super::respond`].
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,23 +11,29 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::Peer;
+use super::connections::{Connection, Counted};
 use super::proxy::Origin;
 use crate::api::Api;
-use crate::api::identity::User;
+use crate::api::identity::join::user_of;
 use crate::base::{metrics, task};
 
-/// Connections that are open at once; further ones wait.
-const CONNECTIONS: usize = 4096;
-/// A client that does not finish its handshake or request head in this time is dropped.
+/// A client that has not finished its handshake and said in a request who it is after this time is dropped, and one that was
+/// asked to go has as long to do so.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Requests that one connection may have open; an agent's carries a watch for each Secret and ConfigMap of its pods.
+/// Requests that one connection may have open; an agent's carries a watch for each Secret and ConfigMap of its pods. Who has
+/// shown no certificate may turn out to be nobody.
 const STREAMS: u32 = 250;
+const STREAMS_OF_STRANGERS: u32 = 100;
 const STREAMS_OF_AGENTS: u32 = 10_000;
+/// What may come of all requests of one connection before anybody reads it.
+const WINDOW_BYTES: u32 = 64 << 10;
+const WINDOW_BYTES_OF_AGENTS: u32 = 1 << 20;
 
 /// A connection on which nothing is asked for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
@@ -40,16 +47,14 @@ pub async fn serve(
     tls: watch::Receiver<Arc<ServerConfig>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|s| *s) => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -57,11 +62,11 @@ pub async fn serve(
             }
         };
         let (api, config, stop) = (api.clone(), tls.borrow().clone(), stop.clone());
+        let open = Arc::new(api.connections.open(address.ip()));
         task::spawn("connection", async move {
-            if let Err(error) = connection(api, stream, config, stop).await {
+            if let Err(error) = connection(api, stream, address.ip(), open, config, stop).await {
                 tracing::debug!(%error, "connection ended");
             }
-            drop(place);
         });
     }
 }
@@ -69,15 +74,31 @@ pub async fn serve(
 async fn connection(
     api: Api,
     stream: TcpStream,
+    address: IpAddr,
+    open: Arc<Connection>,
     config: Arc<ServerConfig>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let strange_until = Instant::now() + HANDSHAKE;
     stream.set_nodelay(true)?;
-    let origin = Origin(stream.peer_addr()?.ip());
-    let stream = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await??;
+    let origin = Origin(address);
+    let stream = tokio::select! {
+        accepted = tokio::time::timeout_at(strange_until, TlsAcceptor::from(config).accept(stream)) => accepted??,
+        () = open.ended() => return Ok(()),
+    };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
-    let peer = Peer { user: certificate.and_then(|c| User::from_certificate(c)).map(Arc::new) };
-    let is_agent = peer.user.as_ref().is_some_and(|u| u.node_name().is_some());
+    let (user, key) = certificate.and_then(|c| user_of(&api, c)).unzip();
+    let user = user.map(Arc::new);
+    if let Some(user) = &user {
+        open.identify(user).map_err(|status| status.message)?;
+    }
+    let is_agent = user.as_ref().is_some_and(|u| u.node_name().is_some());
+    let (streams, window_bytes) = match &user {
+        Some(_) if is_agent => (STREAMS_OF_AGENTS, WINDOW_BYTES_OF_AGENTS),
+        Some(_) => (STREAMS, WINDOW_BYTES),
+        None => (STREAMS_OF_STRANGERS, WINDOW_BYTES),
+    };
+    let peer = Peer { user, key: key.unwrap_or_default().into(), connection: open.clone() };
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         let (api, peer) = (api.clone(), peer.clone());
         request.extensions_mut().insert(origin);
@@ -96,14 +117,26 @@ async fn connection(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(if is_agent { STREAMS_OF_AGENTS } else { STREAMS })
-        .initial_stream_window_size(256 << 10)
+        .max_concurrent_streams(streams)
+        .initial_connection_window_size(window_bytes)
+        .initial_stream_window_size(window_bytes.min(256 << 10))
         .keep_alive_interval(Duration::from_secs(30));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(Counted::new(stream, open.clone())), service);
     tokio::pin!(connection);
+    let remains_strange = async {
+        tokio::time::sleep_until(strange_until).await;
+        if open.is_known() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         result = connection.as_mut() => return result,
         _ = stop.wait_for(|s| *s) => connection.as_mut().graceful_shutdown(),
+        () = open.refused() => connection.as_mut().graceful_shutdown(),
+        () = remains_strange => connection.as_mut().graceful_shutdown(),
     }
-    connection.await
+    match open.is_known() {
+        true => connection.await,
+        false => tokio::time::timeout(HANDSHAKE, connection).await?,
+    }
 }

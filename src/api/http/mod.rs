@@ -5,8 +5,10 @@
 
 pub mod access;
 pub mod answer;
+pub mod connections;
 pub mod discovery;
 mod forward;
+mod held;
 pub mod join;
 pub mod list_options;
 pub mod listen;
@@ -23,14 +25,16 @@ pub mod verbs;
 pub mod watching;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::Api;
+use super::flowcontrol::Admission;
 use super::identity::User;
 use super::status::{Result, Status};
 
@@ -40,11 +44,17 @@ pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// The largest request body, as Kubernetes limits it.
 const BODY_BYTES: usize = 3 << 20;
 
+/// How long a body may take to come, as a request does in Kubernetes.
+const BODY_PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a connection knows of its other end.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// From a verified client certificate.
     pub user: Option<Arc<User>>,
+    /// The digest of its key; empty without one.
+    pub key: Arc<str>,
+    pub connection: Arc<connections::Connection>,
 }
 
 /// Answers one request.
@@ -66,23 +76,42 @@ pub async fn respond(api: Api, peer: Peer, request: http::Request<Incoming>) -> 
     }
 }
 
-async fn run(api: &Api, peer: &Peer, request: http::Request<Incoming>) -> Result<Response<Body>> {
+async fn run(api: &Api, peer: &Peer, mut request: http::Request<Incoming>) -> Result<Response<Body>> {
     if join::is_for(request.uri().path()) {
         return join::respond(api, peer, request).await;
     }
     let route = route::Route::parse(request.method(), request.uri())?;
-    let user = access::authenticate(api, peer, request.headers()).map_err(|s| access::about_target(s, &route))?;
+    let user = access::authenticate(api, peer, request.headers())
+        .inspect_err(|_| peer.connection.refuse())
+        .map_err(|s| access::about_target(s, &route))?;
+    let long_running = if route.is_long_running() { api.flow.begin_long_running(&user)? } else { None };
+    let admission = Arc::new(api.flow.admit(&user, &route.flow_target()).await?);
+    request.extensions_mut().insert(admission.clone());
     access::authorize(api, &user, &route)?;
-    match &route.target {
+    let is_long_running = route.is_long_running();
+    let response = match &route.target {
         route::Target::Path(path) => paths::respond(api, &user, path, &request),
         route::Target::Resource(_) => verbs::respond(api, user, route, request).await,
-    }
+    }?;
+    Ok(match is_long_running {
+        true => held::open(response, long_running),
+        false => held::answer(response, admission),
+    })
 }
 
 /// The whole body, refused where it is too long.
 async fn body_of(request: http::Request<Incoming>) -> Result<Bytes> {
+    if let Some(admission) = request.extensions().get::<Arc<Admission>>() {
+        // A body whose length is not told may be as long as any.
+        let told = request.body().size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+        let admission = admission.clone();
+        admission.reserve_body(told.unwrap_or(BODY_BYTES).min(BODY_BYTES)).await?;
+    }
     let limited = http_body_util::Limited::new(request.into_body(), BODY_BYTES);
-    match limited.collect().await {
+    let Ok(read) = tokio::time::timeout(BODY_PATIENCE, limited.collect()).await else {
+        return Err(Status::new(504, "Timeout", "the request body did not come in time"));
+    };
+    match read {
         Ok(body) => Ok(body.to_bytes()),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => {
             Err(Status::new(413, "RequestEntityTooLarge", format!("limit is {BODY_BYTES}")))

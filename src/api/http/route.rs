@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
+use crate::api::flowcontrol;
 use crate::api::status::{Result, Status};
 
 /// A request, read but not yet checked.
@@ -87,6 +88,33 @@ impl Query {
 // === impl Route ===
 
 impl Route {
+    /// Whether it may last as long as the client likes: it has no seat among the requests that run, once it has begun.
+    pub fn is_long_running(&self) -> bool {
+        match &self.target {
+            Target::Path(_) => false,
+            Target::Resource(resource) => {
+                let subresource = resource.subresource.as_str();
+                self.verb == "watch" || matches!(subresource, "attach" | "exec" | "log" | "portforward" | "proxy")
+            }
+        }
+    }
+
+    /// What decides about its priority.
+    pub fn flow_target(&self) -> flowcontrol::Target<'_> {
+        let verb = self.verb;
+        match &self.target {
+            Target::Path(path) => flowcontrol::Target { verb, path, ..flowcontrol::Target::default() },
+            Target::Resource(resource) => flowcontrol::Target {
+                verb,
+                group: &resource.group,
+                resource: &resource.plural,
+                subresource: &resource.subresource,
+                namespace: &resource.namespace,
+                path: "",
+            },
+        }
+    }
+
     /// Reads method and path; nothing is looked up.
     pub fn parse(method: &Method, uri: &Uri) -> Result<Self> {
         let query = Query::parse(uri.query().unwrap_or(""));

@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use rcgen::{CertificateSigningRequestParams, Issuer, KeyPair};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use x509_parser::prelude::{FromDer, X509CertificationRequest};
+use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
-use super::NODES;
 use super::pki::{Pki, node_params};
+use super::{NODES, User};
 use crate::api::delete::DeleteOptions;
 use crate::api::status::{Result, Status};
 use crate::api::write::Change;
@@ -42,6 +42,12 @@ pub const ONE_TIME: &str = "usage-one-time";
 const AUTHENTICATION: &str = "usage-bootstrap-authentication";
 /// What tells how long the token before the last rotation still holds.
 const OLD_TOKEN: &str = "token.old";
+
+/// The end of the names of Secrets with nodes' passwords.
+const PASSWORD_NAME_END: &str = ".node-password";
+/// In such a Secret: the digest of the key that the node's certificates are for, and of the one before.
+const KEY: &str = "key";
+const PREVIOUS_KEY: &str = "previous-key";
 
 /// Who has used a token that is for one machine, and when; made by the server.
 pub const USED_BY: &str = "used-by";
@@ -222,14 +228,38 @@ impl Desk {
         Ok(welcome)
     }
 
-    /// Gives a node that shows its certificate a new one.
-    pub fn renew(&self, node: &str, application: &Application) -> Result<Welcome> {
+    /// Gives a node that shows its certificate, which is for the key `shown`, a new one.
+    pub async fn renew(&self, api: &Api, node: &str, shown: &str, application: &Application) -> Result<Welcome> {
         if application.node_name != node {
             let asked = &application.node_name;
             let why = format!("node {node:?} cannot ask for a certificate of node {asked:?}");
             return Err(Status::new(403, "Forbidden", why));
         }
-        self.sign(node, &application.csr)
+        let welcome = self.sign(node, &application.csr)?;
+        self.record_key(api, application, Some(shown)).await?;
+        Ok(welcome)
+    }
+
+    /// From now on the node's certificates are for the key of the application, or for the one before: the answer may be
+    /// lost, or the old certificate still be shown.
+    async fn record_key(&self, api: &Api, application: &Application, before: Option<&str>) -> Result<()> {
+        let key = key_of(application).ok_or_else(|| Status::bad_request("the certificate request has no key"))?;
+        let mut change = |live: &Value| {
+            let known = Kept(live.clone()).get(KEY);
+            let before = before.unwrap_or(&known);
+            let mut new = live.clone();
+            if before != key {
+                new["data"][PREVIOUS_KEY] = encoded(before);
+            }
+            new["data"][KEY] = encoded(&key);
+            Ok(new)
+        };
+        let name = password_name(&application.node_name);
+        let request = Request::internal("join", &secret::KIND, NAMESPACE, &name);
+        match api.update(&request, Change::Patch(&mut change)).await {
+            Err(status) if status.code == 404 => Ok(()),
+            changed => changed.map(|_| ()),
+        }
     }
 
     /// Refuses a token that does not hold; answers one that is for one machine and that nobody has used.
@@ -268,7 +298,6 @@ impl Desk {
 
     /// The token is this machine's from now on, if no other was faster.
     async fn use_up(&self, api: &Api, token: &Object, application: &Application) -> Result<()> {
-        let encode = |text: &str| Value::from(base64::engine::general_purpose::STANDARD.encode(text));
         let own = fingerprint(application).ok_or_else(|| Status::bad_request("the certificate request has no key"))?;
         let mut claim = |live: &Value| {
             match Kept(live.clone()).used() {
@@ -277,8 +306,8 @@ impl Desk {
                 None => {}
             }
             let mut new = live.clone();
-            new["data"][USED_BY] = encode(&own);
-            new["data"][USED_AT] = encode(&self.clock.now_text());
+            new["data"][USED_BY] = encoded(&own);
+            new["data"][USED_AT] = encoded(&self.clock.now_text());
             Ok(new)
         };
         let request = Request::internal("join", &secret::KIND, NAMESPACE, &token.meta.name);
@@ -320,7 +349,7 @@ impl Desk {
         let kept_hash = kept.as_ref().map(|o| Kept(o.value()).get("hash"));
         let exists = api.cache.shelf(&node::KIND).get(&node::KIND.key("", name)).is_some();
         match kept_hash {
-            Some(kept) if same(&kept, &hash) => return Ok(()),
+            Some(kept) if same(&kept, &hash) => return self.record_key(api, application, None).await,
             Some(_) if !exists && kept.as_ref().is_some_and(|o| self.is_young(o)) => {
                 let why = format!(
                     "another machine has just joined as {name:?}: give this one another name with --node-name; if it is the \
@@ -338,9 +367,9 @@ impl Desk {
             }
             _ => {}
         }
-        let encoded = base64::engine::general_purpose::STANDARD.encode(&hash);
+        let key = key_of(application).ok_or_else(|| Status::bad_request("the certificate request has no key"))?;
         let object = json!({"metadata": {"name": secret_name, "namespace": NAMESPACE}, "type": PASSWORD_TYPE,
-                            "data": {"hash": encoded}});
+                            "data": {"hash": encoded(&hash), KEY: encoded(&key)}});
         let request = Request::internal("join", kind, NAMESPACE, "");
         if let Some(old) = kept {
             let options = DeleteOptions { uid: Some(old.meta.uid.to_string()), ..DeleteOptions::default() };
@@ -395,7 +424,30 @@ pub fn check_member(api: &Api, name: &str) -> Result<()> {
         "the node {name:?} was deleted: start its agent with a token (--token) to make this machine a node again; \
          `amphipod token create` on the server makes one"
     );
-    Err(Status::new(403, "Forbidden", why))
+    Err(Status::new(403, Status::NODE_DELETED, why))
+}
+
+/// The user of a client certificate, with the digest of its key. A node's certificate is good only for the machine that
+/// joined last under the node's name: `None` for any other.
+pub fn user_of(api: &Api, certificate: &[u8]) -> Option<(User, String)> {
+    let user = User::from_certificate(certificate)?;
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let key = key_digest(parsed.public_key().raw);
+    let Some(node) = user.node_name() else { return Some((user, key)) };
+    let kind = &secret::KIND;
+    let kept = api.cache.shelf(kind).get(&kind.key(NAMESPACE, &password_name(node))).map(|o| Kept(o.value()));
+    let keys = kept.map(|kept| [kept.get(KEY), kept.get(PREVIOUS_KEY)]);
+    // A record of before keys were kept has none.
+    if keys.is_some_and(|keys| !keys[0].is_empty() && !keys.contains(&key)) {
+        tracing::warn!(node, "a certificate was shown that is not of the machine that has joined as this node");
+        return None;
+    }
+    Some((user, key))
+}
+
+/// The node whose password a Secret's name says it is.
+pub fn node_of_password(namespace: &str, name: &str) -> Option<String> {
+    (namespace == NAMESPACE).then(|| name.strip_suffix(PASSWORD_NAME_END).map(str::to_owned)).flatten()
 }
 
 /// Makes a new secret for the server's token; the one before holds until `until`. Answers the full token.
@@ -419,7 +471,22 @@ pub fn is_rotated_away(directory: &Path, secret: &str) -> bool {
 
 /// The Secret with a node's password.
 pub fn password_name(node: &str) -> String {
-    format!("{node}.node-password")
+    format!("{node}{PASSWORD_NAME_END}")
+}
+
+fn encoded(text: &str) -> Value {
+    base64::engine::general_purpose::STANDARD.encode(text).into()
+}
+
+fn key_digest(public_key: &[u8]) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, public_key))
+}
+
+/// The digest of the key that an application wants a certificate for.
+fn key_of(application: &Application) -> Option<String> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(application.csr.as_bytes()).ok()?;
+    let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+    Some(key_digest(request.certification_request_info.subject_pki.raw))
 }
 
 fn read_old(directory: &Path) -> Option<OldToken> {
@@ -432,9 +499,7 @@ fn password_hash(node: &str, password: &str) -> String {
 
 /// What is the same of a machine that asks again: name, password and key, not to be told from each other.
 fn fingerprint(application: &Application) -> Option<String> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(application.csr.as_bytes()).ok()?;
-    let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
-    let key = hex::encode(request.certification_request_info.subject_pki.raw);
+    let key = key_of(application)?;
     Some(password_hash(&application.node_name, &format!("{}\n{key}", application.password)))
 }
 
@@ -471,7 +536,6 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::identity::User;
     use crate::api::identity::pki::Names;
     use crate::reconcile::{Client, Local, in_memory};
     use rcgen::{CertificateParams, DistinguishedName, DnType};
@@ -519,8 +583,8 @@ mod tests {
             let tampered = Application { csr, ..application("two", PASSWORD) };
             assert_eq!(desk.join(&api, &token.secret, &tampered).await.unwrap_err().code, 403);
         }
-        assert!(desk.renew("one", &application("one", "")).is_ok());
-        assert_eq!(desk.renew("one", &application("two", "")).unwrap_err().code, 403);
+        assert!(desk.renew(&api, "one", "", &application("one", "")).await.is_ok());
+        assert_eq!(desk.renew(&api, "one", "", &application("two", "")).await.unwrap_err().code, 403);
     }
 
     #[tokio::test]
@@ -547,6 +611,33 @@ mod tests {
         assert_eq!(created.message, gone.message, "its certificate alone does not bring the node back");
         desk.join(&api, &token, &other).await.unwrap();
         api.create(&own, json!({"metadata": {"name": "one"}})).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_nodes_certificate_is_good_for_the_machine_that_joined_last() {
+        let (_dir, pki, desk, api) = desk().await;
+        let token = JoinToken::parse(&pki.join_token).unwrap().secret;
+        let join = async |application: &Application| {
+            let welcome = desk.join(&api, &token, application).await.unwrap();
+            crate::wire::tls::certificates(welcome.certificate.as_bytes()).unwrap().remove(0)
+        };
+        let first = join(&application("one", PASSWORD)).await;
+        let (user, key) = user_of(&api, &first).unwrap();
+        assert_eq!(user.node_name(), Some("one"));
+        // A renewal whose answer is lost is asked for again with the old certificate.
+        for _ in 0..2 {
+            desk.renew(&api, "one", &key, &application("one", "")).await.unwrap();
+            assert!(user_of(&api, &first).is_some());
+        }
+        // Installed anew with its password, and again: the first key is history.
+        join(&application("one", PASSWORD)).await;
+        let third = join(&application("one", PASSWORD)).await;
+        assert!(user_of(&api, &first).is_none() && user_of(&api, &third).is_some());
+        // Another machine under the same name.
+        let client = Local::new(api.clone(), "test");
+        client.delete(&secret::KIND, NAMESPACE, &password_name("one"), DeleteOptions::default()).await.unwrap();
+        let other = join(&application("one", "another-password-")).await;
+        assert!(user_of(&api, &third).is_none() && user_of(&api, &other).is_some());
     }
 
     #[tokio::test]

@@ -24,8 +24,10 @@ pub struct User {
 pub const MASTERS: &str = "system:masters";
 /// The group of node agents.
 pub const NODES: &str = "system:nodes";
+/// The group of everybody who has said who they are.
+pub const AUTHENTICATED: &str = "system:authenticated";
 /// How the users that are node agents begin.
-const NODE_PREFIX: &str = "system:node:";
+pub const NODE_PREFIX: &str = "system:node:";
 
 // === impl User ===
 
@@ -37,7 +39,7 @@ impl User {
             .get_or_init(|| {
                 Arc::new(Self {
                     name: "system:apiserver".into(),
-                    groups: vec![MASTERS.into(), "system:authenticated".into()],
+                    groups: vec![MASTERS.into(), AUTHENTICATED.into()],
                     ..Self::default()
                 })
             })
@@ -55,13 +57,13 @@ impl User {
         let subject = certificate.subject();
         let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
         let organisations = subject.iter_organization().filter_map(|o| o.as_str().ok());
-        let groups = organisations.chain(["system:authenticated"]).map(str::to_owned).collect();
+        let groups = organisations.chain([AUTHENTICATED]).map(str::to_owned).collect();
         Some(Self { name, groups, ..Self::default() })
     }
 
     /// The agent of a node.
     pub fn node(name: &str) -> Self {
-        let groups = vec![NODES.into(), "system:authenticated".into()];
+        let groups = vec![NODES.into(), AUTHENTICATED.into()];
         Self { name: format!("{NODE_PREFIX}{name}"), groups, ..Self::default() }
     }
 

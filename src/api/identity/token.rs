@@ -12,9 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::User;
 use crate::api::cache::Cache;
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, between};
 use crate::base::json::text;
+use crate::base::object::Object;
 use crate::kinds::core;
+
+/// How long a token outlives the time at which what it is bound to was to be gone, as in Kubernetes.
+const DELETION_LEEWAY: Duration = Duration::from_secs(60);
 
 /// Signs and checks tokens.
 pub struct Tokens {
@@ -124,13 +128,24 @@ impl Tokens {
     pub fn user(&self, token: &str, audiences: &[String], cache: &Cache) -> Option<(User, Claims)> {
         let claims = self.verify(token, audiences)?;
         let p = &claims.private;
-        let alive = |kind: &'static crate::kinds::Kind, namespace: &str, r: &Reference| {
-            let object = cache.shelf(kind).get(&kind.key(namespace, &r.name));
-            object.is_some_and(|o| *o.meta.uid == *r.uid)
+        let now = self.clock.now();
+        let found = |kind: &'static crate::kinds::Kind, namespace: &str, r: &Reference| {
+            let object = cache.shelf(kind).get(&kind.key(namespace, &r.name)).filter(|o| *o.meta.uid == *r.uid);
+            // What waits for a finalizer is over all the same.
+            let deleted = |o: &Object| o.meta.deleted.is_some_and(|at| between(at, now) > DELETION_LEEWAY);
+            object.filter(|o| !deleted(o))
         };
+        let alive = |kind, namespace: &str, r: &Reference| found(kind, namespace, r).is_some();
+        let runs = |r: &Reference| {
+            let pod = found(&core::pod::KIND, &p.namespace, r);
+            pod.is_some_and(|pod| !matches!(text(&pod.value(), "status.phase"), "Succeeded" | "Failed"))
+        };
+        // The node of a pod's token is told for information.
+        let node = p.node.as_ref().filter(|_| p.pod.is_none());
         let bound = alive(&core::serviceaccount::KIND, &p.namespace, &p.serviceaccount)
-            && p.pod.as_ref().is_none_or(|r| alive(&core::pod::KIND, &p.namespace, r))
-            && p.secret.as_ref().is_none_or(|r| alive(&core::secret::KIND, &p.namespace, r));
+            && p.pod.as_ref().is_none_or(runs)
+            && p.secret.as_ref().is_none_or(|r| alive(&core::secret::KIND, &p.namespace, r))
+            && node.is_none_or(|r| alive(&core::node::KIND, "", r));
         if !bound {
             return None;
         }

@@ -148,3 +148,80 @@ fn check_place(request: &Request, asked: &Value) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::api::delete::DeleteOptions;
+    use crate::api::identity::User;
+    use crate::kinds::Kind;
+    use crate::kinds::core::{namespace, serviceaccount};
+    use crate::reconcile::{Client, Local, Patch, in_memory};
+
+    async fn make(client: &Local, kind: &'static Kind, namespace: &str, value: Value) {
+        client.create(kind, namespace, value).await.unwrap();
+    }
+
+    /// A node with a pod that shows its token to a vault.
+    async fn cluster() -> (Api, Local) {
+        let api = in_memory::api();
+        let client = Local::new(api.clone(), "test");
+        make(&client, &namespace::KIND, "", json!({"metadata": {"name": "default"}})).await;
+        make(&client, &serviceaccount::KIND, "default", json!({"metadata": {"name": "default"}})).await;
+        make(&client, &node::KIND, "", json!({"metadata": {"name": "a"}})).await;
+        let token = json!({"serviceAccountToken": {"path": "t", "audience": "vault"}});
+        let spec = json!({"nodeName": "a", "containers": [{"name": "c", "image": "i"}],
+                          "volumes": [{"name": "v", "projected": {"sources": [token]}}]});
+        make(&client, &pod::KIND, "default", json!({"metadata": {"name": "p"}, "spec": spec})).await;
+        (api, client)
+    }
+
+    fn ask(api: &Api, user: Arc<User>, spec: Value) -> Result<String> {
+        let kind = &serviceaccount::KIND;
+        let request = Request { user, ..Request::internal("test", kind, "default", "default") };
+        let answer = api.request_token(&request, json!({"spec": spec}))?;
+        Ok(text(&answer, "status.token").to_owned())
+    }
+
+    fn bound(api: &Api, kind: &'static Kind, namespace: &str, name: &str) -> Value {
+        let uid = api.cache.shelf(kind).get(&kind.key(namespace, name)).unwrap().meta.uid.to_string();
+        json!({"apiVersion": "v1", "kind": kind.kind, "name": name, "uid": uid})
+    }
+
+    #[tokio::test]
+    async fn a_token_ends_with_the_node_or_the_pod_that_it_is_bound_to() {
+        let (api, client) = cluster().await;
+        let holds = |token: &str| api.tokens.user(token, &[], &api.cache).is_some();
+        let of_node = ask(&api, User::system(), json!({"boundObjectRef": bound(&api, &node::KIND, "", "a")})).unwrap();
+        let of_pod = json!({"boundObjectRef": bound(&api, &pod::KIND, "default", "p")});
+        let of_pod = ask(&api, User::system(), of_pod).unwrap();
+        assert!(holds(&of_node) && holds(&of_pod));
+        client.delete(&node::KIND, "", "a", DeleteOptions::default()).await.unwrap();
+        assert!(!holds(&of_node), "another Node of the same name is another one");
+        make(&client, &node::KIND, "", json!({"metadata": {"name": "a"}})).await;
+        assert!(!holds(&of_node) && holds(&of_pod));
+        let ended = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+        client.patch(&pod::KIND, "default", "p", Some(crate::kinds::Subresource::Status), ended).await.unwrap();
+        assert!(!holds(&of_pod), "the pod has ended, whatever keeps the object");
+    }
+
+    #[tokio::test]
+    async fn a_node_asks_for_tokens_that_its_pods_have_somebody_to_show_to() {
+        let (api, _client) = cluster().await;
+        let bound = bound(&api, &pod::KIND, "default", "p");
+        let ask = |audiences: Value| {
+            ask(&api, Arc::new(User::node("a")), json!({"audiences": audiences, "boundObjectRef": bound}))
+        };
+        let refusal = |audiences: Value| ask(audiences).unwrap_err().message;
+        ask(json!(["vault"])).unwrap();
+        ask(json!([])).expect("the API's own, for the volume that every pod has");
+        assert_eq!(
+            refusal(json!(["bank"])),
+            "serviceaccounts \"default\" is forbidden: audience \"bank\" not found in pod spec volume, system:node:a is not \
+             authorized to request tokens for this audience"
+        );
+        assert!(refusal(json!(["vault", "bank"])).ends_with("node may only request 0 or 1 audiences"));
+    }
+}

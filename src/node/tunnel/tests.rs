@@ -11,8 +11,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::*;
 use crate::api::Api;
+use crate::api::delete::DeleteOptions;
+use crate::api::http::join::end_connections_of_deleted_nodes;
 use crate::api::http::listen;
-use crate::api::identity::join::{Application, Cluster, Desk, JoinToken};
+use crate::api::identity::join::{self, Application, Cluster, Desk, JoinToken};
 use crate::api::identity::node::IMAGE_SOURCE;
 use crate::api::identity::pki::{Names, Pki, new_key, node_request};
 use crate::api::node_access::{Destination, ExecOptions, LogOptions, Target};
@@ -29,6 +31,8 @@ struct Joined {
     api: Api,
     local: Local,
     channel: Arc<Channel>,
+    server: http::Uri,
+    authority: Vec<u8>,
     _keys: tempfile::TempDir,
     _stop: watch::Sender<bool>,
     _shown: (watch::Sender<Arc<rustls::ServerConfig>>, watch::Sender<Arc<rustls::ClientConfig>>),
@@ -59,14 +63,15 @@ async fn joined() -> Joined {
     let certificate = desk.join(&api, &token, &application).await.unwrap().certificate;
     assert!(api.joining.set(desk).is_ok());
     let listener = tokio::net::TcpListener::bind((loopback, 0)).await.unwrap();
-    let server = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let server: http::Uri = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
     let (stop, stopping) = watch::channel(false);
+    task::spawn("deleted nodes", end_connections_of_deleted_nodes(api.clone()));
     let shown = watch::Sender::new(tls::server(&pki.server.chain, &pki.server.key, &pki.authority).unwrap());
     task::spawn("api", listen::serve(api.clone(), listener, shown.subscribe(), stopping));
     let own = tls::client(&pki.authority, Some((certificate.as_bytes(), &key))).unwrap();
     let own = watch::Sender::new(own);
     let channel = Arc::new(Channel::new(&server, own.subscribe(), "test").unwrap());
-    Joined { api, local, channel, _keys: keys, _stop: stop, _shown: (shown, own) }
+    Joined { api, local, channel, server, authority: pki.authority, _keys: keys, _stop: stop, _shown: (shown, own) }
 }
 
 /// A node whose commands are pretended: `echo`, `deaf` (reads nothing), `loud` (writes for ever) and `idle`.
@@ -322,8 +327,78 @@ async fn more_is_followed_than_a_connection_usually_carries_and_writes_still_pas
     let written = tokio::time::timeout(PATIENCE, remote.patch(&node::KIND, "", "a", None, patch)).await;
     written.expect("a write is not queued behind the watches").unwrap();
     // Deleted and made again: the new one is followed.
-    joined.local.delete(&secret::KIND, "default", "s7", crate::api::delete::DeleteOptions::default()).await.unwrap();
+    joined.local.delete(&secret::KIND, "default", "s7", DeleteOptions::default()).await.unwrap();
     make(&joined.local, &secret::KIND, "s7", json!({"data": {"k": "bmV3"}})).await;
     let is_new = || secrets.get("default", "s7").is_some_and(|s| s.value()["data"]["k"] == "bmV3");
     until(is_new, "the new secret came").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_nodes_certificate_opens_nothing_and_keeps_nothing_open() {
+    let joined = joined().await;
+    joined.local.create(&node::KIND, "", json!({"metadata": {"name": "a"}})).await.unwrap();
+    let spec = json!({"nodeName": "a", "containers": [{"name": "c", "image": "i"}]});
+    make(&joined.local, &pod::KIND, "p", json!({"spec": spec})).await;
+    let access = tunnelled(&joined, Pretended::default()).await;
+    let remote = Remote::new(joined.channel.clone(), "a", None);
+    let (pods, nodes) = (remote.informer(&pod::KIND), remote.informer(&node::KIND));
+    until(|| pods.get("default", "p").is_some() && nodes.get("", "a").is_some(), "the node sees its pod").await;
+    joined.api.nodes.register("b", Arc::new(Pretended::default()));
+    let image = Ask::Blob { name: "r/a".into(), digest: "big".into() };
+    assert!(joined.channel.ask(&image).await.unwrap().is_some());
+
+    joined.local.delete(&node::KIND, "", "a", DeleteOptions::default()).await.unwrap();
+    let password = join::password_name("a");
+    joined.local.delete(&secret::KIND, join::NAMESPACE, &password, DeleteOptions::default()).await.unwrap();
+    until(|| joined.api.nodes.get("a").is_err(), "its tunnel is closed").await;
+    assert!(access.dial(&Destination::Endpoints).await.is_err());
+    assert!(joined.channel.ask(&image).await.is_err(), "the door to images");
+    let refused = remote.get(&node::KIND, "", "b").await.unwrap_err();
+    assert_eq!((refused.code, refused.reason), (403, "NodeDeleted"));
+    until(|| pods.list("").is_empty() && nodes.list("").is_empty(), "what it knew is over").await;
+}
+
+/// More than a server takes of anybody.
+const FLOOD: usize = 4200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_keep_nobody_out() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    assert!(limit > 3 * FLOOD as u64, "this test needs {} open files: raise the limit of {limit}", 3 * FLOOD);
+    let joined = joined().await;
+    joined.local.create(&node::KIND, "", json!({"metadata": {"name": "a"}})).await.unwrap();
+    let authority = joined.server.authority().unwrap().as_str().to_owned();
+    let mut silent = Vec::new();
+    for n in 0..FLOOD {
+        let mut stream = tokio::net::TcpStream::connect(&authority).await.unwrap();
+        if n % 16 == 0 {
+            // The beginning of a handshake that never goes on.
+            let _ = stream.write_all(&[0x16, 3, 1]).await;
+        }
+        silent.push(stream);
+    }
+    let began = Instant::now();
+    let remote = Remote::new(joined.channel.clone(), "a", None);
+    let answered = tokio::time::timeout(Duration::from_secs(1), remote.get(&node::KIND, "", "a")).await;
+    answered.expect("one who says who it is is answered within a second").unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1));
+    // Those that had to make room are closed, and are no burden.
+    let mut closed = 0;
+    for stream in &mut silent {
+        let read = tokio::time::timeout(Duration::from_millis(1), stream.read(&mut [0])).await;
+        closed += usize::from(matches!(read, Ok(Ok(0) | Err(_))));
+    }
+    assert!(closed >= FLOOD - 512, "{closed} of {FLOOD} were closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_nothing_after_the_handshake_is_dropped() {
+    let joined = joined().await;
+    let config = tls::client(&joined.authority, None).unwrap();
+    let authority = joined.server.authority().unwrap().as_str();
+    let stream = tokio::net::TcpStream::connect(authority).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(25), stream.read_to_end(&mut Vec::new())).await;
+    assert!(read.is_ok(), "it is still open");
 }

@@ -143,7 +143,13 @@ async fn watch_once(
     if !response.status().is_success() {
         // Refused for now: nothing of it may be used, and nobody should wait for it.
         let _ = told.send_replace(true);
-        return End::Broken(super::status_of(response).await.message);
+        let status = super::status_of(response).await;
+        if status.reason == Status::NODE_DELETED {
+            // This machine is no part of the cluster any more: nothing of it is there for it.
+            *position = None;
+            sink.complete(&HashSet::new());
+        }
+        return End::Broken(status.message);
     }
     let mut body = response.into_body();
     let mut rest: Vec<u8> = Vec::new();

@@ -1,0 +1,711 @@
+//! Priority and fairness: which requests run now, which wait for their turn, which are refused
+//! (`k8s.io/apiserver/pkg/util/flowcontrol`, with the configuration that Kubernetes suggests).
+//!
+//! A request belongs to a flow of a priority level. A level has seats of its own, lends what it does not need, and takes
+//! turns among its flows. Invariants: the seats that a level does not lend are there for it whatever the others do; no flow
+//! has more than half of its level; what waits is bounded. Beside seats, what request bodies make in memory is bounded, and
+//! so is how many long-running requests a user has.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::identity::token::service_account;
+use super::identity::{MASTERS, NODES, User};
+use super::status::{Result, Status};
+use crate::base::metrics;
+
+/// Requests that run at once: Kubernetes' 400 reading and 200 changing ones.
+const SEATS: usize = 600;
+/// How long a request waits for its turn: a quarter of a request's time, as in Kubernetes.
+const QUEUE_WAIT: Duration = Duration::from_secs(15);
+/// Requests that wait, of a flow (a hand of six queues of fifty) and of a level.
+const FLOW_QUEUE_MAX: usize = 300;
+const LEVEL_QUEUE_MAX: usize = 1_000;
+/// Watches, execs, proxied requests and the like that one user has open.
+const LONG_RUNNING_MAX: usize = 500;
+/// A body in memory with what is made of it, in bytes of the body.
+const BODY_COST: usize = 8;
+/// What all bodies of users make at once, what those of one user do, and what is kept for nodes and administrators.
+const BODIES_BYTES: usize = 96 << 20;
+const BODIES_BYTES_OF_USER: usize = 48 << 20;
+const BODIES_BYTES_PRIVILEGED: usize = 64 << 20;
+/// The unit in which they are counted.
+const BODY_UNIT_BYTES: usize = 1 << 10;
+/// How long a body waits for room.
+const BODY_WAIT: Duration = Duration::from_secs(10);
+
+/// When whoever was refused may ask again.
+pub const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// A priority level's configuration.
+struct LevelSpec {
+    name: &'static str,
+    shares: usize,
+    lendable_percent: usize,
+    /// Whether requests wait; else they are refused.
+    queues: bool,
+}
+
+const fn level(name: &'static str, shares: usize, lendable_percent: usize, queues: bool) -> LevelSpec {
+    LevelSpec { name, shares, lendable_percent, queues }
+}
+
+/// In the order in which free seats are offered.
+const LEVELS: [LevelSpec; 7] = [
+    level("system", 30, 33, true),
+    level("node-high", 40, 25, true),
+    level("leader-election", 10, 0, true),
+    level("workload-high", 40, 50, true),
+    level("workload-low", 100, 90, true),
+    level("global-default", 20, 50, true),
+    level("catch-all", 5, 0, false),
+];
+
+/// What is asked, as far as flows depend on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Target<'a> {
+    pub verb: &'a str,
+    pub group: &'a str,
+    /// Empty for paths that lead to no resource.
+    pub resource: &'a str,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    pub path: &'a str,
+}
+
+/// What tells the flows of a schema apart.
+enum Distinguisher {
+    ByUser,
+    ByNamespace,
+}
+
+/// Which requests are of which level.
+struct FlowSchema {
+    name: &'static str,
+    /// `None`: exempt.
+    level: Option<&'static str>,
+    distinguisher: Distinguisher,
+    subjects: fn(&User) -> bool,
+    rule: fn(&Target<'_>) -> bool,
+}
+
+fn everything(_: &Target<'_>) -> bool {
+    true
+}
+
+fn is_kube_system_account(user: &User) -> bool {
+    service_account(&user.name).is_some_and(|(namespace, _)| namespace == "kube-system")
+}
+
+/// In the order of their precedence; the last one fits everybody.
+static SCHEMAS: [FlowSchema; 9] = [
+    FlowSchema {
+        name: "exempt",
+        level: None,
+        distinguisher: Distinguisher::ByUser,
+        subjects: |user| user.is_in(MASTERS),
+        rule: everything,
+    },
+    FlowSchema {
+        name: "probes",
+        level: None,
+        distinguisher: Distinguisher::ByUser,
+        subjects: |_| true,
+        rule: |target| target.resource.is_empty() && matches!(target.path, "/healthz" | "/readyz" | "/livez"),
+    },
+    FlowSchema {
+        name: "system-leader-election",
+        level: Some("leader-election"),
+        distinguisher: Distinguisher::ByUser,
+        subjects: |user| {
+            matches!(user.name.as_str(), "system:kube-controller-manager" | "system:kube-scheduler")
+                || is_kube_system_account(user)
+        },
+        rule: |target| is_lease(target) && matches!(target.verb, "get" | "create" | "update"),
+    },
+    FlowSchema {
+        name: "system-node-high",
+        level: Some("node-high"),
+        distinguisher: Distinguisher::ByUser,
+        subjects: |user| user.is_in(NODES),
+        rule: |target| is_lease(target) || (target.group.is_empty() && target.resource == "nodes"),
+    },
+    FlowSchema {
+        name: "system-nodes",
+        level: Some("system"),
+        distinguisher: Distinguisher::ByUser,
+        subjects: |user| user.is_in(NODES),
+        rule: everything,
+    },
+    FlowSchema {
+        name: "kube-controllers",
+        level: Some("workload-high"),
+        distinguisher: Distinguisher::ByNamespace,
+        subjects: |user| matches!(user.name.as_str(), "system:kube-controller-manager" | "system:kube-scheduler"),
+        rule: everything,
+    },
+    FlowSchema {
+        name: "kube-system-service-accounts",
+        level: Some("workload-high"),
+        distinguisher: Distinguisher::ByNamespace,
+        subjects: is_kube_system_account,
+        rule: everything,
+    },
+    FlowSchema {
+        name: "service-accounts",
+        level: Some("workload-low"),
+        distinguisher: Distinguisher::ByUser,
+        subjects: |user| user.is_in("system:serviceaccounts"),
+        rule: everything,
+    },
+    FlowSchema {
+        name: "global-default",
+        level: Some("global-default"),
+        distinguisher: Distinguisher::ByUser,
+        subjects: |_| true,
+        rule: everything,
+    },
+];
+
+fn is_lease(target: &Target<'_>) -> bool {
+    target.group == "coordination.k8s.io" && target.resource == "leases"
+}
+
+/// The queue of all requests that come over the network; cheap to clone.
+#[derive(Clone)]
+pub struct FlowControl(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    bodies: Arc<Semaphore>,
+    privileged_bodies: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct State {
+    levels: [Level; LEVELS.len()],
+    waiting: usize,
+    next_waiter: u64,
+    long_running: HashMap<String, usize>,
+    bodies_bytes: HashMap<String, usize>,
+}
+
+#[derive(Default)]
+struct Level {
+    in_use: usize,
+    waiting: usize,
+    flows: HashMap<Arc<str>, Flow>,
+    /// Flows in which somebody waits; the first is next.
+    turn: VecDeque<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Flow {
+    in_use: usize,
+    queue: VecDeque<Waiter>,
+}
+
+struct Waiter {
+    id: u64,
+    start: oneshot::Sender<Seat>,
+}
+
+/// One request's right to run, until it is dropped.
+struct Seat {
+    shared: Option<Arc<Shared>>,
+    level: usize,
+    flow: Arc<str>,
+}
+
+/// Somebody's place in a queue, until it is dropped.
+struct Place {
+    shared: Arc<Shared>,
+    level: usize,
+    flow: Arc<str>,
+    id: u64,
+}
+
+/// One long-running request of a user, until it is dropped.
+pub struct LongRunning {
+    shared: Arc<Shared>,
+    user: String,
+}
+
+/// Room for a body with what is made of it, until it is dropped.
+struct BodyRoom {
+    shared: Arc<Shared>,
+    /// `None` for those who are not counted one by one.
+    user: Option<String>,
+    bytes: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A request that runs: its seat, and the room that its body takes.
+pub struct Admission {
+    control: FlowControl,
+    user: Arc<User>,
+    _seat: Option<Seat>,
+    room: Mutex<Option<BodyRoom>>,
+}
+
+fn is_privileged(user: &User) -> bool {
+    user.is_in(MASTERS) || user.is_in(NODES)
+}
+
+/// Level and flow of a request; `None` where it is exempt.
+fn classify(user: &User, target: &Target<'_>) -> Option<(usize, Arc<str>)> {
+    let schema = SCHEMAS.iter().find(|s| (s.subjects)(user) && (s.rule)(target))?;
+    let level = LEVELS.iter().position(|l| Some(l.name) == schema.level)?;
+    let distinguisher = match schema.distinguisher {
+        Distinguisher::ByUser => user.name.as_str(),
+        Distinguisher::ByNamespace => target.namespace,
+    };
+    Some((level, format!("{}/{distinguisher}", schema.name).into()))
+}
+
+/// A level's seats.
+const fn nominal(level: usize) -> usize {
+    let (mut shares, mut i) = (0, 0);
+    while i < LEVELS.len() {
+        shares += LEVELS[i].shares;
+        i += 1;
+    }
+    (SEATS * LEVELS[level].shares).div_ceil(shares)
+}
+
+/// The seats that a level does not lend.
+const fn guaranteed(level: usize) -> usize {
+    let nominal = nominal(level);
+    nominal - nominal * LEVELS[level].lendable_percent / 100
+}
+
+fn too_many(why: &str) -> Status {
+    metrics::REJECTED.add();
+    Status::too_many_requests(format!("too many requests, please try again later: {why}"), RETRY_AFTER_SECONDS)
+}
+
+// === impl FlowControl ===
+
+impl Default for FlowControl {
+    fn default() -> Self {
+        let units = |bytes: usize| Arc::new(Semaphore::new(bytes / BODY_UNIT_BYTES));
+        Self(Arc::new(Shared {
+            state: Mutex::default(),
+            bodies: units(BODIES_BYTES),
+            privileged_bodies: units(BODIES_BYTES_PRIVILEGED),
+        }))
+    }
+}
+
+impl FlowControl {
+    /// Returns when the request may run; 429 where too many wait already, or for too long.
+    pub async fn admit(&self, user: &Arc<User>, target: &Target<'_>) -> Result<Admission> {
+        let seat = match classify(user, target) {
+            None => None,
+            Some((level, flow)) => Some(self.seat(level, flow).await?),
+        };
+        Ok(Admission { control: self.clone(), user: user.clone(), _seat: seat, room: Mutex::default() })
+    }
+
+    /// Counts a long-running request.
+    pub fn begin_long_running(&self, user: &User) -> Result<Option<LongRunning>> {
+        if is_privileged(user) {
+            return Ok(None);
+        }
+        let mut state = self.0.lock();
+        let count = state.long_running.entry(user.name.clone()).or_default();
+        if *count >= LONG_RUNNING_MAX {
+            return Err(too_many(&format!("{} has {LONG_RUNNING_MAX} long-running ones", user.name)));
+        }
+        *count += 1;
+        Ok(Some(LongRunning { shared: self.0.clone(), user: user.name.clone() }))
+    }
+
+    async fn seat(&self, level: usize, flow: Arc<str>) -> Result<Seat> {
+        let (place, started) = {
+            let mut state = self.0.lock();
+            if state.may_run(level, &flow) && state.levels[level].flows.get(&flow).is_none_or(|f| f.queue.is_empty()) {
+                state.take(level, &flow);
+                return Ok(Seat { shared: Some(self.0.clone()), level, flow });
+            }
+            if !LEVELS[level].queues || state.levels[level].waiting >= LEVEL_QUEUE_MAX {
+                return Err(too_many(&format!("priority level {}", LEVELS[level].name)));
+            }
+            let (start, started) = oneshot::channel();
+            let id = state.next_waiter;
+            if !state.levels[level].wait(&flow, Waiter { id, start }) {
+                return Err(too_many(&format!("flow {flow}")));
+            }
+            state.next_waiter += 1;
+            state.waiting += 1;
+            (Place { shared: self.0.clone(), level, flow, id }, started)
+        };
+        let seat = tokio::time::timeout(QUEUE_WAIT, started).await;
+        drop(place);
+        match seat {
+            Ok(Ok(seat)) => Ok(seat),
+            _ => Err(too_many(&format!("priority level {}", LEVELS[level].name))),
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn may_run(&self, level: usize, flow: &str) -> bool {
+        let own = &self.levels[level];
+        let of_flow = own.flows.get(flow).map_or(0, |f| f.in_use);
+        // A flow that is alone leaves half of the level to others, who may come at any time.
+        if of_flow >= (nominal(level) / 2).max(1) {
+            return false;
+        }
+        own.in_use < guaranteed(level) || self.spoken_for() < SEATS
+    }
+
+    /// Seats that are in use or kept for levels that do not lend them.
+    fn spoken_for(&self) -> usize {
+        self.levels.iter().enumerate().map(|(i, level)| level.in_use.max(guaranteed(i))).sum()
+    }
+
+    fn take(&mut self, level: usize, flow: &Arc<str>) {
+        let level = &mut self.levels[level];
+        level.in_use += 1;
+        level.flows.entry(flow.clone()).or_default().in_use += 1;
+    }
+
+    fn give_back(&mut self, level: usize, flow: &Arc<str>) {
+        let level = &mut self.levels[level];
+        level.in_use -= 1;
+        if let Some(of_flow) = level.flows.get_mut(flow) {
+            of_flow.in_use -= 1;
+        }
+        level.tidy(flow);
+    }
+
+    /// Gives free seats to those who wait: first to levels that have less than their own.
+    fn dispatch(&mut self, shared: &Arc<Shared>) {
+        for borrowing in [false, true] {
+            for level in 0..LEVELS.len() {
+                while self.waiting > 0 && (borrowing || self.levels[level].in_use < nominal(level)) {
+                    if !self.start_one(shared, level) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts the next request of a level, if one may run.
+    fn start_one(&mut self, shared: &Arc<Shared>, level: usize) -> bool {
+        for _ in 0..self.levels[level].turn.len() {
+            let Some(flow) = self.levels[level].turn.pop_front() else { return false };
+            self.levels[level].turn.push_back(flow.clone());
+            if !self.may_run(level, &flow) {
+                continue;
+            }
+            let next = self.levels[level].flows.get_mut(&flow).and_then(|f| f.queue.pop_front());
+            let Some(waiter) = next else { continue };
+            self.waiting -= 1;
+            self.levels[level].waiting -= 1;
+            self.take(level, &flow);
+            let seat = Seat { shared: Some(shared.clone()), level, flow: flow.clone() };
+            if let Err(mut unwanted) = waiter.start.send(seat) {
+                // Nobody waits any more. The lock is held: it is given back here.
+                unwanted.shared = None;
+                self.give_back(level, &flow);
+            }
+            self.levels[level].tidy(&flow);
+            return true;
+        }
+        false
+    }
+}
+
+// === impl Level ===
+
+impl Level {
+    /// Puts a request into its flow's queue, if there is room.
+    fn wait(&mut self, flow: &Arc<str>, waiter: Waiter) -> bool {
+        let of_flow = self.flows.entry(flow.clone()).or_default();
+        if of_flow.queue.len() >= FLOW_QUEUE_MAX {
+            return false;
+        }
+        if of_flow.queue.is_empty() {
+            self.turn.push_back(flow.clone());
+        }
+        of_flow.queue.push_back(waiter);
+        self.waiting += 1;
+        true
+    }
+
+    /// Forgets a flow in which nothing is.
+    fn tidy(&mut self, flow: &Arc<str>) {
+        let Some(of_flow) = self.flows.get(flow) else { return };
+        if of_flow.queue.is_empty() {
+            self.turn.retain(|other| other != flow);
+            if of_flow.in_use == 0 {
+                self.flows.remove(flow);
+            }
+        }
+    }
+}
+
+// === impl Seat ===
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.take() else { return };
+        let mut state = shared.lock();
+        state.give_back(self.level, &self.flow);
+        if state.waiting > 0 {
+            state.dispatch(&shared);
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        let level = &mut state.levels[self.level];
+        let Some(flow) = level.flows.get_mut(&self.flow) else { return };
+        let before = flow.queue.len();
+        flow.queue.retain(|waiter| waiter.id != self.id);
+        let left = before - flow.queue.len();
+        level.waiting -= left;
+        level.tidy(&self.flow);
+        state.waiting -= left;
+    }
+}
+
+// === impl LongRunning ===
+
+impl Drop for LongRunning {
+    fn drop(&mut self) {
+        subtract(&mut self.shared.lock().long_running, &self.user, 1);
+    }
+}
+
+// === impl BodyRoom ===
+
+impl Drop for BodyRoom {
+    fn drop(&mut self) {
+        if let Some(user) = &self.user {
+            subtract(&mut self.shared.lock().bodies_bytes, user, self.bytes);
+        }
+    }
+}
+
+fn subtract(counts: &mut HashMap<String, usize>, user: &str, amount: usize) {
+    if let Some(count) = counts.get_mut(user) {
+        *count = count.saturating_sub(amount);
+        if *count == 0 {
+            counts.remove(user);
+        }
+    }
+}
+
+// === impl Admission ===
+
+impl Admission {
+    /// Returns when there is room for a body of so many bytes with what is made of it. The room lasts as long as the request.
+    pub async fn reserve_body(&self, body_bytes: usize) -> Result<()> {
+        let bytes = body_bytes.saturating_mul(BODY_COST);
+        let shared = &self.control.0;
+        let privileged = is_privileged(&self.user);
+        let user = (!privileged).then(|| self.user.name.clone());
+        if let Some(user) = &user {
+            let mut state = shared.lock();
+            let of_user = state.bodies_bytes.entry(user.clone()).or_default();
+            if *of_user > 0 && *of_user + bytes > BODIES_BYTES_OF_USER {
+                return Err(too_many(&format!("the bodies of {user} take too much memory")));
+            }
+            *of_user += bytes;
+        }
+        let pool = if privileged { &shared.privileged_bodies } else { &shared.bodies };
+        let units = u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).unwrap_or(u32::MAX);
+        let permit = tokio::time::timeout(BODY_WAIT, pool.clone().acquire_many_owned(units)).await;
+        let Ok(Ok(permit)) = permit else {
+            if let Some(user) = &user {
+                subtract(&mut shared.lock().bodies_bytes, user, bytes);
+            }
+            return Err(too_many("the bodies of all requests take too much memory"));
+        };
+        let room = BodyRoom { shared: shared.clone(), user, bytes, _permit: permit };
+        *self.room.lock().expect("no panic while held") = Some(room);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Admission({})", self.user.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, groups: &[&str]) -> Arc<User> {
+        Arc::new(User {
+            name: name.into(),
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+            ..User::default()
+        })
+    }
+
+    fn account(name: &str) -> Arc<User> {
+        user(&format!("system:serviceaccount:{name}"), &["system:serviceaccounts", "system:authenticated"])
+    }
+
+    const PODS: Target<'static> =
+        Target { verb: "list", resource: "pods", namespace: "default", group: "", subresource: "", path: "" };
+
+    fn level_of(user: &User, target: &Target<'_>) -> Option<&'static str> {
+        classify(user, target).map(|(level, _)| LEVELS[level].name)
+    }
+
+    #[test]
+    fn requests_are_of_the_levels_that_kubernetes_suggests() {
+        let lease = Target { verb: "update", group: "coordination.k8s.io", resource: "leases", ..PODS };
+        let status = Target { verb: "patch", resource: "nodes", subresource: "status", ..PODS };
+        let node = user("system:node:a", &[NODES]);
+        assert_eq!(level_of(&user("admin", &[MASTERS]), &PODS), None);
+        assert_eq!(level_of(&user("x", &[]), &Target { verb: "get", path: "/readyz", ..Target::default() }), None);
+        for (who, what, expected) in [
+            (&node, &lease, "node-high"),
+            (&node, &status, "node-high"),
+            (&node, &PODS, "system"),
+            (&account("kube-system:a"), &lease, "leader-election"),
+            (&account("kube-system:a"), &PODS, "workload-high"),
+            (&account("web:a"), &lease, "workload-low"),
+            (&user("system:kube-scheduler", &[]), &PODS, "workload-high"),
+            (&user("jane", &["system:authenticated"]), &PODS, "global-default"),
+        ] {
+            assert_eq!(level_of(who, what), Some(expected), "{who:?} {what:?}");
+        }
+    }
+
+    #[test]
+    fn guaranteed_seats_are_no_more_than_there_are() {
+        assert!((0..LEVELS.len()).map(guaranteed).sum::<usize>() < SEATS);
+        assert_eq!((0..LEVELS.len()).map(nominal).collect::<Vec<_>>(), [74, 98, 25, 98, 245, 49, 13]);
+    }
+
+    /// Takes seats until one would have to wait.
+    fn fill(control: &FlowControl, users: impl Iterator<Item = Arc<User>>) -> Vec<Admission> {
+        let mut held = Vec::new();
+        for user in users {
+            while let Some(admission) = futures::FutureExt::now_or_never(control.admit(&user, &PODS)) {
+                held.push(admission.unwrap());
+            }
+        }
+        held
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_for_everything_leaves_the_others_their_seats() {
+        let control = FlowControl::default();
+        let one = fill(&control, [account("web:a")].into_iter());
+        assert_eq!(one.len(), nominal(4) / 2, "half of the level");
+        let all = fill(&control, (0..100).map(|n| account(&format!("web:{n}"))));
+        assert!(one.len() + all.len() > nominal(4), "seats that others lend");
+        assert!(one.len() + all.len() < SEATS);
+        let node = user("system:node:a", &[NODES]);
+        assert!(futures::FutureExt::now_or_never(control.admit(&node, &PODS)).is_some(), "a node runs at once");
+        let jane = user("jane", &[]);
+        assert!(futures::FutureExt::now_or_never(control.admit(&jane, &PODS)).is_some(), "and so does a user");
+        let masters = user("admin", &[MASTERS]);
+        assert!(futures::FutureExt::now_or_never(control.admit(&masters, &PODS)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn flows_take_turns_and_a_queue_ends() {
+        let control = FlowControl::default();
+        let users: Vec<_> = (0..20).map(|n| user(&format!("u{n}"), &[])).collect();
+        let mut held = fill(&control, users.iter().cloned());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let ask = |user: Arc<User>| {
+            let (control, order) = (control.clone(), order.clone());
+            crate::base::task::spawn("test", async move {
+                let admission = control.admit(&user, &PODS).await.unwrap();
+                order.lock().unwrap().push(user.name.clone());
+                drop(admission);
+            })
+        };
+        // One asks ten times before another asks once.
+        let (greedy, modest) = (user("greedy", &[]), user("modest", &[]));
+        let asked: Vec<_> = (0..10).map(|_| ask(greedy.clone())).collect();
+        tokio::task::yield_now().await;
+        let last = ask(modest);
+        tokio::task::yield_now().await;
+        held.pop();
+        last.await.unwrap();
+        assert!(order.lock().unwrap().iter().position(|name| name == "modest").unwrap() <= 1, "{order:?}");
+        drop(held);
+        for task in asked {
+            task.await.unwrap();
+        }
+        assert_eq!(control.0.lock().waiting, 0);
+        // Too many of one flow are refused at once; those who wait too long, and those who go away, leave nothing.
+        let held = fill(&control, users.iter().cloned());
+        let waiting: Vec<_> = (0..FLOW_QUEUE_MAX)
+            .map(|_| {
+                let (control, greedy) = (control.clone(), greedy.clone());
+                crate::base::task::spawn("test", async move { control.admit(&greedy, &PODS).await.map(drop) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let refused = control.admit(&greedy, &PODS).await.unwrap_err();
+        assert_eq!((refused.code, refused.details.retry_after_seconds), (429, Some(1)));
+        waiting[0].abort();
+        for task in waiting.into_iter().skip(1) {
+            assert_eq!(task.await.unwrap().unwrap().unwrap_err().code, 429);
+        }
+        assert_eq!(control.0.lock().waiting, 0);
+        drop(held);
+        assert!(control.0.lock().levels.iter().all(|l| l.in_use == 0 && l.flows.is_empty() && l.turn.is_empty()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_and_long_running_requests_are_bounded_by_user_and_in_all() {
+        let control = FlowControl::default();
+        let admit = async |name: &str, groups: &[&str]| control.admit(&user(name, groups), &PODS).await.unwrap();
+        let body = 3 << 20;
+        let mut held = Vec::new();
+        for _ in 0..BODIES_BYTES_OF_USER / (body * BODY_COST) {
+            held.push(admit("a", &[]).await);
+            held.last().unwrap().reserve_body(body).await.unwrap();
+        }
+        let refused = admit("a", &[]).await;
+        assert_eq!(refused.reserve_body(body).await.unwrap_err().code, 429);
+        for _ in 0..2 {
+            held.push(admit("b", &[]).await);
+            held.last().unwrap().reserve_body(body).await.unwrap();
+        }
+        // All the room is taken, but for nodes and administrators.
+        assert_eq!(admit("c", &[]).await.reserve_body(body).await.unwrap_err().code, 429);
+        admit("system:node:a", &[NODES]).await.reserve_body(body).await.unwrap();
+        drop(held);
+        admit("c", &[]).await.reserve_body(body).await.unwrap();
+        assert!(control.0.lock().bodies_bytes.is_empty());
+
+        let jane = user("jane", &[]);
+        let long: Vec<_> = (0..LONG_RUNNING_MAX).map(|_| control.begin_long_running(&jane).unwrap()).collect();
+        assert!(control.begin_long_running(&jane).is_err());
+        assert!(control.begin_long_running(&user("other", &[])).unwrap().is_some());
+        drop(long);
+        assert!(control.begin_long_running(&jane).is_ok() && control.0.lock().long_running.is_empty());
+    }
+}
