@@ -1,12 +1,15 @@
-//! `amphipod check`: can this machine run a node, and what to do where it cannot.
+//! `amphipod check`: can this machine run a node, and what to do where it cannot; with `--security`, how safe it is.
 //!
 //! Invariant: a probe leaves nothing behind, and each line that is not ok says what helps.
+
+mod security;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use clap::Args;
 
 use super::{Directories, output};
 use crate::base::space::Space;
@@ -34,8 +37,22 @@ enum Found {
 
 use Found::{Fail, Ok as Fine, Warn};
 
-/// Runs every probe and prints a line for each; an error when a node cannot run.
-pub fn run(directories: &Directories) -> Result<()> {
+/// Flags of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// What the CIS benchmark for Kubernetes asks, of the server that runs on this machine and its cluster
+    #[arg(long)]
+    security: bool,
+    #[command(flatten)]
+    directories: Directories,
+}
+
+/// Runs every probe and prints a line for each; an error when a node cannot run, or when a line of the benchmark failed.
+pub fn run(args: &CheckArgs) -> Result<()> {
+    if args.security { security::run(&args.directories) } else { probe(&args.directories) }
+}
+
+fn probe(directories: &Directories) -> Result<()> {
     let place = Place::new(&directories.data_dir, &directories.run_dir);
     let root = nix::unistd::geteuid().is_root();
     let mut failed = 0;

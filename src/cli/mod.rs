@@ -38,8 +38,8 @@ enum Command {
     Kubeconfig(Directories),
     /// Print the version
     Version,
-    /// Say whether this machine can run a node, and what to do where it cannot
-    Check(Directories),
+    /// Say whether this machine can run a node, and what to do where it cannot; --security: how safe the cluster is
+    Check(check::CheckArgs),
     /// End every pod of this node and remove everything outside of the data directory
     Killall(killall::KillallArgs),
     /// Take, show, restore and remove snapshots of the server
@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
             output(&format!("amphipod {}", crate::api::http::paths::GIT_VERSION));
             Ok(())
         }
-        Command::Check(directories) => check::run(&directories),
+        Command::Check(args) => check::run(&args),
         Command::Killall(args) => killall::run(&args),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Token(args) => token::run(args),

@@ -111,6 +111,25 @@ impl Cluster {
         body(self.send(method, path, "application/json", content).await?).await
     }
 
+    /// The code and the object of an answer, whatever it is.
+    pub async fn answer(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        object: Option<&Value>,
+    ) -> Result<(u16, Value)> {
+        let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let bytes = object.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let response = self.client.send(request.body(Full::new(bytes.into()))?).await?;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
+        Ok((code, serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+
     async fn json(&mut self, path: &str, accept: &str) -> Result<Value> {
         body(self.send(Method::GET, path, accept, None).await?).await
     }
