@@ -77,6 +77,8 @@ pub struct Request {
     /// The field manager: given, or from the user agent.
     pub manager: String,
     pub validation: FieldValidation,
+    /// What its body makes is so much that other tasks of the thread would wait for long.
+    pub heavy: bool,
 }
 
 /// What happens about unknown and duplicate fields.
@@ -135,6 +137,7 @@ impl Request {
             dry_run: false,
             manager: manager.into(),
             validation: FieldValidation::Ignore,
+            heavy: false,
         }
     }
 
