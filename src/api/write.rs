@@ -17,7 +17,8 @@ use crate::base::budget::{self, Budget, STORED_BYTES_MAX};
 use crate::base::json::{at, int, list, map_mut, remove, set, text};
 use crate::base::object::{Draft, Object};
 use crate::base::task;
-use crate::kinds::{Generation, Kind, Subresource, field, meta};
+use crate::kinds::field::{self, Errors};
+use crate::kinds::{Generation, Kind, Subresource, meta};
 use crate::schema::apply::{self, ApplyError, FieldSet, managed};
 use crate::store::{self, Op, Txn};
 
@@ -95,7 +96,7 @@ impl Api {
         self.stamp(request, value);
         (kind.prepare_create)(value);
         super::allocate::on_create(self, kind, value)?;
-        let errors: Vec<_> = meta::validate(kind, value)
+        let errors: Errors = meta::validate(kind, value)
             .into_iter()
             .chain((kind.validate)(value))
             .chain((kind.validate_create)(value))
@@ -210,7 +211,7 @@ impl Api {
         }
         settle(kind, new);
         admission::admit(self, request, Operation::Update, new, Some(live))?;
-        let mut errors = Vec::new();
+        let mut errors = Errors::new();
         match request.subresource {
             Some(Subresource::Status) => {
                 keep_all_but(new, live, &["status", "metadata"]);
@@ -613,8 +614,7 @@ impl Api {
         let kind = request.kind;
         let shape = crate::schema::type_of(kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
         form::check(super::FieldValidation::Strict, &mut config, kind.schema, Vec::new(), &mut Budget::new())?;
-        let mut merge =
-            |live: Option<&Value>| applied(self, request, live, &config, &shape, true, &mut Budget::new());
+        let mut merge = |live: Option<&Value>| applied(self, request, live, &config, &shape, true, &mut Budget::new());
         self.update(request, Change::Apply(&mut merge)).await
     }
 }

@@ -346,7 +346,8 @@ fn is_apply(step: &Value) -> bool {
 fn body(step: &Value) -> Value {
     match step.get("raw").and_then(Value::as_str) {
         Some(raw) => {
-            let json = parse_json(raw.as_bytes(), &mut Budget::new()).or_else(|_| parse_yaml(raw.as_bytes(), &mut Budget::new()));
+            let json = parse_json(raw.as_bytes(), &mut Budget::new())
+                .or_else(|_| parse_yaml(raw.as_bytes(), &mut Budget::new()));
             json.map(|(v, _)| v).unwrap_or_default()
         }
         None => step["body"].clone(),

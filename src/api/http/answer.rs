@@ -294,12 +294,17 @@ mod tests {
     fn warnings_are_told_once_and_in_four_kilobytes() {
         let short: Vec<String> = ["a", "b", "a", "", "c\"d\\e\n"].map(str::to_owned).into();
         assert_eq!(headers(&short), ["299 - \"a\"", "299 - \"b\"", "299 - \"c\\\"d\\\\e \""]);
-        let long: Vec<String> = (0..100_000).map(|i| format!("unknown field \"spec.{}{i}\"", "x".repeat(500))).collect();
+        let long: Vec<String> =
+            (0..100_000).map(|i| format!("unknown field \"spec.{}{i}\"", "x".repeat(500))).collect();
         let told = headers(&long);
         assert_eq!(told.len(), 16, "each is cut to 256 characters");
         let many: Vec<String> = (0..100_000).map(|i| format!("unknown field \"x{i}\"")).collect();
         let told = headers(&many);
-        assert!((190..240).contains(&told.len()) && told.iter().map(String::len).sum::<usize>() < 8192, "{}", told.len());
+        assert!(
+            (190..240).contains(&told.len()) && told.iter().map(String::len).sum::<usize>() < 8192,
+            "{}",
+            told.len()
+        );
         let one = headers(&["y".repeat(4096)]);
         assert_eq!(one[0].len(), 4096 + 8);
     }

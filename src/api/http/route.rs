@@ -101,7 +101,14 @@ impl Route {
         let group_parts = match parts.first() {
             Some(&"api") if parts.len() > 2 && !parts[2].is_empty() => 2,
             Some(&"apis") if parts.len() > 3 && !parts[3].is_empty() => 3,
-            _ => return Ok(Self { verb: path_verb(method), target: Target::Path(path.to_string()), query, watched: false }),
+            _ => {
+                return Ok(Self {
+                    verb: path_verb(method),
+                    target: Target::Path(path.to_string()),
+                    query,
+                    watched: false,
+                });
+            }
         };
         if parts.last() == Some(&"") && parts.len() > group_parts + 1 && !parts.contains(&"proxy") {
             parts.pop();
@@ -265,7 +272,9 @@ mod tests {
     #[test]
     fn what_is_made_below_an_object_has_the_objects_name() {
         let is = |verb: &str, what: &str, name: &str| (verb.to_owned(), what.to_owned(), name.to_owned());
-        for (resource, sub) in [("pods", "exec"), ("pods", "binding"), ("pods", "eviction"), ("serviceaccounts", "token")] {
+        for (resource, sub) in
+            [("pods", "exec"), ("pods", "binding"), ("pods", "eviction"), ("serviceaccounts", "token")]
+        {
             let path = format!("/api/v1/namespaces/n/{resource}/x/{sub}?fieldSelector=metadata.name=y");
             assert_eq!(attributes("POST", &path), is("create", &format!("{resource}/{sub}"), "x"));
             assert_eq!(attributes("GET", &path), is("get", &format!("{resource}/{sub}"), "x"));
@@ -274,7 +283,10 @@ mod tests {
         assert_eq!(attributes("DELETE", "/api/v1/namespaces/n/pods/x:80/proxy/"), is("delete", "pods/proxy", "x:80"));
         assert_eq!(attributes("DELETE", "/api/v1/namespaces/n"), is("delete", "namespaces/", "n"));
         assert_eq!(attributes("GET", "/api/v1/namespaces/n/status"), is("get", "namespaces/status", "n"));
-        assert_eq!(attributes("GET", "/api/v1/namespaces?fieldSelector=metadata.name=n"), is("list", "namespaces/", "n"));
+        assert_eq!(
+            attributes("GET", "/api/v1/namespaces?fieldSelector=metadata.name=n"),
+            is("list", "namespaces/", "n")
+        );
         assert_eq!(attributes("GET", "/healthz?fieldSelector=metadata.name=n"), is("get", "/", ""));
     }
 }

@@ -22,8 +22,8 @@ use crate::api::write::{Change, Written};
 use crate::api::{Api, FieldValidation, Request, form};
 use crate::base::budget::{Budget, shortened};
 use crate::base::json::text;
-use crate::base::task;
 use crate::base::labels::{FieldSelector, Selector};
+use crate::base::task;
 use crate::kinds::{self, Kind, Subresource};
 use crate::schema;
 
@@ -325,8 +325,7 @@ impl Call {
                 warnings.extend(duplicates.iter().map(|f| format!("duplicate field {f:?}")));
             }
             // Each attempt begins with what reading the patch has left.
-            let mut apply =
-                |live: Option<&Value>| self.applied(live, config, &shape, *force, &mut budget.clone());
+            let mut apply = |live: Option<&Value>| self.applied(live, config, &shape, *force, &mut budget.clone());
             self.api.update(&self.request, Change::Apply(&mut apply)).await?
         } else {
             let kind = self.request.kind;
@@ -340,7 +339,8 @@ impl Call {
                 if (!name.is_empty() && name != kind.kind) || (!version.is_empty() && version != kind.api_version()) {
                     return Err(unfit("the patch names another kind"));
                 }
-                let checked = form::check(self.request.validation, &mut new, kind.schema, duplicates.clone(), &mut budget);
+                let checked =
+                    form::check(self.request.validation, &mut new, kind.schema, duplicates.clone(), &mut budget);
                 warnings = checked.map_err(|s| if s.code == 413 { s } else { unfit(&s.message) })?;
                 Ok(new)
             };
@@ -443,7 +443,8 @@ impl Call {
                 if value["apiVersion"] == "policy/v1beta1" && sub == Subresource::Eviction {
                     value["apiVersion"] = version.into();
                 }
-                let (value, _) = form::shaped(&self.request, definition, version, kind, value, Vec::new(), &mut budget)?;
+                let (value, _) =
+                    form::shaped(&self.request, definition, version, kind, value, Vec::new(), &mut budget)?;
                 match sub {
                     Subresource::Binding => self.bind(value).await,
                     Subresource::Eviction => {
@@ -527,11 +528,7 @@ enum Patch {
 
 impl Patch {
     /// The patch, and the fields that stand twice in it or mean nothing.
-    async fn read(
-        call: &Call,
-        http: http::Request<Incoming>,
-        budget: &mut Budget,
-    ) -> Result<(Self, Vec<String>)> {
+    async fn read(call: &Call, http: http::Request<Incoming>, budget: &mut Budget) -> Result<(Self, Vec<String>)> {
         let media =
             http.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let media = media.split(';').next().unwrap_or("").trim().to_owned();
@@ -560,7 +557,8 @@ impl Patch {
                     (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
                     return Err(status);
                 }
-                let (config, duplicates) = task::in_place(body.len() > form::LONG_BYTES, || form::parse(&body, form::Encoding::Yaml, budget))?;
+                let (config, duplicates) =
+                    task::in_place(body.len() > form::LONG_BYTES, || form::parse(&body, form::Encoding::Yaml, budget))?;
                 if !duplicates.is_empty() && call.request.validation == FieldValidation::Strict {
                     return Err(Status::bad_request(format!("error decoding YAML: duplicate fields {duplicates:?}")));
                 }

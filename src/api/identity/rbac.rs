@@ -247,7 +247,8 @@ impl Rule {
     /// How many single permissions it is.
     fn atom_count(&self) -> u64 {
         let lists = [&self.verbs, &self.api_groups, &self.resources];
-        let objects = lists.iter().fold(self.resource_names.len().max(1) as u64, |n, l| n.saturating_mul(l.len() as u64));
+        let objects =
+            lists.iter().fold(self.resource_names.len().max(1) as u64, |n, l| n.saturating_mul(l.len() as u64));
         objects.saturating_add((self.verbs.len() as u64).saturating_mul(self.non_resource_urls.len() as u64))
     }
 
@@ -369,7 +370,8 @@ mod tests {
     #[test]
     fn a_rule_names_subresources_as_kubernetes_does() {
         let may = |resource: &str, asked: &str, sub: &str| {
-            rule(json!({"verbs": ["get"], "apiGroups": [""], "resources": [resource]})).allows(&ask("get", "", asked, sub, "x"))
+            rule(json!({"verbs": ["get"], "apiGroups": [""], "resources": [resource]}))
+                .allows(&ask("get", "", asked, sub, "x"))
         };
         assert!(may("pods/log", "pods", "log") && may("*/log", "pods", "log") && may("*", "pods", "log"));
         assert!(!may("pods/", "pods", "") && !may("*/", "pods", "") && !may("pods/*", "pods", "log"));

@@ -183,9 +183,9 @@ pub(super) fn check(place: Place<'_>, value: &Value) -> Result<(), Box<Fault>> {
             None if of.as_struct().is_some_and(|s| s.preserve_unknown) => Ok(()),
             None => Err(Fault::new("field not declared in schema".into()).within(member(name))),
         }),
-        (Node::Map { .. }, Value::Object(map)) => map.iter().try_for_each(|(name, value)| {
-            check(of.child(name), value).map_err(|fault| fault.within(member(name)))
-        }),
+        (Node::Map { .. }, Value::Object(map)) => map
+            .iter()
+            .try_for_each(|(name, value)| check(of.child(name), value).map_err(|fault| fault.within(member(name)))),
         (Node::Struct { .. } | Node::Map { .. }, _) => wrong("map"),
         (Node::List { kind, .. }, Value::Array(items)) => check_items(kind, of.item(), items),
         (Node::List { .. }, _) => wrong("list"),
@@ -201,12 +201,7 @@ fn check_items(kind: &ListKind, place: Place<'_>, items: &[Value]) -> Result<(),
     Ok(())
 }
 
-fn check_item(
-    kind: &ListKind,
-    place: Place<'_>,
-    item: &Value,
-    seen: &mut BTreeSet<String>,
-) -> Result<(), Box<Fault>> {
+fn check_item(kind: &ListKind, place: Place<'_>, item: &Value, seen: &mut BTreeSet<String>) -> Result<(), Box<Fault>> {
     if *kind != ListKind::Atomic {
         let Some(element) = item_element(kind, item).filter(|_| !item.is_null()) else {
             let keys = match kind {

@@ -166,12 +166,7 @@ impl<'a> Operation<'a> {
     }
 
     /// What is there; null for a missing member of an object.
-    fn read_at<'v>(
-        &self,
-        target: &'v mut Value,
-        path: &str,
-        budget: &mut Budget,
-    ) -> Result<&'v Value, PatchError> {
+    fn read_at<'v>(&self, target: &'v mut Value, path: &str, budget: &mut Budget) -> Result<&'v Value, PatchError> {
         let (parent, key) = self.parent(target, path, budget)?;
         match parent {
             Value::Object(map) => Ok(map.get(&key).unwrap_or(&Value::Null)),
@@ -328,9 +323,8 @@ mod tests {
     #[test]
     fn copies_that_double_end_at_the_limit() {
         let mut doc = json!({"data": {"a": "x".repeat(1000)}});
-        let operations: Vec<Value> = (0..24)
-            .map(|i| json!({"op": "copy", "from": "/data", "path": format!("/data/c{i}")}))
-            .collect();
+        let operations: Vec<Value> =
+            (0..24).map(|i| json!({"op": "copy", "from": "/data", "path": format!("/data/c{i}")})).collect();
         let error = apply(&mut doc, &operations.into(), &mut Budget::new()).unwrap_err();
         assert_eq!((error.code(), error.reason()), (413, "RequestEntityTooLarge"));
         assert!(error.to_string().ends_with("exceeding the limit 3145728"), "{error}");

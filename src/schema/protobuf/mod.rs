@@ -193,10 +193,9 @@ fn place(
                     (2, Wire::Bytes(b)) if matches!(child.node(), Node::List { .. }) => {
                         // A list as a map's value is a message whose field 1 repeats.
                         let mut holder = Map::new();
-                        each(
-                            b,
-                            |n, w| if n == 1 { place("items", &child, w, &mut holder, depth + 1, budget) } else { Ok(()) },
-                        )?;
+                        each(b, |n, w| {
+                            if n == 1 { place("items", &child, w, &mut holder, depth + 1, budget) } else { Ok(()) }
+                        })?;
                         found = holder.remove("items");
                     }
                     (2, wire) => found = Some(value(&child, wire, depth, budget)?),
@@ -402,7 +401,8 @@ mod tests {
         let probe = field(10, &[field(1, &field(3, &field(1, &[0x08, 0, 0x10, 80]))), vec![0x18, 3]].concat());
         let container = field(2, &[field(1, b"c"), field(8, &limit), probe].concat());
         let raw = [metadata, field(2, &container)].concat();
-        let decoded = decode(&body("v1", "Pod", &raw), |_, _| Some("io.k8s.api.core.v1.Pod".into()), &mut Budget::new()).unwrap();
+        let decoded =
+            decode(&body("v1", "Pod", &raw), |_, _| Some("io.k8s.api.core.v1.Pod".into()), &mut Budget::new()).unwrap();
         assert_eq!(
             decoded.value,
             json!({"metadata": {"name": "n", "labels": {"app": "x"}}, "spec": {"containers": [
