@@ -93,7 +93,7 @@ fn bodies() -> Vec<Body> {
     let pod =
         |containers: String| format!("{{\"metadata\":{{\"name\":\"p\"}},\"spec\":{{\"containers\":[{containers}]}}}}");
     let labels = numbered(120_000, &|i| format!("\"-{i}\":\"-\""));
-    let ports = numbered(15_000, &|i| format!("{{\"name\":\"p{i}\",\"containerPort\":{}}}", i + 1));
+    let ports = numbered(8_000, &|i| format!("{{\"name\":\"p{i}\",\"containerPort\":{}}}", i + 1));
     let rules = json!({"verbs": vec!["v"; 50_000], "apiGroups": vec!["g"; 50_000], "resources": vec!["r"; 50_000]});
     let role = json!({"metadata": {"name": "r"}, "rules": [rules]}).to_string();
     let owners =

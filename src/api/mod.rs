@@ -18,6 +18,9 @@ pub mod subresource;
 pub mod watch;
 pub mod write;
 
+#[cfg(test)]
+mod growth;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
