@@ -6,12 +6,9 @@
 #[path = "fidelity/server.rs"]
 mod server;
 
+use amphipod::base::budget::REQUEST_BYTES_MAX;
 use serde_json::{Value, json};
 use server::{Asked, Server};
-
-/// What all requests of these tests may take at once, above what the process has before. Between them, the peak is what one
-/// request makes: its values, the copies that the write path holds, the answer.
-const REQUEST_BYTES_MAX: usize = 140 << 20;
 
 fn on_a_server<T>(run: impl AsyncFnOnce(Server) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

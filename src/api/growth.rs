@@ -128,6 +128,7 @@ fn pod_of_one(key: &str, list: Value) -> Value {
 }
 
 /// Everything that can be repeated in an object, `n` times.
+#[allow(clippy::too_many_lines)] // A table.
 fn objects(n: usize) -> Vec<(&'static str, &'static Kind, Value)> {
     let map = |metadata: Value| json!({"metadata": metadata});
     let name = |i: usize| format!("n{i}");

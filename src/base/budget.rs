@@ -18,6 +18,9 @@ pub const STEPS_MAX: u64 = 4_000_000;
 pub const DEPTH_MAX: usize = 120;
 /// Bytes of JSON that one object may have in the store, and that one patch may copy.
 pub const STORED_BYTES_MAX: usize = 3 << 20;
+/// What one request holds at once at most, all in all: the values of its body ([`BYTES_MAX`]), the live object, the new one, the
+/// sets of paths of field management, texts, and the body itself. Whoever bounds the memory of the server counts with this.
+pub const REQUEST_BYTES_MAX: usize = 4 * BYTES_MAX;
 /// A request that made less than this is done in well under a millisecond.
 const HEAVY_BYTES: usize = 1 << 20;
 
