@@ -383,15 +383,19 @@ impl From<Status> for Failure {
 
 /// Refuses what would be too large to be read again; what was so before may only become smaller.
 fn check_size(value: &Value, bytes: usize, old: Option<&Arc<Object>>) -> Result<()> {
-    if old.is_some_and(|old| bytes <= old.body().len()) && bytes > form::LONG_BYTES {
+    let size = budget::size_of(value);
+    let limits = budget::check_depth(0, size.depth).and_then(|()| Budget::new().copy(size));
+    if bytes <= STORED_BYTES_MAX && limits.is_ok() {
         return Ok(());
     }
-    if bytes > STORED_BYTES_MAX {
-        return Err(Status::too_large(format!("the object has {bytes} bytes, limit is {STORED_BYTES_MAX}")));
+    if let Some(old) = old {
+        let before = budget::size_of(&old.value());
+        if bytes <= old.body().len() && size.bytes <= before.bytes && size.depth <= before.depth {
+            return Ok(());
+        }
     }
-    let size = budget::size_of(value);
-    budget::check_depth(0, size.depth).map_err(Status::exceeded)?;
-    Budget::new().copy(size).map_err(Status::exceeded)
+    limits.map_err(Status::exceeded)?;
+    Err(Status::too_large(format!("the object has {bytes} bytes, limit is {STORED_BYTES_MAX}")))
 }
 
 /// Whether the object waits for its end and nothing holds it any more.
