@@ -470,7 +470,7 @@ fn settle(kind: &Kind, value: &mut Value) {
 
 /// An owner is named once; the warning tells of those that were dropped.
 fn dedupe_owners(value: &mut Value) -> Option<String> {
-    let owners = crate::base::json::list_mut(value, "metadata.ownerReferences")?;
+    let owners = crate::base::json::list_mut(value, "metadata.ownerReferences").filter(|owners| owners.len() > 1)?;
     let before = owners.len();
     let mut seen = HashSet::new();
     owners.retain(|o| seen.insert(o.to_string()));
