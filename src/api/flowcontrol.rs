@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::identity::token::service_account;
 use super::identity::{MASTERS, NODES, User};
 use super::status::{Result, Status};
-use crate::base::metrics;
+use crate::base::{budget, metrics};
 
 /// Requests that run at once: Kubernetes' 400 reading and 200 changing ones.
 const SEATS: usize = 600;
@@ -26,11 +26,11 @@ const FLOW_QUEUE_MAX: usize = 300;
 const LEVEL_QUEUE_MAX: usize = 1_000;
 /// Watches, execs, proxied requests and the like that one user has open.
 const LONG_RUNNING_MAX: usize = 500;
-/// A body in memory with what is made of it, in bytes of the body.
-const BODY_COST: usize = 8;
+/// What values take at most, in bytes of the body that they are made of (`[],` is three), up to the request's budget.
+const BODY_COST: usize = 96;
 /// What all bodies of users make at once, what those of one user do, and what is kept for nodes and administrators.
-const BODIES_BYTES: usize = 96 << 20;
-const BODIES_BYTES_OF_USER: usize = 48 << 20;
+const BODIES_BYTES: usize = 64 << 20;
+const BODIES_BYTES_OF_USER: usize = 32 << 20;
 const BODIES_BYTES_PRIVILEGED: usize = 64 << 20;
 /// The unit in which they are counted.
 const BODY_UNIT_BYTES: usize = 1 << 10;
@@ -249,6 +249,11 @@ pub struct Admission {
     user: Arc<User>,
     _seat: Option<Seat>,
     room: Mutex<Option<BodyRoom>>,
+}
+
+/// The memory that a body of this length takes with what is made of it.
+fn body_cost_bytes(body_bytes: usize) -> usize {
+    body_bytes + body_bytes.saturating_mul(BODY_COST).min(budget::BYTES_MAX)
 }
 
 fn is_privileged(user: &User) -> bool {
@@ -520,7 +525,7 @@ fn subtract(counts: &mut HashMap<String, usize>, user: &str, amount: usize) {
 impl Admission {
     /// Returns when there is room for a body of so many bytes with what is made of it. The room lasts as long as the request.
     pub async fn reserve_body(&self, body_bytes: usize) -> Result<()> {
-        let bytes = body_bytes.saturating_mul(BODY_COST);
+        let bytes = body_cost_bytes(body_bytes);
         let shared = &self.control.0;
         let privileged = is_privileged(&self.user);
         let user = (!privileged).then(|| self.user.name.clone());
@@ -684,16 +689,14 @@ mod tests {
         let admit = async |name: &str, groups: &[&str]| control.admit(&user(name, groups), &PODS).await.unwrap();
         let body = 3 << 20;
         let mut held = Vec::new();
-        for _ in 0..BODIES_BYTES_OF_USER / (body * BODY_COST) {
+        for _ in 0..BODIES_BYTES_OF_USER / body_cost_bytes(body) {
             held.push(admit("a", &[]).await);
             held.last().unwrap().reserve_body(body).await.unwrap();
         }
         let refused = admit("a", &[]).await;
         assert_eq!(refused.reserve_body(body).await.unwrap_err().code, 429);
-        for _ in 0..2 {
-            held.push(admit("b", &[]).await);
-            held.last().unwrap().reserve_body(body).await.unwrap();
-        }
+        held.push(admit("b", &[]).await);
+        held.last().unwrap().reserve_body(body).await.unwrap();
         // All the room is taken, but for nodes and administrators.
         assert_eq!(admit("c", &[]).await.reserve_body(body).await.unwrap_err().code, 429);
         admit("system:node:a", &[NODES]).await.reserve_body(body).await.unwrap();

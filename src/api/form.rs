@@ -4,15 +4,31 @@ use serde_json::Value;
 
 use super::status::{Result, Status};
 use super::{FieldValidation, Request};
+use crate::base::budget::{Budget, Exceeded, shortened};
 use crate::base::json::text;
+use crate::base::task;
 use crate::kinds::Kind;
-use crate::schema;
+use crate::schema::protobuf::ProtobufError;
+use crate::schema::{self, ParseError};
+
+/// Bodies beyond this take long enough to be read that others would notice.
+pub const LONG_BYTES: usize = 64 << 10;
+/// What is shown of a text that the client sent.
+const SHOWN_BYTES_MAX: usize = 1024;
+/// Unknown and duplicate fields that are told of, as in Kubernetes.
+const FINDINGS_MAX: usize = 100;
 
 /// The body of a request, as a value of the named schema definition; the warnings are for the client.
 ///
 /// Unknown and duplicate fields are dropped, warned about or refused as the request's `fieldValidation` says.
-pub fn decode(request: &Request, kind: &Kind, body: &[u8], encoding: Encoding) -> Result<(Value, Vec<String>)> {
-    decode_as(request, kind.schema, &kind.api_version(), kind.kind, body, encoding)
+pub fn decode(
+    request: &Request,
+    kind: &Kind,
+    body: &[u8],
+    encoding: Encoding,
+    budget: &mut Budget,
+) -> Result<(Value, Vec<String>)> {
+    decode_as(request, kind.schema, &kind.api_version(), kind.kind, body, encoding, budget)
 }
 
 /// As [`decode`], for what is no kind of its own (DeleteOptions, Scale, Binding, ...).
@@ -23,9 +39,12 @@ pub fn decode_as(
     kind: &str,
     body: &[u8],
     encoding: Encoding,
+    budget: &mut Budget,
 ) -> Result<(Value, Vec<String>)> {
-    let (value, duplicates) = parse(body, encoding)?;
-    shaped(request, definition, api_version, kind, value, duplicates)
+    task::in_place(body.len() > LONG_BYTES, || {
+        let (value, duplicates) = parse(body, encoding, budget)?;
+        shaped(request, definition, api_version, kind, value, duplicates, budget)
+    })
 }
 
 /// As [`decode_as`], for a body that is parsed already.
@@ -36,13 +55,15 @@ pub fn shaped(
     kind: &str,
     mut value: Value,
     duplicates: Vec<String>,
+    budget: &mut Budget,
 ) -> Result<(Value, Vec<String>)> {
     if value.is_null() {
         value = Value::Object(serde_json::Map::new());
     }
     if !value.is_object() {
         return Err(Status::bad_request(format!(
-            "couldn't get version/kind; json parse error: expected an object, got {value}"
+            "couldn't get version/kind; json parse error: expected an object, got {}",
+            shortened(&value.to_string(), SHOWN_BYTES_MAX)
         )));
     }
     // The core group may be written as an empty one.
@@ -50,10 +71,12 @@ pub fn shaped(
     let version_given = version_given.strip_prefix('/').unwrap_or(version_given);
     if (!version_given.is_empty() && version_given != api_version) || (!kind_given.is_empty() && kind_given != kind) {
         return Err(Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type {kind}): {kind_given:?} in {version_given:?} is not {kind:?} in {api_version:?}"
+            "the object provided is unrecognized (must be of type {kind}): {:?} in {:?} is not {kind:?} in {api_version:?}",
+            shortened(kind_given, SHOWN_BYTES_MAX),
+            shortened(version_given, SHOWN_BYTES_MAX)
         )));
     }
-    let warnings = check(request.validation, &mut value, definition, duplicates)?;
+    let warnings = check(request.validation, &mut value, definition, duplicates, budget)?;
     Ok((value, warnings))
 }
 
@@ -65,9 +88,11 @@ pub enum Encoding {
     Protobuf,
 }
 
-fn parse_protobuf(body: &[u8]) -> Result<(Value, Vec<String>)> {
-    let decoded = schema::protobuf::decode(body, definition)
-        .map_err(|e| Status::bad_request(format!("error parsing the request body: {e}")))?;
+fn parse_protobuf(body: &[u8], budget: &mut Budget) -> Result<(Value, Vec<String>)> {
+    let decoded = schema::protobuf::decode(body, definition, budget).map_err(|e| match e {
+        ProtobufError::Limit(limit) => unreadable(limit),
+        other => Status::bad_request(format!("error parsing the request body: {other}")),
+    })?;
     let mut value = decoded.value;
     if let Some(map) = value.as_object_mut() {
         map.insert("apiVersion".into(), decoded.api_version.into());
@@ -91,13 +116,29 @@ fn definition(api_version: &str, kind: &str) -> Option<String> {
 }
 
 /// Parses a body; the second part lists fields that stand twice.
-pub fn parse(body: &[u8], encoding: Encoding) -> Result<(Value, Vec<String>)> {
+pub fn parse(body: &[u8], encoding: Encoding, budget: &mut Budget) -> Result<(Value, Vec<String>)> {
     let parsed = match encoding {
-        Encoding::Json => schema::parse_json(body),
-        Encoding::Yaml => schema::parse_yaml(body),
-        Encoding::Protobuf => return parse_protobuf(body),
+        Encoding::Json => schema::parse_json(body, budget),
+        Encoding::Yaml => schema::parse_yaml(body, budget),
+        Encoding::Protobuf => return parse_protobuf(body, budget),
     };
-    parsed.map_err(|e| Status::bad_request(format!("error parsing the request body: {e}")))
+    parsed.map_err(|e| unparsed(e, "error parsing the request body"))
+}
+
+/// What the client is told of a body that cannot be read.
+pub fn unparsed(error: ParseError, what: &str) -> Status {
+    match error {
+        ParseError::Limit(limit) => unreadable(limit),
+        ParseError::Syntax(why) => Status::bad_request(format!("{what}: {why}")),
+    }
+}
+
+/// A body that is nested too deep is no body that Kubernetes' decoder reads; any other limit is one of size.
+fn unreadable(limit: Exceeded) -> Status {
+    match limit {
+        Exceeded::Depth => Status::bad_request(limit.to_string()),
+        Exceeded::Bytes | Exceeded::Steps => Status::exceeded(limit),
+    }
 }
 
 /// Gives a value the shape of its definition, and treats what does not belong there as asked.
@@ -106,14 +147,18 @@ pub fn check(
     value: &mut Value,
     definition: &str,
     duplicates: Vec<String>,
+    budget: &mut Budget,
 ) -> Result<Vec<String>> {
     let shape = schema::type_of(definition).ok_or_else(|| Status::internal(format!("no schema for {definition}")))?;
-    let unknown = schema::decode(value, &shape).map_err(|e| Status::bad_request(e.to_string()))?;
+    let unknown = schema::decode(value, &shape, budget).map_err(|e| match e.limit {
+        Some(limit) => Status::exceeded(limit),
+        None => Status::bad_request(e.to_string()),
+    })?;
     // What means nothing is told of once, however often it stands there.
     let duplicates: Vec<String> = duplicates.into_iter().filter(|d| !unknown.contains(d)).collect();
     let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
     let duplicates = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
-    let findings: Vec<String> = unknown.chain(duplicates).collect();
+    let findings: Vec<String> = unknown.chain(duplicates).take(FINDINGS_MAX).collect();
     match validation {
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Warn => Ok(findings),

@@ -19,6 +19,9 @@ pub mod subresource;
 pub mod watch;
 pub mod write;
 
+#[cfg(test)]
+mod growth;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -82,6 +85,8 @@ pub struct Request {
     /// The field manager: given, or from the user agent.
     pub manager: String,
     pub validation: FieldValidation,
+    /// What its body makes is so much that other tasks of the thread would wait for long.
+    pub heavy: bool,
 }
 
 /// What happens about unknown and duplicate fields.
@@ -142,6 +147,7 @@ impl Request {
             dry_run: false,
             manager: manager.into(),
             validation: FieldValidation::Ignore,
+            heavy: false,
         }
     }
 

@@ -11,7 +11,11 @@ use super::status::{Result, Status};
 use super::{Api, Request};
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::object::Object;
+use crate::base::task;
 use crate::kinds::Kind;
+
+/// Comparisons of a list beyond which others would notice.
+const LONG_COMPARISONS: usize = 100_000;
 
 /// Which objects of a collection are meant.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +107,11 @@ impl Selection {
         self.labels.is_empty() && self.terms.is_empty()
     }
 
+    /// How many values each object is compared with, at most.
+    fn terms(&self) -> usize {
+        self.terms.len() + self.labels.0.iter().map(|r| r.values.len().max(1)).sum::<usize>()
+    }
+
     /// The one name that can match, if a term fixes it.
     pub fn name(&self) -> Option<&str> {
         self.terms.iter().find(|t| t.equal && matches!(t.what, What::Name)).map(|t| t.value.as_str())
@@ -140,7 +149,8 @@ impl Api {
         } else {
             (at, self.history(request.kind, &prefix, at, &after)?)
         };
-        Ok(page(all, selection, options.limit, revision, &prefix))
+        let long = all.len().saturating_mul(selection.terms()) > LONG_COMPARISONS;
+        Ok(task::in_place(long, || page(all, selection, options.limit, revision, &prefix)))
     }
 
     /// The collection as it was, decoded from the store's history.

@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::base::budget::{Exceeded, shortened};
 use crate::kinds::{Kind, field};
 use crate::store;
 
@@ -39,6 +40,11 @@ pub struct Cause {
     pub message: String,
     pub field: String,
 }
+
+/// What is said of one failure, at most.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// So many causes are listed.
+const CAUSES_MAX: usize = 1000;
 
 /// What the API answers with.
 pub type Result<T, E = Status> = std::result::Result<T, E>;
@@ -140,6 +146,19 @@ impl Status {
         Self::new(410, "Expired", message)
     }
 
+    /// 413.
+    pub fn too_large(why: impl std::fmt::Display) -> Self {
+        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: {why}"))
+    }
+
+    /// 413 or, where it is the nesting, 422: a request that makes too much.
+    pub fn exceeded(limit: Exceeded) -> Self {
+        match limit {
+            Exceeded::Bytes | Exceeded::Steps => Self::too_large(limit),
+            Exceeded::Depth => Self::new(422, "Invalid", limit.to_string()),
+        }
+    }
+
     /// 415.
     pub fn unsupported_media_type(message: impl Into<String>) -> Self {
         Self::new(415, "UnsupportedMediaType", message)
@@ -147,8 +166,17 @@ impl Status {
 
     /// 422 with a cause for each error.
     pub fn invalid(kind: &Kind, name: &str, errors: &[field::Error]) -> Self {
-        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let text = if all.len() == 1 { all[0].clone() } else { format!("[{}]", all.join(", ")) };
+        let mut text = String::new();
+        for error in errors {
+            if text.len() > MESSAGE_BYTES_MAX {
+                break;
+            }
+            let comma = if text.is_empty() { "" } else { ", " };
+            text.push_str(&format!("{comma}{error}"));
+        }
+        if errors.len() != 1 {
+            text = format!("[{text}]");
+        }
         let long = if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
         let mut status = Self::new(422, "Invalid", format!("{long} \"{name}\" is invalid: {text}")).about(kind, name);
         // A kind that is stored as another one is checked as that one.
@@ -156,7 +184,7 @@ impl Status {
         status.details.kind = kind.kind.to_owned();
         let cause =
             |e: &field::Error| Cause { reason: e.reason.cause().into(), message: e.message(), field: e.field.clone() };
-        status.details.causes = errors.iter().map(cause).collect();
+        status.details.causes = errors.iter().take(CAUSES_MAX).map(cause).collect();
         status
     }
 
@@ -213,7 +241,7 @@ impl Status {
     pub fn to_json(&self) -> Value {
         let mut out = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "code": self.code,
+            "message": shortened(&self.message, MESSAGE_BYTES_MAX), "code": self.code,
         });
         if !self.reason.is_empty() {
             out["reason"] = self.reason.into();
@@ -268,7 +296,7 @@ impl Details {
             }
         }
         if !self.causes.is_empty() {
-            out.insert("causes".into(), self.causes.iter().map(Cause::to_json).collect());
+            out.insert("causes".into(), self.causes.iter().take(CAUSES_MAX).map(Cause::to_json).collect());
         }
         if let Some(seconds) = self.retry_after_seconds {
             out.insert("retryAfterSeconds".into(), seconds.into());

@@ -3,18 +3,22 @@
 //! The order is Kubernetes': the caller's object with defaults, then field ownership, then admission, then what the kind
 //! prepares, then validation, then one commit with the loaded revision as precondition. A lost race loads again.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::admission::{self, Operation};
 use super::cache::Pending;
-use super::identity::rbac::Attributes;
+use super::identity::authorize::{Attributes, authorize};
 use super::status::{Result, Status};
 use super::{Api, Request, form};
+use crate::base::budget::{self, Budget, STORED_BYTES_MAX};
 use crate::base::json::{at, int, list, map_mut, remove, set, text};
 use crate::base::object::{Draft, Object};
-use crate::kinds::{Generation, Kind, Subresource, field, meta};
+use crate::base::task;
+use crate::kinds::field::{self, Errors};
+use crate::kinds::{Generation, Kind, Subresource, meta};
 use crate::schema::apply::{self, ApplyError, FieldSet, managed};
 use crate::store::{self, Op, Txn};
 
@@ -46,13 +50,15 @@ impl Api {
         let kind = request.kind;
         self.place(request, &mut value)?;
         admission::before_create(self, request, &value)?;
-        self.name(kind, &mut value);
-        (kind.default)(&mut value);
-        for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid", "creationTimestamp"] {
-            map_mut(&mut value, "metadata").remove(key);
-        }
-        self.track(request, None, &mut value);
-        settle(kind, &mut value);
+        task::in_place(request.heavy, || {
+            self.name(kind, &mut value);
+            (kind.default)(&mut value);
+            for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid", "creationTimestamp"] {
+                map_mut(&mut value, "metadata").remove(key);
+            }
+            self.track(request, None, &mut value);
+            settle(kind, &mut value);
+        });
         self.create_prepared(request, value).await
     }
 
@@ -61,26 +67,15 @@ impl Api {
         let kind = request.kind;
         let repeated = dedupe_owners(&mut value);
         admission::wait(self, request, &value).await;
-        admission::admit(self, request, Operation::Create, &mut value, None)?;
+        let admitted = || admission::admit(self, request, Operation::Create, &mut value, None);
+        task::in_place(request.heavy, admitted)?;
+        // Only a generated name can be tried again.
         let generated = !text(&value, "metadata.generateName").is_empty();
-        let given = value.clone();
+        let given = if generated { value.clone() } else { Value::Null };
         for _ in 0..ATTEMPTS {
             let _allocating = self.lock_allocation(kind).await;
-            self.stamp(request, &mut value);
-            (kind.prepare_create)(&mut value);
-            super::allocate::on_create(self, kind, &mut value)?;
-            let errors: Vec<_> = meta::validate(kind, &value)
-                .into_iter()
-                .chain((kind.validate)(&value))
-                .chain((kind.validate_create)(&value))
-                .collect();
-            let name = text(&value, "metadata.name").to_owned();
-            if !errors.is_empty() {
-                return Err(Status::invalid(kind, &name, &errors));
-            }
-            admission::validate(self, request, Operation::Create, &value, None)?;
-            let admitted = admission::warnings(self, request, &value, None);
-            let warnings = repeated.clone().into_iter().chain((kind.warnings)(&value, None)).chain(admitted).collect();
+            let (name, admitted) = task::in_place(request.heavy, || self.checked_new(request, &mut value))?;
+            let warnings = repeated.clone().into_iter().chain(admitted).collect();
             match self.commit(&request.named(&name), value, None).await {
                 Ok(object) => return Ok(Written { object, created: true, warnings }),
                 Err(Failure::Conflict) if generated => {
@@ -95,6 +90,26 @@ impl Api {
         Err(Status::already_exists(kind, text(&value, "metadata.name")))
     }
 
+    /// Finishes a new object and checks it; answers its name and warnings.
+    fn checked_new(&self, request: &Request, value: &mut Value) -> Result<(String, Vec<String>)> {
+        let kind = request.kind;
+        self.stamp(request, value);
+        (kind.prepare_create)(value);
+        super::allocate::on_create(self, kind, value)?;
+        let errors: Errors = meta::validate(kind, value)
+            .into_iter()
+            .chain((kind.validate)(value))
+            .chain((kind.validate_create)(value))
+            .collect();
+        let name = text(value, "metadata.name").to_owned();
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind, &name, &errors));
+        }
+        admission::validate(self, request, Operation::Create, value, None)?;
+        let admitted = admission::warnings(self, request, value, None);
+        Ok((name, (kind.warnings)(value, None).into_iter().chain(admitted).collect()))
+    }
+
     /// Changes the named object (or its subresource).
     pub async fn update(&self, request: &Request, mut change: Change<'_>) -> Result<Written> {
         let kind = request.kind;
@@ -102,12 +117,13 @@ impl Api {
             let Some(old) = self.cache.shelf(kind).get(&request.key()) else {
                 return self.update_missing(request, change).await;
             };
-            let live = form::served(kind, old.value());
-            let (mut new, explicit) = match &mut change {
-                Change::Replace(value) => (value.clone(), true),
-                Change::Patch(patch) => (patch(&live)?, false),
-                Change::Apply(apply) => (apply(Some(&live))?, false),
-            };
+            let heavy = request.heavy || old.body().len() > form::LONG_BYTES;
+            let live = task::in_place(heavy, || form::served(kind, old.value()));
+            let (mut new, explicit) = task::in_place(heavy, || match &mut change {
+                Change::Replace(value) => Ok((value.clone(), true)),
+                Change::Patch(patch) => patch(&live).map(|new| (new, false)),
+                Change::Apply(apply) => apply(Some(&live)).map(|new| (new, false)),
+            })?;
             // Version 0 means any, as none does.
             let given = text(&new, "metadata.resourceVersion").trim_start_matches('0').to_owned();
             check_identity(request, &new, &live, explicit)?;
@@ -117,7 +133,8 @@ impl Api {
             }
             let applied = matches!(change, Change::Apply(_));
             let _allocating = self.lock_allocation(kind).await;
-            let warnings = self.finish_update(request, &live, &mut new, applied)?;
+            let finish = || self.finish_update(request, &live, &mut new, applied);
+            let warnings = task::in_place(heavy, finish)?;
             set(&mut new, "metadata.resourceVersion", old.revision.to_string());
             if new == live || managed::same_but_times(&new, &live) {
                 return Ok(Written { object: old, created: false, warnings });
@@ -172,15 +189,7 @@ impl Api {
 
     /// Who may change an object may not therefore make one.
     fn may_create(&self, request: &Request) -> Result<()> {
-        let attributes = Attributes {
-            verb: "create".into(),
-            group: request.kind.group.into(),
-            resource: request.kind.plural.into(),
-            namespace: request.namespace.clone(),
-            name: request.name.clone(),
-            ..Attributes::default()
-        };
-        if self.rbac.allows(&request.user, &attributes) {
+        if authorize(self, &request.user, &Attributes::of_request(request, "create")).allowed {
             return Ok(());
         }
         let why = format!("User {:?} cannot create resource {:?}", request.user.name, request.kind.plural);
@@ -202,7 +211,7 @@ impl Api {
         }
         settle(kind, new);
         admission::admit(self, request, Operation::Update, new, Some(live))?;
-        let mut errors = Vec::new();
+        let mut errors = Errors::new();
         match request.subresource {
             Some(Subresource::Status) => {
                 keep_all_but(new, live, &["status", "metadata"]);
@@ -324,7 +333,9 @@ impl Api {
         let kind = request.kind;
         form::stored(kind, &mut value);
         let stored = kind.stored();
-        let draft = Draft::new(request.key(), &value, stored.field_values(&value));
+        let written = || Draft::new(request.key(), &value, stored.field_values(&value));
+        let draft = task::in_place(request.heavy, written);
+        check_size(&value, draft.stored().len(), old)?;
         if request.dry_run {
             return Ok(Arc::new(draft.at(old.map_or(0, |o| o.revision))));
         }
@@ -362,6 +373,29 @@ impl Api {
 enum Failure {
     Conflict,
     Status(Status),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+/// Refuses what would be too large to be read again; what was so before may only become smaller.
+fn check_size(value: &Value, bytes: usize, old: Option<&Arc<Object>>) -> Result<()> {
+    let size = budget::size_of(value);
+    let limits = budget::check_depth(0, size.depth).and_then(|()| Budget::new().copy(size));
+    if bytes <= STORED_BYTES_MAX && limits.is_ok() {
+        return Ok(());
+    }
+    if let Some(old) = old {
+        let before = budget::size_of(&old.value());
+        if bytes <= old.body().len() && size.bytes <= before.bytes && size.depth <= before.depth {
+            return Ok(());
+        }
+    }
+    limits.map_err(Status::exceeded)?;
+    Err(Status::too_large(format!("the object has {bytes} bytes, limit is {STORED_BYTES_MAX}")))
 }
 
 /// Whether the object waits for its end and nothing holds it any more.
@@ -436,20 +470,11 @@ fn settle(kind: &Kind, value: &mut Value) {
 
 /// An owner is named once; the warning tells of those that were dropped.
 fn dedupe_owners(value: &mut Value) -> Option<String> {
-    let owners = crate::base::json::list_mut(value, "metadata.ownerReferences")?;
+    let owners = crate::base::json::list_mut(value, "metadata.ownerReferences").filter(|owners| owners.len() > 1)?;
     let before = owners.len();
-    let mut seen: Vec<Value> = Vec::new();
-    owners.retain(|o| {
-        let new = !seen.contains(o);
-        if new {
-            seen.push(o.clone());
-        }
-        new
-    });
-    let unique = |o: &Value| text(o, "uid").to_owned();
-    let mut uids: Vec<String> = owners.iter().map(unique).collect();
-    uids.sort();
-    uids.dedup();
+    let mut seen = HashSet::new();
+    owners.retain(|o| seen.insert(o.to_string()));
+    let uids: HashSet<&str> = owners.iter().map(|o| text(o, "uid")).collect();
     (before != owners.len() || uids.len() != owners.len()).then(|| {
         ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+".into()
     })
@@ -533,8 +558,12 @@ fn keep_all_but_resources(new: &mut Value, live: &Value) {
         }
     }
     for (group, wanted) in ["containers", "initContainers"].into_iter().zip(wanted) {
+        let mut by_name = HashMap::new();
+        for container in &wanted {
+            by_name.entry(text(container, "name")).or_insert(container);
+        }
         for container in new["spec"].get_mut(group).and_then(Value::as_array_mut).into_iter().flatten() {
-            let Some(from) = wanted.iter().find(|w| w["name"] == container["name"]) else { continue };
+            let Some(from) = by_name.get(text(container, "name")) else { continue };
             for key in ["resources", "resizePolicy"] {
                 if let Some(value) = from.get(key) {
                     map_mut(container, "").insert(key.into(), value.clone());
@@ -588,8 +617,8 @@ impl Api {
     pub async fn apply_config(&self, request: &Request, mut config: Value) -> Result<Written> {
         let kind = request.kind;
         let shape = crate::schema::type_of(kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
-        form::check(super::FieldValidation::Strict, &mut config, kind.schema, Vec::new())?;
-        let mut merge = |live: Option<&Value>| applied(self, request, live, &config, &shape, true);
+        form::check(super::FieldValidation::Strict, &mut config, kind.schema, Vec::new(), &mut Budget::new())?;
+        let mut merge = |live: Option<&Value>| applied(self, request, live, &config, &shape, true, &mut Budget::new());
         self.update(request, Change::Apply(&mut merge)).await
     }
 }
@@ -602,8 +631,9 @@ pub(super) fn applied(
     config: &Value,
     shape: &crate::schema::TypeRef<'_>,
     force: bool,
+    budget: &mut Budget,
 ) -> Result<Value> {
-    with_writer(api, request, |writer| apply::apply(live, config, shape, writer, force)).map_err(apply_failure)
+    with_writer(api, request, |writer| apply::apply(live, config, shape, writer, force, budget)).map_err(apply_failure)
 }
 
 /// What the client is told of an apply that was refused.
@@ -616,6 +646,7 @@ pub(super) fn apply_failure(error: ApplyError) -> Status {
             }
             status
         }
+        ApplyError::Limit(limit) => Status::exceeded(limit),
         // Kubernetes answers 500 to a configuration that does not fit; it is the client's mistake and so a 400 here.
         other => Status::bad_request(other.to_string()),
     }

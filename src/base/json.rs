@@ -4,8 +4,11 @@
 
 use serde_json::{Map, Value};
 
+use super::budget::counted;
+
 /// The value at a dotted path, if every step of it is an object that has the key.
 pub fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    counted(1);
     path.split('.').try_fold(value, |v, key| v.get(key))
 }
 
@@ -36,6 +39,7 @@ pub fn map<'a>(value: &'a Value, path: &str) -> Option<&'a Map<String, Value>> {
 
 /// The object at a dotted path, made (with its parents) where absent; what is not an object on the way is replaced.
 pub fn map_mut<'a>(value: &'a mut Value, path: &str) -> &'a mut Map<String, Value> {
+    counted(1);
     let mut here = object(value);
     for key in path.split('.').filter(|k| !k.is_empty()) {
         here = object(here.entry(key).or_insert_with(|| Value::Object(Map::new())));

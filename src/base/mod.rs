@@ -1,6 +1,7 @@
 //! What every room stands on: no network, no kernel, no Kubernetes kinds.
 
 pub mod arguments;
+pub mod budget;
 pub mod clock;
 pub mod directory;
 pub mod error;

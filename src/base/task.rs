@@ -25,3 +25,11 @@ where
         result.ok()
     })
 }
+
+/// Runs work here and now. Where it is `long`, the other tasks of this thread are handed to another one meanwhile.
+pub fn in_place<T>(long: bool, work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    // A runtime of one thread, as tests have it, has nobody to hand them to.
+    let others = long && Handle::try_current().is_ok_and(|h| h.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if others { tokio::task::block_in_place(work) } else { work() }
+}

@@ -2,8 +2,17 @@
 
 use serde_json::Value;
 
-/// The errors of one validation, in the order found.
-pub type Errors = Vec<Error>;
+use crate::base::budget::shortened;
+
+/// What is shown of a value that is wrong.
+const SHOWN_BYTES_MAX: usize = 4096;
+
+/// More errors are not kept: an object may have some for each of a hundred thousand labels, and nobody reads them.
+const ERRORS_MAX: usize = 1000;
+
+/// The errors of one validation, in the order found; the first thousand of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Errors(Vec<Error>);
 
 /// One thing wrong with one field.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +39,74 @@ pub enum Reason {
     TooMany,
     Internal,
     TypeInvalid,
+}
+
+// === impl Errors ===
+
+impl Errors {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// One more.
+    pub fn push(&mut self, error: Error) {
+        if self.0.len() < ERRORS_MAX {
+            self.0.push(error);
+        }
+    }
+
+    /// Those of another validation, which are taken.
+    pub fn append(&mut self, others: &mut Self) {
+        self.extend(std::mem::take(others));
+    }
+}
+
+impl std::ops::Deref for Errors {
+    type Target = [Error];
+
+    fn deref(&self) -> &[Error] {
+        &self.0
+    }
+}
+
+impl Extend<Error> for Errors {
+    fn extend<I: IntoIterator<Item = Error>>(&mut self, errors: I) {
+        let room = ERRORS_MAX - self.0.len();
+        self.0.extend(errors.into_iter().take(room));
+    }
+}
+
+impl FromIterator<Error> for Errors {
+    fn from_iter<I: IntoIterator<Item = Error>>(errors: I) -> Self {
+        let mut out = Self::new();
+        out.extend(errors);
+        out
+    }
+}
+
+impl<const N: usize> From<[Error; N]> for Errors {
+    fn from(errors: [Error; N]) -> Self {
+        errors.into_iter().collect()
+    }
+}
+
+impl IntoIterator for Errors {
+    type Item = Error;
+    type IntoIter = std::vec::IntoIter<Error>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'e> IntoIterator for &'e Errors {
+    type Item = &'e Error;
+    type IntoIter = std::slice::Iter<'e, Error>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
 }
 
 // === impl Reason ===
@@ -77,7 +154,7 @@ impl Error {
                 words.to_owned()
             }
             (_, Value::Null) => format!("{words}: null"),
-            (_, value) => format!("{words}: {value}"),
+            (_, value) => format!("{words}: {}", shortened(&value.to_string(), SHOWN_BYTES_MAX)),
         };
         if self.detail.is_empty() { shown } else { format!("{shown}: {}", self.detail) }
     }

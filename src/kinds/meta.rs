@@ -171,8 +171,9 @@ pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Errors {
         errors.push(field::invalid("metadata.generation", n, "must not be decremented"));
     }
     if at(old, "metadata.deletionTimestamp").is_some() {
-        let was = list(old, "metadata.finalizers");
-        let added: Vec<_> = list(new, "metadata.finalizers").iter().filter(|f| !was.contains(f)).collect();
+        let was: BTreeSet<_> = list(old, "metadata.finalizers").iter().map(Value::as_str).collect();
+        let added = list(new, "metadata.finalizers").iter().filter(|f| !was.contains(&f.as_str()));
+        let added: Vec<_> = added.collect();
         if !added.is_empty() {
             let why = "no new finalizers can be added if the object is being deleted";
             errors.push(field::forbidden("metadata.finalizers", format!("{why}, found new finalizers {added:?}")));

@@ -12,6 +12,7 @@ use crate::api::delete::DeleteOptions;
 use crate::api::status::{Result, Status};
 use crate::api::write::Change;
 use crate::api::{Api, Request};
+use crate::base::budget::Budget;
 use crate::base::object::Object;
 use crate::base::signal::Receiver;
 use crate::kinds::core::{pod, serviceaccount};
@@ -83,8 +84,8 @@ impl Client for Local {
         let mut change = |live: &Value| {
             let mut new = live.clone();
             match &patch {
-                Patch::Merge(p) => schema::patch::merge::apply(&mut new, p),
-                Patch::Strategic(p) => schema::patch::strategic::apply(&mut new, p, &shape),
+                Patch::Merge(p) => schema::patch::merge::apply(&mut new, p, &mut Budget::new()),
+                Patch::Strategic(p) => schema::patch::strategic::apply(&mut new, p, &shape, &mut Budget::new()),
             }
             .map_err(|e| Status::new(e.code(), e.reason(), e.to_string()))?;
             decode(kind, &mut new)?;
@@ -113,7 +114,7 @@ impl Client for Local {
 /// Gives what our own code has built the exact shape of the kind.
 fn decode(kind: &Kind, value: &mut Value) -> Result<()> {
     let shape = schema::type_of(kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
-    schema::decode(value, &shape).map(|_| ()).map_err(|e| Status::bad_request(e.to_string()))
+    schema::decode(value, &shape, &mut Budget::new()).map(|_| ()).map_err(|e| Status::bad_request(e.to_string()))
 }
 
 struct LocalView {

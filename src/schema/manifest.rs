@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::base::budget::Budget;
+
 /// An object as a manifest has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
@@ -26,7 +28,8 @@ pub fn parse(text: &str) -> Result<Vec<Manifest>, Error> {
     let mut all = Vec::new();
     for (index, document) in documents(text).into_iter().enumerate() {
         let wrong = |why: String| Error { document: index + 1, why };
-        let (value, repeated) = super::parse_yaml(document.as_bytes()).map_err(|e| wrong(e.to_string()))?;
+        let (value, repeated) =
+            super::parse_yaml(document.as_bytes(), &mut Budget::new()).map_err(|e| wrong(e.to_string()))?;
         if let Some(path) = repeated.first() {
             return Err(wrong(format!("{path} is there twice")));
         }

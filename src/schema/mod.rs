@@ -6,6 +6,7 @@
 pub mod apply;
 mod bundle;
 mod decode;
+mod findings;
 pub mod manifest;
 pub mod openapi;
 mod parse;

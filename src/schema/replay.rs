@@ -11,6 +11,7 @@ use super::apply::managed::{Writer, after_update};
 use super::apply::{ApplyError, FieldSet, apply};
 use super::types::TypeRef;
 use super::{bundle, decode, parse_json, parse_yaml, patch, zero};
+use crate::base::budget::Budget;
 
 const CASES: &[u8] = include_bytes!("../../tests/data/schema-replay.json.zst");
 
@@ -154,7 +155,7 @@ impl Player {
         self.compared += 1;
         if is_apply(step) {
             let config = body(step);
-            match apply(live, &config, of, &writer, query.contains("force=")) {
+            match apply(live, &config, of, &writer, query.contains("force="), &mut Budget::new()) {
                 Ok(result) => {
                     self.same_managed(step, &result);
                     self.contained(step, &result, subresource);
@@ -168,7 +169,7 @@ impl Player {
         {
             let mut patched = live.clone();
             let result = apply_patch(step, &mut patched, of);
-            match result.and_then(|()| decode(&mut patched, of).map_err(|e| e.to_string())) {
+            match result.and_then(|()| decode(&mut patched, of, &mut Budget::new()).map_err(|e| e.to_string())) {
                 Ok(_) => self.contained(step, &patched, subresource),
                 Err(e) => self.fail(step, &format!("refused: {e}")),
             }
@@ -214,7 +215,7 @@ impl Player {
                 FieldSet::default()
             };
             let writer = Writer { manager: &manager, api_version, subresource: "", now: &now, reset: &reset };
-            let result = apply(Some(&live), &body(step), &of, &writer, query.contains("force="));
+            let result = apply(Some(&live), &body(step), &of, &writer, query.contains("force="), &mut Budget::new());
             let causes = step["answer"]["causes"].as_array().cloned().unwrap_or_default();
             if causes.iter().any(|c| c[1] == "FieldManagerConflict") {
                 self.compared += 1;
@@ -345,7 +346,8 @@ fn is_apply(step: &Value) -> bool {
 fn body(step: &Value) -> Value {
     match step.get("raw").and_then(Value::as_str) {
         Some(raw) => {
-            let json = parse_json(raw.as_bytes()).or_else(|_| parse_yaml(raw.as_bytes()));
+            let json = parse_json(raw.as_bytes(), &mut Budget::new())
+                .or_else(|_| parse_yaml(raw.as_bytes(), &mut Budget::new()));
             json.map(|(v, _)| v).unwrap_or_default()
         }
         None => step["body"].clone(),
@@ -355,9 +357,9 @@ fn body(step: &Value) -> Value {
 fn apply_patch(step: &Value, target: &mut Value, of: &TypeRef<'_>) -> Result<(), String> {
     let change = body(step);
     let result = match step["type"].as_str().unwrap_or("") {
-        t if t.contains("json-patch") => patch::json::apply(target, &change),
-        t if t.contains("strategic") => patch::strategic::apply(target, &change, of),
-        _ => patch::merge::apply(target, &change),
+        t if t.contains("json-patch") => patch::json::apply(target, &change, &mut Budget::new()),
+        t if t.contains("strategic") => patch::strategic::apply(target, &change, of, &mut Budget::new()),
+        _ => patch::merge::apply(target, &change, &mut Budget::new()),
     };
     result.map_err(|e| e.to_string())
 }

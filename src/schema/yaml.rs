@@ -8,38 +8,48 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 use serde_json::{Map, Number, Value};
 
+use super::findings::Findings;
 use super::parse::ParseError;
+use crate::base::budget::{Budget, check_depth, shortened, size_of};
 
 /// Most nodes that aliases may add.
-const ALIASED_MAX: usize = 100_000;
-/// Deepest nesting, the same as for JSON.
-const DEPTH_MAX: usize = 128;
+const ALIASED_MAX: u64 = 100_000;
+/// What is shown of a key in a path.
+const KEY_BYTES_MAX: usize = 256;
 
 /// Parses the first document; an empty one is null. The second part lists the paths of repeated members.
-pub fn parse_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), ParseError> {
+pub fn parse_yaml(bytes: &[u8], budget: &mut Budget) -> Result<(Value, Vec<String>), ParseError> {
     let text = std::str::from_utf8(bytes).map_err(|_| bad("yaml: control characters are not allowed"))?;
-    let mut builder = Builder::default();
+    let mut builder = Builder {
+        root: None,
+        stack: Vec::new(),
+        anchors: HashMap::new(),
+        aliased: 0,
+        duplicates: Findings::default(),
+        budget,
+    };
     for event in Parser::new_from_str(text) {
-        let (event, _) = event.map_err(|e| ParseError(format!("yaml: {e}")))?;
+        let (event, _) = event.map_err(|e| ParseError::Syntax(format!("yaml: {e}")))?;
         if matches!(event, Event::DocumentEnd) {
             break;
         }
         builder.event(event)?;
     }
-    Ok((builder.root.unwrap_or(Value::Null), builder.duplicates))
+    Ok((builder.root.unwrap_or(Value::Null), builder.duplicates.into_paths()))
 }
 
 fn bad(text: &str) -> ParseError {
-    ParseError(text.to_owned())
+    ParseError::Syntax(text.to_owned())
 }
 
-#[derive(Default)]
-struct Builder {
+struct Builder<'b> {
     root: Option<Value>,
     stack: Vec<Frame>,
     anchors: HashMap<usize, Value>,
-    aliased: usize,
-    duplicates: Vec<String>,
+    /// Values that aliases added.
+    aliased: u64,
+    duplicates: Findings,
+    budget: &'b mut Budget,
 }
 
 /// A list or map that is being filled.
@@ -60,11 +70,12 @@ enum Key {
 
 // === impl Builder ===
 
-impl Builder {
+impl Builder<'_> {
     fn event(&mut self, event: Event<'_>) -> Result<(), ParseError> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
+                self.budget.text(text.len())?;
                 if self.wants_key() {
                     return self.key(&text, plain);
                 }
@@ -89,10 +100,13 @@ impl Builder {
             }
             Event::Alias(anchor) => {
                 let Some(value) = self.anchors.get(&anchor) else { return Err(bad("yaml: unknown anchor")) };
-                self.aliased += count(value);
+                let size = size_of(value);
+                self.aliased += size.nodes;
                 if self.aliased > ALIASED_MAX {
                     return Err(bad("yaml: document contains excessive aliasing"));
                 }
+                self.budget.copy(size)?;
+                check_depth(self.stack.len(), size.depth)?;
                 let value = value.clone();
                 if self.wants_key() {
                     return match value {
@@ -114,9 +128,7 @@ impl Builder {
         if self.wants_key() {
             return Err(bad("yaml: unsupported map key: only scalars can be keys"));
         }
-        if self.stack.len() >= DEPTH_MAX {
-            return Err(bad("yaml: exceeded max depth"));
-        }
+        check_depth(self.stack.len(), 1)?;
         self.stack.push(Frame { anchor, of });
         Ok(())
     }
@@ -136,9 +148,9 @@ impl Builder {
             }
             _ => false,
         };
-        if repeated {
+        if repeated && self.duplicates.has_room() {
             let path = self.path();
-            self.duplicates.push(path);
+            self.duplicates.push_path(|| path);
         }
         Ok(())
     }
@@ -153,7 +165,7 @@ impl Builder {
                     if !path.is_empty() {
                         path.push('.');
                     }
-                    path.push_str(name);
+                    path.push_str(&shortened(name, KEY_BYTES_MAX));
                 }
                 Filling::Members { .. } => {}
             }
@@ -163,13 +175,20 @@ impl Builder {
 
     fn finish(&mut self, value: Value, anchor: usize) -> Result<(), ParseError> {
         if anchor != 0 {
+            self.budget.copy(size_of(&value))?;
             self.anchors.insert(anchor, value.clone());
         }
         match self.stack.last_mut() {
             None => self.root = Some(value),
-            Some(Frame { of: Filling::Items(items), .. }) => items.push(value),
+            Some(Frame { of: Filling::Items(items), .. }) => {
+                self.budget.item()?;
+                items.push(value);
+            }
             Some(Frame { of: Filling::Members { map, key, merges }, .. }) => match key.take() {
-                Some(Key::Name(name)) => drop(map.insert(name, value)),
+                Some(Key::Name(name)) => {
+                    self.budget.member(map.len(), name.len())?;
+                    map.insert(name, value);
+                }
                 Some(Key::Merge) => match value {
                     Value::Object(_) => merges.push(value),
                     Value::Array(items) if items.iter().all(Value::is_object) => merges.extend(items),
@@ -194,14 +213,6 @@ fn merged(mut map: Map<String, Value>, merges: Vec<Value>) -> Map<String, Value>
     map
 }
 
-fn count(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(count).sum::<usize>(),
-        _ => 1,
-    }
-}
-
 fn tagged(tag: &Tag, text: &str, plain: bool) -> Result<Value, ParseError> {
     match (tag.is_yaml_core_schema(), tag.suffix.as_str()) {
         (true, "str" | "binary") => Ok(Value::from(text)),
@@ -218,7 +229,7 @@ fn resolve(text: &str) -> Result<Value, ParseError> {
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Value::Bool(true),
         "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Value::Bool(false),
         ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf"
-        | "-.INF" => return Err(ParseError(format!("json: unsupported value: {text}"))),
+        | "-.INF" => return Err(ParseError::Syntax(format!("json: unsupported value: {text}"))),
         _ => match text.as_bytes()[0] {
             b'+' | b'-' | b'.' | b'0'..=b'9' => number(text).unwrap_or_else(|| Value::from(text)),
             _ => Value::from(text),
@@ -273,9 +284,32 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::base::budget::Exceeded;
+
+    fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), ParseError> {
+        parse_yaml(bytes, &mut Budget::new())
+    }
+
+    #[test]
+    fn aliases_and_anchors_of_long_texts_make_little() {
+        let text = format!("a: &x \"{}\"\nb: [{}]\n", "s".repeat(1_000_000), vec!["*x"; 1000].join(","));
+        assert_eq!(parse(text.as_bytes()), Err(ParseError::Limit(Exceeded::Bytes)));
+        let opened: String = (0..100).map(|i| format!("{{x: &b{i} ")).collect();
+        let text = format!("&a0 {opened}\"{}\"{}", "s".repeat(1_000_000), "}".repeat(100));
+        assert_eq!(parse(text.as_bytes()), Err(ParseError::Limit(Exceeded::Bytes)));
+    }
+
+    #[test]
+    fn aliases_do_not_make_values_deeper() {
+        let mut text = String::from("a0: &a0 [[[[[[[[[[]]]]]]]]]]\n");
+        for i in 1..12 {
+            text.push_str(&format!("a{i}: &a{i} [[[[[[[[[[*a{}]]]]]]]]]]\n", i - 1));
+        }
+        assert_eq!(parse(text.as_bytes()), Err(ParseError::Limit(Exceeded::Depth)));
+    }
 
     fn value(text: &str) -> Value {
-        parse_yaml(text.as_bytes()).unwrap_or_else(|e| panic!("{text:?}: {e}")).0
+        parse(text.as_bytes()).unwrap_or_else(|e| panic!("{text:?}: {e}")).0
     }
 
     #[test]
@@ -323,14 +357,14 @@ mod tests {
         let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
             d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
         for text in ["{a: b", "a: b: c", "a: b\n c: d\n", "a:\n\tb: c\n", "a: *x", "a: .inf", "{[a]: b}", bomb] {
-            assert!(parse_yaml(text.as_bytes()).is_err(), "{text:?}: {:?}", parse_yaml(text.as_bytes()));
+            assert!(parse(text.as_bytes()).is_err(), "{text:?}: {:?}", parse(text.as_bytes()));
         }
-        assert!(parse_yaml("[".repeat(100_000).as_bytes()).is_err());
+        assert!(parse("[".repeat(100_000).as_bytes()).is_err());
     }
 
     #[test]
     fn reports_repeated_members() {
-        let (value, twice) = parse_yaml(b"data:\n  a: b\n  a: c\nl:\n- x: 1\n  x: 2\ndata: {c: d}\n").unwrap();
+        let (value, twice) = parse(b"data:\n  a: b\n  a: c\nl:\n- x: 1\n  x: 2\ndata: {c: d}\n").unwrap();
         assert_eq!(value, json!({"data": {"c": "d"}, "l": [{"x": 2}]}));
         assert_eq!(twice, ["data.a", "l[0].x", "data"]);
     }
@@ -344,7 +378,7 @@ mod tests {
 
         #[test]
         fn any_text_ends_without_panic(text in "[-a-z0-9:{}\\[\\]&*!|>'\"#%\n\t ,?~<]{0,80}") {
-            let _ = parse_yaml(text.as_bytes());
+            let _ = parse(text.as_bytes());
         }
     }
 }

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::api::identity::rbac::{Attributes, Rule};
+use crate::api::identity::authorize::{Attributes, authorize};
+use crate::api::identity::rbac::Rule;
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::text;
@@ -17,7 +18,7 @@ pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Va
     } else {
         unchanged("rules") && unchanged("aggregationRule")
     };
-    if same || api.rbac.allows(&request.user, &attributes(request, value, binding)) {
+    if same || authorize(api, &request.user, &attributes(request, value, binding)).allowed {
         return Ok(());
     }
     if binding && !crate::api::identity::rbac::role_exists(api, &request.namespace, &value["roleRef"]) {
@@ -31,7 +32,11 @@ pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Va
     } else {
         Vec::<Rule>::deserialize(&value["rules"]).unwrap_or_default()
     };
-    let mut missing = api.rbac.missing(&request.user, &request.namespace, &granted);
+    let lacks = |namespace: &str, rules: &[Rule]| {
+        let missing = api.rbac.missing(&request.user, namespace, rules);
+        missing.map_err(|limit| Status::too_large(format!("comparing the rules with those of the user: {limit}")))
+    };
+    let mut missing = lacks(&request.namespace, &granted)?;
     if aggregates && !binding {
         let everything = Rule {
             verbs: vec!["*".into()],
@@ -39,7 +44,7 @@ pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Va
             resources: vec!["*".into()],
             ..Rule::default()
         };
-        missing.extend(api.rbac.missing(&request.user, "", &[everything]));
+        missing.extend(lacks("", &[everything])?);
     }
     if missing.is_empty() {
         return Ok(());

@@ -51,7 +51,11 @@ pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Val
     } else if request.kind == &core::pod::KIND && request.subresource.is_none() {
         pod::default_tolerations(value);
     }
-    node::restrict(request, operation, value, old)
+    node::restrict(request, operation, value, old)?;
+    match request.kind == &core::pod::KIND && operation == Operation::Create {
+        true => node::check_owner(api, request, value),
+        false => Ok(()),
+    }
 }
 
 /// Refusals that need the final object.

@@ -5,12 +5,13 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::Operation;
+use super::pod::MIRROR;
+use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::identity::node::LEASES;
-use crate::api::identity::rbac::Attributes;
 use crate::api::identity::{NODES, User};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
-use crate::base::json::{at, list, map, map_mut, text};
+use crate::base::json::{at, flag, list, map, map_mut, text};
 use crate::kinds::coordination::lease;
 use crate::kinds::core::pod::references::references;
 use crate::kinds::core::{node, pod, secret};
@@ -18,7 +19,6 @@ use crate::kinds::storage::csidriver;
 use crate::kinds::{Kind, Subresource};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
-const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Labels in Kubernetes' own domains that an agent may give its node (`k8s.io/kubelet/pkg/apis/well_known_labels.go`).
 const OWN_LABELS: [&str; 14] = [
     "kubernetes.io/hostname",
@@ -71,6 +71,18 @@ pub(super) fn restrict(request: &Request, operation: Operation, value: &Value, o
     why.map_or(Ok(()), refuse)
 }
 
+/// Refuses a pod of an agent whose owner is a Node that was there before and has the same name.
+pub(super) fn check_owner(api: &Api, request: &Request, pod: &Value) -> Result<()> {
+    let (Some(own), [owner]) = (request.user.node_name(), list(pod, "metadata.ownerReferences")) else { return Ok(()) };
+    let found = api.cache.shelf(&node::KIND).get(&node::KIND.key("", own));
+    let Some(found) = found else { return Err(Status::not_found(&node::KIND, own)) };
+    if *found.meta.uid == *text(owner, "uid") {
+        return Ok(());
+    }
+    let why = format!("node {own} UID mismatch: expected {} got {}", found.meta.uid, text(owner, "uid"));
+    Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why))
+}
+
 /// Refuses what an agent may not delete.
 pub(super) fn restrict_deletion(request: &Request, live: &Value) -> Result<()> {
     let Some(own) = request.user.node_name() else { return Ok(()) };
@@ -114,10 +126,19 @@ fn pod_refusal(
 /// What a mirror pod may not name: through it an agent could read any Secret there is.
 fn mirror_refusal(own: &str, value: &Value) -> Option<String> {
     let cannot = |what: &str| Some(format!("node {own:?} can not create pods that reference {what}"));
-    let is_own = |o: &Value| text(o, "apiVersion") == "v1" && text(o, "kind") == "Node" && text(o, "name") == own;
-    let owners = list(value, "metadata.ownerReferences");
-    if owners.len() > 1 || !owners.iter().all(is_own) {
-        return Some(format!("node {own:?} can only create pods with a single owner reference set to itself"));
+    let owner = match list(value, "metadata.ownerReferences") {
+        [owner] => owner,
+        [] => return Some(format!("node {own:?} can only create pods with an owner reference set to itself")),
+        _ => return Some(format!("node {own:?} can only create pods with a single owner reference set to itself")),
+    };
+    if text(owner, "apiVersion") != "v1" || text(owner, "kind") != "Node" || text(owner, "name") != own {
+        return Some(format!("node {own:?} can only create pods with an owner reference set to itself"));
+    }
+    if !flag(owner, "controller") {
+        return Some(format!("node {own:?} can only create pods with a controller owner reference set to itself"));
+    }
+    if flag(owner, "blockOwnerDeletion") {
+        return Some(format!("node {own:?} must not set blockOwnerDeletion on an owner reference"));
     }
     if !text(value, "spec.serviceAccountName").is_empty() {
         return cannot("a service account");
@@ -225,7 +246,7 @@ fn restrict_audience(api: &Api, request: &Request, asked: &Value, pod: &Value) -
     };
     if projected.any(|token| text(token, "audience") == audience)
         || drivers.any(driver_asks)
-        || api.rbac.allows(&request.user, &rule)
+        || authorize(api, &request.user, &rule).allowed
     {
         return Ok(());
     }
@@ -269,19 +290,29 @@ mod tests {
             restrict(&request(&pod::KIND, "", None), Operation::Create, &pod, None).err().map(|s| s.message)
         };
         let with = |env: Value| json!({"containers": [{"name": "c", "envFrom": [env]}]});
-        let own = json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "u"}]);
-        assert_eq!(refusal(json!({"containers": [{"name": "c"}]}), own), None);
-        let secrets = refusal(with(json!({"secretRef": {"name": "s"}})), json!([])).unwrap();
+        let own = json!([{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "u", "controller": true}]);
+        assert_eq!(refusal(json!({"containers": [{"name": "c"}]}), own.clone()), None);
+        let secrets = refusal(with(json!({"secretRef": {"name": "s"}})), own.clone()).unwrap();
         assert!(secrets.ends_with(r#"node "a" can not create pods that reference secrets"#), "{secrets}");
-        assert!(refusal(with(json!({"configMapRef": {"name": "m"}})), json!([])).unwrap().ends_with("configmaps"));
+        assert!(refusal(with(json!({"configMapRef": {"name": "m"}})), own.clone()).unwrap().ends_with("configmaps"));
         let token = json!({"sources": [{"serviceAccountToken": {"path": "t"}}]});
         for volume in [json!({"persistentVolumeClaim": {"claimName": "c"}}), json!({"projected": token})] {
             let mut volume = volume;
             volume["name"] = "v".into();
-            assert!(refusal(json!({"containers": [], "volumes": [volume]}), json!([])).is_some());
+            assert!(refusal(json!({"containers": [], "volumes": [volume]}), own.clone()).is_some());
         }
-        let other = json!([{"apiVersion": "v1", "kind": "Node", "name": "b", "uid": "u"}]);
-        assert!(refusal(json!({"containers": []}), other).unwrap().contains("single owner reference"));
+        let other = json!([{"apiVersion": "v1", "kind": "Node", "name": "b", "uid": "u", "controller": true}]);
+        assert!(refusal(json!({"containers": []}), other).unwrap().contains("an owner reference set to itself"));
+        let plain = || json!({"containers": [{"name": "c"}]});
+        assert!(refusal(plain(), json!([])).unwrap().contains("an owner reference set to itself"));
+        let two = json!([own[0].clone(), own[0].clone()]);
+        assert!(refusal(plain(), two).unwrap().contains("a single owner reference"));
+        let mut lax = own.clone();
+        lax[0]["controller"] = false.into();
+        assert!(refusal(plain(), lax).unwrap().contains("a controller owner reference"));
+        let mut blocking = own.clone();
+        blocking[0]["blockOwnerDeletion"] = true.into();
+        assert!(refusal(plain(), blocking).unwrap().contains("must not set blockOwnerDeletion"));
     }
 
     #[test]

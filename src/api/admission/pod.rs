@@ -1,5 +1,6 @@
 //! What a new pod gets from its cluster: service account and its token, default tolerations, priority.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,10 +20,10 @@ const TOLERATION_SECONDS: i64 = 300;
 /// On an account: its pods may use only the secrets it names.
 const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 /// Set on pods that a node made for itself.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 pub(super) fn admit(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
-    if pod["metadata"]["annotations"].get(MIRROR).is_none() {
+    if !is_mirror(request, pod) {
         service_account(api, request, pod)?;
     }
     default_tolerations(pod);
@@ -30,14 +31,18 @@ pub(super) fn admit(api: &Api, request: &Request, pod: &mut Value) -> Result<()>
     priority(api, request, pod)
 }
 
+/// Whether a node shows a pod of its own, which must stay as it is (NodeRestriction sees to what it may refer to). Anybody
+/// else's annotation means nothing here: our nodes run such a pod like any other.
+fn is_mirror(request: &Request, pod: &Value) -> bool {
+    request.user.node_name().is_some() && pod["metadata"]["annotations"].get(MIRROR).is_some()
+}
+
 /// How long a pod waits for the account that every namespace gets soon after it is made.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 
 /// Waits until the default account is there; other accounts were there before or are the client's mistake.
 pub(super) async fn wait_for_account(api: &Api, request: &Request, pod: &Value) {
-    if !matches!(text(pod, "spec.serviceAccountName"), "" | "default")
-        || pod["metadata"]["annotations"].get(MIRROR).is_some()
-    {
+    if !matches!(text(pod, "spec.serviceAccountName"), "" | "default") || is_mirror(request, pod) {
         return;
     }
     let kind = &serviceaccount::KIND;
@@ -84,15 +89,16 @@ fn service_account(api: &Api, request: &Request, pod: &mut Value) -> Result<()> 
 
 /// Refuses a pod that uses secrets which its account does not name.
 fn mountable_only(request: &Request, pod: &Value, account: &Value) -> Result<()> {
-    let named = |group: &str, secret: &str| list(account, group).iter().any(|s| text(s, "name") == secret);
+    let all = |group: &str| -> HashSet<&str> { list(account, group).iter().map(|s| text(s, "name")).collect() };
+    let (secrets, pull_secrets) = (all("secrets"), all("imagePullSecrets"));
     let volumes = list(pod, "spec.volumes").iter().map(|v| text(v, "secret.secretName"));
     let groups = ["initContainers", "containers", "ephemeralContainers"];
     let containers = groups.iter().flat_map(|g| list(&pod["spec"], g));
     let values = containers.clone().flat_map(|c| list(c, "env")).map(|e| text(e, "valueFrom.secretKeyRef.name"));
     let whole = containers.flat_map(|c| list(c, "envFrom")).map(|e| text(e, "secretRef.name"));
     let pulls = list(pod, "spec.imagePullSecrets").iter().map(|s| text(s, "name"));
-    let used = volumes.chain(values).chain(whole).find(|s| !s.is_empty() && !named("secrets", s));
-    let pulled = pulls.into_iter().find(|s| !named("imagePullSecrets", s));
+    let used = volumes.chain(values).chain(whole).find(|s| !s.is_empty() && !secrets.contains(s));
+    let pulled = pulls.into_iter().find(|s| !pull_secrets.contains(s));
     let Some(secret) = used.or(pulled) else { return Ok(()) };
     let account = text(account, "metadata.name");
     let why = format!("secret {secret:?} is not allowed because service account {account} does not reference it");

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
+use percent_encoding::percent_decode_str;
 
 use super::Peer;
 use super::route::{Route, Target};
 use crate::api::Api;
+use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::identity::join::check_member;
-use crate::api::identity::rbac::Attributes;
 use crate::api::identity::token::service_account;
-use crate::api::identity::{AUTHENTICATED, User, node};
+use crate::api::identity::{AUTHENTICATED, User};
 use crate::api::status::{Result, Status};
-use crate::base::labels::FieldSelector;
 
 /// The user of a request: bearer token, else client certificate, else anonymous; then whom they impersonate.
 pub fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>> {
@@ -39,31 +39,42 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
 }
 
-fn impersonate(api: &Api, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>> {
-    let all = |name: &str| -> Vec<String> {
-        headers.get_all(name).iter().filter_map(|v| v.to_str().ok().map(str::to_owned)).collect()
+/// The values of a header. One that is no text is refused: left out, the request would be another one.
+fn texts(headers: &HeaderMap, name: &str) -> Result<Vec<String>> {
+    let text = |v: &HeaderValue| match std::str::from_utf8(v.as_bytes()) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(Status::bad_request(format!("the header {name} is not UTF-8"))),
     };
-    let name = all("impersonate-user").into_iter().next().unwrap_or_default();
-    let mut groups = all("impersonate-group");
-    let uid = all("impersonate-uid").into_iter().next().unwrap_or_default();
-    let extra: Vec<(String, Vec<String>)> = headers
-        .keys()
-        .filter_map(|k| k.as_str().strip_prefix("impersonate-extra-").map(|e| (e.to_owned(), all(k.as_str()))))
-        .collect();
+    headers.get_all(name).iter().map(text).collect()
+}
+
+fn impersonate(api: &Api, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>> {
+    if !headers.keys().any(|k| k.as_str().starts_with("impersonate-")) {
+        return Ok(user);
+    }
+    let name = texts(headers, "impersonate-user")?.into_iter().next().unwrap_or_default();
+    let mut groups = texts(headers, "impersonate-group")?;
+    let uid = texts(headers, "impersonate-uid")?.into_iter().next().unwrap_or_default();
+    let mut extra: Vec<(String, Vec<String>)> = Vec::new();
+    for header in headers.keys() {
+        if let Some(key) = header.as_str().strip_prefix("impersonate-extra-") {
+            // Slashes and the like are escaped.
+            let key = percent_decode_str(key).decode_utf8().map_or_else(|_| key.to_owned(), |k| k.into_owned());
+            extra.push((key, texts(headers, header.as_str())?));
+        }
+    }
     if name.is_empty() {
         if !groups.is_empty() || !extra.is_empty() || !uid.is_empty() {
             return Err(Status::bad_request("requested impersonation without impersonating a user"));
         }
         return Ok(user);
     }
-    let mut wanted = vec![match service_account(&name) {
-        Some((namespace, account)) => {
-            groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
-            ask("serviceaccounts", "", namespace, account)
-        }
+    let account = service_account(&name);
+    let mut wanted = vec![match account {
+        Some((namespace, account)) => ask("serviceaccounts", "", namespace, account),
         None => ask("users", "", "", &name),
     }];
-    wanted.extend(all("impersonate-group").iter().map(|g| ask("groups", "", "", g)));
+    wanted.extend(groups.iter().map(|g| ask("groups", "", "", g)));
     if !uid.is_empty() {
         wanted.push(ask("uids", "authentication.k8s.io", "", &uid));
     }
@@ -74,14 +85,15 @@ fn impersonate(api: &Api, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<Us
                 .map(|v| Attributes { subresource: key.clone(), ..ask("userextras", "authentication.k8s.io", "", v) }),
         );
     }
-    for a in &wanted {
-        if !api.rbac.allows(&user, a) {
-            return Err(denied(&user, a));
-        }
+    wanted.iter().try_for_each(|a| require(api, &user, a))?;
+    // The groups of an account are known; who names others gets those.
+    if let (Some((namespace, _)), true) = (account, groups.is_empty()) {
+        groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
     }
-    let who = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
-    if !groups.iter().any(|g| g == who) {
-        groups.push(who.into());
+    let (authenticated, unauthenticated) = ("system:authenticated", "system:unauthenticated");
+    let anonymous = name == "system:anonymous";
+    if !groups.iter().any(|g| g == unauthenticated || (!anonymous && g == authenticated)) {
+        groups.push(if anonymous { unauthenticated } else { authenticated }.into());
     }
     Ok(Arc::new(User { name, uid, groups, extra }))
 }
@@ -98,36 +110,8 @@ fn ask(resource: &str, group: &str, namespace: &str, name: &str) -> Attributes {
 }
 
 /// Refuses what the user may not do.
-pub fn authorize(api: &Api, user: &User, route: &Route) -> Result<()> {
-    if user.is_in(crate::api::identity::MASTERS) {
-        return Ok(());
-    }
-    let attributes = match &route.target {
-        Target::Path(path) => Attributes { verb: route.verb.into(), path: path.clone(), ..Attributes::default() },
-        Target::Resource(r) => Attributes {
-            verb: route.verb.into(),
-            resource: r.plural.clone(),
-            subresource: r.subresource.clone(),
-            group: r.group.clone(),
-            namespace: r.namespace.clone(),
-            name: if r.name.is_empty() { selected_name(route) } else { r.name.clone() },
-            ..Attributes::default()
-        },
-    };
-    let allowed = api.rbac.allows(user, &attributes)
-        || node::allows(&api.cache, user, &attributes, selected(route, "spec.nodeName").as_deref());
-    if allowed { Ok(()) } else { Err(denied(user, &attributes)) }
-}
-
-/// A list of one name is access to that one object.
-fn selected_name(route: &Route) -> String {
-    selected(route, "metadata.name").unwrap_or_default()
-}
-
-/// What the field selector asks of a field.
-fn selected(route: &Route, field: &str) -> Option<String> {
-    let selector = FieldSelector::parse(route.query.get("fieldSelector")).ok()?;
-    selector.required(field).map(str::to_owned)
+pub fn require(api: &Api, user: &User, attributes: &Attributes) -> Result<()> {
+    if authorize(api, user, attributes).allowed { Ok(()) } else { Err(denied(user, attributes)) }
 }
 
 /// A refused impersonation is told of as a refusal of what was asked for.

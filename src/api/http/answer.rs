@@ -1,5 +1,6 @@
 //! Answers: statuses, objects and lists, spliced from the bytes that objects already are.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,11 @@ use crate::kinds::Kind;
 
 /// How many bytes of a list are gathered before they are sent.
 const CHUNK: usize = 64 << 10;
+
+/// All warnings of an answer have so many characters, or each is cut.
+const WARNINGS_RUNES_MAX: usize = 4 << 10;
+/// What is left of a warning that is cut.
+const WARNING_RUNES_MAX: usize = 256;
 
 /// A body that is all there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
@@ -87,14 +93,32 @@ pub fn status(status: &Status, form: Form) -> Response<Body> {
     warn(response, &status.details.warnings)
 }
 
-/// Adds `Warning` headers.
+/// Adds `Warning` headers: each text once, and all of them in 4 KiB of text, if need be by cutting each (as
+/// `k8s.io/apiserver/pkg/endpoints/filters/warning.go` does).
 pub fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
-    for (i, w) in warnings.iter().enumerate() {
-        if warnings[..i].contains(w) {
-            continue;
+    let mut seen = HashSet::new();
+    let texts: Vec<&str> = warnings
+        .iter()
+        .map(String::as_str)
+        .filter(|w| !w.is_empty() && seen.insert(*w))
+        .take(WARNINGS_RUNES_MAX)
+        .collect();
+    let all: usize = texts.iter().map(|w| w.len()).sum();
+    let cut = all > WARNINGS_RUNES_MAX && texts.iter().map(|w| w.chars().count()).sum::<usize>() > WARNINGS_RUNES_MAX;
+    let mut written = 0;
+    for text in texts {
+        if cut && written >= WARNINGS_RUNES_MAX {
+            break;
         }
-        let quoted: String = w.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let quoted = quoted.replace('\\', "\\\\").replace('"', "\\\"");
+        let runes = if cut { WARNING_RUNES_MAX } else { usize::MAX };
+        let mut quoted = String::with_capacity(text.len().min(WARNINGS_RUNES_MAX));
+        for c in text.chars().take(runes) {
+            written += 1;
+            if matches!(c, '\\' | '"') {
+                quoted.push('\\');
+            }
+            quoted.push(if c.is_control() { ' ' } else { c });
+        }
         if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(WARNING, header);
         }
@@ -255,4 +279,33 @@ fn append(out: &mut BytesMut, items: &mut impl Iterator<Item = (usize, Arc<Objec
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(warnings: &[String]) -> Vec<String> {
+        let response = warn(empty(200), warnings);
+        response.headers().get_all(WARNING).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn warnings_are_told_once_and_in_four_kilobytes() {
+        let short: Vec<String> = ["a", "b", "a", "", "c\"d\\e\n"].map(str::to_owned).into();
+        assert_eq!(headers(&short), ["299 - \"a\"", "299 - \"b\"", "299 - \"c\\\"d\\\\e \""]);
+        let long: Vec<String> =
+            (0..100_000).map(|i| format!("unknown field \"spec.{}{i}\"", "x".repeat(500))).collect();
+        let told = headers(&long);
+        assert_eq!(told.len(), 16, "each is cut to 256 characters");
+        let many: Vec<String> = (0..100_000).map(|i| format!("unknown field \"x{i}\"")).collect();
+        let told = headers(&many);
+        assert!(
+            (190..240).contains(&told.len()) && told.iter().map(String::len).sum::<usize>() < 8192,
+            "{}",
+            told.len()
+        );
+        let one = headers(&["y".repeat(4096)]);
+        assert_eq!(one[0].len(), 4096 + 8);
+    }
 }

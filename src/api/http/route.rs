@@ -6,7 +6,9 @@ use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
 use crate::api::flowcontrol;
+use crate::api::identity::authorize::Attributes;
 use crate::api::status::{Result, Status};
+use crate::base::labels::FieldSelector;
 
 /// A request, read but not yet checked.
 #[derive(Clone, Debug)]
@@ -14,6 +16,8 @@ pub struct Route {
     pub verb: &'static str,
     pub target: Target,
     pub query: Query,
+    /// Its path begins with `/watch`.
+    watched: bool,
 }
 
 /// What the path leads to.
@@ -70,7 +74,7 @@ impl Query {
 
     /// A flag: `true`, `1` (and anything that is not false, as Kubernetes reads it).
     pub fn flag(&self, name: &str) -> bool {
-        self.has(name) && !matches!(self.get(name), "false" | "0")
+        self.has(name) && self.get(name) != "0" && !self.get(name).eq_ignore_ascii_case("false")
     }
 
     /// An integer.
@@ -125,7 +129,14 @@ impl Route {
         let group_parts = match parts.first() {
             Some(&"api") if parts.len() > 2 && !parts[2].is_empty() => 2,
             Some(&"apis") if parts.len() > 3 && !parts[3].is_empty() => 3,
-            _ => return Ok(Self { verb: path_verb(method), target: Target::Path(path.to_string()), query }),
+            _ => {
+                return Ok(Self {
+                    verb: path_verb(method),
+                    target: Target::Path(path.to_string()),
+                    query,
+                    watched: false,
+                });
+            }
         };
         if parts.last() == Some(&"") && parts.len() > group_parts + 1 && !parts.contains(&"proxy") {
             parts.pop();
@@ -152,8 +163,41 @@ impl Route {
             resource.namespace = resource.name.clone();
         }
         let verb = verb(method, &resource, &query, watched);
-        Ok(Self { verb, target: Target::Resource(resource), query })
+        Ok(Self { verb, target: Target::Resource(resource), query, watched })
     }
+
+    /// What is asked, for the one decision whether it may be done.
+    pub fn attributes(&self) -> Attributes {
+        let verb = self.verb.to_owned();
+        let resource = match &self.target {
+            Target::Path(path) => return Attributes { verb, path: path.clone(), ..Attributes::default() },
+            Target::Resource(resource) => resource.clone(),
+        };
+        let mut attributes = Attributes {
+            verb,
+            resource: resource.plural,
+            subresource: resource.subresource,
+            group: resource.group,
+            namespace: resource.namespace,
+            name: resource.name,
+            ..Attributes::default()
+        };
+        // Selectors count where something is done to all that they select, and not below `/watch`.
+        if !self.watched && matches!(self.verb, "list" | "watch" | "deletecollection") {
+            attributes.fields = FieldSelector::parse(self.query.get("fieldSelector")).map(|s| s.0).unwrap_or_default();
+            // To list or watch one name is access to that object; to delete a collection never is.
+            if self.verb != "deletecollection" && attributes.name.is_empty() {
+                let name = attributes.required("metadata.name").filter(|name| is_segment(name));
+                attributes.name = name.unwrap_or_default().to_owned();
+            }
+        }
+        attributes
+    }
+}
+
+/// Whether it can be a name in a path.
+fn is_segment(name: &str) -> bool {
+    !matches!(name, "." | "..") && !name.contains(['/', '%'])
 }
 
 /// Whether a `%` in the path is not followed by two hexadecimal digits; Go's server does not read such a request.
@@ -179,7 +223,8 @@ fn path_verb(method: &Method) -> &'static str {
 fn verb(method: &Method, resource: &Resource, query: &Query, watched: bool) -> &'static str {
     let collection = resource.name.is_empty();
     match method.as_str() {
-        "GET" | "HEAD" if watched || (collection && query.flag("watch")) => "watch",
+        _ if watched => "watch",
+        "GET" | "HEAD" if collection && query.flag("watch") => "watch",
         "GET" | "HEAD" if collection => "list",
         "GET" | "HEAD" => "get",
         "POST" => "create",
@@ -220,5 +265,56 @@ mod tests {
         assert!(has_bad_escape(&"/api/v1/nodes/a%z".parse().unwrap()));
         let route = Route::parse(&Method::GET, &"/apis/apps".parse().unwrap()).unwrap();
         assert!(matches!(route.target, Target::Path(p) if p == "/apis/apps"));
+    }
+
+    fn attributes(method: &str, path: &str) -> (String, String, String) {
+        let a = Route::parse(&method.parse().unwrap(), &path.parse().unwrap()).unwrap().attributes();
+        (a.verb, format!("{}/{}", a.resource, a.subresource), a.name)
+    }
+
+    #[test]
+    fn a_field_selector_names_what_is_listed_or_watched_and_nothing_else() {
+        let maps = "/api/v1/namespaces/n/configmaps";
+        let named = |method: &str, path: &str| attributes(method, &format!("{maps}{path}"));
+        let is = |verb: &str, what: &str, name: &str| (verb.to_owned(), what.to_owned(), name.to_owned());
+        let one = "fieldSelector=metadata.name=a";
+        assert_eq!(named("GET", &format!("?{one}")), is("list", "configmaps/", "a"));
+        assert_eq!(named("HEAD", &format!("/?{one}")), is("list", "configmaps/", "a"));
+        assert_eq!(named("GET", &format!("?watch=true&{one}")), is("watch", "configmaps/", "a"));
+        assert_eq!(named("GET", &format!("?watch=FALSE&{one}")), is("list", "configmaps/", "a"));
+        assert_eq!(named("GET", &format!("?watch=&{one}")), is("watch", "configmaps/", "a"));
+        for name in ["..", "a/b", "a%252fb"] {
+            assert_eq!(named("GET", &format!("?fieldSelector=metadata.name={name}")), is("list", "configmaps/", ""));
+        }
+        assert_eq!(named("POST", &format!("?{one}")), is("create", "configmaps/", ""), "nothing has a name yet");
+        assert_eq!(named("DELETE", &format!("?{one}")), is("deletecollection", "configmaps/", ""));
+        assert_eq!(named("PUT", &format!("?{one}")), is("update", "configmaps/", ""));
+        assert_eq!(named("PATCH", &format!("?{one}")), is("patch", "configmaps/", ""));
+        assert_eq!(named("GET", &format!("/b?{one}")), is("get", "configmaps/", "b"));
+        assert_eq!(named("post", &format!("?{one}")), is("", "configmaps/", ""), "methods are written in capitals");
+        let watch = "/api/v1/watch/namespaces/n/configmaps";
+        assert_eq!(attributes("GET", &format!("{watch}?{one}")), is("watch", "configmaps/", ""));
+        assert_eq!(attributes("POST", &format!("{watch}?{one}")), is("watch", "configmaps/", ""));
+    }
+
+    #[test]
+    fn what_is_made_below_an_object_has_the_objects_name() {
+        let is = |verb: &str, what: &str, name: &str| (verb.to_owned(), what.to_owned(), name.to_owned());
+        for (resource, sub) in
+            [("pods", "exec"), ("pods", "binding"), ("pods", "eviction"), ("serviceaccounts", "token")]
+        {
+            let path = format!("/api/v1/namespaces/n/{resource}/x/{sub}?fieldSelector=metadata.name=y");
+            assert_eq!(attributes("POST", &path), is("create", &format!("{resource}/{sub}"), "x"));
+            assert_eq!(attributes("GET", &path), is("get", &format!("{resource}/{sub}"), "x"));
+        }
+        assert_eq!(attributes("GET", "/api/v1/nodes/x/proxy/a/b"), is("get", "nodes/proxy", "x"));
+        assert_eq!(attributes("DELETE", "/api/v1/namespaces/n/pods/x:80/proxy/"), is("delete", "pods/proxy", "x:80"));
+        assert_eq!(attributes("DELETE", "/api/v1/namespaces/n"), is("delete", "namespaces/", "n"));
+        assert_eq!(attributes("GET", "/api/v1/namespaces/n/status"), is("get", "namespaces/status", "n"));
+        assert_eq!(
+            attributes("GET", "/api/v1/namespaces?fieldSelector=metadata.name=n"),
+            is("list", "namespaces/", "n")
+        );
+        assert_eq!(attributes("GET", "/healthz?fieldSelector=metadata.name=n"), is("get", "/", ""));
     }
 }

@@ -11,19 +11,25 @@ use super::list_options::ListParameters;
 use super::negotiate::{self, Form, Offer};
 use super::route::{Query, Resource, Route, Target};
 use super::table::Include;
-use super::{Body, answer, body_of, proxy, stream, watching};
+use super::{Body, access, answer, body_of, proxy, stream, watching};
 use crate::api::delete::DeleteOptions;
 use crate::api::identity::User;
+use crate::api::identity::authorize::Attributes;
 use crate::api::read::{ListOptions, Selection};
 use crate::api::status::{Result, Status};
 use crate::api::subresource::{scale, token};
 use crate::api::write::{Change, Written};
 use crate::api::{Api, FieldValidation, Request, form};
+use crate::base::budget::{Budget, shortened};
 use crate::base::json::text;
 use crate::base::labels::{FieldSelector, Selector};
+use crate::base::task;
 use crate::kinds::{self, Kind, Subresource};
 use crate::schema;
 
+/// Unknown members of JSON patches that are told of, and how much of each.
+const FINDINGS_MAX: usize = 100;
+const KEY_BYTES_MAX: usize = 256;
 /// Field managers may be this long.
 const MANAGER_BYTES: usize = 128;
 
@@ -84,14 +90,18 @@ async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -
     if created_by_name
         || call.request.name.is_empty() && matches!(verb, "update" | "patch")
         || http.method() == http::Method::HEAD
+        || verb == "watch" && http.method() != http::Method::GET
     {
         return Err(Status::method_not_allowed());
     }
     match (verb, subresource) {
-        (
-            "get" | "create",
-            Some(Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward),
-        ) => stream::respond(call, http).await,
+        ("get" | "create", Some(Subresource::Log)) => stream::respond(call, http).await,
+        ("get" | "create", Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward)) => {
+            // A websocket begins with a GET, which is `get`; what it does is no less than what a POST over SPDY does
+            // (AuthorizePodWebsocketUpgradeCreatePermission, on since Kubernetes 1.35).
+            access::require(&call.api, &call.request.user, &Attributes::of_request(&call.request, "create"))?;
+            stream::respond(call, http).await
+        }
         (verb, Some(sub)) => {
             if !sub.verbs().contains(&verb) {
                 return Err(Status::method_not_allowed());
@@ -152,6 +162,7 @@ fn request(
         dry_run,
         manager: if manager.is_empty() { agent(headers) } else { manager.to_owned() },
         validation,
+        heavy: false,
     })
 }
 
@@ -259,15 +270,23 @@ impl Call {
         answer::list(form, self.request.kind, list, self.include()?, self.api.clock.now())
     }
 
-    async fn create(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    /// The request's body as an object of its kind, and what the client is warned of.
+    async fn decoded(&mut self, http: http::Request<Incoming>) -> Result<(Value, Vec<String>)> {
         let encoding = negotiate::body_encoding(http.headers())?;
         let body = body_of(http).await?;
-        let (value, warnings) = form::decode(&self.request, self.request.kind, &body, encoding)?;
+        let mut budget = Budget::new();
+        let decoded = form::decode(&self.request, self.request.kind, &body, encoding, &mut budget)?;
+        self.request.heavy = budget.is_heavy();
+        Ok(decoded)
+    }
+
+    async fn create(mut self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let (value, warnings) = self.decoded(http).await?;
         if self.request.kind.plural == "bindings" {
             return self.bind(value).await;
         }
         if !self.request.kind.is_stored() {
-            let answered = self.api.review(&self.request, value)?;
+            let answered = task::in_place(self.request.heavy, || self.api.review(&self.request, value))?;
             return Ok(answer::warn(answer::value(201, self.form()?, &answered), &warnings));
         }
         let written = self.api.create(&self.request, value).await.map_err(|s| s.warned(&warnings))?;
@@ -285,17 +304,17 @@ impl Call {
         Ok(answer::value(201, Form::default(), &done))
     }
 
-    async fn update(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
-        let encoding = negotiate::body_encoding(http.headers())?;
-        let body = body_of(http).await?;
-        let (value, warnings) = form::decode(&self.request, self.request.kind, &body, encoding)?;
+    async fn update(mut self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let (value, warnings) = self.decoded(http).await?;
         let change = Change::Replace(value);
         let written = self.api.update(&self.request, change).await.map_err(|s| s.warned(&warnings))?;
         self.written(if written.created { 201 } else { 200 }, &written, warnings)
     }
 
-    async fn patch(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
-        let (patch, duplicates) = Patch::read(&self, http).await?;
+    async fn patch(mut self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+        let mut budget = Budget::new();
+        let (patch, duplicates) = Patch::read(&self, http, &mut budget).await?;
+        self.request.heavy = budget.is_heavy();
         let mut warnings = Vec::new();
         let shape =
             schema::type_of(self.request.kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
@@ -305,7 +324,8 @@ impl Call {
             if self.request.validation == FieldValidation::Warn {
                 warnings.extend(duplicates.iter().map(|f| format!("duplicate field {f:?}")));
             }
-            let mut apply = |live: Option<&Value>| self.applied(live, config, &shape, *force);
+            // Each attempt begins with what reading the patch has left.
+            let mut apply = |live: Option<&Value>| self.applied(live, config, &shape, *force, &mut budget.clone());
             self.api.update(&self.request, Change::Apply(&mut apply)).await?
         } else {
             let kind = self.request.kind;
@@ -313,14 +333,15 @@ impl Call {
                 return Err(no_force());
             }
             let mut change = |live: &Value| {
-                let mut new = live.clone();
-                patch.apply(&mut new, &shape)?;
+                let (mut new, mut budget) = (live.clone(), budget.clone());
+                patch.apply(&mut new, &shape, &mut budget)?;
                 let (version, name) = (text(&new, "apiVersion"), text(&new, "kind"));
                 if (!name.is_empty() && name != kind.kind) || (!version.is_empty() && version != kind.api_version()) {
                     return Err(unfit("the patch names another kind"));
                 }
-                let checked = form::check(self.request.validation, &mut new, kind.schema, duplicates.clone());
-                warnings = checked.map_err(|s| unfit(&s.message))?;
+                let checked =
+                    form::check(self.request.validation, &mut new, kind.schema, duplicates.clone(), &mut budget);
+                warnings = checked.map_err(|s| if s.code == 413 { s } else { unfit(&s.message) })?;
                 Ok(new)
             };
             let written = self.api.update(&self.request, Change::Patch(&mut change)).await;
@@ -330,8 +351,15 @@ impl Call {
     }
 
     /// Server-side apply of `config` to the live object.
-    fn applied(&self, live: Option<&Value>, config: &Value, shape: &schema::TypeRef<'_>, force: bool) -> Result<Value> {
-        crate::api::write::applied(&self.api, &self.request, live, config, shape, force)
+    fn applied(
+        &self,
+        live: Option<&Value>,
+        config: &Value,
+        shape: &schema::TypeRef<'_>,
+        force: bool,
+        budget: &mut Budget,
+    ) -> Result<Value> {
+        crate::api::write::applied(&self.api, &self.request, live, config, shape, force, budget)
     }
 
     async fn options(&self, http: http::Request<Incoming>) -> Result<DeleteOptions> {
@@ -340,7 +368,8 @@ impl Call {
         let mut value = serde_json::json!({});
         if !body.is_empty() {
             const SCHEMA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
-            let (given, _) = form::parse(&body, encoding)?;
+            let mut budget = Budget::new();
+            let (given, _) = form::parse(&body, encoding, &mut budget)?;
             let named = text(&given, "kind");
             if !matches!(named, "" | "DeleteOptions") {
                 return Err(Status::bad_request(format!(
@@ -348,7 +377,7 @@ impl Call {
                 )));
             }
             value = given;
-            form::check(FieldValidation::Ignore, &mut value, SCHEMA, Vec::new())?;
+            form::check(FieldValidation::Ignore, &mut value, SCHEMA, Vec::new(), &mut budget)?;
         } else {
             if let Some(seconds) = self.query.int("gracePeriodSeconds")? {
                 value["gracePeriodSeconds"] = seconds.into();
@@ -409,11 +438,13 @@ impl Call {
                 let encoding = negotiate::body_encoding(http.headers())?;
                 let body = body_of(http).await?;
                 // An Eviction of the older version looks the same.
-                let (mut value, _) = form::parse(&body, encoding)?;
+                let mut budget = Budget::new();
+                let (mut value, _) = form::parse(&body, encoding, &mut budget)?;
                 if value["apiVersion"] == "policy/v1beta1" && sub == Subresource::Eviction {
                     value["apiVersion"] = version.into();
                 }
-                let (value, _) = form::shaped(&self.request, definition, version, kind, value, Vec::new())?;
+                let (value, _) =
+                    form::shaped(&self.request, definition, version, kind, value, Vec::new(), &mut budget)?;
                 match sub {
                     Subresource::Binding => self.bind(value).await,
                     Subresource::Eviction => {
@@ -444,7 +475,8 @@ impl Call {
         }
         let shape = schema::type_of(scale::SCHEMA).ok_or_else(|| Status::internal("Scale has no schema"))?;
         let written = if verb == "patch" {
-            let (patch, _) = Patch::read(&self, http).await?;
+            let mut budget = Budget::new();
+            let (patch, _) = Patch::read(&self, http, &mut budget).await?;
             if let Patch::Apply { config, .. } = &patch {
                 check_configuration(config, "autoscaling/v1", "Scale")?;
             }
@@ -452,9 +484,9 @@ impl Call {
                 if let Patch::Apply { config, force } = &patch {
                     return self.api.apply_scale(&self.request, live, config, &shape, *force);
                 }
-                let mut new = live.clone();
-                patch.apply(&mut new, &shape)?;
-                form::check(self.request.validation, &mut new, scale::SCHEMA, Vec::new())?;
+                let (mut new, mut budget) = (live.clone(), budget.clone());
+                patch.apply(&mut new, &shape, &mut budget)?;
+                form::check(self.request.validation, &mut new, scale::SCHEMA, Vec::new(), &mut budget)?;
                 Ok(new)
             };
             let applied = matches!(patch, Patch::Apply { .. });
@@ -462,7 +494,15 @@ impl Call {
         } else {
             let encoding = negotiate::body_encoding(http.headers())?;
             let body = body_of(http).await?;
-            let (value, _) = form::decode_as(&self.request, scale::SCHEMA, "autoscaling/v1", "Scale", &body, encoding)?;
+            let (value, _) = form::decode_as(
+                &self.request,
+                scale::SCHEMA,
+                "autoscaling/v1",
+                "Scale",
+                &body,
+                encoding,
+                &mut Budget::new(),
+            )?;
             let name = text(&value, "metadata.name");
             if !name.is_empty() && name != self.request.name {
                 return Err(Status::bad_request(format!(
@@ -488,13 +528,14 @@ enum Patch {
 
 impl Patch {
     /// The patch, and the fields that stand twice in it or mean nothing.
-    async fn read(call: &Call, http: http::Request<Incoming>) -> Result<(Self, Vec<String>)> {
+    async fn read(call: &Call, http: http::Request<Incoming>, budget: &mut Budget) -> Result<(Self, Vec<String>)> {
         let media =
             http.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let media = media.split(';').next().unwrap_or("").trim().to_owned();
         let body = body_of(http).await?;
-        let json = |body: &Bytes| {
-            schema::parse_json(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+        let mut json = |body: &Bytes| {
+            let parsed = task::in_place(body.len() > form::LONG_BYTES, || schema::parse_json(body, budget));
+            parsed.map_err(|e| form::unparsed(e, "error decoding patch"))
         };
         match media.as_str() {
             "application/json-patch+json" => {
@@ -516,7 +557,8 @@ impl Patch {
                     (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
                     return Err(status);
                 }
-                let (config, duplicates) = form::parse(&body, form::Encoding::Yaml)?;
+                let (config, duplicates) =
+                    task::in_place(body.len() > form::LONG_BYTES, || form::parse(&body, form::Encoding::Yaml, budget))?;
                 if !duplicates.is_empty() && call.request.validation == FieldValidation::Strict {
                     return Err(Status::bad_request(format!("error decoding YAML: duplicate fields {duplicates:?}")));
                 }
@@ -530,14 +572,17 @@ impl Patch {
         }
     }
 
-    fn apply(&self, target: &mut Value, shape: &schema::TypeRef<'_>) -> Result<()> {
+    fn apply(&self, target: &mut Value, shape: &schema::TypeRef<'_>, budget: &mut Budget) -> Result<()> {
         let result = match self {
-            Self::Json(patch) => schema::patch::json::apply(target, patch),
-            Self::Merge(patch) => schema::patch::merge::apply(target, patch),
-            Self::Strategic(patch) => schema::patch::strategic::apply(target, patch, shape),
+            Self::Json(patch) => schema::patch::json::apply(target, patch, budget),
+            Self::Merge(patch) => schema::patch::merge::apply(target, patch, budget),
+            Self::Strategic(patch) => schema::patch::strategic::apply(target, patch, shape, budget),
             Self::Apply { .. } => return Err(Status::unsupported_media_type("apply is not offered here")),
         };
-        result.map_err(|e| Status::new(e.code(), e.reason(), e.to_string()))
+        result.map_err(|e| match e.code() {
+            413 => Status::too_large(e),
+            code => Status::new(code, e.reason(), e.to_string()),
+        })
     }
 }
 
@@ -560,8 +605,8 @@ fn unknown_members(patch: &Value) -> Vec<String> {
     let mut out = Vec::new();
     for (i, operation) in patch.as_array().into_iter().flatten().enumerate() {
         for key in operation.as_object().into_iter().flatten().map(|(k, _)| k) {
-            if !matches!(key.as_str(), "op" | "path" | "from" | "value") {
-                out.push(format!("[{i}].{key}"));
+            if out.len() < FINDINGS_MAX && !matches!(key.as_str(), "op" | "path" | "from" | "value") {
+                out.push(format!("[{i}].{}", shortened(key, KEY_BYTES_MAX)));
             }
         }
     }

@@ -13,6 +13,7 @@ use super::verbs::Call;
 use super::{Body, answer};
 use crate::api::status::Result;
 use crate::api::watch::{Seen, Watch, WatchOptions};
+use crate::base::budget::Budget;
 use crate::base::clock::Clock;
 use crate::base::object::Object;
 use crate::kinds::Kind;
@@ -176,7 +177,7 @@ impl Events {
             Shape::Object => {
                 let mut zero = json!({"metadata": metadata});
                 if let Some(shape) = crate::schema::type_of(self.kind.schema) {
-                    let _ = crate::schema::decode(&mut zero, &shape);
+                    let _ = crate::schema::decode(&mut zero, &shape, &mut Budget::new());
                 }
                 zero["kind"] = self.kind.kind.into();
                 zero["apiVersion"] = self.kind.api_version().into();

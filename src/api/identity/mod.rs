@@ -1,5 +1,6 @@
 //! Who is asking (client certificates, service-account tokens) and what they may do (RBAC).
 
+pub mod authorize;
 pub mod join;
 pub mod node;
 pub mod pki;

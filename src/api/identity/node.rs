@@ -7,7 +7,7 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::User;
-use super::rbac::Attributes;
+use super::authorize::Attributes;
 use crate::api::cache::Cache;
 use crate::base::object::Object;
 use crate::kinds::Kind;
@@ -21,8 +21,8 @@ pub const LEASES: &str = "kube-node-lease";
 pub const IMAGE_SOURCE: &str = "node-restriction.kubernetes.io/image-source";
 const READ: [&str; 3] = ["get", "list", "watch"];
 
-/// Whether the user is a node's agent and may do it. `selected_node` is what a list or watch of pods is limited to.
-pub fn allows(cache: &Cache, user: &User, a: &Attributes, selected_node: Option<&str>) -> bool {
+/// Whether the user is a node's agent and may do it.
+pub fn allows(cache: &Cache, user: &User, a: &Attributes) -> bool {
     let Some(node) = user.node_name() else { return false };
     let verb = a.verb.as_str();
     let read = READ.contains(&verb);
@@ -31,7 +31,7 @@ pub fn allows(cache: &Cache, user: &User, a: &Attributes, selected_node: Option<
         ("", "configmaps", "") => read && is_named(cache, node, &configmap::KIND, &a.namespace, &a.name),
         ("", "serviceaccounts", "token") => verb == "create" && is_account(cache, node, &a.namespace, &a.name),
         ("", "pods", "") => match verb {
-            "list" | "watch" => selected_node == Some(node),
+            "list" | "watch" => a.required("spec.nodeName") == Some(node),
             "get" => runs(cache, node, &a.namespace, &a.name),
             _ => matches!(verb, "create" | "delete"),
         },
@@ -93,6 +93,7 @@ fn is_account(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::labels::FieldSelector;
     use crate::kinds::Kind;
     use crate::reconcile::{Client, in_memory};
     use serde_json::{Value, json};
@@ -128,7 +129,7 @@ mod tests {
             put(&client, &pod::KIND, "default", json!({"metadata": {"name": name}, "spec": spec})).await;
         }
         let user = User::node("a");
-        let may = |a: Attributes| allows(&api.cache, &user, &a, None);
+        let may = |a: Attributes| allows(&api.cache, &user, &a);
         assert!(may(ask("get", "secrets", "s-a")) && may(ask("watch", "secrets", "s-a")));
         assert!(!may(ask("get", "secrets", "s-b")), "another node's");
         assert!(!may(ask("list", "secrets", "")), "all of them");
@@ -136,10 +137,12 @@ mod tests {
         assert!(may(ask("get", "pods", "mine")) && !may(ask("get", "pods", "other")));
         assert!(may(ask("create", "serviceaccounts/token", "default")));
         assert!(!may(ask("create", "serviceaccounts/token", "other")));
-        let list = ask("list", "pods", "");
-        assert!(allows(&api.cache, &user, &list, Some("a")) && !allows(&api.cache, &user, &list, Some("b")));
-        assert!(!allows(&api.cache, &user, &list, None));
+        let on = |node: &str| {
+            let selector = FieldSelector::parse(&format!("spec.nodeName={node}")).unwrap();
+            Attributes { fields: selector.0, ..ask("list", "pods", "") }
+        };
+        assert!(may(on("a")) && !may(on("b")) && !may(ask("list", "pods", "")));
         let stranger = User { name: "system:node:a".into(), ..User::default() };
-        assert!(!allows(&api.cache, &stranger, &ask("get", "secrets", "s-a"), None), "the name alone is not enough");
+        assert!(!allows(&api.cache, &stranger, &ask("get", "secrets", "s-a")), "the name alone is not enough");
     }
 }

@@ -2,34 +2,22 @@
 //!
 //! Rules are compiled from the four kinds once after each change of any of them, so a check is a walk over small structs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::authorize::{Attributes, Decision};
 use super::{MASTERS, User};
 use crate::api::cache::Cache;
+use crate::base::budget::{Budget, Exceeded};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
 use crate::kinds::{Kind, rbac};
 
-/// What is asked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attributes {
-    pub verb: String,
-    /// Empty for non-resource paths.
-    pub resource: String,
-    pub subresource: String,
-    pub group: String,
-    pub namespace: String,
-    pub name: String,
-    /// The path of a non-resource request.
-    pub path: String,
-}
-
 /// One `PolicyRule`.
-#[derive(Clone, Debug, Default, Deserialize, serde::Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, serde::Serialize, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rule {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -74,6 +62,9 @@ struct Subject {
     namespace: String,
 }
 
+/// Permissions that somebody lacks are told of up to this number.
+const MISSING_MAX: usize = 100;
+
 const KINDS: [&Kind; 4] =
     [&rbac::clusterrole::KIND, &rbac::role::KIND, &rbac::clusterrolebinding::KIND, &rbac::rolebinding::KIND];
 
@@ -85,41 +76,47 @@ impl Rbac {
         Self { cache, compiled: RwLock::default() }
     }
 
-    /// Whether the user may do it.
-    pub fn allows(&self, user: &User, attributes: &Attributes) -> bool {
-        user.is_in(MASTERS) || self.rules(user, &attributes.namespace).iter().any(|r| r.allows(attributes))
-    }
-
-    /// Which binding allows it, in Kubernetes' words; those who need no rule have no reason.
-    pub fn reason(&self, user: &User, attributes: &Attributes) -> Option<String> {
+    /// Whether the user may do it, and which binding says so; those who need no rule have no reason.
+    pub(super) fn decide(&self, user: &User, attributes: &Attributes) -> Decision {
         if user.is_in(MASTERS) {
-            return None;
+            return Decision { allowed: true, reason: None };
         }
-        let compiled = self.current();
-        let local = compiled.namespaced.get(&*attributes.namespace).map(Vec::as_slice).unwrap_or_default();
+        let (compiled, who) = (self.current(), Who::of(user));
         let allowing = |b: &&Binding| b.rules.iter().any(|r| r.allows(attributes));
-        compiled.cluster.iter().chain(local).filter(allowing).find_map(|b| {
-            let subject = b.subjects.iter().find(|s| s.is(user))?;
-            Some(format!("RBAC: allowed by {} to {}", b.name, subject.words()))
-        })
+        let found = compiled.bindings(&attributes.namespace).find_map(|b| {
+            let subject = b.subjects.iter().find(|s| who.is(s))?;
+            Some((b, subject)).filter(|(b, _)| allowing(b))
+        });
+        let reason = found.map(|(b, s)| format!("RBAC: allowed by {} to {}", b.name, s.words()));
+        Decision { allowed: reason.is_some(), reason }
     }
 
     /// All rules that hold for the user in a namespace (and everywhere).
     pub fn rules(&self, user: &User, namespace: &str) -> Vec<Rule> {
-        let compiled = self.current();
-        let local = compiled.namespaced.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        let bindings = compiled.cluster.iter().chain(local);
-        let mine = bindings.filter(|b| b.subjects.iter().any(|s| s.is(user)));
+        let (compiled, who) = (self.current(), Who::of(user));
+        let mine = compiled.bindings(namespace).filter(|b| b.subjects.iter().any(|s| who.is(s)));
         mine.flat_map(|b| b.rules.iter().cloned()).collect()
     }
 
-    /// Which of `rules` the user does not hold in a namespace: nobody may grant what they do not have.
-    pub fn missing(&self, user: &User, namespace: &str, rules: &[Rule]) -> Vec<Rule> {
+    /// Which of `rules` the user does not hold in a namespace, for nobody may grant what they do not have; at most so many
+    /// as are worth telling. An error where they cannot be compared in a bounded time.
+    pub fn missing(&self, user: &User, namespace: &str, rules: &[Rule]) -> Result<Vec<Rule>, Exceeded> {
         if user.is_in(MASTERS) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let held = self.rules(user, namespace);
-        rules.iter().flat_map(Rule::atoms).filter(|a| !held.iter().any(|h| h.covers(a))).collect()
+        let (mut missing, mut budget) = (Vec::new(), Budget::new());
+        for rule in rules {
+            budget.step(rule.len().saturating_mul(held.iter().map(Rule::len).sum::<u64>() + 1))?;
+            if held.iter().any(|h| h.covers(rule)) {
+                continue;
+            }
+            // Not covered as a whole: permission by permission.
+            budget.step(rule.atom_count().saturating_mul(held.iter().map(Rule::len).sum::<u64>() + 1))?;
+            missing.extend(rule.atoms().into_iter().filter(|a| !held.iter().any(|h| h.covers(a))));
+            missing.truncate(MISSING_MAX);
+        }
+        Ok(missing)
     }
 
     /// The rules that a `roleRef` in a namespace leads to.
@@ -168,6 +165,16 @@ impl Rbac {
     }
 }
 
+// === impl Compiled ===
+
+impl Compiled {
+    /// The bindings that hold in a namespace.
+    fn bindings(&self, namespace: &str) -> impl Iterator<Item = &Binding> {
+        let local = self.namespaced.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        self.cluster.iter().chain(local)
+    }
+}
+
 impl std::fmt::Debug for Rbac {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Rbac")
@@ -190,11 +197,11 @@ pub fn aggregate(cache: &Cache, selectors: &Value) -> Vec<Rule> {
     let selectors: Vec<Selector> =
         selectors.as_array().into_iter().flatten().filter_map(|s| Selector::from_object(s).ok()).collect();
     let kind = KINDS[0];
-    let mut rules: Vec<Rule> = Vec::new();
+    let (mut rules, mut seen) = (Vec::new(), HashSet::new());
     for role in cache.shelf(kind).list(&kind.prefix(), "") {
         if selectors.iter().any(|s| s.matches(&role.meta.labels)) {
             for rule in rules_of(&role) {
-                if !rules.contains(&rule) {
+                if seen.insert(rule.clone()) {
                     rules.push(rule);
                 }
             }
@@ -212,20 +219,37 @@ impl Rule {
         if !has(&self.verbs, &a.verb) {
             return false;
         }
-        if a.resource.is_empty() {
+        if a.is_path() {
             return self.non_resource_urls.iter().any(|u| match u.strip_suffix('*') {
                 Some(prefix) => a.path.starts_with(prefix),
                 None => *u == a.path,
             });
         }
-        let resource = self.resources.iter().any(|r| match r.split_once('/') {
-            Some(("*", sub)) => sub == a.subresource,
-            Some((plural, sub)) => plural == a.resource && sub == a.subresource,
-            None => r == "*" || (*r == a.resource && a.subresource.is_empty()),
-        });
+        let named = |r: &str| match a.subresource.as_str() {
+            "" => r == a.resource,
+            sub => match r.strip_suffix(sub).and_then(|r| r.strip_suffix('/')) {
+                Some(plural) => plural == "*" || plural == a.resource,
+                None => false,
+            },
+        };
+        let resource = self.resources.iter().any(|r| r == "*" || named(r));
         resource
             && has(&self.api_groups, &a.group)
             && (self.resource_names.is_empty() || self.resource_names.contains(&a.name))
+    }
+
+    /// How many words it has.
+    fn len(&self) -> u64 {
+        let lists = [&self.verbs, &self.api_groups, &self.resources, &self.resource_names, &self.non_resource_urls];
+        lists.iter().map(|l| l.len() as u64).sum()
+    }
+
+    /// How many single permissions it is.
+    fn atom_count(&self) -> u64 {
+        let lists = [&self.verbs, &self.api_groups, &self.resources];
+        let objects =
+            lists.iter().fold(self.resource_names.len().max(1) as u64, |n, l| n.saturating_mul(l.len() as u64));
+        objects.saturating_add((self.verbs.len() as u64).saturating_mul(self.non_resource_urls.len() as u64))
     }
 
     /// The rule as single permissions.
@@ -251,7 +275,7 @@ impl Rule {
         out
     }
 
-    /// Whether everything that the single permission allows is allowed by this rule.
+    /// Whether everything that another rule, or a single permission of it, allows is allowed by this rule.
     fn covers(&self, atom: &Self) -> bool {
         let has = |list: &[String], what: &[String]| what.iter().all(|w| list.iter().any(|x| x == "*" || x == w));
         let resources = atom.resources.iter().all(|w| {
@@ -278,12 +302,28 @@ impl Subject {
             kind => format!("{kind} {:?}", self.name),
         }
     }
+}
 
-    fn is(&self, user: &User) -> bool {
-        match self.kind.as_str() {
-            "User" => self.name == "*" || self.name == user.name,
-            "Group" => user.is_in(&self.name),
-            "ServiceAccount" => super::token::service_account(&user.name) == Some((&self.namespace, &self.name)),
+/// A user, in the form in which many subjects are compared with them.
+struct Who<'u> {
+    user: &'u User,
+    account: Option<(&'u str, &'u str)>,
+    groups: HashSet<&'u str>,
+}
+
+// === impl Who ===
+
+impl<'u> Who<'u> {
+    fn of(user: &'u User) -> Self {
+        let groups = user.groups.iter().map(String::as_str).collect();
+        Self { user, account: super::token::service_account(&user.name), groups }
+    }
+
+    fn is(&self, subject: &Subject) -> bool {
+        match subject.kind.as_str() {
+            "User" => subject.name == "*" || subject.name == self.user.name,
+            "Group" => self.groups.contains(subject.name.as_str()),
+            "ServiceAccount" => self.account == Some((&subject.namespace, &subject.name)),
             _ => false,
         }
     }
@@ -325,6 +365,18 @@ mod tests {
         let url = rule(json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/api/*"]}));
         let path = |p: &str| Attributes { verb: "get".into(), path: p.into(), ..Attributes::default() };
         assert!(url.allows(&path("/api/v1")) && url.allows(&path("/healthz")) && !url.allows(&path("/metrics")));
+    }
+
+    #[test]
+    fn a_rule_names_subresources_as_kubernetes_does() {
+        let may = |resource: &str, asked: &str, sub: &str| {
+            rule(json!({"verbs": ["get"], "apiGroups": [""], "resources": [resource]}))
+                .allows(&ask("get", "", asked, sub, "x"))
+        };
+        assert!(may("pods/log", "pods", "log") && may("*/log", "pods", "log") && may("*", "pods", "log"));
+        assert!(!may("pods/", "pods", "") && !may("*/", "pods", "") && !may("pods/*", "pods", "log"));
+        assert!(!may("pods", "pods", "log") && !may("pods/log", "pods", "") && !may("*/log", "pods", "dialog"));
+        assert!(may("pods/log", "pods/log", ""), "as a review may spell it");
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::api::identity::User;
-use crate::api::identity::rbac::Attributes;
+use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::{at, list, map, set, text};
+use crate::base::labels::{FieldSelector, FieldTerm};
 use crate::kinds::field;
 
 impl Api {
@@ -117,6 +118,7 @@ impl Api {
                 subresource: text(r, "subresource").into(),
                 namespace: text(r, "namespace").into(),
                 name: text(r, "name").into(),
+                fields: field_terms(r),
                 ..Attributes::default()
             },
             (None, Some(p)) => {
@@ -128,8 +130,9 @@ impl Api {
             let error = field::invalid("spec.resourceAttributes.namespace", attributes.namespace, why);
             return Err(nameless(request, error));
         }
-        let mut status = json!({"allowed": self.rbac.allows(user, &attributes)});
-        if let Some(reason) = self.rbac.reason(user, &attributes) {
+        let decision = authorize(self, user, &attributes);
+        let mut status = json!({"allowed": decision.allowed});
+        if let Some(reason) = decision.reason {
             status["reason"] = reason.into();
         }
         Ok(status)
@@ -157,6 +160,20 @@ impl Api {
         }
         Ok(json!({"resourceRules": resource, "nonResourceRules": path, "incomplete": false}))
     }
+}
+
+/// What `fieldSelector` requires, as text or as requirements; what cannot be read requires nothing.
+fn field_terms(resource: &Value) -> Vec<FieldTerm> {
+    let raw = text(resource, "fieldSelector.rawSelector");
+    let mut terms = FieldSelector::parse(raw).map(|s| s.0).unwrap_or_default();
+    for requirement in list(resource, "fieldSelector.requirements") {
+        let (operator, values) = (text(requirement, "operator"), list(requirement, "values"));
+        if let (equal @ ("In" | "NotIn"), [Value::String(value)]) = (operator, values) {
+            let field = text(requirement, "key").to_owned();
+            terms.push(FieldTerm { field, value: value.clone(), equal: equal == "In" });
+        }
+    }
+    terms
 }
 
 /// A refusal that names no kind, as Kubernetes' reviews give it.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::api::status::{Result, Status};
 use crate::api::write::{Change, Written, apply_failure};
 use crate::api::{Api, Request, form};
+use crate::base::budget::Budget;
 use crate::base::json::{at, int, set, text};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
@@ -92,7 +93,8 @@ impl Api {
         shape: &TypeRef<'_>,
         force: bool,
     ) -> Result<Value> {
-        self.with_scale_writer(request, |writer| apply::apply(Some(live), config, shape, writer, force))
+        let budget = &mut Budget::new();
+        self.with_scale_writer(request, |writer| apply::apply(Some(live), config, shape, writer, force, budget))
             .map_err(apply_failure)
     }
 

@@ -56,5 +56,5 @@ fn validate_update(new: &Value, old: &Value) -> Errors {
     if new.get("data") == old.get("data") {
         return Errors::new();
     }
-    vec![field::invalid("data", new.get("data").cloned().unwrap_or_default(), IMMUTABLE)]
+    [field::invalid("data", new.get("data").cloned().unwrap_or_default(), IMMUTABLE)].into()
 }

@@ -36,7 +36,7 @@ pub(super) fn fixed_selector(new: &Value, old: &Value) -> Errors {
         return Errors::new();
     }
     let value = at(new, "spec.selector").cloned().unwrap_or_default();
-    vec![field::invalid("spec.selector", value, check::IMMUTABLE)]
+    [field::invalid("spec.selector", value, check::IMMUTABLE)].into()
 }
 
 /// Counts in a status: none below zero, `parts` no larger than all, and no more available than ready.

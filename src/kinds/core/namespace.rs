@@ -106,5 +106,5 @@ fn validate_status(new: &Value, _old: &Value) -> Errors {
     } else {
         (phase == "Active", "may only be 'Active' if `deletionTimestamp` is empty")
     };
-    if fine { Errors::new() } else { vec![field::invalid("status.Phase", phase, why)] }
+    if fine { Errors::new() } else { [field::invalid("status.Phase", phase, why)].into() }
 }

@@ -1,6 +1,8 @@
 //! Node.
 
 use jiff::Timestamp;
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::podspec;
@@ -168,14 +170,14 @@ fn annotations(errors: &mut Errors, node: &Value) {
 /// `spec.taints`; the errors have always stood at the metadata.
 fn taints(errors: &mut Errors, taints: &[Value]) {
     let base = Path::root("metadata.taints");
+    let mut seen = HashSet::new();
     for (i, taint) in taints.iter().enumerate() {
         let path = base.index(i);
         check::qualified(errors, &path.field("key"), text(taint, "key"));
         check::label_value(errors, &path.field("value"), text(taint, "value"));
         let supported = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
         check::required_one_of(errors, &path.field("effect"), text(taint, "effect"), &supported);
-        let same = |t: &Value| t["key"] == taint["key"] && t["effect"] == taint["effect"];
-        if taints[..i].iter().any(same) {
+        if !seen.insert((text(taint, "key"), text(taint, "effect"))) {
             errors.push(field::duplicate(&path, taint.clone()));
         }
     }
@@ -238,8 +240,9 @@ fn validate_status(new: &Value, _old: &Value) -> Errors {
     let mut errors = validate(new);
     let path = Path::root("status.addresses");
     let addresses = list(new, "status.addresses");
+    let mut seen = HashSet::new();
     for (i, address) in addresses.iter().enumerate() {
-        if addresses[..i].contains(address) {
+        if !seen.insert(address.to_string()) {
             errors.push(field::duplicate(&path.index(i), address.clone()));
         }
     }

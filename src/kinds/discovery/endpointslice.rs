@@ -1,6 +1,8 @@
 //! EndpointSlice.
 
 use jiff::Timestamp;
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::base::json::{list, list_mut, map_mut, set_default, text};
@@ -156,10 +158,11 @@ fn hints(errors: &mut Errors, path: &Path<'_>, hints: Option<&Value>) {
             errors.push(field::too_many(&base, all.len(), ZONES));
             continue;
         }
+        let mut seen = HashSet::new();
         for (i, hint) in all.iter().enumerate() {
             let name = text(hint, "name");
             let path = base.index(i);
-            if all[..i].iter().any(|h| text(h, "name") == name) {
+            if !seen.insert(name) {
                 errors.push(field::duplicate(&path.field("name"), name));
             }
             if key == "forNodes" {
@@ -176,13 +179,14 @@ fn validate_ports(errors: &mut Errors, base: &Path<'_>, ports: &[Value]) {
         errors.push(field::too_many(base, ports.len(), PORTS));
         return;
     }
+    let mut seen = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let path = base.index(i);
         let name = text(port, "name");
         if !name.is_empty() {
             check::dns_label(errors, &path.field("name"), name);
         }
-        if ports[..i].iter().any(|p| text(p, "name") == name) {
+        if !seen.insert(name) {
             errors.push(field::duplicate(&path.field("name"), name));
         }
         check::required_one_of(errors, &path.field("protocol"), text(port, "protocol"), &["SCTP", "TCP", "UDP"]);

@@ -139,7 +139,7 @@ fn validate_create(ingress: &Value) -> Errors {
         return Errors::new();
     }
     let (path, why) = ("annotations.kubernetes.io/ingress.class", "can not be set when the class field is also set");
-    vec![field::invalid(path, annotation, why)]
+    [field::invalid(path, annotation, why)].into()
 }
 
 /// A host name whose first label may be `*`.

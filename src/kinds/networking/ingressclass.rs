@@ -29,7 +29,7 @@ pub static KIND: Kind = Kind {
     validate,
     validate_update: |new, old| {
         let (is, was) = (text(new, "spec.controller"), text(old, "spec.controller"));
-        if is == was { Errors::new() } else { vec![field::invalid("spec.controller", is, check::IMMUTABLE)] }
+        if is == was { Errors::new() } else { [field::invalid("spec.controller", is, check::IMMUTABLE)].into() }
     },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"controller":"example.com/c"}}"#,
     ..Kind::BASE

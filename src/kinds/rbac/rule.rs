@@ -149,5 +149,5 @@ pub(super) fn fixed_reference(new: &Value, old: &Value) -> Errors {
     if new["roleRef"] == old["roleRef"] {
         return Errors::new();
     }
-    vec![field::invalid("roleRef", new["roleRef"].clone(), IMMUTABLE)]
+    [field::invalid("roleRef", new["roleRef"].clone(), IMMUTABLE)].into()
 }

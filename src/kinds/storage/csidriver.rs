@@ -1,6 +1,8 @@
 //! CSIDriver.
 
 use jiff::Timestamp;
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::base::json::{at, flag, int, list, set_default, text};
@@ -94,9 +96,10 @@ fn validate(driver: &Value) -> Errors {
     }
     let requests = list(driver, "spec.tokenRequests");
     let base = spec.field("tokenRequests");
+    let mut seen = HashSet::new();
     for (i, request) in requests.iter().enumerate() {
         let (path, audience) = (base.index(i), text(request, "audience"));
-        if requests[..i].iter().any(|r| text(r, "audience") == audience) {
+        if !seen.insert(audience) {
             errors.push(field::duplicate(&path.field("audience"), audience));
         }
         if let Some(seconds) = int(request, "expirationSeconds").filter(|s| !(TOKEN_SECONDS_MIN..=1 << 32).contains(s))

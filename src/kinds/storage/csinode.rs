@@ -1,6 +1,8 @@
 //! CSINode.
 
 use jiff::Timestamp;
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use crate::base::json::{at, list, text};
@@ -46,10 +48,11 @@ fn validate(node: &Value) -> Errors {
     let mut errors = Errors::new();
     let base = Path::root("spec.drivers");
     let drivers = list(node, "spec.drivers");
+    let mut seen = HashSet::new();
     for (i, driver) in drivers.iter().enumerate() {
         let (path, name) = (base.index(i), text(driver, "name"));
         super::driver_name(&mut errors, &path.field("name"), name);
-        if drivers[..i].iter().any(|d| text(d, "name") == name) {
+        if !seen.insert(name) {
             errors.push(field::duplicate(&path.field("name"), name));
         }
         let id = text(driver, "nodeID");
@@ -57,10 +60,11 @@ fn validate(node: &Value) -> Errors {
             errors.push(field::invalid(&path.field("nodeID"), id, "must be 256 characters or less"));
         }
         let keys = list(driver, "topologyKeys");
-        for (j, key) in keys.iter().enumerate() {
+        let mut known = HashSet::new();
+        for key in keys {
             // Kubernetes names the driver and not the key.
             let text = key.as_str().unwrap_or("");
-            if keys[..j].contains(key) {
+            if !known.insert(text) {
                 errors.push(field::duplicate(&path, text));
             }
             errors.extend(label_key_error(text).map(|why| field::invalid(&path, text, why)));
@@ -74,8 +78,12 @@ fn validate(node: &Value) -> Errors {
 /// A driver may come and go, but not become another one.
 fn validate_update(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
+    let mut before = HashMap::new();
+    for driver in list(old, "spec.drivers") {
+        before.entry(text(driver, "name")).or_insert(driver);
+    }
     for driver in list(new, "spec.drivers") {
-        let was = list(old, "spec.drivers").iter().find(|d| d["name"] == driver["name"]);
+        let was = before.get(text(driver, "name"));
         let differs = |key: &str| was.is_some_and(|w| w.get(key) != driver.get(key));
         if differs("nodeID") || differs("topologyKeys") {
             errors.push(field::invalid("spec.drivers", driver.clone(), check::IMMUTABLE));

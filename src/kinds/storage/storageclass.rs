@@ -1,6 +1,8 @@
 //! StorageClass.
 
 use jiff::Timestamp;
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::base::json::{flag, list, set_default, text};
@@ -69,18 +71,20 @@ fn validate(class: &Value) -> Errors {
 fn validate_topology(errors: &mut Errors, path: &Path<'_>, term: &Value) {
     let base = path.field("matchLabelExpressions");
     let expressions = list(term, "matchLabelExpressions");
+    let mut seen = HashSet::new();
     for (i, one) in expressions.iter().enumerate() {
         let path = base.index(i);
         let (key, values) = (text(one, "key"), list(one, "values"));
         check::qualified(errors, &path.field("key"), key);
-        if expressions[..i].iter().any(|e| text(e, "key") == key) {
+        if !seen.insert(key) {
             errors.push(field::duplicate(&path.field("key"), key));
         }
         let values_path = path.field("values");
         if values.is_empty() {
             errors.push(field::required(&values_path, ""));
         }
-        for (j, value) in values.iter().enumerate().filter(|(j, v)| values[..*j].contains(v)) {
+        let mut known = HashSet::new();
+        for (j, value) in values.iter().enumerate().filter(|(_, v)| !known.insert(v.as_str())) {
             errors.push(field::duplicate(&values_path.index(j), value.clone()));
         }
     }

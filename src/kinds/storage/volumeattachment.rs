@@ -29,7 +29,7 @@ pub static KIND: Kind = Kind {
         if new["spec"] == old["spec"] {
             return Errors::new();
         }
-        vec![field::invalid("spec", new["spec"].clone(), check::IMMUTABLE)]
+        [field::invalid("spec", new["spec"].clone(), check::IMMUTABLE)].into()
     },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"attacher":"d.example.com","nodeName":"n",
         "source":{"persistentVolumeName":"p"}}}"#,

@@ -8,6 +8,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
+use crate::base::budget::shortened;
+
+/// What is printed of one element of a path.
+const ELEMENT_BYTES_MAX: usize = 256;
+
 /// A set of paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSet {
@@ -160,21 +165,26 @@ impl FieldSet {
         leaves
     }
 
-    /// Every path, printed as in conflict messages: `.spec.containers[name="a"].image`.
-    pub fn paths(&self) -> Vec<String> {
-        let mut paths = Vec::new();
-        self.collect("", &mut paths);
+    /// The paths, printed as in conflict messages: `.spec.containers[name="a"].image`; as many as fit into `bytes`.
+    pub fn paths(&self, bytes: usize) -> Vec<String> {
+        let (mut paths, mut room) = (Vec::new(), bytes);
+        self.collect(&mut String::new(), &mut paths, &mut room);
         paths
     }
 
-    fn collect(&self, prefix: &str, paths: &mut Vec<String>) {
+    fn collect(&self, prefix: &mut String, paths: &mut Vec<String>, room: &mut usize) {
+        let start = prefix.len();
         for (element, node) in &self.nodes {
-            let mut path = prefix.to_owned();
-            print_element(element, &mut path);
-            if node.member {
-                paths.push(path.clone());
+            if *room == 0 {
+                return;
             }
-            node.below.collect(&path, paths);
+            print_element(element, prefix);
+            if node.member {
+                *room = room.saturating_sub(prefix.len());
+                paths.push(prefix.clone());
+            }
+            node.below.collect(prefix, paths, room);
+            prefix.truncate(start);
         }
     }
 
@@ -231,15 +241,15 @@ fn canonical_element(element: &str) -> Result<String, ParseError> {
 fn print_element(element: &str, out: &mut String) {
     match element.split_at_checked(2) {
         Some(("f:", name)) => {
-            let _ = write!(out, ".{name}");
+            let _ = write!(out, ".{}", shortened(name, ELEMENT_BYTES_MAX));
         }
         Some(("k:", json)) => {
             let key: Map<String, Value> = serde_json::from_str(json).unwrap_or_default();
             let parts: Vec<String> = key.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            let _ = write!(out, "[{}]", parts.join(","));
+            let _ = write!(out, "[{}]", shortened(&parts.join(","), ELEMENT_BYTES_MAX));
         }
         Some(("v:", json)) => {
-            let _ = write!(out, "[={json}]");
+            let _ = write!(out, "[={}]", shortened(json, ELEMENT_BYTES_MAX));
         }
         Some((_, rest)) => {
             let _ = write!(out, "[{rest}]");
@@ -262,7 +272,7 @@ mod tests {
         let set = FieldSet::from_fields_v1(&fields).unwrap();
         assert_eq!(set.to_fields_v1(), fields);
         assert_eq!(
-            set.paths(),
+            set.paths(1000),
             [
                 ".metadata.finalizers[=\"x\"]",
                 ".metadata.labels",

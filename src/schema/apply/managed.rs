@@ -4,7 +4,7 @@
 //! writer what it changed, and leaves entries that did not change untouched, timestamps included. The rules and their
 //! order are those of Kubernetes 1.37's field manager.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -268,22 +268,26 @@ pub(super) fn update(managed: &mut Managed, place: Place<'_>, old: &Value, new: 
 
 /// Whether two objects differ in nothing but the times of their managed fields; such a write changes nothing.
 pub fn same_but_times(a: &Value, b: &Value) -> bool {
-    fn managed(v: &Value) -> &[Value] {
-        v.pointer("/metadata/managedFields").and_then(Value::as_array).map_or(&[], Vec::as_slice)
-    }
-    let entry = |e: &Value| {
-        let mut e = e.clone();
-        e.as_object_mut().map(|m| m.remove("time"));
-        e
+    same_members(a, b, "metadata", |a, b| same_members(a, b, "managedFields", same_entries))
+}
+
+/// Whether two objects have the same members, of which one is compared in its own way.
+fn same_members(a: &Value, b: &Value, special: &str, same: impl Fn(&Value, &Value) -> bool) -> bool {
+    let (Value::Object(a), Value::Object(b)) = (a, b) else { return a == b };
+    let others = |map: &'_ Map<String, Value>| map.len() - usize::from(map.contains_key(special));
+    others(a) == others(b)
+        && a.iter().filter(|(name, _)| *name != special).all(|(name, value)| b.get(name) == Some(value))
+        && same(a.get(special).unwrap_or(&Value::Null), b.get(special).unwrap_or(&Value::Null))
+}
+
+/// Whether two lists have the same entries, in any order and of any time.
+fn same_entries(a: &Value, b: &Value) -> bool {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let timeless = |mut entry: Value| {
+        entry.as_object_mut().map(|m| m.remove("time"));
+        entry.to_string()
     };
-    let (x, y) = (managed(a), managed(b));
-    if x.len() != y.len() || !x.iter().all(|e| y.iter().any(|f| entry(e) == entry(f))) {
-        return false;
-    }
-    let bare = |v: &Value| {
-        let mut v = v.clone();
-        take(&mut v);
-        v
-    };
-    bare(a) == bare(b)
+    let (a, b) = (list(a), list(b));
+    let known: HashSet<String> = b.iter().cloned().map(timeless).collect();
+    a.len() == b.len() && a.into_iter().map(timeless).all(|entry| known.contains(&entry))
 }

@@ -6,7 +6,11 @@ use serde_json::{Map, Value};
 
 use super::extract::{Place, Shape, field_element, item_element, member, shape};
 use super::fieldset::FieldSet;
+use crate::base::budget::shortened;
 use crate::schema::types::{ListKey, ListKind, Node, Scalar};
+
+/// What is shown of a value or a key that is refused.
+const SHOWN_BYTES_MAX: usize = 1024;
 
 /// The live object with everything the configuration says; the configuration wins.
 pub(super) fn merge(place: Place<'_>, live: &Value, config: &Value) -> Value {
@@ -125,10 +129,42 @@ pub(super) fn remove(place: Place<'_>, value: &Value, paths: &FieldSet) -> Value
     }
 }
 
+/// What the schema does not allow, on its way up: the path is put together from the inside.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// From the inside out.
+    path: Vec<String>,
+    why: String,
+}
+
+// === impl Fault ===
+
+impl Fault {
+    fn new(why: String) -> Box<Self> {
+        Box::new(Self { path: Vec::new(), why })
+    }
+
+    fn within(mut self: Box<Self>, step: String) -> Box<Self> {
+        self.path.push(step);
+        self
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.path.iter().rev().try_for_each(|step| f.write_str(step))?;
+        write!(f, ": {}", self.why)
+    }
+}
+
 /// Complains about what the schema does not allow in a configuration: undeclared fields, wrong types, repeated items.
-pub(super) fn check(place: Place<'_>, value: &Value, path: &str) -> Result<(), String> {
+pub(super) fn check(place: Place<'_>, value: &Value) -> Result<(), Box<Fault>> {
     let Some(of) = place else { return Ok(()) };
-    let wrong = |want: &str| Err(format!("{path}: expected {want}, got {value}"));
+    let wrong = |want: &str| {
+        let shown = value.to_string();
+        Err(Fault::new(format!("expected {want}, got {}", shortened(&shown, SHOWN_BYTES_MAX))))
+    };
+    let member = |name: &str| format!(".{}", shortened(name, SHOWN_BYTES_MAX));
     match (of.node(), value) {
         (_, Value::Null) => Ok(()),
         (Node::Scalar(scalar), value) => match scalar {
@@ -142,44 +178,44 @@ pub(super) fn check(place: Place<'_>, value: &Value, path: &str) -> Result<(), S
             Scalar::Quantity | Scalar::IntOrString if !value.is_string() && !value.is_number() => wrong("scalar"),
             _ => Ok(()),
         },
-        (Node::Struct { .. }, Value::Object(map)) => map.iter().try_for_each(|(name, value)| {
-            let path = format!("{path}.{name}");
-            match of.field(name) {
-                Some(field) => check(Some(of.of(field)), value, &path),
-                None if of.as_struct().is_some_and(|s| s.preserve_unknown) => Ok(()),
-                None => Err(format!("{path}: field not declared in schema")),
-            }
+        (Node::Struct { .. }, Value::Object(map)) => map.iter().try_for_each(|(name, value)| match of.field(name) {
+            Some(field) => check(Some(of.of(field)), value).map_err(|fault| fault.within(member(name))),
+            None if of.as_struct().is_some_and(|s| s.preserve_unknown) => Ok(()),
+            None => Err(Fault::new("field not declared in schema".into()).within(member(name))),
         }),
-        (Node::Map { .. }, Value::Object(map)) => {
-            map.iter().try_for_each(|(name, value)| check(of.child(name), value, &format!("{path}.{name}")))
-        }
+        (Node::Map { .. }, Value::Object(map)) => map
+            .iter()
+            .try_for_each(|(name, value)| check(of.child(name), value).map_err(|fault| fault.within(member(name)))),
         (Node::Struct { .. } | Node::Map { .. }, _) => wrong("map"),
-        (Node::List { kind, .. }, Value::Array(items)) => check_items(kind, of.item(), items, path),
+        (Node::List { kind, .. }, Value::Array(items)) => check_items(kind, of.item(), items),
         (Node::List { .. }, _) => wrong("list"),
         (Node::Any | Node::Raw | Node::SchemaOr(_), _) => Ok(()),
     }
 }
 
-fn check_items(kind: &ListKind, place: Place<'_>, items: &[Value], path: &str) -> Result<(), String> {
+fn check_items(kind: &ListKind, place: Place<'_>, items: &[Value]) -> Result<(), Box<Fault>> {
     let mut seen = BTreeSet::new();
     for (i, item) in items.iter().enumerate() {
-        let path = format!("{path}[{i}]");
-        if *kind != ListKind::Atomic {
-            let element = item_element(kind, item).filter(|_| !item.is_null());
-            let Some(element) = element else {
-                let keys = match kind {
-                    ListKind::Map(keys) => keys.iter().map(|ListKey { name, .. }| name.as_ref()).collect(),
-                    _ => Vec::new(),
-                };
-                return Err(format!(
-                    "{path}: associative list with keys has an element that omits key fields {keys:?}"
-                ));
-            };
-            if !seen.insert(element) {
-                return Err(format!("{path}: duplicate entries for key {item}"));
-            }
-        }
-        check(place, item, &path)?;
+        check_item(kind, place, item, &mut seen).map_err(|fault| fault.within(format!("[{i}]")))?;
     }
     Ok(())
+}
+
+fn check_item(kind: &ListKind, place: Place<'_>, item: &Value, seen: &mut BTreeSet<String>) -> Result<(), Box<Fault>> {
+    if *kind != ListKind::Atomic {
+        let Some(element) = item_element(kind, item).filter(|_| !item.is_null()) else {
+            let keys = match kind {
+                ListKind::Map(keys) => keys.iter().map(|ListKey { name, .. }| name.as_ref()).collect(),
+                _ => Vec::new(),
+            };
+            let why = format!("associative list with keys has an element that omits key fields {keys:?}");
+            return Err(Fault::new(why));
+        };
+        if !seen.insert(element) {
+            let shown = item.to_string();
+            let why = format!("duplicate entries for key {}", shortened(&shown, SHOWN_BYTES_MAX));
+            return Err(Fault::new(why));
+        }
+    }
+    check(place, item)
 }

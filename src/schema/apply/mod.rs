@@ -11,17 +11,23 @@ pub mod managed;
 mod merge;
 pub mod scale;
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 pub use fieldset::FieldSet;
 use managed::{Entry, Key, Managed, Writer};
 
 use super::decode::{decode, zero};
+use super::parse::parse_json;
 use super::types::TypeRef;
+use crate::base::budget::{Budget, Exceeded, size_of};
 use compare::{compare, equal};
 use extract::{field_set, with_named_parents};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Conflicts are told of in this many bytes of paths.
+const CONFLICT_BYTES_MAX: usize = 64 << 10;
 
 /// A field that another manager owns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +52,9 @@ pub enum ApplyError {
     /// 500 without a reason: what Kubernetes answers when the configuration does not fit the schema.
     #[error("failed to create typed patch object: {0}")]
     Schema(String),
+    /// 413: it makes too much.
+    #[error(transparent)]
+    Limit(#[from] Exceeded),
 }
 
 fn conflict_message(conflicts: &[Conflict]) -> String {
@@ -55,8 +64,8 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
     }
     let mut text = format!("Apply failed with {} conflicts:", conflicts.len());
     let mut current = "";
+    let separator = if conflicts.iter().all(|c| c.message == first.message) { " " } else { "\n" };
     for conflict in conflicts {
-        let separator = if conflicts.iter().all(|c| c.message == first.message) { " " } else { "\n" };
         if current != conflict.message {
             current = &conflict.message;
             text.push_str(&format!("{separator}{current}:"));
@@ -76,11 +85,14 @@ pub fn apply(
     of: &TypeRef<'_>,
     writer: &Writer<'_>,
     force: bool,
+    budget: &mut Budget,
 ) -> Result<Value, ApplyError> {
+    // All of it is walked, and becomes sets of paths and parts of what is merged.
+    budget.copy(size_of(config))?;
     if config.pointer("/metadata/managedFields").is_some_and(|list| !list.is_null()) {
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".into()));
     }
-    merge::check(Some(*of), config, "").map_err(ApplyError::Schema)?;
+    merge::check(Some(*of), config).map_err(|fault| ApplyError::Schema(fault.to_string()))?;
     let mut base = live.cloned().unwrap_or_else(|| zero(of));
     let list = managed::take(&mut base);
     let mut managed = match &list {
@@ -93,13 +105,16 @@ pub fn apply(
         let earlier = Writer { manager: managed::BEFORE_FIRST_APPLY, ..*writer };
         managed::update(&mut managed, Some(*of), &zero(of), &base, &earlier);
     }
-    let attempt = |force| run(&base, config, of, writer, managed.clone(), force);
+    let mut attempt = |force| run(&base, config, of, writer, managed.clone(), force, budget);
     let mut result = attempt(force);
     if let Err(ApplyError::Conflicts(conflicts)) = &result
         && writer.manager == "kubectl"
+        // Of more than are told of, nobody knows whether all are.
+        && conflicts.iter().map(|c| c.field.len()).sum::<usize>() < CONFLICT_BYTES_MAX
     {
-        let allowed = last_applied_set(&base, of).paths();
-        let others: Vec<Conflict> = conflicts.iter().filter(|c| !allowed.contains(&c.field)).cloned().collect();
+        let allowed = last_applied_set(&base, of).paths(CONFLICT_BYTES_MAX);
+        let allowed: HashSet<&str> = allowed.iter().map(String::as_str).collect();
+        let others: Vec<Conflict> = conflicts.iter().filter(|c| !allowed.contains(&*c.field)).cloned().collect();
         result = if others.is_empty() { attempt(true) } else { Err(ApplyError::Conflicts(others)) };
     }
     let (mut object, managed) = result?;
@@ -117,6 +132,7 @@ fn run(
     writer: &Writer<'_>,
     mut managed: Managed,
     force: bool,
+    budget: &mut Budget,
 ) -> Result<(Value, Managed), ApplyError> {
     let place = Some(*of);
     let key = Key {
@@ -138,11 +154,13 @@ fn run(
     changes.exclude(writer.reset);
     let mut taken = changes.modified.clone();
     taken.add(changes.added.clone());
-    let mut conflicts = Vec::new();
+    let (mut conflicts, mut room) = (Vec::new(), CONFLICT_BYTES_MAX);
     for (other, entry) in managed.entries.iter_mut().filter(|(k, _)| **k != key) {
         let lost = entry.set.intersection(&taken);
         if !force && !lost.is_empty() {
-            conflicts.extend(describe(other, entry, &lost));
+            let more = describe(other, entry, &lost, room);
+            room = room.saturating_sub(more.iter().map(|c| c.field.len()).sum());
+            conflicts.extend(more);
         }
         entry.set.subtract(&lost);
         entry.set.subtract(&changes.removed);
@@ -160,7 +178,10 @@ fn run(
     }
     managed.tidy();
     let mut object = if same { live.clone() } else { pruned };
-    decode(&mut object, of).map_err(|e| ApplyError::Schema(e.to_string()))?;
+    decode(&mut object, of, budget).map_err(|e| match e.limit {
+        Some(limit) => ApplyError::Limit(limit),
+        None => ApplyError::Schema(e.to_string()),
+    })?;
     Ok((object, managed))
 }
 
@@ -180,7 +201,7 @@ fn prune(of: &TypeRef<'_>, merged: &Value, managed: &Managed, last: &FieldSet) -
     merge::remove(place, merged, &gone.intersection(&full(last)))
 }
 
-fn describe(key: &Key, entry: &Entry, lost: &FieldSet) -> Vec<Conflict> {
+fn describe(key: &Key, entry: &Entry, lost: &FieldSet, bytes: usize) -> Vec<Conflict> {
     let subresource =
         if key.subresource.is_empty() { String::new() } else { format!(" with subresource {:?}", key.subresource) };
     let mut message = format!("conflict with {:?}{subresource}", key.manager);
@@ -191,14 +212,14 @@ fn describe(key: &Key, entry: &Entry, lost: &FieldSet) -> Vec<Conflict> {
         }
     }
     let conflict = |field| Conflict { field, message: message.clone(), manager: key.manager.clone() };
-    lost.paths().into_iter().map(conflict).collect()
+    lost.paths(bytes).into_iter().map(conflict).collect()
 }
 
 /// What `kubectl apply` on the client's side recorded as its own.
 fn last_applied_set(live: &Value, of: &TypeRef<'_>) -> FieldSet {
     let annotations = live.get("metadata").and_then(|m| m.get("annotations"));
     let text = annotations.and_then(|a| a.get(LAST_APPLIED)).and_then(Value::as_str);
-    let config: Option<Value> = text.and_then(|t| serde_json::from_str(t).ok());
+    let config = text.and_then(|t| parse_json(t.as_bytes(), &mut Budget::new()).ok()).map(|(config, _)| config);
     config.map(|c| field_set(Some(*of), &c)).unwrap_or_default()
 }
 

@@ -1,5 +1,7 @@
 //! Managed fields of the scale subresource: the one field it has, under its own name there and the parent's name here.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::fieldset::FieldSet;
@@ -30,16 +32,17 @@ pub fn to_parent(parent: Option<&Value>, scale: Option<&Value>, replicas: &str, 
     };
     let mut managed = parent.and_then(|list| Managed::read(list).ok()).unwrap_or_default();
     let scale = scale.and_then(|list| Managed::read(list).ok()).unwrap_or_default();
-    let same = |a: &Key, b: &Key| (a.update, &a.manager, &a.subresource) == (b.update, &b.manager, &b.subresource);
+    let who = |key: &Key| (key.update, key.manager.clone(), key.subresource.clone());
+    let wanted: HashSet<_> = scale.entries.keys().map(who).collect();
     for (key, entry) in managed.entries.iter_mut().filter(|(_, e)| e.set.has(&path)) {
-        if !scale.entries.keys().any(|k| same(k, key)) {
+        if !wanted.contains(&who(key)) {
             entry.set.subtract(&only);
         }
     }
     managed.tidy();
+    let known: HashSet<_> = managed.entries.iter().filter(|(_, e)| e.set.has(&path)).map(|(k, _)| who(k)).collect();
     for key in scale.entries.into_keys() {
-        let known = managed.entries.iter().any(|(k, e)| same(k, &key) && e.set.has(&path));
-        if !known {
+        if !known.contains(&who(&key)) {
             let key = Key { api_version: parent_version.to_owned(), subresource: "scale".into(), ..key };
             managed.entries.insert(key, Entry { set: only.clone(), time: None });
         }

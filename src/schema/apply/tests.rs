@@ -11,7 +11,7 @@ const NOW: &str = "2026-01-02T03:04:05Z";
 fn put(live: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, ApplyError> {
     let none = FieldSet::default();
     let writer = Writer { manager, api_version: "v1", subresource: "", now: NOW, reset: &none };
-    apply(live, config, &type_of("io.k8s.api.core.v1.PodTemplate").unwrap(), &writer, force)
+    apply(live, config, &type_of("io.k8s.api.core.v1.PodTemplate").unwrap(), &writer, force, &mut Budget::new())
 }
 
 /// A configuration: labels, and containers with images, under distinct names.

@@ -6,7 +6,9 @@
 
 use serde_json::{Map, Value};
 
+use super::findings::Findings;
 use super::types::{Emit, Field, Node, Scalar, Schema, TypeRef};
+use crate::base::budget::{Budget, Exceeded, size_of};
 
 mod scalar;
 
@@ -18,18 +20,20 @@ pub struct DecodeError {
     pub message: String,
     /// Dotted path of the field, without list indices.
     pub field: String,
+    /// The limit, where it is only too large.
+    pub limit: Option<Exceeded>,
 }
 
 /// Decodes `value` as this type, in place; returns the paths of unknown fields that were dropped, such as
-/// `spec.containers[0].bar`.
-pub fn decode(value: &mut Value, of: &TypeRef<'_>) -> Result<Vec<String>, DecodeError> {
-    let mut decoder = Decoder { schema: of.schema, unknown: Vec::new(), depth: 0 };
+/// `spec.containers[0].bar`, no more of them than Kubernetes tells of.
+pub fn decode(value: &mut Value, of: &TypeRef<'_>, budget: &mut Budget) -> Result<Vec<String>, DecodeError> {
+    let mut decoder = Decoder { schema: of.schema, unknown: Findings::default(), depth: 0, budget };
     if value.is_null() {
         *value = of.schema.zero(of.node);
         return Ok(Vec::new());
     }
     decoder.value(of.node, value).map_err(|fault| fault.into_error())?;
-    Ok(decoder.unknown)
+    Ok(decoder.unknown.into_paths())
 }
 
 /// Turns empty lists right below the object, which [`decode`] keeps so that field ownership sees them, into none.
@@ -46,11 +50,12 @@ pub fn zero(of: &TypeRef<'_>) -> Value {
     of.schema.zero(of.node)
 }
 
-struct Decoder<'a> {
+struct Decoder<'a, 'b> {
     schema: &'a Schema,
-    unknown: Vec<String>,
+    unknown: Findings,
     /// How many objects we are in.
     depth: u32,
+    budget: &'b mut Budget,
 }
 
 /// An error on its way up, collecting the path.
@@ -66,6 +71,8 @@ enum What {
     Type(String, &'static str),
     /// A scalar's own complaint.
     Text(String),
+    /// It is too large.
+    Limit(Exceeded),
 }
 
 // === impl Fault ===
@@ -79,14 +86,19 @@ impl Fault {
         let mut path = self.path;
         path.reverse();
         let field = path.join(".");
+        let limit = match self.what {
+            What::Limit(limit) => Some(limit),
+            _ => None,
+        };
         let message = match (self.what, self.strukt) {
+            (What::Limit(limit), _) => limit.to_string(),
             (What::Type(kind, go), Some(s)) => {
                 format!("json: cannot unmarshal {kind} into Go struct field {s}.{field} of type {go}")
             }
             (What::Type(kind, go), None) => format!("json: cannot unmarshal {kind} into Go value of type {go}"),
             (What::Text(text), _) => text,
         };
-        DecodeError { message, field }
+        DecodeError { message, field, limit }
     }
 }
 
@@ -131,7 +143,7 @@ impl Schema {
 
 // === impl Decoder ===
 
-impl Decoder<'_> {
+impl Decoder<'_, '_> {
     fn value(&mut self, node: u32, value: &mut Value) -> Result<(), Box<Fault>> {
         match &self.schema.nodes[node as usize] {
             Node::Scalar(scalar) => scalar::decode(*scalar, value).map_err(Fault::new),
@@ -161,14 +173,15 @@ impl Decoder<'_> {
         let schema = self.schema;
         let Value::Object(map) = value else { return Err(mismatch(value, "struct")) };
         let preserve = schema.structs[id as usize].preserve_unknown;
-        let mut fault = None;
+        let mut fault = self.budget.step(map.len() as u64 + 1).err().map(limited);
+        let start = self.unknown.len();
         map.retain(|name, value| {
             if fault.is_some() {
                 return true;
             }
             let Some(field) = schema.field_of(id, name) else {
                 if !preserve {
-                    self.unknown.push(name.clone());
+                    self.unknown.push(start, name);
                 }
                 return preserve;
             };
@@ -188,8 +201,10 @@ impl Decoder<'_> {
         if let Some(fault) = fault {
             return Err(fault);
         }
+        let before = map.len();
         schema.complete(id, map);
-        Ok(())
+        // As if each were an object: most are.
+        (before..map.len()).try_for_each(|_| self.budget.member(0, 0)).map_err(limited)
     }
 
     /// Decodes one member; false when it is not written.
@@ -199,10 +214,7 @@ impl Decoder<'_> {
         }
         let before = self.unknown.len();
         self.value(field.node, value)?;
-        for path in &mut self.unknown[before..] {
-            let dot = if path.starts_with('[') { "" } else { "." };
-            *path = format!("{}{dot}{path}", field.name);
-        }
+        self.unknown.within(before, &field.name);
         Ok(match field.emit {
             Emit::Set => !value.is_null(),
             Emit::Always => !value.is_null(),
@@ -217,16 +229,15 @@ impl Decoder<'_> {
     fn map(&mut self, node: u32, value: &mut Value) -> Result<(), Box<Fault>> {
         let Value::Object(map) = value else { return Err(mismatch(value, "map[string]interface {}")) };
         for (key, value) in map.iter_mut() {
+            self.budget.step(1).map_err(limited)?;
             if value.is_null() {
                 *value = self.schema.zero(node);
+                self.budget.copy(size_of(value)).map_err(limited)?;
                 continue;
             }
             let before = self.unknown.len();
             self.value(node, value)?;
-            for path in &mut self.unknown[before..] {
-                let dot = if path.starts_with('[') { "" } else { "." };
-                *path = format!("{key}{dot}{path}");
-            }
+            self.unknown.within(before, key);
         }
         Ok(())
     }
@@ -234,16 +245,15 @@ impl Decoder<'_> {
     fn list(&mut self, node: u32, value: &mut Value) -> Result<(), Box<Fault>> {
         let Value::Array(items) = value else { return Err(mismatch(value, "[]interface {}")) };
         for (i, value) in items.iter_mut().enumerate() {
+            self.budget.step(1).map_err(limited)?;
             if value.is_null() {
                 *value = self.schema.zero(node);
+                self.budget.copy(size_of(value)).map_err(limited)?;
                 continue;
             }
             let before = self.unknown.len();
             self.value(node, value)?;
-            for path in &mut self.unknown[before..] {
-                let dot = if path.starts_with('[') { "" } else { "." };
-                *path = format!("[{i}]{dot}{path}");
-            }
+            self.unknown.within_item(before, i);
         }
         Ok(())
     }
@@ -262,6 +272,10 @@ fn is_empty(value: &Value) -> bool {
 
 fn mismatch(value: &Value, go: &'static str) -> Box<Fault> {
     Fault::new(wrong(value, go))
+}
+
+fn limited(limit: Exceeded) -> Box<Fault> {
+    Fault::new(What::Limit(limit))
 }
 
 /// JSON of the wrong kind for this Go type.

@@ -5,16 +5,17 @@ use serde_json::{Value, json};
 
 use super::super::bundle::type_of;
 use super::{decode, zero};
+use crate::base::budget::{Budget, Exceeded};
 
 fn run(kind: &str, mut value: Value) -> (Value, Vec<String>) {
     let of = type_of(&format!("io.k8s.api.{kind}")).unwrap();
-    let unknown = decode(&mut value, &of).unwrap_or_else(|e| panic!("{e}"));
+    let unknown = decode(&mut value, &of, &mut Budget::new()).unwrap_or_else(|e| panic!("{e}"));
     (value, unknown)
 }
 
 fn refused(kind: &str, mut value: Value) -> String {
     let of = type_of(&format!("io.k8s.api.{kind}")).unwrap();
-    decode(&mut value, &of).unwrap_err().message
+    decode(&mut value, &of, &mut Budget::new()).unwrap_err().message
 }
 
 #[test]
@@ -131,6 +132,25 @@ fn null_items_become_zero_values() {
     assert_eq!(pod["spec"]["volumes"], json!([{"name": ""}]));
 }
 
+#[test]
+fn a_quarter_of_a_million_unknown_fields_are_a_hundred_warnings() {
+    let many: serde_json::Map<String, Value> = (0..250_000).map(|i| (format!("x{i}"), json!(1))).collect();
+    let (value, unknown) = run("core.v1.Pod", json!({"spec": many}));
+    assert_eq!((unknown.len(), &value["spec"]), (100, &json!({"containers": null})));
+    let long = json!({"metadata": {"managedFields": [{"k".repeat(1_000_000): 1}]}});
+    assert!(run("core.v1.Pod", long).1[0].len() < 400);
+}
+
+#[test]
+fn items_that_are_completed_are_counted() {
+    let of = type_of("io.k8s.api.core.v1.Pod").unwrap();
+    for item in [json!(null), json!({})] {
+        let mut pod = json!({"spec": {"containers": vec![item; 100_000]}});
+        let error = decode(&mut pod, &of, &mut Budget::new()).unwrap_err();
+        assert_eq!(error.limit, Some(Exceeded::Bytes), "{error}");
+    }
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -153,9 +173,9 @@ proptest! {
         for kind in ["core.v1.Pod", "apps.v1.Deployment", "core.v1.Service"] {
             let of = type_of(&format!("io.k8s.api.{kind}")).unwrap();
             let mut once = value.clone();
-            if decode(&mut once, &of).is_ok() {
+            if decode(&mut once, &of, &mut Budget::new()).is_ok() {
                 let mut twice = once.clone();
-                prop_assert_eq!(decode(&mut twice, &of), Ok(vec![]));
+                prop_assert_eq!(decode(&mut twice, &of, &mut Budget::new()), Ok(vec![]));
                 prop_assert_eq!(&once, &twice);
             }
         }

@@ -6,12 +6,15 @@
 use serde_json::Value;
 
 use super::{PatchError, kind_of};
+use crate::base::budget::{Budget, STORED_BYTES_MAX, check_depth, size_of};
 
 /// Most operations in one patch, as in Kubernetes.
 const OPERATIONS_MAX: usize = 10_000;
+/// How many items are moved in what counts as a step.
+const ITEMS_A_STEP: usize = 16;
 
 /// Applies the list of operations `patch`; null is no operation at all.
-pub fn apply(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
+pub fn apply(target: &mut Value, patch: &Value, budget: &mut Budget) -> Result<(), PatchError> {
     let operations = match patch {
         Value::Null => return Ok(()),
         Value::Array(operations) => operations,
@@ -24,7 +27,8 @@ pub fn apply(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
         )));
     }
     let operations = operations.iter().map(Operation::read).collect::<Result<Vec<_>, _>>()?;
-    operations.iter().try_for_each(|operation| operation.run(target))
+    let mut copied = 0;
+    operations.iter().try_for_each(|operation| operation.run(target, budget, &mut copied))
 }
 
 fn malformed(message: String) -> PatchError {
@@ -60,47 +64,76 @@ impl<'a> Operation<'a> {
         Ok(Operation { op, path, from, value: map.and_then(|m| m.get("value")) })
     }
 
-    fn run(&self, target: &mut Value) -> Result<(), PatchError> {
+    /// `copied` is how many bytes copies have added so far.
+    fn run(&self, target: &mut Value, budget: &mut Budget, copied: &mut usize) -> Result<(), PatchError> {
         if !matches!(self.op, "add" | "remove" | "replace" | "move" | "test" | "copy") {
             return Err(unfit(format!("Unexpected kind: {}", if self.op.is_empty() { "unknown" } else { self.op })));
         }
         let path = self.path.ok_or_else(|| unfit(format!("{} operation failed to decode path", self.op)))?;
-        let value = || self.value.cloned().unwrap_or(Value::Null);
+        budget.step(1)?;
         match self.op {
-            "add" => self.insert(target, path, value()),
-            "remove" => self.remove(target, path).map(drop),
+            "add" => self.insert(target, path, self.given(budget)?, budget),
+            "remove" => self.remove(target, path, budget).map(drop),
             "replace" if path.is_empty() => match self.value {
-                Some(new @ (Value::Object(_) | Value::Array(_))) => {
-                    *target = new.clone();
+                Some(Value::Object(_) | Value::Array(_)) => {
+                    *target = self.given(budget)?;
                     Ok(())
                 }
                 _ => Err(unfit("replace operation value must be object or array".into())),
             },
             "replace" => {
-                let (parent, key) = self.parent(target, path)?;
+                let value = self.given(budget)?;
+                let (parent, key) = self.parent(target, path, budget)?;
+                check_depth(path.matches('/').count(), size_of(&value).depth)?;
                 match parent {
                     Value::Array(items) => {
                         let at = index(&key, items.len()).ok_or_else(|| self.missing(path))?;
-                        items[at] = value();
+                        items[at] = value;
                     }
-                    Value::Object(map) => drop(map.insert(key, value())),
+                    Value::Object(map) => {
+                        budget.member(map.len(), key.len())?;
+                        map.insert(key, value);
+                    }
                     _ => return Err(self.missing(path)),
                 }
                 Ok(())
             }
             "test" => {
-                let found = if path.is_empty() { target.clone() } else { self.read_at(target, path)? };
-                if same(&found, self.value.unwrap_or(&Value::Null)) {
+                let found = if path.is_empty() { &*target } else { self.read_at(target, path, budget)? };
+                let wanted = self.value.unwrap_or(&Value::Null);
+                budget.step(size_of(wanted).nodes)?;
+                if same(found, wanted) {
                     return Ok(());
                 }
                 Err(unfit(format!("testing value {path} failed: test failed")))
             }
             _ => {
                 let from = self.from.ok_or_else(|| unfit(format!("{} operation failed to decode from", self.op)))?;
-                let moved = if self.op == "move" { self.remove(target, from)? } else { self.read_at(target, from)? };
-                self.insert(target, path, moved)
+                let moved = if self.op == "move" {
+                    self.remove(target, from, budget)?
+                } else {
+                    let found = self.read_at(target, from, budget)?;
+                    let size = size_of(found);
+                    *copied += size.json;
+                    if *copied > STORED_BYTES_MAX {
+                        return Err(PatchError::TooLarge(format!(
+                            "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding \
+                             the limit {STORED_BYTES_MAX}"
+                        )));
+                    }
+                    budget.copy(size)?;
+                    found.clone()
+                };
+                self.insert(target, path, moved, budget)
             }
         }
+    }
+
+    /// A copy of the operation's value.
+    fn given(&self, budget: &mut Budget) -> Result<Value, PatchError> {
+        let Some(value) = self.value else { return Ok(Value::Null) };
+        budget.copy(size_of(value))?;
+        Ok(value.clone())
     }
 
     fn missing(&self, path: &str) -> PatchError {
@@ -108,15 +141,20 @@ impl<'a> Operation<'a> {
     }
 
     /// The container that holds the path's last step, and that step.
-    fn parent<'v>(&self, target: &'v mut Value, path: &str) -> Result<(&'v mut Value, String), PatchError> {
-        let mut steps: Vec<&str> = path.split('/').collect();
-        if steps.len() < 2 {
-            return Err(self.missing(path));
-        }
-        let last = steps.pop().map(unescape).unwrap_or_default();
+    fn parent<'v>(
+        &self,
+        target: &'v mut Value,
+        path: &str,
+        budget: &mut Budget,
+    ) -> Result<(&'v mut Value, String), PatchError> {
+        let mut steps = path.split('/').skip(1).peekable();
         let mut here = target;
-        for step in &steps[1..] {
+        while let Some(step) = steps.next() {
+            budget.step(1)?;
             let step = unescape(step);
+            if steps.peek().is_none() {
+                return Ok((here, step));
+            }
             here = match here {
                 Value::Object(map) => map.get_mut(&step),
                 Value::Array(items) => index(&step, items.len()).map(|i| &mut items[i]),
@@ -124,26 +162,41 @@ impl<'a> Operation<'a> {
             }
             .ok_or_else(|| self.missing(path))?;
         }
-        Ok((here, last))
+        Err(self.missing(path))
     }
 
-    /// A copy of what is there; null for a missing member of an object.
-    fn read_at(&self, target: &mut Value, path: &str) -> Result<Value, PatchError> {
-        let (parent, key) = self.parent(target, path)?;
+    /// What is there; null for a missing member of an object.
+    fn read_at<'v>(&self, target: &'v mut Value, path: &str, budget: &mut Budget) -> Result<&'v Value, PatchError> {
+        let (parent, key) = self.parent(target, path, budget)?;
         match parent {
-            Value::Object(map) => Ok(map.get(&key).cloned().unwrap_or(Value::Null)),
-            Value::Array(items) => index(&key, items.len()).map(|i| items[i].clone()).ok_or_else(|| self.missing(path)),
+            Value::Object(map) => Ok(map.get(&key).unwrap_or(&Value::Null)),
+            Value::Array(items) => match index(&key, items.len()) {
+                Some(at) => Ok(&items[at]),
+                None => Err(self.missing(path)),
+            },
             _ => Err(self.missing(path)),
         }
     }
 
-    fn insert(&self, target: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
-        let (parent, key) = self.parent(target, path)?;
+    fn insert(&self, target: &mut Value, path: &str, value: Value, budget: &mut Budget) -> Result<(), PatchError> {
+        let (parent, key) = self.parent(target, path, budget)?;
+        // A value that comes from elsewhere in the object may be of any size.
+        let size = size_of(&value);
+        budget.step(size.nodes)?;
+        check_depth(path.matches('/').count(), size.depth)?;
         match parent {
-            Value::Object(map) => drop(map.insert(key, value)),
-            Value::Array(items) if key == "-" => items.push(value),
+            Value::Object(map) => {
+                budget.member(map.len(), key.len())?;
+                map.insert(key, value);
+            }
+            Value::Array(items) if key == "-" => {
+                budget.item()?;
+                items.push(value);
+            }
             Value::Array(items) => {
                 let at = index(&key, items.len() + 1).ok_or_else(|| self.missing(path))?;
+                budget.item()?;
+                budget.step(((items.len() - at) / ITEMS_A_STEP) as u64)?;
                 items.insert(at, value);
             }
             _ => return Err(self.missing(path)),
@@ -151,11 +204,17 @@ impl<'a> Operation<'a> {
         Ok(())
     }
 
-    fn remove(&self, target: &mut Value, path: &str) -> Result<Value, PatchError> {
-        let (parent, key) = self.parent(target, path)?;
+    fn remove(&self, target: &mut Value, path: &str, budget: &mut Budget) -> Result<Value, PatchError> {
+        let (parent, key) = self.parent(target, path, budget)?;
         match parent {
             Value::Object(map) => map.remove(&key),
-            Value::Array(items) => index(&key, items.len()).map(|i| items.remove(i)),
+            Value::Array(items) => match index(&key, items.len()) {
+                Some(at) => {
+                    budget.step(((items.len() - at) / ITEMS_A_STEP) as u64)?;
+                    Some(items.remove(at))
+                }
+                None => None,
+            },
             _ => None,
         }
         .ok_or_else(|| {
@@ -195,7 +254,7 @@ mod tests {
     use super::*;
 
     fn patched(mut doc: Value, patch: Value) -> Result<Value, u16> {
-        apply(&mut doc, &patch).map_err(|e| e.code())?;
+        apply(&mut doc, &patch, &mut Budget::new()).map_err(|e| e.code())?;
         Ok(doc)
     }
 
@@ -259,6 +318,54 @@ mod tests {
         for (patch, want) in cases {
             assert_eq!(patched(doc(), patch.clone()), want, "{patch}");
         }
+    }
+
+    #[test]
+    fn copies_that_double_end_at_the_limit() {
+        let mut doc = json!({"data": {"a": "x".repeat(1000)}});
+        let operations: Vec<Value> =
+            (0..24).map(|i| json!({"op": "copy", "from": "/data", "path": format!("/data/c{i}")})).collect();
+        let error = apply(&mut doc, &operations.into(), &mut Budget::new()).unwrap_err();
+        assert_eq!((error.code(), error.reason()), (413, "RequestEntityTooLarge"));
+        assert!(error.to_string().ends_with("exceeding the limit 3145728"), "{error}");
+    }
+
+    #[test]
+    fn a_chain_of_copies_gets_no_deeper_than_a_body() {
+        let mut operations = vec![json!({"op": "add", "path": "/d", "value": {"a": {}}})];
+        let mut depth = 1;
+        for _ in 0..14 {
+            let path = format!("/d{}", "/a".repeat(depth));
+            operations.push(json!({"op": "copy", "from": "/d", "path": path}));
+            depth *= 2;
+        }
+        let error = apply(&mut json!({}), &operations.into(), &mut Budget::new()).unwrap_err();
+        assert_eq!((error.code(), error.reason()), (422, "Invalid"));
+        let moves = json!([
+            {"op": "add", "path": "/d", "value": nested(100)}, {"op": "add", "path": "/e", "value": nested(100)},
+            {"op": "move", "from": "/e", "path": format!("/d{}", "/a".repeat(90))},
+        ]);
+        assert_eq!(apply(&mut json!({}), &moves, &mut Budget::new()).unwrap_err().code(), 422);
+    }
+
+    fn nested(levels: usize) -> Value {
+        (0..levels).fold(json!({}), |inner, _| json!({"a": inner}))
+    }
+
+    #[test]
+    fn operations_on_a_large_list_end_at_the_limit() {
+        let doc = || json!({"l": vec![0; 300_000]});
+        let many = |operation: Value| Value::from(vec![operation; 10_000]);
+        for operation in [
+            json!({"op": "add", "path": "/l/0", "value": 1}),
+            json!({"op": "remove", "path": "/l/0"}),
+            json!({"op": "move", "from": "/l", "path": "/l"}),
+        ] {
+            let error = apply(&mut doc(), &many(operation), &mut Budget::new()).unwrap_err();
+            assert_eq!(error.code(), 413, "{error}");
+        }
+        let tests = vec![json!({"op": "test", "path": "", "value": doc()}); 20];
+        assert_eq!(apply(&mut doc(), &tests.into(), &mut Budget::new()).unwrap_err().code(), 413);
     }
 
     proptest! {

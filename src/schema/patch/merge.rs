@@ -3,9 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::{PatchError, kind_of};
+use crate::base::budget::{Budget, size_of};
 
 /// Merges `patch`, which must be an object, into `target`.
-pub fn apply(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
+pub fn apply(target: &mut Value, patch: &Value, budget: &mut Budget) -> Result<(), PatchError> {
+    // All that it adds is copied from the patch, once and no deeper than it stands there.
+    budget.copy(size_of(patch))?;
     let Value::Object(patch) = patch else {
         let got = kind_of(patch);
         return Err(PatchError::BadRequest(format!("error decoding patch: the patch must be an object, not {got}")));
@@ -63,10 +66,10 @@ mod tests {
             (json!({}), json!({"a": [{"b": null, "c": 1}]}), json!({"a": [{"c": 1}]})),
         ];
         for (mut target, patch, want) in cases {
-            apply(&mut target, &patch).unwrap();
+            apply(&mut target, &patch, &mut Budget::new()).unwrap();
             assert_eq!(target, want, "{patch}");
         }
-        assert_eq!(apply(&mut json!({}), &json!([])).unwrap_err().code(), 400);
+        assert_eq!(apply(&mut json!({}), &json!([]), &mut Budget::new()).unwrap_err().code(), 400);
     }
 
     proptest! {
@@ -75,9 +78,9 @@ mod tests {
             let object: Map<String, Value> = a.iter().map(|(k, v)| (k.to_string(), json!({"x": v}))).collect();
             let patch: Map<String, Value> = b.iter().map(|(k, v)| (k.to_string(), json!({"x": v, "y": v}))).collect();
             let (mut once, patch) = (Value::Object(object), Value::Object(patch));
-            apply(&mut once, &patch).unwrap();
+            apply(&mut once, &patch, &mut Budget::new()).unwrap();
             let mut twice = once.clone();
-            apply(&mut twice, &patch).unwrap();
+            apply(&mut twice, &patch, &mut Budget::new()).unwrap();
             prop_assert_eq!(once, twice);
         }
     }

@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use crate::base::budget::Exceeded;
+
 pub mod json;
 pub mod merge;
 pub mod strategic;
@@ -17,6 +19,9 @@ pub enum PatchError {
     /// 413: more operations than anyone needs.
     #[error("{0}")]
     TooLarge(String),
+    /// It makes too much: 413, or 422 where the result would be nested too deep.
+    #[error(transparent)]
+    Limit(#[from] Exceeded),
     /// 422 Invalid, without causes: the patch does not fit the object.
     #[error("{0}")]
     Unprocessable(String),
@@ -32,7 +37,8 @@ impl PatchError {
     pub fn code(&self) -> u16 {
         match self {
             PatchError::BadRequest(_) => 400,
-            PatchError::TooLarge(_) => 413,
+            PatchError::Limit(Exceeded::Depth) => 422,
+            PatchError::TooLarge(_) | PatchError::Limit(_) => 413,
             PatchError::Unprocessable(_) => 422,
             PatchError::Internal(_) => 500,
         }
@@ -42,7 +48,8 @@ impl PatchError {
     pub fn reason(&self) -> &'static str {
         match self {
             PatchError::BadRequest(_) => "BadRequest",
-            PatchError::TooLarge(_) => "RequestEntityTooLarge",
+            PatchError::Limit(Exceeded::Depth) => "Invalid",
+            PatchError::TooLarge(_) | PatchError::Limit(_) => "RequestEntityTooLarge",
             PatchError::Unprocessable(_) => "Invalid",
             PatchError::Internal(_) => "",
         }

@@ -3,9 +3,13 @@
 //! The order of merged lists is part of the contract: items of the patch come in the patch's order, items only the
 //! server has keep theirs, and the two are interleaved by their order in the live list (Kubernetes 1.37).
 
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::{PatchError, kind_of};
+use crate::base::budget::{Budget, size_of};
 use crate::schema::types::TypeRef;
 
 const DIRECTIVE: &str = "$patch";
@@ -16,7 +20,9 @@ const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 type Object = Map<String, Value>;
 
 /// Merges `patch` into `target`, which has this type. A null patch changes nothing.
-pub fn apply(target: &mut Value, patch: &Value, of: &TypeRef<'_>) -> Result<(), PatchError> {
+pub fn apply(target: &mut Value, patch: &Value, of: &TypeRef<'_>, budget: &mut Budget) -> Result<(), PatchError> {
+    // All that it adds is copied from the patch, once and no deeper than it stands there.
+    budget.copy(size_of(patch))?;
     let patch = match patch {
         Value::Null => return Ok(()),
         Value::Object(patch) => patch.clone(),
@@ -27,7 +33,7 @@ pub fn apply(target: &mut Value, patch: &Value, of: &TypeRef<'_>) -> Result<(), 
             )));
         }
     };
-    merge_value(target, patch, Some(*of))
+    merge_value(target, patch, Some(*of), budget)
 }
 
 fn broken(message: impl Into<String>) -> PatchError {
@@ -57,15 +63,25 @@ fn rule<'a>(of: Option<TypeRef<'a>>, name: &str) -> Rule<'a> {
     }
 }
 
-fn merge_value(target: &mut Value, patch: Object, of: Option<TypeRef<'_>>) -> Result<(), PatchError> {
+fn merge_value(
+    target: &mut Value,
+    patch: Object,
+    of: Option<TypeRef<'_>>,
+    budget: &mut Budget,
+) -> Result<(), PatchError> {
     if !target.is_object() {
         *target = Value::Object(Object::new());
     }
     let Value::Object(original) = target else { return Ok(()) };
-    merge_object(original, patch, of)
+    merge_object(original, patch, of, budget)
 }
 
-fn merge_object(original: &mut Object, mut patch: Object, of: Option<TypeRef<'_>>) -> Result<(), PatchError> {
+fn merge_object(
+    original: &mut Object,
+    mut patch: Object,
+    of: Option<TypeRef<'_>>,
+    budget: &mut Budget,
+) -> Result<(), PatchError> {
     if let Some(directive) = patch.remove(DIRECTIVE) {
         return match directive.as_str() {
             Some("replace") => {
@@ -80,7 +96,7 @@ fn merge_object(original: &mut Object, mut patch: Object, of: Option<TypeRef<'_>
         };
     }
     retain_keys(original, &mut patch)?;
-    merge_ordered_lists(original, &mut patch, of)?;
+    merge_ordered_lists(original, &mut patch, of, budget)?;
     for (key, value) in patch {
         let (key, deletes) = match key.strip_prefix(DELETE_FROM) {
             Some(list) => (list.to_owned(), true),
@@ -99,13 +115,15 @@ fn merge_object(original: &mut Object, mut patch: Object, of: Option<TypeRef<'_>
                 }
             }
             (Some(current @ Value::Object(_)), Value::Object(inner)) if !rule.replace => {
-                merge_value(current, inner, rule.of)?;
+                merge_value(current, inner, rule.of, budget)?;
             }
             (Some(Value::Array(items)), Value::Array(change)) => {
+                budget.step((items.len() + change.len()) as u64)?;
                 if deletes {
-                    items.retain(|item| !change.iter().any(|c| alike(c, item)));
+                    let gone: HashSet<Cow<'_, str>> = change.iter().map(printed).collect();
+                    items.retain(|item| !gone.contains(&printed(item)));
                 } else if rule.merge {
-                    *items = merge_list(std::mem::take(items), change, &rule)?;
+                    *items = merge_list(std::mem::take(items), change, &rule, budget)?;
                 } else {
                     // An atomic list is taken as it is; a directive in it is an item with an unknown field.
                     *items = change;
@@ -126,7 +144,8 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
     let Some(directive) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let bad = || PatchError::BadRequest("invalid patch format of retainKeys".into());
     let Value::Array(keys) = directive else { return Err(bad()) };
-    let named = |key: &str| keys.iter().any(|k| k.as_str() == Some(key));
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let named = |key: &str| keys.contains(key);
     let sets = |(key, value): (&String, &Value)| {
         !value.is_null() && !key.starts_with(DELETE_FROM) && !key.starts_with(SET_ORDER) && !named(key)
     };
@@ -138,7 +157,12 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
 }
 
 /// `$setElementOrder/x`, together with the patch's own list `x`.
-fn merge_ordered_lists(original: &mut Object, patch: &mut Object, of: Option<TypeRef<'_>>) -> Result<(), PatchError> {
+fn merge_ordered_lists(
+    original: &mut Object,
+    patch: &mut Object,
+    of: Option<TypeRef<'_>>,
+    budget: &mut Budget,
+) -> Result<(), PatchError> {
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
         let bad = || PatchError::BadRequest("invalid patch format of setElementOrder list".into());
@@ -157,9 +181,13 @@ fn merge_ordered_lists(original: &mut Object, patch: &mut Object, of: Option<Typ
         };
         let live = match original.get(name) {
             None | Some(Value::Null) => None,
-            Some(Value::Array(items)) => Some(items.clone()),
+            Some(items @ Value::Array(list)) => {
+                budget.copy(size_of(items))?;
+                Some(list.clone())
+            }
             Some(_) => return Err(bad()),
         };
+        budget.step((order.len() + change.as_ref().map_or(0, Vec::len)) as u64)?;
         if let Some(change) = &change {
             check_order(change, &order, rule.key)?;
         }
@@ -167,7 +195,7 @@ fn merge_ordered_lists(original: &mut Object, patch: &mut Object, of: Option<Typ
             (None, None) => continue,
             (Some(live), None) => live,
             (None, Some(change)) => change.into_iter().filter_map(added_item).collect(),
-            (Some(live), Some(change)) if rule.merge => merge_list(live, change, &rule)?,
+            (Some(live), Some(change)) if rule.merge => merge_list(live, change, &rule, budget)?,
             (Some(_), Some(change)) => change,
         };
         let sorted = arrange(merged, &order, &live.unwrap_or_default(), rule.key)?;
@@ -198,35 +226,86 @@ fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(
     Ok(())
 }
 
+/// Where the items of a list are found by how their keys print.
+///
+/// An item without a key spoils only what comes behind it: nobody looks further than the item that they look for.
+struct Places<'k> {
+    key: Option<&'k str>,
+    of: HashMap<String, usize>,
+    spoiled: Option<PatchError>,
+    len: usize,
+}
+
+// === impl Places ===
+
+impl<'k> Places<'k> {
+    fn new(list: &[Value], key: Option<&'k str>) -> Self {
+        let mut places = Self { key, of: HashMap::with_capacity(list.len()), spoiled: None, len: 0 };
+        list.iter().for_each(|item| places.push(item));
+        places
+    }
+
+    /// One more item at the end of the list.
+    fn push(&mut self, item: &Value) {
+        match (item_key(item, self.key), &self.spoiled) {
+            (Ok(key), None) => drop(self.of.entry(printed(key).into_owned()).or_insert(self.len)),
+            (Err(error), None) => self.spoiled = Some(error),
+            (_, Some(_)) => {}
+        }
+        self.len += 1;
+    }
+
+    /// The first item like this one.
+    fn find(&self, item: &Value) -> Result<Option<usize>, PatchError> {
+        if self.len == 0 {
+            return Ok(None);
+        }
+        match (self.of.get(&*printed(item_key(item, self.key)?)), &self.spoiled) {
+            (Some(place), _) => Ok(Some(*place)),
+            (None, Some(error)) => Err(error.clone()),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+fn item_key<'v>(item: &'v Value, key: Option<&str>) -> Result<&'v Value, PatchError> {
+    match key {
+        None => Ok(item),
+        Some(key) => merge_key(item, key),
+    }
+}
+
 /// Merges a list whose strategy is `merge`.
-fn merge_list(mut live: Vec<Value>, change: Vec<Value>, rule: &Rule<'_>) -> Result<Vec<Value>, PatchError> {
+fn merge_list(
+    mut live: Vec<Value>,
+    change: Vec<Value>,
+    rule: &Rule<'_>,
+    budget: &mut Budget,
+) -> Result<Vec<Value>, PatchError> {
     if live.is_empty() && change.is_empty() {
         return Ok(live);
     }
-    let before = live.clone();
+    budget.step((live.len() + change.len()) as u64)?;
     let objects = one_kind(live.iter().chain(&change))?;
     if !objects {
-        let mut merged: Vec<Value> = Vec::with_capacity(live.len() + change.len());
-        for item in live.drain(..).chain(change.iter().cloned()) {
-            if !merged.contains(&item) {
-                merged.push(item);
-            }
-        }
-        return arrange(merged, &change, &before, None);
+        let mut seen = HashSet::new();
+        let all = live.iter().chain(&change);
+        // Items of one kind are equal when they print alike.
+        let merged = all.filter(|item| seen.insert(printed(item))).cloned().collect();
+        return arrange(merged, &change, &live, None);
     }
+    live.iter().try_for_each(|item| budget.copy(size_of(item)))?;
+    let before = live.clone();
     let key = rule.key.ok_or_else(|| broken("cannot merge lists without merge key"))?;
     let mut plain = Vec::with_capacity(change.len());
+    let mut gone = HashSet::new();
     let mut replace = false;
     for item in change {
         match item.get(DIRECTIVE) {
             None => plain.push(item),
             Some(directive) => match directive.as_str() {
                 Some("delete") => {
-                    let value = merge_key(&item, key)?;
-                    for item in &live {
-                        merge_key(item, key)?;
-                    }
-                    live.retain(|item| item.get(key).is_none_or(|v| !alike(v, value)));
+                    gone.insert(printed(merge_key(&item, key)?).into_owned());
                 }
                 Some("replace") => replace = true,
                 Some("merge") => return Err(broken("merging lists cannot yet be specified in the patch")),
@@ -234,22 +313,25 @@ fn merge_list(mut live: Vec<Value>, change: Vec<Value>, rule: &Rule<'_>) -> Resu
             },
         }
     }
+    if !gone.is_empty() {
+        live.iter().try_for_each(|item| merge_key(item, key).map(drop))?;
+        live.retain(|item| item.get(key).is_none_or(|v| !gone.contains(&*printed(v))));
+    }
     if replace {
         return Ok(plain.into_iter().filter_map(added).collect());
     }
     let item_type = rule.of.and_then(|of| of.item());
+    let mut places = Places::new(&live, Some(key));
     for item in &plain {
-        let value = merge_key(item, key)?;
-        let mut found = None;
-        for (i, current) in live.iter().enumerate() {
-            if alike(merge_key(current, key)?, value) {
-                found = Some(i);
-                break;
+        merge_key(item, key)?;
+        match (places.find(item)?, item) {
+            (Some(i), Value::Object(inner)) => merge_value(&mut live[i], inner.clone(), item_type, budget)?,
+            _ => {
+                if let Some(item) = added(item.clone()) {
+                    places.push(&item);
+                    live.push(item);
+                }
             }
-        }
-        match (found, item) {
-            (Some(i), Value::Object(inner)) => merge_value(&mut live[i], inner.clone(), item_type)?,
-            _ => live.extend(added(item.clone())),
         }
     }
     arrange(live, &plain, &before, Some(key))
@@ -271,20 +353,13 @@ fn one_kind<'v>(items: impl Iterator<Item = &'v Value>) -> Result<bool, PatchErr
 
 /// Puts `merged` in order: items of `order` first in that order, the others as in `live`, interleaved by `live`.
 fn arrange(merged: Vec<Value>, order: &[Value], live: &[Value], key: Option<&str>) -> Result<Vec<Value>, PatchError> {
-    let place = |item: &Value, list: &[Value]| -> Result<Option<usize>, PatchError> {
-        for (i, other) in list.iter().enumerate() {
-            if same_item(item, other, key)? {
-                return Ok(Some(i));
-            }
-        }
-        Ok(None)
-    };
+    let (in_order, in_live) = (Places::new(order, key), Places::new(live, key));
     let (mut ordered, mut others) = (Vec::new(), Vec::new());
     for item in merged {
-        let in_live = place(&item, live)?;
-        match place(&item, order)? {
-            Some(i) => ordered.push((i, in_live, item)),
-            None => others.push((in_live, item)),
+        let at = in_live.find(&item)?;
+        match in_order.find(&item)? {
+            Some(i) => ordered.push((i, at, item)),
+            None => others.push((at, item)),
         }
     }
     ordered.sort_by_key(|(i, _, _)| *i);
@@ -319,11 +394,13 @@ fn merge_key<'v>(item: &'v Value, key: &str) -> Result<&'v Value, PatchError> {
 
 /// Keys are compared by how they print.
 fn alike(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::String(text), other) | (other, Value::String(text)) if !other.is_string() => {
-            *other.to_string() == **text
-        }
-        (a, b) => a == b,
+    printed(a) == printed(b)
+}
+
+fn printed(key: &Value) -> Cow<'_, str> {
+    match key {
+        Value::String(text) => text.as_str().into(),
+        other => other.to_string().into(),
     }
 }
 
@@ -362,7 +439,7 @@ mod tests {
     fn patched(target: Value, patch: Value) -> Result<Value, u16> {
         let of = type_of("io.k8s.api.core.v1.PodTemplate").unwrap();
         let mut target = json!({"template": {"spec": target}});
-        apply(&mut target, &json!({"template": {"spec": patch}}), &of).map_err(|e| e.code())?;
+        apply(&mut target, &json!({"template": {"spec": patch}}), &of, &mut Budget::new()).map_err(|e| e.code())?;
         Ok(target["template"]["spec"].take())
     }
 

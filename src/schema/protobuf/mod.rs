@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{Node, Scalar, TypeRef, type_of};
+use super::{Node, ParseError, Scalar, TypeRef, parse_json, type_of};
+use crate::base::budget::{Budget, Exceeded, check_depth, size_of};
 use crate::base::clock::{micro_text, seconds_text};
 
 /// How every body begins.
@@ -35,6 +36,8 @@ pub enum ProtobufError {
     Depth,
     #[error("invalid text or JSON inside the body: {0}")]
     Content(String),
+    #[error(transparent)]
+    Limit(#[from] Exceeded),
 }
 
 /// What a body holds.
@@ -61,7 +64,11 @@ enum Wire<'a> {
 }
 
 /// The definition that `api_version` and `kind` in the body stand for comes from `definition`, given both.
-pub fn decode(body: &[u8], definition: impl Fn(&str, &str) -> Option<String>) -> Result<Decoded, ProtobufError> {
+pub fn decode(
+    body: &[u8],
+    definition: impl Fn(&str, &str) -> Option<String>,
+    budget: &mut Budget,
+) -> Result<Decoded, ProtobufError> {
     let envelope = body.strip_prefix(MAGIC).ok_or(ProtobufError::Prefix)?;
     let (mut meta, mut raw): (&[u8], &[u8]) = (&[], &[]);
     each(envelope, |number, wire| {
@@ -85,8 +92,10 @@ pub fn decode(body: &[u8], definition: impl Fn(&str, &str) -> Option<String>) ->
         definition(&api_version, &kind).ok_or_else(|| ProtobufError::NoType(format!("{kind} in {api_version}")))?;
     let shape = type_of(&name).ok_or_else(|| ProtobufError::NoType(name.clone()))?;
     let mut out = Map::new();
-    message(raw, &name, &shape, &mut out, 0)?;
-    Ok(Decoded { api_version, kind, value: Value::Object(out) })
+    message(raw, &name, &shape, &mut out, 0, budget)?;
+    let value = Value::Object(out);
+    check_depth(0, size_of(&value).depth)?;
+    Ok(Decoded { api_version, kind, value })
 }
 
 fn numbers(name: &str) -> Option<&'static Numbers> {
@@ -114,6 +123,7 @@ fn message(
     shape: &TypeRef<'_>,
     out: &mut Map<String, Value>,
     depth: u32,
+    budget: &mut Budget,
 ) -> Result<(), ProtobufError> {
     if depth > DEPTH {
         return Err(ProtobufError::Depth);
@@ -122,14 +132,17 @@ fn message(
     each(bytes, |number, wire| {
         match numbers.get(&number) {
             // A field of a newer version: kept under a name that decoding reports as unknown.
-            None => drop(out.insert(format!("protobuf field {number}"), Value::Null)),
+            None => {
+                budget.member(out.len(), 32)?;
+                out.insert(format!("protobuf field {number}"), Value::Null);
+            }
             Some(Slot::Inline(inner)) => match wire {
-                Wire::Bytes(b) => message(b, &long(inner), shape, out, depth + 1)?,
+                Wire::Bytes(b) => message(b, &long(inner), shape, out, depth + 1, budget)?,
                 _ => return Err(ProtobufError::WireType { message: name.to_owned(), number }),
             },
             Some(Slot::Field(field)) => {
                 let Some(of) = shape.child(field) else { return Ok(()) };
-                place(field, &of, wire, out, depth).map_err(|e| match e {
+                place(field, &of, wire, out, depth, budget).map_err(|e| match e {
                     ProtobufError::WireType { .. } => ProtobufError::WireType { message: name.to_owned(), number },
                     other => other,
                 })?;
@@ -146,6 +159,7 @@ fn place(
     wire: Wire<'_>,
     out: &mut Map<String, Value>,
     depth: u32,
+    budget: &mut Budget,
 ) -> Result<(), ProtobufError> {
     match of.node() {
         Node::List { .. } => {
@@ -158,11 +172,15 @@ fn place(
                     let mut rest = b;
                     while !rest.is_empty() {
                         let (n, after) = varint(rest)?;
-                        list.push(value(&item, Wire::Varint(n), depth)?);
+                        budget.item()?;
+                        list.push(value(&item, Wire::Varint(n), depth, budget)?);
                         rest = after;
                     }
                 }
-                wire => list.push(value(&item, wire, depth)?),
+                wire => {
+                    budget.item()?;
+                    list.push(value(&item, wire, depth, budget)?);
+                }
             }
         }
         Node::Map { .. } => {
@@ -175,23 +193,26 @@ fn place(
                     (2, Wire::Bytes(b)) if matches!(child.node(), Node::List { .. }) => {
                         // A list as a map's value is a message whose field 1 repeats.
                         let mut holder = Map::new();
-                        each(
-                            b,
-                            |n, w| if n == 1 { place("items", &child, w, &mut holder, depth + 1) } else { Ok(()) },
-                        )?;
+                        each(b, |n, w| {
+                            if n == 1 { place("items", &child, w, &mut holder, depth + 1, budget) } else { Ok(()) }
+                        })?;
                         found = holder.remove("items");
                     }
-                    (2, wire) => found = Some(value(&child, wire, depth)?),
+                    (2, wire) => found = Some(value(&child, wire, depth, budget)?),
                     _ => {}
                 }
                 Ok(())
             })?;
             let map = out.entry(field).or_insert_with(|| Value::Object(Map::new()));
             if let Some(map) = map.as_object_mut() {
+                budget.member(map.len(), key.len())?;
                 map.insert(key, found.unwrap_or_else(|| empty(&child)));
             }
         }
-        _ => drop(out.insert(field.to_owned(), value(of, wire, depth)?)),
+        _ => {
+            budget.member(out.len(), field.len())?;
+            out.insert(field.to_owned(), value(of, wire, depth, budget)?);
+        }
     }
     Ok(())
 }
@@ -206,13 +227,19 @@ fn empty(of: &TypeRef<'_>) -> Value {
     }
 }
 
-fn value(of: &TypeRef<'_>, wire: Wire<'_>, depth: u32) -> Result<Value, ProtobufError> {
+fn value(of: &TypeRef<'_>, wire: Wire<'_>, depth: u32, budget: &mut Budget) -> Result<Value, ProtobufError> {
     match (of.node(), wire) {
-        (Node::Scalar(scalar), wire) => self::scalar(*scalar, wire),
+        (Node::Scalar(scalar), wire) => {
+            if let Wire::Bytes(b) = &wire {
+                // Bytes become base64.
+                budget.text(b.len() + b.len() / 2)?;
+            }
+            self::scalar(*scalar, wire)
+        }
         (Node::Struct { .. }, Wire::Bytes(b)) => {
             let name = of.as_struct().map(|s| s.name.to_string()).unwrap_or_default();
             let mut out = Map::new();
-            message(b, &name, of, &mut out, depth + 1)?;
+            message(b, &name, of, &mut out, depth + 1, budget)?;
             Ok(Value::Object(out))
         }
         // Embedded JSON: RawExtension, FieldsV1 and JSON are a message whose field 1 holds it.
@@ -220,7 +247,10 @@ fn value(of: &TypeRef<'_>, wire: Wire<'_>, depth: u32) -> Result<Value, Protobuf
             let mut json = Value::Null;
             each(b, |number, wire| {
                 if let (1, Wire::Bytes(raw)) = (number, wire) {
-                    json = serde_json::from_slice(raw).map_err(|e| ProtobufError::Content(e.to_string()))?;
+                    json = parse_json(raw, budget).map(|(json, _)| json).map_err(|e| match e {
+                        ParseError::Limit(limit) => ProtobufError::Limit(limit),
+                        ParseError::Syntax(why) => ProtobufError::Content(why),
+                    })?;
                 }
                 Ok(())
             })?;
@@ -371,7 +401,8 @@ mod tests {
         let probe = field(10, &[field(1, &field(3, &field(1, &[0x08, 0, 0x10, 80]))), vec![0x18, 3]].concat());
         let container = field(2, &[field(1, b"c"), field(8, &limit), probe].concat());
         let raw = [metadata, field(2, &container)].concat();
-        let decoded = decode(&body("v1", "Pod", &raw), |_, _| Some("io.k8s.api.core.v1.Pod".into())).unwrap();
+        let decoded =
+            decode(&body("v1", "Pod", &raw), |_, _| Some("io.k8s.api.core.v1.Pod".into()), &mut Budget::new()).unwrap();
         assert_eq!(
             decoded.value,
             json!({"metadata": {"name": "n", "labels": {"app": "x"}}, "spec": {"containers": [
@@ -384,7 +415,7 @@ mod tests {
     fn broken_bodies_are_errors_and_never_panic() {
         let good = body("v1", "Pod", &field(1, &field(1, b"n")));
         for end in 0..good.len() {
-            let _ = decode(&good[..end], |_, _| Some("io.k8s.api.core.v1.Pod".into()));
+            let _ = decode(&good[..end], |_, _| Some("io.k8s.api.core.v1.Pod".into()), &mut Budget::new());
         }
         let mut seed = 7u64;
         for _ in 0..2000 {
@@ -394,7 +425,33 @@ mod tests {
                 let at = 4 + (seed >> 33) as usize % (bytes.len() - 4);
                 bytes[at] = (seed >> 20) as u8;
             }
-            let _ = decode(&bytes, |_, _| Some("io.k8s.api.core.v1.Pod".into()));
+            let _ = decode(&bytes, |_, _| Some("io.k8s.api.core.v1.Pod".into()), &mut Budget::new());
         }
+    }
+
+    #[test]
+    fn many_small_messages_are_refused_with_the_limit() {
+        // 700,000 empty containers.
+        let containers = [0x12u8, 0].repeat(700_000);
+        let length = containers.len();
+        let mut raw = vec![0x12];
+        let mut rest = length;
+        while rest >= 0x80 {
+            raw.push((rest & 0x7f) as u8 | 0x80);
+            rest >>= 7;
+        }
+        raw.push(rest as u8);
+        raw.extend(containers);
+        let meta = [field(1, b"v1"), field(2, b"Pod")].concat();
+        let mut body = [MAGIC.to_vec(), field(1, &meta), vec![0x12]].concat();
+        let mut rest = raw.len();
+        while rest >= 0x80 {
+            body.push((rest & 0x7f) as u8 | 0x80);
+            rest >>= 7;
+        }
+        body.push(rest as u8);
+        body.extend(raw);
+        let decoded = decode(&body, |_, _| Some("io.k8s.api.core.v1.Pod".into()), &mut Budget::new());
+        assert_eq!(decoded, Err(ProtobufError::Limit(Exceeded::Bytes)));
     }
 }

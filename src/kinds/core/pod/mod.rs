@@ -54,7 +54,7 @@ pub static KIND: Kind = Kind {
             return Errors::new();
         }
         let why = "cannot be set on create";
-        vec![crate::kinds::field::forbidden("spec.ephemeralContainers", why)]
+        [crate::kinds::field::forbidden("spec.ephemeralContainers", why)].into()
     },
     validate_update: update::validate,
     validate_status: status::validate,
@@ -171,7 +171,7 @@ mod tests {
             "spec": {"containers": [{"name": "c", "image": "busybox", "resources": {}}]}});
         (KIND.default)(&mut pod);
         (KIND.prepare_create)(&mut pod);
-        assert_eq!((KIND.validate)(&pod), vec![]);
+        assert_eq!((KIND.validate)(&pod), Errors::new());
         assert_eq!(pod["spec"]["containers"][0]["imagePullPolicy"], "Always");
         assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
         let again = pod.clone();
@@ -200,12 +200,12 @@ mod tests {
             set(&mut new, path, value);
             (KIND.validate_update)(&new, &old)
         };
-        assert_eq!(change("spec.activeDeadlineSeconds", json!(5)), vec![]);
+        assert_eq!(change("spec.activeDeadlineSeconds", json!(5)), Errors::new());
         assert_eq!(fields(&change("spec.activeDeadlineSeconds", json!(10))), ["spec.activeDeadlineSeconds"]);
         assert_eq!(fields(&change("spec.nodeName", json!("n"))), ["spec"]);
         assert_eq!(fields(&change("spec.containers", json!([]))), ["spec.containers"]);
         let mut new = old.clone();
         new["spec"]["containers"][0]["image"] = "b".into();
-        assert_eq!((KIND.validate_update)(&new, &old), vec![]);
+        assert_eq!((KIND.validate_update)(&new, &old), Errors::new());
     }
 }

@@ -1,5 +1,7 @@
 //! Which Secrets and ConfigMaps a pod's node must read: what its agent follows, and all that its agent may read.
 
+use std::collections::HashSet;
+
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Pod};
 
 use crate::kinds::Kind;
@@ -30,11 +32,15 @@ pub fn references(pod: &Pod) -> Vec<(&'static Kind, String)> {
             source.config_map.iter().for_each(|m| found.map(&m.name));
         }
     }
-    found.0
+    found.all
 }
 
 #[derive(Default)]
-struct Found(Vec<(&'static Kind, String)>);
+struct Found {
+    all: Vec<(&'static Kind, String)>,
+    /// By kind and name.
+    seen: HashSet<(&'static str, String)>,
+}
 
 impl Found {
     fn secret(&mut self, name: &str) {
@@ -46,8 +52,8 @@ impl Found {
     }
 
     fn note(&mut self, kind: &'static Kind, name: &str) {
-        if !name.is_empty() && !self.0.iter().any(|(k, n)| *k == kind && n == name) {
-            self.0.push((kind, name.to_owned()));
+        if !name.is_empty() && self.seen.insert((kind.kind, name.to_owned())) {
+            self.all.push((kind, name.to_owned()));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Changes of a pod's status.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use crate::base::json::{list, map_mut, set, text};
@@ -90,10 +92,11 @@ fn addresses_errors(errors: &mut Errors, path: &Path<'_>, status: &Value, key: &
     let path = path.field(key);
     let all = list(status, key);
     let parsed: Vec<_> = all.iter().map(|a| check::parse_ip_sloppy(text(a, "ip"))).collect();
+    let mut seen = HashSet::new();
     for (i, address) in all.iter().enumerate() {
         if parsed[i].is_none() {
             errors.push(field::invalid(&path.index(i), text(address, "ip"), check::NOT_AN_IP));
-        } else if parsed[..i].contains(&parsed[i]) {
+        } else if !seen.insert(parsed[i]) {
             errors.push(field::duplicate(&path.index(i), text(address, "ip")));
         }
     }
@@ -109,6 +112,10 @@ fn restarts(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value, key:
     if restart == "Always" {
         return;
     }
+    let mut by_name = HashMap::new();
+    for (i, status) in list(new, key).iter().enumerate() {
+        by_name.entry(text(status, "name")).or_insert((i, status));
+    }
     for was in list(old, key) {
         let Some(ended) = was.get("state").and_then(|s| s.get("terminated")) else { continue };
         if !main && ended["exitCode"] != 0 && restart == "OnFailure" {
@@ -117,12 +124,11 @@ fn restarts(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value, key:
         if main && restart == "OnFailure" && ended["exitCode"] != 0 {
             continue;
         }
-        let now = list(new, key).iter().enumerate().find(|(_, s)| s["name"] == was["name"]);
-        if let Some((i, now)) = now
+        if let Some((i, now)) = by_name.get(text(was, "name"))
             && now.get("state").and_then(|s| s.get("terminated")).is_none()
         {
             errors.push(field::forbidden(
-                &path.index(i).field("state"),
+                &path.index(*i).field("state"),
                 "may not be transitioned to non-terminated state",
             ));
         }

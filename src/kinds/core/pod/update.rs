@@ -1,5 +1,7 @@
 //! What may change in a pod after it is made: images, the deadline, gates, tolerations; little else.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::base::json::{at, list, map_mut, remove, set, text};
@@ -71,9 +73,10 @@ fn tolerations(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
     let bare = |t: &Value| {
         let mut t = t.clone();
         remove(&mut t, "tolerationSeconds");
-        t
+        t.to_string()
     };
-    let kept = old.iter().all(|o| new.iter().any(|n| bare(n) == bare(o)));
+    let known: HashSet<String> = new.iter().map(bare).collect();
+    let kept = old.iter().all(|o| known.contains(&bare(o)));
     if !kept {
         let why = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(field::forbidden(&path.field("tolerations"), why));
@@ -82,9 +85,9 @@ fn tolerations(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
 
 fn gates(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
     let path = path.field("schedulingGates");
-    let was = list(old, "schedulingGates");
+    let was: HashSet<&str> = list(old, "schedulingGates").iter().map(|g| text(g, "name")).collect();
     for (i, gate) in list(new, "schedulingGates").iter().enumerate() {
-        if !was.iter().any(|g| g["name"] == gate["name"]) {
+        if !was.contains(text(gate, "name")) {
             let why = format!("only deletion is allowed, but found new scheduling gate {:?}", text(gate, "name"));
             errors.push(field::forbidden(&path.index(i).field("name"), why));
         }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::names::Names;
 use super::{Context, env, probe, resources, security, volume};
 use crate::base::json::{list, text};
 use crate::kinds::check::{self, Path};
@@ -24,7 +25,7 @@ pub(super) fn validate_all(errors: &mut Errors, path: &Path<'_>, context: &Conte
         errors.push(field::required(&main_path, ""));
     }
     let mut ports = HashSet::new();
-    let mut names: Vec<&str> = Vec::new();
+    let mut names: HashSet<&str> = HashSet::new();
     for (i, container) in main.iter().enumerate() {
         let path = main_path.index(i);
         name(errors, &path, text(container, "name"), &mut names);
@@ -41,21 +42,20 @@ pub(super) fn validate_all(errors: &mut Errors, path: &Path<'_>, context: &Conte
     }
 }
 
-fn name<'a>(errors: &mut Errors, path: &Path<'_>, name: &'a str, names: &mut Vec<&'a str>) {
+fn name<'a>(errors: &mut Errors, path: &Path<'_>, name: &'a str, names: &mut HashSet<&'a str>) {
     let path = path.field("name");
     if name.is_empty() {
         errors.push(field::required(&path, ""));
         return;
     }
     check::dns_label(errors, &path, name);
-    if names.contains(&name) {
+    if !names.insert(name) {
         errors.push(field::duplicate(&path, name));
     }
-    names.push(name);
 }
 
 /// What containers of every role share, ephemeral ones too.
-pub(super) fn common(errors: &mut Errors, path: &Path<'_>, container: &Value, spec: &Value) {
+pub(super) fn common(errors: &mut Errors, path: &Path<'_>, container: &Value, names: &Names<'_>) {
     let image = text(container, "image");
     if image.is_empty() {
         errors.push(field::required(&path.field("image"), ""));
@@ -68,16 +68,16 @@ pub(super) fn common(errors: &mut Errors, path: &Path<'_>, container: &Value, sp
     let pull = ["Always", "IfNotPresent", "Never"];
     check::required_one_of(errors, &path.field("imagePullPolicy"), text(container, "imagePullPolicy"), &pull);
     ports(errors, &path.field("ports"), list(container, "ports"));
-    env::validate(errors, &path.field("env"), list(container, "env"), spec);
+    env::validate(errors, &path.field("env"), list(container, "env"), names);
     env::validate_from(errors, &path.field("envFrom"), list(container, "envFrom"));
-    volume::mounts(errors, path, container, spec);
-    volume::devices(errors, path, container, spec);
-    resources::validate_container(errors, &path.field("resources"), container.get("resources"), spec);
+    volume::mounts(errors, path, container, names);
+    volume::devices(errors, path, container, names);
+    resources::validate_container(errors, &path.field("resources"), container.get("resources"), names);
     resize_policy(errors, &path.field("resizePolicy"), container);
 }
 
 fn validate(errors: &mut Errors, path: &Path<'_>, container: &Value, role: Role, context: &Context<'_>) {
-    common(errors, path, container, context.spec);
+    common(errors, path, container, context.names);
     let host_users = context.host_users;
     security::validate_container(errors, &path.field("securityContext"), container.get("securityContext"), host_users);
     let restart = text(container, "restartPolicy");
@@ -152,9 +152,10 @@ fn restart_rules(errors: &mut Errors, path: &Path<'_>, container: &Value, role: 
 
 fn resize_policy(errors: &mut Errors, path: &Path<'_>, container: &Value) {
     let policies = list(container, "resizePolicy");
+    let mut seen = HashSet::new();
     for (i, policy) in policies.iter().enumerate() {
         let name = text(policy, "resourceName");
-        if policies[..i].iter().any(|p| text(p, "resourceName") == name) {
+        if !seen.insert(name) {
             errors.push(field::duplicate(&path.index(i), name));
         }
         if !["cpu", "memory"].contains(&name) {
@@ -167,13 +168,15 @@ fn resize_policy(errors: &mut Errors, path: &Path<'_>, container: &Value) {
 }
 
 fn ports(errors: &mut Errors, path: &Path<'_>, ports: &[Value]) {
+    let mut seen = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let path = path.index(i);
         let name = text(port, "name");
+        let again = !seen.insert(name);
         if !name.is_empty() {
             if let Some(why) = check::port_name_error(name) {
                 errors.push(field::invalid(&path.field("name"), name, why));
-            } else if ports[..i].iter().any(|p| text(p, "name") == name) {
+            } else if again {
                 errors.push(field::duplicate(&path.field("name"), name));
             }
         }

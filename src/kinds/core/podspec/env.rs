@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::base::json::{flag, list, text};
+use super::names::Names;
+use crate::base::json::{flag, text};
 use crate::base::labels::{dns_subdomain_error, label_key_error};
 use crate::base::quantity::Quantity;
 use crate::kinds::check::{self, Path};
@@ -43,7 +44,7 @@ const KNOWN: &[&str] = &[
     "status.nominatedNodeName",
 ];
 
-pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, env: &[Value], spec: &Value) {
+pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, env: &[Value], names: &Names<'_>) {
     for (i, var) in env.iter().enumerate() {
         let path = path.index(i);
         let name = text(var, "name");
@@ -53,12 +54,12 @@ pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, env: &[Value], spec
             errors.push(field::invalid(&path.field("name"), name, why));
         }
         if let Some(from) = var.get("valueFrom").filter(|f| f.is_object()) {
-            value_from(errors, &path.field("valueFrom"), var, from, spec);
+            value_from(errors, &path.field("valueFrom"), var, from, names);
         }
     }
 }
 
-fn value_from(errors: &mut Errors, path: &Path<'_>, var: &Value, from: &Value, spec: &Value) {
+fn value_from(errors: &mut Errors, path: &Path<'_>, var: &Value, from: &Value, names: &Names<'_>) {
     let sources = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
     let given = sources.iter().filter(|s| from.get(**s).is_some()).count();
     if let Some(reference) = from.get("fieldRef") {
@@ -73,7 +74,7 @@ fn value_from(errors: &mut Errors, path: &Path<'_>, var: &Value, from: &Value, s
         }
     }
     if let Some(reference) = from.get("fileKeyRef") {
-        file_key_ref(errors, &path.field("fileKeyRef"), reference, spec);
+        file_key_ref(errors, &path.field("fileKeyRef"), reference, names);
     }
     if !text(var, "value").is_empty() {
         if given > 0 {
@@ -177,7 +178,7 @@ fn key_ref(errors: &mut Errors, path: &Path<'_>, reference: &Value) {
     }
 }
 
-fn file_key_ref(errors: &mut Errors, path: &Path<'_>, reference: &Value, spec: &Value) {
+fn file_key_ref(errors: &mut Errors, path: &Path<'_>, reference: &Value, names: &Names<'_>) {
     let (key, volume, file) = (text(reference, "key"), text(reference, "volumeName"), text(reference, "path"));
     if check::given(errors, &path.field("key"), key)
         && let Some(why) = check::env_name_error(key)
@@ -185,7 +186,7 @@ fn file_key_ref(errors: &mut Errors, path: &Path<'_>, reference: &Value, spec: &
         errors.push(field::invalid(&path.field("key"), key, why));
     }
     if check::given(errors, &path.field("volumeName"), volume) {
-        match list(spec, "volumes").iter().find(|v| text(v, "name") == volume) {
+        match names.volume(volume) {
             None => errors.push(field::not_found(&path.field("volumeName"), volume)),
             Some(v) if v.get("emptyDir").is_none() => {
                 errors.push(field::invalid(

@@ -1,7 +1,10 @@
 //! Ephemeral containers: only added, only through their subresource, with fewer settings.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
+use super::names::Names;
 use super::{container, security};
 use crate::base::json::{at, list, text};
 use crate::kinds::check::{self, Path};
@@ -21,23 +24,30 @@ const FORBIDDEN: &[&str] = &[
 
 /// Checks the ephemeral containers of a pod.
 pub fn validate(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
+    validate_with(errors, path, spec, &Names::of(spec));
+}
+
+/// As [`validate`], where the names are known already.
+pub(super) fn validate_with(errors: &mut Errors, path: &Path<'_>, spec: &Value, names: &Names<'_>) {
+    let others = list(spec, "containers").iter().chain(list(spec, "initContainers"));
+    let possible: HashSet<&str> = others.map(|c| text(c, "name")).collect();
+    let mut taken = possible.clone();
     let containers = list(spec, "ephemeralContainers");
     for (i, c) in containers.iter().enumerate() {
         let path = path.index(i);
         let name = text(c, "name");
-        let others = list(spec, "containers").iter().chain(list(spec, "initContainers")).chain(&containers[..i]);
+        let again = !taken.insert(name);
         if check::given(errors, &path.field("name"), name) {
             check::dns_label(errors, &path.field("name"), name);
-            if others.clone().any(|o| text(o, "name") == name) {
+            if again {
                 errors.push(field::duplicate(&path.field("name"), name));
             }
         }
         let host_users = at(spec, "hostUsers") != Some(&Value::Bool(false));
-        container::common(errors, &path, c, spec);
+        container::common(errors, &path, c, names);
         security::validate_container(errors, &path.field("securityContext"), c.get("securityContext"), host_users);
         let target = text(c, "targetContainerName");
-        let mut possible = list(spec, "containers").iter().chain(list(spec, "initContainers"));
-        if !target.is_empty() && !possible.any(|o| text(o, "name") == target) {
+        if !target.is_empty() && !possible.contains(target) {
             errors.push(field::not_found(&path.field("targetContainerName"), target));
         }
         for key in FORBIDDEN {
@@ -63,11 +73,15 @@ pub fn validate(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
 /// What the subresource may change: nothing that is there.
 pub fn validate_update(errors: &mut Errors, path: &Path<'_>, new: &Value, old: &Value) {
     let (new, old) = (list(new, "ephemeralContainers"), list(old, "ephemeralContainers"));
+    let mut by_name = HashMap::new();
+    for container in new {
+        by_name.entry(text(container, "name")).or_insert(container);
+    }
     for was in old {
         let name = text(was, "name");
-        match new.iter().find(|c| text(c, "name") == name) {
+        match by_name.get(name) {
             None => errors.push(field::forbidden(path, "existing ephemeral containers may not be removed")),
-            Some(now) if now != was => {
+            Some(now) if *now != was => {
                 errors
                     .push(field::forbidden(path, format!("existing ephemeral containers {name:?} may not be changed")));
             }

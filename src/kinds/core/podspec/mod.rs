@@ -9,6 +9,7 @@ mod disabled;
 mod dns;
 mod env;
 mod ephemeral;
+mod names;
 mod options;
 mod os;
 mod pod_resources;
@@ -21,6 +22,8 @@ mod template;
 mod volume;
 mod volume_sources;
 mod warnings;
+
+use std::collections::HashSet;
 
 use serde_json::Value;
 
@@ -48,21 +51,24 @@ pub struct Rules {
 /// What the checks of containers need to know of the whole spec.
 struct Context<'a> {
     spec: &'a Value,
+    names: &'a names::Names<'a>,
     host_users: bool,
     grace: i64,
 }
 
 /// Errors in a pod spec; it has seen [`default`].
 pub fn validate(errors: &mut Errors, path: &Path<'_>, spec: &Value, rules: Rules) {
+    let names = names::Names::of(spec);
     let context = Context {
         spec,
+        names: &names,
         host_users: at(spec, "hostUsers") != Some(&Value::Bool(false)),
         grace: spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0),
     };
     volume::validate_all(errors, &path.field("volumes"), spec);
     container::validate_all(errors, path, &context);
     if rules.pod {
-        ephemeral::validate(errors, &path.field("ephemeralContainers"), spec);
+        ephemeral::validate_with(errors, &path.field("ephemeralContainers"), spec, &names);
     }
     pod_resources::validate(errors, path, spec);
     claims(errors, &path.field("resourceClaims"), spec);
@@ -89,12 +95,13 @@ fn policies(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
 /// `spec.resourceClaims`.
 fn claims(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     let claims = list(spec, "resourceClaims");
+    let mut seen = HashSet::new();
     for (i, claim) in claims.iter().enumerate() {
         let path = path.index(i);
         let (name_path, name) = (path.field("name"), text(claim, "name"));
         if name.is_empty() {
             errors.push(field::required(&name_path, ""));
-        } else if claims[..i].iter().any(|c| text(c, "name") == name) {
+        } else if !seen.insert(name) {
             errors.push(field::duplicate(&name_path, name));
         } else {
             check::dns_label(errors, &name_path, name);

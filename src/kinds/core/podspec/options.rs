@@ -1,5 +1,7 @@
 //! The remaining scalar settings of a pod spec, and the annotations that belong to it.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::scheduling::node_name_error;
@@ -64,9 +66,16 @@ pub fn finite_grace(seconds: i64) -> i64 {
     if seconds < 0 { 1 } else { seconds }
 }
 
+/// Annotations that name the profile of a container.
+const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+
 /// Annotations that stand for settings.
 pub fn annotations(errors: &mut Errors, path: &Path<'_>, annotations: Option<&Value>, spec: &Value) {
     let Some(annotations) = annotations.and_then(Value::as_object) else { return };
+    let groups = ["initContainers", "containers", "ephemeralContainers"];
+    let confined = annotations.keys().any(|k| k.starts_with(APPARMOR));
+    let groups = groups.iter().filter(|_| confined);
+    let containers: HashSet<&str> = groups.flat_map(|g| list(spec, g)).map(|c| text(c, "name")).collect();
     for (key, value) in annotations {
         let value = value.as_str().unwrap_or("");
         let path = path.key(key);
@@ -76,11 +85,8 @@ pub fn annotations(errors: &mut Errors, path: &Path<'_>, annotations: Option<&Va
         if key == "controller.kubernetes.io/pod-deletion-cost" && !is_i32(value) {
             errors.push(field::invalid(&path, value, "must be a 32bit integer"));
         }
-        if let Some(container) = key.strip_prefix("container.apparmor.security.beta.kubernetes.io/") {
-            let known = ["initContainers", "containers", "ephemeralContainers"]
-                .iter()
-                .any(|g| list(spec, g).iter().any(|c| text(c, "name") == container));
-            if !known {
+        if let Some(container) = key.strip_prefix(APPARMOR) {
+            if !containers.contains(container) {
                 errors.push(field::invalid(&path, container, "container not found"));
             }
             if !matches!(value, "runtime/default" | "unconfined") && !value.starts_with("localhost/") {

@@ -1,9 +1,10 @@
 //! Resources of containers, their sums over a pod, and the class of service that follows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use super::names::Names;
 use crate::base::json::{list, map_mut, text};
 use crate::base::labels::{dns_subdomain_error, label_key_error};
 use crate::base::quantity::Quantity;
@@ -71,7 +72,7 @@ fn amounts(value: Option<&Value>) -> impl Iterator<Item = (&str, Quantity)> {
 }
 
 /// The `resources` of a container.
-pub(super) fn validate_container(errors: &mut Errors, path: &Path<'_>, resources: Option<&Value>, spec: &Value) {
+pub(super) fn validate_container(errors: &mut Errors, path: &Path<'_>, resources: Option<&Value>, names: &Names<'_>) {
     let Some(resources) = resources else { return };
     let (limits, requests) = (resources.get("limits"), resources.get("requests"));
     let (limits_path, requests_path) = (path.field("limits"), path.field("requests"));
@@ -95,7 +96,7 @@ pub(super) fn validate_container(errors: &mut Errors, path: &Path<'_>, resources
     if huge && !normal {
         errors.push(field::forbidden(path, "HugePages require cpu or memory"));
     }
-    claims(errors, &path.field("claims"), list(resources, "claims"), spec);
+    claims(errors, &path.field("claims"), list(resources, "claims"), names);
 }
 
 /// No request above its limit, and none that differs where nothing may be promised twice.
@@ -126,7 +127,8 @@ pub(super) fn requests_against_limits(
     }
 }
 
-fn claims(errors: &mut Errors, path: &Path<'_>, claims: &[Value], spec: &Value) {
+fn claims(errors: &mut Errors, path: &Path<'_>, claims: &[Value], names: &Names<'_>) {
+    let mut seen = HashSet::new();
     for (i, claim) in claims.iter().enumerate() {
         let path = path.index(i);
         let (name, request) = (text(claim, "name"), text(claim, "request"));
@@ -134,12 +136,11 @@ fn claims(errors: &mut Errors, path: &Path<'_>, claims: &[Value], spec: &Value) 
             errors.push(field::required(&path, ""));
             continue;
         }
-        let same =
-            |c: &&Value| text(c, "name") == name && (text(c, "request") == request || text(c, "request").is_empty());
-        if claims[..i].iter().any(|c| same(&c)) {
+        // The whole claim stands for every request of it.
+        if seen.contains(&(name, "")) || !seen.insert((name, request)) {
             errors.push(field::duplicate(&path, name));
         }
-        if !list(spec, "resourceClaims").iter().any(|c| text(c, "name") == name) {
+        if !names.has_claim(name) {
             errors.push(field::not_found(&path, name));
         }
     }

@@ -1,5 +1,7 @@
 //! Where a pod may run: affinity, tolerations, spread.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::Rules;
@@ -30,10 +32,11 @@ pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, spec: &Value, rules
 }
 
 fn gates(errors: &mut Errors, path: &Path<'_>, gates: &[Value]) {
+    let mut seen = HashSet::new();
     for (i, gate) in gates.iter().enumerate() {
         let path = path.index(i);
         check::qualified(errors, &path, text(gate, "name"));
-        if gates[..i].iter().any(|g| g["name"] == gate["name"]) {
+        if !seen.insert(text(gate, "name")) {
             errors.push(field::duplicate(&path.field("name"), text(gate, "name")));
         }
     }
@@ -165,10 +168,11 @@ fn match_label_keys(errors: &mut Errors, path: &Path<'_>, term: &Value) {
         if selector.is_none() {
             errors.push(field::forbidden(&at, "must not be specified when labelSelector is not set"));
         }
+        let matched: HashSet<&str> = list(term, "matchLabelKeys").iter().filter_map(Value::as_str).collect();
         for (i, k) in keys.iter().enumerate() {
             let name = k.as_str().unwrap_or("");
             check::qualified(errors, &at.index(i), name);
-            if key == "mismatchLabelKeys" && list(term, "matchLabelKeys").contains(k) {
+            if key == "mismatchLabelKeys" && matched.contains(k.as_str().unwrap_or("")) {
                 errors.push(field::invalid(&at.index(i), name, "exists in both matchLabelKeys and mismatchLabelKeys"));
             }
         }
@@ -209,6 +213,8 @@ pub fn toleration_list(errors: &mut Errors, path: &Path<'_>, tolerations: &[Valu
 }
 
 fn spread(errors: &mut Errors, path: &Path<'_>, constraints: &[Value]) {
+    let pair = |c: &Value| (text(c, "topologyKey").to_owned(), text(c, "whenUnsatisfiable").to_owned());
+    let last: HashMap<_, _> = constraints.iter().enumerate().map(|(i, c)| (pair(c), i)).collect();
     for (i, c) in constraints.iter().enumerate() {
         let path = path.index(i);
         let skew = c.get("maxSkew").and_then(Value::as_i64).unwrap_or(0);
@@ -221,8 +227,7 @@ fn spread(errors: &mut Errors, path: &Path<'_>, constraints: &[Value]) {
         if !supported.contains(&when) {
             errors.push(field::not_supported(&path.field("whenUnsatisfiable"), when, &supported));
         }
-        let pair = |c: &Value| (text(c, "topologyKey").to_owned(), text(c, "whenUnsatisfiable").to_owned());
-        if constraints[i + 1..].iter().any(|d| pair(d) == pair(c)) {
+        if last.get(&pair(c)).is_some_and(|last| *last > i) {
             errors.push(field::duplicate(&path.field("{topologyKey, whenUnsatisfiable}"), pair(c).0));
         }
         if let Some(least) = c.get("minDomains").and_then(Value::as_i64) {
@@ -277,8 +282,7 @@ pub fn node_affinity_update(errors: &mut Errors, path: &Path<'_>, new: &Value, o
         return;
     }
     for (i, (w, n)) in was.iter().zip(now).enumerate() {
-        let kept =
-            |key: &str| list(n, key).starts_with(list(w, key)) || list(w, key).iter().all(|e| list(n, key).contains(e));
+        let kept = |key: &str| list(n, key).starts_with(list(w, key)) || has_all(list(n, key), list(w, key));
         let was_empty = list(w, "matchExpressions").is_empty() && list(w, "matchFields").is_empty();
         if (was_empty && w != n) || !kept("matchExpressions") || !kept("matchFields") {
             errors.push(field::invalid(
@@ -288,6 +292,12 @@ pub fn node_affinity_update(errors: &mut Errors, path: &Path<'_>, new: &Value, o
             ));
         }
     }
+}
+
+/// Whether a list has all items of another one.
+fn has_all(list: &[Value], items: &[Value]) -> bool {
+    let known: HashSet<String> = list.iter().map(Value::to_string).collect();
+    items.iter().all(|item| known.contains(&item.to_string()))
 }
 
 /// Whether the name could be that of a node.

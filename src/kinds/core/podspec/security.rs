@@ -1,5 +1,7 @@
 //! Security contexts of pods and containers.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::base::json::{at, flag, list, text};
@@ -62,10 +64,12 @@ fn is_sysctl(name: &str) -> bool {
 
 fn sysctls(errors: &mut Errors, path: &Path<'_>, sysctls: &[Value], spec: &Value) {
     let dotted = |name: &str| name.replace('/', ".");
+    let mut seen = HashSet::new();
     for (i, sysctl) in sysctls.iter().enumerate() {
         let path = path.index(i);
         let path = path.field("name");
         let name = text(sysctl, "name");
+        let again = !seen.insert(dotted(name));
         if name.is_empty() {
             errors.push(field::required(&path, ""));
         } else if !is_sysctl(name) {
@@ -74,7 +78,7 @@ fn sysctls(errors: &mut Errors, path: &Path<'_>, sysctls: &[Value], spec: &Value
                 name,
                 "must have at most 253 characters and match the pattern of sysctls",
             ));
-        } else if sysctls[..i].iter().any(|s| dotted(text(s, "name")) == dotted(name)) {
+        } else if again {
             errors.push(field::duplicate(&path, name));
         }
         let plain = dotted(name);

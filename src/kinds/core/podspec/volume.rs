@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::names::Names;
 use super::volume_sources;
 use crate::base::json::{at, flag, list, text};
 use crate::kinds::check::{self, Path};
@@ -12,6 +13,7 @@ use crate::kinds::field::{self, Errors};
 /// Checks `spec.volumes`.
 pub(super) fn validate_all(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     let volumes = list(spec, "volumes");
+    let mut seen = HashSet::new();
     for (i, volume) in volumes.iter().enumerate() {
         let path = path.index(i);
         let name = text(volume, "name");
@@ -22,33 +24,28 @@ pub(super) fn validate_all(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
             continue;
         }
         check::dns_label(errors, &name_path, name);
-        if volumes[..i].iter().any(|v| text(v, "name") == name) {
+        if !seen.insert(name) {
             errors.push(field::duplicate(&name_path, name));
         }
     }
 }
 
-/// The volume of a name; one that is wrong in itself is as good as none.
-fn find<'a>(spec: &'a Value, name: &str) -> Option<&'a Value> {
-    let sound = |volume: &Value| {
-        let mut errors = Errors::new();
-        volume_sources::validate(&mut errors, &Path::root(""), volume, spec);
-        check::dns_label(&mut errors, &Path::root("name"), text(volume, "name"));
-        errors.is_empty()
-    };
-    list(spec, "volumes").iter().find(|v| text(v, "name") == name && sound(v))
+/// What the items of a list have in a field.
+fn texts<'a>(items: &'a [Value], key: &str) -> HashSet<&'a str> {
+    items.iter().map(|item| text(item, key)).collect()
 }
 
 /// The `volumeMounts` of a container.
-pub(super) fn mounts(errors: &mut Errors, path: &Path<'_>, container: &Value, spec: &Value) {
+pub(super) fn mounts(errors: &mut Errors, path: &Path<'_>, container: &Value, names: &Names<'_>) {
     let (mounts, devices) = (list(container, "volumeMounts"), list(container, "volumeDevices"));
     let base = path.field("volumeMounts");
     let mut paths = HashSet::new();
+    let (device_names, device_places) = (texts(devices, "name"), texts(devices, "devicePath"));
     for (i, mount) in mounts.iter().enumerate() {
         let path = base.index(i);
         let (name, place) = (text(mount, "name"), text(mount, "mountPath"));
         check::given(errors, &path.field("name"), name);
-        let volume = find(spec, name);
+        let volume = names.sound_volume(name);
         if volume.is_none() {
             errors.push(field::not_found(&path.field("name"), name));
         }
@@ -56,10 +53,10 @@ pub(super) fn mounts(errors: &mut Errors, path: &Path<'_>, container: &Value, sp
         if !paths.insert(place) {
             errors.push(field::invalid(&path.field("mountPath"), place, "must be unique"));
         }
-        if devices.iter().any(|d| text(d, "name") == name) {
+        if device_names.contains(name) {
             errors.push(field::invalid(&path.field("name"), name, "must not already exist in volumeDevices"));
         }
-        if devices.iter().any(|d| text(d, "devicePath") == place) {
+        if device_places.contains(place) {
             errors.push(field::invalid(
                 &path.field("mountPath"),
                 place,
@@ -121,18 +118,20 @@ fn recursive_read_only(errors: &mut Errors, base: &Path<'_>, mount: &Value) {
 }
 
 /// The `volumeDevices` of a container.
-pub(super) fn devices(errors: &mut Errors, path: &Path<'_>, container: &Value, spec: &Value) {
+pub(super) fn devices(errors: &mut Errors, path: &Path<'_>, container: &Value, names: &Names<'_>) {
     let (mounts, devices) = (list(container, "volumeMounts"), list(container, "volumeDevices"));
     let base = path.field("volumeDevices");
+    let (mount_names, mount_places) = (texts(mounts, "name"), texts(mounts, "mountPath"));
+    let (mut seen_names, mut seen_places) = (HashSet::new(), HashSet::new());
     for (i, device) in devices.iter().enumerate() {
         let path = base.index(i);
         let (name, place) = (text(device, "name"), text(device, "devicePath"));
         let (name_path, place_path) = (path.field("name"), path.field("devicePath"));
         check::given(errors, &name_path, name);
-        if devices[..i].iter().any(|d| text(d, "name") == name) {
+        if !seen_names.insert(name) {
             errors.push(field::invalid(&name_path, name, "must be unique"));
         }
-        match find(spec, name) {
+        match names.sound_volume(name) {
             None => errors.push(field::not_found(&name_path, name)),
             Some(volume) if volume.get("persistentVolumeClaim").is_none() && volume.get("ephemeral").is_none() => {
                 let why = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
@@ -143,13 +142,13 @@ pub(super) fn devices(errors: &mut Errors, path: &Path<'_>, container: &Value, s
         if check::given(errors, &place_path, place) {
             check::no_backsteps(errors, &place_path, place);
         }
-        if !place.is_empty() && devices[..i].iter().any(|d| text(d, "devicePath") == place) {
+        if !seen_places.insert(place) && !place.is_empty() {
             errors.push(field::invalid(&place_path, place, "must be unique"));
         }
-        if mounts.iter().any(|m| text(m, "mountPath") == place) && !place.is_empty() {
+        if mount_places.contains(place) && !place.is_empty() {
             errors.push(field::invalid(&place_path, place, "must not already exist as a path in volumeMounts"));
         }
-        if mounts.iter().any(|m| text(m, "name") == name) {
+        if mount_names.contains(name) {
             errors.push(field::invalid(&name_path, name, "must not already exist in volumeMounts"));
         }
     }

@@ -1,5 +1,7 @@
 //! What a pod spec may say but should not: warnings for the client.
 
+use std::collections::{BTreeSet, HashSet};
+
 use serde_json::Value;
 
 use crate::base::json::{at, list, map, text};
@@ -106,9 +108,10 @@ fn spread(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
 fn aliases(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     let base = path.field("hostAliases");
     let all = list(spec, "hostAliases");
+    let mut seen = HashSet::new();
     for (i, alias) in all.iter().enumerate() {
         let path = base.index(i);
-        if all[..i].iter().any(|a| a["ip"] == alias["ip"]) {
+        if !seen.insert(text(alias, "ip")) {
             out.push(format!("{}: duplicate ip {}", path.field("ip"), text(alias, "ip")));
         }
         out.extend(check::ip_warning(&path.field("ip"), text(alias, "ip")));
@@ -118,12 +121,13 @@ fn aliases(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
 fn secrets(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     let base = path.field("imagePullSecrets");
     let all = list(spec, "imagePullSecrets");
+    let mut seen = HashSet::new();
     for (i, secret) in all.iter().enumerate() {
         let path = base.index(i);
         let name = text(secret, "name");
         if name.is_empty() {
             out.push(format!("{path}: invalid empty name {name:?}"));
-        } else if all[..i].iter().any(|s| text(s, "name") == name) {
+        } else if !seen.insert(name) {
             out.push(format!("{path}: duplicate name {name:?}"));
         }
     }
@@ -185,7 +189,7 @@ fn projected(out: &mut Vec<String>, path: &Path<'_>, volume: &Value) {
     let path = path.field("projected");
     let base = path.field("sources");
     let sources = list(volume, "projected.sources");
-    let mut files: Vec<&str> = Vec::new();
+    let mut files: BTreeSet<&str> = BTreeSet::new();
     for (i, source) in sources.iter().enumerate() {
         let path = base.index(i);
         if source.as_object().is_some_and(serde_json::Map::is_empty) {
@@ -196,13 +200,23 @@ fn projected(out: &mut Vec<String>, path: &Path<'_>, volume: &Value) {
             ["secret", "configMap", "downwardAPI"].iter().filter_map(|k| source.get(*k)).flat_map(|s| list(s, "items"));
         let single = ["serviceAccountToken", "clusterTrustBundle"].iter().filter_map(|k| source.get(*k));
         for file in items.chain(single).map(|i| text(i, "path")).filter(|f| !f.is_empty()) {
-            let inside = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
-            if files.iter().any(|f| inside(f, file) || inside(file, f)) {
+            if overlaps(&files, file) {
                 out.push(format!("{path}: conflicting overlapping paths, {file:?}"));
             }
-            files.push(file);
+            files.insert(file);
         }
     }
+}
+
+/// Longer paths cannot be made.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// Whether a path lies below one of the others, or one of them below it.
+fn overlaps(files: &BTreeSet<&str>, file: &str) -> bool {
+    let parents = file.match_indices('/').take_while(|(end, _)| *end < PATH_BYTES_MAX);
+    let above = parents.into_iter().any(|(end, _)| files.contains(&file[..end]));
+    let below = format!("{file}/");
+    above || files.range(below.as_str()..).next().is_some_and(|f| f.starts_with(&below))
 }
 
 fn container(out: &mut Vec<String>, path: &Path<'_>, container: &Value) {
@@ -222,14 +236,16 @@ fn container(out: &mut Vec<String>, path: &Path<'_>, container: &Value) {
     }
     let env_path = path.field("env");
     let env = list(container, "env");
+    let mut seen = HashSet::new();
     for (i, var) in env.iter().enumerate() {
         let name = text(var, "name");
-        let Some(before) = env[..i].iter().rposition(|v| text(v, "name") == name) else { continue };
+        if seen.insert(name) {
+            continue;
+        }
         // A later value that builds on the earlier one is how one appends.
         if text(&env[i], "value").contains(&format!("$({name})")) {
             continue;
         }
-        let _ = before;
         out.push(format!(
             "{}: hides previous definition of {name:?}, which may be dropped when using apply",
             env_path.index(i)
@@ -247,7 +263,8 @@ fn container(out: &mut Vec<String>, path: &Path<'_>, container: &Value) {
 /// Ports that two containers, or two lines of one, both take.
 fn port_conflicts(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     let base = path.field("containers");
-    let mut seen: Vec<(i64, &str, i64, &str)> = Vec::new();
+    // By number and protocol: all of them, those for any host port, and with the very place on the host.
+    let (mut all, mut unbound, mut exact) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, c) in list(spec, "containers").iter().enumerate() {
         let path = base.index(i);
         let path = path.field("ports");
@@ -255,13 +272,15 @@ fn port_conflicts(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
             let number = port.get("containerPort").and_then(Value::as_i64).unwrap_or(0);
             let host = port.get("hostPort").and_then(Value::as_i64).unwrap_or(0);
             let this = (number, text(port, "protocol"), host, text(port, "hostIP"));
-            let clash = |s: &&(i64, &str, i64, &str)| {
-                s.0 == this.0 && s.1 == this.1 && (s.2 == this.2 && s.3 == this.3 || host == 0 || s.2 == 0)
-            };
-            if seen.iter().any(|s| clash(&s)) {
+            let inside = (this.0, this.1);
+            let anywhere = !all.insert(inside);
+            let clashes = (host == 0 && anywhere) || unbound.contains(&inside) || !exact.insert(this);
+            if host == 0 {
+                unbound.insert(inside);
+            }
+            if clashes {
                 out.push(format!("{}: duplicate port definition with an earlier one", path.index(k)));
             }
-            seen.push(this);
         }
     }
 }

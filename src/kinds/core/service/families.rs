@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::base::json::{list, remove, set, text};
@@ -37,10 +39,11 @@ pub fn check(service: &Value) -> Errors {
         return errors;
     }
     let families_path = spec.field("ipFamilies");
+    let mut seen = HashSet::new();
     for (i, f) in families.iter().enumerate() {
         if !["IPv4", "IPv6"].contains(f) {
             errors.push(field::not_supported(&families_path.index(i), *f, &["IPv4", "IPv6"]));
-        } else if families[..i].contains(f) {
+        } else if !seen.insert(*f) {
             errors.push(field::duplicate(&families_path.index(i), *f));
         }
     }

@@ -1,5 +1,7 @@
 //! Changes of a Service: what follows the type, what stays allocated, what cannot change.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::{is_external, normalize};
@@ -71,7 +73,7 @@ fn same_node_ports(new: &Value, old: &Value) -> bool {
         all
     };
     let old = ports(old);
-    ports(new).iter().all(|p| old.contains(p))
+    ports(new).iter().all(|p| old.binary_search(p).is_ok())
 }
 
 /// What was allocated stays where the client left it out.
@@ -89,13 +91,16 @@ pub fn keep_allocated(new: &mut Value, old: &Value) {
         }
     }
     if wants_node_ports(new) && wants_node_ports(old) {
-        let before = list(old, "spec.ports").to_vec();
-        let taken: Vec<Value> = list(new, "spec.ports").iter().filter_map(|p| p.get("nodePort").cloned()).collect();
+        let mut before = HashMap::new();
+        for port in list(old, "spec.ports") {
+            before.entry((int(port, "port"), text(port, "protocol").to_owned())).or_insert(port);
+        }
+        let taken: HashSet<i64> = list(new, "spec.ports").iter().filter_map(|p| int(p, "nodePort")).collect();
         for port in list_mut(new, "spec.ports").into_iter().flatten() {
-            let same = |o: &&Value| o["port"] == port["port"] && o["protocol"] == port["protocol"];
-            let was = before.iter().find(same).and_then(|o| o.get("nodePort"));
+            let was =
+                before.get(&(int(port, "port"), text(port, "protocol").to_owned())).and_then(|o| o.get("nodePort"));
             if port.get("nodePort").is_none_or(|p| *p == 0)
-                && let Some(was) = was.filter(|w| !taken.contains(w))
+                && let Some(was) = was.filter(|w| w.as_i64().is_none_or(|w| !taken.contains(&w)))
             {
                 map_mut(port, "").insert("nodePort".into(), was.clone());
             }

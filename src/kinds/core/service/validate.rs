@@ -1,5 +1,7 @@
 //! Rules on a Service.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{families, is_external, update};
@@ -73,6 +75,7 @@ fn by_type(errors: &mut Errors, path: &Path<'_>, service: &Value, kind: &str) {
 
 fn ports(errors: &mut Errors, path: &Path<'_>, service: &Value, kind: &str) {
     let ports = list(service, "spec.ports");
+    let (mut names, mut numbers, mut nodes) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, port) in ports.iter().enumerate() {
         let path = path.index(i);
         let (name, name_path) = (text(port, "name"), path.field("name"));
@@ -82,7 +85,7 @@ fn ports(errors: &mut Errors, path: &Path<'_>, service: &Value, kind: &str) {
             }
         } else {
             check::dns_label(errors, &name_path, name);
-            if ports[..i].iter().any(|p| text(p, "name") == name) {
+            if !names.insert(name) {
                 errors.push(field::duplicate(&name_path, name));
             }
         }
@@ -97,12 +100,10 @@ fn ports(errors: &mut Errors, path: &Path<'_>, service: &Value, kind: &str) {
             let why = format!("may not be used when `type` is '{kind}'");
             errors.push(field::forbidden(&path.field("nodePort"), why));
         }
-        let same = |p: &Value| p["protocol"] == port["protocol"] && p["port"] == port["port"];
-        if ports[..i].iter().any(same) {
+        if !numbers.insert((text(port, "protocol"), int(port, "port"))) {
             errors.push(field::duplicate(&path, port.clone()));
         }
-        let same_node = |p: &Value| p["protocol"] == port["protocol"] && int(p, "nodePort") == Some(node_port);
-        if node_port != 0 && ports[..i].iter().any(same_node) {
+        if node_port != 0 && !nodes.insert((text(port, "protocol"), node_port)) {
             errors.push(field::duplicate(&path.field("nodePort"), node_port));
         }
     }

@@ -1,0 +1,245 @@
+//! Requests that mean harm, sent over TLS to an API in this process: what they may make, and what they may do.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // A test that cannot go on says where.
+
+#[allow(dead_code)] // The replay of recorded cases uses more of it.
+#[path = "fidelity/server.rs"]
+mod server;
+
+use amphipod::base::budget::REQUEST_BYTES_MAX;
+use serde_json::{Value, json};
+use server::{Asked, Server};
+
+fn on_a_server<T>(run: impl AsyncFnOnce(Server) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { run(Server::start().await).await })
+}
+
+/// Sends a body and answers the status code and the Status.
+async fn send(server: &mut Server, method: &str, path: &str, media: &str, body: Vec<u8>) -> (u16, Value) {
+    as_user(server, "", method, path, media, body).await
+}
+
+async fn as_user(
+    server: &mut Server,
+    user: &str,
+    method: &str,
+    path: &str,
+    media: &str,
+    body: Vec<u8>,
+) -> (u16, Value) {
+    let mut headers = vec![("content-type".to_owned(), media.to_owned())];
+    if !user.is_empty() {
+        headers.push(("impersonate-user".into(), user.into()));
+    }
+    let asked = Asked { method, path, headers, body: Some(body) };
+    let (status, _, answer) = server.ask(asked).await;
+    (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
+}
+
+async fn create(server: &mut Server, path: &str, object: Value) -> (u16, Value) {
+    send(server, "POST", path, "application/json", object.to_string().into_bytes()).await
+}
+
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// The most memory that this process has had since [`forget_peak`].
+fn peak_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+}
+
+fn forget_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+struct Body {
+    what: &'static str,
+    method: &'static str,
+    path: String,
+    media: &'static str,
+    text: String,
+    /// What may be answered.
+    codes: &'static [u16],
+}
+
+/// Bodies that fit into 3 MiB and once became gigabytes, stopped the process or held it for minutes.
+fn bodies() -> Vec<Body> {
+    const JSON: &str = "application/json";
+    const YAML: &str = "application/yaml";
+    const PATCH: &str = "application/json-patch+json";
+    const STRATEGIC: &str = "application/strategic-merge-patch+json";
+    let many = |item: &str, n: usize| vec![item; n].join(",");
+    let numbered = |n: usize, item: &dyn Fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(",");
+    let post =
+        |what, path: &str, media, text, codes| Body { what, method: "POST", path: path.into(), media, text, codes };
+    let patch = |what, path: String, media, text, codes| Body { what, method: "PATCH", path, media, text, codes };
+    let mut deep = String::from("a0: &a0 [[[[[[[[[[]]]]]]]]]]\n");
+    for i in 1..100 {
+        deep.push_str(&format!("a{i}: &a{i} [[[[[[[[[[*a{}]]]]]]]]]]\n", i - 1));
+    }
+    let mut chain = vec![json!({"op": "add", "path": "/d", "value": {"a": {}}})];
+    for i in 0..20 {
+        chain.push(json!({"op": "copy", "from": "/d", "path": format!("/d{}", "/a".repeat(1 << i))}));
+    }
+    let double = |i| json!({"op": "copy", "from": "/data", "path": format!("/data/c{i}")}).to_string();
+    let unknown = |n| format!("{{{}}}", numbered(n, &|i| format!("\"x{i}\":1")));
+    let pod =
+        |containers: String| format!("{{\"metadata\":{{\"name\":\"p\"}},\"spec\":{{\"containers\":[{containers}]}}}}");
+    let labels = numbered(120_000, &|i| format!("\"-{i}\":\"-\""));
+    let ports = numbered(8_000, &|i| format!("{{\"name\":\"p{i}\",\"containerPort\":{}}}", i + 1));
+    let rules = json!({"verbs": vec!["v"; 50_000], "apiGroups": vec!["g"; 50_000], "resources": vec!["r"; 50_000]});
+    let role = json!({"metadata": {"name": "r"}, "rules": [rules]}).to_string();
+    let owners =
+        numbered(20_000, &|i| format!("{{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"name\":\"n\",\"uid\":\"u{i}\"}}"));
+    let map = |metadata: String| format!("{{\"metadata\":{{\"name\":\"m\",{metadata}}}}}");
+    let strict = format!("{REVIEWS}?fieldValidation=Strict");
+    let long_key = format!("{{\"{}\":{{{}}}}}", "k".repeat(1_000_000), many("\"a\":1", 300_000));
+    let scalars = format!("a: &x \"{}\"\nb: [{}]\n", "s".repeat(1_000_000), many("*x", 90_000));
+    vec![
+        post("a long key over duplicates", REVIEWS, JSON, long_key, &[422]),
+        post("aliases of a long scalar", REVIEWS, YAML, scalars, &[413]),
+        post("aliases that nest", REVIEWS, YAML, deep, &[400]),
+        post("small objects", REVIEWS, JSON, format!("[{}]", many("{\"a\":0}", 390_000)), &[413]),
+        post("nesting", REVIEWS, JSON, "[".repeat(3_000_000), &[400]),
+        post("unknown fields", REVIEWS, JSON, unknown(250_000), &[413]),
+        post("fewer unknown fields", REVIEWS, JSON, unknown(100_000), &[422]),
+        post("fewer unknown fields, strictly", &strict, JSON, unknown(100_000), &[400]),
+        patch("copies that double", format!("{MAPS}/big"), PATCH, format!("[{}]", numbered(24, &double)), &[413]),
+        patch("copies that nest", format!("{MAPS}/big"), PATCH, Value::from(chain).to_string(), &[422]),
+        post("empty containers", PODS, JSON, pod(many("{}", 1_000_000)), &[413]),
+        post("bad labels", MAPS, JSON, map(format!("\"labels\":{{{labels}}}")), &[422]),
+        post("ports", PODS, JSON, pod(format!("{{\"name\":\"c\",\"image\":\"i\",\"ports\":[{ports}]}}")), &[201]),
+        patch(
+            "containers in a patch",
+            format!("{PODS}/p"),
+            STRATEGIC,
+            pod(numbered(20_000, &|i| format!("{{\"name\":\"c{i}\"}}"))),
+            &[422, 413],
+        ),
+        post("owners", MAPS, JSON, map(format!("\"ownerReferences\":[{owners}]")), &[201]),
+        post("permissions", "/apis/rbac.authorization.k8s.io/v1/clusterroles", JSON, role, &[201]),
+    ]
+}
+
+#[test]
+fn no_body_makes_more_than_a_request_may() {
+    on_a_server(async |mut server| {
+        let big = json!({"metadata": {"name": "big"}, "data": {"a": "x".repeat(1000)}});
+        assert_eq!(create(&mut server, MAPS, big).await.0, 201);
+        for Body { what, method, path, media, text, codes } in bodies() {
+            assert!(text.len() <= 3 << 20, "{} bytes are refused as they are", text.len());
+            forget_peak();
+            let before = peak_bytes();
+            let begun = std::time::Instant::now();
+            let (code, status) = send(&mut server, method, &path, media, text.into_bytes()).await;
+            let made = peak_bytes().saturating_sub(before);
+            println!("{what}: {code}, {} MiB, {} ms", made >> 20, begun.elapsed().as_millis());
+            assert!(codes.contains(&code), "{what}: {code} {:.300}", status.to_string());
+            assert!(made < REQUEST_BYTES_MAX, "{what}: {} MiB", made >> 20);
+            let message = status["message"].as_str().unwrap_or("");
+            assert!(message.len() < 70_000, "{what}: {} bytes of message", message.len());
+            if code == 413 {
+                assert!(status["reason"] == "RequestEntityTooLarge" && message.contains("limit"), "{status}");
+            }
+        }
+    });
+}
+
+async fn grant(server: &mut Server, user: &str, rule: Value) {
+    let name = format!("{user}-may");
+    let role = json!({"metadata": {"name": name}, "rules": [rule]});
+    let base = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    assert_eq!(create(server, &format!("{base}/roles"), role).await.0, 201);
+    let binding = json!({"metadata": {"name": name}, "subjects": [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"kind": "Role", "name": name, "apiGroup": "rbac.authorization.k8s.io"}});
+    assert_eq!(create(server, &format!("{base}/rolebindings"), binding).await.0, 201);
+}
+
+#[test]
+fn naming_an_object_in_a_field_selector_does_not_grant_its_creation() {
+    on_a_server(async |mut server| {
+        let rule = json!({"verbs": ["*"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["mine"]});
+        grant(&mut server, "alice", rule).await;
+        let map = || json!({"metadata": {"name": "mine"}}).to_string().into_bytes();
+        let selected = format!("{MAPS}?fieldSelector=metadata.name=mine");
+        for path in [MAPS, &selected, &format!("{selected}&watch=true")] {
+            let (code, status) = as_user(&mut server, "alice", "POST", path, "application/json", map()).await;
+            assert_eq!(code, 403, "{path}: {status}");
+            let expect = "configmaps is forbidden: User \"alice\" cannot create resource \"configmaps\" in API group \"\" in the namespace \"default\"";
+            assert_eq!(status["message"], expect);
+        }
+        let (code, _) = as_user(&mut server, "alice", "DELETE", &selected, "application/json", Vec::new()).await;
+        assert_eq!(code, 403, "a collection has no name");
+        let (code, _) = as_user(&mut server, "alice", "GET", &selected, "application/json", Vec::new()).await;
+        assert_eq!(code, 200, "to list one name is to read it");
+        let (code, _) = as_user(&mut server, "alice", "GET", MAPS, "application/json", Vec::new()).await;
+        assert_eq!(code, 403);
+        let watched = "/api/v1/watch/namespaces/default/configmaps";
+        let (code, _) = send(&mut server, "POST", watched, "application/json", map()).await;
+        assert_eq!(code, 405, "what stands below /watch is only watched");
+    });
+}
+
+#[test]
+fn exec_attach_and_port_forward_by_websocket_need_create_too() {
+    on_a_server(async |mut server| {
+        let streams = ["pods/exec", "pods/attach", "pods/portforward", "pods/log", "pods/proxy"];
+        let rule = |verbs: Value| json!({"verbs": verbs, "apiGroups": [""], "resources": streams});
+        grant(&mut server, "reader", rule(json!(["get"]))).await;
+        grant(&mut server, "operator", rule(json!(["get", "create"]))).await;
+        for sub in ["exec", "attach", "portforward"] {
+            let path = format!("{PODS}/p/{sub}?command=true&stdout=true&ports=80");
+            let (code, status) = as_user(&mut server, "reader", "GET", &path, "application/json", Vec::new()).await;
+            assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")), "{status}");
+            let message = status["message"].as_str().unwrap();
+            assert!(message.starts_with("pods \"p\" is forbidden: "), "{message}");
+            assert!(message.contains(&format!("cannot create resource \"pods/{sub}\"")), "{message}");
+            let (code, _) = as_user(&mut server, "operator", "GET", &path, "application/json", Vec::new()).await;
+            assert_eq!(code, 404, "only the pod is missing");
+        }
+        for sub in ["log", "proxy/"] {
+            let path = format!("{PODS}/p/{sub}");
+            let (code, status) = as_user(&mut server, "reader", "GET", &path, "application/json", Vec::new()).await;
+            assert_eq!(code, 404, "{sub} is read: {status}");
+        }
+    });
+}
+
+#[test]
+fn the_mirror_annotation_grants_its_user_nothing() {
+    on_a_server(async |mut server| {
+        let account =
+            json!({"metadata": {"name": "picky", "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}}});
+        let accounts = "/api/v1/namespaces/default/serviceaccounts";
+        assert_eq!(create(&mut server, accounts, account).await.0, 201);
+        let pod = |account: &str| {
+            let containers = json!([{"name": "c", "image": "i", "envFrom": [{"secretRef": {"name": "theirs"}}]}]);
+            let mirror = json!({"kubernetes.io/config.mirror": "x"});
+            json!({"metadata": {"name": "p", "annotations": mirror},
+                "spec": {"nodeName": "n", "serviceAccountName": account, "containers": containers}})
+        };
+        let (code, status) = create(&mut server, PODS, pod("picky")).await;
+        assert_eq!(code, 403, "{status}");
+        assert!(status["message"].as_str().unwrap().contains("secret \"theirs\" is not allowed"), "{status}");
+        let (code, status) = create(&mut server, PODS, pod("nobody")).await;
+        assert_eq!(code, 403, "an account that does not exist: {status}");
+        let (code, made) = create(&mut server, PODS, pod("")).await;
+        assert_eq!((code, &made["spec"]["serviceAccountName"]), (201, &json!("default")));
+        let gone = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": null}}}).to_string();
+        let media = "application/merge-patch+json";
+        let (code, _) = send(&mut server, "PATCH", &format!("{PODS}/p"), media, gone.into_bytes()).await;
+        assert_eq!(code, 422, "it stays what it was made");
+    });
+}
+
+#[test]
+fn a_name_beyond_ascii_in_a_header_is_whom_the_request_is_for() {
+    on_a_server(async |mut server| {
+        let (code, _) = as_user(&mut server, "jürgen", "GET", MAPS, "application/json", Vec::new()).await;
+        assert_eq!(code, 403, "he is asked about, not the administrator");
+    });
+}
