@@ -6,11 +6,11 @@
 //! has more than half of its level; what waits is bounded. Beside seats, what request bodies make in memory is bounded, and
 //! so is how many long-running requests a user has.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::identity::token::service_account;
 use super::identity::{MASTERS, NODES, User};
@@ -29,9 +29,11 @@ const LONG_RUNNING_MAX: usize = 500;
 /// What values take at most, in bytes of the body that they are made of (`[],` is three), up to the request's budget.
 const BODY_COST: usize = 96;
 /// What all bodies of users make at once, what those of one user do, and what is kept for nodes and administrators.
-const BODIES_BYTES: usize = 64 << 20;
-const BODIES_BYTES_OF_USER: usize = 32 << 20;
-const BODIES_BYTES_PRIVILEGED: usize = 64 << 20;
+const BODIES_BYTES: usize = 56 << 20;
+const BODIES_BYTES_OF_USER: usize = 28 << 20;
+const BODIES_BYTES_PRIVILEGED: usize = 28 << 20;
+/// Bytes of bodies that are on their way.
+const READING_BYTES: usize = 24 << 20;
 /// The unit in which they are counted.
 const BODY_UNIT_BYTES: usize = 1 << 10;
 /// How long a body waits for room.
@@ -190,6 +192,10 @@ struct State {
     waiting: usize,
     next_waiter: u64,
     long_running: HashMap<String, usize>,
+    /// Bodies that are on their way, by age.
+    reading: BTreeMap<u64, Coming>,
+    next_reading: u64,
+    reading_bytes: usize,
     bodies_bytes: HashMap<String, usize>,
 }
 
@@ -232,6 +238,20 @@ struct Place {
 pub struct LongRunning {
     shared: Arc<Shared>,
     user: String,
+}
+
+/// A body that is on its way.
+struct Coming {
+    user: Arc<str>,
+    bytes: usize,
+    end: watch::Sender<bool>,
+}
+
+/// A body's place among those that are on their way, until it is dropped.
+pub struct Reading {
+    shared: Arc<Shared>,
+    id: u64,
+    ended: watch::Receiver<bool>,
 }
 
 /// Room for a body with what is made of it, until it is dropped.
@@ -313,6 +333,11 @@ impl FlowControl {
             Some((level, flow)) => Some(self.seat(level, flow).await?),
         };
         Ok(Admission { control: self.clone(), user: user.clone(), _seat: seat, room: Mutex::default() })
+    }
+
+    /// What has no seat: requests that last as long as a client or a backend likes.
+    pub fn unseated(&self, user: &Arc<User>) -> Admission {
+        Admission { control: self.clone(), user: user.clone(), _seat: None, room: Mutex::default() }
     }
 
     /// Counts a long-running request.
@@ -435,6 +460,29 @@ impl State {
     }
 }
 
+impl State {
+    /// Ends the oldest body of the user who has most on the way, if that is more than `than` bytes.
+    fn end_reading(&mut self, than: usize) -> bool {
+        let mut of_user: HashMap<&str, usize> = HashMap::new();
+        for coming in self.reading.values() {
+            *of_user.entry(&coming.user).or_default() += coming.bytes;
+        }
+        let most = of_user.into_iter().max_by_key(|(_, bytes)| *bytes).filter(|(_, bytes)| *bytes > than);
+        let oldest = most.and_then(|(user, _)| self.reading.iter().find(|(_, c)| &*c.user == user)).map(|(id, _)| *id);
+        let ended = oldest.and_then(|id| self.end_reading_of(id));
+        if let Some(coming) = &ended {
+            coming.end.send_replace(true);
+        }
+        ended.is_some()
+    }
+
+    fn end_reading_of(&mut self, id: u64) -> Option<Coming> {
+        let coming = self.reading.remove(&id)?;
+        self.reading_bytes -= coming.bytes;
+        Some(coming)
+    }
+}
+
 // === impl Level ===
 
 impl Level {
@@ -501,6 +549,23 @@ impl Drop for LongRunning {
     }
 }
 
+// === impl Reading ===
+
+impl Reading {
+    /// Returns when the body has to make room for others.
+    pub async fn ended(&self) -> Status {
+        let mut ended = self.ended.clone();
+        let _ = ended.wait_for(|ended| *ended).await;
+        too_many("a request body that came slowly had to make room for others")
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.shared.lock().end_reading_of(self.id);
+    }
+}
+
 // === impl BodyRoom ===
 
 impl Drop for BodyRoom {
@@ -523,6 +588,29 @@ fn subtract(counts: &mut HashMap<String, usize>, user: &str, amount: usize) {
 // === impl Admission ===
 
 impl Admission {
+    /// Counts a body of so many bytes as on its way. Where there are too many, those of the user with most make room: bodies that
+    /// come slowly keep nobody out.
+    pub fn begin_reading(&self, body_bytes: usize) -> Result<Reading> {
+        let shared = &self.control.0;
+        let mut state = shared.lock();
+        let own = |state: &State| {
+            let own = state.reading.values().filter(|coming| *coming.user == *self.user.name);
+            own.map(|coming| coming.bytes).sum::<usize>() + body_bytes
+        };
+        while state.reading_bytes + body_bytes > READING_BYTES {
+            let own = own(&state);
+            if !state.end_reading(own) {
+                return Err(too_many("too many request bodies are on their way"));
+            }
+        }
+        let (end, ended) = watch::channel(false);
+        let id = state.next_reading;
+        state.next_reading += 1;
+        state.reading_bytes += body_bytes;
+        state.reading.insert(id, Coming { user: self.user.name.as_str().into(), bytes: body_bytes, end });
+        Ok(Reading { shared: shared.clone(), id, ended })
+    }
+
     /// Returns when there is room for a body of so many bytes with what is made of it. The room lasts as long as the request.
     pub async fn reserve_body(&self, body_bytes: usize) -> Result<()> {
         let bytes = body_cost_bytes(body_bytes);
@@ -681,6 +769,23 @@ mod tests {
         assert_eq!(control.0.lock().waiting, 0);
         drop(held);
         assert!(control.0.lock().levels.iter().all(|l| l.in_use == 0 && l.flows.is_empty() && l.turn.is_empty()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_come_slowly_make_room_for_others() {
+        let control = FlowControl::default();
+        let admit = async |name: &str| control.admit(&user(name, &[]), &PODS).await.unwrap();
+        let (slow, other) = (admit("slow").await, admit("other").await);
+        let body = 3 << 20;
+        let held: Vec<_> = (0..READING_BYTES / body).map(|_| slow.begin_reading(body).unwrap()).collect();
+        assert!(slow.begin_reading(body).is_err(), "nobody makes room for oneself");
+        let small = other.begin_reading(1000).unwrap();
+        assert_eq!(held[0].ended().await.code, 429);
+        let has_ended = |reading: &Reading| *reading.ended.borrow();
+        assert!(!has_ended(&small) && !held[1..].iter().any(has_ended), "one is enough");
+        drop((held, small));
+        assert!(control.0.lock().reading.is_empty());
+        assert_eq!(control.0.lock().reading_bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]

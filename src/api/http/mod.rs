@@ -84,13 +84,18 @@ async fn run(api: &Api, peer: &Peer, mut request: http::Request<Incoming>) -> Re
     let user = access::authenticate(api, peer, request.headers())
         .inspect_err(|_| peer.connection.refuse())
         .map_err(|s| access::about_target(s, &route))?;
-    let long_running = if route.is_long_running() { api.flow.begin_long_running(&user)? } else { None };
-    let admission = Arc::new(api.flow.admit(&user, &route.flow_target()).await?);
+    let is_long_running = route.is_long_running();
+    let long_running = if is_long_running { api.flow.begin_long_running(&user)? } else { None };
+    // A watch has a seat until it has begun; what waits for a backend has none.
+    let admission = match is_long_running && route.verb != "watch" {
+        true => api.flow.unseated(&user),
+        false => api.flow.admit(&user, &route.flow_target()).await?,
+    };
+    let admission = Arc::new(admission);
     request.extensions_mut().insert(admission.clone());
     if !user.is_in(MASTERS) {
         access::require(api, &user, &route.attributes())?;
     }
-    let is_long_running = route.is_long_running();
     let response = match &route.target {
         route::Target::Path(path) => paths::respond(api, &user, path, &request),
         route::Target::Resource(_) => verbs::respond(api, user, route, request).await,
@@ -103,21 +108,30 @@ async fn run(api: &Api, peer: &Peer, mut request: http::Request<Incoming>) -> Re
 
 /// The whole body, refused where it is too long.
 async fn body_of(request: http::Request<Incoming>) -> Result<Bytes> {
-    if let Some(admission) = request.extensions().get::<Arc<Admission>>() {
-        // A body whose length is not told may be as long as any.
-        let told = request.body().size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
-        let admission = admission.clone();
-        admission.reserve_body(told.unwrap_or(BODY_BYTES).min(BODY_BYTES)).await?;
-    }
-    let limited = http_body_util::Limited::new(request.into_body(), BODY_BYTES);
-    let Ok(read) = tokio::time::timeout(BODY_PATIENCE, limited.collect()).await else {
-        return Err(Status::new(504, "Timeout", "the request body did not come in time"));
+    let admission = request.extensions().get::<Arc<Admission>>().cloned();
+    // A body whose length is not told may be as long as any.
+    let told = request.body().size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+    let body_bytes = told.unwrap_or(BODY_BYTES).min(BODY_BYTES);
+    let limited = http_body_util::Limited::new(request.into_body(), BODY_BYTES).collect();
+    let limited = tokio::time::timeout(BODY_PATIENCE, limited);
+    let reading = admission.as_ref().map(|admission| admission.begin_reading(body_bytes)).transpose()?;
+    let read = match &reading {
+        None => limited.await,
+        Some(reading) => tokio::select! {
+            read = limited => read,
+            status = reading.ended() => return Err(status),
+        },
     };
-    match read {
-        Ok(body) => Ok(body.to_bytes()),
+    let Ok(read) = read else { return Err(Status::new(504, "Timeout", "the request body did not come in time")) };
+    let body = match read {
+        Ok(body) => body.to_bytes(),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::too_large(format!("limit is {BODY_BYTES}")))
+            return Err(Status::too_large(format!("limit is {BODY_BYTES}")));
         }
-        Err(e) => Err(Status::bad_request(format!("the request body was not received whole: {e}"))),
+        Err(e) => return Err(Status::bad_request(format!("the request body was not received whole: {e}"))),
+    };
+    if let Some(admission) = admission {
+        admission.reserve_body(body.len()).await?;
     }
+    Ok(body)
 }
