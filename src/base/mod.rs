@@ -1,6 +1,7 @@
 //! What every room stands on: no network, no kernel, no Kubernetes kinds.
 
 pub mod arguments;
+pub mod beneath;
 pub mod clock;
 pub mod directory;
 pub mod error;
@@ -13,3 +14,4 @@ pub mod quantity;
 pub mod signal;
 pub mod space;
 pub mod task;
+pub mod tree;
