@@ -16,8 +16,7 @@ use rustix::io::Errno;
 const TRIES_MAX: usize = 64;
 
 /// No link anywhere on the way.
-const PLAIN: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const PLAIN: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 /// Links are followed as long as they stay inside.
 const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 /// From the root of the machine every link leads inside.

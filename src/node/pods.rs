@@ -100,8 +100,10 @@ impl Pods {
         for base in [self.node.config.data_dir.join("pods"), self.node.config.run_dir.join("pods")] {
             for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
                 let uid = entry.file_name().to_string_lossy().into_owned();
-                if !wanted.contains(&&uid) {
-                    let _ = volumes::remove(&self.node, &uid);
+                if !wanted.contains(&&uid)
+                    && let Err(why) = volumes::remove(&self.node, &uid)
+                {
+                    tracing::warn!(uid, why, "the volumes of an earlier pod were not removed whole");
                 }
             }
         }
@@ -119,7 +121,9 @@ impl Pods {
         }
         worker::tear_down(&self.node, &Pod::default(), uid, false).await;
         let _ = volumes::remove(&self.node, uid);
-        let _ = std::fs::remove_dir_all(&sandbox.spec.log_dir);
+        if let Err(error) = crate::base::tree::remove(&sandbox.spec.log_dir) {
+            tracing::warn!(uid, %error, "the pod's logs were not removed whole");
+        }
     }
 
     fn is_mine(&self, object: &Object) -> bool {
