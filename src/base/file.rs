@@ -38,6 +38,14 @@ pub fn claim_private_dir(path: &Path) -> io::Result<()> {
     make_private_dir(path)
 }
 
+/// Sets aside what has a file's name and is none, so that opening it neither fails nor waits.
+pub fn claim_file(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_file() => set_aside(path).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the directory in which a node keeps everything, or takes it: it is root's, and nobody else may enter it, whatever
 /// it was before. A link to a directory is followed.
 pub fn take_private_dir(path: &Path) -> io::Result<()> {

@@ -22,6 +22,9 @@ use super::{ImageError, Result};
 /// A tar file is made of these.
 const BLOCK_BYTES: u64 = 512;
 
+/// What is read of a text file of an image.
+const READ_IN_BYTES_MAX: u64 = 4 << 20;
+
 /// What came out of a layer.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
@@ -407,17 +410,7 @@ fn list(directory: &OwnedFd) -> Result<Vec<(PathBuf, bool)>, Errno> {
 
 /// Removes a name with everything below; links are removed, never followed. A missing one is fine.
 fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    match fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        result => return result,
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = fs::openat(parent, name, flags, Mode::empty())?;
-    for (child, _) in list(&directory)? {
-        remove_tree(&directory, &child)?;
-    }
-    fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+    crate::base::tree::remove_at(parent, name).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Makes a directory (with parents) inside a root file system, wherever its links lead inside it.
@@ -437,8 +430,8 @@ pub(crate) fn read_in(root: &Path, path: &Path) -> String {
         fs::openat2(directory, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
     };
     let mut text = Vec::new();
-    if let Ok(file) = open() {
-        let _ = std::fs::File::from(file).take(4 * 1024 * 1024).read_to_end(&mut text);
+    if let Ok(file) = open().map_err(io::Error::from).and_then(crate::base::beneath::regular) {
+        let _ = file.take(READ_IN_BYTES_MAX).read_to_end(&mut text);
     }
     String::from_utf8_lossy(&text).into_owned()
 }
