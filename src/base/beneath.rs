@@ -155,6 +155,18 @@ impl Root {
         Ok(())
     }
 
+    /// Opens a file to add to its end; a new one gets `mode`.
+    pub fn append(&self, name: &str, mode: u32) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match self.open2(Path::new(name), flags, PLAIN) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.write_new(name, b"", mode, None)?;
+                regular(self.open2(Path::new(name), flags, PLAIN)?)
+            }
+            result => regular(result?),
+        }
+    }
+
     /// Makes a symbolic link.
     pub fn make_link(&self, target: &str, name: &str) -> io::Result<()> {
         Ok(rustix::fs::symlinkat(target, &self.0, name)?)

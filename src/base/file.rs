@@ -6,6 +6,34 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Directories of the machine, which must not become a node's own.
+const EVERYBODYS: &[&str] = &[
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/dev/shm",
+    "/etc",
+    "/home",
+    "/lib",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/usr/local",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/var/tmp",
+];
+
 /// Tells apart what this process writes at the same time.
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
@@ -53,8 +81,8 @@ pub fn take_private_dir(path: &Path) -> io::Result<()> {
     let directory = fs::File::open(path)?;
     let metadata = directory.metadata()?;
     let root = rustix::process::geteuid();
-    if metadata.mode() & 0o1000 != 0 || path.parent().is_none() {
-        return Err(io::Error::other("it is shared with others: choose a directory of its own"));
+    if fs::canonicalize(path)?.to_str().is_some_and(|path| EVERYBODYS.contains(&path)) {
+        return Err(io::Error::other("it is everybody's, and a node's own is nobody else's"));
     }
     if metadata.uid() != root.as_raw() {
         rustix::fs::fchown(&directory, Some(root), None)?;
@@ -151,9 +179,9 @@ mod tests {
         assert_eq!((mode(&path), mode(&dir.path().join("a"))), (0o755, 0o755));
         take_private_dir(&path).unwrap();
         assert_eq!(mode(&path), 0o700);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).unwrap();
-        assert!(take_private_dir(&path).is_err(), "a directory such as /tmp");
-        assert_eq!(mode(&path), 0o1777);
+        let before = mode(Path::new("/tmp"));
+        assert!(take_private_dir(Path::new("/tmp/")).is_err());
+        assert_eq!(mode(Path::new("/tmp")), before);
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub fn run(args: &KillallArgs) -> Result<()> {
     file::keep_new_files_private();
     let place = Place::new(&directories.data_dir, &directories.run_dir);
     let claim = if place.run_dir.exists() { Some(place.claim()?) } else { None };
+    if place.data_dir.exists() {
+        place.take_data_dir()?;
+    }
     let mut failures = 0;
     let mut note = |what: &str, result: Result<()>| {
         if let Err(error) = result {
