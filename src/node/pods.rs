@@ -101,7 +101,7 @@ impl Pods {
             for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
                 let uid = entry.file_name().to_string_lossy().into_owned();
                 if !wanted.contains(&&uid)
-                    && let Err(why) = volumes::remove(&self.node, &uid)
+                    && let Err(why) = volumes::remove(&self.node, &uid).await
                 {
                     tracing::warn!(uid, why, "the volumes of an earlier pod were not removed whole");
                 }
@@ -120,7 +120,9 @@ impl Pods {
             let _ = self.node.images.release_rootfs(&c.id).await;
         }
         worker::tear_down(&self.node, &Pod::default(), uid, false).await;
-        let _ = volumes::remove(&self.node, uid);
+        if let Err(why) = volumes::remove(&self.node, uid).await {
+            tracing::warn!(uid, why, "the pod's volumes were not removed whole");
+        }
         if let Err(error) = crate::base::tree::remove(&sandbox.spec.log_dir) {
             tracing::warn!(uid, %error, "the pod's logs were not removed whole");
         }

@@ -739,7 +739,7 @@ pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) {
         tracing::warn!(uid, error = launch::full(&error), "the pod's network was not removed whole");
     }
     if everything {
-        if let Err(why) = volumes::remove(node, uid) {
+        if let Err(why) = volumes::remove(node, uid).await {
             tracing::warn!(uid, why, "the pod's volumes were not removed whole");
         }
         let (namespace, name) =

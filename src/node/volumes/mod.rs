@@ -75,13 +75,20 @@ pub fn has_token(pod: &Pod) -> bool {
 }
 
 /// Removes everything that was made for a pod; errors are gathered and do not stop it.
-pub fn remove(node: &Node, uid: &str) -> Result<(), String> {
+pub async fn remove(node: &Node, uid: &str) -> Result<(), String> {
+    let directories = [node.pod_dir(uid), node.pod_run_dir(uid)];
+    // Containers may have made as much as the disk holds.
+    let removed = tokio::task::spawn_blocking(move || remove_all(&directories)).await;
+    removed.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+fn remove_all(directories: &[PathBuf]) -> Result<(), String> {
     let mut errors = Vec::new();
-    for directory in [node.pod_dir(uid), node.pod_run_dir(uid)] {
-        if let Err(error) = unmount_below(&directory) {
+    for directory in directories {
+        if let Err(error) = unmount_below(directory) {
             errors.push(crate::base::error::full(&error));
         }
-        if let Err(error) = tree::remove(&directory) {
+        if let Err(error) = tree::remove(directory) {
             errors.push(format!("{}: {error}", directory.display()));
         }
     }
