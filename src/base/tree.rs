@@ -23,6 +23,8 @@ const DEPTH_MAX: usize = 1 << 20;
 const LINKED_MAX: usize = 1 << 16;
 /// What cannot be removed; beyond this, the rest is left.
 const FAILURES_MAX: usize = 1 << 10;
+/// A tree that others fill faster than it is measured is not measured whole.
+const MEASURED_MAX: u64 = 1 << 26;
 /// Some file systems skip entries when others are removed while they are read: then it is read again.
 const PASSES_MAX: usize = 8;
 /// What a block of `stat` has.
@@ -315,6 +317,9 @@ fn blocks(stat: &Stat) -> u64 {
 fn measure_from(mut walk: Walk, mut taken: Taken) -> Taken {
     let mut linked = HashSet::new();
     loop {
+        if taken.inodes >= MEASURED_MAX {
+            return taken;
+        }
         match walk.next() {
             Some(Ok(entry)) => {
                 let Ok(stat) = walk.stat(entry.file_name()) else { continue };

@@ -98,6 +98,9 @@ impl Pods {
         }
         let wanted: Vec<&String> = self.workers.keys().collect();
         for base in [self.node.config.data_dir.join("pods"), self.node.config.run_dir.join("pods")] {
+            if let Err(error) = crate::base::file::claim_private_dir(&base) {
+                tracing::warn!(%error, path = %base.display(), "the directory of the pods cannot be made");
+            }
             for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
                 let uid = entry.file_name().to_string_lossy().into_owned();
                 if !wanted.contains(&&uid)

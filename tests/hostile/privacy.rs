@@ -50,13 +50,14 @@ fn nobody_reads_anything_of_a_node_and_containers_of_other_users_read_their_volu
     let secret =
         json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"key": "value"}});
     let script = "cat /secret/key /var/run/secrets/kubernetes.io/serviceaccount/namespace /etc/resolv.conf > /dev/null \
-        && echo $KEY > /memory/f && echo $KEY > /disk/f && touch /tmp/f && ls / > /dev/null && echo mask $(umask); \
+        && echo $KEY > /memory/f && echo $KEY > /disk/f && touch /tmp/f && ls / > /dev/null && ls . /opt/made /etc > /dev/null && cat /opt/made/file && echo && echo mask $(umask); \
         id -u; echo ready; sleep 1000";
     let mounts = json!([{"name": "secret", "mountPath": "/secret"}, {"name": "memory", "mountPath": "/memory"},
         {"name": "disk", "mountPath": "/disk"}]);
     let env = json!([{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "key"}}}]);
     // The applets' links need root, so this one calls them by busybox itself.
     let mut main = container("c", script, json!({"volumeMounts": mounts, "env": env}));
+    main["workingDir"] = json!("/also/made");
     main["securityContext"] = json!({"runAsUser": 1000, "runAsGroup": 1000});
     let init = container("links", "true", json!({}));
     let volumes = json!([{"name": "secret", "secret": {"secretName": "s"}},
@@ -66,7 +67,7 @@ fn nobody_reads_anything_of_a_node_and_containers_of_other_users_read_their_volu
     apply(&lab, &[secret, pod("p", &[main], json!({"volumes": volumes, "initContainers": [init]}))]);
     says(&lab, "p", "ready");
     let said = lab.kubectl(&["logs", "p"]);
-    assert_eq!(said, "mask 0022\n1000\nready\n");
+    assert_eq!(said, "made\nmask 0022\n1000\nready\n");
     assert_eq!(lab.kubectl(&["exec", "p", "--", "/bin/sh", "-c", "umask; cat /secret/key"]), "0022\nvalue");
     let root = lab.path("");
     let mode = |part: &str| fs::metadata(root.join(part)).unwrap().permissions().mode() & 0o7777;

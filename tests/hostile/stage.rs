@@ -37,6 +37,8 @@ fn archive() -> Vec<u8> {
         ("etc/", 0o755, b""),
         ("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n"),
         ("tmp/", 0o1777, b""),
+        // Its directories are made by whoever unpacks it.
+        ("opt/made/file", 0o644, b"made"),
     ]);
     let diff_id = format!("sha256:{}", hex::encode(sha2::Sha256::digest(&layer)));
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };

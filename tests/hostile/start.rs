@@ -53,6 +53,8 @@ fn what_is_damaged_on_a_disk_keeps_no_node_from_starting() {
     fs::write(lab.path("data/pods/a-file"), "").unwrap();
     fs::create_dir_all(lab.path("run/pods/gone/volumes/x")).unwrap();
     fifo(&lab.path("run/node.json"));
+    fs::create_dir(lab.path("run/addresses/10.42.0.200")).unwrap();
+    fifo(&lab.path("run/addresses/10.42.0.201"));
     lab.start_server();
 
     let status = lab.pod("before")["status"]["containerStatuses"][0].clone();

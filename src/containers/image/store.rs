@@ -186,13 +186,20 @@ impl ImageStore {
             let path = directory.join(name);
             claim_private_dir(&path).map_err(io("creating", &path))?;
         }
+        let containers = config.data_dir.join("containers");
+        claim_private_dir(&containers).map_err(io("creating", &containers))?;
         let user = super::lock::join(&directory, || {
-            sweep(&directory, &first_index(&directory)?, &config.data_dir.join("containers"));
+            sweep(&directory, &first_index(&directory)?, &containers);
             builtin::install(&directory, &config.executable)
         })?;
+        let path = directory.join("index.json");
+        let known = match read_index(&path) {
+            Ok(known) => known,
+            Err(_) => first_index(&directory).and_then(|_| read_index(&path))?,
+        };
         let inner = Inner {
             config: config.clone(),
-            index: Mutex::new(read_index(&directory.join("index.json"))?),
+            index: Mutex::new(known),
             _user: user,
             directory,
             registries,

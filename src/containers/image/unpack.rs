@@ -386,7 +386,10 @@ fn open_directory(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
                     }
                     result => result?,
                 }
-                open(&done)?
+                let made = open(&done)?;
+                // Whatever our umask is: it belongs to an image or a container.
+                fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+                made
             }
             result => result?,
         };
