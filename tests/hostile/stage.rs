@@ -114,16 +114,6 @@ pub fn says(lab: &Lab, name: &str, line: &str) {
     });
 }
 
-/// Deletes a pod, and waits until nothing of it is left on the machine.
-pub fn delete(lab: &Lab, name: &str) {
-    let uid = lab.pod(name)["metadata"]["uid"].as_str().unwrap().to_owned();
-    lab.kubectl(&["delete", "pod", name, "--wait=true", "--timeout=60s"]);
-    lab.until(&format!("the directories of {name} are gone"), || {
-        let gone = |part: &str| !lab.path(&format!("{part}/pods/{uid}")).exists();
-        gone("data") && gone("run")
-    });
-}
-
 /// The files and directories of a directory of the machine that must not change.
 pub fn listing(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<(String, Vec<u8>)> = fs::read_dir(directory)
