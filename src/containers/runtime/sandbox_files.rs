@@ -169,7 +169,8 @@ fn end_shim(directory: &Path) {
     }
 }
 
-/// Unmounts everything at or below `directory`, newest first.
+/// Unmounts everything at or below `directory`, newest first, and nothing else: what is a copy of the machine's own mounts,
+/// such as a volume that was being mounted, is cut off from them first, because the end of a shared mount is told to its peers.
 pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
     let Ok(directory) = fs::canonicalize(directory) else { return Ok(()) };
     let table = fs::read_to_string("/proc/self/mountinfo").map_err(io("reading", Path::new("/proc/self/mountinfo")))?;
@@ -180,6 +181,12 @@ pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
         .filter(|point| point.starts_with(&directory))
         .collect();
     points.reverse();
+    for point in &points {
+        match mount(None::<&str>, point, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            Err(error) => return Err(io("making private", point)(error.into())),
+        }
+    }
     for point in points {
         if let Err(error) = umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             && error != nix::errno::Errno::EINVAL

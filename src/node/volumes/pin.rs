@@ -3,6 +3,7 @@
 //! The runtime takes the sources of mounts by name, and a name below a volume may mean something else by then. So what was
 //! opened is mounted, from its descriptor, in a directory that no container can reach, and that name is given. The
 //! container's own mount is a copy, so ours goes as soon as the container runs: nothing is left to survive a restart.
+//! Invariant: the end of a pin ends nothing else. Its mounts are peers of the machine's, so they are made private before.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +11,10 @@ use std::path::PathBuf;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
+use rustix::mount::{
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_bind, mount_change, move_mount,
+    open_tree, unmount,
+};
 
 use crate::base::beneath::Root;
 use crate::base::tree;
@@ -20,6 +24,8 @@ use crate::base::tree;
 pub struct Pins {
     directory: PathBuf,
     made: Vec<PathBuf>,
+    /// The directory is mounted over itself.
+    is_apart: bool,
 }
 
 // === impl Pins ===
@@ -27,12 +33,19 @@ pub struct Pins {
 impl Pins {
     /// In a directory of its own, which is made when it is needed.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, made: Vec::new() }
+        Self { directory, made: Vec::new(), is_apart: false }
     }
 
     /// Mounts what a descriptor stands for, with what is mounted below it if that is wanted; answers where.
     pub fn pin(&mut self, source: BorrowedFd<'_>, recursive: bool) -> io::Result<PathBuf> {
-        let root = Root::make(&self.directory)?;
+        if !self.is_apart {
+            // A mount of its own that is private: no other mount namespace gets copies of what is pinned below.
+            drop(Root::make(&self.directory)?);
+            mount_bind(&self.directory, &self.directory)?;
+            self.is_apart = true;
+            mount_change(&self.directory, MountPropagationFlags::PRIVATE)?;
+        }
+        let root = Root::open(&self.directory)?;
         let name = self.made.len().to_string();
         let wanted = rustix::fs::fstat(source)?;
         if FileType::from_raw_mode(wanted.st_mode).is_dir() {
@@ -64,13 +77,17 @@ impl Pins {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        for path in self.made.iter().rev() {
-            if let Err(error) = unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        let apart = self.is_apart.then_some(&self.directory);
+        for path in self.made.iter().rev().chain(apart) {
+            // Cut off first: the end of what is mounted in a copy would be told to the machine's own mounts.
+            let private = mount_change(path, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
+            let ended = private.and_then(|()| unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW));
+            if let Err(error) = ended {
                 tracing::warn!(%error, path = %path.display(), "a mount is left until the pod goes");
             }
         }
         // Stops at what is still mounted.
-        if !self.made.is_empty() {
+        if self.is_apart {
             let _ = tree::remove(&self.directory);
         }
     }
@@ -101,5 +118,36 @@ mod tests {
         drop(pins);
         assert!(!place.exists());
         assert_eq!(fs::read_to_string(dir.path().join("moved/file")).unwrap(), "wanted");
+    }
+
+    /// On most machines every mount is shared: then an end of a copy is told to the original.
+    #[test]
+    fn the_end_of_a_pin_ends_nothing_that_is_mounted_on_the_machine() {
+        use rustix::mount::{MountFlags, mount};
+        let dir = tempfile::tempdir().unwrap();
+        let (host, place) = (dir.path().join("host"), dir.path().join("pins/c"));
+        let inner = host.join("inner");
+        fs::create_dir(&host).unwrap();
+        mount("tmpfs", &host, "tmpfs", MountFlags::empty(), None).expect("run as root");
+        mount_change(&host, MountPropagationFlags::SHARED).unwrap();
+        fs::create_dir(&inner).unwrap();
+        mount("tmpfs", &inner, "tmpfs", MountFlags::empty(), None).unwrap();
+        let is_there = || crate::node::volumes::is_mounted(&inner).unwrap();
+        let root = Root::open(&host).unwrap();
+        let mut pins = Pins::new(place.clone());
+        let pinned = pins.pin(root.as_fd(), true).unwrap();
+        assert!(crate::node::volumes::is_mounted(&pinned.join("inner")).unwrap(), "with what is mounted below");
+        drop(pins);
+        let after_drop = is_there();
+        // Left by a killed process, and removed by the next.
+        let mut pins = Pins::new(place.clone());
+        pins.pin(root.as_fd(), true).unwrap();
+        std::mem::forget(pins);
+        crate::containers::unmount_below(&place).unwrap();
+        let after_crash = is_there();
+        drop(root);
+        let _ = unmount(&inner, UnmountFlags::DETACH);
+        unmount(&host, UnmountFlags::DETACH).unwrap();
+        assert_eq!([after_drop, after_crash], [true, true]);
     }
 }
