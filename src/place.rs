@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use crate::base::file::write_atomically;
+use crate::base::file::{self, claim_file, take_private_dir, write_atomically};
 use crate::{containers, net};
 
 /// The run directory whose node has the plain names.
@@ -23,6 +23,8 @@ const PLAIN: &str = "/run/amphipod";
 const POD_LOGS: &str = "/var/log/pods";
 const PID_FILE: &str = "server.pid";
 const RECORD_FILE: &str = "node.json";
+/// Far more than some ranges take.
+const RECORD_BYTES_MAX: u64 = 1 << 20;
 /// How long the claim of a server that has ended may outlive it: until its children have begun to run their program, which
 /// on a machine that has no time or no memory for them takes long. They hold its sockets as well.
 const HEIR_PATIENCE: Duration = Duration::from_secs(20);
@@ -108,18 +110,26 @@ impl Place {
 
     /// What was remembered; nothing if no server ran here since the last reboot.
     pub fn recorded(&self) -> io::Result<Option<Ranges>> {
-        match fs::read(self.run_dir.join(RECORD_FILE)) {
+        match file::read(&self.run_dir.join(RECORD_FILE), RECORD_BYTES_MAX) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
     }
 
+    /// Makes the data directory, or takes it as it is: from then on nobody else may enter it.
+    pub fn take_data_dir(&self) -> Result<()> {
+        take_private_dir(&self.data_dir).with_context(|| {
+            format!("--data-dir: {} cannot be written: make it writable or choose another", self.data_dir.display())
+        })
+    }
+
     /// Takes the run directory, which one process may have at a time, and writes `server.pid` there.
     pub fn claim(&self) -> Result<Claim> {
         let path = self.run_dir.join(PID_FILE);
         let open = || {
-            fs::create_dir_all(&self.run_dir)?;
+            take_private_dir(&self.run_dir)?;
+            claim_file(&path)?;
             OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)
         };
         let mut file = open().with_context(|| {

@@ -27,7 +27,7 @@ use crate::api::identity::pki::{Names, Pki, renewal_due};
 use crate::api::identity::token::Tokens;
 use crate::api::{Api, Options, bootstrap};
 use crate::base::clock::Clock;
-use crate::base::file::{make_private_dir, write_atomically};
+use crate::base::file::{make_private_dir, make_public_dir, write_atomically};
 use crate::base::{metrics, task};
 use crate::containers::image::Policy;
 use crate::place::Place;
@@ -159,6 +159,7 @@ async fn serve(config: Config) -> Result<Ended> {
     // Before anything is touched: one node a run directory.
     let place = Place::new(&config.data_dir, &config.run_dir);
     let _claim = config.agent.then(|| place.claim()).transpose()?;
+    place.take_data_dir()?;
     let server_dir = config.data_dir.join("server");
     make_private_dir(&server_dir).with_context(|| {
         format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())
@@ -350,7 +351,7 @@ fn write_kubeconfig(config: &Config, pki: &Pki) -> Result<()> {
     }
     let write = || -> std::io::Result<()> {
         if let Some(parent) = config.kubeconfig.parent() {
-            std::fs::create_dir_all(parent)?;
+            make_public_dir(parent)?;
         }
         write_atomically(&config.kubeconfig, text.as_bytes(), config.kubeconfig_mode)
     };

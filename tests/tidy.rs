@@ -327,6 +327,18 @@ fn queues_have_bounds_and_tasks_have_names() {
     rule(&broken, "no unbounded queues, no detached tasks (use base::task::spawn), nothing left over");
 }
 
+/// Recursion and names that are looked up twice: what a container makes can be deeper than a stack, and lead elsewhere.
+#[test]
+fn trees_are_removed_by_the_one_walk() {
+    let mut broken = Vec::new();
+    for file in files("src").iter().filter(|f| f.path != "src/base/tree.rs" && !f.path.ends_with("/tests.rs")) {
+        if code(&file.text).contains("remove_dir_all") {
+            broken.push(format!("{}: remove_dir_all", file.path));
+        }
+    }
+    rule(&broken, "trees are removed by base::tree, which neither recurses nor follows links");
+}
+
 #[test]
 fn every_crate_has_its_reason() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

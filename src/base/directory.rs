@@ -146,22 +146,21 @@ pub struct Tree {
 /// may go around in circles.
 pub fn tree(root: &Path) -> Tree {
     let mut found = Tree::default();
-    walk(root, false, &mut found);
-    found.files.sort();
-    found
-}
-
-fn walk(directory: &Path, linked: bool, found: &mut Tree) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let is_link = entry.file_type().is_ok_and(|t| t.is_symlink());
-        if !path.is_dir() {
-            found.files.extend(path.is_file().then_some(path));
-        } else if !entry.file_name().to_string_lossy().starts_with('.') && !(is_link && linked) {
-            found.directories.push(path.clone());
-            walk(&path, linked || is_link, found);
+    let mut left = vec![(root.to_owned(), false)];
+    while let Some((directory, linked)) = left.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_link = entry.file_type().is_ok_and(|t| t.is_symlink());
+            if !path.is_dir() {
+                found.files.extend(path.is_file().then_some(path));
+            } else if !entry.file_name().to_string_lossy().starts_with('.') && !(is_link && linked) {
+                found.directories.push(path.clone());
+                left.push((path, linked || is_link));
+            }
         }
     }
+    found.files.sort();
+    found
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What every room stands on: no network, no kernel, no Kubernetes kinds.
 
 pub mod arguments;
+pub mod beneath;
 pub mod budget;
 pub mod clock;
 pub mod directory;
@@ -14,3 +15,4 @@ pub mod quantity;
 pub mod signal;
 pub mod space;
 pub mod task;
+pub mod tree;

@@ -37,6 +37,7 @@ pub struct AgentArgs {
 
 /// Runs the agent until it is told to stop.
 pub fn run(args: AgentArgs) -> Result<()> {
+    crate::base::file::keep_new_files_private();
     args.log.start();
     join::run(resolve(args)?)
 }

@@ -150,7 +150,7 @@ fn overlay(data_dir: &Path) -> Found {
     let Some(parent) = existing(data_dir) else { return Fail("--data-dir: no part of the path exists".into()) };
     let scratch = parent.join(format!(".amphipod-check-{}", std::process::id()));
     let result = containers::image::probe_overlay(&scratch);
-    let _ = fs::remove_dir_all(&scratch);
+    let _ = crate::base::tree::remove(&scratch);
     match result {
         Ok(()) => Fine(format!("can be mounted at {}", parent.display())),
         Err(error) => Fail(format!(

@@ -12,6 +12,7 @@ use base64::Engine;
 use clap::Args;
 
 use super::{Directories, complain, output};
+use crate::base::{file, tree};
 use crate::place::{Place, Ranges};
 use crate::{containers, net};
 
@@ -34,8 +35,12 @@ pub fn run(args: &KillallArgs) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("killall needs root");
     }
+    file::keep_new_files_private();
     let place = Place::new(&directories.data_dir, &directories.run_dir);
     let claim = if place.run_dir.exists() { Some(place.claim()?) } else { None };
+    if place.data_dir.exists() {
+        place.take_data_dir()?;
+    }
     let mut failures = 0;
     let mut note = |what: &str, result: Result<()>| {
         if let Err(error) = result {
@@ -108,10 +113,5 @@ fn remove_kubeconfig(directories: &Directories) -> Result<()> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} cannot be removed", path.display()))
-        }
-        _ => Ok(()),
-    }
+    tree::remove(path).with_context(|| format!("{} cannot be removed", path.display()))
 }

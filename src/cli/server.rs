@@ -113,6 +113,7 @@ fn octal(text: &str) -> Result<u32, String> {
 
 /// Runs the server until it is told to stop.
 pub fn run(args: ServerArgs) -> Result<()> {
+    crate::base::file::keep_new_files_private();
     args.log.start();
     let config = resolve(args)?;
     server::run(config)

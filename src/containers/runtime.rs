@@ -40,6 +40,8 @@ const EVENT_BACKLOG: usize = 1024;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// Creating a container may wait for slow disks and volumes.
 const START_PATIENCE: Duration = Duration::from_secs(120);
+/// Far more than any specification takes.
+const SPEC_BYTES_MAX: u64 = 16 << 20;
 /// What SIGKILL does not end in this time hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -70,7 +72,7 @@ impl ShimRuntime {
     /// Opens the run directory and re-adopts what lives there.
     pub async fn open(config: Config) -> Result<Self> {
         let sandboxes_dir = config.sandboxes_dir();
-        std::fs::create_dir_all(&sandboxes_dir).map_err(io("creating", &sandboxes_dir))?;
+        crate::base::file::claim_private_dir(&sandboxes_dir).map_err(io("creating", &sandboxes_dir))?;
         let tree = Tree::new(&config.cgroup_root)?;
         tree.create("shims", &Resources::default())?;
         let inner = Inner {
@@ -154,7 +156,7 @@ impl ShimRuntime {
 
     fn container_spec(&self, sandbox: &str, container: &str) -> Result<ContainerSpec> {
         let path = self.bundle(sandbox, container).join("spec.json");
-        let bytes = std::fs::read(&path).map_err(io("reading", &path))?;
+        let bytes = crate::base::file::read(&path, SPEC_BYTES_MAX).map_err(io("reading", &path))?;
         serde_json::from_slice(&bytes).map_err(|error| Error::Spec(format!("{path:?}: {error}")))
     }
 
@@ -207,7 +209,9 @@ impl ShimRuntime {
         if let Err(error) = self.inner.tree.remove(&cgroup) {
             tracing::warn!(container, error = super::error::chain(&error), "leftover cgroup");
         }
-        let _ = std::fs::remove_dir_all(self.bundle(&sandbox.id, container));
+        if let Err(error) = crate::base::tree::remove(&self.bundle(&sandbox.id, container)) {
+            tracing::warn!(container, %error, "leftover bundle");
+        }
     }
 
     async fn exited(&self, container: &str, patience: Duration) -> Result<bool> {

@@ -3,13 +3,11 @@
 //! Works from the configuration and what the kernel lists, not from memory, so it also cleans up after a kill.
 //! Sysctls stay as they are: others may rely on forwarding by now.
 
-use std::fs;
-use std::io;
-
 use super::netlink::Socket;
 use super::netlink::route::{Route, Way};
 use super::pod::{group, netns};
 use super::{Config, Error, nft};
+use crate::base::tree;
 
 /// Deletes links, namespace pins, routes, nftables tables and reservations; goes on after an error and gathers them.
 /// Works in the network namespace of the calling thread.
@@ -19,10 +17,7 @@ pub fn destroy(config: &Config) -> Result<(), Error> {
     errors.extend(pins(config).err());
     errors.extend(nft::remove_tables(config).err());
     for directory in [config.netns_dir(), config.addresses_dir()] {
-        match fs::remove_dir_all(&directory) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => errors.push(Error::file("cannot remove", &directory)(e)),
-            _ => {}
-        }
+        errors.extend(tree::remove(&directory).map_err(Error::file("cannot remove", &directory)).err());
     }
     Error::gather(errors)
 }

@@ -1,19 +1,40 @@
-//! The files that every pod finds in /etc: hosts, hostname, resolv.conf.
+//! The small files that every pod has: hosts, hostname and resolv.conf in /etc, and what containers say last.
+//!
+//! Containers write into some of them, the run directory is memory of the machine, and the host reads them again. So they
+//! are in a file system of their own for each pod, in memory and small: it costs one mount and no disk, what is in it is
+//! charged to the container that wrote it, and a full one harms its own pod only. Invariant: the host opens them below a
+//! descriptor, follows no link, waits for nothing and reads to a limit.
 
 use std::fmt::Write;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
+use nix::mount::MsFlags;
 
-use super::Config;
+use super::{Config, volumes};
+use crate::base::beneath::Root;
+use crate::base::file::make_private_dir;
 
 /// Search lists longer than this are cut, as Kubernetes does.
 const SEARCH_MAX: usize = 32;
+/// What the files of a pod may take beside what they are when they are made.
+const ROOM_BYTES: u64 = 1 << 20;
+/// The machine's own files are not longer.
+const HOST_FILE_BYTES_MAX: u64 = 4 << 20;
+/// What is read of a container's last words, from their end.
+const LAST_WORDS_BYTES: u64 = 4096;
+const LAST_WORDS: &str = "last-words";
+/// Everybody's in the container; the way to it is root's alone.
+const ETC_MODE: u32 = 0o644;
+const LAST_WORDS_MODE: u32 = 0o666;
 
 /// Where the files of a pod are.
 #[derive(Clone, Debug)]
 pub struct Files {
+    directory: PathBuf,
     pub hosts: PathBuf,
     pub hostname: PathBuf,
     pub resolv_conf: PathBuf,
@@ -31,33 +52,81 @@ pub fn host_name(pod: &Pod, node: &str) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
-/// Writes the files of a pod into `directory`.
-pub fn write(directory: &Path, config: &Config, pod: &Pod, addresses: &[IpAddr]) -> std::io::Result<Files> {
-    std::fs::create_dir_all(directory)?;
-    let files = Files {
+/// Writes the files of a pod into `directory`. Where containers use them already, one that cannot be written is left as it is.
+pub fn write(directory: &Path, config: &Config, pod: &Pod, addresses: &[IpAddr], adopted: bool) -> io::Result<Files> {
+    let host_resolv = host_file("/etc/resolv.conf");
+    let texts = [
+        ("hosts", hosts(config, pod, addresses)),
+        ("hostname", format!("{}\n", host_name(pod, &config.name))),
+        ("resolv.conf", resolv_conf(config, pod, &host_resolv)),
+    ];
+    make_private_dir(directory)?;
+    if !volumes::is_mounted(directory)? {
+        let size = ROOM_BYTES + 2 * texts.iter().map(|(_, text)| text.len() as u64).sum::<u64>();
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        volumes::mount_tmpfs(directory, flags, &format!("mode=0700,size={size}"))?;
+    }
+    let root = Root::open(directory)?;
+    for (name, text) in &texts {
+        // In place: a rename would leave the containers with the old one.
+        match root.write_in_place(name, text.as_bytes(), ETC_MODE) {
+            Err(error) if adopted => tracing::warn!(%error, file = name, "a file of a running pod was not renewed"),
+            result => result?,
+        }
+    }
+    Ok(Files {
+        directory: directory.to_owned(),
         hosts: directory.join("hosts"),
         hostname: directory.join("hostname"),
         resolv_conf: directory.join("resolv.conf"),
-    };
-    let host_resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    write_if_new(&files.hosts, &hosts(config, pod, addresses))?;
-    write_if_new(&files.hostname, &format!("{}\n", host_name(pod, &config.name)))?;
-    write_if_new(&files.resolv_conf, &resolv_conf(config, pod, &host_resolv))?;
-    Ok(files)
+    })
 }
 
-/// Bind-mounted files are written in place: a rename would leave the container with the old one.
-fn write_if_new(path: &Path, text: &str) -> std::io::Result<()> {
-    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(());
+fn host_file(path: &str) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(HOST_FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Makes the file for a container's last words; those of its earlier attempts were read when they ended.
+    pub fn make_last_words(&self, container: &str, attempt: u32) -> io::Result<PathBuf> {
+        let root = Root::open(&self.directory)?.make_directory(Path::new(LAST_WORDS), 0o700)?;
+        let of_it = |name: &str| name.strip_prefix(container)?.strip_prefix('-')?.parse::<u32>().ok();
+        for (name, _) in root.entries()? {
+            if of_it(&name).is_some() {
+                root.remove(&name)?;
+            }
+        }
+        let name = format!("{container}-{attempt}");
+        root.write_new(&name, b"", LAST_WORDS_MODE, None)?;
+        Ok(self.directory.join(LAST_WORDS).join(name))
     }
-    std::fs::write(path, text)
+}
+
+/// A container's last words, cut at their beginning as the kubelet does.
+pub fn last_words(directory: &Path, container: &str, attempt: u32) -> io::Result<Vec<u8>> {
+    tail(Root::open(directory)?.directory(LAST_WORDS)?.file(format!("{container}-{attempt}"))?, LAST_WORDS_BYTES)
+}
+
+/// The end of a file.
+fn tail(mut file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)))?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn hosts(config: &Config, pod: &Pod, addresses: &[IpAddr]) -> String {
     let spec = pod.spec.as_ref();
     let mut out = if spec.and_then(|s| s.host_network) == Some(true) {
-        std::fs::read_to_string("/etc/hosts").unwrap_or_default()
+        host_file("/etc/hosts")
     } else {
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
@@ -166,6 +235,40 @@ mod tests {
         assert_eq!(text, want);
         let text = resolv_conf(&config(), &pod(json!({"containers": [], "hostNetwork": true})), "nameserver 9.9.9.9\n");
         assert_eq!(text, "nameserver 9.9.9.9\n");
+    }
+
+    #[test]
+    fn what_containers_write_is_bounded_and_read_to_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("files");
+        let make = || write(&path, &config(), &pod(json!({"containers": []})), &[], true).expect("run as root");
+        let files = make();
+        let words = files.make_last_words("c", 0).unwrap();
+        // As a container would: until there is no room.
+        let mut grown = std::fs::File::options().write(true).open(&words).unwrap();
+        let written = std::iter::repeat_with(|| io::Write::write(&mut grown, &[b'x'; 65536]));
+        let written: usize = written.map_while(Result::ok).take(1000).sum();
+        assert!(written < 2 << 20, "{written} bytes of the machine's memory");
+        std::fs::OpenOptions::new().append(true).open(&files.hosts).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(last_words(&path, "c", 0).unwrap().len(), 4096);
+        drop(grown);
+        make();
+        files.make_last_words("c", 1).unwrap();
+        make();
+        assert!(std::fs::read_to_string(&files.hosts).unwrap().starts_with("# Kubernetes-managed"));
+        std::fs::write(files.make_last_words("c-1", 0).unwrap(), "of another").unwrap();
+        std::fs::write(files.make_last_words("c", 2).unwrap(), "the end").unwrap();
+        assert_eq!(last_words(&path, "c", 2).unwrap(), b"the end");
+        assert_eq!(last_words(&path, "c-1", 0).unwrap(), b"of another");
+        // What is no file is not waited for.
+        let words = path.join("last-words/c-2");
+        std::fs::remove_file(&words).unwrap();
+        nix::unistd::mkfifo(&words, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(last_words(&path, "c", 2).is_err());
+        std::fs::remove_file(&words).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &words).unwrap();
+        assert!(last_words(&path, "c", 2).is_err());
+        nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH).unwrap();
     }
 
     #[test]

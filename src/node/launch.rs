@@ -2,20 +2,24 @@
 
 pub use crate::base::error::full;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
 use super::env::{self, Facts};
 use super::files::Files;
-use super::volumes::Paths;
-use super::{Node, probes, spec};
+use super::volumes::pin::Pins;
+use super::volumes::{self, Paths};
+use super::{Node, files, probes, spec};
 use crate::containers::{self, ContainerSpec, ContainerState, ContainerStatus, Image};
 use crate::node::machine::Ended;
 
-/// Last words are cut at this length.
-const LAST_WORDS_BYTES: usize = 4096;
+/// The last words of all containers of a pod together are cut at this length.
+const POD_LAST_WORDS_BYTES: usize = 12 << 10;
+/// What is taken of a log for them.
+const LOG_LINES: u64 = 80;
+const LOG_BYTES: usize = 2048;
 /// Where the images' own seccomp profiles are looked up.
 const SECCOMP_DIR: &str = "seccomp";
 
@@ -57,8 +61,10 @@ pub async fn start(
         .prepare_rootfs(&image.id, &id)
         .await
         .map_err(|e| Failed { reason: "CreateContainerError", message: e.to_string() })?;
+    // They hold what the container mounts until it has done so.
+    let mut pins = volumes::pins(node, pod.metadata.uid.as_deref().unwrap_or(""), &id);
     let result = async {
-        let mut spec = specification(node, pod, c, image, attempt, at, &id, rootfs).map_err(config_error)?;
+        let mut spec = specification(node, pod, c, image, attempt, at, &id, rootfs, &mut pins).map_err(config_error)?;
         if let Some(target) = spec::target(pod, &c.name) {
             spec.pid_namespace_of = Some(process_of(node, &at.sandbox, target).await?);
         }
@@ -84,13 +90,6 @@ async fn process_of(node: &Node, sandbox: &str, name: &str) -> Result<u32, Faile
     found.ok_or_else(|| Failed { reason: "RunContainerError", message: message() })
 }
 
-/// The file that a container's last words are written to.
-fn last_words(node: &Node, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
-    node.pod_run_dir(pod.metadata.uid.as_deref().unwrap_or(""))
-        .join("last-words")
-        .join(format!("{container}-{attempt}"))
-}
-
 #[allow(clippy::too_many_arguments)]
 fn specification(
     node: &Node,
@@ -101,6 +100,7 @@ fn specification(
     at: &Setting,
     id: &str,
     rootfs: PathBuf,
+    pins: &mut Pins,
 ) -> Result<ContainerSpec, String> {
     let pod_security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let own = c.security_context.as_ref();
@@ -115,23 +115,14 @@ fn specification(
         return Err("no command specified".into());
     }
     let privileged = own.and_then(|s| s.privileged) == Some(true);
-    let words = last_words(node, pod, &c.name, attempt);
-    make_file(&words).map_err(|e| format!("{}: {e}", words.display()))?;
+    let words = at.files.make_last_words(&c.name, attempt).map_err(|e| format!("the file for last words: {e}"))?;
     let mut mounts = vec![
         spec::bind(&at.files.hosts, "/etc/hosts", false, None),
         spec::bind(&at.files.resolv_conf, "/etc/resolv.conf", false, None),
         spec::bind(&at.files.hostname, "/etc/hostname", false, None),
         spec::bind(&words, c.termination_message_path.as_deref().unwrap_or("/dev/termination-log"), false, None),
     ];
-    for m in c.volume_mounts.iter().flatten() {
-        let volume = at.volumes.get(&m.name).ok_or_else(|| format!("volume {:?} not found", m.name))?;
-        let sub = match (&m.sub_path_expr, &m.sub_path) {
-            (Some(e), _) => env::expand(e, &known),
-            (None, sub) => sub.clone().unwrap_or_default(),
-        };
-        let host = within(volume, &sub)?;
-        mounts.push(spec::bind(host, &m.mount_path, m.read_only == Some(true), m.mount_propagation.as_deref()));
-    }
+    mounts.extend(volumes::mounts::of(c, &at.volumes, &known, &mounts, pins)?);
     let user = spec::user(pod_security, own, &rootfs, &image.config)?;
     let resources = spec::resources(c.resources.as_ref());
     Ok(ContainerSpec {
@@ -169,34 +160,6 @@ fn stop_signal(c: &Container, image: &Image) -> Option<i32> {
     }
     let name = if named.starts_with("SIG") { named } else { format!("SIG{named}") };
     name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
-}
-
-fn make_file(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    std::fs::write(path, b"")?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
-}
-
-/// A path inside a volume, made where it is missing; a link cannot lead out of it.
-fn within(volume: &Path, sub: &str) -> Result<PathBuf, String> {
-    if sub.is_empty() {
-        return Ok(volume.to_owned());
-    }
-    if sub.starts_with('/') || sub.split('/').any(|p| p == "..") {
-        return Err(format!("subPath {sub:?} must be relative and must not contain '..'"));
-    }
-    let wanted = volume.join(sub);
-    if std::fs::symlink_metadata(&wanted).is_err() {
-        std::fs::create_dir_all(&wanted).map_err(|e| format!("subPath {sub:?}: {e}"))?;
-    }
-    let (root, real) = (volume.canonicalize(), wanted.canonicalize());
-    match (root, real) {
-        (Ok(root), Ok(real)) if real.starts_with(&root) => Ok(real),
-        _ => Err(format!("subPath {sub:?} leads out of the volume")),
-    }
 }
 
 /// Runs a lifecycle hook; the error says what went wrong.
@@ -256,14 +219,19 @@ pub fn ended(node: &Node, pod: &Pod, status: &ContainerStatus) -> Option<Ended> 
 }
 
 fn words(node: &Node, pod: &Pod, c: &Container, status: &ContainerStatus, code: i32) -> String {
-    let said = std::fs::read(last_words(node, pod, &c.name, status.attempt)).unwrap_or_default();
-    let mut said = String::from_utf8_lossy(&said[..said.len().min(LAST_WORDS_BYTES)]).into_owned();
+    let uid = pod.metadata.uid.as_deref().unwrap_or("");
+    let said = files::last_words(&node.pod_files_dir(uid), &c.name, status.attempt).unwrap_or_default();
+    let mut said = String::from_utf8_lossy(&said).into_owned();
     if said.is_empty() && code != 0 && c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError") {
         let (ns, name) = (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
-        let log = node
-            .pod_log_dir(ns, name, pod.metadata.uid.as_deref().unwrap_or(""))
-            .join(format!("{}/{}.log", c.name, status.attempt));
-        said = super::logs::last_lines(&log, 80, 2048);
+        let log = node.pod_log_dir(ns, name, uid).join(format!("{}/{}.log", c.name, status.attempt));
+        said = super::logs::last_lines(&log, LOG_LINES, LOG_BYTES);
+    }
+    let spec = pod.spec.as_ref();
+    let containers = spec.map_or(1, |s| s.containers.len() + s.init_containers.as_ref().map_or(0, Vec::len));
+    let bytes_max = POD_LAST_WORDS_BYTES / containers.max(1);
+    if let Some((cut, _)) = said.char_indices().find(|(at, c)| at + c.len_utf8() > bytes_max) {
+        said.truncate(cut);
     }
     said
 }

@@ -1,6 +1,10 @@
 //! Reading containers' log files: CRI lines, across rotated files, with following woken by the file system.
+//!
+//! Pods that have the machine's log directory as a volume may write there. So a log is opened below the directory of all
+//! pods' logs, follows no link, is a regular file, and no more than a line of it is held at a time.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -8,21 +12,52 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::api::node_access::LogOptions;
+use crate::base::beneath::Root;
 use crate::base::directory::DirectoryWatch;
 
 /// Read at once.
 const CHUNK: usize = 64 << 10;
+/// A longer line is none of ours.
+const LINE_MAX: usize = 64 << 10;
+/// What is read of a file for a container's last words.
+const LAST_BYTES_MAX: u64 = 2 << 20;
+/// A log is the container's directory and a file in the pod's directory, which is in that of all pods.
+const LEVELS: usize = 3;
 
-/// The files of a log, oldest first: `0.log.<time>` before `0.log`.
-fn files(path: &Path) -> Vec<PathBuf> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
-    let prefix = format!("{}.", name.to_string_lossy());
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut old: Vec<PathBuf> =
-        entries.filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)).map(|e| e.path()).collect();
-    old.sort();
-    old.push(path.to_owned());
-    old
+/// The log of one attempt of a container.
+#[derive(Debug)]
+struct Log {
+    /// The container's directory.
+    directory: Root,
+    /// Oldest first: `0.log.<time>` before `0.log`.
+    files: Vec<String>,
+}
+
+// === impl Log ===
+
+impl Log {
+    fn open(path: &Path) -> io::Result<Self> {
+        let absent = || io::Error::from(io::ErrorKind::NotFound);
+        let name = path.file_name().ok_or_else(absent)?.to_string_lossy().into_owned();
+        let top = path.ancestors().nth(LEVELS).ok_or_else(absent)?;
+        let below = path.strip_prefix(top).ok().and_then(Path::parent).ok_or_else(absent)?;
+        let directory = Root::open(top)?.directory(below)?;
+        let prefix = format!("{name}.");
+        let names = directory.entries()?.into_iter().map(|(name, _)| name);
+        let mut files: Vec<String> = names.filter(|n| n.starts_with(&prefix)).collect();
+        files.sort();
+        files.push(name);
+        Ok(Self { directory, files })
+    }
+
+    fn file(&self, index: usize) -> io::Result<File> {
+        self.directory.file(&self.files[index])
+    }
+
+    /// The file that is being written.
+    fn newest(&self) -> usize {
+        self.files.len() - 1
+    }
 }
 
 /// One line of a log in CRI format.
@@ -89,11 +124,11 @@ impl Filter<'_> {
     }
 }
 
-/// Where to begin so that the last `lines` lines follow: a file of the list and an offset in it.
-fn tail_start(files: &[PathBuf], lines: u64) -> (usize, u64) {
+/// Where to begin so that the last `lines` lines follow: a file of the log and an offset in it.
+fn tail_start(log: &Log, lines: u64) -> (usize, u64) {
     let mut wanted = lines;
-    for (i, file) in files.iter().enumerate().rev() {
-        match last_lines_start(file, wanted) {
+    for i in (0..log.files.len()).rev() {
+        match last_lines_start(log.file(i), wanted) {
             Ok(offset) => return (i, offset),
             Err(found) => wanted -= found,
         }
@@ -102,8 +137,8 @@ fn tail_start(files: &[PathBuf], lines: u64) -> (usize, u64) {
 }
 
 /// Where the last `lines` lines of a file begin; or how many lines it has, which are fewer.
-fn last_lines_start(path: &Path, lines: u64) -> Result<u64, u64> {
-    let Ok(mut file) = std::fs::File::open(path) else { return Err(0) };
+fn last_lines_start(file: io::Result<File>, lines: u64) -> Result<u64, u64> {
+    let Ok(mut file) = file else { return Err(0) };
     let mut end = file.metadata().map_or(0, |m| m.len());
     if lines == 0 {
         return Ok(end);
@@ -135,12 +170,12 @@ pub async fn send(
     out: mpsc::Sender<Bytes>,
     mut over: tokio::sync::watch::Receiver<bool>,
 ) {
-    let all = files(&path);
-    let (first, mut offset) = options.tail_lines.map_or((0, 0), |n| tail_start(&all, n));
+    let Ok(log) = Log::open(&path) else { return };
+    let (first, mut offset) = options.tail_lines.map_or((0, 0), |n| tail_start(&log, n));
     let mut filter = Filter { options: &options, left_bytes: options.limit_bytes, within: false };
-    for old in &all[first..all.len() - 1] {
+    for old in first..log.newest() {
         let mut rest = BytesMut::new();
-        if copy(old, offset, &mut rest, &mut filter, &out).await.is_none() {
+        if copy(log.file(old), offset, &mut rest, &mut filter, &out).await.is_none() {
             return;
         }
         offset = 0;
@@ -149,7 +184,7 @@ pub async fn send(
     let (mut rest, mut position) = (BytesMut::new(), offset);
     loop {
         let ended = *over.borrow();
-        match copy(&path, position, &mut rest, &mut filter, &out).await {
+        match copy(log.file(log.newest()), position, &mut rest, &mut filter, &out).await {
             Some(end) => position = end,
             None => return,
         }
@@ -162,7 +197,7 @@ pub async fn send(
             () = out.closed() => return,
         }
         // A rotated file begins anew.
-        if std::fs::metadata(&path).map_or(0, |m| m.len()) < position {
+        if log.file(log.newest()).and_then(|f| f.metadata()).map_or(0, |m| m.len()) < position {
             (position, rest) = (0, BytesMut::new());
         }
     }
@@ -177,13 +212,13 @@ async fn wait(watcher: &mut Option<DirectoryWatch>) {
 
 /// Sends what a file holds after `offset`; answers the new offset, or `None` when nobody listens or all is sent.
 async fn copy(
-    path: &Path,
+    file: io::Result<File>,
     offset: u64,
     rest: &mut BytesMut,
     filter: &mut Filter<'_>,
     out: &mpsc::Sender<Bytes>,
 ) -> Option<u64> {
-    let Ok(mut file) = std::fs::File::open(path) else { return Some(offset) };
+    let Ok(mut file) = file else { return Some(offset) };
     if file.seek(SeekFrom::Start(offset)).is_err() {
         return Some(offset);
     }
@@ -203,6 +238,9 @@ async fn copy(
                 break;
             }
         }
+        if rest.len() > LINE_MAX {
+            rest.clear();
+        }
         if !piece.is_empty() && out.send(piece.freeze()).await.is_err() {
             return None;
         }
@@ -214,15 +252,24 @@ async fn copy(
 
 /// The last lines of a log, for a container's last words.
 pub fn last_lines(path: &Path, lines: u64, bytes: usize) -> String {
-    let all = files(path);
-    let (first, offset) = tail_start(&all, lines);
+    let Ok(log) = Log::open(path) else { return String::new() };
+    let (first, offset) = tail_start(&log, lines);
     let options = LogOptions::default();
     let mut filter = Filter { options: &options, left_bytes: None, within: false };
     let mut out = BytesMut::new();
-    for (i, file) in all.iter().enumerate().skip(first) {
-        let raw = std::fs::read(file).unwrap_or_default();
-        let from = if i == first { (offset as usize).min(raw.len()) } else { 0 };
-        raw[from..].split(|b| *b == b'\n').for_each(|l| filter.line(l, &mut out));
+    for i in first..log.files.len() {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = log.file(i)?;
+            let end = file.metadata()?.len();
+            let from = if i == first { offset } else { 0 };
+            file.seek(SeekFrom::Start(from.max(end.saturating_sub(LAST_BYTES_MAX))))?;
+            let mut raw = Vec::new();
+            file.take(LAST_BYTES_MAX).read_to_end(&mut raw)?;
+            Ok(raw)
+        };
+        read().unwrap_or_default().split(|b| *b == b'\n').for_each(|l| filter.line(l, &mut out));
+        let surplus = out.len().saturating_sub(bytes);
+        let _ = out.split_to(surplus);
     }
     let from = out.len().saturating_sub(bytes);
     String::from_utf8_lossy(&out[from..]).into_owned()
@@ -246,6 +293,38 @@ mod tests {
             all.extend_from_slice(&piece);
         }
         String::from_utf8(all).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_log_that_a_pod_made_shows_nothing_of_the_machine_and_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let container = dir.path().join("pods/ns_pod_uid/c");
+        std::fs::create_dir_all(&container).unwrap();
+        log(dir.path(), "secret", &["of the machine"]);
+        let path = container.join("0.log");
+        let all = async || {
+            let tailed = LogOptions { tail_lines: Some(5), ..LogOptions::default() };
+            let read = async |options| {
+                tokio::time::timeout(std::time::Duration::from_secs(5), read(path.clone(), options)).await.unwrap()
+            };
+            [read(LogOptions::default()).await, read(tailed).await, last_lines(&path, 80, 2048)].concat()
+        };
+        std::os::unix::fs::symlink(dir.path().join("secret"), &path).unwrap();
+        assert_eq!(all().await, "", "a link");
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(all().await, "", "a pipe");
+        std::fs::remove_file(&path).unwrap();
+        // Gigabytes without an end of line.
+        std::fs::File::create(&path).unwrap().set_len(1 << 28).unwrap();
+        std::fs::rename(&path, container.join("0.log.1")).unwrap();
+        log(&container, "0.log", &["mine"]);
+        assert!(last_lines(&path, 80, 2048).ends_with("mine\n"));
+        // The pod's directory is a link to another one.
+        log(dir.path(), "0.log", &["of the machine"]);
+        std::fs::remove_dir_all(&container).unwrap();
+        std::os::unix::fs::symlink(dir.path(), &container).unwrap();
+        assert_eq!(all().await, "", "a link on the way");
     }
 
     #[tokio::test]

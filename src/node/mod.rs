@@ -88,6 +88,11 @@ impl Node {
         self.config.run_dir.join("pods").join(uid)
     }
 
+    /// Where the small files of a pod are: a file system of its own.
+    pub fn pod_files_dir(&self, uid: &str) -> PathBuf {
+        self.pod_run_dir(uid).join("files")
+    }
+
     /// Where the pod's logs are.
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.config.log_dir.join(format!("{namespace}_{name}_{uid}"))

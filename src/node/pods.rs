@@ -98,10 +98,15 @@ impl Pods {
         }
         let wanted: Vec<&String> = self.workers.keys().collect();
         for base in [self.node.config.data_dir.join("pods"), self.node.config.run_dir.join("pods")] {
+            if let Err(error) = crate::base::file::claim_private_dir(&base) {
+                tracing::warn!(%error, path = %base.display(), "the directory of the pods cannot be made");
+            }
             for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
                 let uid = entry.file_name().to_string_lossy().into_owned();
-                if !wanted.contains(&&uid) {
-                    let _ = volumes::remove(&self.node, &uid);
+                if !wanted.contains(&&uid)
+                    && let Err(why) = volumes::remove(&self.node, &uid).await
+                {
+                    tracing::warn!(uid, why, "the volumes of an earlier pod were not removed whole");
                 }
             }
         }
@@ -118,8 +123,12 @@ impl Pods {
             let _ = self.node.images.release_rootfs(&c.id).await;
         }
         worker::tear_down(&self.node, &Pod::default(), uid, false).await;
-        let _ = volumes::remove(&self.node, uid);
-        let _ = std::fs::remove_dir_all(&sandbox.spec.log_dir);
+        if let Err(why) = volumes::remove(&self.node, uid).await {
+            tracing::warn!(uid, why, "the pod's volumes were not removed whole");
+        }
+        if let Err(error) = crate::base::tree::remove(&sandbox.spec.log_dir) {
+            tracing::warn!(uid, %error, "the pod's logs were not removed whole");
+        }
     }
 
     fn is_mine(&self, object: &Object) -> bool {

@@ -687,7 +687,7 @@ async fn prepare(
     let facts = facts(node, &addresses);
     let (volumes, stale) =
         volumes::prepare(node, pod, &facts, adopted.is_some()).await.map_err(|e| ("FailedMount", e))?;
-    let files = files::write(&node.pod_run_dir(&uid).join("etc"), &node.config, pod, &addresses)
+    let files = files::write(&node.pod_files_dir(&uid), &node.config, pod, &addresses, adopted.is_some())
         .map_err(|e| sandbox_error(e.to_string()))?;
     let sandbox = match adopted {
         Some(sandbox) => sandbox.spec.id.clone(),
@@ -739,11 +739,13 @@ pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) {
         tracing::warn!(uid, error = launch::full(&error), "the pod's network was not removed whole");
     }
     if everything {
-        if let Err(why) = volumes::remove(node, uid) {
+        if let Err(why) = volumes::remove(node, uid).await {
             tracing::warn!(uid, why, "the pod's volumes were not removed whole");
         }
         let (namespace, name) =
             (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
-        let _ = std::fs::remove_dir_all(node.pod_log_dir(namespace, name, uid));
+        if let Err(error) = crate::base::tree::remove(&node.pod_log_dir(namespace, name, uid)) {
+            tracing::warn!(uid, %error, "the pod's logs were not removed whole");
+        }
     }
 }

@@ -90,7 +90,6 @@ pub async fn start(
         default_registry: config.default_registry.clone(),
         ..Registries::load(&config.config_dir.join("registries.yaml")).context("registries.yaml")?
     };
-    std::fs::create_dir_all(&dirs.data_dir).with_context(|| format!("{} cannot be made", dirs.data_dir.display()))?;
     let images = Arc::new(ImageStore::open(&dirs, registries).context("the image store cannot be opened")?);
     images.set_peers(peers);
     let taking_in = images.take_in().context("image archives cannot be taken in")?;

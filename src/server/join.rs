@@ -157,6 +157,7 @@ struct Keep {
 impl Keep {
     fn new(config: &Config, clock: Clock) -> Result<Self> {
         let directory = config.data_dir.join("agent");
+        Place::new(&config.data_dir, &config.run_dir).take_data_dir()?;
         let made = make_private_dir(&directory).and_then(|()| make_private_dir(&directory.join("tls")));
         made.with_context(|| {
             format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::base::clock::{Clock, seconds_text};
 use crate::base::file::make_private_dir;
+use crate::base::tree;
 use crate::store::sqlite::{self, Salvaged};
 
 /// How every snapshot's name ends.
@@ -112,7 +113,7 @@ pub fn restore(snapshot: &Path, server: &Path, clock: &Clock) -> Result<(About, 
     for part in IDENTITY {
         let (from, to) = (scratch.0.join(part), server.join(part));
         if from.exists() {
-            let _ = fs::remove_dir_all(&to);
+            let _ = tree::remove(&to);
             fs::rename(&from, &to).with_context(|| format!("{} cannot be put in place", to.display()))?;
         }
     }
@@ -205,7 +206,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(path: PathBuf) -> Result<Self> {
-        let _ = fs::remove_dir_all(&path);
+        let _ = tree::remove(&path);
         make_private_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         Ok(Self(path))
     }
@@ -213,7 +214,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = tree::remove(&self.0);
     }
 }
 

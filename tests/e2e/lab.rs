@@ -230,6 +230,8 @@ impl Drop for Lab {
             let _ = server.wait();
         }
         let _ = self.command(BINARY).arg("killall").args(self.directories()).output();
+        // Pods may have made trees on which the standard library's recursion ends the process.
+        let _ = amphipod::base::tree::remove(self.directory.path());
         if let Some(mut disk) = self.disk.take() {
             let _ = disk.kill();
             let _ = disk.wait();

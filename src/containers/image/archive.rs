@@ -55,7 +55,7 @@ pub(super) async fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Ima
     fs::create_dir_all(&scratch).map_err(io("creating", &scratch))?;
     let (from, to) = (archive.to_owned(), scratch.clone());
     let spread = tokio::task::spawn_blocking(move || {
-        let file = fs::File::open(&from).map_err(io("opening", &from))?;
+        let file = open(&from).map_err(io("opening", &from))?;
         unpack::unpack(std::io::BufReader::new(file), &to, false, "archive").map(drop)
     });
     let result = match spread.await {
@@ -63,7 +63,9 @@ pub(super) async fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Ima
         Ok(Err(error)) => Err(error),
         Err(error) => Err(ImageError::invalid("archive", error)),
     };
-    let _ = fs::remove_dir_all(&scratch);
+    if let Err(error) = crate::base::tree::remove(&scratch) {
+        tracing::warn!(%error, path = %scratch.display(), "what was unpacked of an archive is left until the next start");
+    }
     result
 }
 
@@ -106,6 +108,13 @@ async fn add(store: &ImageStore, found: Found) -> Result<Image> {
         config: file.image_config(),
     };
     store.add_image(image, chain, content)
+}
+
+/// An archive that the administrator named, by a link perhaps; what is no file would never open.
+fn open(path: &Path) -> std::io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    crate::base::beneath::regular(file.into())
 }
 
 /// Keeps what the image was in the archive, and tells what its names mean.

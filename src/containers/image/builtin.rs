@@ -45,12 +45,12 @@ pub(super) fn layer_dir(images: &Path) -> PathBuf {
 /// Makes the layer, with the executable of today.
 pub(super) fn install(images: &Path, executable: &Path) -> Result<()> {
     let layer = layer_dir(images);
-    for name in ["etc", "tmp"] {
-        let path = layer.join(name);
-        fs::create_dir_all(&path).map_err(io("creating", &path))?;
+    for path in [layer.clone(), layer.join("etc"), layer.join("tmp")] {
+        rootfs::make_directory(&path)?;
     }
     let passwd = layer.join("etc/passwd");
     fs::write(&passwd, "root:x:0:0:root:/:/amphipod\nnobody:x:65534:65534:nobody:/:/amphipod\n")
+        .and_then(|()| fs::set_permissions(&passwd, fs::Permissions::from_mode(0o644)))
         .map_err(io("writing", &passwd))?;
     let (binary, fresh) = (layer.join(BINARY), layer.join("amphipod.new"));
     let _ = fs::remove_file(&fresh);

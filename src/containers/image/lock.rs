@@ -18,6 +18,7 @@ pub(super) struct Lock(#[allow(dead_code, reason = "closing it is what unlocks")
 
 fn open(directory: &Path, name: &str) -> Result<File> {
     let path = directory.join(name);
+    crate::base::file::claim_file(&path).map_err(io("setting aside", &path))?;
     OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io("opening", &path))
 }
 

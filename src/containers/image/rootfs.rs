@@ -44,6 +44,14 @@ fn overlay(options: &str, target: &Path) -> Result<()> {
         .map_err(io("mounting overlay at", target))
 }
 
+/// Makes a directory as containers see it: the topmost one of a root file system is everybody's, whatever our umask is. The way
+/// to it is root's alone.
+pub(super) fn make_directory(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::create_dir_all(path).map_err(io("creating", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(io("creating", path))
+}
+
 /// Whether overlays can be mounted with their writable directory in `scratch`, which is made and must be removed after.
 pub fn probe_overlay(scratch: &Path) -> Result<()> {
     let path = |name: &str| scratch.join(name);

@@ -24,7 +24,7 @@ use super::lock::Lock;
 use super::unpack::{Unpacked, unpack};
 use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, archive, builtin, pull, rootfs};
 use crate::base::directory::DirectoryWatch;
-use crate::base::file::write_atomically;
+use crate::base::file::{claim_private_dir, set_aside, write_atomically};
 use crate::base::signal::{Receiver, Signal};
 use crate::wire::images::is_digest;
 use crate::wire::images::{Ask, Found, Peers};
@@ -73,6 +73,11 @@ struct Known {
     file: Option<FileStamp>,
 }
 
+/// Far more than any index takes.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
+/// The id of an image.
+const MARKER_BYTES_MAX: u64 = 256;
+
 /// Tells one state of a file that is only ever replaced from another: inode, size, seconds and nanoseconds.
 pub(super) type FileStamp = (u64, u64, i64, i64);
 
@@ -85,12 +90,35 @@ pub(super) fn stamp(path: &Path) -> Option<FileStamp> {
 fn read_index(path: &Path) -> Result<Known> {
     // Before the content: who replaces it in between makes the next reader read again.
     let file = stamp(path);
-    let index = match fs::read(path) {
+    let index = match crate::base::file::read(path, INDEX_BYTES_MAX) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ImageError::invalid("image index", error))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index::default(),
         Err(error) => return Err(io("reading", path)(error)),
     };
     Ok(Known { index, file })
+}
+
+/// The index at a start: one that cannot be used is set aside, and images are pulled again.
+fn first_index(directory: &Path) -> Result<Index> {
+    let path = directory.join("index.json");
+    let mut index = match read_index(&path) {
+        Ok(known) => known.index,
+        Err(error) => {
+            tracing::error!(%error, "the image index cannot be used; images will be pulled again");
+            set_aside(&path).map_err(io("setting aside", &path))?;
+            Index::default()
+        }
+    };
+    // A layer that it does not name may still be mounted, so its number is not given again.
+    let names = fs::read_dir(directory.join("layers")).into_iter().flatten().flatten();
+    let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    let highest = numbers.max().unwrap_or(0);
+    if highest > index.next_layer {
+        index.next_layer = highest;
+        let bytes = serde_json::to_vec(&index).map_err(|error| ImageError::invalid("image index", error))?;
+        write_atomically(&path, &bytes, 0o600).map_err(io("writing", &path))?;
+    }
+    Ok(index)
 }
 
 /// The index of one who holds the lock.
@@ -156,15 +184,22 @@ impl ImageStore {
         let directory = config.images_dir();
         for name in ["layers", "blobs", "partial", "content"] {
             let path = directory.join(name);
-            fs::create_dir_all(&path).map_err(io("creating", &path))?;
+            claim_private_dir(&path).map_err(io("creating", &path))?;
         }
+        let containers = config.data_dir.join("containers");
+        claim_private_dir(&containers).map_err(io("creating", &containers))?;
         let user = super::lock::join(&directory, || {
-            sweep(&directory, &read_index(&directory.join("index.json"))?.index)?;
+            sweep(&directory, &first_index(&directory)?, &containers);
             builtin::install(&directory, &config.executable)
         })?;
+        let path = directory.join("index.json");
+        let known = match read_index(&path) {
+            Ok(known) => known,
+            Err(_) => first_index(&directory).and_then(|_| read_index(&path))?,
+        };
         let inner = Inner {
             config: config.clone(),
-            index: Mutex::new(read_index(&directory.join("index.json"))?),
+            index: Mutex::new(known),
             _user: user,
             directory,
             registries,
@@ -455,7 +490,7 @@ impl Inner {
     fn unpack_into(&self, scratch: &Path, below: &[String], diff_id: &str, reader: impl Read) -> Result<Unpacked> {
         let (upper, work, view) = (scratch.join("upper"), scratch.join("work"), scratch.join("view"));
         for path in [&upper, &work, &view] {
-            fs::create_dir_all(path).map_err(io("creating", path))?;
+            rootfs::make_directory(path)?;
         }
         let lower = self.lower_dirs(below)?;
         let unpacked = if lower.is_empty() {
@@ -479,8 +514,7 @@ impl Inner {
             return Ok(target);
         }
         for name in ["upper", "work", "rootfs"] {
-            let path = directory.join(name);
-            fs::create_dir_all(&path).map_err(io("creating", &path))?;
+            rootfs::make_directory(&directory.join(name))?;
         }
         let builtin = builtin::is_hello(reference);
         let (id, lower) = if builtin {
@@ -506,7 +540,7 @@ impl Inner {
 
     fn release(&self, container: &str) -> Result<()> {
         let directory = self.config.container_dir(container);
-        let image = fs::read_to_string(directory.join("image"));
+        let image = crate::base::file::read_text(&directory.join("image"), MARKER_BYTES_MAX);
         super::super::runtime::unmount_below(&directory).map_err(|error| ImageError::Io {
             what: "unmounting".into(),
             path: directory.display().to_string(),
@@ -524,7 +558,7 @@ impl Inner {
     fn users(&self) -> Vec<(String, String)> {
         let Ok(entries) = fs::read_dir(self.config.data_dir.join("containers")) else { return Vec::new() };
         let user = |entry: fs::DirEntry| {
-            let image = fs::read_to_string(entry.path().join("image")).ok()?;
+            let image = crate::base::file::read_text(&entry.path().join("image"), MARKER_BYTES_MAX).ok()?;
             Some((entry.file_name().into_string().ok()?, image))
         };
         entries.flatten().filter_map(user).collect()
@@ -662,35 +696,41 @@ impl Images for ImageStore {
     }
 }
 
-/// Removes layer directories and blobs that the index does not name.
-fn sweep(directory: &Path, index: &Index) -> Result<()> {
+/// Removes layer directories and blobs that the index does not name. Whatever is there, and what cannot be removed, keeps
+/// nobody from starting.
+fn sweep(directory: &Path, index: &Index, containers: &Path) {
     let _ = super::super::runtime::unmount_below(directory);
-    let known: Vec<String> = index.layers.values().map(|layer| layer.number.to_string()).collect();
-    drop_unused_content(directory, index)?;
-    for name in ["layers", "blobs"] {
-        let path = directory.join(name);
-        for entry in fs::read_dir(&path).map_err(io("reading", &path))?.flatten() {
-            let keep =
-                name == "layers" && entry.file_name().to_str().is_some_and(|name| known.iter().any(|k| k == name));
-            if !keep {
-                remove_all(&entry.path())?;
-            }
-        }
+    let known: HashSet<String> = index.layers.values().map(|layer| layer.number.to_string()).collect();
+    let in_use = || fs::read_dir(containers).into_iter().flatten().flatten();
+    // After a damaged index: those that containers have mounted are not known. They go with a later start.
+    let in_use = in_use().any(|entry| rootfs::is_mounted(&entry.path().join("rootfs")));
+    let keep = |name: &str| known.contains(name) || in_use && name.parse::<u64>().is_ok();
+    let swept = drop_unused_content(directory, index)
+        .and_then(|()| drop_entries(&directory.join("blobs"), |_| false))
+        .and_then(|()| drop_entries(&directory.join("layers"), keep));
+    if let Err(error) = swept {
+        tracing::warn!(%error, "what a crash left in the image store is not all removed");
     }
-    Ok(())
 }
 
 /// Removes content that no image has.
 fn drop_unused_content(directory: &Path, index: &Index) -> Result<()> {
     let contents = index.images.values().flat_map(|entry| &entry.contents);
     let used: HashSet<&str> = contents.flat_map(Content::blobs).filter_map(|digest| blob_name(digest).ok()).collect();
-    let path = directory.join("content");
-    for entry in fs::read_dir(&path).map_err(io("reading", &path))?.flatten() {
-        if !entry.file_name().to_str().is_some_and(|name| used.contains(name)) {
-            remove_all(&entry.path())?;
+    drop_entries(&directory.join("content"), |name| used.contains(name))
+}
+
+fn drop_entries(directory: &Path, keep: impl Fn(&str) -> bool) -> Result<()> {
+    let mut first = Ok(());
+    for entry in fs::read_dir(directory).map_err(io("reading", directory))?.flatten() {
+        if !entry.file_name().to_str().is_some_and(&keep)
+            && let Err(error) = remove_all(&entry.path())
+            && first.is_ok()
+        {
+            first = Err(error);
         }
     }
-    Ok(())
+    first
 }
 
 /// Makes everything written so far durable, with one call for a whole layer.
@@ -700,13 +740,7 @@ pub(super) fn sync_file_system(path: &Path) -> Result<()> {
 }
 
 pub(super) fn remove_all(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.is_dir() => fs::remove_file(path).map_err(io("removing", path)),
-        _ => match fs::remove_dir_all(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", path)(error)),
-            _ => Ok(()),
-        },
-    }
+    crate::base::tree::remove(path).map_err(io("removing", path))
 }
 
 /// Whether `digest` may be used as a file name.

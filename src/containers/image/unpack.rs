@@ -37,6 +37,8 @@ const DIRECTORY_NAMES_BYTES_MAX: usize = 32 << 20;
 const PATH_BYTES_MAX: usize = 4095;
 /// A decompressor keeps that much (64 MiB); only the most extreme levels of compression ask for more.
 const ZSTD_WINDOW_LOG_MAX: u32 = 26;
+/// What is read of a text file of an image.
+const READ_IN_BYTES_MAX: u64 = 4 << 20;
 
 /// What came out of a layer.
 #[derive(Debug)]
@@ -538,7 +540,10 @@ fn open_directory(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
                     }
                     result => result?,
                 }
-                open(&done)?
+                let made = open(&done)?;
+                // Whatever our umask is: it belongs to an image or a container.
+                fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+                made
             }
             result => result?,
         };
@@ -562,17 +567,7 @@ fn list(directory: &OwnedFd) -> Result<Vec<(PathBuf, bool)>, Errno> {
 
 /// Removes a name with everything below; links are removed, never followed. A missing one is fine.
 fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    match fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        result => return result,
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = fs::openat(parent, name, flags, Mode::empty())?;
-    for (child, _) in list(&directory)? {
-        remove_tree(&directory, &child)?;
-    }
-    fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+    crate::base::tree::remove_at(parent, name).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Makes a directory (with parents) inside a root file system, wherever its links lead inside it.
@@ -592,8 +587,8 @@ pub(crate) fn read_in(root: &Path, path: &Path) -> String {
         fs::openat2(directory, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
     };
     let mut text = Vec::new();
-    if let Ok(file) = open() {
-        let _ = std::fs::File::from(file).take(4 * 1024 * 1024).read_to_end(&mut text);
+    if let Ok(file) = open().map_err(io::Error::from).and_then(crate::base::beneath::regular) {
+        let _ = file.take(READ_IN_BYTES_MAX).read_to_end(&mut text);
     }
     String::from_utf8_lossy(&text).into_owned()
 }

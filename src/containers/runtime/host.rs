@@ -12,7 +12,7 @@ use super::super::spec::{ContainerSpec, SandboxSpec};
 
 pub(super) fn describe(config: &Config, tree: &Tree, sandbox: &SandboxSpec, container: &ContainerSpec) -> Host {
     let directory = config.sandbox_dir(&sandbox.id);
-    let reaper = fs::read_to_string(directory.join(REAPER_FILE)).ok();
+    let reaper = crate::base::file::read_text(&directory.join(REAPER_FILE), 32).ok();
     let shared = reaper.filter(|_| sandbox.share_process_namespace);
     Host {
         cgroup: tree.absolute(&super::container_cgroup(sandbox, &container.id)),

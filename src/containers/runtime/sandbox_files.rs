@@ -18,9 +18,13 @@ use super::super::shim::{BUNDLES_DIR, CONFIG_FILE, GONE_FILE, PID_FILE};
 use super::super::spec::SandboxSpec;
 use super::super::wire::ShimConfig;
 use super::io;
-use crate::base::file::write_atomically;
+use crate::base::file::{self, write_atomically};
 
 const SPEC_FILE: &str = "sandbox.json";
+/// Far more than any specification takes.
+const SPEC_BYTES_MAX: u64 = 16 << 20;
+/// A process id.
+const PID_BYTES_MAX: u64 = 32;
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The run state of a sandbox.
@@ -30,18 +34,32 @@ pub(crate) struct Saved {
     pub created_at: Timestamp,
 }
 
-/// Every sandbox of the run directory. One that was only half made is removed.
+/// Every sandbox of the run directory. One that was only half made, or is damaged, is ended and removed.
 pub(crate) fn saved_sandboxes(directory: &Path) -> Vec<Saved> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.flatten() {
         let path = entry.path();
-        match fs::read(path.join(SPEC_FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
-            Some(saved) => found.push(saved),
-            None => drop(fs::remove_dir_all(path)),
+        match saved(&path) {
+            Ok(saved) => found.push(saved),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "what is left of a sandbox cannot be used and is removed");
+                end_shim(&path);
+                let removed =
+                    unmount_below(&path).and_then(|()| crate::base::tree::remove(&path).map_err(io("removing", &path)));
+                if let Err(error) = removed {
+                    tracing::warn!(error = super::super::error::chain(&error), "not everything of it was removed");
+                }
+            }
         }
     }
     found
+}
+
+fn saved(path: &Path) -> std::io::Result<Saved> {
+    let saved: Saved = serde_json::from_slice(&file::read(&path.join(SPEC_FILE), SPEC_BYTES_MAX)?)?;
+    let is_its_own = path.file_name().is_some_and(|name| name == &*saved.spec.id);
+    if is_its_own { Ok(saved) } else { Err(std::io::Error::other("it is of another sandbox")) }
 }
 
 /// Where the shims are, beside the pods of the node.
@@ -123,10 +141,7 @@ pub(crate) fn discard(config: &Config, tree: &Tree, saved: &Saved, with_parent_c
         tree.remove(parent)?;
     }
     unmount_below(&directory)?;
-    match fs::remove_dir_all(&directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("removing", &directory)(error)),
-        _ => Ok(()),
-    }
+    crate::base::tree::remove(&directory).map_err(io("removing", &directory))
 }
 
 fn bundles(directory: &Path) -> Vec<String> {
@@ -139,8 +154,8 @@ fn bundles(directory: &Path) -> Vec<String> {
 fn end_shim(directory: &Path) {
     // Fails where nothing is left.
     let _ = fs::write(directory.join(GONE_FILE), "");
-    let Some(pid) = fs::read_to_string(directory.join(PID_FILE)).ok().and_then(|text| text.trim().parse::<i32>().ok())
-    else {
+    let text = file::read_text(&directory.join(PID_FILE), PID_BYTES_MAX);
+    let Some(pid) = text.ok().and_then(|text| text.trim().parse::<i32>().ok()) else {
         return;
     };
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
@@ -154,7 +169,8 @@ fn end_shim(directory: &Path) {
     }
 }
 
-/// Unmounts everything at or below `directory`, newest first.
+/// Unmounts everything at or below `directory`, newest first, and nothing else: what is a copy of the machine's own mounts,
+/// such as a volume that was being mounted, is cut off from them first, because the end of a shared mount is told to its peers.
 pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
     let Ok(directory) = fs::canonicalize(directory) else { return Ok(()) };
     let table = fs::read_to_string("/proc/self/mountinfo").map_err(io("reading", Path::new("/proc/self/mountinfo")))?;
@@ -165,6 +181,12 @@ pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
         .filter(|point| point.starts_with(&directory))
         .collect();
     points.reverse();
+    for point in &points {
+        match mount(None::<&str>, point, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            Err(error) => return Err(io("making private", point)(error.into())),
+        }
+    }
     for point in points {
         if let Err(error) = umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
             && error != nix::errno::Errno::EINVAL

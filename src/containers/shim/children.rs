@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::wire;
 
+/// With which containers begin.
+const CONTAINER_UMASK: nix::libc::mode_t = 0o022;
+
 /// What a job's child says at its end.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
@@ -43,6 +46,8 @@ pub(super) fn fork_job(work: impl FnOnce(&OwnedFd) -> Result<i32, String>) -> io
         ForkResult::Child => {
             drop(ours);
             super::reset_signals();
+            // What containers find and make is as everywhere; what the shim makes is its own.
+            nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(CONTAINER_UMASK));
             let report = match work(&theirs) {
                 Ok(pid) => Report::Started { pid },
                 Err(message) => Report::Failed { message },

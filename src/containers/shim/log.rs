@@ -5,12 +5,20 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 
+use crate::base::beneath::Root;
+use crate::base::file::make_public_dir;
+
 /// A line longer than this is cut into pieces.
 pub(super) const LINE_MAX: usize = 16 * 1024;
+/// A log is the container's directory and a file in the pod's directory, which is in that of all pods.
+const LEVELS: usize = 3;
+/// As the kubelet and its runtimes have them: whoever collects logs need not be root.
+const DIRECTORY_MODE: u32 = 0o755;
+const FILE_MODE: u32 = 0o640;
 
 /// Cuts a stream of bytes into log records.
 #[derive(Debug, Default)]
@@ -61,10 +69,13 @@ fn record(out: &mut Vec<u8>, now: Timestamp, stream: &str, tag: &str, text: &[u8
     out.push(b'\n');
 }
 
-/// The current log file of a container; rotated by renaming.
+/// The current log file of a container; rotated by renaming. Everything is done below the directory that was opened first, so
+/// a pod that can write the machine's log directory leads none of it elsewhere.
 #[derive(Debug)]
 pub(super) struct LogFile {
-    path: PathBuf,
+    /// The container's.
+    directory: Root,
+    name: String,
     file: Option<fs::File>,
     size_bytes: u64,
     max_bytes: u64,
@@ -73,17 +84,23 @@ pub(super) struct LogFile {
 
 impl LogFile {
     pub(super) fn open(path: &Path, max_bytes: u64, max_files: u32) -> io::Result<Self> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let mut log = Self { path: path.to_owned(), file: None, size_bytes: 0, max_bytes, max_files };
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let top = path.ancestors().nth(LEVELS).ok_or_else(invalid)?;
+        make_public_dir(top)?;
+        let below = path.strip_prefix(top).ok().and_then(Path::parent).ok_or_else(invalid)?;
+        let directory = Root::open(top)?.make_directory(below, DIRECTORY_MODE)?;
+        let name = path.file_name().ok_or_else(invalid)?.to_string_lossy().into_owned();
+        let mut log = Self { directory, name, file: None, size_bytes: 0, max_bytes, max_files };
         log.reopen()?;
         Ok(log)
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let file = fs::OpenOptions::new().create(true).append(true).mode(0o640).open(&self.path)?;
+        let file = self.directory.append(&self.name, FILE_MODE).or_else(|_| {
+            // A link or a pipe in its place.
+            self.directory.remove(&self.name)?;
+            self.directory.append(&self.name, FILE_MODE)
+        })?;
         self.size_bytes = file.metadata()?.len();
         self.file = Some(file);
         Ok(())
@@ -106,34 +123,26 @@ impl LogFile {
     }
 
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(now.strftime(".%Y%m%d-%H%M%S-%f").to_string());
-        fs::rename(&self.path, &name)?;
+        let old = format!("{}{}", self.name, now.strftime(".%Y%m%d-%H%M%S-%f"));
+        self.directory.rename(&self.name, &old)?;
         self.reopen()?;
-        for old in surplus(rotated(&self.path)?, self.max_files.saturating_sub(1) as usize) {
-            fs::remove_file(old)?;
+        for old in surplus(self.rotated()?, self.max_files.saturating_sub(1) as usize) {
+            self.directory.remove(&old)?;
         }
         Ok(())
     }
-}
 
-/// The rotated files beside `path`, oldest first.
-fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Vec::new()) };
-    let mut prefix = name.to_os_string();
-    prefix.push(".");
-    let mut found = Vec::new();
-    for entry in fs::read_dir(parent)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
-            found.push(entry.path());
-        }
+    /// The rotated files beside it, oldest first.
+    fn rotated(&self) -> io::Result<Vec<String>> {
+        let prefix = format!("{}.", self.name);
+        let names = self.directory.entries()?.into_iter().map(|(name, _)| name);
+        let mut found: Vec<String> = names.filter(|name| name.starts_with(&prefix)).collect();
+        found.sort();
+        Ok(found)
     }
-    found.sort();
-    Ok(found)
 }
 
-fn surplus(mut oldest_first: Vec<PathBuf>, keep: usize) -> Vec<PathBuf> {
+fn surplus(mut oldest_first: Vec<String>, keep: usize) -> Vec<String> {
     oldest_first.truncate(oldest_first.len().saturating_sub(keep));
     oldest_first
 }
@@ -182,7 +191,30 @@ mod tests {
             let now = at().checked_add(jiff::SignedDuration::from_secs(second)).unwrap();
             log.append(&[b'a'; 60], now);
         }
-        assert_eq!(rotated(&path).unwrap().len(), 2);
+        assert_eq!(log.rotated().unwrap().len(), 2);
         assert!(fs::metadata(&path).unwrap().len() <= 100);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_log_leads_no_output_elsewhere() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        fs::write(&outside, "").unwrap();
+        let path = directory.path().join("pods/pod/c/0.log");
+        let mut log = LogFile::open(&path, 100, 3).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(path.parent().unwrap()), mode(&path)], [0o755, 0o640]);
+        fs::remove_file(&path).unwrap();
+        symlink(&outside, &path).unwrap();
+        drop(LogFile::open(&path, 100, 3).unwrap());
+        for _ in 0..3 {
+            log.append(&[b'a'; 60], at());
+        }
+        let elsewhere = directory.path().join("pods/pod");
+        fs::rename(elsewhere.join("c"), directory.path().join("moved")).unwrap();
+        symlink(directory.path(), elsewhere.join("c")).unwrap();
+        assert!(LogFile::open(&path, 100, 3).is_err());
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "");
     }
 }

@@ -43,6 +43,7 @@ pub fn shim_main(args: &[String]) -> ExitCode {
         eprintln!("usage: shim DIRECTORY (started by the agent only)");
         return ExitCode::from(2);
     };
+    crate::base::file::keep_new_files_private();
     let directory = PathBuf::from(directory);
     match detach(&directory) {
         Ok(()) => ExitCode::SUCCESS,

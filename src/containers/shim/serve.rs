@@ -459,8 +459,8 @@ impl Shim {
     /// Removes the traces that libcontainer and the agent left for a container.
     fn forget(&mut self, name: &str) {
         self.containers.remove(name);
-        let _ = fs::remove_dir_all(PathBuf::from("state").join(name));
-        let _ = fs::remove_dir_all(PathBuf::from("bundles").join(name));
+        let _ = crate::base::tree::remove(&PathBuf::from("state").join(name));
+        let _ = crate::base::tree::remove(&PathBuf::from("bundles").join(name));
     }
 
     fn shutdown(&mut self, id: u64) {

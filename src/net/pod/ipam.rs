@@ -14,10 +14,14 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use crate::base::file::{claim_private_dir, read_text};
 use crate::net::Error;
 
 /// Names of files in the directory that are no reservation start with this.
 const HIDDEN: char = '.';
+
+/// Longer than any pod's id.
+const ID_BYTES_MAX: u64 = 4096;
 
 /// The reservations of one node.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ pub struct Ipam {
 impl Ipam {
     /// Reads what is reserved in `directory`, which is made if missing.
     pub fn open(directory: &Path, ranges: &[IpNet]) -> Result<Self, Error> {
-        fs::create_dir_all(directory).map_err(Error::file("cannot make", directory))?;
+        claim_private_dir(directory).map_err(Error::file("cannot make", directory))?;
         let mut ipam = Self {
             directory: directory.to_owned(),
             ranges: ranges.to_vec(),
@@ -56,8 +60,15 @@ impl Ipam {
             return Ok(());
         }
         let Ok(address) = name.parse::<IpAddr>() else { return Ok(()) };
-        let id = fs::read_to_string(path).map_err(Error::file("cannot read", path))?;
-        self.note(&id, address);
+        match read_text(path, ID_BYTES_MAX) {
+            Ok(id) => self.note(&id, address),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Whose it is cannot be told, so nobody gets it.
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "an address is reserved for nobody that is known");
+                self.used.insert(address);
+            }
+        }
         Ok(())
     }
 
@@ -160,7 +171,7 @@ impl Ipam {
     }
 
     fn read_cursor(&self, range: IpNet) -> Option<IpAddr> {
-        fs::read_to_string(self.cursor_path(range)).ok()?.trim().parse().ok()
+        read_text(&self.cursor_path(range), ID_BYTES_MAX).ok()?.trim().parse().ok()
     }
 
     /// Only fairness hangs on it, so a failure is no error.

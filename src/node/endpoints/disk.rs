@@ -2,27 +2,19 @@
 //! each directory, on a thread for work that blocks, and never because nobody asks.
 
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(super) use crate::base::tree::Taken;
+use crate::base::tree::measure;
+
 /// How long a count holds.
 const COUNT_HOLDS: Duration = Duration::from_secs(60);
 /// How long an answer waits for counts; what takes longer is there for the next one.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What a block of `stat` has.
-const BLOCK_BYTES: u64 = 512;
-
-/// What a directory takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Taken {
-    pub bytes: u64,
-    pub inodes: u64,
-}
-
 /// Counts that hold for a while; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts(Arc<Mutex<Inner>>);
@@ -31,30 +23,6 @@ pub(super) struct Counts(Arc<Mutex<Inner>>);
 struct Inner {
     known: HashMap<PathBuf, (Instant, Taken)>,
     counting: HashSet<PathBuf>,
-}
-
-/// Everything below a directory on its file system; a file with several names counts once.
-pub(super) fn count(directory: &Path) -> Taken {
-    let Ok(top) = directory.symlink_metadata() else { return Taken::default() };
-    let mut taken = Taken { bytes: top.blocks() * BLOCK_BYTES, inodes: 1 };
-    let (mut linked, mut left) = (HashSet::new(), vec![directory.to_owned()]);
-    while let Some(directory) = left.pop() {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            // Of the entry itself: links are not followed.
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.dev() != top.dev()
-                || (metadata.nlink() > 1 && !metadata.is_dir() && !linked.insert(metadata.ino()))
-            {
-                continue;
-            }
-            taken.bytes += metadata.blocks() * BLOCK_BYTES;
-            taken.inodes += 1;
-            if metadata.is_dir() {
-                left.push(entry.path());
-            }
-        }
-    }
-    taken
 }
 
 // === impl Counts ===
@@ -91,7 +59,7 @@ impl Counts {
     }
 
     fn counted(&self, directory: PathBuf) {
-        let taken = count(&directory);
+        let taken = measure(&directory);
         let mut inner = self.0.lock().expect("no panic while held");
         inner.counting.remove(&directory);
         inner.known.insert(directory, (Instant::now(), taken));
@@ -120,6 +88,6 @@ mod tests {
         tokio::time::advance(COUNT_HOLDS).await;
         tokio::time::resume();
         assert_eq!(counts.of(vec![path.clone()]).await[&path].inodes, 5);
-        assert_eq!(count(&path.join("absent")), Taken::default());
+        assert_eq!(measure(&path.join("absent")), Taken::default());
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use serde_json::json;
 
 use super::Node;
-use super::write::DATA;
+use super::write;
 use crate::base::json::text;
 use crate::node::env::{self, Facts};
 
@@ -123,9 +123,7 @@ async fn token(
     let (token, stale) = match node.client.token(namespace, account, request).await {
         Ok(answer) => (text(&answer, "status.token").as_bytes().to_vec(), false),
         // While the server is away, the one before is better than a pod that cannot be.
-        Err(error) if error.code == 503 => {
-            (std::fs::read(path.join(DATA).join(&t.path)).map_err(|_| error.to_string())?, true)
-        }
+        Err(error) if error.code == 503 => (write::read(path, &t.path).map_err(|_| error.to_string())?, true),
         Err(error) => return Err(error.to_string()),
     };
     // A token that only its user may read, unless a group shares the volume.

@@ -1,6 +1,9 @@
 //! The volumes of a pod: directories of the host that its containers see.
 
 mod content;
+mod host_path;
+pub mod mounts;
+pub mod pin;
 mod write;
 
 use std::collections::BTreeMap;
@@ -8,12 +11,27 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume};
+use nix::mount::MsFlags;
 
 use super::Node;
 use super::env::Facts;
+use crate::base::file::make_private_dir;
+use crate::base::tree;
+use crate::containers::unmount_below;
 
 /// Where each volume of a pod is on the host.
-pub type Paths = BTreeMap<String, PathBuf>;
+pub type Paths = BTreeMap<String, Place>;
+
+/// Where a volume is. The names of the first two are good: no container can write around them.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A directory of the pod's own.
+    Directory(PathBuf),
+    /// Made of API objects by the host, for reading only.
+    Content(PathBuf),
+    /// Whatever is there when a container starts.
+    Host(HostPathVolumeSource),
+}
 
 /// Makes (or brings up to date) all volumes of a pod. With `adopted`, what comes from API objects and is there already is
 /// left as it is: [`refresh`] comes next, and the API may be away. True if one is to be looked at again soon. The error is fit
@@ -21,10 +39,11 @@ pub type Paths = BTreeMap<String, PathBuf>;
 pub async fn prepare(node: &Node, pod: &Pod, facts: &Facts, adopted: bool) -> Result<(Paths, bool), String> {
     let uid = pod.metadata.uid.as_deref().unwrap_or("");
     let (mut paths, mut any_stale) = (Paths::new(), false);
+    remove_pins(node, uid);
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let there = content_dir(node, uid, volume);
-        let (path, stale) = match adopted && content::is_content(volume) && there.join(write::DATA).is_dir() {
-            true => (there, false),
+        let (path, stale) = match adopted && content::is_content(volume) && write::is_written(&there) {
+            true => (Place::Content(there), false),
             false => one(node, pod, uid, volume, facts)
                 .await
                 .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?,
@@ -56,21 +75,43 @@ pub fn has_token(pod: &Pod) -> bool {
 }
 
 /// Removes everything that was made for a pod; errors are gathered and do not stop it.
-pub fn remove(node: &Node, uid: &str) -> Result<(), String> {
+pub async fn remove(node: &Node, uid: &str) -> Result<(), String> {
+    let directories = [node.pod_dir(uid), node.pod_run_dir(uid)];
+    // Containers may have made as much as the disk holds.
+    let removed = tokio::task::spawn_blocking(move || remove_all(&directories)).await;
+    removed.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+fn remove_all(directories: &[PathBuf]) -> Result<(), String> {
     let mut errors = Vec::new();
-    for directory in [node.pod_dir(uid), node.pod_run_dir(uid)] {
-        for mount in write::mounts_below(&directory) {
-            if let Err(e) = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH) {
-                errors.push(format!("{}: {e}", mount.display()));
-            }
+    for directory in directories {
+        if let Err(error) = unmount_below(directory) {
+            errors.push(crate::base::error::full(&error));
         }
-        match std::fs::remove_dir_all(&directory) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => errors.push(format!("{}: {e}", directory.display())),
-            _ => {}
+        if let Err(error) = tree::remove(directory) {
+            errors.push(format!("{}: {error}", directory.display()));
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
+
+/// Where paths are held while containers start.
+pub fn pins(node: &Node, uid: &str, container: &str) -> pin::Pins {
+    pin::Pins::new(node.pod_run_dir(uid).join(PINS).join(container))
+}
+
+/// Those of a process that was killed while a container started.
+fn remove_pins(node: &Node, uid: &str) {
+    let directory = node.pod_run_dir(uid).join(PINS);
+    if directory.exists() {
+        let removed = unmount_below(&directory).map_err(|e| crate::base::error::full(&e));
+        if let Err(error) = removed.and_then(|()| tree::remove(&directory).map_err(|e| e.to_string())) {
+            tracing::warn!(uid, error, "mounts of an earlier start are left until the pod goes");
+        }
+    }
+}
+
+const PINS: &str = "pins";
 
 /// Where a volume is whose files come from API objects.
 fn content_dir(node: &Node, uid: &str, volume: &Volume) -> PathBuf {
@@ -78,31 +119,34 @@ fn content_dir(node: &Node, uid: &str, volume: &Volume) -> PathBuf {
 }
 
 /// Makes one volume, or brings it up to date; true if it is to be looked at again soon.
-async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) -> Result<(PathBuf, bool), String> {
+async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) -> Result<(Place, bool), String> {
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     let io = |e: std::io::Error| e.to_string();
     if let Some(empty) = &volume.empty_dir {
         let path = node.pod_dir(uid).join("volumes/empty-dir").join(&volume.name);
         let fresh = !path.exists();
-        std::fs::create_dir_all(&path).map_err(io)?;
-        if empty.medium.as_deref() == Some("Memory") && write::mounts_below(&path).is_empty() {
+        make_private_dir(&path).map_err(io)?;
+        if empty.medium.as_deref() == Some("Memory") && !is_mounted(&path).map_err(io)? {
             let size = empty.size_limit.as_ref().and_then(|q| q.0.parse::<crate::base::quantity::Quantity>().ok());
-            write::mount_tmpfs(&path, size.map(|q| q.units())).map_err(io)?;
+            let size = size.map(|q| q.units()).filter(|s| *s > 0);
+            let options = size.map_or_else(|| "mode=0777".into(), |s| format!("size={s},mode=0777"));
+            mount_tmpfs(&path, MsFlags::empty(), &options).map_err(io)?;
         }
         if fresh {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).map_err(io)?;
             own(&path, group).map_err(io)?;
         }
-        return Ok((path, false));
+        return Ok((Place::Directory(path), false));
     }
     if let Some(host) = &volume.host_path {
-        return host_path(host).map(|path| (path, false));
+        // Made and checked now, so that a pod whose volume is wrong does not start, and again for each container.
+        return host_path::open(host).map(|_| (Place::Host(host.clone()), false));
     }
     if content::is_content(volume) {
         let path = content_dir(node, uid, volume);
         let content = content::of(node, pod, volume, facts, &path).await?;
-        write::atomically(&path, &content.files, group).map_err(io)?;
-        return Ok((path, content.stale));
+        write::atomically(&path, &content.files, group, node.clock.now()).map_err(io)?;
+        return Ok((Place::Content(path), content.stale));
     }
     Err("volumes of this type are not supported yet; supported: emptyDir, hostPath, configMap, secret, downwardAPI, projected".into())
 }
@@ -117,33 +161,13 @@ fn own(path: &Path, group: Option<i64>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn host_path(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
-    use std::os::unix::fs::FileTypeExt;
-    let path = PathBuf::from(&source.path);
-    let kind = source.type_.as_deref().unwrap_or("");
-    let found = std::fs::metadata(&path).ok();
-    let wrong = |what: &str| Err(format!("hostPath type check failed: {} is not {what}", source.path));
-    match (kind, found) {
-        ("DirectoryOrCreate", None) => std::fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", source.path))?,
-        ("FileOrCreate", None) => drop(std::fs::File::create(&path).map_err(|e| format!("{}: {e}", source.path))?),
-        ("", _) => {
-            // Without a type nothing is checked; the runtime needs something to mount, as Docker makes it.
-            if !path.exists() {
-                std::fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", source.path))?;
-            }
-        }
-        ("Directory" | "DirectoryOrCreate", m) if !m.as_ref().is_some_and(|m| m.is_dir()) => {
-            return wrong("a directory");
-        }
-        ("File" | "FileOrCreate", m) if !m.as_ref().is_some_and(|m| m.is_file()) => return wrong("a file"),
-        ("Socket", m) if !m.as_ref().is_some_and(|m| m.file_type().is_socket()) => return wrong("a socket"),
-        ("CharDevice", m) if !m.as_ref().is_some_and(|m| m.file_type().is_char_device()) => {
-            return wrong("a character device");
-        }
-        ("BlockDevice", m) if !m.as_ref().is_some_and(|m| m.file_type().is_block_device()) => {
-            return wrong("a block device");
-        }
-        _ => {}
-    }
-    Ok(path)
+/// Mounts memory at a directory.
+pub(super) fn mount_tmpfs(path: &Path, flags: MsFlags, options: &str) -> std::io::Result<()> {
+    Ok(nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options))?)
+}
+
+/// Whether a directory is another file system than the one around it.
+pub(super) fn is_mounted(path: &Path) -> std::io::Result<bool> {
+    let around = path.parent().unwrap_or(path);
+    Ok(std::fs::symlink_metadata(path)?.dev() != std::fs::symlink_metadata(around)?.dev())
 }

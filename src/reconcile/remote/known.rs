@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::follow;
 use super::view::{RemoteView, Shelf};
-use crate::base::file::make_private_dir;
+use crate::base::file::{self, claim_private_dir};
 use crate::base::object::Object;
 use crate::kinds::Kind;
 use crate::reconcile::informer::{Changed, View};
@@ -33,6 +33,8 @@ const GATHER: Duration = Duration::from_secs(1);
 const SLACK_BYTES: u64 = 64 << 10;
 /// A kind that needs more than this is not kept.
 const MOST_BYTES: u64 = 32 << 20;
+/// A file that was written whole, with its changes, is shorter.
+const READ_MAX: u64 = 3 * MOST_BYTES;
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_secs(600);
 
@@ -49,7 +51,7 @@ pub struct Known {
 impl Known {
     /// In a directory of its own, which is made; `cluster` tells one cluster from another.
     pub fn open(directory: &Path, cluster: &str, node: &str) -> io::Result<Self> {
-        make_private_dir(directory)?;
+        claim_private_dir(directory)?;
         let boot = fs::read_to_string(BOOT_ID)?;
         Ok(Self::of_boot(directory, boot.trim(), cluster, node))
     }
@@ -68,9 +70,9 @@ impl Known {
     }
 
     /// The file behind its first line, if it is of this boot, cluster and node.
-    fn begin(&self, kind: &Kind) -> io::Result<Option<BufReader<File>>> {
-        let mut file = match File::open(self.path(kind)) {
-            Ok(file) => BufReader::new(file),
+    fn begin(&self, kind: &Kind) -> io::Result<Option<BufReader<io::Take<File>>>> {
+        let mut file = match file::open(&self.path(kind)) {
+            Ok(file) => BufReader::new(file.take(READ_MAX)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
