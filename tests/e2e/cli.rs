@@ -122,3 +122,69 @@ fn our_own_commands_do_without_kubectl() {
     lab.said(&["delete", "-f", HELLO]);
     lab.until("the pods are gone", || lab.said(&["get", "pods", "-o", "name"]).is_empty());
 }
+
+#[test]
+fn the_security_check_tells_what_it_sees() {
+    let mut lab = Lab::prepare("audit");
+    lab.start_server();
+    let check = |lab: &Lab| {
+        let directories = lab.directories();
+        let args: Vec<&str> =
+            ["check", "--security"].into_iter().chain(directories.iter().map(String::as_str)).collect();
+        let output = lab.amphipod(&args);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let verdict = |said: &str, id: &str| -> String {
+        let of = |line: &&str| line.split_whitespace().nth(1) == Some(id);
+        said.lines().find(of).unwrap_or_else(|| panic!("{id} is missing in\n{said}")).to_owned()
+    };
+    let (code, said) = check(&lab);
+    // What this version has not is no success.
+    assert_eq!(code, Some(1), "{said}");
+    for id in [
+        "1.1.11",
+        "1.1.12",
+        "1.1.13-14",
+        "1.1.21",
+        "1.2.1",
+        "1.2.6-8",
+        "1.2.12",
+        "1.2.13",
+        "1.2.14",
+        "1.2.15",
+        "1.2.21",
+    ] {
+        assert!(verdict(&said, id).starts_with("pass"), "{}", verdict(&said, id));
+    }
+    for id in ["5.1.1", "5.1.2", "5.1.8", "5.2.2", "5.7.4"] {
+        assert!(verdict(&said, id).starts_with("pass"), "{}", verdict(&said, id));
+    }
+    assert!(verdict(&said, "1.2.16-19").starts_with("fail") && verdict(&said, "2").starts_with("n/a"));
+
+    // What is opened is told, with what closes it again.
+    let kubeconfig = lab.path("etc/kubeconfig.yaml");
+    fs::set_permissions(&kubeconfig, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    lab.kubectl(&["create", "clusterrolebinding", "open", "--clusterrole=view", "--group=system:unauthenticated"]);
+    lab.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        "boss",
+        "--clusterrole=cluster-admin",
+        "--serviceaccount=default:default",
+    ]);
+    lab.kubectl(&["run", "p", "--image=amphipod.local/hello", "--privileged"]);
+    let (_, said) = check(&lab);
+    for (id, told) in [
+        ("1.1.13-14", "chmod go="),
+        ("1.2.1", "system:anonymous may list pods"),
+        ("5.1.1", "boss"),
+        ("5.1.5", "boss"),
+        ("5.2.2", "default/p"),
+        ("5.7.4", "default/p"),
+    ] {
+        let line = verdict(&said, id);
+        assert!(line.starts_with("fail") && line.contains(told), "{line}");
+    }
+    let gone = lab.amphipod(&["check", "--security", "--config-dir", "/nonexistent", "--data-dir", "/nonexistent"]);
+    assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("start the server first"));
+}
