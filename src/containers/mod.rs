@@ -10,6 +10,7 @@
 pub mod cgroup;
 mod device_program;
 mod error;
+mod executable;
 pub mod fake;
 pub mod hello;
 pub mod image;

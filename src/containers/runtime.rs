@@ -25,6 +25,7 @@ use self::connection::Connection;
 use self::sandbox_files::Saved;
 use super::cgroup::Tree;
 use super::error::{Error, Result};
+use super::executable::Executable;
 use super::session::{self, Session, SessionControl, TtyReader};
 use super::shim::BUNDLES_DIR;
 use super::spec::*;
@@ -52,6 +53,7 @@ pub struct ShimRuntime {
 #[derive(Debug)]
 struct Inner {
     config: Config,
+    executable: Executable,
     tree: Tree,
     sandboxes: Mutex<BTreeMap<String, Known>>,
     events: broadcast::Sender<Event>,
@@ -74,6 +76,7 @@ impl ShimRuntime {
         let tree = Tree::new(&config.cgroup_root)?;
         tree.create("shims", &Resources::default())?;
         let inner = Inner {
+            executable: Executable::open(&config.executable)?,
             config,
             tree,
             sandboxes: Mutex::new(BTreeMap::new()),
@@ -296,7 +299,7 @@ impl Runtime for ShimRuntime {
         let prepared =
             blocking(move || sandbox_files::prepare(&runtime.inner.config, &runtime.inner.tree, &made)).await;
         let started = match prepared {
-            Ok(()) => sandbox_files::spawn_shim(&self.inner.config, &id).await,
+            Ok(()) => sandbox_files::spawn_shim(&self.inner.config, &self.inner.executable, &id).await,
             Err(Error::Exists(id)) => return Err(Error::Exists(id)),
             Err(error) => Err(super::error::chain(&error)),
         };

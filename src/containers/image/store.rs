@@ -160,7 +160,7 @@ impl ImageStore {
         }
         let user = super::lock::join(&directory, || {
             sweep(&directory, &read_index(&directory.join("index.json"))?.index)?;
-            builtin::install(&directory, &config.executable)
+            builtin::install(&directory)
         })?;
         let inner = Inner {
             config: config.clone(),
@@ -482,8 +482,8 @@ impl Inner {
             let path = directory.join(name);
             fs::create_dir_all(&path).map_err(io("creating", &path))?;
         }
-        let builtin = builtin::is_hello(reference);
-        let (id, lower) = if builtin {
+        let (id, lower) = if builtin::is_hello(reference) {
+            builtin::complete(&self.directory, &self.config.executable)?;
             (builtin::image().id, vec![builtin::layer_dir(&self.directory)])
         } else {
             let now = Timestamp::now();
@@ -498,9 +498,6 @@ impl Inner {
         let marker = directory.join("image");
         fs::write(&marker, &id).map_err(io("writing", &marker))?;
         rootfs::mount_overlay(&lower, &directory.join("upper"), &directory.join("work"), &target)?;
-        if builtin {
-            builtin::complete(&target, &self.config.executable)?;
-        }
         Ok(target)
     }
 
