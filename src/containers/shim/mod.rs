@@ -9,6 +9,7 @@
 
 mod children;
 mod enter;
+mod first;
 mod launch;
 mod log;
 mod serve;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
-use nix::unistd::{ForkResult, Pid, fork, pipe, setsid};
+use nix::unistd::{ForkResult, fork, pipe, setsid};
 
 use super::wire::ShimConfig;
 
@@ -107,8 +108,11 @@ fn set_up(directory: &Path) -> io::Result<serve::Shim> {
         libc::prctl(libc::PR_SET_NAME, c"amphipod-shim".as_ptr());
     }
     silence_stdio()?;
-    let pid_namespace = config.share_process_namespace.then(reaper_of_shared_pids).transpose()?;
-    serve::Shim::new(config, pid_namespace)
+    let first = config.share_process_namespace.then(first::start).transpose()?;
+    if let Some(pid) = first {
+        fs::write(REAPER_FILE, pid.to_string())?;
+    }
+    serve::Shim::new(config, first)
 }
 
 fn because(what: &str, error: impl std::fmt::Display) -> io::Error {
@@ -150,64 +154,6 @@ fn silence_stdio() -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Starts process 1 of a shared process namespace: it sleeps and reaps. Returns its id as seen from here.
-fn reaper_of_shared_pids() -> io::Result<serve::SharedPids> {
-    let (ready, report) = pipe()?;
-    let (lifeline, held) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    // `unshare` changes what the *next* child gets, so a helper does it and hands the grandchild's id over.
-    // SAFETY: single-threaded.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => {
-            drop(report);
-            let text = io::read_to_string(fs::File::from(ready))?;
-            let _ = nix::sys::wait::waitpid(child, None);
-            let pid: i32 = text.parse().map_err(|_| io::Error::other("making the shared process namespace failed"))?;
-            fs::write(REAPER_FILE, pid.to_string())?;
-            Ok(serve::SharedPids { reaper: Pid::from_raw(pid), lifeline: held })
-        }
-        ForkResult::Child => {
-            drop((ready, held));
-            let made = unshare(CloneFlags::CLONE_NEWPID).map(|()| {
-                // SAFETY: single-threaded.
-                unsafe { fork() }
-            });
-            match made {
-                Ok(Ok(ForkResult::Parent { child })) => {
-                    let _ = fs::File::from(report).write_all(child.to_string().as_bytes());
-                    leave(0)
-                }
-                Ok(Ok(ForkResult::Child)) => {
-                    drop(report);
-                    sleep_and_reap(lifeline)
-                }
-                _ => leave(1),
-            }
-        }
-    }
-}
-
-/// Sleeps until the shim is gone, which closes the other end of `lifeline`; then the whole namespace goes with it.
-fn sleep_and_reap(lifeline: OwnedFd) -> ! {
-    // SAFETY: names this process; then, with SIGCHLD ignored, the kernel itself reaps. As process 1 of its namespace
-    // it gets no signal without a handler but SIGKILL from outside.
-    unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
-        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
-        // Whoever waits for the end of another pipe must not wait for this process.
-        let own = u32::try_from(lifeline.as_raw_fd()).unwrap_or(3);
-        if own > 3 {
-            libc::syscall(libc::SYS_close_range, 3, own - 1, 0);
-        }
-        libc::syscall(libc::SYS_close_range, own + 1, libc::c_uint::MAX, 0);
-    }
-    loop {
-        match nix::unistd::read(&lifeline, &mut [0; 1]) {
-            Err(nix::errno::Errno::EINTR) => {}
-            _ => leave(0),
-        }
-    }
 }
 
 /// In a forked child: undoes what the shim (and the Rust runtime) did to signals, so that the container's processes
