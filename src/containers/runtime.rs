@@ -75,6 +75,8 @@ impl ShimRuntime {
         std::fs::create_dir_all(&sandboxes_dir).map_err(io("creating", &sandboxes_dir))?;
         let tree = Tree::new(&config.cgroup_root)?;
         tree.create("shims", &Resources::default())?;
+        let frame = host::cgroup_frame(&config);
+        tree.make_frame(&frame).map_err(io("making", &frame))?;
         let inner = Inner {
             executable: Executable::open(&config.executable)?,
             config,

@@ -43,7 +43,8 @@ pub(super) fn fork_job(work: impl FnOnce(&OwnedFd) -> Result<i32, String>) -> io
         ForkResult::Child => {
             drop(ours);
             super::reset_signals();
-            let report = match work(&theirs) {
+            let keyring = super::join_new_session_keyring().map_err(|error| format!("session keyring: {error}"));
+            let report = match keyring.and_then(|()| work(&theirs)) {
                 Ok(pid) => Report::Started { pid },
                 Err(message) => Report::Failed { message },
             };

@@ -152,10 +152,7 @@ fn confine_and_execute(program: &OwnedFd, report: &OwnedFd) -> io::Result<std::c
     );
     empty_root().map_err(|error| because("emptying its root", error))?;
     become_nobody()?;
-    for descriptor in 0..3 {
-        // SAFETY: closes our own standard streams; the others close at execution.
-        unsafe { libc::close(descriptor) };
-    }
+    close_all_but(program, report);
     // Given up with the user before: what a change of credentials clears is set after it.
     // SAFETY: flags of this process.
     unsafe {
@@ -186,6 +183,17 @@ fn confine_and_execute(program: &OwnedFd, report: &OwnedFd) -> io::Result<std::c
         )
     };
     Err(io::Error::last_os_error())
+}
+
+/// What is left closes at execution.
+fn close_all_but(one: &OwnedFd, other: &OwnedFd) {
+    let number = |fd: &OwnedFd| u32::try_from(fd.as_raw_fd()).unwrap_or_default();
+    let (low, high) = (number(one).min(number(other)), number(one).max(number(other)));
+    let ranges = [0..low, low + 1..high, high + 1..libc::c_uint::MAX];
+    for range in ranges.into_iter().filter(|range| !range.is_empty()) {
+        // SAFETY: none of these descriptors is used any more.
+        unsafe { libc::syscall(libc::SYS_close_range, range.start, range.end - 1, 0) };
+    }
 }
 
 /// A mount namespace in which there is one empty directory.

@@ -101,6 +101,7 @@ fn set_up(directory: &Path) -> io::Result<serve::Shim> {
     }
     // Fails without CAP_SYS_RESOURCE; then the shim is as likely a victim as any other process.
     let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    join_new_session_keyring().map_err(|error| because("session keyring", error))?;
     enter_namespaces(&config)?;
     // SAFETY: plain prctl calls on this process.
     unsafe {
@@ -154,6 +155,22 @@ fn silence_stdio() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Leaves the keys of whoever started this process behind. What it starts has the new, nameless keyring: every container
+/// and every exec one of its own, which nobody can join.
+fn join_new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let nameless = std::ptr::null::<libc::c_char>();
+    // SAFETY: the call takes a number and no name.
+    if unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nameless) } >= 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // The kernel has no keys, or a filter around all of us refuses the call: then nobody in here reaches any.
+        error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP)) => Ok(()),
+        error => Err(error),
+    }
 }
 
 /// In a forked child: undoes what the shim (and the Rust runtime) did to signals, so that the container's processes
