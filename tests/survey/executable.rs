@@ -24,32 +24,35 @@ async fn the_installed_executable_cannot_be_changed_by_a_container() {
     fs::copy(env!("CARGO_BIN_EXE_amphipod"), &installed).unwrap();
     let before = state(&installed);
     let lab = Lab::with_executable(installed.clone()).await;
-    let spec = SandboxSpec { netns: Some(lab.netns()), ..lab.sandbox_spec() };
-    let sandbox = lab.runtime.create_sandbox(spec).await.unwrap();
+    let own_network = || SandboxSpec { netns: Some(lab.netns()), ..lab.sandbox_spec() };
+    let sandbox = lab.runtime.create_sandbox(own_network()).await.unwrap();
+    let other = lab.runtime.create_sandbox(own_network()).await.unwrap();
 
-    // The program of the container is what it was started from; and one with the right to mount.
-    let mut hello = lab.script("");
-    hello.args = vec!["/proc/self/exe".into(), "hello".into()];
-    hello.capabilities.add = vec!["SYS_ADMIN".into(), "SYS_PTRACE".into(), "LINUX_IMMUTABLE".into()];
-    let hello = lab.start(&sandbox.spec.id, hello).await;
-    let args = vec!["/proc/self/exe".into(), "hello".into()];
-    let _session = lab.runtime.exec(&hello, ExecSpec { args, ..ExecSpec::default() }).await.unwrap();
-    let tries = [
-        "busybox chmod 4777 $exe",
-        "busybox chmod 0 $exe",
-        "busybox chown 1 $exe",
-        "busybox touch $exe",
-        "(: >> $exe)",
-        "busybox mount -o remount,bind,rw $exe",
-        "busybox ln -L $exe /tmp/linked",
-    ];
-    // The second is found by its executable: the exec has some other number.
-    let others = "$(for p in /proc/[0-9]*; do [ $p/exe -ef /proc/1/exe ] && [ $p != /proc/1 ] && echo $p/exe; done)";
-    for exe in ["/proc/1/exe", others] {
-        for attempt in tries {
-            let script = format!("exe={exe}; [ -e $exe ] || exit 0; {attempt}");
-            let (code, out) = exec(&lab, &hello, &script).await;
-            assert!(code != 0 && !out.contains("not found"), "{script}: {code} {out}");
+    // The program of a container is what it was started from; then the program of an exec. Both may mount.
+    let itself: Vec<String> = vec!["/proc/self/exe".into(), "hello".into()];
+    let mighty = |args: Vec<String>| {
+        let mut spec = ContainerSpec { args, ..lab.script("") };
+        spec.capabilities.add = vec!["SYS_ADMIN".into(), "SYS_PTRACE".into()];
+        spec
+    };
+    let hello = lab.start(&sandbox.spec.id, mighty(itself.clone())).await;
+    let waits = lab.start(&other.spec.id, mighty(vec!["sleep".into(), "1000".into()])).await;
+    let _session = lab.runtime.exec(&waits, ExecSpec { args: itself, ..ExecSpec::default() }).await.unwrap();
+    let find = "for p in /proc/[0-9]*; do
+            case \"$(busybox tr '\\0' ' ' < $p/cmdline)\" in '/proc/self/exe hello '*) exe=$p/exe;; esac; done";
+    for container in [&hello, &waits] {
+        for attempt in [
+            "busybox chmod 4777 $exe",
+            "busybox chmod 0 $exe",
+            "busybox chown 1 $exe",
+            "busybox touch $exe",
+            "(: >> $exe)",
+            "busybox mount -o remount,bind,rw none $exe",
+            "busybox ln -L $exe /tmp/linked",
+        ] {
+            let script = format!("{find}; [ -n \"$exe\" ] || exit 0; {attempt}");
+            let (code, out) = exec(&lab, container, &script).await;
+            assert!(code != 0 && !out.contains("not found"), "{attempt}: {code} {out}");
         }
     }
     assert_eq!(state(&installed), before);
