@@ -24,6 +24,7 @@ mod session;
 mod shim;
 pub mod spec;
 pub mod stats;
+pub mod sysctl;
 mod wire;
 
 use std::path::PathBuf;

@@ -180,6 +180,9 @@ fn process(
         },
         "rlimits": rlimits(container, host),
     });
+    if let Some(profile) = &container.app_armor {
+        process["apparmorProfile"] = json!(profile);
+    }
     if container.no_new_privileges {
         // Absent and false differ to libcontainer: with either value it loads the filter after dropping privileges.
         process["noNewPrivileges"] = json!(true);
@@ -483,6 +486,18 @@ mod tests {
         let value = plan.config;
         assert!(plan.seccomp.is_none() && value["linux"].get("maskedPaths").is_none());
         assert_eq!(value["process"]["capabilities"]["effective"].as_array().unwrap().len(), host().capabilities.len());
+    }
+
+    #[test]
+    fn a_profile_confines_the_first_process_and_every_exec() {
+        let confined = ContainerSpec { app_armor: Some("strict".into()), ..container() };
+        let first = plan(&SandboxSpec::default(), &confined, &host()).unwrap().config;
+        let exec = ExecSpec { args: vec!["sh".into()], ..ExecSpec::default() };
+        let (second, _) = plan_exec(&SandboxSpec::default(), &confined, &exec, &host()).unwrap();
+        for process in [&first["process"], &second] {
+            let parsed: libcontainer::oci_spec::runtime::Process = serde_json::from_value(process.clone()).unwrap();
+            assert_eq!(parsed.apparmor_profile().as_deref(), Some("strict"));
+        }
     }
 
     #[test]

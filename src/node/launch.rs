@@ -148,6 +148,7 @@ fn specification(
         readonly_rootfs: own.and_then(|s| s.read_only_root_filesystem) == Some(true),
         no_new_privileges: own.and_then(|s| s.allow_privilege_escalation) == Some(false),
         seccomp: spec::seccomp(pod_security, own, &node.config.data_dir.join(SECCOMP_DIR)),
+        app_armor: spec::app_armor(pod_security, own),
         unmasked_proc: own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked"),
         mounts,
         resources,

@@ -88,6 +88,8 @@ pub struct PodState {
     pub containers: Vec<Container>,
     /// Why the stage is not further, for people.
     pub message: String,
+    /// The node does not run the pod at all: for its status, reason and message.
+    pub refused: Option<(&'static str, String)>,
 }
 
 /// One container of a pod.
@@ -151,6 +153,11 @@ pub enum Event {
     /// Volumes, network and sandbox are there.
     Prepared,
     PrepareFailed(String),
+    /// The node cannot give the pod what it asks for, and says so before anything is made of it.
+    Refused {
+        reason: &'static str,
+        message: String,
+    },
     Pulled {
         container: String,
         image_id: String,
@@ -269,7 +276,7 @@ impl PodState {
     pub fn new(plan: Plan) -> Self {
         let containers =
             plan.containers.iter().map(|p| Container { name: p.name.clone(), ..Container::default() }).collect();
-        Self { plan, stage: Stage::Preparing, sandbox_attempt: 0, containers, message: String::new() }
+        Self { plan, stage: Stage::Preparing, sandbox_attempt: 0, containers, message: String::new(), refused: None }
     }
 
     /// The container of a name.
@@ -296,6 +303,9 @@ impl PodState {
         let role = |want: Role| {
             self.containers.iter().zip(&self.plan.containers).filter(move |(_, p)| p.role == want).map(|(c, _)| c)
         };
+        if self.refused.is_some() {
+            return Phase::Failed;
+        }
         if role(Role::Init).any(|c| matches!(&c.now, Now::Ended(e) if e.code != 0)) {
             return Phase::Failed;
         }
@@ -343,6 +353,11 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
         }
         Event::Added(_) => {}
         Event::Prepared => prepared(&mut state),
+        Event::Refused { reason, message } if state.stage == Stage::Preparing => {
+            state.refused = Some((reason, message));
+            state.stage = Stage::Finished;
+        }
+        Event::Refused { .. } => {}
         Event::PrepareFailed(message) => blocked(&mut state, message, now),
         Event::Pulled { container, image_id } => pulled(&mut state, &container, image_id, &mut effects),
         Event::PullFailed { container, reason, message } => {

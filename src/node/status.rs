@@ -43,6 +43,10 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
         Phase::Failed => "Failed",
     };
     status.insert("phase".into(), name(phase).into());
+    if let Some((reason, message)) = &state.refused {
+        status.insert("reason".into(), (*reason).into());
+        status.insert("message".into(), format!("Pod was rejected: {message}").into());
+    }
     status.insert("conditions".into(), conditions(pod, state, seen, phase, current, now));
     let list = |key: &str, all: &[IpAddr]| -> Value { all.iter().map(|a| json!({key: a.to_string()})).collect() };
     if let Some(first) = seen.host_addresses.first() {

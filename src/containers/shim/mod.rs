@@ -24,6 +24,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe, setsid};
 
+use super::sysctl;
 use super::wire::ShimConfig;
 
 /// Names inside a sandbox's directory.
@@ -133,17 +134,21 @@ fn enter_namespaces(config: &ShimConfig) -> io::Result<()> {
         nix::unistd::sethostname(&config.hostname).map_err(|error| because("setting hostname", error))?;
     }
     for (name, value) in &config.sysctls {
-        let path = Path::new("/proc/sys").join(sysctl_path(name)?);
+        let path = Path::new("/proc/sys").join(own_sysctl(name, config)?);
         fs::write(&path, value).map_err(|error| because(&format!("sysctl {name}={value}"), error))?;
     }
     Ok(())
 }
 
-/// `net.ipv4.ip_forward` as a relative path. With a slash in it the name is a path already (dots are then literal).
-fn sysctl_path(name: &str) -> io::Result<PathBuf> {
-    let path = if name.contains('/') { PathBuf::from(name) } else { PathBuf::from(name.replace('.', "/")) };
-    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    if plain { Ok(path) } else { Err(io::Error::other(format!("invalid sysctl name {name:?}"))) }
+/// Where a parameter is, if it is one of a namespace that the sandbox does not share with the host.
+fn own_sysctl(name: &str, config: &ShimConfig) -> io::Result<PathBuf> {
+    let own = match sysctl::namespace_of(name) {
+        Some(sysctl::Namespace::Ipc) => !config.host_ipc,
+        Some(sysctl::Namespace::Net) => config.netns.is_some(),
+        None => false,
+    };
+    let path = sysctl::path(name).filter(|_| own);
+    path.ok_or_else(|| io::Error::other(format!("sysctl {name:?} is not one of the pod's own namespaces")))
 }
 
 fn silence_stdio() -> io::Result<()> {
@@ -189,10 +194,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sysctl_names_cannot_leave_proc_sys() {
-        assert_eq!(sysctl_path("net.core.somaxconn").unwrap(), Path::new("net/core/somaxconn"));
-        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding").unwrap().components().count(), 5);
-        assert!(sysctl_path("../kernel/core_pattern").is_err());
-        assert!(sysctl_path("/etc/passwd").is_err());
+    fn parameters_of_the_machine_and_of_shared_namespaces_are_not_written() {
+        let config = |netns: Option<&str>, host_ipc| ShimConfig {
+            netns: netns.map(Into::into),
+            host_ipc,
+            ..serde_json::from_str(
+                r#"{"hostname":"","netns":null,"host_ipc":false,"share_process_namespace":false,"sysctls":{},
+                    "log_max_bytes":0,"log_max_files":0,"cgroup_procs":[]}"#,
+            )
+            .unwrap()
+        };
+        assert!(own_sysctl("net.core.somaxconn", &config(Some("/x"), true)).is_ok());
+        assert!(own_sysctl("net.core.somaxconn", &config(None, false)).is_err());
+        assert!(own_sysctl("kernel.shmmax", &config(None, false)).is_ok());
+        assert!(own_sysctl("kernel.shmmax", &config(Some("/x"), true)).is_err());
+        assert!(own_sysctl("fs.lease-break-time", &config(Some("/x"), false)).is_err());
     }
 }
