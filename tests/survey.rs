@@ -12,8 +12,15 @@ mod executable;
 /// Process 1 of a shared process namespace.
 #[path = "survey/first.rs"]
 mod first;
+/// Pods under Pod Security.
+#[path = "survey/golden.rs"]
+mod golden;
+#[path = "survey/image.rs"]
+mod image;
 #[path = "run/lab.rs"]
 mod lab;
+#[path = "e2e/lab.rs"]
+mod machine;
 
 use amphipod::containers::{ExecSpec, Runtime};
 use tokio::io::AsyncReadExt;

@@ -63,7 +63,21 @@ pub fn unsafe_sysctl(text: &str) -> Result<String, String> {
 /// The first reason not to run the pod.
 pub fn refuse(pod: &Pod, host: &Host) -> Option<Refusal> {
     let spec = pod.spec.as_ref()?;
-    sysctls(spec, host).or_else(|| app_armor(spec, host)).or_else(|| se_linux(spec, host))
+    system(spec).or_else(|| sysctls(spec, host)).or_else(|| app_armor(spec, host)).or_else(|| se_linux(spec, host))
+}
+
+/// Why no sandbox can be made for the pod: it would have the users of the host.
+pub fn own_users(spec: &PodSpec) -> Result<(), String> {
+    match spec.host_users {
+        Some(false) => Err("user namespaces are not supported by this node's runtime (hostUsers: false)".into()),
+        _ => Ok(()),
+    }
+}
+
+fn system(spec: &PodSpec) -> Option<Refusal> {
+    let other = spec.os.as_ref().is_some_and(|os| os.name != "linux");
+    let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
+    other.then_some(Refusal { reason: "PodOSNotSupported", message })
 }
 
 fn sysctls(spec: &PodSpec, host: &Host) -> Option<Refusal> {
@@ -150,6 +164,19 @@ mod tests {
         let mut shared = with_sysctl("kernel.shm_rmid_forced");
         shared["hostIPC"] = true.into();
         assert!(said(shared, &host).unwrap().1.ends_with("not allowed with host ipc enabled"));
+    }
+
+    #[test]
+    fn pods_with_users_of_their_own_are_refused() {
+        let of = |value: Value| own_users(&serde_json::from_value(json!({"containers": [], "hostUsers": value})).unwrap());
+        assert!(of(Value::Null).is_ok() && of(true.into()).is_ok());
+        assert!(of(false.into()).unwrap_err().contains("hostUsers: false"));
+    }
+
+    #[test]
+    fn a_pod_for_another_system_is_refused() {
+        let of = |name: &str| said(json!({"os": {"name": name}}), &Host::default()).map(|(reason, _)| reason);
+        assert_eq!((of("linux"), of("windows")), (None, Some("PodOSNotSupported")));
     }
 
     #[test]

@@ -129,6 +129,12 @@ fn specification(
             (Some(e), _) => env::expand(e, &known),
             (None, sub) => sub.clone().unwrap_or_default(),
         };
+        if m.recursive_read_only.as_deref() == Some("Enabled") {
+            return Err(format!("volume mount {:?}: recursive read-only mounts are not supported", m.name));
+        }
+        if m.bind_mount_options.iter().flatten().next().is_some() {
+            return Err(format!("volume mount {:?}: bind mount options are not supported", m.name));
+        }
         let host = within(volume, &sub)?;
         mounts.push(spec::bind(host, &m.mount_path, m.read_only == Some(true), m.mount_propagation.as_deref()));
     }

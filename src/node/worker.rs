@@ -688,6 +688,7 @@ async fn prepare(
     let name = pod.metadata.name.clone().unwrap_or_default();
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let sandbox_error = |why: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
+    admit::own_users(&pod_spec).map_err(sandbox_error)?;
     let host_network = pod_spec.host_network == Some(true);
     let (netns, addresses) = if host_network {
         (None, node.config.addresses.clone())

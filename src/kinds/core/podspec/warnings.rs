@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::fields;
+
 use crate::base::json::{at, list, map, text};
 use crate::base::quantity::Quantity;
 use crate::kinds::check::{self, Path};
@@ -32,6 +34,30 @@ pub fn for_pod(pod: &Value) -> Vec<String> {
     of_spec(&Path::root("spec"), pod.get("spec").unwrap_or(&Value::Null), pod.get("metadata"))
 }
 
+/// Warnings about what is new in a pod: ephemeral containers, and resources of containers.
+pub fn for_pod_update(pod: &Value, old: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let path = Path::root("spec");
+    let base = path.field("ephemeralContainers");
+    let before = list(old, "spec.ephemeralContainers");
+    for (i, c) in list(pod, "spec.ephemeralContainers").iter().enumerate() {
+        if !before.iter().any(|b| b["name"] == c["name"]) {
+            fields::ephemeral_warnings(&mut out, &base.index(i), c);
+        }
+    }
+    for group in ["initContainers", "containers"] {
+        let base = path.field(group);
+        let (new, old) = (list(&pod["spec"], group), list(&old["spec"], group));
+        for (i, (new, old)) in new.iter().zip(old).enumerate() {
+            if new.get("resources") != old.get("resources") {
+                let path = base.index(i);
+                out.push(format!("{}: changed at the container's next start only by this version", path.field("resources")));
+            }
+        }
+    }
+    out
+}
+
 /// Warnings about a pod template at `path`.
 pub fn for_template(path: &Path<'_>, template: &Value) -> Vec<String> {
     let path = path.field("spec");
@@ -58,6 +84,7 @@ fn of_spec(path: &Path<'_>, spec: &Value, metadata: Option<&Value>) -> Vec<Strin
         }
     }
     port_conflicts(&mut out, path, spec);
+    fields::warnings(&mut out, path, spec);
     out
 }
 
