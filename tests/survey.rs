@@ -3,18 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::too_many_lines)]
 #![allow(dead_code, reason = "the laboratory is shared with other tests")]
 
-/// Control groups and keyrings.
-#[path = "survey/groups.rs"]
-mod groups;
 /// The executable that every process comes in with.
 #[path = "survey/executable.rs"]
 mod executable;
+/// What became of the fields of a pod.
+#[path = "survey/fields.rs"]
+mod fields;
 /// Process 1 of a shared process namespace.
 #[path = "survey/first.rs"]
 mod first;
 /// Pods under Pod Security.
 #[path = "survey/golden.rs"]
 mod golden;
+/// Control groups and keyrings.
+#[path = "survey/groups.rs"]
+mod groups;
 #[path = "survey/image.rs"]
 mod image;
 #[path = "run/lab.rs"]

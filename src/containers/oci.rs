@@ -288,8 +288,9 @@ fn rootfs_propagation(container: &ContainerSpec) -> &'static str {
     }
     match strongest {
         Propagation::Private => "private",
-        Propagation::HostToContainer => "rslave",
-        Propagation::Bidirectional => "rshared",
+        // libcontainer knows the words without `r`, and applies them to everything below.
+        Propagation::HostToContainer => "slave",
+        Propagation::Bidirectional => "shared",
     }
 }
 

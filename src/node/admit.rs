@@ -95,7 +95,9 @@ fn sysctl_error(name: &str, spec: &PodSpec, host: &Host) -> Option<String> {
     let allowed = SAFE_SYSCTLS.iter().copied().chain(host.unsafe_sysctls.iter().map(String::as_str)).any(listed);
     match sysctl::namespace_of(&name).filter(|_| allowed) {
         None => Some(format!("{name:?} not allowlisted")),
-        Some(Namespace::Ipc) if spec.host_ipc == Some(true) => Some(format!("{name:?} not allowed with host ipc enabled")),
+        Some(Namespace::Ipc) if spec.host_ipc == Some(true) => {
+            Some(format!("{name:?} not allowed with host ipc enabled"))
+        }
         Some(Namespace::Net) if spec.host_network == Some(true) => {
             Some(format!("{name:?} not allowed with host net enabled"))
         }
@@ -150,7 +152,9 @@ mod tests {
     #[test]
     fn sysctls_are_safe_or_allowed_or_refused() {
         let host = Host { unsafe_sysctls: vec!["net.core.*".into(), "kernel.msgmax".into()], ..Host::default() };
-        for name in ["kernel.shm_rmid_forced", "net.ipv4.tcp_wmem", "net.core.somaxconn", "net/core/somaxconn", "kernel.msgmax"] {
+        for name in
+            ["kernel.shm_rmid_forced", "net.ipv4.tcp_wmem", "net.core.somaxconn", "net/core/somaxconn", "kernel.msgmax"]
+        {
             assert_eq!(said(with_sysctl(name), &host), None, "{name}");
         }
         for name in ["fs.lease-break-time", "kernel.msgmnb", "net.ipv4.ip_forward", "vm.swappiness"] {
@@ -168,7 +172,8 @@ mod tests {
 
     #[test]
     fn pods_with_users_of_their_own_are_refused() {
-        let of = |value: Value| own_users(&serde_json::from_value(json!({"containers": [], "hostUsers": value})).unwrap());
+        let of =
+            |value: Value| own_users(&serde_json::from_value(json!({"containers": [], "hostUsers": value})).unwrap());
         assert!(of(Value::Null).is_ok() && of(true.into()).is_ok());
         assert!(of(false.into()).unwrap_err().contains("hostUsers: false"));
     }
@@ -192,9 +197,7 @@ mod tests {
     #[test]
     fn profiles_that_cannot_be_enforced_are_refused() {
         let (without, with) = (Host::default(), Host { app_armor: true, ..Host::default() });
-        let profile = |kind: &str| {
-            json!({"ephemeralContainers": [{"name": "e", "securityContext": {"appArmorProfile": {"type": kind}}}]})
-        };
+        let profile = |kind: &str| json!({"ephemeralContainers": [{"name": "e", "securityContext": {"appArmorProfile": {"type": kind}}}]});
         let why = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
         assert_eq!(said(profile("RuntimeDefault"), &without), Some(("AppArmor", why.clone())));
         assert_eq!(said(profile("Localhost"), &without), Some(("AppArmor", why)));

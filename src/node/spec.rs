@@ -290,7 +290,8 @@ mod tests {
 
     #[test]
     fn a_named_profile_is_the_containers_before_the_pods() {
-        let profile = |kind: &str, name: Option<&str>| json!({"appArmorProfile": {"type": kind, "localhostProfile": name}});
+        let profile =
+            |kind: &str, name: Option<&str>| json!({"appArmorProfile": {"type": kind, "localhostProfile": name}});
         let of_pod: PodSecurityContext = serde_json::from_value(profile("Localhost", Some("one"))).unwrap();
         let own = |v| serde_json::from_value::<SecurityContext>(v).unwrap();
         assert_eq!(app_armor(Some(&of_pod), None).as_deref(), Some("one"));

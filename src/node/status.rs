@@ -65,7 +65,9 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
     }
     let entries = |want: fn(Role) -> bool| -> Vec<Value> {
         let all = state.containers.iter().zip(&state.plan.containers);
-        all.filter(|(_, p)| want(p.role)).map(|(c, p)| entry(pod, state, c, p.role)).collect()
+        all.filter(|(_, p)| want(p.role) && state.refused.is_none())
+            .map(|(c, p)| entry(pod, state, c, p.role))
+            .collect()
     };
     let init = entries(|r| matches!(r, Role::Init | Role::Sidecar));
     if !init.is_empty() {

@@ -33,7 +33,7 @@ fn container(level: &str, name: &str, script: &str) -> serde_json::Value {
 fn look(lab: &Lab, level: &str) -> String {
     lab.kubectl(&["create", "namespace", level]);
     lab.kubectl(&["label", "namespace", level, &format!("pod-security.kubernetes.io/enforce={level}")]);
-    let mut main = container(level, "main", "exec sh -c 'survey main; sleep 1000'");
+    let mut main = container(level, "main", "set -- main; . /bin/survey; exec sleep 1000");
     main["startupProbe"] = json!({"exec": {"command": ["survey", "probe"]}, "periodSeconds": 1});
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": level},
@@ -57,7 +57,9 @@ fn look(lab: &Lab, level: &str) -> String {
     let mut out = String::new();
     for name in ["init", "main", "probe", "exec", "ephemeral"] {
         let read = ["exec", "-n", level, "p", "--", "cat", &format!("/survey/{name}")];
-        lab.until(&format!("{name} has written"), || lab.command("kubectl").args(read).output().unwrap().status.success());
+        lab.until(&format!("{name} has written"), || {
+            lab.command("kubectl").args(read).output().unwrap().status.success()
+        });
         out.push_str(&format!("== {level} {name}\n{}\n", lab.kubectl(&read)));
     }
     out

@@ -47,6 +47,44 @@ async fn a_container_has_its_own_control_group_namespace() {
     assert_eq!(paths, "/\n", "where it is on the host");
 }
 
+/// A mount that appears on one side of a volume, and what the other side sees of it.
+#[tokio::test]
+async fn mounts_cross_a_volume_as_its_propagation_says() {
+    let lab = Lab::new().await;
+    let sandbox = lab.sandbox().await;
+    let none: Option<&str> = None;
+    let tmpfs = |at: &std::path::Path| {
+        nix::mount::mount(Some("t"), at, Some("tmpfs"), nix::mount::MsFlags::empty(), none).unwrap();
+    };
+    for (propagation, sees_hosts, host_sees) in [
+        (Propagation::Private, false, false),
+        (Propagation::HostToContainer, true, false),
+        (Propagation::Bidirectional, true, true),
+    ] {
+        let volume = lab.config.data_dir.join(format!("{propagation:?}"));
+        fs::create_dir(&volume).unwrap();
+        tmpfs(&volume);
+        nix::mount::mount(none, &volume, none, nix::mount::MsFlags::MS_SHARED, none).unwrap();
+        for name in ["host", "container"] {
+            fs::create_dir(volume.join(name)).unwrap();
+        }
+        let mut spec = lab.script("sleep 1000");
+        spec.privileged = true;
+        let source = MountSource::Bind { host_path: volume.clone(), propagation };
+        spec.mounts = vec![Mount { container_path: "/vol".into(), read_only: false, source }];
+        let container = lab.start(&sandbox, spec).await;
+        tmpfs(&volume.join("host"));
+        let (code, out) =
+            exec(&lab, &container, "mount -t tmpfs t /vol/container; grep -c /vol/host /proc/self/mountinfo").await;
+        assert_eq!(out.trim() == "1", sees_hosts, "{propagation:?}: {code} {out}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let here = volume.join("container").display().to_string();
+        assert_eq!(mounts.contains(&here), host_sees, "{propagation:?}");
+        lab.runtime.remove_container(&container).await.unwrap();
+        while nix::mount::umount2(&volume, nix::mount::MntFlags::MNT_DETACH).is_ok() {}
+    }
+}
+
 const PROBE: &str = "SURVEY_PROBE";
 const KEY: &str = "amphipod-survey";
 

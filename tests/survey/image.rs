@@ -13,12 +13,18 @@ const SCRIPT: &str = include_str!("survey.sh");
 
 /// A server that has the image.
 pub fn server(name: &str) -> Lab {
-    let mut lab = Lab::prepare(name);
+    let mut lab = prepared(name);
+    lab.start_server();
+    lab
+}
+
+/// A machine whose server will have it.
+pub fn prepared(name: &str) -> Lab {
+    let lab = Lab::prepare(name);
     let directory = lab.path("data/agent/images");
     fs::create_dir_all(&directory).unwrap();
     let archive = archive(&lab.path("scratch"));
     fs::rename(archive, directory.join("box.tar")).unwrap();
-    lab.start_server();
     lab
 }
 

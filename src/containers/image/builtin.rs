@@ -65,7 +65,8 @@ pub(super) fn complete(images: &Path, executable: &Path) -> Result<()> {
     let _turn = COPYING.lock().unwrap_or_else(PoisonError::into_inner);
     let (binary, stamp) = (layer_dir(images).join(BINARY), images.join("hello.source"));
     let source = fs::metadata(executable).map_err(io("reading", executable))?;
-    let wanted = format!("{}:{} {} {}.{}", source.dev(), source.ino(), source.len(), source.mtime(), source.mtime_nsec());
+    let wanted =
+        format!("{}:{} {} {}.{}", source.dev(), source.ino(), source.len(), source.mtime(), source.mtime_nsec());
     let copied = fs::symlink_metadata(&binary);
     let whole = copied.is_ok_and(|copy| copy.is_file() && copy.len() == source.len() && copy.nlink() == 1);
     if whole && fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {

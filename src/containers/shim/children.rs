@@ -43,7 +43,11 @@ pub(super) fn fork_job(work: impl FnOnce(&OwnedFd) -> Result<i32, String>) -> io
         ForkResult::Child => {
             drop(ours);
             super::reset_signals();
-            let keyring = super::join_new_session_keyring().map_err(|error| format!("session keyring: {error}"));
+            let keyring = match super::join_new_session_keyring() {
+                // Root of some container has used up what root may have: the sandbox's own keyring must do.
+                Err(error) if error.raw_os_error() == Some(libc::EDQUOT) => Ok(()),
+                joined => joined.map_err(|error| format!("session keyring: {error}")),
+            };
             let report = match keyring.and_then(|()| work(&theirs)) {
                 Ok(pid) => Report::Started { pid },
                 Err(message) => Report::Failed { message },

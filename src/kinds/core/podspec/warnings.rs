@@ -51,7 +51,10 @@ pub fn for_pod_update(pod: &Value, old: &Value) -> Vec<String> {
         for (i, (new, old)) in new.iter().zip(old).enumerate() {
             if new.get("resources") != old.get("resources") {
                 let path = base.index(i);
-                out.push(format!("{}: changed at the container's next start only by this version", path.field("resources")));
+                out.push(format!(
+                    "{}: changed at the container's next start only by this version",
+                    path.field("resources")
+                ));
             }
         }
     }

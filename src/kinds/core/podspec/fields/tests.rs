@@ -14,7 +14,8 @@ use crate::schema::Scalar;
 /// Set to write the documentation's list anew.
 const WRITE: &str = "AMPHIPOD_WRITE_DOCS";
 const DOCUMENT: &str = "docs/compatibility.md";
-const BEGIN: &str = "<!-- pod fields: written by the tests of podspec/fields, AMPHIPOD_WRITE_DOCS=1 writes them anew -->\n";
+const BEGIN: &str =
+    "<!-- pod fields: written by the tests of podspec/fields, AMPHIPOD_WRITE_DOCS=1 writes them anew -->\n";
 const END: &str = "<!-- end of pod fields -->\n";
 
 fn root() -> &'static FilePath {
@@ -102,9 +103,9 @@ fn the_tests_that_the_table_names_are_there() {
     for row in TABLE {
         let (How::Honoured(name) | How::Partly { shown_by: name, .. }) = row.how else { continue };
         let lines: Vec<&str> = text.lines().collect();
-        let declared = lines.iter().position(|line| {
-            line.trim_start().trim_start_matches("async ").starts_with(&format!("fn {name}("))
-        });
+        let declared = lines
+            .iter()
+            .position(|line| line.trim_start().trim_start_matches("async ").starts_with(&format!("fn {name}(")));
         let line = declared.unwrap_or_else(|| panic!("{}.{}: no test {name}", row.kind, row.field));
         let above = lines[line.saturating_sub(3)..line].join("\n");
         assert!(above.contains("#[test]") || above.contains("#[tokio::test"), "{name} is no test");
