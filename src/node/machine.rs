@@ -856,6 +856,22 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_pod_has_failed_and_nothing_is_made_of_it_but_its_end() {
+        let new = PodState::new(Plan { restart: Restart::Always, containers: vec![part("a", Role::Main)] });
+        let refused = || Event::Refused { reason: "AppArmor", message: "no".into() };
+        let r = Run(new, Vec::new()).on(refused(), 0);
+        assert_eq!((r.0.phase(), &r.0.stage, &r.1[..]), (Phase::Failed, &Stage::Finished, &[][..]));
+        let r = r.on(Event::Begin, 1).on(Event::Tick, 1000);
+        assert_eq!((r.0.phase(), r.0.next_at(), &r.1[..]), (Phase::Failed, None, &[][..]));
+        let r = r.on(Event::Delete { deadline: at(1030) }, 1001);
+        assert_eq!(r.1.last(), Some(&Effect::TearDown));
+        assert_eq!(r.on(Event::TornDown, 1002).0.stage, Stage::Gone);
+        // What runs is not refused any more.
+        let up = Run::new(Restart::Always, vec![part("a", Role::Main)]).up("a", 0).on(refused(), 1);
+        assert_eq!(up.0.phase(), Phase::Running);
+    }
+
+    #[test]
     fn deletion_stops_main_containers_then_sidecars_then_tears_down() {
         let r = Run::new(Restart::Always, vec![part("s", Role::Sidecar), part("a", Role::Main)]).up("s", 0).up("a", 0);
         let r = r.on(Event::Delete { deadline: at(40) }, 10);

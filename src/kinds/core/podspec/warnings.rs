@@ -38,24 +38,20 @@ pub fn for_pod(pod: &Value) -> Vec<String> {
 pub fn for_pod_update(pod: &Value, old: &Value) -> Vec<String> {
     let mut out = Vec::new();
     let path = Path::root("spec");
-    let base = path.field("ephemeralContainers");
     let before = list(old, "spec.ephemeralContainers");
-    for (i, c) in list(pod, "spec.ephemeralContainers").iter().enumerate() {
-        if !before.iter().any(|b| b["name"] == c["name"]) {
-            fields::ephemeral_warnings(&mut out, &base.index(i), c);
-        }
-    }
+    let all = list(pod, "spec.ephemeralContainers").iter().enumerate();
+    // They can only be added.
+    fields::ephemeral_warnings(&mut out, &path.field("ephemeralContainers"), all.skip(before.len()));
     for group in ["initContainers", "containers"] {
         let base = path.field(group);
-        let (new, old) = (list(&pod["spec"], group), list(&old["spec"], group));
-        for (i, (new, old)) in new.iter().zip(old).enumerate() {
-            if new.get("resources") != old.get("resources") {
-                let path = base.index(i);
-                out.push(format!(
-                    "{}: changed at the container's next start only by this version",
-                    path.field("resources")
-                ));
-            }
+        let both = list(&pod["spec"], group).iter().zip(list(&old["spec"], group));
+        let resized = both.enumerate().find(|(_, (new, old))| new.get("resources") != old.get("resources"));
+        if let Some((i, _)) = resized {
+            let path = base.index(i);
+            out.push(format!(
+                "{}: changed at the container's next start only by this version",
+                path.field("resources")
+            ));
         }
     }
     out

@@ -62,44 +62,66 @@ static WARNING: LazyLock<HashMap<&'static str, Vec<&'static Row>>> = LazyLock::n
     map
 });
 
-/// Warnings about what is set in a pod's spec and not done.
+/// Warnings about what is set in a pod's spec and not done: one for each row, about the first place, so that no spec
+/// makes more of them than there are rows.
 pub(super) fn warnings(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
-    of_type(out, path, "PodSpec", spec);
+    Walk { out, seen: Vec::new() }.value(path, kind("PodSpec"), spec);
 }
 
-/// The same for one ephemeral container.
-pub(super) fn ephemeral_warnings(out: &mut Vec<String>, path: &Path<'_>, container: &Value) {
-    of_type(out, path, "EphemeralContainer", container);
-}
-
-fn of_type(out: &mut Vec<String>, path: &Path<'_>, kind: &str, value: &Value) {
-    if let Some(kind) = schema::type_of(&format!("{CORE}{kind}")) {
-        walk(out, path, kind, value);
+/// The same for ephemeral containers that are new.
+pub(super) fn ephemeral_warnings<'v>(
+    out: &mut Vec<String>,
+    base: &Path<'_>,
+    containers: impl Iterator<Item = (usize, &'v Value)>,
+) {
+    let mut walk = Walk { out, seen: Vec::new() };
+    for (i, container) in containers {
+        walk.value(&base.index(i), kind("EphemeralContainer"), container);
     }
 }
 
-fn walk(out: &mut Vec<String>, path: &Path<'_>, kind: TypeRef<'_>, value: &Value) {
-    match (kind.node(), value) {
-        (Node::List { .. }, Value::Array(items)) => {
-            let Some(item) = kind.item().filter(|item| item.as_struct().is_some()) else { return };
-            items.iter().enumerate().for_each(|(i, value)| walk(out, &path.index(i), item, value));
-        }
-        (Node::Struct { .. }, Value::Object(members)) => {
-            let name = kind.as_struct().and_then(|s| s.name.strip_prefix(CORE)).unwrap_or_default();
-            let rows = WARNING.get(name).map_or(&[][..], Vec::as_slice);
-            for (key, member) in members {
-                let path = path.field(key);
-                match rows.iter().find(|row| row.field == key).map(|row| row.how) {
-                    _ if !is_set(member) && !member.is_boolean() => {}
-                    Some(How::Warned(warning)) if is_set(member) => out.push(format!("{path}: {warning}")),
-                    Some(How::Partly { unless, warning, .. }) if unless(value, &path.to_string()) => {
-                        out.push(format!("{path}: {warning}"));
+fn kind(name: &str) -> TypeRef<'static> {
+    schema::type_of(&format!("{CORE}{name}")).expect("the types that the table begins with are in the schema")
+}
+
+struct Walk<'o> {
+    out: &'o mut Vec<String>,
+    /// Rows that were told of.
+    seen: Vec<(&'static str, &'static str)>,
+}
+
+impl Walk<'_> {
+    fn value(&mut self, path: &Path<'_>, kind: TypeRef<'_>, value: &Value) {
+        match (kind.node(), value) {
+            (Node::List { .. }, Value::Array(items)) => {
+                let Some(item) = kind.item().filter(|item| item.as_struct().is_some()) else { return };
+                items.iter().enumerate().for_each(|(i, value)| self.value(&path.index(i), item, value));
+            }
+            (Node::Struct { .. }, Value::Object(members)) => {
+                let name = kind.as_struct().and_then(|s| s.name.strip_prefix(CORE)).unwrap_or_default();
+                let rows = WARNING.get(name).map_or(&[][..], Vec::as_slice);
+                for (key, member) in members {
+                    let path = path.field(key);
+                    let row = rows.iter().find(|row| row.field == key);
+                    match row.map(|row| (*row, row.how)) {
+                        _ if !is_set(member) && !member.is_boolean() => {}
+                        Some((row, How::Warned(warning))) if is_set(member) => self.tell(row, &path, warning),
+                        Some((row, How::Partly { unless, warning, .. })) if unless(value, &path.to_string()) => {
+                            self.tell(row, &path, warning);
+                        }
+                        _ => kind.child(key).into_iter().for_each(|child| self.value(&path, child, member)),
                     }
-                    _ => kind.child(key).into_iter().for_each(|child| walk(out, &path, child, member)),
                 }
             }
+            _ => {}
         }
-        _ => {}
+    }
+
+    fn tell(&mut self, row: &'static Row, path: &Path<'_>, warning: &str) {
+        if !self.seen.contains(&(row.kind, row.field)) {
+            self.seen.push((row.kind, row.field));
+            self.out.push(format!("{path}: {warning}"));
+        }
     }
 }
 

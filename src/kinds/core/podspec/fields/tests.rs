@@ -180,6 +180,32 @@ fn what_is_done_is_not_warned_of() {
     }
 }
 
+#[test]
+fn a_row_warns_once_however_often_its_field_is_set() {
+    let volumes: Vec<Value> = (0..5000).map(|i| json!({"name": format!("v{i}"), "nfs": {}, "csi": {}})).collect();
+    let mut out = Vec::new();
+    warnings(&mut out, &Path::root("spec"), &json!({"volumes": volumes}));
+    let text = "a volume of this type is refused by nodes of this version";
+    assert_eq!(out, [format!("spec.volumes[0].csi: {text}"), format!("spec.volumes[0].nfs: {text}")]);
+}
+
+#[test]
+fn what_is_new_in_a_pod_is_warned_of() {
+    let old = json!({"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}}}]}});
+    assert!(super::super::warnings_for_pod_update(&old, &old).is_empty());
+    let mut new = old.clone();
+    new["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "2".into();
+    new["spec"]["ephemeralContainers"] = json!([{"name": "e", "volumeDevices": [{"name": "x"}]}]);
+    let said = super::super::warnings_for_pod_update(&new, &old);
+    assert_eq!(
+        said,
+        [
+            "spec.ephemeralContainers[0].volumeDevices: accepted but not honoured by this version",
+            "spec.containers[0].resources: changed at the container's next start only by this version",
+        ]
+    );
+}
+
 #[tokio::test]
 async fn what_is_said_to_be_refused_is() {
     let api = in_memory::api();
