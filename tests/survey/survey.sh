@@ -2,8 +2,8 @@
 # survey NAME: writes to /survey/NAME what the process that runs it is and finds around it, without what differs from
 # machine to machine and from run to run.
 out=/survey/$1
-# By its path, so that it is a process of its own and what is opened for it is not seen.
-/bin/ls -l /proc/$$/fd > $out.fd
+# In a process of its own, so that what is opened for it is not seen.
+(ls -l /proc/$$/fd > $out.fd; :)
 exec > $out.tmp
 
 echo "user"
