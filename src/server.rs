@@ -76,6 +76,8 @@ pub struct NodeOptions {
     pub external_addresses: Vec<IpAddr>,
     pub labels: Vec<(String, String)>,
     pub taints: Vec<Taint>,
+    /// Kernel parameters beyond the safe ones that pods may set.
+    pub unsafe_sysctls: Vec<String>,
     pub offline: bool,
     pub default_registry: Option<String>,
     /// When images go that nobody uses.
@@ -268,6 +270,7 @@ fn node_config(
         external_addresses: options.external_addresses.clone(),
         labels: is_server.then_some(role).into_iter().chain(options.labels.iter().cloned()).collect(),
         taints: options.taints.clone(),
+        unsafe_sysctls: options.unsafe_sysctls.clone(),
         cluster,
         offline: options.offline,
         default_registry: options.default_registry.clone(),

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::Usage;
 use crate::containers::image::{Policy, Registries};
+use crate::node::admit::unsafe_sysctl;
 use crate::server::NodeOptions;
 use crate::server::address::default_address;
 use crate::server::agent::Taint;
@@ -30,6 +31,9 @@ pub struct NodeArgs {
     /// Taints that the node registers with, KEY=VALUE:EFFECT
     #[arg(long, env = "AMPHIPOD_NODE_TAINT", value_delimiter = ',')]
     node_taint: Vec<Taint>,
+    /// Kernel parameters beyond the safe ones that pods may set, such as net.core.somaxconn or net.ipv4.*
+    #[arg(long, env = "AMPHIPOD_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',', value_parser = unsafe_sysctl)]
+    allowed_unsafe_sysctls: Vec<String>,
     /// Never ask a registry: images come from <data-dir>/agent/images, from `amphipod image import`, and from other nodes
     #[arg(long, env = "AMPHIPOD_OFFLINE")]
     offline: bool,
@@ -117,6 +121,7 @@ impl NodeArgs {
             external_addresses: self.node_external_ip,
             labels: self.node_label,
             taints: self.node_taint,
+            unsafe_sysctls: self.allowed_unsafe_sysctls,
             offline: self.offline,
             default_registry: self.system_default_registry,
             image_gc: Policy { high_percent, low_percent, ..Policy::default() },

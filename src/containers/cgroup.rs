@@ -264,6 +264,38 @@ impl Tree {
         Some(directory.join("cgroup.procs"))
     }
 
+    /// What a container of `relative` sees of version 1 hierarchies with controllers: their names and directories.
+    /// Nothing on version 2, whose file system shows a cgroup namespace by itself.
+    pub fn views(&self, relative: &str) -> Vec<(String, PathBuf)> {
+        let Layout::V1 { hierarchies, .. } = &self.layout else { return Vec::new() };
+        let with_controllers = hierarchies.iter().filter(|hierarchy| !hierarchy.controllers.is_empty());
+        let view = |hierarchy: &Hierarchy| {
+            let name = hierarchy.mount.file_name()?.to_string_lossy().into_owned();
+            Some((name, self.directory(&hierarchy.mount, relative)))
+        };
+        with_controllers.filter_map(view).collect()
+    }
+
+    /// Makes `place` a directory with a place to mount for each of [`Tree::views`], and the usual links beside them.
+    pub fn make_frame(&self, place: &Path) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let make = |path: &Path| {
+            fs::create_dir_all(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        };
+        make(place)?;
+        for (name, _) in self.views("") {
+            make(&place.join(&name))?;
+            for controller in name.split(',').filter(|controller| **controller != *name) {
+                match std::os::unix::fs::symlink(&name, place.join(controller)) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The file with the `oom_kill` counter.
     pub fn oom_file(&self, relative: &str) -> Option<PathBuf> {
         let file = match &self.layout {
@@ -481,6 +513,18 @@ mod tests {
         assert_eq!(unified.unwrap(), Path::new("/sys/fs/cgroup/unified"));
         let v2 = Layout::parse("29 23 0:26 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw");
         assert_eq!(v2, Layout::V2 { mount: "/sys/fs/cgroup".into() });
+    }
+
+    #[test]
+    fn a_container_is_shown_hierarchies_with_controllers_only() {
+        let tree = Tree { layout: Layout::parse(HYBRID), root: "amphipod".into() };
+        let names: Vec<String> = tree.views("pod").into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["cpu,cpuacct", "memory"]);
+        let directory = tempfile::tempdir().unwrap();
+        tree.make_frame(directory.path()).unwrap();
+        tree.make_frame(directory.path()).unwrap();
+        assert_eq!(fs::read_link(directory.path().join("cpuacct")).unwrap(), Path::new("cpu,cpuacct"));
+        assert!(directory.path().join("memory").is_dir());
     }
 
     #[test]

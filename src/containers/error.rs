@@ -44,6 +44,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Shims would run from a file that containers could change.
+    #[error("making a read-only view of the executable {path:?}")]
+    ProtectExecutable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// A file or mount of the run state.
     #[error("{what}: {path:?}")]
     Io {

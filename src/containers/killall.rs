@@ -57,7 +57,8 @@ pub fn destroy_all(config: &Config) -> Result<()> {
     note(tree.remove(""));
     note(unmount_below(&config.run_dir));
     note(unmount_below(&config.data_dir.join("containers")));
-    for path in [config.sandboxes_dir(), config.run_dir.join("seccomp"), config.data_dir.join("containers")] {
+    let (seccomp, cgroup) = (config.run_dir.join("seccomp"), config.run_dir.join("cgroup"));
+    for path in [config.sandboxes_dir(), seccomp, cgroup, config.data_dir.join("containers")] {
         if let Err(source) = crate::base::tree::remove(&path) {
             note(Err(Error::Io { what: "removing", path, source }));
         }

@@ -10,6 +10,7 @@
 pub mod cgroup;
 mod device_program;
 mod error;
+mod executable;
 pub mod fake;
 pub mod hello;
 pub mod image;
@@ -23,6 +24,7 @@ mod session;
 mod shim;
 pub mod spec;
 pub mod stats;
+pub mod sysctl;
 mod wire;
 
 use std::path::PathBuf;

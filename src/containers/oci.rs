@@ -19,8 +19,12 @@ use super::spec::{
 pub(crate) struct Host {
     /// The container's cgroup, absolute as in `/proc/PID/cgroup`.
     pub cgroup: String,
-    /// Version 2 gets a cgroup namespace, as other runtimes do.
-    pub cgroup_v2: bool,
+    /// The kernel has cgroup namespaces.
+    pub cgroup_namespace: bool,
+    /// Version 1 only: a directory with a place for each of `cgroup_views`.
+    pub cgroup_frame: PathBuf,
+    /// Version 1 only: names of hierarchies and the container's directories in them.
+    pub cgroup_views: Vec<(String, PathBuf)>,
     /// The sandbox's shared memory directory.
     pub shm: PathBuf,
     /// Path of the process namespace that the container joins.
@@ -176,6 +180,9 @@ fn process(
         },
         "rlimits": rlimits(container, host),
     });
+    if let Some(profile) = &container.app_armor {
+        process["apparmorProfile"] = json!(profile);
+    }
     if container.no_new_privileges {
         // Absent and false differ to libcontainer: with either value it loads the filter after dropping privileges.
         process["noNewPrivileges"] = json!(true);
@@ -250,7 +257,7 @@ fn namespaces(sandbox: &SandboxSpec, host: &Host) -> Value {
         Some(path) => list.push(json!({ "type": "pid", "path": path })),
         None => list.push(json!({ "type": "pid" })),
     }
-    if host.cgroup_v2 {
+    if host.cgroup_namespace {
         list.push(json!({ "type": "cgroup" }));
     }
     json!(list)
@@ -281,14 +288,15 @@ fn rootfs_propagation(container: &ContainerSpec) -> &'static str {
     }
     match strongest {
         Propagation::Private => "private",
-        Propagation::HostToContainer => "rslave",
-        Propagation::Bidirectional => "rshared",
+        // libcontainer knows the words without `r`, and applies them to everything below.
+        Propagation::HostToContainer => "slave",
+        Propagation::Bidirectional => "shared",
     }
 }
 
 fn mounts(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host) -> Result<Value> {
     let access = if container.privileged { "rw" } else { "ro" };
-    let usual = vec![
+    let mut usual = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount(
@@ -299,13 +307,14 @@ fn mounts(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host) -> Resu
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
         mount("/dev/shm", "bind", &host.shm.to_string_lossy(), &["rbind", "rw"]),
     ];
+    usual.extend(cgroup_mounts(host, access));
     let mut list: Vec<Value> = Vec::new();
     for usual in usual {
         let path = Path::new(usual["destination"].as_str().unwrap_or_default()).to_owned();
-        let replaced = container.mounts.iter().any(|mount| mount.container_path == path);
+        let hides = |mount: &Mount| mount.container_path == path || is_below_cgroups(&path, &mount.container_path);
+        let replaced = container.mounts.iter().any(hides);
         // Without an ipc namespace of our own there is no right to mount mqueue: take the host's, if it has it.
         if path == Path::new("/dev/mqueue") && sandbox.host_ipc && !replaced {
             if !host.has_mqueue {
@@ -323,6 +332,28 @@ fn mounts(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host) -> Resu
         list.push(own_mount(mount)?);
     }
     Ok(Value::Array(list))
+}
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// A mount of the caller's over all cgroups replaces each of ours.
+fn is_below_cgroups(path: &Path, given: &Path) -> bool {
+    given == Path::new(CGROUPS) && path.starts_with(given)
+}
+
+/// The container's own cgroups. On version 1 they are bound one by one: libcontainer would mount every hierarchy for
+/// writing, systemd's too.
+fn cgroup_mounts(host: &Host, access: &str) -> Vec<Value> {
+    let options = ["nosuid", "noexec", "nodev", "relatime", access];
+    if host.cgroup_views.is_empty() {
+        return vec![mount(CGROUPS, "cgroup", "cgroup", &options)];
+    }
+    let bind = |destination: &str, source: &Path, access: &str| {
+        let options = ["bind", "nosuid", "noexec", "nodev", "relatime", access];
+        mount(destination, "bind", &source.to_string_lossy(), &options)
+    };
+    let views = host.cgroup_views.iter().map(|(name, source)| bind(&format!("{CGROUPS}/{name}"), source, access));
+    std::iter::once(bind(CGROUPS, &host.cgroup_frame, "ro")).chain(views).collect()
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
@@ -459,6 +490,18 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_confines_the_first_process_and_every_exec() {
+        let confined = ContainerSpec { app_armor: Some("strict".into()), ..container() };
+        let first = plan(&SandboxSpec::default(), &confined, &host()).unwrap().config;
+        let exec = ExecSpec { args: vec!["sh".into()], ..ExecSpec::default() };
+        let (second, _) = plan_exec(&SandboxSpec::default(), &confined, &exec, &host()).unwrap();
+        for process in [&first["process"], &second] {
+            let parsed: libcontainer::oci_spec::runtime::Process = serde_json::from_value(process.clone()).unwrap();
+            assert_eq!(parsed.apparmor_profile().as_deref(), Some("strict"));
+        }
+    }
+
+    #[test]
     fn later_variables_win_and_path_is_there() {
         let mut wanted = container();
         wanted.env = vec![("A".into(), "1".into()), ("A".into(), "2".into())];
@@ -477,6 +520,22 @@ mod tests {
         let second = plan(&SandboxSpec::default(), &wanted, &host()).unwrap();
         assert!(second.capabilities.is_none());
         assert_eq!(second.config["process"]["capabilities"]["effective"], json!([]));
+    }
+
+    #[test]
+    fn cgroups_are_read_only_but_for_the_privileged() {
+        let v1 = Host { cgroup_views: vec![("memory".into(), "/cg/memory/pod/c".into())], ..host() };
+        for host in [host(), v1] {
+            for (privileged, access) in [(false, "ro"), (true, "rw")] {
+                let wanted = ContainerSpec { privileged, ..container() };
+                let config = plan(&SandboxSpec::default(), &wanted, &host).unwrap().config;
+                let below = |m: &&Value| m["destination"].as_str().unwrap().starts_with(CGROUPS);
+                let found: Vec<&Value> = config["mounts"].as_array().unwrap().iter().filter(below).collect();
+                let last = found.last().unwrap()["options"].as_array().unwrap();
+                assert!(last.contains(&json!(access)), "{found:?}");
+                assert!(found.len() == 1 || found[0]["options"].as_array().unwrap().contains(&json!("ro")));
+            }
+        }
     }
 
     #[test]

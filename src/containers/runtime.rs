@@ -25,6 +25,7 @@ use self::connection::Connection;
 use self::sandbox_files::Saved;
 use super::cgroup::Tree;
 use super::error::{Error, Result};
+use super::executable::Executable;
 use super::session::{self, Session, SessionControl, TtyReader};
 use super::shim::BUNDLES_DIR;
 use super::spec::*;
@@ -54,6 +55,7 @@ pub struct ShimRuntime {
 #[derive(Debug)]
 struct Inner {
     config: Config,
+    executable: Executable,
     tree: Tree,
     sandboxes: Mutex<BTreeMap<String, Known>>,
     events: broadcast::Sender<Event>,
@@ -75,7 +77,10 @@ impl ShimRuntime {
         crate::base::file::claim_private_dir(&sandboxes_dir).map_err(io("creating", &sandboxes_dir))?;
         let tree = Tree::new(&config.cgroup_root)?;
         tree.create("shims", &Resources::default())?;
+        let frame = host::cgroup_frame(&config);
+        tree.make_frame(&frame).map_err(io("making", &frame))?;
         let inner = Inner {
+            executable: Executable::open(&config.executable)?,
             config,
             tree,
             sandboxes: Mutex::new(BTreeMap::new()),
@@ -300,7 +305,7 @@ impl Runtime for ShimRuntime {
         let prepared =
             blocking(move || sandbox_files::prepare(&runtime.inner.config, &runtime.inner.tree, &made)).await;
         let started = match prepared {
-            Ok(()) => sandbox_files::spawn_shim(&self.inner.config, &id).await,
+            Ok(()) => sandbox_files::spawn_shim(&self.inner.config, &self.inner.executable, &id).await,
             Err(Error::Exists(id)) => return Err(Error::Exists(id)),
             Err(error) => Err(super::error::chain(&error)),
         };

@@ -26,6 +26,8 @@ const NEWEST_KNOWN: u32 = 449;
 /// Numbers from here on are the x32 variants.
 const X32: u32 = 0x4000_0000;
 const RETURN_ENOSYS: u32 = 0x0005_0000 | 38;
+const RETURN_EPERM: u32 = 0x0005_0000 | 1;
+const RETURN_ALLOW: u32 = 0x7fff_0000;
 const INSTRUCTION_BYTES: usize = 8;
 
 /// The file with the program for a profile; compiled if it is new.
@@ -70,29 +72,47 @@ fn memory_file() -> io::Result<fs::File> {
     Ok(fd.into())
 }
 
-/// Calls newer than the profile can name say that they do not exist, so that libraries fall back; a refusal (EPERM)
-/// would be believed.
-fn unknown_is_enosys() -> Vec<u8> {
-    const LOAD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const JUMP_GREATER: u16 = 0x25;
-    const RETURN: u16 = 0x06;
-    // code, jump if true, jump if false, operand
-    let instructions = [
-        (LOAD, 0, 0, 4),
-        (JUMP_EQUAL, 0, 4, AUDIT_ARCH),
-        (LOAD, 0, 0, 0),
-        (JUMP_GREATER, 2, 0, X32 - 1),
-        (JUMP_GREATER, 0, 1, NEWEST_KNOWN),
-        (RETURN, 0, 0, RETURN_ENOSYS),
-    ];
-    let bytes = instructions.iter().flat_map(|(code, yes, no, operand): &(u16, u8, u8, u32)| {
+// Operations of a classic BPF program.
+const LOAD: u16 = 0x20;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER: u16 = 0x25;
+const RETURN: u16 = 0x06;
+
+/// Operation, jump if true, jump if false, operand.
+type Instruction = (u16, u8, u8, u32);
+
+fn bytes_of(instructions: &[Instruction]) -> Vec<u8> {
+    let bytes = instructions.iter().flat_map(|(code, yes, no, operand)| {
         let mut bytes = code.to_ne_bytes().to_vec();
         bytes.extend([*yes, *no]);
         bytes.extend(operand.to_ne_bytes());
         bytes
     });
     bytes.collect()
+}
+
+/// Calls newer than the profile can name say that they do not exist, so that libraries fall back; a refusal (EPERM)
+/// would be believed.
+fn unknown_is_enosys() -> Vec<u8> {
+    bytes_of(&[
+        (LOAD, 0, 0, 4),
+        (JUMP_EQUAL, 0, 4, AUDIT_ARCH),
+        (LOAD, 0, 0, 0),
+        (JUMP_GREATER, 2, 0, X32 - 1),
+        (JUMP_GREATER, 0, 1, NEWEST_KNOWN),
+        (RETURN, 0, 0, RETURN_ENOSYS),
+    ])
+}
+
+/// A program that allows these few calls and refuses all others.
+pub(crate) fn only(calls: &[libc::c_long]) -> Vec<u8> {
+    let count = u8::try_from(calls.len()).expect("a jump reaches over 255 instructions");
+    let mut program = vec![(LOAD, 0, 0, 4), (JUMP_EQUAL, 0, count + 1, AUDIT_ARCH), (LOAD, 0, 0, 0)];
+    for (call, after) in calls.iter().zip((1..=count).rev()) {
+        program.push((JUMP_EQUAL, after, 0, u32::try_from(*call).expect("numbers of calls are small")));
+    }
+    program.extend([(RETURN, 0, 0, RETURN_EPERM), (RETURN, 0, 0, RETURN_ALLOW)]);
+    bytes_of(&program)
 }
 
 fn add_rule(context: &mut ScmpFilterContext, rule: &LinuxSyscall, default: ScmpAction) -> Result<(), String> {
@@ -193,11 +213,16 @@ mod tests {
     fn under_default_profile(probe: fn() -> i32) -> i32 {
         let directory = tempfile::tempdir().unwrap();
         let path = file_for(directory.path(), &super::super::seccomp::default_profile(&[])).unwrap();
-        let program = fs::read(path).unwrap();
+        under(&fs::read(path).unwrap(), probe)
+    }
+
+    fn under(program: &[u8], probe: fn() -> i32) -> i32 {
         // SAFETY: the child makes system calls only.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
-                let code = if load(&program).is_ok() { probe() } else { 99 };
+                // SAFETY: a flag of the child.
+                unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+                let code = if load(program).is_ok() { probe() } else { 99 };
                 // SAFETY: ends the child.
                 unsafe { libc::_exit(code) }
             }
@@ -229,6 +254,20 @@ mod tests {
         ];
         for (name, probe, expected) in calls {
             assert_eq!(under_default_profile(probe), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_short_program_allows_what_it_names_and_nothing_else() {
+        let program = only(&[libc::SYS_getpid, libc::SYS_exit_group]);
+        // SAFETY: system calls with harmless arguments, in a child.
+        let calls: [(fn() -> i32, i32); 3] = [
+            (|| errno_of(unsafe { libc::syscall(libc::SYS_getpid) }), 0),
+            (|| errno_of(unsafe { libc::syscall(libc::SYS_getuid) }), libc::EPERM),
+            (|| errno_of(unsafe { libc::syscall(460, 0) }), libc::EPERM),
+        ];
+        for (probe, expected) in calls {
+            assert_eq!(under(&program, probe), expected);
         }
     }
 

@@ -79,6 +79,8 @@ pub struct ContainerSpec {
     pub pid_namespace_of: Option<u32>,
     pub no_new_privileges: bool,
     pub seccomp: Seccomp,
+    /// A profile that is loaded on this host.
+    pub app_armor: Option<String>,
     /// `procMount: Unmasked` shows all of /proc and /sys.
     pub unmasked_proc: bool,
     pub mounts: Vec<Mount>,

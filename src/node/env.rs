@@ -94,6 +94,9 @@ fn referenced(
         let value = secret.and_then(|s| strings(&s).remove(&r.key));
         return found(value, r.optional, || format!("couldn't find key {} in Secret {namespace}/{}", r.key, r.name));
     }
+    if from.file_key_ref.is_some() {
+        return Err("environment variables from files are not supported".into());
+    }
     Ok(None)
 }
 

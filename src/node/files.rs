@@ -221,6 +221,7 @@ mod tests {
             cluster_dns: vec!["10.43.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
             default_registry: None,
+            unsafe_sysctls: vec![],
         }
     }
 

@@ -223,7 +223,7 @@ async fn status(node: &Node) -> Value {
             "containerRuntimeVersion": concat!("amphipod://", env!("CARGO_PKG_VERSION")), "kubeletVersion": GIT_VERSION,
             "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         },
-        "images": images(&*node.images).await,
+        "images": images(&*node.images).await, "features": {"supplementalGroupsPolicy": true},
     })
 }
 

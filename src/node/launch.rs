@@ -122,6 +122,14 @@ fn specification(
         spec::bind(&at.files.hostname, "/etc/hostname", false, None),
         spec::bind(&words, c.termination_message_path.as_deref().unwrap_or("/dev/termination-log"), false, None),
     ];
+    for m in c.volume_mounts.iter().flatten() {
+        if m.recursive_read_only.as_deref() == Some("Enabled") {
+            return Err(format!("volume mount {:?}: recursive read-only mounts are not supported", m.name));
+        }
+        if m.bind_mount_options.iter().flatten().next().is_some() {
+            return Err(format!("volume mount {:?}: bind mount options are not supported", m.name));
+        }
+    }
     mounts.extend(volumes::mounts::of(c, &at.volumes, &known, &mounts, pins)?);
     let user = spec::user(pod_security, own, &rootfs, &image.config)?;
     let resources = spec::resources(c.resources.as_ref());
@@ -139,6 +147,7 @@ fn specification(
         readonly_rootfs: own.and_then(|s| s.read_only_root_filesystem) == Some(true),
         no_new_privileges: own.and_then(|s| s.allow_privilege_escalation) == Some(false),
         seccomp: spec::seccomp(pod_security, own, &node.config.data_dir.join(SECCOMP_DIR)),
+        app_armor: spec::app_armor(pod_security, own),
         unmasked_proc: own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked"),
         mounts,
         resources,

@@ -88,6 +88,8 @@ pub struct PodState {
     pub containers: Vec<Container>,
     /// Why the stage is not further, for people.
     pub message: String,
+    /// The node does not run the pod at all: for its status, reason and message.
+    pub refused: Option<(&'static str, String)>,
 }
 
 /// One container of a pod.
@@ -151,6 +153,11 @@ pub enum Event {
     /// Volumes, network and sandbox are there.
     Prepared,
     PrepareFailed(String),
+    /// The node cannot give the pod what it asks for, and says so before anything is made of it.
+    Refused {
+        reason: &'static str,
+        message: String,
+    },
     Pulled {
         container: String,
         image_id: String,
@@ -269,7 +276,7 @@ impl PodState {
     pub fn new(plan: Plan) -> Self {
         let containers =
             plan.containers.iter().map(|p| Container { name: p.name.clone(), ..Container::default() }).collect();
-        Self { plan, stage: Stage::Preparing, sandbox_attempt: 0, containers, message: String::new() }
+        Self { plan, stage: Stage::Preparing, sandbox_attempt: 0, containers, message: String::new(), refused: None }
     }
 
     /// The container of a name.
@@ -296,6 +303,9 @@ impl PodState {
         let role = |want: Role| {
             self.containers.iter().zip(&self.plan.containers).filter(move |(_, p)| p.role == want).map(|(c, _)| c)
         };
+        if self.refused.is_some() {
+            return Phase::Failed;
+        }
         if role(Role::Init).any(|c| matches!(&c.now, Now::Ended(e) if e.code != 0)) {
             return Phase::Failed;
         }
@@ -343,6 +353,11 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
         }
         Event::Added(_) => {}
         Event::Prepared => prepared(&mut state),
+        Event::Refused { reason, message } if state.stage == Stage::Preparing => {
+            state.refused = Some((reason, message));
+            state.stage = Stage::Finished;
+        }
+        Event::Refused { .. } => {}
         Event::PrepareFailed(message) => blocked(&mut state, message, now),
         Event::Pulled { container, image_id } => pulled(&mut state, &container, image_id, &mut effects),
         Event::PullFailed { container, reason, message } => {
@@ -838,6 +853,22 @@ mod tests {
         let r = r.exit("b", 3, 0, 2);
         assert_eq!((r.0.phase(), r.1.last()), (Phase::Failed, Some(&Effect::Finish)));
         assert_eq!(r.on(Event::TornDown, 3).0.stage, Stage::Finished);
+    }
+
+    #[test]
+    fn a_refused_pod_has_failed_and_nothing_is_made_of_it_but_its_end() {
+        let new = PodState::new(Plan { restart: Restart::Always, containers: vec![part("a", Role::Main)] });
+        let refused = || Event::Refused { reason: "AppArmor", message: "no".into() };
+        let r = Run(new, Vec::new()).on(refused(), 0);
+        assert_eq!((r.0.phase(), &r.0.stage, &r.1[..]), (Phase::Failed, &Stage::Finished, &[][..]));
+        let r = r.on(Event::Begin, 1).on(Event::Tick, 1000);
+        assert_eq!((r.0.phase(), r.0.next_at(), &r.1[..]), (Phase::Failed, None, &[][..]));
+        let r = r.on(Event::Delete { deadline: at(1030) }, 1001);
+        assert_eq!(r.1.last(), Some(&Effect::TearDown));
+        assert_eq!(r.on(Event::TornDown, 1002).0.stage, Stage::Gone);
+        // What runs is not refused any more.
+        let up = Run::new(Restart::Always, vec![part("a", Role::Main)]).up("a", 0).on(refused(), 1);
+        assert_eq!(up.0.phase(), Phase::Running);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ([`worker`]), and reports ([`status`]). Everything is woken by changes; nothing polls.
 
 pub mod access;
+pub mod admit;
 pub mod endpoints;
 pub mod env;
 pub mod files;
@@ -56,6 +57,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Stands in for docker.io.
     pub default_registry: Option<String>,
+    /// Parameters of the kernel beyond the safe ones that pods may set, see [`admit`].
+    pub unsafe_sysctls: Vec<String>,
 }
 
 /// Everything a worker needs, shared by all of them.

@@ -193,6 +193,10 @@ pub fn user(
     let gid = own.and_then(|s| s.run_as_group).or_else(|| pod.and_then(|s| s.run_as_group));
     let spec = uid.map_or_else(|| image.user.clone(), |uid| uid.to_string());
     let mut user = containers::image::resolve_user(rootfs, &spec).map_err(|e| e.to_string())?;
+    if pod.and_then(|s| s.supplemental_groups_policy.as_deref()) == Some("Strict") {
+        // What the image's /etc/group says of the user does not count.
+        user.additional_gids.clear();
+    }
     if let Some(gid) = gid {
         user.gid = gid as u32;
     }
@@ -216,6 +220,13 @@ pub fn seccomp(pod: Option<&PodSecurityContext>, own: Option<&SecurityContext>, 
         Some(("Localhost", Some(path))) => Seccomp::Localhost(profiles.join(path)),
         _ => Seccomp::Unconfined,
     }
+}
+
+/// The profile that confines the container, where one of this machine is named.
+pub fn app_armor(pod: Option<&PodSecurityContext>, own: Option<&SecurityContext>) -> Option<String> {
+    let of_pod = || pod.and_then(|s| s.app_armor_profile.as_ref());
+    let profile = own.and_then(|s| s.app_armor_profile.as_ref()).or_else(of_pod)?;
+    profile.localhost_profile.clone().filter(|_| profile.type_ == "Localhost")
 }
 
 /// Capabilities added and dropped.
@@ -257,6 +268,36 @@ mod tests {
         assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_bytes), (Some(256), Some(100_000), Some(64 << 20)));
         let r = resources(None);
         assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_bytes), (Some(2), None, None));
+    }
+
+    #[test]
+    fn groups_of_the_image_are_merged_unless_the_policy_is_strict() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("etc/passwd"), "web:x:1000:1000::/:/bin/sh\n").unwrap();
+        std::fs::write(root.path().join("etc/group"), "web:x:1000:\nextra:x:50000:web\n").unwrap();
+        let groups = |policy: Option<&str>| {
+            let context: PodSecurityContext = serde_json::from_value(json!({
+                "runAsUser": 1000, "fsGroup": 7, "supplementalGroups": [8], "supplementalGroupsPolicy": policy,
+            }))
+            .unwrap();
+            user(Some(&context), None, root.path(), &ImageConfig::default()).unwrap().additional_gids
+        };
+        assert_eq!(groups(None), [50_000, 8, 7]);
+        assert_eq!(groups(Some("Merge")), [50_000, 8, 7]);
+        assert_eq!(groups(Some("Strict")), [8, 7]);
+    }
+
+    #[test]
+    fn a_named_profile_is_the_containers_before_the_pods() {
+        let profile =
+            |kind: &str, name: Option<&str>| json!({"appArmorProfile": {"type": kind, "localhostProfile": name}});
+        let of_pod: PodSecurityContext = serde_json::from_value(profile("Localhost", Some("one"))).unwrap();
+        let own = |v| serde_json::from_value::<SecurityContext>(v).unwrap();
+        assert_eq!(app_armor(Some(&of_pod), None).as_deref(), Some("one"));
+        assert_eq!(app_armor(Some(&of_pod), Some(&own(profile("Localhost", Some("two"))))).as_deref(), Some("two"));
+        assert_eq!(app_armor(Some(&of_pod), Some(&own(profile("Unconfined", None)))), None);
+        assert_eq!(app_armor(None, Some(&own(json!({})))), None);
     }
 
     #[test]

@@ -43,6 +43,10 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
         Phase::Failed => "Failed",
     };
     status.insert("phase".into(), name(phase).into());
+    if let Some((reason, message)) = &state.refused {
+        status.insert("reason".into(), (*reason).into());
+        status.insert("message".into(), format!("Pod was rejected: {message}").into());
+    }
     status.insert("conditions".into(), conditions(pod, state, seen, phase, current, now));
     let list = |key: &str, all: &[IpAddr]| -> Value { all.iter().map(|a| json!({key: a.to_string()})).collect() };
     if let Some(first) = seen.host_addresses.first() {
@@ -61,7 +65,9 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
     }
     let entries = |want: fn(Role) -> bool| -> Vec<Value> {
         let all = state.containers.iter().zip(&state.plan.containers);
-        all.filter(|(_, p)| want(p.role)).map(|(c, p)| entry(pod, state, c, p.role)).collect()
+        all.filter(|(_, p)| want(p.role) && state.refused.is_none())
+            .map(|(c, p)| entry(pod, state, c, p.role))
+            .collect()
     };
     let init = entries(|r| matches!(r, Role::Init | Role::Sidecar));
     if !init.is_empty() {

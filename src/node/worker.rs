@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::env::Facts;
 use super::launch::{self, Setting};
 use super::machine::{self, Effect, Event, Now, Part, PodState, Role, Stage};
-use super::{Node, files, probes, pull, spec, status, volumes};
+use super::{Node, admit, files, probes, pull, spec, status, volumes};
 use crate::api::delete::DeleteOptions;
 use crate::base::clock::between;
 use crate::base::object::Object;
@@ -137,7 +137,7 @@ impl Worker {
             self.silent = true;
             tear_down(&self.node, &self.pod, &self.uid, false).await;
         } else {
-            self.happened(Event::Begin);
+            self.refuse_or_begin();
         }
         self.check_deletion();
         self.report();
@@ -161,6 +161,18 @@ impl Worker {
             }
         }
         self.end().await;
+    }
+
+    /// What runs already goes on running, whatever the flags say now.
+    fn refuse_or_begin(&mut self) {
+        let host = admit::Host::look(&self.node.config.unsafe_sysctls);
+        match admit::refuse(&self.pod, &host).filter(|_| self.state.stage == Stage::Preparing) {
+            Some(admit::Refusal { reason, message }) => {
+                self.node.recorder.event(&pod::KIND, &self.object, EventType::Warning, reason, &message);
+                self.happened(Event::Refused { reason, message });
+            }
+            None => self.happened(Event::Begin),
+        }
     }
 
     /// Whether the API says that the pod has ended.
@@ -676,6 +688,7 @@ async fn prepare(
     let name = pod.metadata.name.clone().unwrap_or_default();
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let sandbox_error = |why: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
+    admit::own_users(&pod_spec).map_err(sandbox_error)?;
     let host_network = pod_spec.host_network == Some(true);
     let (netns, addresses) = if host_network {
         (None, node.config.addresses.clone())

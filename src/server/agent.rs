@@ -38,6 +38,8 @@ pub struct Config {
     pub labels: Vec<(String, String)>,
     /// Taints that the node registers with.
     pub taints: Vec<Taint>,
+    /// Kernel parameters beyond the safe ones that pods may set.
+    pub unsafe_sysctls: Vec<String>,
     pub cluster: Cluster,
     /// No registry may be asked.
     pub offline: bool,
@@ -109,6 +111,7 @@ pub async fn start(
         cluster_dns: if cluster.dns { vec![cluster.cluster_dns] } else { Vec::new() },
         cluster_domain: cluster.cluster_domain.clone(),
         default_registry: config.default_registry.clone(),
+        unsafe_sysctls: config.unsafe_sysctls.clone(),
     };
     let cidrs = heartbeat::register(&*client, &node_config).await.context("the node cannot be registered")?;
     let cidrs = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;

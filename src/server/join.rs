@@ -401,6 +401,7 @@ mod tests {
             external_addresses: Vec::new(),
             labels: Vec::new(),
             taints: Vec::new(),
+            unsafe_sysctls: Vec::new(),
             offline: false,
             default_registry: None,
             image_gc: crate::containers::image::Policy::default(),

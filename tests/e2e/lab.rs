@@ -131,9 +131,15 @@ impl Lab {
 
     /// Starts the server and waits until its node is Ready and every pod is taken over.
     pub fn start_server(&mut self) {
+        self.start_server_with(&[]);
+    }
+
+    /// The same with further flags.
+    pub fn start_server_with(&mut self, flags: &[&str]) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.command(BINARY);
         command.arg("server").args(self.directories()).args(["--node-name", &self.name, "--node-ip", HOST]);
+        command.args(flags);
         self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
         self.until("the node is Ready", || {
             let answered = self.command("kubectl").args(["get", "nodes", "-o", "json"]).output().unwrap();

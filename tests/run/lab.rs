@@ -36,9 +36,14 @@ fn up(name: &str) {
 
 impl Lab {
     pub async fn new() -> Self {
+        Self::with_executable(env!("CARGO_BIN_EXE_amphipod").into()).await
+    }
+
+    /// Its shims are started from another file.
+    pub async fn with_executable(executable: PathBuf) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config::new(directory.path().join("data"), directory.path().join("run"));
-        config.executable = env!("CARGO_BIN_EXE_amphipod").into();
+        config.executable = executable;
         config.cgroup_root = format!("amphipod-test-{}", &new_id()[..8]);
         fs::create_dir_all(&config.data_dir).unwrap();
         let rootfs = directory.path().join("rootfs");

@@ -47,6 +47,7 @@ impl Small {
             cluster_dns: vec!["10.43.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
             default_registry: None,
+            unsafe_sysctls: Vec::new(),
         };
         heartbeat::register(&*client, &config).await.unwrap();
         let clock = world.clock.clone();

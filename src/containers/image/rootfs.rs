@@ -62,11 +62,6 @@ pub fn probe_overlay(scratch: &Path) -> Result<()> {
     unmount(&path("view"))
 }
 
-/// Makes one file visible at another path.
-pub(super) fn bind_file(source: &Path, target: &Path) -> Result<()> {
-    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io("binding", target))
-}
-
 /// Whether something is mounted exactly here.
 pub(super) fn is_mounted(path: &Path) -> bool {
     let (Ok(own), Some(Ok(parent))) = (rustix::fs::stat(path), path.parent().map(rustix::fs::stat)) else {

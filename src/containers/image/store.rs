@@ -190,7 +190,7 @@ impl ImageStore {
         claim_private_dir(&containers).map_err(io("creating", &containers))?;
         let user = super::lock::join(&directory, || {
             sweep(&directory, &first_index(&directory)?, &containers);
-            builtin::install(&directory, &config.executable)
+            builtin::install(&directory)
         })?;
         let path = directory.join("index.json");
         let known = match read_index(&path) {
@@ -516,8 +516,8 @@ impl Inner {
         for name in ["upper", "work", "rootfs"] {
             rootfs::make_directory(&directory.join(name))?;
         }
-        let builtin = builtin::is_hello(reference);
-        let (id, lower) = if builtin {
+        let (id, lower) = if builtin::is_hello(reference) {
+            builtin::complete(&self.directory, &self.config.executable)?;
             (builtin::image().id, vec![builtin::layer_dir(&self.directory)])
         } else {
             let now = Timestamp::now();
@@ -532,9 +532,6 @@ impl Inner {
         let marker = directory.join("image");
         fs::write(&marker, &id).map_err(io("writing", &marker))?;
         rootfs::mount_overlay(&lower, &directory.join("upper"), &directory.join("work"), &target)?;
-        if builtin {
-            builtin::complete(&target, &self.config.executable)?;
-        }
         Ok(target)
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::super::Config;
-use super::super::cgroup::{Layout, Tree};
+use super::super::cgroup::Tree;
 use super::super::oci::Host;
 use super::super::shim::REAPER_FILE;
 use super::super::spec::{ContainerSpec, SandboxSpec};
@@ -14,9 +14,12 @@ pub(super) fn describe(config: &Config, tree: &Tree, sandbox: &SandboxSpec, cont
     let directory = config.sandbox_dir(&sandbox.id);
     let reaper = crate::base::file::read_text(&directory.join(REAPER_FILE), 32).ok();
     let shared = reaper.filter(|_| sandbox.share_process_namespace);
+    let cgroup = super::container_cgroup(sandbox, &container.id);
     Host {
-        cgroup: tree.absolute(&super::container_cgroup(sandbox, &container.id)),
-        cgroup_v2: matches!(tree.layout(), Layout::V2 { .. }),
+        cgroup: tree.absolute(&cgroup),
+        cgroup_namespace: Path::new("/proc/self/ns/cgroup").symlink_metadata().is_ok(),
+        cgroup_frame: cgroup_frame(config),
+        cgroup_views: tree.views(&cgroup),
         shm: if sandbox.host_ipc { "/dev/shm".into() } else { directory.join("shm") },
         pid_namespace: container
             .pid_namespace_of
@@ -28,6 +31,11 @@ pub(super) fn describe(config: &Config, tree: &Tree, sandbox: &SandboxSpec, cont
         capabilities: available_capabilities(),
         hard_limits: if may_raise_limits() { Vec::new() } else { hard_limits() },
     }
+}
+
+/// What containers see of `/sys/fs/cgroup` on version 1.
+pub(super) fn cgroup_frame(config: &Config) -> PathBuf {
+    config.run_dir.join("cgroup")
 }
 
 fn numbers(path: PathBuf) -> Option<(PathBuf, char, u64, u64)> {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::super::Config;
 use super::super::cgroup::Tree;
 use super::super::error::{Error, Result};
+use super::super::executable::Executable;
 use super::super::shim::{BUNDLES_DIR, CONFIG_FILE, GONE_FILE, PID_FILE};
 use super::super::spec::SandboxSpec;
 use super::super::wire::ShimConfig;
@@ -110,9 +111,9 @@ fn mount_shm(path: &Path, bytes: u64) -> Result<()> {
 }
 
 /// Starts the shim; it serves when this returns.
-pub(super) async fn spawn_shim(config: &Config, sandbox: &str) -> Result<(), String> {
+pub(super) async fn spawn_shim(config: &Config, executable: &Executable, sandbox: &str) -> Result<(), String> {
     #[allow(clippy::disallowed_methods, reason = "the shim is this executable itself")]
-    let mut command = tokio::process::Command::new(&config.executable);
+    let mut command = tokio::process::Command::new(executable.path());
     command.arg("shim").arg(config.sandbox_dir(sandbox)).env_clear().stdin(std::process::Stdio::null());
     command.kill_on_drop(true);
     let output = match tokio::time::timeout(super::ANSWER_PATIENCE, command.output()).await {

@@ -48,7 +48,12 @@ pub(super) fn fork_job(work: impl FnOnce(&OwnedFd) -> Result<i32, String>) -> io
             super::reset_signals();
             // What containers find and make is as everywhere; what the shim makes is its own.
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(CONTAINER_UMASK));
-            let report = match work(&theirs) {
+            let keyring = match super::join_new_session_keyring() {
+                // Root of some container has used up what root may have: the sandbox's own keyring must do.
+                Err(error) if error.raw_os_error() == Some(libc::EDQUOT) => Ok(()),
+                joined => joined.map_err(|error| format!("session keyring: {error}")),
+            };
+            let report = match keyring.and_then(|()| work(&theirs)) {
                 Ok(pid) => Report::Started { pid },
                 Err(message) => Report::Failed { message },
             };

@@ -99,6 +99,9 @@ fn become_process(
     for rlimit in process.rlimits().iter().flatten() {
         syscall.set_rlimit(rlimit).map_err(|error| format!("rlimit: {error}"))?;
     }
+    if let Some(profile) = process.apparmor_profile() {
+        libcontainer::apparmor::apply_profile(profile).map_err(|error| format!("apparmor: {error}"))?;
+    }
     let no_new_privileges = process.no_new_privileges() == Some(true);
     if no_new_privileges {
         // SAFETY: a flag of this process.

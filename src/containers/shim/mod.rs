@@ -9,6 +9,7 @@
 
 mod children;
 mod enter;
+mod first;
 mod launch;
 mod log;
 mod serve;
@@ -21,8 +22,9 @@ use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
-use nix::unistd::{ForkResult, Pid, fork, pipe, setsid};
+use nix::unistd::{ForkResult, fork, pipe, setsid};
 
+use super::sysctl;
 use super::wire::ShimConfig;
 
 /// Names inside a sandbox's directory.
@@ -101,6 +103,7 @@ fn set_up(directory: &Path) -> io::Result<serve::Shim> {
     }
     // Fails without CAP_SYS_RESOURCE; then the shim is as likely a victim as any other process.
     let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    join_new_session_keyring().map_err(|error| because("session keyring", error))?;
     enter_namespaces(&config)?;
     // SAFETY: plain prctl calls on this process.
     unsafe {
@@ -108,8 +111,11 @@ fn set_up(directory: &Path) -> io::Result<serve::Shim> {
         libc::prctl(libc::PR_SET_NAME, c"amphipod-shim".as_ptr());
     }
     silence_stdio()?;
-    let pid_namespace = config.share_process_namespace.then(reaper_of_shared_pids).transpose()?;
-    serve::Shim::new(config, pid_namespace)
+    let first = config.share_process_namespace.then(first::start).transpose()?;
+    if let Some(pid) = first {
+        fs::write(REAPER_FILE, pid.to_string())?;
+    }
+    serve::Shim::new(config, first)
 }
 
 fn because(what: &str, error: impl std::fmt::Display) -> io::Error {
@@ -129,17 +135,21 @@ fn enter_namespaces(config: &ShimConfig) -> io::Result<()> {
         nix::unistd::sethostname(&config.hostname).map_err(|error| because("setting hostname", error))?;
     }
     for (name, value) in &config.sysctls {
-        let path = Path::new("/proc/sys").join(sysctl_path(name)?);
+        let path = Path::new("/proc/sys").join(own_sysctl(name, config)?);
         fs::write(&path, value).map_err(|error| because(&format!("sysctl {name}={value}"), error))?;
     }
     Ok(())
 }
 
-/// `net.ipv4.ip_forward` as a relative path. With a slash in it the name is a path already (dots are then literal).
-fn sysctl_path(name: &str) -> io::Result<PathBuf> {
-    let path = if name.contains('/') { PathBuf::from(name) } else { PathBuf::from(name.replace('.', "/")) };
-    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    if plain { Ok(path) } else { Err(io::Error::other(format!("invalid sysctl name {name:?}"))) }
+/// Where a parameter is, if it is one of a namespace that the sandbox does not share with the host.
+fn own_sysctl(name: &str, config: &ShimConfig) -> io::Result<PathBuf> {
+    let own = match sysctl::namespace_of(name) {
+        Some(sysctl::Namespace::Ipc) => !config.host_ipc,
+        Some(sysctl::Namespace::Net) => config.netns.is_some(),
+        None => false,
+    };
+    let path = sysctl::path(name).filter(|_| own);
+    path.ok_or_else(|| io::Error::other(format!("sysctl {name:?} is not one of the pod's own namespaces")))
 }
 
 fn silence_stdio() -> io::Result<()> {
@@ -153,61 +163,19 @@ fn silence_stdio() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts process 1 of a shared process namespace: it sleeps and reaps. Returns its id as seen from here.
-fn reaper_of_shared_pids() -> io::Result<serve::SharedPids> {
-    let (ready, report) = pipe()?;
-    let (lifeline, held) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    // `unshare` changes what the *next* child gets, so a helper does it and hands the grandchild's id over.
-    // SAFETY: single-threaded.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => {
-            drop(report);
-            let text = io::read_to_string(fs::File::from(ready))?;
-            let _ = nix::sys::wait::waitpid(child, None);
-            let pid: i32 = text.parse().map_err(|_| io::Error::other("making the shared process namespace failed"))?;
-            fs::write(REAPER_FILE, pid.to_string())?;
-            Ok(serve::SharedPids { reaper: Pid::from_raw(pid), lifeline: held })
-        }
-        ForkResult::Child => {
-            drop((ready, held));
-            let made = unshare(CloneFlags::CLONE_NEWPID).map(|()| {
-                // SAFETY: single-threaded.
-                unsafe { fork() }
-            });
-            match made {
-                Ok(Ok(ForkResult::Parent { child })) => {
-                    let _ = fs::File::from(report).write_all(child.to_string().as_bytes());
-                    leave(0)
-                }
-                Ok(Ok(ForkResult::Child)) => {
-                    drop(report);
-                    sleep_and_reap(lifeline)
-                }
-                _ => leave(1),
-            }
-        }
+/// Leaves the keys of whoever started this process behind. What it starts has the new, nameless keyring: every container
+/// and every exec one of its own, which nobody can join.
+fn join_new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let nameless = std::ptr::null::<libc::c_char>();
+    // SAFETY: the call takes a number and no name.
+    if unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nameless) } >= 0 {
+        return Ok(());
     }
-}
-
-/// Sleeps until the shim is gone, which closes the other end of `lifeline`; then the whole namespace goes with it.
-fn sleep_and_reap(lifeline: OwnedFd) -> ! {
-    // SAFETY: names this process; then, with SIGCHLD ignored, the kernel itself reaps. As process 1 of its namespace
-    // it gets no signal without a handler but SIGKILL from outside.
-    unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
-        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
-        // Whoever waits for the end of another pipe must not wait for this process.
-        let own = u32::try_from(lifeline.as_raw_fd()).unwrap_or(3);
-        if own > 3 {
-            libc::syscall(libc::SYS_close_range, 3, own - 1, 0);
-        }
-        libc::syscall(libc::SYS_close_range, own + 1, libc::c_uint::MAX, 0);
-    }
-    loop {
-        match nix::unistd::read(&lifeline, &mut [0; 1]) {
-            Err(nix::errno::Errno::EINTR) => {}
-            _ => leave(0),
-        }
+    match io::Error::last_os_error() {
+        // The kernel has no keys, or a filter around all of us refuses the call: then nobody in here reaches any.
+        error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP)) => Ok(()),
+        error => Err(error),
     }
 }
 
@@ -227,10 +195,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sysctl_names_cannot_leave_proc_sys() {
-        assert_eq!(sysctl_path("net.core.somaxconn").unwrap(), Path::new("net/core/somaxconn"));
-        assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding").unwrap().components().count(), 5);
-        assert!(sysctl_path("../kernel/core_pattern").is_err());
-        assert!(sysctl_path("/etc/passwd").is_err());
+    fn parameters_of_the_machine_and_of_shared_namespaces_are_not_written() {
+        let config = |netns: Option<&str>, host_ipc| ShimConfig {
+            netns: netns.map(Into::into),
+            host_ipc,
+            ..serde_json::from_str(
+                r#"{"hostname":"","netns":null,"host_ipc":false,"share_process_namespace":false,"sysctls":{},
+                    "log_max_bytes":0,"log_max_files":0,"cgroup_procs":[]}"#,
+            )
+            .unwrap()
+        };
+        assert!(own_sysctl("net.core.somaxconn", &config(Some("/x"), true)).is_ok());
+        assert!(own_sysctl("net.core.somaxconn", &config(None, false)).is_err());
+        assert!(own_sysctl("kernel.shmmax", &config(None, false)).is_ok());
+        assert!(own_sysctl("kernel.shmmax", &config(Some("/x"), true)).is_err());
+        assert!(own_sysctl("fs.lease-break-time", &config(Some("/x"), false)).is_err());
     }
 }

@@ -30,18 +30,11 @@ const ATTACH_BACKLOG_MAX: usize = 256 * 1024;
 /// A connection whose peer does not read its replies is dropped beyond this.
 const REPLY_BACKLOG_MAX: usize = 1024 * 1024;
 
-/// Process 1 of the shared process namespace; it lives as long as we hold the lifeline.
-#[derive(Debug)]
-pub(super) struct SharedPids {
-    pub reaper: Pid,
-    #[allow(dead_code, reason = "held open only")]
-    pub lifeline: OwnedFd,
-}
-
 #[derive(Debug)]
 pub(super) struct Shim {
     config: ShimConfig,
-    shared_pids: Option<SharedPids>,
+    /// Process 1 of the shared process namespace; it ends with us.
+    first: Option<Pid>,
     listener: UnixListener,
     signals: SignalFd,
     connections: BTreeMap<u64, Connection>,
@@ -127,7 +120,7 @@ enum Token {
 }
 
 impl Shim {
-    pub(super) fn new(config: ShimConfig, shared_pids: Option<SharedPids>) -> io::Result<Self> {
+    pub(super) fn new(config: ShimConfig, first: Option<Pid>) -> io::Result<Self> {
         let mut mask = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
             mask.add(signal);
@@ -147,7 +140,7 @@ impl Shim {
         listener.set_nonblocking(true)?;
         Ok(Self {
             config,
-            shared_pids,
+            first,
             listener,
             signals,
             connections: BTreeMap::new(),
@@ -473,8 +466,8 @@ impl Shim {
         for pid in self.execs.keys() {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
-        if let Some(shared) = &self.shared_pids {
-            let _ = kill(shared.reaper, Signal::SIGKILL);
+        if let Some(first) = self.first {
+            let _ = kill(first, Signal::SIGKILL);
         }
         // What was killed is reaped by whoever adopts it; the agent waits for the cgroup to be empty.
         self.reply(id, &Reply::Done, &[]);

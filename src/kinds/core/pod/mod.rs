@@ -60,7 +60,10 @@ pub static KIND: Kind = Kind {
     validate_status: status::validate,
     validate_ephemeral: update::validate_ephemeral,
     validate_resize: update::validate_resize,
-    warnings: |pod, old| if old.is_none() { podspec::warnings_for_pod(pod) } else { Vec::new() },
+    warnings: |pod, old| match old {
+        None => podspec::warnings_for_pod(pod),
+        Some(old) => podspec::warnings_for_pod_update(pod, old),
+    },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}"#,
     ..Kind::BASE
 };

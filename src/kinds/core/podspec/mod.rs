@@ -9,6 +9,7 @@ mod disabled;
 mod dns;
 mod env;
 mod ephemeral;
+mod fields;
 mod names;
 mod options;
 mod os;
@@ -39,7 +40,9 @@ pub use resources::{qos_class, requirement_error};
 pub use scheduling::{node_affinity_update, toleration_list};
 pub use security::RESOURCES as POD_RESOURCES;
 pub use template::{default_template, validate_free_template, validate_template};
-pub use warnings::{for_pod as warnings_for_pod, for_template as warnings_for_template};
+pub use warnings::{
+    for_pod as warnings_for_pod, for_pod_update as warnings_for_pod_update, for_template as warnings_for_template,
+};
 
 /// What a pod spec is validated as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value;
 
+use super::fields;
+
 use crate::base::json::{at, list, map, text};
 use crate::base::quantity::Quantity;
 use crate::kinds::check::{self, Path};
@@ -34,6 +36,29 @@ pub fn for_pod(pod: &Value) -> Vec<String> {
     of_spec(&Path::root("spec"), pod.get("spec").unwrap_or(&Value::Null), pod.get("metadata"))
 }
 
+/// Warnings about what is new in a pod: ephemeral containers, and resources of containers.
+pub fn for_pod_update(pod: &Value, old: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let path = Path::root("spec");
+    let before = list(old, "spec.ephemeralContainers");
+    let all = list(pod, "spec.ephemeralContainers").iter().enumerate();
+    // They can only be added.
+    fields::ephemeral_warnings(&mut out, &path.field("ephemeralContainers"), all.skip(before.len()));
+    for group in ["initContainers", "containers"] {
+        let base = path.field(group);
+        let both = list(&pod["spec"], group).iter().zip(list(&old["spec"], group));
+        let resized = both.enumerate().find(|(_, (new, old))| new.get("resources") != old.get("resources"));
+        if let Some((i, _)) = resized {
+            let path = base.index(i);
+            out.push(format!(
+                "{}: changed at the container's next start only by this version",
+                path.field("resources")
+            ));
+        }
+    }
+    out
+}
+
 /// Warnings about a pod template at `path`.
 pub fn for_template(path: &Path<'_>, template: &Value) -> Vec<String> {
     let path = path.field("spec");
@@ -60,6 +85,7 @@ fn of_spec(path: &Path<'_>, spec: &Value, metadata: Option<&Value>) -> Vec<Strin
         }
     }
     port_conflicts(&mut out, path, spec);
+    fields::warnings(&mut out, path, spec);
     out
 }
 
