@@ -212,6 +212,9 @@ async fn what_is_said_to_be_refused_is() {
     let namespace = json!({"metadata": {"name": "n"}});
     let kind = &crate::kinds::core::namespace::KIND;
     api.create(&Request::internal("test", kind, "", "n"), namespace).await.unwrap();
+    let account = json!({"metadata": {"name": "default", "namespace": "n"}});
+    let kind = &crate::kinds::core::serviceaccount::KIND;
+    api.create(&Request::internal("test", kind, "n", "default"), account).await.unwrap();
     for row in TABLE {
         let How::Refused(message) = row.how else { continue };
         let kind = schema::type_of(&format!("{CORE}{}", row.kind)).unwrap();
@@ -232,7 +235,6 @@ async fn what_is_said_to_be_refused_is() {
             format!("{errors:?}")
         } else {
             let mut pod = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
-            pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
             pod["spec"]["nodeName"] = json!("node");
             pod["spec"][row.field] = value;
             let request = Request::internal("test", &crate::kinds::core::pod::KIND, "n", "p");
