@@ -145,6 +145,7 @@ async fn moved(node: &NodeOptions) {
 
 /// The threads of a server or an agent.
 fn runtime() -> Result<tokio::runtime::Runtime> {
+    crate::containers::memory::keep_little();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4))
         .max_blocking_threads(32)
@@ -188,6 +189,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let counted = api.clone();
     let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
     loops.push(task::spawn("connections of deleted nodes", ended));
+    loops.push(task::spawn("memory of large requests", memory::follow(api.flow.large_ended())));
     loops.push(task::spawn("memory", memory::run(move || metrics::REQUESTS.value() + counted.cache.head())));
 
     let (stop, stopping) = watch::channel(false);

@@ -1,8 +1,12 @@
 //! Pods that mean harm, on the whole executable: what they do to volumes, paths, files and the machine's memory stays theirs.
-//! One file per subject. Needs root, `kubectl` on the PATH and Debian's busybox-static.
+//! The server has 256 MB of memory and must answer one who only reads all the time (`watch`). One file per subject. Needs root, `kubectl` on the PATH and Debian's busybox-static.
 
 #![allow(clippy::unwrap_used, clippy::too_many_lines)] // A test that cannot go on says where.
 
+/// Requests, shared with tests/requests.
+#[path = "requests/bodies.rs"]
+#[allow(dead_code, reason = "shared with tests/requests")]
+mod bodies;
 /// Files that a container writes and the host reads.
 #[path = "hostile/files.rs"]
 mod files;
@@ -10,6 +14,9 @@ mod files;
 #[path = "e2e/lab.rs"]
 #[allow(dead_code, reason = "shared with tests/e2e")]
 mod lab;
+/// Requests, connections and images.
+#[path = "hostile/load.rs"]
+mod load;
 /// What others on the machine can read.
 #[path = "hostile/privacy.rs"]
 mod privacy;
@@ -25,3 +32,6 @@ mod trees;
 /// Links and exchanged directories in volumes.
 #[path = "hostile/volumes.rs"]
 mod volumes;
+/// A server with little memory, and somebody who only reads.
+#[path = "hostile/watch.rs"]
+mod watch;

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::identity::token::service_account;
 use super::identity::{MASTERS, NODES, User};
 use super::status::{Result, Status};
+use crate::base::signal::{Receiver, Signal};
 use crate::base::{budget, metrics};
 
 /// Requests that run at once: Kubernetes' 400 reading and 200 changing ones.
@@ -28,16 +29,23 @@ const LEVEL_QUEUE_MAX: usize = 1_000;
 const LONG_RUNNING_MAX: usize = 500;
 /// What values take at most, in bytes of the body that they are made of (`[],` is three), up to the request's budget.
 const BODY_COST: usize = 96;
-/// What all bodies of users make at once, what those of one user do, and what is kept for nodes and administrators.
-const BODIES_BYTES: usize = 56 << 20;
-const BODIES_BYTES_OF_USER: usize = 28 << 20;
-const BODIES_BYTES_PRIVILEGED: usize = 28 << 20;
+/// Values up to this size are those of a small request, as nearly all are.
+const SMALL_VALUES_BYTES: usize = 1 << 20;
+/// How often a small request has its values at once, and any other: as they came, as they are now, as they will be, and sets of
+/// paths ([`budget::REQUEST_BYTES_MAX`]).
+const SMALL_COPIES: usize = 2;
+const COPIES: usize = 4;
+/// What all small requests of users make at once, those of nodes and administrators, and all others of everybody.
+const SMALL_BYTES: usize = 16 << 20;
+const LARGE_BYTES: usize = budget::REQUEST_BYTES_MAX + (4 << 20);
+/// What one user's bodies make and wait to make.
+const BODIES_BYTES_OF_USER: usize = 2 * LARGE_BYTES;
 /// Bytes of bodies that are on their way.
 const READING_BYTES: usize = 24 << 20;
 /// The unit in which they are counted.
 const BODY_UNIT_BYTES: usize = 1 << 10;
 /// How long a body waits for room.
-const BODY_WAIT: Duration = Duration::from_secs(10);
+const BODY_WAIT: Duration = Duration::from_secs(15);
 
 /// When whoever was refused may ask again.
 pub const RETRY_AFTER_SECONDS: u32 = 1;
@@ -182,8 +190,11 @@ pub struct FlowControl(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    bodies: Arc<Semaphore>,
-    privileged_bodies: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+    small_privileged: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    /// Told when a request has ended that made much.
+    large_ended: Signal,
 }
 
 #[derive(Default)]
@@ -260,6 +271,7 @@ struct BodyRoom {
     /// `None` for those who are not counted one by one.
     user: Option<String>,
     bytes: usize,
+    is_small: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -271,9 +283,11 @@ pub struct Admission {
     room: Mutex<Option<BodyRoom>>,
 }
 
-/// The memory that a body of this length takes with what is made of it.
-fn body_cost_bytes(body_bytes: usize) -> usize {
-    body_bytes + body_bytes.saturating_mul(BODY_COST).min(budget::BYTES_MAX)
+/// The memory that a body of this length takes with what is made of it, and whether that is little.
+fn body_cost(body_bytes: usize) -> (usize, bool) {
+    let values = body_bytes.saturating_mul(BODY_COST).min(budget::BYTES_MAX);
+    let is_small = values <= SMALL_VALUES_BYTES;
+    (body_bytes + values * if is_small { SMALL_COPIES } else { COPIES }, is_small)
 }
 
 fn is_privileged(user: &User) -> bool {
@@ -319,8 +333,10 @@ impl Default for FlowControl {
         let units = |bytes: usize| Arc::new(Semaphore::new(bytes / BODY_UNIT_BYTES));
         Self(Arc::new(Shared {
             state: Mutex::default(),
-            bodies: units(BODIES_BYTES),
-            privileged_bodies: units(BODIES_BYTES_PRIVILEGED),
+            small: units(SMALL_BYTES),
+            small_privileged: units(SMALL_BYTES),
+            large: units(LARGE_BYTES),
+            large_ended: Signal::default(),
         }))
     }
 }
@@ -333,6 +349,11 @@ impl FlowControl {
             Some((level, flow)) => Some(self.seat(level, flow).await?),
         };
         Ok(Admission { control: self.clone(), user: user.clone(), _seat: seat, room: Mutex::default() })
+    }
+
+    /// Wakes when a request has ended that made much: its memory may be given back.
+    pub fn large_ended(&self) -> Receiver {
+        self.0.large_ended.subscribe()
     }
 
     /// What has no seat: requests that last as long as a client or a backend likes.
@@ -573,6 +594,9 @@ impl Drop for BodyRoom {
         if let Some(user) = &self.user {
             subtract(&mut self.shared.lock().bodies_bytes, user, self.bytes);
         }
+        if !self.is_small {
+            self.shared.large_ended.tell();
+        }
     }
 }
 
@@ -613,7 +637,7 @@ impl Admission {
 
     /// Returns when there is room for a body of so many bytes with what is made of it. The room lasts as long as the request.
     pub async fn reserve_body(&self, body_bytes: usize) -> Result<()> {
-        let bytes = body_cost_bytes(body_bytes);
+        let (bytes, is_small) = body_cost(body_bytes);
         let shared = &self.control.0;
         let privileged = is_privileged(&self.user);
         let user = (!privileged).then(|| self.user.name.clone());
@@ -625,7 +649,11 @@ impl Admission {
             }
             *of_user += bytes;
         }
-        let pool = if privileged { &shared.privileged_bodies } else { &shared.bodies };
+        let pool = match (is_small, privileged) {
+            (true, false) => &shared.small,
+            (true, true) => &shared.small_privileged,
+            (false, _) => &shared.large,
+        };
         let units = u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).unwrap_or(u32::MAX);
         let permit = tokio::time::timeout(BODY_WAIT, pool.clone().acquire_many_owned(units)).await;
         let Ok(Ok(permit)) = permit else {
@@ -634,7 +662,7 @@ impl Admission {
             }
             return Err(too_many("the bodies of all requests take too much memory"));
         };
-        let room = BodyRoom { shared: shared.clone(), user, bytes, _permit: permit };
+        let room = BodyRoom { shared: shared.clone(), user, bytes, is_small, _permit: permit };
         *self.room.lock().expect("no panic while held") = Some(room);
         Ok(())
     }
@@ -793,20 +821,28 @@ mod tests {
         let control = FlowControl::default();
         let admit = async |name: &str, groups: &[&str]| control.admit(&user(name, groups), &PODS).await.unwrap();
         let body = 3 << 20;
-        let mut held = Vec::new();
-        for _ in 0..BODIES_BYTES_OF_USER / body_cost_bytes(body) {
-            held.push(admit("a", &[]).await);
-            held.last().unwrap().reserve_body(body).await.unwrap();
-        }
-        let refused = admit("a", &[]).await;
-        assert_eq!(refused.reserve_body(body).await.unwrap_err().code, 429);
-        held.push(admit("b", &[]).await);
-        held.last().unwrap().reserve_body(body).await.unwrap();
-        // All the room is taken, but for nodes and administrators.
-        assert_eq!(admit("c", &[]).await.reserve_body(body).await.unwrap_err().code, 429);
-        admit("system:node:a", &[NODES]).await.reserve_body(body).await.unwrap();
+        let held = admit("a", &[]).await;
+        held.reserve_body(body).await.unwrap();
+        // One at a time that makes much, whoever asks; what is small passes.
+        assert_eq!(admit("system:node:a", &[NODES]).await.reserve_body(body).await.unwrap_err().code, 429);
+        let small = admit("b", &[]).await;
+        small.reserve_body(2000).await.unwrap();
+        // One who asks for more while enough waits is told at once.
+        let shared = control.clone();
+        let waits = crate::base::task::spawn("test", async move {
+            let admission = shared.admit(&user("a", &[]), &PODS).await.unwrap();
+            admission.reserve_body(3 << 20).await
+        });
+        tokio::task::yield_now().await;
+        let begun = tokio::time::Instant::now();
+        assert_eq!(admit("a", &[]).await.reserve_body(body).await.unwrap_err().code, 429);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let mut ended = control.large_ended();
         drop(held);
+        ended.changed().await.unwrap();
+        waits.await.unwrap().unwrap().unwrap();
         admit("c", &[]).await.reserve_body(body).await.unwrap();
+        drop(small);
         assert!(control.0.lock().bodies_bytes.is_empty());
 
         let jane = user("jane", &[]);

@@ -1,9 +1,10 @@
-//! Returns the memory of a burst when the burst is over.
+//! Returns the memory of a burst when the burst is over, and of a request that made much when it has ended.
 //!
 //! Nothing is done on a quiet machine beside reading a counter or two; one that is always busy returns memory at times.
 
 use std::time::Duration;
 
+use crate::base::signal::Receiver;
 use crate::containers::memory;
 
 /// How often it is looked at.
@@ -14,6 +15,17 @@ const BURST: u64 = 200;
 const QUIET: u64 = 50;
 /// Intervals after which a burst that is not over is interrupted.
 const PATIENCE: u32 = 6;
+
+/// How often memory is returned at most, also where every request makes much.
+const AT_MOST_EVERY: Duration = Duration::from_millis(200);
+
+/// Returns memory each time when `large_ended` tells, until that is over.
+pub async fn follow(mut large_ended: Receiver) {
+    while let Ok(()) = large_ended.changed().await {
+        let _ = tokio::task::spawn_blocking(memory::give_back).await;
+        tokio::time::sleep(AT_MOST_EVERY).await;
+    }
+}
 
 /// Runs until aborted; `work` counts what was done so far, in steps of about the size of a request.
 pub async fn run(work: impl Fn() -> u64) {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::Digest;
 
 use crate::lab::Lab;
+use crate::watch::Watched;
 
 /// Debian's busybox, as an archive that the node takes in.
 pub const IMAGE: &str = "hostile.test/busybox:1";
@@ -53,8 +54,8 @@ fn archive() -> Vec<u8> {
 }
 
 /// A machine with the image and without a server.
-pub fn prepare(name: &str) -> Lab {
-    let lab = Lab::prepare(name);
+pub fn prepare(name: &str) -> Watched {
+    let lab = Watched::prepare(name);
     let directory = lab.path("data/agent/images");
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("busybox.tar"), archive()).unwrap();
@@ -62,7 +63,7 @@ pub fn prepare(name: &str) -> Lab {
 }
 
 /// The same with a server whose node is Ready.
-pub fn start(name: &str) -> Lab {
+pub fn start(name: &str) -> Watched {
     let mut lab = prepare(name);
     lab.start_server();
     lab
