@@ -28,6 +28,8 @@ const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 512;
 const UDP_WITHOUT_EDNS: usize = 512;
 const ALIASES_MAX: usize = 8;
+/// A compressed name, type, class, time to live and length.
+const RECORD_BYTES_MIN: usize = 12;
 
 /// Why the server does not listen.
 #[derive(Debug, thiserror::Error)]
@@ -259,18 +261,26 @@ pub(super) fn encode(mut message: Message, query: &Message, udp: bool) -> Vec<u8
         (None, true) => UDP_WITHOUT_EDNS,
         (Some(edns), true) => usize::from(edns.max_payload().min(UDP_PAYLOAD)).max(UDP_WITHOUT_EDNS),
     };
-    let bytes = message.to_vec().unwrap_or_default();
-    if !bytes.is_empty() && bytes.len() <= most {
+    // What cannot fit is not written first.
+    let records_max = most / RECORD_BYTES_MIN;
+    let may_fit = |message: &Message| {
+        message.answers.len() + message.authorities.len() + message.additionals.len() <= records_max
+    };
+    if may_fit(&message)
+        && let Some(bytes) = fitting(&message, most)
+    {
         return bytes;
     }
     message.additionals.clear();
-    if let Some(bytes) = fitting(&message, most) {
+    if may_fit(&message)
+        && let Some(bytes) = fitting(&message, most)
+    {
         return bytes;
     }
     message.metadata.truncation = true;
     message.authorities.clear();
     let all = std::mem::take(&mut message.answers);
-    let (mut fits, mut too_many) = (0, all.len());
+    let (mut fits, mut too_many) = (0, all.len().min(records_max + 1));
     let with = |message: &Message, count: usize| {
         let mut part = message.clone();
         part.answers = all[..count].to_vec();
