@@ -2,7 +2,7 @@
 
 use std::io::{self, Cursor, Read, Write};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -119,15 +119,10 @@ fn binary(message: &[u8]) {
 /// Frames of the tunnel between server and agents: what is written again is what came.
 pub(crate) fn tunnel_frames(data: &[u8]) {
     let (mut rest, mut written) = (BytesMut::from(data), Vec::new());
-    loop {
-        match tunnel::take(&mut rest) {
-            Ok(Some((channel, bytes))) => {
-                written.push(channel);
-                written.extend((bytes.len() as u32).to_be_bytes());
-                written.extend(Bytes::as_ref(&bytes));
-            }
-            Ok(None) | Err(_) => break,
-        }
+    while let Ok(Some((channel, bytes))) = tunnel::take(&mut rest) {
+        written.push(channel);
+        written.extend((bytes.len() as u32).to_be_bytes());
+        written.extend_from_slice(&bytes);
     }
     written.extend_from_slice(&rest);
     assert_eq!(written, data);
