@@ -15,6 +15,9 @@ pub mod containers;
 pub mod controllers;
 /// Layer 5: cluster DNS.
 pub mod dns;
+/// Layer 6: what fuzzing calls, a function for each kind of input.
+#[cfg(any(feature = "fuzzing", debug_assertions))]
+pub mod fuzzing;
 /// Layer 1: the registration of every Kubernetes kind, one file each.
 pub mod kinds;
 /// Layer 2: pod network, and in `net::proxy` (layer 5) the Services.

@@ -34,6 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("docker", 5),
     ("observe", 5),
     ("place", 6),
+    ("fuzzing", 6),
     ("server", 6),
     ("cli", 6),
     ("main", 6),

@@ -110,7 +110,7 @@ async fn over_tcp(server: SocketAddr, bytes: &[u8], asked: &Message) -> io::Resu
     if fits(asked, &answer) { Ok(answer) } else { Err(io::Error::other("an answer to another question")) }
 }
 
-fn fits(asked: &Message, answer: &Message) -> bool {
+pub(super) fn fits(asked: &Message, answer: &Message) -> bool {
     let same = |a: &Query, b: &Query| {
         a.name.to_lowercase() == b.name.to_lowercase() && a.query_type == b.query_type && a.query_class == b.query_class
     };

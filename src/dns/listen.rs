@@ -28,6 +28,8 @@ const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 512;
 const UDP_WITHOUT_EDNS: usize = 512;
 const ALIASES_MAX: usize = 8;
+/// A compressed name, type, class, time to live and length.
+const RECORD_BYTES_MIN: usize = 12;
 
 /// Why the server does not listen.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +69,7 @@ impl Drop for Listening {
 }
 
 /// What a query got so far.
-enum Step {
+pub(super) enum Step {
     Done(Vec<u8>),
     /// Somebody upstream has to be asked.
     Ask(Box<Message>),
@@ -148,7 +150,7 @@ impl Server {
     }
 
     /// Answers what needs no waiting. `None` for what is no query at all.
-    fn begin(&self, bytes: &[u8], udp: bool) -> Option<Step> {
+    pub(super) fn begin(&self, bytes: &[u8], udp: bool) -> Option<Step> {
         let query = match Message::from_vec(bytes) {
             Ok(message) if message.metadata.message_type == MessageType::Query => message,
             Ok(_) => return None,
@@ -184,7 +186,7 @@ impl Server {
     }
 
     /// Answers what needs somebody upstream: foreign names, and aliases out of the cluster.
-    async fn finish(&self, query: &Message, udp: bool) -> Vec<u8> {
+    pub(super) async fn finish(&self, query: &Message, udp: bool) -> Vec<u8> {
         let Some(question) = query.queries.first() else { return Vec::new() };
         let mut whole = Answer::default();
         let mut next = question.clone();
@@ -218,7 +220,7 @@ fn wants_dnssec(query: &Message) -> bool {
     query.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok)
 }
 
-fn foreign(found: Found) -> Answer {
+pub(super) fn foreign(found: Found) -> Answer {
     Answer { code: found.code, answers: found.answers, authorities: found.authorities, ..Answer::default() }
 }
 
@@ -235,7 +237,7 @@ fn own_response(query: &Message, mut own: Answer) -> Message {
     message
 }
 
-fn respond(query: &Message, answer: Answer) -> Message {
+pub(super) fn respond(query: &Message, answer: Answer) -> Message {
     let mut message = Message::response(query.metadata.id, query.metadata.op_code);
     message.metadata = Metadata::response_from_request(&query.metadata);
     message.metadata.recursion_available = true;
@@ -253,24 +255,32 @@ fn respond(query: &Message, answer: Answer) -> Message {
 }
 
 /// Writes the answer within what the client takes.
-fn encode(mut message: Message, query: &Message, udp: bool) -> Vec<u8> {
+pub(super) fn encode(mut message: Message, query: &Message, udp: bool) -> Vec<u8> {
     let most = match (&query.edns, udp) {
         (_, false) => usize::from(u16::MAX),
         (None, true) => UDP_WITHOUT_EDNS,
         (Some(edns), true) => usize::from(edns.max_payload().min(UDP_PAYLOAD)).max(UDP_WITHOUT_EDNS),
     };
-    let bytes = message.to_vec().unwrap_or_default();
-    if !bytes.is_empty() && bytes.len() <= most {
+    // What cannot fit is not written first.
+    let records_max = most / RECORD_BYTES_MIN;
+    let may_fit = |message: &Message| {
+        message.answers.len() + message.authorities.len() + message.additionals.len() <= records_max
+    };
+    if may_fit(&message)
+        && let Some(bytes) = fitting(&message, most)
+    {
         return bytes;
     }
     message.additionals.clear();
-    if let Some(bytes) = fitting(&message, most) {
+    if may_fit(&message)
+        && let Some(bytes) = fitting(&message, most)
+    {
         return bytes;
     }
     message.metadata.truncation = true;
     message.authorities.clear();
     let all = std::mem::take(&mut message.answers);
-    let (mut fits, mut too_many) = (0, all.len());
+    let (mut fits, mut too_many) = (0, all.len().min(records_max + 1));
     let with = |message: &Message, count: usize| {
         let mut part = message.clone();
         part.answers = all[..count].to_vec();

@@ -15,6 +15,8 @@ use crate::net::Protocol;
 mod cache;
 pub mod feeder;
 pub mod forward;
+#[cfg(any(feature = "fuzzing", debug_assertions))]
+pub(crate) mod fuzzing;
 mod listen;
 mod upstream;
 pub mod zone;

@@ -7,6 +7,7 @@
 //! Invariant: a name that exists with another type, or has names below it, is answered empty (`NODATA`), never
 //! `NXDOMAIN`: resolvers ask A and AAAA at once and would give up on the first `NXDOMAIN`.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::op::{Query, ResponseCode};
@@ -19,6 +20,8 @@ use super::{EndpointRecord, Pointer, PortRecord, Records, ServiceRecord};
 pub const TTL: u32 = 5;
 const VERSION: &str = "1.1.0";
 const SRV_PRIORITY: u16 = 0;
+/// Answers that name more targets come without their addresses: with them they would not fit into a datagram.
+const TARGETS_MAX: usize = 64;
 
 /// The zone's own facts.
 #[derive(Debug, Clone)]
@@ -133,13 +136,17 @@ fn select(zone: &Zone, query: &Query, found: Found, records: &dyn Records) -> An
 
 /// The addresses of the targets of SRV answers.
 fn additionals(zone: &Zone, answers: &[Record], records: &dyn Records) -> Vec<Record> {
-    let mut targets: Vec<&Name> = Vec::new();
+    let (mut targets, mut seen) = (Vec::new(), HashSet::new());
     for record in answers {
         if let RData::SRV(srv) = &record.data
-            && !targets.contains(&&srv.target)
+            && seen.insert(&srv.target)
         {
             targets.push(&srv.target);
         }
+    }
+    // Each of them is looked for among all endpoints.
+    if targets.len() > TARGETS_MAX {
+        return Vec::new();
     }
     let mut list = Vec::new();
     for target in targets {
@@ -258,13 +265,9 @@ impl Asker<'_> {
     fn headless(&self, endpoints: &[EndpointRecord], below: &[&str]) -> Found {
         match below {
             [] => {
-                let mut list: Vec<Record> = Vec::new();
-                for endpoint in endpoints {
-                    let record = self.record(address_data(endpoint.address));
-                    if !list.contains(&record) {
-                        list.push(record);
-                    }
-                }
+                let mut seen = HashSet::new();
+                let addresses = endpoints.iter().map(|e| e.address).filter(|address| seen.insert(*address));
+                let mut list: Vec<Record> = addresses.map(|a| self.record(address_data(a))).collect();
                 list.extend(self.endpoint_srvs(endpoints, self.name, |_| true));
                 found(list)
             }
@@ -286,13 +289,12 @@ impl Asker<'_> {
         service: &Name,
         wanted: impl Fn(&PortRecord) -> bool,
     ) -> Vec<Record> {
-        let mut list = Vec::new();
+        let (mut list, mut seen) = (Vec::new(), HashSet::new());
         for endpoint in endpoints {
             let Ok(target) = service.prepend_label(endpoint.label().as_bytes()) else { continue };
             for port in endpoint.ports.iter().filter(|p| wanted(p)) {
-                let record = self.srv(port, &target, 1);
-                if !list.contains(&record) {
-                    list.push(record);
+                if seen.insert((target.clone(), port.port)) {
+                    list.push(self.srv(port, &target, 1));
                 }
             }
         }

@@ -273,6 +273,15 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        for text in ["123456789012345678901", "0.1", "2.2250738585072011e-308", "122.416294033786585", "1e23"] {
+            let (value, _) = parse(text.as_bytes()).unwrap();
+            assert_eq!(value.as_f64(), Some(text.parse().unwrap()), "{text}");
+            assert_eq!(parse(value.to_string().as_bytes()).unwrap().0, value, "{text} is the same when it is written");
+        }
+    }
+
+    #[test]
     fn repeated_objects_are_joined_and_half_surrogates_replaced() {
         let (value, twice) = parse(br#"{"d":{"a":1,"b":1},"d":{"b":2,"c":2},"l":[1],"l":[2]}"#).unwrap();
         assert_eq!((value, twice.len()), (json!({"d": {"a": 1, "b": 2, "c": 2}, "l": [2]}), 2));

@@ -2,6 +2,8 @@
 
 pub mod channel;
 pub mod client;
+#[cfg(any(feature = "fuzzing", debug_assertions))]
+pub(crate) mod fuzzing;
 pub mod images;
 pub mod relay;
 pub mod resolve;

@@ -12,7 +12,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 /// Longer frames end the connection.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Inflated headers of one frame.
-const HEADER_BYTES_MAX: usize = 64 << 10;
+pub(super) const HEADER_BYTES_MAX: usize = 64 << 10;
 const VERSION: u16 = 3;
 const FIN: u8 = 1;
 /// What deflate may refer to before anything was sent: the words with their lengths, then the tail.

@@ -126,7 +126,7 @@ impl Reader {
     }
 }
 
-fn take(rest: &mut BytesMut) -> io::Result<Option<(u8, Bytes)>> {
+pub(super) fn take(rest: &mut BytesMut) -> io::Result<Option<(u8, Bytes)>> {
     if rest.len() < 5 {
         return Ok(None);
     }

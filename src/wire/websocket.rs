@@ -23,6 +23,9 @@ pub mod channel {
 /// What RFC 6455 appends to the key.
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// The longest message, in however many frames it comes.
+pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
 /// A websocket over an upgraded connection.
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -84,9 +87,38 @@ pub async fn from_client(upgraded: Upgraded) -> Socket {
 }
 
 async fn socket(upgraded: Upgraded, role: Role) -> Socket {
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, Some(limits())).await
+}
+
+/// Of every websocket.
+pub(super) fn limits() -> WebSocketConfig {
     let mut config = WebSocketConfig::default();
-    config.max_message_size = Some(1 << 20);
+    config.max_message_size = Some(MESSAGE_BYTES_MAX);
+    // The head of a frame alone makes room for all of it.
+    config.max_frame_size = Some(MESSAGE_BYTES_MAX);
     config.read_buffer_size = 16 << 10;
     config.write_buffer_size = 16 << 10;
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, Some(config)).await
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use tokio_tungstenite::tungstenite::Error;
+    use tokio_tungstenite::tungstenite::protocol::WebSocket;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_that_is_longer_than_any_message_is_refused_by_its_head() {
+        let head = |length: u64| {
+            let mut bytes = vec![0x82, 0xff];
+            bytes.extend(length.to_be_bytes());
+            bytes.extend([0; 4]);
+            WebSocket::from_raw_socket(Cursor::new(bytes), Role::Server, Some(limits())).read()
+        };
+        assert!(matches!(head(MESSAGE_BYTES_MAX as u64 + 1), Err(Error::Capacity(_))), "before the rest has come");
+        assert!(!matches!(head(MESSAGE_BYTES_MAX as u64), Err(Error::Capacity(_))), "it waits for the rest");
+    }
 }

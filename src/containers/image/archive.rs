@@ -21,7 +21,7 @@ use super::{Image, ImageError, Reference, Result, unpack};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct DockerEntry {
+pub(super) struct DockerEntry {
     config: String,
     #[serde(default)]
     repo_tags: List<String, MANIFESTS_MAX>,
@@ -222,7 +222,7 @@ fn find_docker(scratch: &Path) -> Result<Vec<Found>> {
 }
 
 impl DockerEntry {
-    fn names(&self) -> Result<Vec<Reference>> {
+    pub(super) fn names(&self) -> Result<Vec<Reference>> {
         self.repo_tags.iter().map(|tag| Reference::parse(tag)).collect()
     }
 }

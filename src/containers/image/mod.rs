@@ -13,6 +13,8 @@ mod content;
 mod document;
 mod error;
 mod export;
+#[cfg(any(feature = "fuzzing", debug_assertions))]
+pub(crate) mod fuzzing;
 mod gc;
 mod inbox;
 mod lock;

@@ -84,7 +84,7 @@ impl Registries {
         }
     }
 
-    fn parse(text: &str) -> std::result::Result<Self, String> {
+    pub(super) fn parse(text: &str) -> std::result::Result<Self, String> {
         let parsed: Option<Self> = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
         let parsed = parsed.unwrap_or_default();
         for mirror in parsed.mirrors.values() {

@@ -50,9 +50,9 @@ pub(crate) struct Unpacked {
 
 /// What a layer may take of the disk.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
-    bytes: u64,
-    entries: u64,
+pub(super) struct Limits {
+    pub bytes: u64,
+    pub entries: u64,
 }
 
 /// Unpacks a layer (plain, gzip or zstd) into `root`. With `merged` there are lower layers below it. It may take what is
@@ -62,7 +62,13 @@ pub(crate) fn unpack(reader: impl Read, root: &Path, merged: bool, layer: &str) 
     unpack_within(reader, root, merged, layer, Limits { bytes, entries: files.min(ENTRIES_MAX) })
 }
 
-fn unpack_within(reader: impl Read, root: &Path, merged: bool, layer: &str, limits: Limits) -> Result<Unpacked> {
+pub(super) fn unpack_within(
+    reader: impl Read,
+    root: &Path,
+    merged: bool,
+    layer: &str,
+    limits: Limits,
+) -> Result<Unpacked> {
     let directory = fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(super::error::io("opening", root))?;
     let broken = |error: io::Error| ImageError::invalid(format!("layer {layer}"), error);

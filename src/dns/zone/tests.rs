@@ -17,6 +17,47 @@ fn endpoint(hostname: Option<&str>, address: &str) -> EndpointRecord {
     EndpointRecord { hostname: hostname.map(Into::into), address: address.parse().unwrap(), ports }
 }
 
+/// The answer to a query for a Service of so many endpoints, and the processor time that it took.
+fn timed(endpoints: u32, kind: RecordType) -> (Answer, std::time::Duration) {
+    struct Many(Arc<ServiceRecord>);
+    impl Records for Many {
+        fn namespace(&self, _: &str) -> bool {
+            true
+        }
+        fn service(&self, _: &str, _: &str) -> Option<Arc<ServiceRecord>> {
+            Some(Arc::clone(&self.0))
+        }
+        fn pointers(&self, _: IpAddr) -> Vec<Pointer> {
+            Vec::new()
+        }
+    }
+    let ports = vec![port("https", Protocol::Tcp, 8443)];
+    let endpoint = |i: u32| EndpointRecord {
+        hostname: None,
+        address: Ipv4Addr::from(0x0a2a_0000 + i).into(),
+        ports: ports.clone(),
+    };
+    let records = Many(Arc::new(ServiceRecord::Headless { endpoints: (0..endpoints).map(endpoint).collect() }));
+    let query = Query::query(Name::from_ascii("many.default.svc.cluster.local.").unwrap(), kind);
+    let clock = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let (zone, began) = (zone(), clock());
+    let answer = answer(&zone, &query, &records).unwrap();
+    (answer, clock() - began)
+}
+
+#[test]
+fn eight_times_as_many_endpoints_take_no_square_of_the_time() {
+    for kind in [RecordType::A, RecordType::SRV] {
+        let least = |n| (0..3).map(|_| timed(n, kind).1).min().unwrap();
+        let (few, many) = (least(500), least(4_000));
+        assert!(many < 24 * few, "{kind}: {few:?} for 500 endpoints, {many:?} for 4000");
+        assert_eq!(timed(4_000, kind).0.answers.len(), 4_000);
+    }
+}
+
 impl Records for Cluster {
     fn namespace(&self, namespace: &str) -> bool {
         namespace == "default"

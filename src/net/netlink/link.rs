@@ -143,13 +143,7 @@ impl Socket {
             info(b, 0, 0);
             b.attr_str(IFLA_IFNAME, name);
         })?;
-        let data = answer.as_ref().and_then(|a| {
-            let about = Attributes(a.body.get(16..)?).find(IFLA_LINKINFO)?;
-            Attributes(about).find(IFLA_INFO_DATA)
-        });
-        let local =
-            data.and_then(|d| Attributes(d).find(IFLA_VXLAN_LOCAL).or_else(|| Attributes(d).find(IFLA_VXLAN_LOCAL6)));
-        Ok(local.and_then(super::route::address_of))
+        Ok(answer.as_ref().and_then(decode_vxlan_local))
     }
 
     /// The link with this number.
@@ -223,7 +217,14 @@ impl Socket {
     }
 }
 
-fn decode(answer: &Answer) -> Option<Link> {
+pub(super) fn decode_vxlan_local(answer: &Answer) -> Option<IpAddr> {
+    let about = Attributes(answer.body.get(16..)?).find(IFLA_LINKINFO)?;
+    let data = Attributes(about).find(IFLA_INFO_DATA)?;
+    let local = Attributes(data).find(IFLA_VXLAN_LOCAL).or_else(|| Attributes(data).find(IFLA_VXLAN_LOCAL6))?;
+    super::route::address_of(local)
+}
+
+pub(super) fn decode(answer: &Answer) -> Option<Link> {
     let index = ne32(answer.body.get(4..)?)?;
     let flags = ne32(answer.body.get(8..)?)?;
     let attributes = || Attributes(answer.body.get(16..).unwrap_or_default());

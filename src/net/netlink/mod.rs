@@ -10,6 +10,8 @@ use std::io;
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
+#[cfg(any(feature = "fuzzing", debug_assertions))]
+pub(crate) mod fuzzing;
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod route;
@@ -32,6 +34,40 @@ const NLMSG_HEADER: usize = 16;
 /// One message of an answer: what follows the netlink header.
 pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
+}
+
+/// How far the answers to a request have been read.
+#[derive(Debug)]
+enum Reading {
+    /// More will come.
+    Goes,
+    /// The dump is over, or has failed.
+    Ended(io::Result<()>),
+    /// Acknowledged, or refused; what else was received belongs to the same batch.
+    Acknowledged(io::Result<()>),
+}
+
+/// Reads what was received at once, as the answer to the request `sequence`.
+fn read(mut rest: &[u8], sequence: u32, answers: &mut Vec<Answer>) -> Reading {
+    while let Some((header, body, next)) = message::split(rest) {
+        rest = next;
+        match header.kind {
+            NLMSG_ERROR => {
+                let code = i32::from_ne_bytes(body.get(..4).and_then(|b| b.try_into().ok()).unwrap_or_default());
+                if code != 0 {
+                    return Reading::Acknowledged(Err(io::Error::from_raw_os_error(code.wrapping_neg())));
+                }
+                if header.sequence == sequence {
+                    return Reading::Acknowledged(Ok(()));
+                }
+            }
+            NLMSG_DONE if header.sequence == sequence => return Reading::Ended(Ok(())),
+            NLMSG_OVERRUN => return Reading::Ended(Err(io::Error::other("netlink answer overran"))),
+            _ if header.sequence == sequence => answers.push(Answer { body: body.to_vec() }),
+            _ => {}
+        }
+    }
+    Reading::Goes
 }
 
 /// A netlink socket of one protocol.
@@ -109,28 +145,14 @@ impl Socket {
     /// Reads until the acknowledgement of `sequence`, the end of its dump, or the first error.
     fn collect(&mut self, sequence: u32) -> io::Result<Vec<Answer>> {
         let mut answers = Vec::new();
-        let mut failure = None;
         loop {
             self.fill()?;
-            let mut rest = self.receive.as_slice();
-            while let Some((header, body, next)) = message::split(rest) {
-                rest = next;
-                match header.kind {
-                    NLMSG_ERROR => {
-                        let code =
-                            i32::from_ne_bytes(body.get(..4).and_then(|b| b.try_into().ok()).unwrap_or_default());
-                        if code != 0 && failure.is_none() {
-                            failure = Some(io::Error::from_raw_os_error(-code));
-                        }
-                        if header.sequence == sequence || code != 0 {
-                            self.drain();
-                            return failure.map_or(Ok(answers), Err);
-                        }
-                    }
-                    NLMSG_DONE if header.sequence == sequence => return Ok(answers),
-                    NLMSG_OVERRUN => return Err(io::Error::other("netlink answer overran")),
-                    _ if header.sequence == sequence => answers.push(Answer { body: body.to_vec() }),
-                    _ => {}
+            match read(&self.receive, sequence, &mut answers) {
+                Reading::Goes => {}
+                Reading::Ended(result) => return result.map(|()| answers),
+                Reading::Acknowledged(result) => {
+                    self.drain();
+                    return result.map(|()| answers);
                 }
             }
         }
@@ -152,6 +174,21 @@ impl Socket {
             if self.inner.recv(&mut target, libc::MSG_DONTWAIT).is_err() {
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_error_code_is_an_error_and_no_panic() {
+        for (code, expected) in [(-libc::ENODEV, libc::ENODEV), (i32::MIN, i32::MIN)] {
+            let mut buffer = Buffer::default();
+            buffer.message(NLMSG_ERROR, 0, 1, |b| b.put(&code.to_ne_bytes()));
+            let Reading::Acknowledged(Err(error)) = read(buffer.bytes(), 1, &mut Vec::new()) else { panic!("{code}") };
+            assert_eq!(error.raw_os_error(), Some(expected));
         }
     }
 }

@@ -209,13 +209,14 @@ impl Socket {
     /// Every address of one family with its link, whatever its scope.
     pub(crate) fn addresses(&mut self, family: u8) -> io::Result<Vec<(u32, IpAddr)>> {
         let answers = self.dump(RTM_GETADDR, |b| b.put(&[family, 0, 0, 0, 0, 0, 0, 0]))?;
-        let decoded = answers.iter().filter_map(|a| {
-            let attributes = || Attributes(a.body.get(8..).unwrap_or_default());
-            let own = attributes().find(IFA_LOCAL).or_else(|| attributes().find(IFA_ADDRESS))?;
-            Some((ne32(a.body.get(4..)?)?, address_of(own)?))
-        });
-        Ok(decoded.collect())
+        Ok(answers.iter().filter_map(decode_address).collect())
     }
+}
+
+pub(super) fn decode_address(answer: &Answer) -> Option<(u32, IpAddr)> {
+    let attributes = || Attributes(answer.body.get(8..).unwrap_or_default());
+    let own = attributes().find(IFA_LOCAL).or_else(|| attributes().find(IFA_ADDRESS))?;
+    Some((ne32(answer.body.get(4..)?)?, address_of(own)?))
 }
 
 fn neighbour(b: &mut Buffer, family: u8, index: u32, state: u16, flags: u8) {
@@ -232,7 +233,7 @@ fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn decode_neighbour(answer: &Answer, index: u32) -> Option<(IpAddr, Mac)> {
+pub(super) fn decode_neighbour(answer: &Answer, index: u32) -> Option<(IpAddr, Mac)> {
     let fixed = answer.body.get(..12)?;
     let permanent = u16::from_ne_bytes([fixed[8], fixed[9]]) & NUD_PERMANENT != 0;
     if ne32(&fixed[4..]) != Some(index) || !permanent {
@@ -243,7 +244,7 @@ fn decode_neighbour(answer: &Answer, index: u32) -> Option<(IpAddr, Mac)> {
     Some((address, attributes().find(NDA_LLADDR)?.try_into().ok()?))
 }
 
-fn write_route(b: &mut Buffer, route: &Route) {
+pub(super) fn write_route(b: &mut Buffer, route: &Route) {
     let address = route.destination.network();
     let (kind, scope) = match route.way {
         Way::Link { .. } if address.is_ipv4() => (1, SCOPE_LINK),
@@ -281,7 +282,7 @@ pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Whether a route that was found needs no gateway on this link; the default route says nothing about what is on a link.
-fn leads_straight(answer: &Answer, index: u32) -> bool {
+pub(super) fn leads_straight(answer: &Answer, index: u32) -> bool {
     let Some(fixed) = answer.body.get(..12) else { return false };
     let attributes = || Attributes(answer.body.get(12..).unwrap_or_default());
     let (kind, length) = (fixed[7], fixed[1]);
@@ -289,7 +290,7 @@ fn leads_straight(answer: &Answer, index: u32) -> bool {
     kind == RTN_UNICAST && length > 0 && direct && attributes().find(RTA_OIF).and_then(ne32) == Some(index)
 }
 
-fn decode(answer: &Answer) -> Option<Route> {
+pub(super) fn decode(answer: &Answer) -> Option<Route> {
     let fixed = answer.body.get(..12)?;
     if fixed[4] != TABLE_MAIN || fixed[5] != PROTOCOL {
         return None;

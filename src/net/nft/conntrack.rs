@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use super::table::{Protocol, ServiceTable};
 use crate::net::netlink::message::Attributes;
-use crate::net::netlink::{Answer, Socket};
+use crate::net::netlink::{Answer, Buffer, Socket};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
@@ -74,7 +74,7 @@ pub(super) fn forget(socket: &mut Socket, stale: &Stale) -> io::Result<()> {
     Ok(())
 }
 
-struct Flow<'a> {
+pub(super) struct Flow<'a> {
     family: u8,
     protocol: Protocol,
     original_destination: Target,
@@ -100,7 +100,7 @@ fn tuple(bytes: &[u8]) -> Option<(Target, Target, u8)> {
 }
 
 impl<'a> Flow<'a> {
-    fn decode(answer: &'a Answer) -> Option<Self> {
+    pub(super) fn decode(answer: &'a Answer) -> Option<Self> {
         let attributes = || Attributes(answer.body.get(4..).unwrap_or_default());
         let original = attributes().find(CTA_TUPLE_ORIG)?;
         let (_, original_destination, number) = tuple(original)?;
@@ -110,7 +110,7 @@ impl<'a> Flow<'a> {
         Some(Self { family: *answer.body.first()?, protocol, original_destination, reply_source, original, id, zone })
     }
 
-    fn matches(&self, stale: &Stale) -> bool {
+    pub(super) fn matches(&self, stale: &Stale) -> bool {
         let (address, port) = self.original_destination;
         [Some(address), None].into_iter().any(|place| {
             let front = (place, self.protocol, port);
@@ -121,17 +121,20 @@ impl<'a> Flow<'a> {
         })
     }
 
+    /// What names it, when it is to be deleted.
+    pub(super) fn write(&self, b: &mut Buffer) {
+        b.put(&[self.family, 0, 0, 0]);
+        b.nest(CTA_TUPLE_ORIG, |b| b.put(self.original));
+        if let Some(id) = self.id {
+            b.attr(CTA_ID, id);
+        }
+        if let Some(zone) = self.zone {
+            b.attr(CTA_ZONE, zone);
+        }
+    }
+
     fn delete(&self, socket: &mut Socket) -> io::Result<()> {
-        let deleted = socket.request(DELETE, 0, |b| {
-            b.put(&[self.family, 0, 0, 0]);
-            b.nest(CTA_TUPLE_ORIG, |b| b.put(self.original));
-            if let Some(id) = self.id {
-                b.attr(CTA_ID, id);
-            }
-            if let Some(zone) = self.zone {
-                b.attr(CTA_ZONE, zone);
-            }
-        });
+        let deleted = socket.request(DELETE, 0, |b| self.write(b));
         match deleted {
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             other => other,

@@ -17,6 +17,8 @@ mod conntrack;
 pub mod diff;
 mod encode;
 pub mod fake;
+#[cfg(any(feature = "fuzzing", debug_assertions))]
+pub(crate) mod fuzzing;
 pub mod plan;
 pub mod ruleset;
 pub mod suite;
@@ -31,8 +33,8 @@ use self::diff::Change;
 use self::encode::Batch;
 use self::ruleset::{Family, Ruleset};
 use self::table::ServiceTable;
-use super::netlink::Socket;
 use super::netlink::message::{Attributes, text};
+use super::netlink::{Answer, Socket};
 use super::{Config, Dataplane, Error};
 
 /// What an apply did, for logs and tests.
@@ -135,12 +137,14 @@ fn read_stamp(socket: &mut Socket, table: &str, family: Family) -> io::Result<Op
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
         Err(e) => return Err(e),
     };
-    Ok(answers.iter().find_map(|answer| {
-        let attributes = || Attributes(answer.body.get(4..).unwrap_or_default());
-        let ours = attributes().find(1).and_then(text) == Some(table)
-            && attributes().find(2).and_then(text) == Some(encode::REVISION);
-        encode::read_stamp(attributes().find(7).filter(|_| ours)?)
-    }))
+    Ok(answers.iter().find_map(|answer| decode_stamp(answer, table)))
+}
+
+fn decode_stamp(answer: &Answer, table: &str) -> Option<u64> {
+    let attributes = || Attributes(answer.body.get(4..).unwrap_or_default());
+    let ours = attributes().find(1).and_then(text) == Some(table)
+        && attributes().find(2).and_then(text) == Some(encode::REVISION);
+    encode::read_stamp(attributes().find(7).filter(|_| ours)?)
 }
 
 /// The table from nothing; what was there under its name goes in the same instant.

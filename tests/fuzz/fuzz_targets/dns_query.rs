@@ -1,0 +1,7 @@
+//! A DNS query.
+#![no_main]
+
+#[path = "../memory.rs"]
+mod memory;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| memory::run("dns_query", data));

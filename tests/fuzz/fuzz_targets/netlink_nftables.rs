@@ -1,0 +1,7 @@
+//! The kernel's answers about rules.
+#![no_main]
+
+#[path = "../memory.rs"]
+mod memory;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| memory::run("netlink_nftables", data));

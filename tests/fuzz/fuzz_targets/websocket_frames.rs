@@ -1,0 +1,7 @@
+//! Frames of websockets, at both ends.
+#![no_main]
+
+#[path = "../memory.rs"]
+mod memory;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| memory::run("websocket_frames", data));
