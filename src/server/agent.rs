@@ -15,7 +15,7 @@ use crate::containers::image::{ImageStore, Policy, Registries};
 use crate::containers::runtime::ShimRuntime;
 use crate::dns;
 use crate::net::nft::NftDataplane;
-use crate::net::overlay::{self, Overlay};
+use crate::net::overlay::{self, Backend, Overlay};
 use crate::net::pod::KernelPodNetwork;
 use crate::net::{self, DnsRedirect, peers, proxy};
 use crate::node::{self, Node, access::Access, heartbeat};
@@ -118,7 +118,14 @@ pub async fn start(
     place.record(&ranges).context("the run directory cannot be written")?;
     let address = config.addresses.first().copied().context("the node has no address")?;
     let mtu = overlay::mtu(cluster.overlay, address).context("the network cannot be looked at")?;
-    let net = net::Config { mtu, ..place.network(&ranges) };
+    let net = net::Config {
+        mtu,
+        addresses: [&config.addresses[..], &config.external_addresses[..]].concat(),
+        tunnel: cluster.overlay == Backend::Vxlan,
+        routed_peers: matches!(cluster.overlay, Backend::HostGw | Backend::None) || cluster.overlay_direct_routing,
+        dns_port: cluster.dns.then_some(DNS_PORT),
+        ..place.network(&ranges)
+    };
     let network = {
         let net = net.clone();
         tokio::task::spawn_blocking(move || KernelPodNetwork::open(net))
@@ -129,7 +136,7 @@ pub async fn start(
     let mut agent = Agent { tasks: vec![taking_in, watching], _dns: None };
     let options =
         overlay::Options { backend: cluster.overlay, direct_routing: cluster.overlay_direct_routing, address };
-    let overlay = Overlay::open(net.clone(), options).context("the overlay cannot be set up")?;
+    let overlay = Overlay::open(net.clone(), options, network.guard()).context("the overlay cannot be set up")?;
     agent.tasks.push(peers::start(&*client, Arc::new(overlay), &config.name));
     let listening = if cluster.dns { Some(start_dns(cluster, &client, &net).await?) } else { None };
     if cluster.service_proxy {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use amphipod::net::nft::Guard;
 use amphipod::net::overlay::{Backend, Options, Overlay, Peer};
 use amphipod::net::{Config, destroy};
 
@@ -36,6 +37,9 @@ impl Node {
         let config = Config {
             cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
             mtu: 1450,
+            tunnel: true,
+            routed_peers: true,
+            addresses: vec![address.parse().unwrap()],
             ..Config::new(directory.path(), vec![format!("10.42.{number}.0/24").parse().unwrap()])
         };
         let pod = Self::pod(number);
@@ -58,7 +62,11 @@ impl Node {
     fn open(space: &Space, config: &Config, address: IpAddr) -> Arc<Overlay> {
         let options = Options { backend: Backend::Vxlan, direct_routing: true, address };
         let config = config.clone();
-        Arc::new(space.inside(move || Overlay::open(config, options).unwrap()))
+        let open = move || {
+            let guard = Arc::new(Guard::open(config.clone()).unwrap());
+            Overlay::open(config, options, guard).unwrap()
+        };
+        Arc::new(space.inside(open))
     }
 
     fn pod(number: u8) -> Ipv4Addr {

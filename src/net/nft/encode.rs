@@ -8,16 +8,19 @@
 //! the kernel holds.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::diff::{Change, Elements};
 use super::ruleset::{CLIENTS_MAX, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement, Target, Value};
-use crate::net::netlink::route::octets;
+use crate::net::netlink::message::Attributes;
+use crate::net::netlink::route::{address_of, octets};
 use crate::net::netlink::{Buffer, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 pub(super) const SUBSYSTEM: u16 = 10 << 8;
 pub(super) const GETRULE: u16 = SUBSYSTEM | 7;
+pub(super) const GETSETELEM: u16 = SUBSYSTEM | 13;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = SUBSYSTEM;
@@ -303,6 +306,25 @@ impl Batch {
         match statement {
             Statement::NotFromLoopback => meta_is_not(b, 4, 1),
             Statement::NotToLoopback => meta_is_not(b, 5, 1),
+            Statement::FromLink(name) => {
+                let mut padded = [0; 16];
+                let length = name.len().min(15);
+                padded[..length].copy_from_slice(&name.as_bytes()[..length]);
+                meta(b, 6, KEY);
+                compare(b, KEY, false, &padded);
+            }
+            Statement::FromGroup { group, not } => {
+                meta(b, 21, KEY);
+                compare(b, KEY, *not, &group.to_ne_bytes());
+            }
+            Statement::NoWayBack => {
+                expression(b, "fib", |b| {
+                    b.attr_be32(1, KEY);
+                    b.attr_be32(2, 1); // the link of the route
+                    b.attr_be32(3, 1 | 8 | 32); // by source and incoming link: is there one?
+                });
+                compare(b, KEY, false, &[0]);
+            }
             Statement::Source { net, not } => in_net(b, *net, true, *not),
             Statement::Destination { net, not } => in_net(b, *net, false, *not),
             Statement::SourceIsLocal => fib_local(b, 1),
@@ -312,6 +334,30 @@ impl Batch {
             Statement::Protocol(protocol) => {
                 meta(b, 16, KEY);
                 compare(b, KEY, false, &[protocol.number()]);
+            }
+            Statement::Icmp => {
+                meta(b, 16, KEY);
+                compare(b, KEY, false, &[icmp(family)]);
+            }
+            Statement::IcmpType(kind) => {
+                meta(b, 16, KEY);
+                compare(b, KEY, false, &[icmp(family)]);
+                payload(b, 2, 0, 1, KEY);
+                compare(b, KEY, false, &[*kind]);
+            }
+            Statement::DestinationPort(protocol, port) => {
+                meta(b, 16, KEY);
+                compare(b, KEY, false, &[protocol.number()]);
+                payload(b, 2, 2, 2, KEY);
+                compare(b, KEY, false, &port.to_be_bytes());
+            }
+            Statement::SourceAmong { set, not } => {
+                load_address(b, family, true, KEY);
+                among(b, set, *not);
+            }
+            Statement::DestinationIn(set) => {
+                load_address(b, family, false, KEY);
+                lookup(b, Some(set), 0, KEY, None);
             }
             Statement::ServiceVmap(map) => {
                 let port = load_address(b, family, false, KEY);
@@ -398,6 +444,10 @@ fn random_below(b: &mut Buffer, count: usize, register: u32) {
     });
 }
 
+fn icmp(family: Family) -> u8 {
+    if family == Family::Ip { 1 } else { 58 }
+}
+
 fn words_of(family: Family) -> u32 {
     if family == Family::Ip { 1 } else { 4 }
 }
@@ -468,6 +518,17 @@ fn key_bytes(key: &[Value]) -> Vec<u8> {
 
 fn target_bytes((address, port): Target) -> Vec<u8> {
     pad([octets(address), port.to_be_bytes().to_vec()].concat())
+}
+
+/// The addresses in one message of a list of a set's elements.
+pub(super) fn read_addresses(body: &[u8]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let Some(list) = Attributes(body.get(4..).unwrap_or_default()).find(3) else { return found };
+    for (_, element) in Attributes(list) {
+        let key = Attributes(element).find(1).and_then(|key| Attributes(key).find(1));
+        found.extend(key.and_then(address_of));
+    }
+    found
 }
 
 fn expression(b: &mut Buffer, name: &str, body: impl FnOnce(&mut Buffer)) {
@@ -566,6 +627,15 @@ fn lookup(b: &mut Buffer, name: Option<&String>, id: u32, from: u32, to: Option<
         if let Some(to) = to {
             b.attr_be32(3, to);
         }
+    });
+}
+
+/// Whether the key is in the set, or is not.
+fn among(b: &mut Buffer, set: &str, not: bool) {
+    expression(b, "lookup", |b| {
+        b.attr_str(1, set);
+        b.attr_be32(2, KEY);
+        b.attr_be32(5, u32::from(not));
     });
 }
 

@@ -38,11 +38,11 @@ pub fn plan(config: &Config, table: &ServiceTable) -> Ruleset {
     ruleset
 }
 
-fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> + '_ {
+pub(super) fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> + '_ {
     nets.iter().map(IpNet::trunc).filter(move |net| Family::of(&net.addr()) == family)
 }
 
-fn net(text: &str) -> IpNet {
+pub(super) fn net(text: &str) -> IpNet {
     text.parse().expect("written here")
 }
 
@@ -63,11 +63,6 @@ fn frame(config: &Config, family: Family) -> Table {
         table.chains.insert(name.into(), Chain { hook, rules });
     };
     let loopback = if family == Family::Ip { net("127.0.0.0/8") } else { net("::1/128") };
-    chain(
-        "guard",
-        Some(Hook::RawPrerouting),
-        vec![vec![S::NotFromLoopback, S::Destination { net: loopback, not: false }, S::Drop]],
-    );
     chain("prerouting", Some(Hook::NatPrerouting), vec![vec![S::Jump(TRANSLATE.into())]]);
     chain("output", Some(Hook::NatOutput), vec![vec![S::Jump(TRANSLATE.into())]]);
     chain(

@@ -112,6 +112,15 @@ pub type Target = (IpAddr, u16);
 pub enum Statement {
     NotFromLoopback,
     NotToLoopback,
+    /// Came in by the link of this name.
+    FromLink(String),
+    /// Came in by a link of this group.
+    FromGroup {
+        group: u32,
+        not: bool,
+    },
+    /// No route leads back to the source by the link that the packet came in by.
+    NoWayBack,
     Source {
         net: IpNet,
         not: bool,
@@ -125,6 +134,17 @@ pub enum Statement {
     New,
     Translated,
     Protocol(Protocol),
+    /// ICMP of the table's family.
+    Icmp,
+    IcmpType(u8),
+    DestinationPort(Protocol, u16),
+    /// Source address in a set, or not.
+    SourceAmong {
+        set: String,
+        not: bool,
+    },
+    /// Destination address in a set.
+    DestinationIn(String),
     /// Destination address, protocol and port looked up in a verdict map.
     ServiceVmap(String),
     /// Protocol and destination port looked up in a verdict map.
@@ -251,6 +271,7 @@ impl Statement {
         match self {
             Self::ServiceVmap(set) | Self::PortVmap(set) | Self::PairIn(set) => Some(set),
             Self::SourceIn(set) | Self::Remember(set) => Some(set),
+            Self::SourceAmong { set, .. } | Self::DestinationIn(set) => Some(set),
             _ => None,
         }
     }
@@ -261,6 +282,9 @@ impl Statement {
         match self {
             Self::NotFromLoopback => "iif != lo".into(),
             Self::NotToLoopback => "oif != lo".into(),
+            Self::FromLink(name) => format!("iifname \"{name}\""),
+            Self::FromGroup { group, not } => format!("iifgroup {}{group}", op(not)),
+            Self::NoWayBack => "fib saddr . iif oif missing".into(),
             Self::Source { net, not } => format!("{ip} saddr {}{net}", op(not)),
             Self::Destination { net, not } => format!("{ip} daddr {}{net}", op(not)),
             Self::SourceIsLocal => "fib saddr type local".into(),
@@ -268,6 +292,11 @@ impl Statement {
             Self::New => "ct state new".into(),
             Self::Translated => "ct status dnat".into(),
             Self::Protocol(protocol) => format!("meta l4proto {}", protocol.name()),
+            Self::Icmp => format!("meta l4proto {}", if family == Family::Ip { "icmp" } else { "ipv6-icmp" }),
+            Self::IcmpType(kind) => format!("{} type {kind}", if family == Family::Ip { "icmp" } else { "icmpv6" }),
+            Self::DestinationPort(protocol, port) => format!("{} dport {port}", protocol.name()),
+            Self::SourceAmong { set, not } => format!("{ip} saddr {}@{set}", op(not)),
+            Self::DestinationIn(set) => format!("{ip} daddr @{set}"),
             Self::ServiceVmap(map) => format!("{ip} daddr . meta l4proto . th dport vmap @{map}"),
             Self::PortVmap(map) => format!("meta l4proto . th dport vmap @{map}"),
             Self::PairIn(set) => format!("{ip} saddr . {ip} daddr @{set}"),

@@ -1,9 +1,11 @@
 //! Golden text of a ruleset, and the law of `diff` on a model of the kernel.
 
 use super::diff::{Change, diff};
+use super::guard::{self, Segment};
 use super::ruleset::{Chain, Family, Ruleset, Table};
 use super::{encode, plan, suite};
 use crate::net::Config;
+use std::net::IpAddr;
 
 fn config() -> Config {
     Config {
@@ -29,6 +31,34 @@ fn the_rulesets_are_as_recorded() {
     for (name, table) in names.iter().zip(suite::tables()) {
         check_golden(name, &plan(&config(), &table).to_string());
     }
+}
+
+#[test]
+fn the_guards_are_as_recorded() {
+    let own = Config { addresses: vec!["192.0.2.1".parse().unwrap()], ..config() };
+    let tunnel = Config { tunnel: true, dns_port: Some(1053), ..own.clone() };
+    let mut two = tunnel.clone();
+    two.pod_cidrs.push("fd42::/64".parse().unwrap());
+    two.cluster_cidrs.push("fd42::/56".parse().unwrap());
+    two.service_cidrs.push("fd43::/112".parse().unwrap());
+    let nodes = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
+    let segment = Segment { nodes: nodes(&["192.0.2.1", "192.0.2.2", "2001:db8::2"]), senders: nodes(&["192.0.2.2"]) };
+    check_golden("guard-tunnel", &guard::plan(&tunnel, &segment).to_string());
+    check_golden("guard-two-families", &guard::plan(&two, &segment).to_string());
+    check_golden("guard-routed", &guard::plan(&Config { routed_peers: true, ..own }, &segment).to_string());
+}
+
+#[test]
+fn a_new_node_changes_elements_of_the_guard_and_no_rule() {
+    let tunnel = Config { tunnel: true, ..config() };
+    let one = |last: u8| [IpAddr::from([192, 0, 2, last])].into();
+    let before = guard::plan(&tunnel, &Segment { nodes: one(1), senders: one(1) });
+    let after = guard::plan(&tunnel, &Segment { nodes: one(1), senders: one(2) });
+    let changes: Vec<Change> = diff(&before, &after).into_iter().map(|(_, change)| change).collect();
+    assert!(
+        matches!(&changes[..], [Change::DeleteElements(a, ..), Change::AddElements(b, ..)] if a == b && a == "senders"),
+        "{changes:?}"
+    );
 }
 
 #[test]

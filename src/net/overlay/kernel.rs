@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::plan::{self, Entries, Links, Peer, Step};
-use super::{Backend, HEADER_BYTES, HEADER_BYTES_IPV6, NETWORK_ID, Options, PORT};
+use super::{Backend, HEADER_BYTES, HEADER_BYTES_IPV6, NETWORK_ID, Options, PORT, vxlan_name};
 use crate::net::netlink::Socket;
 use crate::net::netlink::link::{Link, VethEnd, Vxlan};
-use crate::net::netlink::route::{Way, host_net};
+use crate::net::netlink::route::{Way, family, host_net};
+use crate::net::nft::Guard;
+use crate::net::nft::guard::Segment;
 use crate::net::pod::group;
+use crate::net::settings::settle;
 use crate::net::{Config, Error};
 
 /// What the kernel takes for a link whose own limit is not known.
@@ -21,6 +24,7 @@ pub struct Overlay {
     config: Config,
     options: Options,
     tunnel: Option<u32>,
+    guard: Arc<Guard>,
     /// One change at a time.
     turn: Mutex<()>,
 }
@@ -44,19 +48,14 @@ fn underlay(host: &mut Socket, address: IpAddr) -> io::Result<Option<Link>> {
     }
 }
 
-/// Name of the tunnel link.
-fn name(config: &Config) -> String {
-    format!("{}.vx", config.bridge)
-}
-
 // === impl Overlay ===
 
 impl Overlay {
     /// Makes the link where it is missing or is another one than it should be. Works in the network namespace of the calling
     /// thread.
-    pub fn open(config: Config, options: Options) -> Result<Self, Error> {
+    pub fn open(config: Config, options: Options, guard: Arc<Guard>) -> Result<Self, Error> {
         let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
-        let failed = || Error::kernel(format!("cannot make the overlay link {}", name(&config)));
+        let failed = || Error::kernel(format!("cannot make the overlay link {}", vxlan_name(&config)));
         let tunnel = match options.backend {
             Backend::Vxlan => Some(tunnel(&mut host, &config, &options).map_err(failed())?),
             Backend::HostGw | Backend::None => {
@@ -68,12 +67,13 @@ impl Overlay {
         if segment.is_none() && options.backend == Backend::HostGw {
             return Err(Error::Config(format!("no link has the node's address {}", options.address)));
         }
-        Ok(Self { config, options, tunnel, turn: Mutex::default() })
+        Ok(Self { config, options, tunnel, guard, turn: Mutex::default() })
     }
 
     /// Makes the kernel hold what is needed for these nodes, and no more.
     pub fn apply(&self, peers: &[Peer]) -> Result<(), Error> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.guard.apply(&self.segment(peers))?;
         if self.options.backend == Backend::None {
             return Ok(());
         }
@@ -86,6 +86,14 @@ impl Overlay {
         let steps = plan::steps(&present, &wanted);
         let applied = steps.iter().try_for_each(|step| take(&mut host, self.tunnel.unwrap_or(0), step));
         applied.map_err(Error::kernel("cannot change the overlay's entries"))
+    }
+
+    /// What the guard has to know of them.
+    fn segment(&self, peers: &[Peer]) -> Segment {
+        let others: BTreeSet<IpAddr> = peers.iter().map(|p| p.address).collect();
+        let own = self.config.addresses.iter().chain([&self.options.address]);
+        let nodes = others.iter().chain(own).copied().collect();
+        Segment { nodes, senders: if self.tunnel.is_some() { others } else { BTreeSet::new() } }
     }
 
     /// The addresses of those that get plain routes.
@@ -137,7 +145,7 @@ impl std::fmt::Debug for Overlay {
 }
 
 fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u32> {
-    let name = name(config);
+    let name = vxlan_name(config);
     let first = config.pod_cidrs.first().copied().ok_or(io::ErrorKind::InvalidInput)?;
     let vxlan = Vxlan { id: NETWORK_ID, port: PORT, local: options.address, mtu: config.mtu };
     let end = VethEnd { name: &name, mac: plan::mac(&first), group: group(config) };
@@ -146,7 +154,7 @@ fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u
         Some(link) => {
             link.kind == "vxlan"
                 && link.mtu == config.mtu
-                && host.link_of(plan::end(&first))? == Some(link.index)
+                && has(host, link.index, plan::end(&first))?
                 && host.vxlan_local(&name)? == Some(options.address)
         }
         None => false,
@@ -156,6 +164,7 @@ fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u
         host.add_vxlan(&end, &vxlan)?;
     }
     let link = host.link(&name)?.ok_or(io::ErrorKind::NotFound)?;
+    settle(host, link.index, &name)?;
     host.set_up(link.index)?;
     for cidr in config.pod_cidrs.iter().map(plan::end).collect::<BTreeSet<_>>() {
         host.add_address(link.index, host_net(cidr))?;
@@ -163,8 +172,12 @@ fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u
     Ok(link.index)
 }
 
+fn has(host: &mut Socket, index: u32, address: IpAddr) -> io::Result<bool> {
+    Ok(host.addresses(family(address))?.contains(&(index, address)))
+}
+
 fn remove_tunnel(host: &mut Socket, config: &Config) -> io::Result<()> {
-    match host.link(&name(config))? {
+    match host.link(&vxlan_name(config))? {
         Some(link) => host.delete_link(link.index),
         None => Ok(()),
     }

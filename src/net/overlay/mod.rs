@@ -16,6 +16,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Config;
+
 /// The port that Kubernetes' users open for VXLAN (flannel's, and the kernel's own default).
 pub const PORT: u16 = 8472;
 /// The network id, flannel's.
@@ -23,6 +25,19 @@ const NETWORK_ID: u32 = 1;
 /// What VXLAN puts around a frame: outer IP, UDP and VXLAN headers and the inner Ethernet header.
 const HEADER_BYTES: u32 = 50;
 const HEADER_BYTES_IPV6: u32 = 70;
+
+/// The links by which frames of other nodes' pods come in.
+pub(crate) fn names(config: &Config) -> [String; 2] {
+    [vxlan_name(config), wireguard_name(config)]
+}
+
+fn vxlan_name(config: &Config) -> String {
+    format!("{}.vx", config.bridge)
+}
+
+fn wireguard_name(config: &Config) -> String {
+    format!("{}.wg", config.bridge)
+}
 
 /// How nodes reach each other's pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
