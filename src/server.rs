@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -55,6 +56,8 @@ pub struct Config {
     pub api_cluster_ip: IpAddr,
     pub cluster: Cluster,
     pub node_ports: (u16, u16),
+    /// Ranges that Services may name addresses of in `externalIPs`.
+    pub external_ips: Vec<IpNet>,
     pub kubeconfig: PathBuf,
     pub kubeconfig_mode: u32,
     pub token: Option<String>,
@@ -277,6 +280,8 @@ fn node_config(
 fn options(config: &Config) -> Options {
     Options {
         service_cidrs: config.cluster.service_cidrs.iter().map(|n| (n.network(), n.prefix_len())).collect(),
+        external_ips: config.external_ips.clone(),
+        inner_cidrs: [&config.cluster.cluster_cidrs[..], &config.cluster.service_cidrs[..]].concat(),
         node_ports: config.node_ports,
         issuer: ISSUER.into(),
     }

@@ -48,6 +48,9 @@ pub struct ServerArgs {
     /// Ports for NodePort Services
     #[arg(long, env = "AMPHIPOD_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: (u16, u16),
+    /// Ranges that Services may name addresses of in externalIPs, such as 198.51.100.0/24; without it, none may [default: none]
+    #[arg(long, env = "AMPHIPOD_ALLOW_EXTERNAL_IPS", value_delimiter = ',')]
+    allow_external_ips: Vec<IpNet>,
     /// How nodes reach each other's pods; host-gw needs all of them on one segment
     #[arg(long, env = "AMPHIPOD_OVERLAY", alias = "flannel-backend", default_value = "vxlan")]
     overlay: Overlay,
@@ -182,6 +185,7 @@ fn resolve(a: ServerArgs) -> Result<Config> {
             overlay_direct_routing: a.overlay_direct_routing,
         },
         node_ports: a.service_node_port_range,
+        external_ips: a.allow_external_ips.iter().map(IpNet::trunc).collect(),
         kubeconfig,
         kubeconfig_mode: a.write_kubeconfig_mode,
         token,

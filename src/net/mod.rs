@@ -56,6 +56,8 @@ pub struct Config {
     pub dns_port: Option<u16>,
     /// Where the API is reached: no Service and no host port takes these.
     pub api: Vec<SocketAddr>,
+    /// The port of the API on this very machine, at whatever address.
+    pub api_port: Option<u16>,
 }
 
 impl Config {
@@ -73,6 +75,7 @@ impl Config {
             routed_peers: false,
             dns_port: None,
             api: Vec::new(),
+            api_port: None,
         }
     }
 
@@ -89,6 +92,12 @@ impl Config {
     /// Name of the tables with the rules that hold without Services.
     pub fn guard_table(&self) -> String {
         format!("{}-guard", self.table())
+    }
+
+    /// Ports of this machine's own, which no Service and no host port takes.
+    pub(crate) fn own_ports(&self) -> Vec<(Protocol, u16)> {
+        let tunnels = overlay::PORTS.map(|port| (Protocol::Udp, port));
+        self.api_port.map(|port| (Protocol::Tcp, port)).into_iter().chain(tunnels).collect()
     }
 
     pub(crate) fn netns_dir(&self) -> PathBuf {

@@ -365,6 +365,11 @@ impl Batch {
                 payload(b, 2, 2, 2, port + 1);
                 lookup(b, Some(map), 0, KEY, Some(REG_VERDICT));
             }
+            Statement::PortIn(set) => {
+                meta(b, 16, KEY);
+                payload(b, 2, 2, 2, KEY + 1);
+                lookup(b, Some(set), 0, KEY, None);
+            }
             Statement::PortVmap(map) => {
                 meta(b, 16, KEY);
                 payload(b, 2, 2, 2, KEY + 1);
@@ -378,6 +383,7 @@ impl Batch {
             Statement::Goto(chain) => verdict(b, VERDICT_GOTO, Some(chain)),
             Statement::Jump(chain) => verdict(b, VERDICT_JUMP, Some(chain)),
             Statement::Drop => verdict(b, VERDICT_DROP, None),
+            Statement::Return => verdict(b, VERDICT_RETURN, None),
             Statement::RejectReset => reject(b, 1, 0),
             Statement::RejectUnreachable => reject(b, 0, if family == Family::Ip { 3 } else { 4 }),
             Statement::Masquerade => expression(b, "masq", |b| b.attr_be32(1, RANDOM_FULLY)),

@@ -58,6 +58,8 @@ struct State {
     kernel: Kernel,
     /// What was applied last.
     table: Option<ServiceTable>,
+    /// What of it was not.
+    left_out: Vec<String>,
 }
 
 /// Writes rulesets of one name, and remembers what the kernel holds of it.
@@ -70,7 +72,9 @@ struct Kernel {
 impl NftDataplane {
     /// Works in the network namespace of the calling thread, also when applied from another thread later.
     pub fn open(config: Config) -> Result<Self, Error> {
-        Ok(Self { inner: Arc::new(Mutex::new(State { config, kernel: Kernel::open()?, table: None })) })
+        Ok(Self {
+            inner: Arc::new(Mutex::new(State { config, kernel: Kernel::open()?, table: None, left_out: Vec::new() })),
+        })
     }
 
     /// [`Dataplane::apply`] that blocks and tells what it wrote.
@@ -93,7 +97,12 @@ impl Dataplane for NftDataplane {
 
 impl State {
     fn apply(&mut self, table: &ServiceTable) -> Result<Written, Error> {
-        let written = self.kernel.write(plan(&self.config, table))?;
+        let (ruleset, left_out) = plan::plan_telling(&self.config, table);
+        for what in left_out.iter().filter(|what| !self.left_out.contains(what)) {
+            tracing::warn!("{what}; it is left out");
+        }
+        self.left_out = left_out;
+        let written = self.kernel.write(ruleset)?;
         // After a start, or after rules of somebody else's, every front counts as changed.
         let before = self.table.as_ref().filter(|_| written != Written::Whole);
         let stale = match (written, before) {

@@ -147,6 +147,8 @@ pub enum Statement {
     DestinationIn(String),
     /// Destination address, protocol and port looked up in a verdict map.
     ServiceVmap(String),
+    /// Protocol and destination port in a set.
+    PortIn(String),
     /// Protocol and destination port looked up in a verdict map.
     PortVmap(String),
     /// Source and destination address as a pair in a set.
@@ -154,6 +156,8 @@ pub enum Statement {
     Goto(String),
     Jump(String),
     Drop,
+    /// Back to where the chain was reached from; out of a base chain.
+    Return,
     RejectReset,
     RejectUnreachable,
     Masquerade,
@@ -271,7 +275,7 @@ impl Statement {
         match self {
             Self::ServiceVmap(set) | Self::PortVmap(set) | Self::PairIn(set) => Some(set),
             Self::SourceIn(set) | Self::Remember(set) => Some(set),
-            Self::SourceAmong { set, .. } | Self::DestinationIn(set) => Some(set),
+            Self::PortIn(set) | Self::SourceAmong { set, .. } | Self::DestinationIn(set) => Some(set),
             _ => None,
         }
     }
@@ -298,11 +302,13 @@ impl Statement {
             Self::SourceAmong { set, not } => format!("{ip} saddr {}@{set}", op(not)),
             Self::DestinationIn(set) => format!("{ip} daddr @{set}"),
             Self::ServiceVmap(map) => format!("{ip} daddr . meta l4proto . th dport vmap @{map}"),
+            Self::PortIn(set) => format!("meta l4proto . th dport @{set}"),
             Self::PortVmap(map) => format!("meta l4proto . th dport vmap @{map}"),
             Self::PairIn(set) => format!("{ip} saddr . {ip} daddr @{set}"),
             Self::Goto(chain) => format!("goto {chain}"),
             Self::Jump(chain) => format!("jump {chain}"),
             Self::Drop => "drop".into(),
+            Self::Return => "return".into(),
             Self::RejectReset => "reject with tcp reset".into(),
             Self::RejectUnreachable => "reject".into(),
             Self::Masquerade => "masquerade fully-random".into(),

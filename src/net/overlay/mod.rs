@@ -20,6 +20,10 @@ use super::Config;
 
 /// The port that Kubernetes' users open for VXLAN (flannel's, and the kernel's own default).
 pub const PORT: u16 = 8472;
+/// The port of WireGuard, the one that Cilium's users open for it. Not WireGuard's usual one, which may be in use on a machine.
+pub const WIREGUARD_PORT: u16 = 51871;
+/// Both.
+pub(crate) const PORTS: [u16; 2] = [PORT, WIREGUARD_PORT];
 /// The network id, flannel's.
 const NETWORK_ID: u32 = 1;
 /// What VXLAN puts around a frame: outer IP, UDP and VXLAN headers and the inner Ethernet header.
