@@ -204,7 +204,9 @@ async fn serve(config: Config) -> Result<Ended> {
     tracing::info!(address = %config.bind, "the API is ready");
     let agent = match config.agent {
         true => {
-            let node = node_config(&config.node, place, &config.config_dir, config.cluster.clone(), true);
+            let mut node = node_config(&config.node, place, &config.config_dir, config.cluster.clone(), true);
+            node.api = vec![(config.advertise, config.bind.port()).into()];
+            node.api_port = Some(config.bind.port());
             let peers = Arc::new(images::Agents { api: api.clone(), own: node.name.clone() });
             let (agent, access) = agent::start(&node, local(&api, "kubelet"), &clock, &pki.authority, peers).await?;
             api.nodes.register(&node.name, access);
@@ -271,6 +273,8 @@ fn node_config(
         labels: is_server.then_some(role).into_iter().chain(options.labels.iter().cloned()).collect(),
         taints: options.taints.clone(),
         cluster,
+        api: Vec::new(),
+        api_port: None,
         offline: options.offline,
         default_registry: options.default_registry.clone(),
         image_gc: options.image_gc,

@@ -51,10 +51,11 @@ pub struct ServerArgs {
     /// Ranges that Services may name addresses of in externalIPs, such as 198.51.100.0/24; without it, none may [default: none]
     #[arg(long, env = "AMPHIPOD_ALLOW_EXTERNAL_IPS", value_delimiter = ',')]
     allow_external_ips: Vec<IpNet>,
-    /// How nodes reach each other's pods; host-gw needs all of them on one segment
-    #[arg(long, env = "AMPHIPOD_OVERLAY", alias = "flannel-backend", default_value = "vxlan")]
+    /// How nodes reach each other's pods: auto is wireguard (encrypted) when all nodes have it, else vxlan; host-gw needs all of
+    /// them on one segment
+    #[arg(long, env = "AMPHIPOD_OVERLAY", alias = "flannel-backend", default_value = "auto")]
     overlay: Overlay,
-    /// With vxlan: nodes on the same network segment reach each other's pods by plain routes, without the tunnel
+    /// With vxlan, also where auto finds it: nodes on the same network segment reach each other's pods by plain routes, without the tunnel
     #[arg(long, env = "AMPHIPOD_OVERLAY_DIRECT_ROUTING")]
     overlay_direct_routing: bool,
     /// Where to write the administrator's kubeconfig [default: <config-dir>/kubeconfig.yaml]
@@ -96,6 +97,9 @@ pub struct ServerArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Overlay {
+    Auto,
+    #[value(alias = "wireguard-native")]
+    Wireguard,
     Vxlan,
     HostGw,
     None,
@@ -178,6 +182,8 @@ fn resolve(a: ServerArgs) -> Result<Config> {
             service_proxy: !off("service-proxy"),
             node_grace_seconds: a.node_monitor_grace_period,
             overlay: match a.overlay {
+                Overlay::Auto => Backend::Auto,
+                Overlay::Wireguard => Backend::Wireguard,
                 Overlay::Vxlan => Backend::Vxlan,
                 Overlay::HostGw => Backend::HostGw,
                 Overlay::None => Backend::None,

@@ -197,11 +197,12 @@ fn questions_for_hardware_addresses_do_not_fill_the_hosts_table() {
 /// A node with a tunnel, and its peer of that address.
 fn overlay(lab: &Lab) -> Overlay {
     let options = Options { backend: Backend::Vxlan, direct_routing: false, address: ip(HOST) };
-    Overlay::open(lab.config.clone(), options, lab.network.guard()).unwrap()
+    Overlay::open(lab.config.clone(), options, lab.network.guard(), None).unwrap()
 }
 
 fn peer(address: &str) -> Vec<Peer> {
-    vec![Peer { address: ip(address), pod_cidrs: vec!["10.42.1.0/24".parse().unwrap()] }]
+    let pod_cidrs = vec!["10.42.1.0/24".parse().unwrap()];
+    vec![Peer { name: "peer".into(), address: ip(address), pod_cidrs, key: None }]
 }
 
 /// A frame for the host's end of the tunnel with this inner source.

@@ -64,7 +64,7 @@ impl Node {
         let config = config.clone();
         let open = move || {
             let guard = Arc::new(Guard::open(config.clone()).unwrap());
-            Overlay::open(config, options, guard).unwrap()
+            Overlay::open(config, options, guard, None).unwrap()
         };
         Arc::new(space.inside(open))
     }
@@ -74,7 +74,8 @@ impl Node {
     }
 
     fn peer(&self) -> Peer {
-        Peer { address: self.address, pod_cidrs: self.config.pod_cidrs.clone() }
+        let name = format!("node-{}", self.number);
+        Peer { name, address: self.address, pod_cidrs: self.config.pod_cidrs.clone(), key: self.overlay.public_key() }
     }
 
     /// The way to another node's pods, as `ip` says it.

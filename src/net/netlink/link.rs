@@ -144,6 +144,19 @@ impl Socket {
         })
     }
 
+    /// Makes a WireGuard link, down and without a key. It has no hardware address.
+    pub(crate) fn add_wireguard(&mut self, name: &str, group: u32, mtu: u32) -> io::Result<()> {
+        self.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |b| {
+            info(b, 0, 0);
+            b.attr_str(IFLA_IFNAME, name);
+            if mtu > 0 {
+                b.attr_u32(IFLA_MTU, mtu);
+            }
+            b.attr_u32(IFLA_GROUP, group);
+            b.nest(IFLA_LINKINFO, |b| b.attr_str(IFLA_INFO_KIND, "wireguard"));
+        })
+    }
+
     /// The address that a VXLAN link sends from.
     pub(crate) fn vxlan_local(&mut self, name: &str) -> io::Result<Option<IpAddr>> {
         let answer = self.get(RTM_GETLINK, |b| {

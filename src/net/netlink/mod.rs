@@ -10,6 +10,7 @@ use std::io;
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 
+pub(crate) mod generic;
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod route;

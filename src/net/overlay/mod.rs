@@ -2,15 +2,18 @@
 //! whichever of both fits each of them.
 //!
 //! Everything is derived from the Node objects: a node's pod range and address say how its pods are reached, and the hardware
-//! address of its end of the tunnel follows from its range, so nodes need to tell each other nothing else. All entries are
-//! fixed; nothing is flooded and nothing is learned. Invariant: after an apply the kernel holds what [`plan::plan`] says for
+//! address of its end of the tunnel follows from its range, so for VXLAN nodes need to tell each other nothing else; for
+//! WireGuard each has a key in an annotation. All entries are fixed; nothing is flooded and nothing is learned. Invariant: after an apply the kernel holds what [`plan::plan`] says for
 //! these links, and entries that did not change were not touched, so restarts interrupt no connection.
 
 mod kernel;
+mod key;
 mod plan;
+mod wireguard;
 
-pub use kernel::{Overlay, mtu};
-pub use plan::Peer;
+pub use kernel::{Fresh, Overlay, WireGuard, mtu};
+pub use plan::{Peer, Tunnel};
+pub use wireguard::PublicKey;
 
 use std::net::IpAddr;
 
@@ -43,10 +46,18 @@ fn wireguard_name(config: &Config) -> String {
     format!("{}.wg", config.bridge)
 }
 
-/// How nodes reach each other's pods.
+/// What WireGuard puts around a packet: outer IP and UDP headers, its own header, padding and tag.
+const ENCRYPTED_BYTES: u32 = 60;
+const ENCRYPTED_BYTES_IPV6: u32 = 80;
+
+/// How nodes reach each other's pods. A server that does not say is one from before there was a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
+    /// WireGuard if all nodes have it, else VXLAN.
+    Auto,
+    /// Encrypted packets in UDP, between nodes that know each other's keys.
+    Wireguard,
     /// Frames in UDP; works wherever the nodes reach each other.
     #[default]
     Vxlan,
@@ -54,6 +65,18 @@ pub enum Backend {
     HostGw,
     /// Somebody else sees to it.
     None,
+}
+
+impl Backend {
+    /// Whether VXLAN may be needed.
+    pub fn has_vxlan(self) -> bool {
+        matches!(self, Self::Auto | Self::Vxlan)
+    }
+
+    /// Whether WireGuard may be used.
+    pub fn has_wireguard(self) -> bool {
+        matches!(self, Self::Auto | Self::Wireguard)
+    }
 }
 
 /// This node's side.
