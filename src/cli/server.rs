@@ -51,6 +51,9 @@ pub struct ServerArgs {
     /// Ranges that Services may name addresses of in externalIPs, such as 198.51.100.0/24; without it, none may [default: none]
     #[arg(long, env = "AMPHIPOD_ALLOW_EXTERNAL_IPS", value_delimiter = ',')]
     allow_external_ips: Vec<IpNet>,
+    /// Pods reach no link-local addresses (169.254.0.0/16), where clouds tell machines their credentials
+    #[arg(long, env = "AMPHIPOD_BLOCK_METADATA")]
+    block_metadata: bool,
     /// How nodes reach each other's pods: auto is wireguard (encrypted) when all nodes have it, else vxlan; host-gw needs all of
     /// them on one segment
     #[arg(long, env = "AMPHIPOD_OVERLAY", alias = "flannel-backend", default_value = "auto")]
@@ -189,6 +192,7 @@ fn resolve(a: ServerArgs) -> Result<Config> {
                 Overlay::None => Backend::None,
             },
             overlay_direct_routing: a.overlay_direct_routing,
+            block_metadata: a.block_metadata,
         },
         node_ports: a.service_node_port_range,
         external_ips: a.allow_external_ips.iter().map(IpNet::trunc).collect(),

@@ -54,6 +54,8 @@ pub struct Config {
     pub routed_peers: bool,
     /// Where the cluster DNS listens on the gateway addresses: for pods and this machine alone.
     pub dns_port: Option<u16>,
+    /// Pods reach no addresses of the machine's own segment, where clouds tell machines their credentials.
+    pub block_metadata: bool,
     /// Where the API is reached: no Service and no host port takes these.
     pub api: Vec<SocketAddr>,
     /// The port of the API on this very machine, at whatever address.
@@ -74,6 +76,7 @@ impl Config {
             tunnel: false,
             routed_peers: false,
             dns_port: None,
+            block_metadata: false,
             api: Vec::new(),
             api_port: None,
         }

@@ -132,6 +132,7 @@ pub async fn start(
         tunnel: cluster.overlay.has_vxlan(),
         routed_peers: matches!(cluster.overlay, Backend::HostGw | Backend::None) || cluster.overlay_direct_routing,
         dns_port: cluster.dns.then_some(DNS_PORT),
+        block_metadata: cluster.block_metadata,
         api: config.api.clone(),
         api_port: config.api_port,
         ..place.network(&ranges)

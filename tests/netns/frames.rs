@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub type Mac = [u8; 6];
 
-pub const BROADCAST: Mac = [0xff; 6];
+const BROADCAST: Mac = [0xff; 6];
 /// The host end of every pod's link.
 pub const HOST_END: Mac = [0x0a, 0x58, 0, 0, 0, 1];
 const IP: u16 = 0x0800;

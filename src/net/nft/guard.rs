@@ -62,7 +62,7 @@ fn table(config: &Config, segment: &Segment, family: Family) -> Table {
     let pods = S::FromGroup { group: group(config), not: false };
     chain("prerouting", Some(Hook::RawPrerouting), vec![vec![S::NotFromLoopback, S::Goto(ARRIVING.into())]]);
     chain(ARRIVING, None, arriving(config, family, &pods));
-    chain(FROM_POD, None, from_pod(family));
+    chain(FROM_POD, None, from_pod(config, family));
     let kinds = if family == Family::Ip { ROUTER_ICMP } else { ROUTER_ICMP6 };
     chain(ICMP_FROM_POD, None, kinds.iter().map(|kind| vec![S::IcmpType(*kind), S::Drop]).collect());
     chain(FROM_TUNNEL, None, from_tunnel(config, family));
@@ -114,10 +114,15 @@ fn arriving(config: &Config, family: Family, pods: &S) -> Vec<Rule> {
 
 /// Pods and their node have fixed neighbour entries and static routes, so nothing that is not a pod's own is ever needed: no
 /// link-local address, and no answer to the question whether one is in use.
-fn from_pod(family: Family) -> Vec<Rule> {
+fn from_pod(config: &Config, family: Family) -> Vec<Rule> {
     let never: &[&str] = if family == Family::Ip { &["0.0.0.0/8"] } else { &["::/128", "fe80::/10"] };
     let mut rules = vec![vec![S::NoWayBack, S::Drop]];
     rules.extend(never.iter().map(|text| vec![S::Source { net: net(text), not: false }, S::Drop]));
+    if config.block_metadata {
+        // Amazon's is the one that has another address in IPv6 than a link-local one.
+        let metadata = net(if family == Family::Ip { "169.254.0.0/16" } else { "fd00:ec2::254/128" });
+        rules.push(vec![S::Destination { net: metadata, not: false }, S::Drop]);
+    }
     rules.push(vec![S::Icmp, S::Goto(ICMP_FROM_POD.into())]);
     rules
 }

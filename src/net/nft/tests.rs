@@ -47,7 +47,10 @@ fn the_guards_are_as_recorded() {
     let segment = Segment { nodes: nodes(&["192.0.2.1", "192.0.2.2", "2001:db8::2"]), senders: nodes(&["192.0.2.2"]) };
     check_golden("guard-tunnel", &guard::plan(&tunnel, &segment).to_string());
     check_golden("guard-two-families", &guard::plan(&two, &segment).to_string());
-    check_golden("guard-routed", &guard::plan(&Config { routed_peers: true, ..own }, &segment).to_string());
+    check_golden(
+        "guard-routed",
+        &guard::plan(&Config { routed_peers: true, block_metadata: true, ..own }, &segment).to_string(),
+    );
 }
 
 #[test]
