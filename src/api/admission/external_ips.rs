@@ -66,7 +66,7 @@ mod tests {
     async fn without_allowed_ranges_external_addresses_are_denied_as_kubernetes_denies_them() {
         let (_api, client) = client(&[]).await;
         let status = create(&client, "s", &["192.0.2.1"]).await.unwrap_err();
-        assert_eq!((status.code, status.reason.as_ref()), (403, "Forbidden"));
+        assert_eq!((status.code, status.reason), (403, "Forbidden"));
         let expect = "services \"s\" is forbidden: Use of external IPs is denied by admission control";
         assert_eq!(status.message, expect);
         create(&client, "s", &[]).await.unwrap();

@@ -306,48 +306,24 @@ impl Batch {
         match statement {
             Statement::NotFromLoopback => meta_is_not(b, 4, 1),
             Statement::NotToLoopback => meta_is_not(b, 5, 1),
-            Statement::FromLink(name) => {
-                let mut padded = [0; 16];
-                let length = name.len().min(15);
-                padded[..length].copy_from_slice(&name.as_bytes()[..length]);
-                meta(b, 6, KEY);
-                compare(b, KEY, false, &padded);
-            }
-            Statement::FromGroup { group, not } => {
-                meta(b, 21, KEY);
-                compare(b, KEY, *not, &group.to_ne_bytes());
-            }
-            Statement::NoWayBack => {
-                expression(b, "fib", |b| {
-                    b.attr_be32(1, KEY);
-                    b.attr_be32(2, 1); // the link of the route
-                    b.attr_be32(3, 1 | 8 | 32); // by source and incoming link: is there one?
-                });
-                compare(b, KEY, false, &[0]);
-            }
+            Statement::FromLink(name) => from_link(b, name),
+            Statement::FromGroup { group, not } => from_group(b, *group, *not),
+            Statement::NoWayBack => no_way_back(b),
             Statement::Source { net, not } => in_net(b, *net, true, *not),
             Statement::Destination { net, not } => in_net(b, *net, false, *not),
             Statement::SourceIsLocal => fib_local(b, 1),
             Statement::DestinationIsLocal => fib_local(b, 2),
             Statement::New => ct_bit(b, 0, 8),
             Statement::Translated => ct_bit(b, 2, 32),
-            Statement::Protocol(protocol) => {
-                meta(b, 16, KEY);
-                compare(b, KEY, false, &[protocol.number()]);
-            }
-            Statement::Icmp => {
-                meta(b, 16, KEY);
-                compare(b, KEY, false, &[icmp(family)]);
-            }
+            Statement::Protocol(protocol) => protocol_is(b, protocol.number()),
+            Statement::Icmp => protocol_is(b, icmp(family)),
             Statement::IcmpType(kind) => {
-                meta(b, 16, KEY);
-                compare(b, KEY, false, &[icmp(family)]);
+                protocol_is(b, icmp(family));
                 payload(b, 2, 0, 1, KEY);
                 compare(b, KEY, false, &[*kind]);
             }
             Statement::DestinationPort(protocol, port) => {
-                meta(b, 16, KEY);
-                compare(b, KEY, false, &[protocol.number()]);
+                protocol_is(b, protocol.number());
                 payload(b, 2, 2, 2, KEY);
                 compare(b, KEY, false, &port.to_be_bytes());
             }
@@ -365,16 +341,8 @@ impl Batch {
                 payload(b, 2, 2, 2, port + 1);
                 lookup(b, Some(map), 0, KEY, Some(REG_VERDICT));
             }
-            Statement::PortIn(set) => {
-                meta(b, 16, KEY);
-                payload(b, 2, 2, 2, KEY + 1);
-                lookup(b, Some(set), 0, KEY, None);
-            }
-            Statement::PortVmap(map) => {
-                meta(b, 16, KEY);
-                payload(b, 2, 2, 2, KEY + 1);
-                lookup(b, Some(map), 0, KEY, Some(REG_VERDICT));
-            }
+            Statement::PortIn(set) => port_lookup(b, set, None),
+            Statement::PortVmap(map) => port_lookup(b, map, Some(REG_VERDICT)),
             Statement::PairIn(set) => {
                 let next = load_address(b, family, true, KEY);
                 load_address(b, family, false, next);
@@ -387,15 +355,7 @@ impl Batch {
             Statement::RejectReset => reject(b, 1, 0),
             Statement::RejectUnreachable => reject(b, 0, if family == Family::Ip { 3 } else { 4 }),
             Statement::Masquerade => expression(b, "masq", |b| b.attr_be32(1, RANDOM_FULLY)),
-            Statement::Snat(address) => {
-                immediate(b, VALUE, &octets(*address));
-                expression(b, "nat", |b| {
-                    b.attr_be32(1, 0); // source
-                    b.attr_be32(2, u32::from(family_number(family)));
-                    b.attr_be32(3, VALUE);
-                    b.attr_be32(7, RANDOM_FULLY);
-                });
-            }
+            Statement::Snat(address) => snat(b, family, *address),
             Statement::Dnat(among) => {
                 self.choose(b, among);
                 nat(b, family);
@@ -585,6 +545,40 @@ fn meta_is_not(b: &mut Buffer, key: u32, value: u32) {
     compare(b, KEY, true, &value.to_ne_bytes());
 }
 
+fn from_link(b: &mut Buffer, name: &str) {
+    let mut padded = [0; 16];
+    let length = name.len().min(15);
+    padded[..length].copy_from_slice(&name.as_bytes()[..length]);
+    meta(b, 6, KEY);
+    compare(b, KEY, false, &padded);
+}
+
+fn from_group(b: &mut Buffer, group: u32, not: bool) {
+    meta(b, 21, KEY);
+    compare(b, KEY, not, &group.to_ne_bytes());
+}
+
+fn no_way_back(b: &mut Buffer) {
+    expression(b, "fib", |b| {
+        b.attr_be32(1, KEY);
+        b.attr_be32(2, 1); // the link of the route
+        b.attr_be32(3, 1 | 8 | 32); // by source and incoming link: is there one?
+    });
+    compare(b, KEY, false, &[0]);
+}
+
+fn protocol_is(b: &mut Buffer, number: u8) {
+    meta(b, 16, KEY);
+    compare(b, KEY, false, &[number]);
+}
+
+/// Looks protocol and destination port up.
+fn port_lookup(b: &mut Buffer, set: &String, to: Option<u32>) {
+    meta(b, 16, KEY);
+    payload(b, 2, 2, 2, KEY + 1);
+    lookup(b, Some(set), 0, KEY, to);
+}
+
 fn mask(b: &mut Buffer, bits: &[u8]) {
     let length = u32::try_from(bits.len()).expect("at most 16");
     expression(b, "bitwise", |b| {
@@ -672,6 +666,16 @@ fn reject(b: &mut Buffer, kind: u32, code: u8) {
     expression(b, "reject", |b| {
         b.attr_be32(1, kind);
         b.attr(2, &[code]);
+    });
+}
+
+fn snat(b: &mut Buffer, family: Family, address: IpAddr) {
+    immediate(b, VALUE, &octets(address));
+    expression(b, "nat", |b| {
+        b.attr_be32(1, 0); // source
+        b.attr_be32(2, u32::from(family_number(family)));
+        b.attr_be32(3, VALUE);
+        b.attr_be32(7, RANDOM_FULLY);
     });
 }
 

@@ -3,8 +3,9 @@
 //!
 //! Everything is derived from the Node objects: a node's pod range and address say how its pods are reached, and the hardware
 //! address of its end of the tunnel follows from its range, so for VXLAN nodes need to tell each other nothing else; for
-//! WireGuard each has a key in an annotation. All entries are fixed; nothing is flooded and nothing is learned. Invariant: after an apply the kernel holds what [`plan::plan`] says for
-//! these links, and entries that did not change were not touched, so restarts interrupt no connection.
+//! WireGuard each has a key in an annotation. All entries are fixed; nothing is flooded and nothing is learned. Invariant:
+//! after an apply the kernel holds what [`plan::plan`] says for these links, and entries that did not change were not
+//! touched, so restarts interrupt no connection.
 
 mod kernel;
 mod key;
