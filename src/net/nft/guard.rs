@@ -17,6 +17,8 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use ipnet::IpNet;
+
 use super::encode;
 use super::plan::{net, of_family};
 use super::ruleset::{Chain, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement as S, Table, Value};
@@ -66,7 +68,11 @@ fn table(config: &Config, segment: &Segment, family: Family) -> Table {
     let kinds = if family == Family::Ip { ROUTER_ICMP } else { ROUTER_ICMP6 };
     chain(ICMP_FROM_POD, None, kinds.iter().map(|kind| vec![S::IcmpType(*kind), S::Drop]).collect());
     chain(FROM_TUNNEL, None, from_tunnel(config, family));
-    let mut input = Vec::new();
+    let (mut input, mut forward) = (Vec::new(), Vec::new());
+    if config.block_metadata {
+        // Also what was translated to it, which left its pod for another address.
+        forward.push(vec![pods.clone(), S::Destination { net: metadata(family), not: false }, S::Drop]);
+    }
     if let Some(port) = config.dns_port {
         for gateway in config.gateways().into_iter().filter(|g| Family::of(g) == family) {
             for protocol in [Protocol::Udp, Protocol::Tcp] {
@@ -82,11 +88,13 @@ fn table(config: &Config, segment: &Segment, family: Family) -> Table {
         input.push(vec![to_tunnel.clone(), S::Goto(TUNNEL_PORT.into())]);
         let strangers = S::SourceAmong { set: SENDERS.into(), not: true };
         chain(TUNNEL_PORT, None, vec![vec![pods.clone(), S::Drop], vec![strangers, S::Drop]]);
-        let forward = vec![vec![pods, to_tunnel, S::DestinationIn(NODES.into()), S::Drop]];
-        chain("forward", Some(Hook::FilterForward), forward);
+        forward.push(vec![pods, to_tunnel, S::DestinationIn(NODES.into()), S::Drop]);
         for (name, addresses) in [(NODES, &segment.nodes), (SENDERS, &segment.senders)] {
             table.sets.insert(name.into(), set_of(addresses, family));
         }
+    }
+    if !forward.is_empty() {
+        table.chains.insert("forward".into(), Chain { hook: Some(Hook::FilterForward), rules: forward });
     }
     table.chains.insert("input".into(), Chain { hook: Some(Hook::FilterInput), rules: input });
     table
@@ -119,12 +127,15 @@ fn from_pod(config: &Config, family: Family) -> Vec<Rule> {
     let mut rules = vec![vec![S::NoWayBack, S::Drop]];
     rules.extend(never.iter().map(|text| vec![S::Source { net: net(text), not: false }, S::Drop]));
     if config.block_metadata {
-        // Amazon's is the one that has another address in IPv6 than a link-local one.
-        let metadata = net(if family == Family::Ip { "169.254.0.0/16" } else { "fd00:ec2::254/128" });
-        rules.push(vec![S::Destination { net: metadata, not: false }, S::Drop]);
+        rules.push(vec![S::Destination { net: metadata(family), not: false }, S::Drop]);
     }
     rules.push(vec![S::Icmp, S::Goto(ICMP_FROM_POD.into())]);
     rules
+}
+
+/// Where clouds tell machines their credentials. Amazon's has an address in IPv6 that is no link-local one.
+fn metadata(family: Family) -> IpNet {
+    net(if family == Family::Ip { "169.254.0.0/16" } else { "fd00:ec2::254/128" })
 }
 
 /// Which node a frame came from is not told inside of the tunnel, so this is as much as can be told by VXLAN; WireGuard itself
