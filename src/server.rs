@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -55,6 +56,8 @@ pub struct Config {
     pub api_cluster_ip: IpAddr,
     pub cluster: Cluster,
     pub node_ports: (u16, u16),
+    /// Ranges that Services may name addresses of in `externalIPs`.
+    pub external_ips: Vec<IpNet>,
     pub kubeconfig: PathBuf,
     pub kubeconfig_mode: u32,
     pub token: Option<String>,
@@ -206,7 +209,9 @@ async fn serve(config: Config) -> Result<Ended> {
     tracing::info!(address = %config.bind, "the API is ready");
     let agent = match config.agent {
         true => {
-            let node = node_config(&config.node, place, &config.config_dir, config.cluster.clone(), true);
+            let mut node = node_config(&config.node, place, &config.config_dir, config.cluster.clone(), true);
+            node.api = vec![(config.advertise, config.bind.port()).into()];
+            node.api_port = Some(config.bind.port());
             let peers = Arc::new(images::Agents { api: api.clone(), own: node.name.clone() });
             let (agent, access) = agent::start(&node, local(&api, "kubelet"), &clock, &pki.authority, peers).await?;
             api.nodes.register(&node.name, access);
@@ -274,6 +279,8 @@ fn node_config(
         taints: options.taints.clone(),
         unsafe_sysctls: options.unsafe_sysctls.clone(),
         cluster,
+        api: Vec::new(),
+        api_port: None,
         offline: options.offline,
         default_registry: options.default_registry.clone(),
         image_gc: options.image_gc,
@@ -283,6 +290,8 @@ fn node_config(
 fn options(config: &Config) -> Options {
     Options {
         service_cidrs: config.cluster.service_cidrs.iter().map(|n| (n.network(), n.prefix_len())).collect(),
+        external_ips: config.external_ips.clone(),
+        inner_cidrs: [&config.cluster.cluster_cidrs[..], &config.cluster.service_cidrs[..]].concat(),
         node_ports: config.node_ports,
         issuer: ISSUER.into(),
     }

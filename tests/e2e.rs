@@ -33,6 +33,10 @@ mod drain;
 /// Ports of pods on the user's machine.
 #[path = "e2e/forward.rs"]
 mod forward;
+/// Frames that no honest sender writes.
+#[path = "netns/frames.rs"]
+#[allow(dead_code, reason = "tests/netns uses all of it")]
+mod frames;
 /// What remains.
 #[path = "e2e/gone.rs"]
 mod gone;
@@ -42,6 +46,9 @@ mod hello;
 /// helm and a chart.
 #[path = "e2e/helm.rs"]
 mod helm;
+/// What pods and strangers try.
+#[path = "e2e/hostile.rs"]
+mod hostile;
 #[path = "e2e/lab.rs"]
 mod lab;
 #[path = "e2e/machines.rs"]

@@ -11,6 +11,12 @@ mod dns;
 /// Figures that are printed, not asserted.
 #[path = "netns/figures.rs"]
 mod figures;
+/// Frames that no honest sender writes.
+#[path = "netns/frames.rs"]
+mod frames;
+/// What pods and strangers try, and what stops it.
+#[path = "netns/hostile.rs"]
+mod hostile;
 /// Pods of several nodes, on one segment and behind a router.
 #[path = "netns/overlay.rs"]
 mod overlay;

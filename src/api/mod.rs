@@ -25,6 +25,8 @@ mod growth;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::base::clock::Clock;
 use crate::kinds::{Kind, Subresource};
 use crate::store::Store;
@@ -64,6 +66,10 @@ pub struct Inner {
 pub struct Options {
     /// `address/prefix length` of Service addresses, one of each family.
     pub service_cidrs: Vec<(IpAddr, u8)>,
+    /// Ranges that Services may name addresses of in `externalIPs`.
+    pub external_ips: Vec<IpNet>,
+    /// Ranges of the cluster's own addresses.
+    pub inner_cidrs: Vec<IpNet>,
     /// First and last port of NodePorts.
     pub node_ports: (u16, u16),
     /// The issuer of service-account tokens.

@@ -75,6 +75,8 @@ fn probe(directories: &Directories) -> Result<()> {
         show("conntrack", must(net::check::conntrack(), "connections can be listed"));
         show("links", must(net::check::links(), "bridge and veth can be made"));
         show("vxlan", may(net::check::vxlan(), "can be made", "only clusters of several machines need it"));
+        let otherwise = "the overlay between machines is not encrypted, and all nodes use vxlan";
+        show("wireguard", may(net::check::wireguard(), "can be made", otherwise));
     }
     show("seccomp", seccomp());
     show("ports", port(6443));

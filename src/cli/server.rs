@@ -48,10 +48,17 @@ pub struct ServerArgs {
     /// Ports for NodePort Services
     #[arg(long, env = "AMPHIPOD_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: (u16, u16),
-    /// How nodes reach each other's pods; host-gw needs all of them on one segment
-    #[arg(long, env = "AMPHIPOD_OVERLAY", alias = "flannel-backend", default_value = "vxlan")]
+    /// Ranges that Services may name addresses of in externalIPs, such as 198.51.100.0/24; without it, none may [default: none]
+    #[arg(long, env = "AMPHIPOD_ALLOW_EXTERNAL_IPS", value_delimiter = ',')]
+    allow_external_ips: Vec<IpNet>,
+    /// Pods reach no link-local addresses (169.254.0.0/16), where clouds tell machines their credentials
+    #[arg(long, env = "AMPHIPOD_BLOCK_METADATA")]
+    block_metadata: bool,
+    /// How nodes reach each other's pods: auto is wireguard (encrypted) when all nodes have it, else vxlan; host-gw needs all of
+    /// them on one segment
+    #[arg(long, env = "AMPHIPOD_OVERLAY", alias = "flannel-backend", default_value = "auto")]
     overlay: Overlay,
-    /// With vxlan: nodes on the same network segment reach each other's pods by plain routes, without the tunnel
+    /// With vxlan, also where auto finds it: nodes on the same network segment reach each other's pods by plain routes, without the tunnel
     #[arg(long, env = "AMPHIPOD_OVERLAY_DIRECT_ROUTING")]
     overlay_direct_routing: bool,
     /// Where to write the administrator's kubeconfig [default: <config-dir>/kubeconfig.yaml]
@@ -93,6 +100,9 @@ pub struct ServerArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Overlay {
+    Auto,
+    #[value(alias = "wireguard-native")]
+    Wireguard,
     Vxlan,
     HostGw,
     None,
@@ -176,13 +186,17 @@ fn resolve(a: ServerArgs) -> Result<Config> {
             service_proxy: !off("service-proxy"),
             node_grace_seconds: a.node_monitor_grace_period,
             overlay: match a.overlay {
+                Overlay::Auto => Backend::Auto,
+                Overlay::Wireguard => Backend::Wireguard,
                 Overlay::Vxlan => Backend::Vxlan,
                 Overlay::HostGw => Backend::HostGw,
                 Overlay::None => Backend::None,
             },
             overlay_direct_routing: a.overlay_direct_routing,
+            block_metadata: a.block_metadata,
         },
         node_ports: a.service_node_port_range,
+        external_ips: a.allow_external_ips.iter().map(IpNet::trunc).collect(),
         kubeconfig,
         kubeconfig_mode: a.write_kubeconfig_mode,
         token,

@@ -52,6 +52,22 @@ pub fn vxlan() -> Result<(), Missing> {
         .map_err(|e| missing("vxlan links cannot be made", "load the kernel module vxlan, as root", e))
 }
 
+/// The encrypted overlay can be made.
+pub fn wireguard() -> Result<(), Missing> {
+    let name = format!("ampc{}", std::process::id());
+    let attempt = || {
+        let mut socket = Socket::route()?;
+        socket.add_wireguard(&name, 0, 0)?;
+        match socket.link(&name)? {
+            Some(link) => socket.delete_link(link.index),
+            None => Ok(()),
+        }
+    };
+    attempt().map_err(|e: io::Error| {
+        missing("wireguard links cannot be made", "load the kernel module wireguard (kernel 5.6 or newer), as root", e)
+    })
+}
+
 fn try_link(kind: &str, vxlan: bool) -> io::Result<()> {
     let name = format!("ampc{}", std::process::id());
     let mut socket = Socket::route()?;

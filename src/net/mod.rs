@@ -7,7 +7,7 @@
 //!
 //! Invariant: everything this room makes in the kernel can be found again from [`Config`] alone, so [`destroy`] is exact.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -24,6 +24,7 @@ pub mod own_address;
 pub mod peers;
 pub mod pod;
 pub mod proxy;
+pub(crate) mod settings;
 
 pub use destroy::destroy;
 pub use nft::table::{DnsRedirect, Endpoint, HostPort, Protocol, ServicePort, ServiceTable};
@@ -45,6 +46,20 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// MTU of pod links; 0 leaves the kernel's default.
     pub mtu: u32,
+    /// The machine's own addresses, as the other nodes know them.
+    pub addresses: Vec<IpAddr>,
+    /// A VXLAN tunnel ends here, whose port is guarded.
+    pub tunnel: bool,
+    /// Packets of other nodes' pods come in by the machine's own links, too, not by a tunnel alone.
+    pub routed_peers: bool,
+    /// Where the cluster DNS listens on the gateway addresses: for pods and this machine alone.
+    pub dns_port: Option<u16>,
+    /// Pods reach no addresses of the machine's own segment, where clouds tell machines their credentials.
+    pub block_metadata: bool,
+    /// Where the API is reached: no Service and no host port takes these.
+    pub api: Vec<SocketAddr>,
+    /// The port of the API on this very machine, at whatever address.
+    pub api_port: Option<u16>,
 }
 
 impl Config {
@@ -57,6 +72,13 @@ impl Config {
             bridge: "amphipod0".into(),
             run_dir: run_dir.into(),
             mtu: 0,
+            addresses: Vec::new(),
+            tunnel: false,
+            routed_peers: false,
+            dns_port: None,
+            block_metadata: false,
+            api: Vec::new(),
+            api_port: None,
         }
     }
 
@@ -68,6 +90,17 @@ impl Config {
     /// Name of the nftables tables.
     pub fn table(&self) -> String {
         if self.bridge == "amphipod0" { "amphipod".into() } else { format!("amphipod-{}", self.bridge) }
+    }
+
+    /// Name of the tables with the rules that hold without Services.
+    pub fn guard_table(&self) -> String {
+        format!("{}-guard", self.table())
+    }
+
+    /// Ports of this machine's own, which no Service and no host port takes.
+    pub(crate) fn own_ports(&self) -> Vec<(Protocol, u16)> {
+        let tunnels = overlay::PORTS.map(|port| (Protocol::Udp, port));
+        self.api_port.map(|port| (Protocol::Tcp, port)).into_iter().chain(tunnels).collect()
     }
 
     pub(crate) fn netns_dir(&self) -> PathBuf {

@@ -208,6 +208,7 @@ mod tests {
 
     fn config() -> Config {
         Config {
+            annotations: Vec::new(),
             name: "node".into(),
             addresses: vec![],
             external_addresses: vec![],

@@ -70,7 +70,10 @@ pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String
     match informer.get("", &config.name) {
         None => {
             let spec = json!({"taints": config.taints});
-            let object = json!({"metadata": {"name": config.name, "labels": labels(config)}, "spec": spec});
+            let annotations: serde_json::Map<String, Value> =
+                config.annotations.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+            let metadata = json!({"name": config.name, "labels": labels(config), "annotations": annotations});
+            let object = json!({"metadata": metadata, "spec": spec});
             match client.create(&node::KIND, "", object).await {
                 Err(error) if error.code != 409 => return Err(error),
                 _ => {}

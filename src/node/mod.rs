@@ -43,6 +43,8 @@ pub struct Config {
     pub external_addresses: Vec<IpAddr>,
     /// Labels beside those that every node has.
     pub labels: Vec<(String, String)>,
+    /// What the node says of itself from its first moment on.
+    pub annotations: Vec<(String, String)>,
     /// `v1.Taint`s that the node registers with.
     pub taints: Vec<serde_json::Value>,
     /// How long the node may be silent before it counts as lost.

@@ -20,6 +20,11 @@ pub(crate) fn client() -> Arc<Local> {
 
 /// A fresh API that holds nothing.
 pub(crate) fn api() -> Api {
+    api_allowing(&[])
+}
+
+/// One whose Services may name addresses in these ranges in `externalIPs`.
+pub(crate) fn api_allowing(external_ips: &[&str]) -> Api {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let cache = Cache::load(&*store).unwrap();
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
@@ -27,6 +32,8 @@ pub(crate) fn api() -> Api {
     let tokens = Tokens::new(key.as_ref(), issuer, Clock::system()).unwrap();
     let options = Options {
         service_cidrs: vec![("10.43.0.0".parse().unwrap(), 16)],
+        external_ips: external_ips.iter().map(|range| range.parse().unwrap()).collect(),
+        inner_cidrs: vec!["10.42.0.0/16".parse().unwrap(), "10.43.0.0/16".parse().unwrap()],
         node_ports: (30000, 32767),
         issuer: issuer.into(),
     };

@@ -10,12 +10,13 @@ use tokio::task::JoinHandle;
 
 use crate::api::identity::join::Cluster;
 use crate::base::clock::Clock;
+use crate::base::error::full;
 use crate::base::task;
 use crate::containers::image::{ImageStore, Policy, Registries};
 use crate::containers::runtime::ShimRuntime;
 use crate::dns;
 use crate::net::nft::NftDataplane;
-use crate::net::overlay::{self, Overlay};
+use crate::net::overlay::{self, Backend, Overlay, WireGuard};
 use crate::net::pod::KernelPodNetwork;
 use crate::net::{self, DnsRedirect, peers, proxy};
 use crate::node::{self, Node, access::Access, heartbeat};
@@ -41,6 +42,10 @@ pub struct Config {
     /// Kernel parameters beyond the safe ones that pods may set.
     pub unsafe_sysctls: Vec<String>,
     pub cluster: Cluster,
+    /// Where the node reaches the API.
+    pub api: Vec<SocketAddr>,
+    /// The port of the API on this machine.
+    pub api_port: Option<u16>,
     /// No registry may be asked.
     pub offline: bool,
     /// Stands in for docker.io.
@@ -97,11 +102,16 @@ pub async fn start(
     let taking_in = images.take_in().context("image archives cannot be taken in")?;
     let watching = images.watch().context("the image store cannot be watched")?;
     let runtime = Arc::new(ShimRuntime::open(dirs.clone()).await.context("the container runtime cannot be started")?);
+    let address = config.addresses.first().copied().context("the node has no address")?;
+    let mtu = overlay::mtu(cluster.overlay, address).context("the network cannot be looked at")?;
+    let wireguard = wireguard(config, mtu, clock).await?;
+    let key = wireguard.as_ref().map(|w| (peers::KEY_ANNOTATION.to_owned(), w.public().to_string()));
     let node_config = node::Config {
         name: config.name.clone(),
         addresses: config.addresses.clone(),
         external_addresses: config.external_addresses.clone(),
         labels: config.labels.clone(),
+        annotations: key.into_iter().collect(),
         taints: config.taints.iter().map(Taint::to_json).collect(),
         grace: cluster.node_grace(),
         data_dir: dirs.data_dir.clone(),
@@ -118,9 +128,17 @@ pub async fn start(
     let ranges =
         Ranges { pods: cidrs, cluster: cluster.cluster_cidrs.clone(), services: cluster.service_cidrs.clone() };
     place.record(&ranges).context("the run directory cannot be written")?;
-    let address = config.addresses.first().copied().context("the node has no address")?;
-    let mtu = overlay::mtu(cluster.overlay, address).context("the network cannot be looked at")?;
-    let net = net::Config { mtu, ..place.network(&ranges) };
+    let net = net::Config {
+        mtu,
+        addresses: [&config.addresses[..], &config.external_addresses[..]].concat(),
+        tunnel: cluster.overlay.has_vxlan(),
+        routed_peers: matches!(cluster.overlay, Backend::HostGw | Backend::None) || cluster.overlay_direct_routing,
+        dns_port: cluster.dns.then_some(DNS_PORT),
+        block_metadata: cluster.block_metadata,
+        api: config.api.clone(),
+        api_port: config.api_port,
+        ..place.network(&ranges)
+    };
     let network = {
         let net = net.clone();
         tokio::task::spawn_blocking(move || KernelPodNetwork::open(net))
@@ -131,8 +149,9 @@ pub async fn start(
     let mut agent = Agent { tasks: vec![taking_in, watching], _dns: None };
     let options =
         overlay::Options { backend: cluster.overlay, direct_routing: cluster.overlay_direct_routing, address };
-    let overlay = Overlay::open(net.clone(), options).context("the overlay cannot be set up")?;
-    agent.tasks.push(peers::start(&*client, Arc::new(overlay), &config.name));
+    let overlay =
+        Overlay::open(net.clone(), options, network.guard(), wireguard).context("the overlay cannot be set up")?;
+    agent.tasks.push(peers::start(client.clone(), Arc::new(overlay), &config.name, clock.clone()));
     let listening = if cluster.dns { Some(start_dns(cluster, &client, &net).await?) } else { None };
     if cluster.service_proxy {
         let dataplane = Arc::new(NftDataplane::open(net.clone()).context("nftables cannot be used")?);
@@ -164,6 +183,24 @@ pub async fn start(
     agent.tasks.push(task::spawn("image gc", node::image_gc::run(node.clone(), config.image_gc)));
     agent.tasks.push(task::spawn("heartbeat", heartbeat::run(node.clone())));
     Ok((agent, Arc::new(Access::new(node))))
+}
+
+/// The encrypted tunnel's link, where it may be used. Before the node is known, so that it comes with its key.
+async fn wireguard(config: &Config, mtu: u32, clock: &Clock) -> Result<Option<WireGuard>> {
+    let backend = config.cluster.overlay;
+    if !backend.has_wireguard() {
+        return Ok(None);
+    }
+    let net = net::Config { mtu, ..config.place.network(&Ranges::default()) };
+    let (directory, now) = (config.place.data_dir.join("network"), clock.now());
+    match tokio::task::spawn_blocking(move || WireGuard::open(&net, &directory, now)).await? {
+        Ok(wireguard) => Ok(Some(wireguard)),
+        Err(error) if backend == Backend::Auto => {
+            tracing::info!(error = full(&error), "WireGuard cannot be used here; the overlay is VXLAN");
+            Ok(None)
+        }
+        Err(error) => Err(error).context("--overlay wireguard"),
+    }
 }
 
 async fn start_dns(config: &Cluster, client: &Arc<dyn Client>, net: &net::Config) -> Result<dns::Listening> {

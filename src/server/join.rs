@@ -5,6 +5,7 @@
 //! each file is made from those before it, so a start that was killed at any instant is completed by the next one.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The same where the machine has pods that wait for their node.
 const IMPATIENCE: Duration = Duration::from_secs(3);
+/// How long the server's name may take to be looked up.
+const NAME_PATIENCE: Duration = Duration::from_secs(2);
 const ANSWER_BYTES: usize = 1 << 20;
 
 /// Everything the user has decided.
@@ -84,7 +87,8 @@ async fn serve(config: Config) -> Result<Ended> {
         let tls = watch::Sender::new(membership.tls()?);
         let channel = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
         let client: Arc<dyn Client> = Arc::new(Remote::new(channel.clone(), &config.node.name, known));
-        let node = node_config(&config.node, place, &config.config_dir, membership.cluster.clone(), false);
+        let mut node = node_config(&config.node, place, &config.config_dir, membership.cluster.clone(), false);
+        node.api = api_addresses(&config.server).await;
         tracing::info!(server = channel.address(), node = config.node.name, "this machine is a node of the cluster");
         // On a connection of their own, so that images do not hold up what the node is told.
         let peers = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
@@ -105,6 +109,16 @@ async fn serve(config: Config) -> Result<Ended> {
     renewing.abort();
     drop(agent);
     Ok(ended)
+}
+
+/// Where the server is, as far as its name tells now; the addresses that it says itself are in the cluster's own Service.
+async fn api_addresses(server: &Uri) -> Vec<SocketAddr> {
+    let host = server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let looking = tokio::net::lookup_host((host, server.port_u16().unwrap_or(6443)));
+    match tokio::time::timeout(NAME_PATIENCE, looking).await {
+        Ok(Ok(found)) => found.collect(),
+        _ => Vec::new(),
+    }
 }
 
 fn user_agent() -> String {

@@ -49,6 +49,8 @@ impl Server {
         let cache = Cache::load(&*store).unwrap();
         let tokens = Tokens::new(&pki.token_key, ISSUER, clock.clone()).unwrap();
         let options = Options {
+            external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+            inner_cidrs: Vec::new(),
             service_cidrs: vec![([10, 43, 0, 0].into(), 16)],
             node_ports: (30000, 32767),
             issuer: ISSUER.into(),

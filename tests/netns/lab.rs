@@ -87,6 +87,10 @@ pub fn machine(test: impl FnOnce(&Lab) + Send + 'static) {
         let config = Config {
             cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
             service_cidrs: vec!["10.43.0.0/16".parse().unwrap()],
+            addresses: vec![HOST.parse().unwrap()],
+            tunnel: true,
+            dns_port: Some(1053),
+            mtu: 1450,
             ..Config::new(directory.path(), vec!["10.42.0.0/24".parse().unwrap()])
         };
         let lab = Lab {

@@ -34,6 +34,7 @@ impl Small {
         let directory = tempfile::tempdir().unwrap();
         let client: Arc<dyn Client> = Arc::new(Local::new(world.api.clone(), "kubelet"));
         let config = node::Config {
+            annotations: Vec::new(),
             name: NAME.into(),
             addresses: vec!["192.0.2.1".parse().unwrap()],
             external_addresses: Vec::new(),

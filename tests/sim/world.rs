@@ -134,6 +134,8 @@ fn api(store: &Arc<Faulty>, clock: &Clock, key: &[u8]) -> Api {
     let tokens = Tokens::new(key, issuer, clock.clone()).unwrap();
     let options = Options {
         service_cidrs: vec![("10.43.0.0".parse().unwrap(), 16)],
+        external_ips: Vec::new(),
+        inner_cidrs: Vec::new(),
         node_ports: (30000, 32767),
         issuer: issuer.into(),
     };

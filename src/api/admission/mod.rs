@@ -3,6 +3,7 @@
 //! Plain functions in a fixed order, the built-in plugins that Kubernetes enables by default as far as their kinds exist.
 
 mod escalation;
+mod external_ips;
 mod ingress;
 mod lifecycle;
 mod node;
@@ -60,6 +61,9 @@ pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Val
 
 /// Refusals that need the final object.
 pub fn validate(api: &Api, request: &Request, _operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
+    if request.kind == &core::service::KIND && request.subresource.is_none() {
+        external_ips::restrict(api, request, value, old)?;
+    }
     if request.kind.group == rbac::role::KIND.group {
         escalation::check(api, request, value, old)?;
     }

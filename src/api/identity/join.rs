@@ -104,6 +104,9 @@ pub struct Cluster {
     /// Nodes on one segment need no tunnel between them.
     #[serde(default)]
     pub overlay_direct_routing: bool,
+    /// Pods reach no metadata service of a cloud.
+    #[serde(default)]
+    pub block_metadata: bool,
 }
 
 impl Cluster {
@@ -125,6 +128,7 @@ impl Cluster {
             node_grace_seconds: 40,
             overlay: Backend::Vxlan,
             overlay_direct_routing: false,
+            block_metadata: false,
         }
     }
 }

@@ -31,11 +31,18 @@ const IFLA_VXLAN_LOCAL6: u16 = 17;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
+const DEVCONF_ACCEPT_REDIRECTS: u16 = 4;
+const DEVCONF_SEND_REDIRECTS: u16 = 6;
 const DEVCONF_RP_FILTER: u16 = 8;
+const DEVCONF_ACCEPT_SOURCE_ROUTE: u16 = 9;
+const DEVCONF_ARP_IGNORE: u16 = 19;
 const DEVCONF_ROUTE_LOCALNET: u16 = 26;
 const IFF_UP: u32 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+
+/// `arp_ignore`: no question is answered.
+const ARP_IGNORE_ALL: u32 = 8;
 
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
@@ -137,6 +144,19 @@ impl Socket {
         })
     }
 
+    /// Makes a WireGuard link, down and without a key. It has no hardware address.
+    pub(crate) fn add_wireguard(&mut self, name: &str, group: u32, mtu: u32) -> io::Result<()> {
+        self.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |b| {
+            info(b, 0, 0);
+            b.attr_str(IFLA_IFNAME, name);
+            if mtu > 0 {
+                b.attr_u32(IFLA_MTU, mtu);
+            }
+            b.attr_u32(IFLA_GROUP, group);
+            b.nest(IFLA_LINKINFO, |b| b.attr_str(IFLA_INFO_KIND, "wireguard"));
+        })
+    }
+
     /// The address that a VXLAN link sends from.
     pub(crate) fn vxlan_local(&mut self, name: &str) -> io::Result<Option<IpAddr>> {
         let answer = self.get(RTM_GETLINK, |b| {
@@ -188,6 +208,25 @@ impl Socket {
             b.nest(IFLA_AF_SPEC, |b| b.nest(AF_INET6, |b| b.attr(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_MODE_NONE])));
         });
         self.set_up(index)
+    }
+
+    /// A link on which all neighbours are fixed: no question for a hardware address is answered (nor who asks remembered), no
+    /// redirect believed or sent.
+    pub(crate) fn set_without_neighbours(&mut self, index: u32) -> io::Result<()> {
+        let settings = [
+            (DEVCONF_ACCEPT_REDIRECTS, 0),
+            (DEVCONF_SEND_REDIRECTS, 0),
+            (DEVCONF_ACCEPT_SOURCE_ROUTE, 0),
+            (DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL),
+        ];
+        self.request(RTM_SETLINK, 0, |b| {
+            info(b, index, 0);
+            b.nest(IFLA_AF_SPEC, |b| {
+                b.nest(AF_INET, |b| {
+                    b.nest(IFLA_INET_CONF, |b| settings.iter().for_each(|(what, value)| b.attr_u32(*what, *value)));
+                });
+            });
+        })
     }
 
     /// The link of this name.

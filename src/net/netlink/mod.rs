@@ -12,6 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 #[cfg(any(feature = "fuzzing", debug_assertions))]
 pub(crate) mod fuzzing;
+pub(crate) mod generic;
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod route;

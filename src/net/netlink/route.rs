@@ -274,7 +274,7 @@ pub(super) fn write_route(b: &mut Buffer, route: &Route) {
 }
 
 /// An address in network byte order.
-pub(super) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Some(four.into());
     }

@@ -8,16 +8,19 @@
 //! the kernel holds.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::diff::{Change, Elements};
 use super::ruleset::{CLIENTS_MAX, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement, Target, Value};
-use crate::net::netlink::route::octets;
+use crate::net::netlink::message::Attributes;
+use crate::net::netlink::route::{address_of, octets};
 use crate::net::netlink::{Buffer, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 pub(super) const SUBSYSTEM: u16 = 10 << 8;
 pub(super) const GETRULE: u16 = SUBSYSTEM | 7;
+pub(super) const GETSETELEM: u16 = SUBSYSTEM | 13;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = SUBSYSTEM;
@@ -303,15 +306,34 @@ impl Batch {
         match statement {
             Statement::NotFromLoopback => meta_is_not(b, 4, 1),
             Statement::NotToLoopback => meta_is_not(b, 5, 1),
+            Statement::FromLink(name) => from_link(b, name),
+            Statement::FromGroup { group, not } => from_group(b, *group, *not),
+            Statement::NoWayBack => no_way_back(b),
             Statement::Source { net, not } => in_net(b, *net, true, *not),
             Statement::Destination { net, not } => in_net(b, *net, false, *not),
             Statement::SourceIsLocal => fib_local(b, 1),
             Statement::DestinationIsLocal => fib_local(b, 2),
             Statement::New => ct_bit(b, 0, 8),
             Statement::Translated => ct_bit(b, 2, 32),
-            Statement::Protocol(protocol) => {
-                meta(b, 16, KEY);
-                compare(b, KEY, false, &[protocol.number()]);
+            Statement::Protocol(protocol) => protocol_is(b, protocol.number()),
+            Statement::Icmp => protocol_is(b, icmp(family)),
+            Statement::IcmpType(kind) => {
+                protocol_is(b, icmp(family));
+                payload(b, 2, 0, 1, KEY);
+                compare(b, KEY, false, &[*kind]);
+            }
+            Statement::DestinationPort(protocol, port) => {
+                protocol_is(b, protocol.number());
+                payload(b, 2, 2, 2, KEY);
+                compare(b, KEY, false, &port.to_be_bytes());
+            }
+            Statement::SourceAmong { set, not } => {
+                load_address(b, family, true, KEY);
+                among(b, set, *not);
+            }
+            Statement::DestinationIn(set) => {
+                load_address(b, family, false, KEY);
+                lookup(b, Some(set), 0, KEY, None);
             }
             Statement::ServiceVmap(map) => {
                 let port = load_address(b, family, false, KEY);
@@ -319,11 +341,8 @@ impl Batch {
                 payload(b, 2, 2, 2, port + 1);
                 lookup(b, Some(map), 0, KEY, Some(REG_VERDICT));
             }
-            Statement::PortVmap(map) => {
-                meta(b, 16, KEY);
-                payload(b, 2, 2, 2, KEY + 1);
-                lookup(b, Some(map), 0, KEY, Some(REG_VERDICT));
-            }
+            Statement::PortIn(set) => port_lookup(b, set, None),
+            Statement::PortVmap(map) => port_lookup(b, map, Some(REG_VERDICT)),
             Statement::PairIn(set) => {
                 let next = load_address(b, family, true, KEY);
                 load_address(b, family, false, next);
@@ -332,18 +351,11 @@ impl Batch {
             Statement::Goto(chain) => verdict(b, VERDICT_GOTO, Some(chain)),
             Statement::Jump(chain) => verdict(b, VERDICT_JUMP, Some(chain)),
             Statement::Drop => verdict(b, VERDICT_DROP, None),
+            Statement::Return => verdict(b, VERDICT_RETURN, None),
             Statement::RejectReset => reject(b, 1, 0),
             Statement::RejectUnreachable => reject(b, 0, if family == Family::Ip { 3 } else { 4 }),
             Statement::Masquerade => expression(b, "masq", |b| b.attr_be32(1, RANDOM_FULLY)),
-            Statement::Snat(address) => {
-                immediate(b, VALUE, &octets(*address));
-                expression(b, "nat", |b| {
-                    b.attr_be32(1, 0); // source
-                    b.attr_be32(2, u32::from(family_number(family)));
-                    b.attr_be32(3, VALUE);
-                    b.attr_be32(7, RANDOM_FULLY);
-                });
-            }
+            Statement::Snat(address) => snat(b, family, *address),
             Statement::Dnat(among) => {
                 self.choose(b, among);
                 nat(b, family);
@@ -396,6 +408,10 @@ fn random_below(b: &mut Buffer, count: usize, register: u32) {
         b.attr_be32(3, 1); // random
         b.attr_be32(4, 0);
     });
+}
+
+fn icmp(family: Family) -> u8 {
+    if family == Family::Ip { 1 } else { 58 }
 }
 
 fn words_of(family: Family) -> u32 {
@@ -470,6 +486,17 @@ fn target_bytes((address, port): Target) -> Vec<u8> {
     pad([octets(address), port.to_be_bytes().to_vec()].concat())
 }
 
+/// The addresses in one message of a list of a set's elements.
+pub(super) fn read_addresses(body: &[u8]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let Some(list) = Attributes(body.get(4..).unwrap_or_default()).find(3) else { return found };
+    for (_, element) in Attributes(list) {
+        let key = Attributes(element).find(1).and_then(|key| Attributes(key).find(1));
+        found.extend(key.and_then(address_of));
+    }
+    found
+}
+
 fn expression(b: &mut Buffer, name: &str, body: impl FnOnce(&mut Buffer)) {
     b.nest(1, |b| {
         b.attr_str(1, name);
@@ -516,6 +543,40 @@ fn compare(b: &mut Buffer, register: u32, not: bool, value: &[u8]) {
 fn meta_is_not(b: &mut Buffer, key: u32, value: u32) {
     meta(b, key, KEY);
     compare(b, KEY, true, &value.to_ne_bytes());
+}
+
+fn from_link(b: &mut Buffer, name: &str) {
+    let mut padded = [0; 16];
+    let length = name.len().min(15);
+    padded[..length].copy_from_slice(&name.as_bytes()[..length]);
+    meta(b, 6, KEY);
+    compare(b, KEY, false, &padded);
+}
+
+fn from_group(b: &mut Buffer, group: u32, not: bool) {
+    meta(b, 21, KEY);
+    compare(b, KEY, not, &group.to_ne_bytes());
+}
+
+fn no_way_back(b: &mut Buffer) {
+    expression(b, "fib", |b| {
+        b.attr_be32(1, KEY);
+        b.attr_be32(2, 1); // the link of the route
+        b.attr_be32(3, 1 | 8 | 32); // by source and incoming link: is there one?
+    });
+    compare(b, KEY, false, &[0]);
+}
+
+fn protocol_is(b: &mut Buffer, number: u8) {
+    meta(b, 16, KEY);
+    compare(b, KEY, false, &[number]);
+}
+
+/// Looks protocol and destination port up.
+fn port_lookup(b: &mut Buffer, set: &String, to: Option<u32>) {
+    meta(b, 16, KEY);
+    payload(b, 2, 2, 2, KEY + 1);
+    lookup(b, Some(set), 0, KEY, to);
 }
 
 fn mask(b: &mut Buffer, bits: &[u8]) {
@@ -569,6 +630,15 @@ fn lookup(b: &mut Buffer, name: Option<&String>, id: u32, from: u32, to: Option<
     });
 }
 
+/// Whether the key is in the set, or is not.
+fn among(b: &mut Buffer, set: &str, not: bool) {
+    expression(b, "lookup", |b| {
+        b.attr_str(1, set);
+        b.attr_be32(2, KEY);
+        b.attr_be32(5, u32::from(not));
+    });
+}
+
 fn immediate(b: &mut Buffer, register: u32, value: &[u8]) {
     expression(b, "immediate", |b| {
         b.attr_be32(1, register);
@@ -596,6 +666,16 @@ fn reject(b: &mut Buffer, kind: u32, code: u8) {
     expression(b, "reject", |b| {
         b.attr_be32(1, kind);
         b.attr(2, &[code]);
+    });
+}
+
+fn snat(b: &mut Buffer, family: Family, address: IpAddr) {
+    immediate(b, VALUE, &octets(address));
+    expression(b, "nat", |b| {
+        b.attr_be32(1, 0); // source
+        b.attr_be32(2, u32::from(family_number(family)));
+        b.attr_be32(3, VALUE);
+        b.attr_be32(7, RANDOM_FULLY);
     });
 }
 

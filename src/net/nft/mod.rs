@@ -19,6 +19,7 @@ mod encode;
 pub mod fake;
 #[cfg(any(feature = "fuzzing", debug_assertions))]
 pub(crate) mod fuzzing;
+pub mod guard;
 pub mod plan;
 pub mod ruleset;
 pub mod suite;
@@ -27,6 +28,7 @@ pub mod table;
 pub(super) use conntrack::probe as probe_conntrack;
 pub use diff::diff;
 pub use fake::FakeDataplane;
+pub use guard::Guard;
 pub use plan::plan;
 
 use self::diff::Change;
@@ -55,16 +57,26 @@ pub struct NftDataplane {
 
 struct State {
     config: Config,
+    kernel: Kernel,
+    /// What was applied last.
+    table: Option<ServiceTable>,
+    /// What of it was not.
+    left_out: Vec<String>,
+}
+
+/// Writes rulesets of one name, and remembers what the kernel holds of it.
+struct Kernel {
     socket: Socket,
-    /// What we wrote last, with its fingerprint and input.
-    known: Option<(u64, Ruleset, ServiceTable)>,
+    /// What we wrote last, with its fingerprint.
+    known: Option<(u64, Ruleset)>,
 }
 
 impl NftDataplane {
     /// Works in the network namespace of the calling thread, also when applied from another thread later.
     pub fn open(config: Config) -> Result<Self, Error> {
-        let socket = Socket::netfilter().map_err(Error::kernel("cannot open a netfilter socket"))?;
-        Ok(Self { inner: Arc::new(Mutex::new(State { config, socket, known: None })) })
+        Ok(Self {
+            inner: Arc::new(Mutex::new(State { config, kernel: Kernel::open()?, table: None, left_out: Vec::new() })),
+        })
     }
 
     /// [`Dataplane::apply`] that blocks and tells what it wrote.
@@ -87,16 +99,44 @@ impl Dataplane for NftDataplane {
 
 impl State {
     fn apply(&mut self, table: &ServiceTable) -> Result<Written, Error> {
-        let ruleset = plan(&self.config, table);
+        let (ruleset, left_out) = plan::plan_telling(&self.config, table);
+        for what in left_out.iter().filter(|what| !self.left_out.contains(what)) {
+            tracing::warn!("{what}; it is left out");
+        }
+        self.left_out = left_out;
+        let written = self.kernel.write(ruleset)?;
+        // After a start, or after rules of somebody else's, every front counts as changed.
+        let before = self.table.as_ref().filter(|_| written != Written::Whole);
+        let stale = match (written, before) {
+            (Written::Nothing, _) => conntrack::Stale::default(),
+            (_, before) => conntrack::stale(before, table),
+        };
+        if written != Written::Nothing || self.table.is_none() {
+            self.table = Some(table.clone());
+        }
+        let forgotten = conntrack::forget(&mut self.kernel.socket, &stale);
+        forgotten.map_err(Error::kernel("cannot forget old UDP flows"))?;
+        Ok(written)
+    }
+}
+
+impl Kernel {
+    fn open() -> Result<Self, Error> {
+        let socket = Socket::netfilter().map_err(Error::kernel("cannot open a netfilter socket"))?;
+        Ok(Self { socket, known: None })
+    }
+
+    /// Makes the kernel hold exactly this.
+    fn write(&mut self, ruleset: Ruleset) -> Result<Written, Error> {
         let wanted = encode::fingerprint(&ruleset);
         let found = self.read_fingerprint(&ruleset).map_err(Error::kernel("cannot read the nftables rules"))?;
         if found == Some(wanted) {
-            self.known.get_or_insert_with(|| (wanted, ruleset, table.clone()));
+            self.known.get_or_insert_with(|| (wanted, ruleset));
             return Ok(Written::Nothing);
         }
-        let old = self.known.take_if(|(fingerprint, ..)| found == Some(*fingerprint));
+        let old = self.known.take_if(|(fingerprint, _)| found == Some(*fingerprint));
         let (batch, written) = match &old {
-            Some((_, before, _)) => changes(before, &ruleset, wanted),
+            Some((_, before)) => changes(before, &ruleset, wanted),
             None => (whole(&ruleset, wanted), Written::Whole),
         };
         let family = ruleset.tables.keys().next().copied().unwrap_or(Family::Ip);
@@ -105,9 +145,7 @@ impl State {
             self.known = old;
             return Err(Error::kernel("cannot write the nftables rules")(error));
         }
-        let stale = conntrack::stale(old.as_ref().map(|(.., table)| table), table);
-        self.known = Some((wanted, ruleset, table.clone()));
-        conntrack::forget(&mut self.socket, &stale).map_err(Error::kernel("cannot forget old UDP flows"))?;
+        self.known = Some((wanted, ruleset));
         Ok(written)
     }
 
@@ -172,8 +210,9 @@ fn changes(old: &Ruleset, new: &Ruleset, fingerprint: u64) -> (Batch, Written) {
 pub(super) fn remove_tables(config: &Config) -> Result<(), Error> {
     let mut socket = Socket::netfilter().map_err(Error::kernel("cannot open a netfilter socket"))?;
     let mut errors = Vec::new();
-    for family in [Family::Ip, Family::Ip6] {
-        let mut batch = Batch::new(&config.table());
+    let names = [config.table(), config.guard_table()];
+    for (name, family) in names.iter().flat_map(|name| [(name, Family::Ip), (name, Family::Ip6)]) {
+        let mut batch = Batch::new(name);
         batch.clear_table(family);
         let (buffer, last) = batch.finish_empty();
         let removed = match socket.batch(buffer.bytes(), last) {
@@ -189,12 +228,15 @@ pub(super) fn remove_tables(config: &Config) -> Result<(), Error> {
 /// Whether the kernel takes our rules: writes and removes a table under a name of its own.
 pub(super) fn probe(config: &Config) -> Result<(), Error> {
     let name = format!("{}-probe-{}", config.table(), std::process::id());
-    let ruleset = Ruleset { name, ..plan(config, &probe_table(config)) };
     let mut socket = Socket::netfilter().map_err(Error::kernel("cannot open a netfilter socket"))?;
-    let mut batch = whole(&ruleset, 0);
-    ruleset.tables.keys().for_each(|family| batch.push(*family, &Change::DeleteTable));
-    let (buffer, last) = batch.finish_empty();
-    socket.batch(buffer.bytes(), last).map_err(Error::kernel("nftables refuses our rules"))
+    for ruleset in [plan(config, &probe_table(config)), guard::plan(config, &guard::Segment::default())] {
+        let ruleset = Ruleset { name: name.clone(), ..ruleset };
+        let mut batch = whole(&ruleset, 0);
+        ruleset.tables.keys().for_each(|family| batch.push(*family, &Change::DeleteTable));
+        let (buffer, last) = batch.finish_empty();
+        socket.batch(buffer.bytes(), last).map_err(Error::kernel("nftables refuses our rules"))?;
+    }
+    Ok(())
 }
 
 /// A Service that needs every construct we use.

@@ -8,19 +8,25 @@
 //! pods on this node. Masqueraded are: pods talking to the world, a pod reached from itself through a Service,
 //! 127.0.0.1, and outside traffic sent on to another node.
 //!
+//! Never taken, whoever asks: ports of the machine's own (the API's, the tunnels'), the API's addresses, and, by what is not a
+//! cluster address itself, any address inside of the cluster, loopback and link-local ones (see `Planner::may_take`).
+//!
 //! Invariant: equal inputs plan to equal rulesets, in whatever order the Services come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::ruleset::{Chain, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement as S, Table, Target, Value};
 use super::table::{HostPort, Protocol, ServicePort, ServiceTable};
-use crate::net::Config;
+use crate::net::{Config, overlay};
 
 const SERVICES: &str = "services";
 const PORTS: &str = "ports";
+const HOST_PORTS: &str = "host-ports";
+const OWN_PORTS: &str = "own-ports";
+const LOCAL: &str = "local";
 const NO_ENDPOINTS: &str = "no-endpoints";
 const NO_ENDPOINT_PORTS: &str = "no-endpoint-ports";
 const HAIRPIN: &str = "hairpin";
@@ -29,20 +35,61 @@ const REJECT: &str = "reject";
 
 /// The ruleset this node must have. One table per family that has pod addresses.
 pub fn plan(config: &Config, table: &ServiceTable) -> Ruleset {
-    let mut ruleset = Ruleset { name: config.table(), ..Ruleset::default() };
-    for family in [Family::Ip, Family::Ip6] {
-        if config.pod_cidrs.iter().any(|net| Family::of(&net.addr()) == family) {
-            ruleset.tables.insert(family, Planner { family, config, out: frame(config, family) }.finish(table));
-        }
-    }
-    ruleset
+    plan_telling(config, table).0
 }
 
-fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> + '_ {
+/// The same, with what of the table was left out because it would take what is not a Service's to have.
+pub(super) fn plan_telling(config: &Config, table: &ServiceTable) -> (Ruleset, Vec<String>) {
+    let mut ruleset = Ruleset { name: config.table(), ..Ruleset::default() };
+    let taken = Taken::of(config, table);
+    let mut left_out = Vec::new();
+    for family in [Family::Ip, Family::Ip6] {
+        if config.pod_cidrs.iter().any(|net| Family::of(&net.addr()) == family) {
+            let mut planner =
+                Planner { family, config, taken: &taken, out: frame(config, family), left_out: Vec::new() };
+            planner.fill(table);
+            ruleset.tables.insert(family, planner.out);
+            left_out.append(&mut planner.left_out);
+        }
+    }
+    left_out.sort();
+    left_out.dedup();
+    (ruleset, left_out)
+}
+
+/// What belongs to somebody already, before the first Service from outside is looked at.
+struct Taken {
+    cluster_ips: BTreeSet<IpAddr>,
+    api: BTreeSet<(IpAddr, u16)>,
+    own_ports: Vec<(Protocol, u16)>,
+}
+
+impl Taken {
+    fn of(config: &Config, table: &ServiceTable) -> Self {
+        let dns = table.dns.iter().flat_map(|dns| &dns.cluster_ips);
+        let cluster_ips = table.services.iter().flat_map(|s| &s.cluster_ips).chain(dns).copied().collect();
+        let is_api =
+            |s: &&ServicePort| s.namespace == "default" && s.name == "kubernetes" && s.protocol == Protocol::Tcp;
+        let endpoints = table.services.iter().filter(is_api).flat_map(|s| &s.endpoints);
+        let api = endpoints.map(|e| (e.address, e.port)).chain(config.api.iter().map(|a| (a.ip(), a.port()))).collect();
+        Self { cluster_ips, api, own_ports: config.own_ports() }
+    }
+}
+
+/// An address that no machine may have for others.
+fn is_special(address: &IpAddr) -> bool {
+    let special = match address {
+        IpAddr::V4(a) => a.is_link_local() || a.is_broadcast() || a.octets()[0] == 0,
+        IpAddr::V6(a) => a.is_unicast_link_local() || a.to_ipv4_mapped().is_some(),
+    };
+    special || address.is_loopback() || address.is_unspecified() || address.is_multicast()
+}
+
+pub(super) fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> + '_ {
     nets.iter().map(IpNet::trunc).filter(move |net| Family::of(&net.addr()) == family)
 }
 
-fn net(text: &str) -> IpNet {
+pub(super) fn net(text: &str) -> IpNet {
     text.parse().expect("written here")
 }
 
@@ -52,8 +99,10 @@ fn frame(config: &Config, family: Family) -> Table {
     let key = vec![Part::Address, Part::Protocol, Part::Port];
     for (name, kind, key) in [
         (SERVICES, SetKind::Verdicts, key.clone()),
-        (NO_ENDPOINTS, SetKind::Verdicts, key),
+        (NO_ENDPOINTS, SetKind::Verdicts, key.clone()),
+        (HOST_PORTS, SetKind::Verdicts, key),
         (PORTS, SetKind::Verdicts, vec![Part::Protocol, Part::Port]),
+        (OWN_PORTS, SetKind::Set, vec![Part::Protocol, Part::Port]),
         (NO_ENDPOINT_PORTS, SetKind::Verdicts, vec![Part::Protocol, Part::Port]),
         (HAIRPIN, SetKind::Set, vec![Part::Address, Part::Address]),
     ] {
@@ -63,18 +112,19 @@ fn frame(config: &Config, family: Family) -> Table {
         table.chains.insert(name.into(), Chain { hook, rules });
     };
     let loopback = if family == Family::Ip { net("127.0.0.0/8") } else { net("::1/128") };
-    chain(
-        "guard",
-        Some(Hook::RawPrerouting),
-        vec![vec![S::NotFromLoopback, S::Destination { net: loopback, not: false }, S::Drop]],
-    );
     chain("prerouting", Some(Hook::NatPrerouting), vec![vec![S::Jump(TRANSLATE.into())]]);
-    chain("output", Some(Hook::NatOutput), vec![vec![S::Jump(TRANSLATE.into())]]);
+    // What the kernel sends for the tunnels leaves by here.
+    let mut output: Vec<Rule> =
+        overlay::PORTS.iter().map(|port| vec![S::DestinationPort(Protocol::Udp, *port), S::Return]).collect();
+    output.push(vec![S::Jump(TRANSLATE.into())]);
+    chain("output", Some(Hook::NatOutput), output);
+    let own = vec![S::PortIn(OWN_PORTS.into()), S::DestinationIsLocal, S::Return];
     chain(
         TRANSLATE,
         None,
-        vec![vec![S::ServiceVmap(SERVICES.into())], vec![S::DestinationIsLocal, S::PortVmap(PORTS.into())]],
+        vec![own.clone(), vec![S::ServiceVmap(SERVICES.into())], vec![S::DestinationIsLocal, S::Goto(LOCAL.into())]],
     );
+    chain(LOCAL, None, vec![vec![S::ServiceVmap(HOST_PORTS.into())], vec![S::PortVmap(PORTS.into())]]);
     chain("postrouting", Some(Hook::NatPostrouting), masquerade_rules(config, family, loopback));
     let mut refuse = vec![vec![S::New, S::ServiceVmap(NO_ENDPOINTS.into())]];
     for net in of_family(&config.service_cidrs, family) {
@@ -86,7 +136,12 @@ fn frame(config: &Config, family: Family) -> Table {
     chain("refuse-output", Some(Hook::FilterOutput), refuse);
     let input = vec![vec![S::New, S::ServiceVmap(NO_ENDPOINTS.into())], local_ports];
     chain("refuse-input", Some(Hook::FilterInput), input);
-    chain(REJECT, None, vec![vec![S::Protocol(Protocol::Tcp), S::RejectReset], vec![S::RejectUnreachable]]);
+    // Of its own ports none is refused because a Service says so.
+    chain(REJECT, None, vec![own, vec![S::Protocol(Protocol::Tcp), S::RejectReset], vec![S::RejectUnreachable]]);
+    let own_ports = table.sets.get_mut(OWN_PORTS).expect("made above");
+    let elements =
+        config.own_ports().into_iter().map(|(p, n)| (vec![Value::Protocol(p), Value::Port(n)], String::new()));
+    own_ports.elements = elements.collect();
     table
 }
 
@@ -122,7 +177,9 @@ fn masquerade_rules(config: &Config, family: Family, loopback: IpNet) -> Vec<Rul
 struct Planner<'a> {
     family: Family,
     config: &'a Config,
+    taken: &'a Taken,
     out: Table,
+    left_out: Vec<String>,
 }
 
 /// The addresses and ports a Service is reached at from one side (inside or outside).
@@ -132,7 +189,7 @@ struct Side {
 }
 
 impl Planner<'_> {
-    fn finish(mut self, table: &ServiceTable) -> Table {
+    fn fill(&mut self, table: &ServiceTable) {
         self.dns(table);
         let mut services: Vec<&ServicePort> = table.services.iter().collect();
         services.sort_by_key(|s| (&s.namespace, &s.name, s.protocol, s.port, &s.port_name));
@@ -140,7 +197,32 @@ impl Planner<'_> {
         let mut host_ports: Vec<&HostPort> = table.host_ports.iter().collect();
         host_ports.sort_by_key(|p| (p.host_port, p.protocol, p.host_ip, p.pod_address, p.pod_port));
         host_ports.iter().for_each(|port| self.host_port(port));
-        self.out
+    }
+
+    /// Whether what comes from outside to this address may go to a Service. An address of the cluster never: whoever may write
+    /// a Service would have the connections of others.
+    fn may_take(&self, address: &IpAddr, protocol: Protocol, port: u16) -> bool {
+        let nets = [&self.config.service_cidrs, &self.config.cluster_cidrs, &self.config.pod_cidrs];
+        let inside = nets.into_iter().flatten().any(|net| net.contains(address));
+        let is_api = protocol == Protocol::Tcp && self.taken.api.contains(&(*address, port));
+        !(is_special(address) || inside || is_api || self.taken.cluster_ips.contains(address))
+    }
+
+    /// Those of a Service's outer addresses that it can have.
+    fn outer(&mut self, service: &ServicePort) -> Vec<IpAddr> {
+        let all = service.external_ips.iter().chain(&service.load_balancer_ips).filter(|a| self.mine(a));
+        let (given, refused): (Vec<IpAddr>, Vec<IpAddr>) =
+            all.partition(|a| self.may_take(a, service.protocol, service.port));
+        for address in refused {
+            self.left_out.push(format!(
+                "Service {}/{}: {address} {}/{} is not a Service's to have",
+                service.namespace,
+                service.name,
+                service.port,
+                service.protocol.name()
+            ));
+        }
+        given
     }
 
     fn mine(&self, address: &IpAddr) -> bool {
@@ -177,6 +259,12 @@ impl Planner<'_> {
         if !self.mine(&port.pod_address) || !self.mine(&port.host_ip) {
             return;
         }
+        if self.taken.own_ports.contains(&(port.protocol, port.host_port)) {
+            let (number, protocol) = (port.host_port, port.protocol.name());
+            self.left_out
+                .push(format!("host port {number}/{protocol} of the pod {}: it is this node's own", port.pod_address));
+            return;
+        }
         let place =
             if port.host_ip.is_unspecified() { "any".into() } else { port.host_ip.to_string().replace(':', "-") };
         let name = format!("hostport/{}/{}/{place}", port.protocol.name(), port.host_port);
@@ -189,17 +277,14 @@ impl Planner<'_> {
         if port.host_ip.is_unspecified() {
             self.element(PORTS, vec![protocol, number], &name);
         } else {
-            self.element(SERVICES, vec![Value::Address(port.host_ip), protocol, number], &name);
+            self.element(HOST_PORTS, vec![Value::Address(port.host_ip), protocol, number], &name);
         }
     }
 
     fn service(&mut self, service: &ServicePort) {
         let mine = |addresses: &[IpAddr]| addresses.iter().filter(|a| self.mine(a)).copied().collect::<Vec<_>>();
         let inside = Side { addresses: mine(&service.cluster_ips), node_port: None };
-        let outside = Side {
-            addresses: [mine(&service.external_ips), mine(&service.load_balancer_ips)].concat(),
-            node_port: service.node_port,
-        };
+        let outside = Side { addresses: self.outer(service), node_port: service.node_port };
         let pick = |local_only: bool| {
             let wanted = service.endpoints.iter().filter(|e| self.mine(&e.address) && (e.local || !local_only));
             let mut targets: Vec<Target> = wanted.map(|e| (e.address, e.port)).collect();

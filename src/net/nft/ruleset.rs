@@ -112,6 +112,15 @@ pub type Target = (IpAddr, u16);
 pub enum Statement {
     NotFromLoopback,
     NotToLoopback,
+    /// Came in by the link of this name.
+    FromLink(String),
+    /// Came in by a link of this group.
+    FromGroup {
+        group: u32,
+        not: bool,
+    },
+    /// No route leads back to the source by the link that the packet came in by.
+    NoWayBack,
     Source {
         net: IpNet,
         not: bool,
@@ -125,8 +134,21 @@ pub enum Statement {
     New,
     Translated,
     Protocol(Protocol),
+    /// ICMP of the table's family.
+    Icmp,
+    IcmpType(u8),
+    DestinationPort(Protocol, u16),
+    /// Source address in a set, or not.
+    SourceAmong {
+        set: String,
+        not: bool,
+    },
+    /// Destination address in a set.
+    DestinationIn(String),
     /// Destination address, protocol and port looked up in a verdict map.
     ServiceVmap(String),
+    /// Protocol and destination port in a set.
+    PortIn(String),
     /// Protocol and destination port looked up in a verdict map.
     PortVmap(String),
     /// Source and destination address as a pair in a set.
@@ -134,6 +156,8 @@ pub enum Statement {
     Goto(String),
     Jump(String),
     Drop,
+    /// Back to where the chain was reached from; out of a base chain.
+    Return,
     RejectReset,
     RejectUnreachable,
     Masquerade,
@@ -251,6 +275,7 @@ impl Statement {
         match self {
             Self::ServiceVmap(set) | Self::PortVmap(set) | Self::PairIn(set) => Some(set),
             Self::SourceIn(set) | Self::Remember(set) => Some(set),
+            Self::PortIn(set) | Self::SourceAmong { set, .. } | Self::DestinationIn(set) => Some(set),
             _ => None,
         }
     }
@@ -261,6 +286,9 @@ impl Statement {
         match self {
             Self::NotFromLoopback => "iif != lo".into(),
             Self::NotToLoopback => "oif != lo".into(),
+            Self::FromLink(name) => format!("iifname \"{name}\""),
+            Self::FromGroup { group, not } => format!("iifgroup {}{group}", op(not)),
+            Self::NoWayBack => "fib saddr . iif oif missing".into(),
             Self::Source { net, not } => format!("{ip} saddr {}{net}", op(not)),
             Self::Destination { net, not } => format!("{ip} daddr {}{net}", op(not)),
             Self::SourceIsLocal => "fib saddr type local".into(),
@@ -268,12 +296,19 @@ impl Statement {
             Self::New => "ct state new".into(),
             Self::Translated => "ct status dnat".into(),
             Self::Protocol(protocol) => format!("meta l4proto {}", protocol.name()),
+            Self::Icmp => format!("meta l4proto {}", if family == Family::Ip { "icmp" } else { "ipv6-icmp" }),
+            Self::IcmpType(kind) => format!("{} type {kind}", if family == Family::Ip { "icmp" } else { "icmpv6" }),
+            Self::DestinationPort(protocol, port) => format!("{} dport {port}", protocol.name()),
+            Self::SourceAmong { set, not } => format!("{ip} saddr {}@{set}", op(not)),
+            Self::DestinationIn(set) => format!("{ip} daddr @{set}"),
             Self::ServiceVmap(map) => format!("{ip} daddr . meta l4proto . th dport vmap @{map}"),
+            Self::PortIn(set) => format!("meta l4proto . th dport @{set}"),
             Self::PortVmap(map) => format!("meta l4proto . th dport vmap @{map}"),
             Self::PairIn(set) => format!("{ip} saddr . {ip} daddr @{set}"),
             Self::Goto(chain) => format!("goto {chain}"),
             Self::Jump(chain) => format!("jump {chain}"),
             Self::Drop => "drop".into(),
+            Self::Return => "return".into(),
             Self::RejectReset => "reject with tcp reset".into(),
             Self::RejectUnreachable => "reject".into(),
             Self::Masquerade => "masquerade fully-random".into(),

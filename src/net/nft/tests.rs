@@ -1,9 +1,13 @@
 //! Golden text of a ruleset, and the law of `diff` on a model of the kernel.
 
 use super::diff::{Change, diff};
-use super::ruleset::{Chain, Family, Ruleset, Table};
+use super::guard::{self, Segment};
+use super::plan::plan_telling;
+use super::ruleset::{Chain, Family, Ruleset, Statement, Table, Value};
+use super::table::{Endpoint, HostPort, Protocol, ServicePort, ServiceTable};
 use super::{encode, plan, suite};
 use crate::net::Config;
+use std::net::IpAddr;
 
 fn config() -> Config {
     Config {
@@ -29,6 +33,139 @@ fn the_rulesets_are_as_recorded() {
     for (name, table) in names.iter().zip(suite::tables()) {
         check_golden(name, &plan(&config(), &table).to_string());
     }
+}
+
+#[test]
+fn the_guards_are_as_recorded() {
+    let own = Config { addresses: vec!["192.0.2.1".parse().unwrap()], ..config() };
+    let tunnel = Config { tunnel: true, dns_port: Some(1053), ..own.clone() };
+    let mut two = tunnel.clone();
+    two.pod_cidrs.push("fd42::/64".parse().unwrap());
+    two.cluster_cidrs.push("fd42::/56".parse().unwrap());
+    two.service_cidrs.push("fd43::/112".parse().unwrap());
+    let nodes = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
+    let segment = Segment { nodes: nodes(&["192.0.2.1", "192.0.2.2", "2001:db8::2"]), senders: nodes(&["192.0.2.2"]) };
+    check_golden("guard-tunnel", &guard::plan(&tunnel, &segment).to_string());
+    check_golden("guard-two-families", &guard::plan(&two, &segment).to_string());
+    check_golden(
+        "guard-routed",
+        &guard::plan(&Config { routed_peers: true, block_metadata: true, ..own }, &segment).to_string(),
+    );
+}
+
+#[test]
+fn a_new_node_changes_elements_of_the_guard_and_no_rule() {
+    let tunnel = Config { tunnel: true, ..config() };
+    let one = |last: u8| [IpAddr::from([192, 0, 2, last])].into();
+    let before = guard::plan(&tunnel, &Segment { nodes: one(1), senders: one(1) });
+    let after = guard::plan(&tunnel, &Segment { nodes: one(1), senders: one(2) });
+    let changes: Vec<Change> = diff(&before, &after).into_iter().map(|(_, change)| change).collect();
+    assert!(
+        matches!(&changes[..], [Change::DeleteElements(a, ..), Change::AddElements(b, ..)] if a == b && a == "senders"),
+        "{changes:?}"
+    );
+}
+
+/// A Service that claims addresses from outside, with one endpoint.
+fn claiming(name: &str, port: u16, addresses: &[&str]) -> ServicePort {
+    let ip = |a: &&str| a.parse().unwrap();
+    ServicePort {
+        namespace: "default".into(),
+        name: name.into(),
+        port,
+        external_ips: addresses.iter().map(ip).collect(),
+        endpoints: vec![Endpoint { address: "10.42.0.66".parse().unwrap(), port: 66, local: true }],
+        ..ServicePort::default()
+    }
+}
+
+/// Who has an address and port, from outside of the node.
+fn holder(ruleset: &Ruleset, set: &str, address: &str, port: u16) -> Option<String> {
+    let key = vec![Value::Address(address.parse().unwrap()), Value::Protocol(Protocol::Tcp), Value::Port(port)];
+    ruleset.tables[&Family::Ip].sets[set].elements.get(&key).cloned()
+}
+
+#[test]
+fn no_service_from_outside_takes_an_address_of_the_cluster_or_of_the_api() {
+    let config = Config { api: vec!["192.0.2.50:6443".parse().unwrap()], ..config() };
+    let special = ["127.0.0.1", "169.254.169.254", "0.0.0.0", "255.255.255.255", "224.0.0.1"];
+    let cluster = ["10.43.0.1", "10.43.0.10", "10.43.0.80", "10.42.0.2", "10.42.9.9", "10.42.0.1"];
+    let endpoint = Endpoint { address: "192.0.2.1".parse().unwrap(), port: 6443, local: false };
+    let api = ServicePort {
+        namespace: "default".into(),
+        name: "kubernetes".into(),
+        port: 443,
+        cluster_ips: vec!["10.43.0.1".parse().unwrap()],
+        endpoints: vec![endpoint],
+        ..ServicePort::default()
+    };
+    // A cluster address that no range has any more keeps its holder, whoever comes first by name.
+    let old = ServicePort { cluster_ips: vec!["10.99.0.7".parse().unwrap()], ..claiming("z", 443, &[]) };
+    for balancer in [false, true] {
+        for served in [true, false] {
+            let claims = [&special[..], &cluster, &["192.0.2.1", "192.0.2.50", "10.99.0.7"]].concat();
+            let mut services = vec![api.clone(), old.clone()];
+            for port in [443, 6443] {
+                let mut service = claiming(&format!("a{port}"), port, &claims);
+                if balancer {
+                    service.load_balancer_ips = std::mem::take(&mut service.external_ips);
+                }
+                if !served {
+                    service.endpoints.clear();
+                }
+                services.push(service);
+            }
+            let (ruleset, left_out) = plan_telling(&config, &ServiceTable { services, ..ServiceTable::default() });
+            for (set, port) in [("services", 443), ("services", 6443), ("no-endpoints", 443), ("no-endpoints", 6443)] {
+                for address in special.iter().chain(&cluster) {
+                    let held = holder(&ruleset, set, address, port).unwrap_or_default();
+                    assert!(!held.contains("/a") && held != "reject", "{address}:{port} {held}");
+                }
+                for address in ["192.0.2.1", "192.0.2.50"] {
+                    let other = if served { "services" } else { "no-endpoints" };
+                    let given = port != 6443 && set == other;
+                    assert_eq!(holder(&ruleset, set, address, port).is_some(), given, "{set} {address}:{port}");
+                }
+            }
+            assert_eq!(holder(&ruleset, "services", "10.99.0.7", 443).unwrap(), "service/default/z/tcp/443");
+            assert_eq!(holder(&ruleset, "services", "10.43.0.1", 443).unwrap(), "service/default/kubernetes/tcp/443");
+            assert!(left_out.iter().any(|l| l.contains("default/a6443: 192.0.2.50 6443/tcp")), "{left_out:?}");
+        }
+    }
+}
+
+#[test]
+fn a_host_port_takes_local_addresses_alone_and_no_port_of_the_nodes_own() {
+    let config = Config { api_port: Some(6443), ..config() };
+    let port = |host_ip: &str, host_port, protocol| HostPort {
+        host_ip: host_ip.parse().unwrap(),
+        host_port,
+        protocol,
+        pod_address: "10.42.0.66".parse().unwrap(),
+        pod_port: 66,
+    };
+    let table = ServiceTable {
+        host_ports: vec![
+            port("198.51.100.9", 80, Protocol::Tcp),
+            port("0.0.0.0", 6443, Protocol::Tcp),
+            port("192.0.2.1", 6443, Protocol::Tcp),
+            port("0.0.0.0", 8472, Protocol::Udp),
+        ],
+        ..ServiceTable::default()
+    };
+    let (ruleset, left_out) = plan_telling(&config, &table);
+    assert_eq!(left_out.len(), 2, "by port and protocol: {left_out:?}");
+    let text = ruleset.to_string();
+    assert_eq!(text.matches("hostport/").count(), 2, "a chain and an element: {text}");
+    assert!(holder(&ruleset, "host-ports", "198.51.100.9", 80).is_some());
+    assert!(holder(&ruleset, "services", "198.51.100.9", 80).is_none(), "only where the address is local");
+    // Nor by a node port, or by an external address that is one of this machine's.
+    let chain = &ruleset.tables[&Family::Ip].chains["translate"].rules[0];
+    assert_eq!(chain, &[Statement::PortIn("own-ports".into()), Statement::DestinationIsLocal, Statement::Return]);
+    assert!(
+        text.contains("set own-ports {\n    type inet_proto . inet_service\n    tcp . 6443\n    udp . 8472"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,16 +1,27 @@
-//! The overlay in the kernel: the tunnel's link, and the difference between what is there and what is planned.
+//! The overlay in the kernel: the tunnels' links, and the difference between what is there and what is planned.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::plan::{self, Entries, Links, Peer, Step};
-use super::{Backend, HEADER_BYTES, HEADER_BYTES_IPV6, NETWORK_ID, Options, PORT};
+use jiff::Timestamp;
+
+use super::plan::{self, Entries, Links, Peer, Step, Tunnel};
+use super::wireguard::{self, Device, Partners, PublicKey};
+use super::{
+    Backend, ENCRYPTED_BYTES, ENCRYPTED_BYTES_IPV6, HEADER_BYTES, HEADER_BYTES_IPV6, NETWORK_ID, Options, PORT,
+    WIREGUARD_PORT, key, vxlan_name, wireguard_name,
+};
 use crate::net::netlink::Socket;
 use crate::net::netlink::link::{Link, VethEnd, Vxlan};
-use crate::net::netlink::route::{Way, host_net};
+use crate::net::netlink::route::{Way, family, host_net};
+use crate::net::nft::Guard;
+use crate::net::nft::guard::Segment;
 use crate::net::pod::group;
+use crate::net::settings::settle;
 use crate::net::{Config, Error};
 
 /// What the kernel takes for a link whose own limit is not known.
@@ -21,8 +32,94 @@ pub struct Overlay {
     config: Config,
     options: Options,
     tunnel: Option<u32>,
+    wireguard: Option<Mutex<WireGuard>>,
+    guard: Arc<Guard>,
     /// One change at a time.
     turn: Mutex<()>,
+}
+
+/// The encrypted tunnel's link, which is there before the node is known to the cluster, so that the node comes with its key.
+pub struct WireGuard {
+    index: u32,
+    device: Device,
+    directory: PathBuf,
+    made: Timestamp,
+    public: PublicKey,
+    /// Endpoints that were set by this process.
+    told: BTreeMap<PublicKey, SocketAddr>,
+}
+
+/// A key that is not used yet.
+#[derive(Debug)]
+pub struct Fresh {
+    kept: key::Kept,
+    /// What the node will be known by.
+    pub public: PublicKey,
+}
+
+// === impl WireGuard ===
+
+impl WireGuard {
+    /// Makes the link where it is missing, with the key that is kept in `directory`, or a new one. Works in the network namespace
+    /// of the calling thread.
+    pub fn open(config: &Config, directory: &Path, now: Timestamp) -> Result<Self, Error> {
+        let kept = match key::load(directory, now)? {
+            Some(kept) => kept,
+            None => {
+                let kept = key::make(now)?;
+                key::save(directory, &kept)?;
+                kept
+            }
+        };
+        let name = wireguard_name(config);
+        let open = || -> io::Result<(u32, Device, PublicKey)> {
+            let mut host = Socket::route()?;
+            let fits = |l: &Link| l.kind == "wireguard" && (config.mtu == 0 || l.mtu == config.mtu);
+            if !host.link(&name)?.as_ref().is_some_and(fits) {
+                remove(&mut host, &name)?;
+                host.add_wireguard(&name, group(config), config.mtu)?;
+            }
+            let link = host.link(&name)?.ok_or(io::ErrorKind::NotFound)?;
+            let mut device = Device::open(&name)?;
+            device.set_key(&kept.key, WIREGUARD_PORT)?;
+            let public = device.read()?.0.ok_or(io::ErrorKind::InvalidData)?;
+            settle(&mut host, link.index, &name)?;
+            // Fails where somebody else has the port.
+            host.set_up(link.index)?;
+            Ok((link.index, device, public))
+        };
+        match open() {
+            Ok((index, device, public)) => {
+                let (directory, told) = (directory.to_owned(), BTreeMap::new());
+                Ok(Self { index, device, directory, made: kept.made, public, told })
+            }
+            Err(error) => {
+                let _ = Socket::route().and_then(|mut host| remove(&mut host, &name));
+                Err(Error::kernel(format!("cannot make the WireGuard link {name} on port {WIREGUARD_PORT}"))(error))
+            }
+        }
+    }
+
+    /// What the node is known by.
+    pub fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    fn apply(&mut self, wanted: &Partners) -> io::Result<()> {
+        let present = self.device.read()?.1;
+        let changes = wireguard::changes(&present, wanted, &self.told);
+        if !changes.is_empty() {
+            self.device.apply(&changes)?;
+        }
+        self.told = wanted.iter().filter_map(|(key, partner)| Some((*key, partner.endpoint?))).collect();
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for WireGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WireGuard({})", self.public)
+    }
 }
 
 /// The largest packets that pods may send so that they fit through the overlay; 0 leaves it to the kernel.
@@ -31,6 +128,8 @@ pub fn mtu(backend: Backend, address: IpAddr) -> Result<u32, Error> {
     let below = underlay(&mut host, address).map_err(Error::kernel("cannot list addresses"))?;
     let below = below.map_or(USUAL_MTU, |l| if l.name == "lo" { USUAL_MTU } else { l.mtu });
     Ok(match (backend, address) {
+        (Backend::Auto | Backend::Wireguard, IpAddr::V4(_)) => below.saturating_sub(ENCRYPTED_BYTES),
+        (Backend::Auto | Backend::Wireguard, IpAddr::V6(_)) => below.saturating_sub(ENCRYPTED_BYTES_IPV6),
         (Backend::Vxlan, IpAddr::V4(_)) => below.saturating_sub(HEADER_BYTES),
         (Backend::Vxlan, IpAddr::V6(_)) => below.saturating_sub(HEADER_BYTES_IPV6),
         (Backend::HostGw | Backend::None, _) => below,
@@ -44,48 +143,131 @@ fn underlay(host: &mut Socket, address: IpAddr) -> io::Result<Option<Link>> {
     }
 }
 
-/// Name of the tunnel link.
-fn name(config: &Config) -> String {
-    format!("{}.vx", config.bridge)
-}
-
 // === impl Overlay ===
 
 impl Overlay {
     /// Makes the link where it is missing or is another one than it should be. Works in the network namespace of the calling
     /// thread.
-    pub fn open(config: Config, options: Options) -> Result<Self, Error> {
+    pub fn open(
+        config: Config,
+        options: Options,
+        guard: Arc<Guard>,
+        wireguard: Option<WireGuard>,
+    ) -> Result<Self, Error> {
         let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
-        let failed = || Error::kernel(format!("cannot make the overlay link {}", name(&config)));
-        let tunnel = match options.backend {
-            Backend::Vxlan => Some(tunnel(&mut host, &config, &options).map_err(failed())?),
-            Backend::HostGw | Backend::None => {
-                remove_tunnel(&mut host, &config).map_err(failed())?;
+        let failed = |name: &str| Error::kernel(format!("cannot make the overlay link {name}"));
+        let name = vxlan_name(&config);
+        let tunnel = match options.backend.has_vxlan() {
+            true => match tunnel(&mut host, &config, &options) {
+                Err(error) if wireguard.is_some() => {
+                    tracing::warn!(%error, link = name, "VXLAN cannot be used; nodes without WireGuard are out of reach");
+                    None
+                }
+                made => Some(made.map_err(failed(&name))?),
+            },
+            false => {
+                remove(&mut host, &name).map_err(failed(&name))?;
                 None
             }
         };
+        match &wireguard {
+            Some(wireguard) => {
+                let ends = || config.pod_cidrs.iter().map(plan::end).collect::<BTreeSet<_>>().into_iter();
+                let added = ends().try_for_each(|end| host.add_address(wireguard.index, host_net(end)));
+                added.map_err(failed(&wireguard_name(&config)))?;
+            }
+            None => remove(&mut host, &wireguard_name(&config)).map_err(failed(&wireguard_name(&config)))?,
+        }
         let segment = host.link_of(options.address).map_err(Error::kernel("cannot list addresses"))?;
         if segment.is_none() && options.backend == Backend::HostGw {
             return Err(Error::Config(format!("no link has the node's address {}", options.address)));
         }
-        Ok(Self { config, options, tunnel, turn: Mutex::default() })
+        Ok(Self { config, options, tunnel, wireguard: wireguard.map(Mutex::new), guard, turn: Mutex::default() })
     }
 
-    /// Makes the kernel hold what is needed for these nodes, and no more.
-    pub fn apply(&self, peers: &[Peer]) -> Result<(), Error> {
+    fn wireguard(&self) -> Option<MutexGuard<'_, WireGuard>> {
+        Some(self.wireguard.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What this node is known by in the encrypted tunnel, if it can be in one.
+    pub fn public_key(&self) -> Option<PublicKey> {
+        self.wireguard().map(|w| w.public)
+    }
+
+    /// How long the key is still good.
+    pub fn key_rest(&self, now: Timestamp) -> Option<Duration> {
+        key::rest(self.wireguard()?.made, now)
+    }
+
+    /// Makes another key. The kernel says what it will be known by, on a link that is there for this alone.
+    pub fn fresh_key(&self, now: Timestamp) -> Result<Fresh, Error> {
+        let kept = key::make(now)?;
+        let name = format!("ampk{}", std::process::id());
+        let known = || -> io::Result<PublicKey> {
+            let mut host = Socket::route()?;
+            remove(&mut host, &name)?;
+            host.add_wireguard(&name, group(&self.config), 0)?;
+            let told = Device::open(&name).and_then(|mut device| {
+                device.set_key(&kept.key, 0)?;
+                device.read()?.0.ok_or_else(|| io::ErrorKind::InvalidData.into())
+            });
+            remove(&mut host, &name)?;
+            told
+        };
+        let public = known().map_err(Error::kernel("cannot make another WireGuard key"))?;
+        Ok(Fresh { kept, public })
+    }
+
+    /// Uses a key that the other nodes have been told of. Peers are greeted, so that sessions begin anew from both ends.
+    pub fn use_key(&self, fresh: Fresh) -> Result<(), Error> {
+        let Some(mut wireguard) = self.wireguard() else { return Ok(()) };
+        let saved = key::save(&wireguard.directory, &fresh.kept);
+        let switch = |w: &mut WireGuard| {
+            w.device.set_key(&fresh.kept.key, WIREGUARD_PORT)?;
+            w.public = fresh.public;
+            w.made = fresh.kept.made;
+            let all: Vec<PublicKey> = w.told.keys().copied().collect();
+            w.device.greet(&all)
+        };
+        switch(&mut wireguard).map_err(Error::kernel("cannot use another WireGuard key"))?;
+        // Then the next start begins with the old one, and tells so.
+        saved
+    }
+
+    /// Makes the kernel hold what is needed for these nodes, and no more. Answers which tunnel is used.
+    pub fn apply(&self, peers: &[Peer]) -> Result<Tunnel, Error> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let chosen = plan::choose(self.options.backend, self.wireguard.is_some(), peers);
+        self.guard.apply(&self.segment(peers, &chosen))?;
         if self.options.backend == Backend::None {
-            return Ok(());
+            return Ok(chosen);
         }
         let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
         let segment = host.link_of(self.options.address).map_err(Error::kernel("cannot list addresses"))?;
-        let links = Links { tunnel: self.tunnel, segment };
-        let near = self.near(&mut host, links, peers).map_err(Error::kernel("cannot look routes up"))?;
-        let wanted = plan::plan(links, &self.config.pod_cidrs, peers, |address| near.contains(&address));
-        let present = present(&mut host, links).map_err(Error::kernel("cannot list the overlay's entries"))?;
+        let own = &self.config.pod_cidrs;
+        let mut encrypted = None;
+        if let Some(mut wireguard) = self.wireguard() {
+            let applied = wireguard.apply(&plan::partners(own, peers));
+            applied.map_err(Error::kernel("cannot change the peers of the WireGuard link"))?;
+            encrypted = Some(wireguard.index);
+        }
+        let there = Links { tunnel: self.tunnel, wireguard: encrypted, segment };
+        let used = Links { wireguard: encrypted.filter(|_| chosen == Tunnel::WireGuard), ..there };
+        let near = self.near(&mut host, used, peers).map_err(Error::kernel("cannot look routes up"))?;
+        let wanted = plan::plan(used, own, peers, |address| near.contains(&address));
+        let present = present(&mut host, there).map_err(Error::kernel("cannot list the overlay's entries"))?;
         let steps = plan::steps(&present, &wanted);
         let applied = steps.iter().try_for_each(|step| take(&mut host, self.tunnel.unwrap_or(0), step));
-        applied.map_err(Error::kernel("cannot change the overlay's entries"))
+        applied.map_err(Error::kernel("cannot change the overlay's entries"))?;
+        Ok(chosen)
+    }
+
+    /// What the guard has to know of them.
+    fn segment(&self, peers: &[Peer], chosen: &Tunnel) -> Segment {
+        let others: BTreeSet<IpAddr> = peers.iter().map(|p| p.address).collect();
+        let own = self.config.addresses.iter().chain([&self.options.address]);
+        let nodes = others.iter().chain(own).copied().collect();
+        Segment { nodes, senders: if matches!(chosen, Tunnel::Vxlan { .. }) { others } else { BTreeSet::new() } }
     }
 
     /// The addresses of those that get plain routes.
@@ -93,7 +275,7 @@ impl Overlay {
         let all = peers.iter().map(|p| p.address);
         match (links.segment, self.options.backend) {
             (Some(_), Backend::HostGw) => Ok(all.collect()),
-            (Some(segment), Backend::Vxlan) if self.options.direct_routing => {
+            (Some(segment), Backend::Auto | Backend::Vxlan) if self.options.direct_routing => {
                 let mut near = BTreeSet::new();
                 for address in all {
                     if host.is_on_link(address, segment)? {
@@ -111,7 +293,8 @@ impl Overlay {
 fn present(host: &mut Socket, links: Links) -> io::Result<Entries> {
     let ours = |way: &Way| match way {
         Way::Onlink { index, .. } | Way::Gateway { index, .. } => [links.tunnel, links.segment].contains(&Some(*index)),
-        Way::Link { .. } | Way::Unreachable => false,
+        Way::Link { index, .. } => links.wireguard == Some(*index),
+        Way::Unreachable => false,
     };
     let routes = host.own_routes()?.into_iter().filter(|r| ours(&r.way)).collect();
     let Some(tunnel) = links.tunnel else { return Ok(Entries { routes, ..Entries::default() }) };
@@ -137,7 +320,7 @@ impl std::fmt::Debug for Overlay {
 }
 
 fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u32> {
-    let name = name(config);
+    let name = vxlan_name(config);
     let first = config.pod_cidrs.first().copied().ok_or(io::ErrorKind::InvalidInput)?;
     let vxlan = Vxlan { id: NETWORK_ID, port: PORT, local: options.address, mtu: config.mtu };
     let end = VethEnd { name: &name, mac: plan::mac(&first), group: group(config) };
@@ -146,16 +329,17 @@ fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u
         Some(link) => {
             link.kind == "vxlan"
                 && link.mtu == config.mtu
-                && host.link_of(plan::end(&first))? == Some(link.index)
+                && has(host, link.index, plan::end(&first))?
                 && host.vxlan_local(&name)? == Some(options.address)
         }
         None => false,
     };
     if !fits {
-        remove_tunnel(host, config)?;
+        remove(host, &name)?;
         host.add_vxlan(&end, &vxlan)?;
     }
     let link = host.link(&name)?.ok_or(io::ErrorKind::NotFound)?;
+    settle(host, link.index, &name)?;
     host.set_up(link.index)?;
     for cidr in config.pod_cidrs.iter().map(plan::end).collect::<BTreeSet<_>>() {
         host.add_address(link.index, host_net(cidr))?;
@@ -163,8 +347,12 @@ fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u
     Ok(link.index)
 }
 
-fn remove_tunnel(host: &mut Socket, config: &Config) -> io::Result<()> {
-    match host.link(&name(config))? {
+fn has(host: &mut Socket, index: u32, address: IpAddr) -> io::Result<bool> {
+    Ok(host.addresses(family(address))?.contains(&(index, address)))
+}
+
+fn remove(host: &mut Socket, name: &str) -> io::Result<()> {
+    match host.link(name)? {
         Some(link) => host.delete_link(link.index),
         None => Ok(()),
     }

@@ -2,32 +2,63 @@
 //! whichever of both fits each of them.
 //!
 //! Everything is derived from the Node objects: a node's pod range and address say how its pods are reached, and the hardware
-//! address of its end of the tunnel follows from its range, so nodes need to tell each other nothing else. All entries are
-//! fixed; nothing is flooded and nothing is learned. Invariant: after an apply the kernel holds what [`plan::plan`] says for
-//! these links, and entries that did not change were not touched, so restarts interrupt no connection.
+//! address of its end of the tunnel follows from its range, so for VXLAN nodes need to tell each other nothing else; for
+//! WireGuard each has a key in an annotation. All entries are fixed; nothing is flooded and nothing is learned. Invariant:
+//! after an apply the kernel holds what [`plan::plan`] says for these links, and entries that did not change were not
+//! touched, so restarts interrupt no connection.
 
 mod kernel;
+mod key;
 mod plan;
+mod wireguard;
 
-pub use kernel::{Overlay, mtu};
-pub use plan::Peer;
+pub use kernel::{Fresh, Overlay, WireGuard, mtu};
+pub use plan::{Peer, Tunnel};
+pub use wireguard::PublicKey;
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Config;
+
 /// The port that Kubernetes' users open for VXLAN (flannel's, and the kernel's own default).
 pub const PORT: u16 = 8472;
+/// The port of WireGuard, the one that Cilium's users open for it. Not WireGuard's usual one, which may be in use on a machine.
+pub const WIREGUARD_PORT: u16 = 51871;
+/// Both.
+pub(crate) const PORTS: [u16; 2] = [PORT, WIREGUARD_PORT];
 /// The network id, flannel's.
 const NETWORK_ID: u32 = 1;
 /// What VXLAN puts around a frame: outer IP, UDP and VXLAN headers and the inner Ethernet header.
 const HEADER_BYTES: u32 = 50;
 const HEADER_BYTES_IPV6: u32 = 70;
 
-/// How nodes reach each other's pods.
+/// The links by which frames of other nodes' pods come in.
+pub(crate) fn names(config: &Config) -> [String; 2] {
+    [vxlan_name(config), wireguard_name(config)]
+}
+
+fn vxlan_name(config: &Config) -> String {
+    format!("{}.vx", config.bridge)
+}
+
+fn wireguard_name(config: &Config) -> String {
+    format!("{}.wg", config.bridge)
+}
+
+/// What WireGuard puts around a packet: outer IP and UDP headers, its own header, padding and tag.
+const ENCRYPTED_BYTES: u32 = 60;
+const ENCRYPTED_BYTES_IPV6: u32 = 80;
+
+/// How nodes reach each other's pods. A server that does not say is one from before there was a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
+    /// WireGuard if all nodes have it, else VXLAN.
+    Auto,
+    /// Encrypted packets in UDP, between nodes that know each other's keys.
+    Wireguard,
     /// Frames in UDP; works wherever the nodes reach each other.
     #[default]
     Vxlan,
@@ -35,6 +66,18 @@ pub enum Backend {
     HostGw,
     /// Somebody else sees to it.
     None,
+}
+
+impl Backend {
+    /// Whether VXLAN may be needed.
+    pub fn has_vxlan(self) -> bool {
+        matches!(self, Self::Auto | Self::Vxlan)
+    }
+
+    /// Whether WireGuard may be used.
+    pub fn has_wireguard(self) -> bool {
+        matches!(self, Self::Auto | Self::Wireguard)
+    }
 }
 
 /// This node's side.

@@ -5,20 +5,73 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Backend;
+use super::wireguard::{Partner, Partners, PublicKey, endpoint};
 use crate::net::netlink::link::Mac;
 use crate::net::netlink::route::{Route, Way, octets};
 
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peer {
+    pub name: String,
     pub address: IpAddr,
     pub pod_cidrs: Vec<IpNet>,
+    /// What it is known by, if it can speak WireGuard.
+    pub key: Option<PublicKey>,
+}
+
+/// The tunnel that is used, if any, and why it is not the better one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    WireGuard,
+    Vxlan { because: Option<String> },
+    None,
+}
+
+/// What all nodes find for themselves from the same list, and therefore agree on. One node without WireGuard is enough to keep
+/// all of them from it, or its pods would be out of reach.
+pub(super) fn choose(backend: Backend, own_key: bool, peers: &[Peer]) -> Tunnel {
+    match backend {
+        Backend::HostGw | Backend::None => Tunnel::None,
+        Backend::Wireguard => Tunnel::WireGuard,
+        Backend::Vxlan => Tunnel::Vxlan { because: None },
+        Backend::Auto => {
+            let lacking: Vec<&str> = peers.iter().filter(|p| p.key.is_none()).map(|p| &*p.name).collect();
+            match (own_key, lacking.as_slice()) {
+                (true, []) => Tunnel::WireGuard,
+                (false, _) => Tunnel::Vxlan { because: Some("this machine has no WireGuard".into()) },
+                (true, _) => {
+                    let shown = lacking[..lacking.len().min(5)].join(", ");
+                    let count = lacking.len();
+                    Tunnel::Vxlan { because: Some(format!("{count} of the other nodes have no WireGuard: {shown}")) }
+                }
+            }
+        }
+    }
+}
+
+/// The peers that the encrypted tunnel knows, whatever tunnel is used just now: so that one that others begin to use is there.
+pub(super) fn partners(own: &[IpNet], peers: &[Peer]) -> Partners {
+    let mut partners = Partners::new();
+    for peer in peers {
+        let Some(key) = peer.key else { continue };
+        let ranges = peer.pod_cidrs.iter().filter(|c| is_foreign(own, c)).map(IpNet::trunc).collect();
+        // Two nodes with one key are a mistake or a lie; the first one keeps it.
+        partners.entry(key).or_insert(Partner { endpoint: Some(endpoint(peer.address)), ranges });
+    }
+    partners
+}
+
+fn is_foreign(own: &[IpNet], cidr: &IpNet) -> bool {
+    !own.iter().any(|o| o.contains(cidr) || cidr.contains(o))
 }
 
 /// The links that entries are on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Links {
     pub(super) tunnel: Option<u32>,
+    /// The encrypted tunnel, while it is used.
+    pub(super) wireguard: Option<u32>,
     /// The one with the node's own address.
     pub(super) segment: Option<u32>,
 }
@@ -59,9 +112,15 @@ pub(super) fn plan(links: Links, own: &[IpNet], peers: &[Peer], is_near: impl Fn
     let mut entries = Entries::default();
     for peer in peers {
         let segment = links.segment.filter(|_| is_near(peer.address));
-        let foreign = |cidr: &&IpNet| !own.iter().any(|o| o.contains(*cidr) || cidr.contains(o));
-        for cidr in peer.pod_cidrs.iter().filter(foreign) {
+        for cidr in peer.pod_cidrs.iter().filter(|cidr| is_foreign(own, cidr)) {
             let destination = cidr.trunc();
+            if let Some(index) = links.wireguard {
+                if peer.key.is_some() {
+                    let source = own.iter().find(|o| o.addr().is_ipv4() == cidr.addr().is_ipv4()).map(end);
+                    entries.routes.insert(Route { destination, way: Way::Link { index, source } });
+                }
+                continue;
+            }
             let same_family = cidr.addr().is_ipv4() == peer.address.is_ipv4();
             if let Some(index) = segment.filter(|_| same_family) {
                 entries.routes.insert(Route { destination, way: Way::Gateway { index, gateway: peer.address } });
@@ -115,12 +174,17 @@ mod tests {
     }
 
     fn peers() -> Vec<Peer> {
-        let peer = |address: &str, cidr: &str| Peer { address: address.parse().unwrap(), pod_cidrs: vec![net(cidr)] };
+        let peer = |address: &str, cidr: &str| Peer {
+            name: format!("node-{address}"),
+            address: address.parse().unwrap(),
+            pod_cidrs: vec![net(cidr)],
+            key: None,
+        };
         vec![peer("192.0.2.2", "10.42.1.0/24"), peer("192.0.2.3", "10.42.2.0/24"), peer("192.0.2.1", "10.42.0.0/24")]
     }
 
-    const TUNNEL: Links = Links { tunnel: Some(7), segment: None };
-    const BOTH: Links = Links { tunnel: Some(7), segment: Some(3) };
+    const TUNNEL: Links = Links { tunnel: Some(7), wireguard: None, segment: None };
+    const BOTH: Links = Links { tunnel: Some(7), wireguard: None, segment: Some(3) };
 
     #[test]
     fn each_peer_has_a_route_a_neighbour_and_a_forwarding_entry_and_the_own_range_has_none() {
@@ -137,7 +201,7 @@ mod tests {
 
     #[test]
     fn plain_routes_lead_to_the_nodes() {
-        let links = Links { tunnel: None, segment: Some(3) };
+        let links = Links { segment: Some(3), ..Links::default() };
         let plan = plan(links, &[net("10.42.0.0/24")], &peers(), |_| true);
         let gateway: IpAddr = "192.0.2.3".parse().unwrap();
         assert!(
@@ -170,6 +234,63 @@ mod tests {
         assert_eq!(steps(&far, &elsewhere), [Step::AddForwarding(mac, all[1].address)]);
         assert_eq!(steps(&before, &Entries::default()).len(), 2);
         assert!(steps(&far, &far).is_empty());
+    }
+
+    fn with_keys() -> Vec<Peer> {
+        let key = |n: u8| base64_of(n).parse().ok();
+        (1..).zip(peers()).map(|(n, peer)| Peer { key: key(n), ..peer }).collect()
+    }
+
+    fn base64_of(byte: u8) -> String {
+        use base64::Engine;
+        base64::engine::general_purpose::STANDARD.encode([byte; 32])
+    }
+
+    #[test]
+    fn wireguard_is_used_when_all_nodes_have_it_and_all_find_the_same() {
+        let all = with_keys();
+        assert_eq!(choose(Backend::Auto, true, &all), Tunnel::WireGuard);
+        assert_eq!(choose(Backend::Auto, true, &[]), Tunnel::WireGuard, "a cluster of one");
+        let mut mixed = all.clone();
+        mixed[1].key = None;
+        let Tunnel::Vxlan { because: Some(why) } = choose(Backend::Auto, true, &mixed) else { panic!() };
+        assert!(why.contains("1 of the other nodes") && why.contains("node-192.0.2.3"), "{why}");
+        let Tunnel::Vxlan { because: Some(why) } = choose(Backend::Auto, false, &all) else { panic!() };
+        assert!(why.contains("this machine"), "{why}");
+        assert_eq!(choose(Backend::Wireguard, true, &mixed), Tunnel::WireGuard, "never less than was asked for");
+        assert_eq!(choose(Backend::Vxlan, true, &all), Tunnel::Vxlan { because: None });
+        assert_eq!(choose(Backend::HostGw, true, &all), Tunnel::None);
+    }
+
+    #[test]
+    fn with_wireguard_peers_have_their_ranges_and_routes_and_those_without_a_key_nothing() {
+        let mut all = with_keys();
+        all[1].key = None;
+        let own = [net("10.42.0.0/24")];
+        let known = partners(&own, &all);
+        let partner = &known[&all[0].key.unwrap()];
+        assert_eq!(partner.endpoint, Some("192.0.2.2:51871".parse().unwrap()));
+        assert_eq!(partner.ranges, [net("10.42.1.0/24")].into());
+        assert_eq!(known.len(), 2);
+        assert!(known[&all[2].key.unwrap()].ranges.is_empty(), "this node's own range is nobody else's");
+        let links = Links { tunnel: Some(7), wireguard: Some(9), segment: Some(3) };
+        let entries = plan(links, &own, &all, |_| true);
+        let source = Some("10.42.0.0".parse().unwrap());
+        let way = Way::Link { index: 9, source };
+        assert_eq!(entries.routes, [Route { destination: net("10.42.1.0/24"), way }].into());
+        assert!(entries.neighbours.is_empty() && entries.forwardings.is_empty());
+        // From one tunnel to the other the route is replaced, never missing.
+        let before = plan(TUNNEL, &own, &all, |_| false);
+        let first = steps(&before, &entries);
+        assert_eq!(first[0], Step::AddRoute(Route { destination: net("10.42.1.0/24"), way }));
+    }
+
+    #[test]
+    fn two_nodes_with_one_key_do_not_share_a_range() {
+        let mut all = with_keys();
+        all[1].key = all[0].key;
+        let known = partners(&[], &all);
+        assert_eq!(known[&all[0].key.unwrap()].ranges, [net("10.42.1.0/24")].into());
     }
 
     #[test]

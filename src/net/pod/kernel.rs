@@ -24,8 +24,10 @@ use tokio::sync::oneshot;
 use super::ipam::Ipam;
 use super::netns;
 use crate::net::netlink::Socket;
-use crate::net::netlink::link::{Mac, VethEnd};
+use crate::net::netlink::link::{Link, Mac, VethEnd};
 use crate::net::netlink::route::{Route, Way, host_net, octets};
+use crate::net::nft::Guard;
+use crate::net::settings::{is_settled, settle};
 use crate::net::{Attached, Config, Error, PodAttachment, PodNetwork};
 
 const POD_LINK: &str = "eth0";
@@ -42,18 +44,26 @@ struct Inner {
     config: Config,
     ipam: Mutex<Ipam>,
     busy: Busy,
+    guard: Arc<Guard>,
 }
 
 impl KernelPodNetwork {
-    /// Prepares the node: forwarding on, gateway addresses, routes for unused pod addresses; reads the reservations.
+    /// Prepares the node: the rules that guard it, forwarding on, gateway addresses, routes for unused pod addresses; reads the
+    /// reservations.
     /// Works in the network namespace of the calling thread. Idempotent.
     pub fn open(config: Config) -> Result<Self, Error> {
         check(&config)?;
         let ipam = Ipam::open(&config.addresses_dir(), &config.pod_cidrs)?;
         let pins = config.netns_dir();
         fs::create_dir_all(&pins).map_err(Error::file("cannot make", &pins))?;
+        let guard = Arc::new(Guard::open(config.clone())?);
         prepare_node(&config)?;
-        Ok(Self { inner: Arc::new(Inner { config, ipam: Mutex::new(ipam), busy: Busy::default() }) })
+        Ok(Self { inner: Arc::new(Inner { config, ipam: Mutex::new(ipam), busy: Busy::default(), guard }) })
+    }
+
+    /// The rules that guard the node, for whoever knows the other nodes.
+    pub fn guard(&self) -> Arc<Guard> {
+        self.inner.guard.clone()
     }
 
     /// Runs on a thread of its own, because the work may move the thread into another namespace.
@@ -181,6 +191,8 @@ impl Inner {
             .add_veth(&inner_end, &outer_end, host_namespace.as_fd(), self.config.mtu)
             .map_err(what("make the link"))?;
         self.fill_inside(&mut inside, attached).map_err(what("set the addresses"))?;
+        // Switches of a link are seen from its own namespace.
+        netns::enter(&host_namespace).map_err(what("leave the network namespace"))?;
         self.fill_outside(host, &outer_name, pod_mac, attached).map_err(what("set the routes"))
     }
 
@@ -201,6 +213,7 @@ impl Inner {
 
     fn fill_outside(&self, host: &mut Socket, name: &str, pod_mac: Mac, attached: &Attached) -> io::Result<()> {
         let link = host.link(name)?.ok_or(io::ErrorKind::NotFound)?;
+        settle(host, link.index, name)?;
         host.set_pod_side(link.index)?;
         for address in &attached.addresses {
             let source = self.gateway_of(*address);
@@ -267,6 +280,11 @@ fn prepare_node(config: &Config) -> Result<(), Error> {
     let mut shared = || -> io::Result<()> {
         if host.link(name)?.is_none() {
             host.add_simple("bridge", &VethEnd { name, mac: HOST_MAC, group: group(config) })?;
+        }
+        // Also those of pods that an older build made.
+        let is_new = |l: &&Link| l.group == group(config) && (l.name == *name || !is_settled(&l.name));
+        for link in host.links()?.iter().filter(is_new) {
+            settle(&mut host, link.index, &link.name)?;
         }
         let link = host.link(name)?.ok_or(io::ErrorKind::NotFound)?;
         host.set_up(link.index)?;

@@ -27,6 +27,11 @@ pub(crate) fn current() -> io::Result<File> {
     File::open(THREAD_NAMESPACE)
 }
 
+/// Moves this thread into a network namespace.
+pub(crate) fn enter(namespace: &File) -> io::Result<()> {
+    Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?)
+}
+
 /// Moves this thread for good into a new network namespace and pins it at `path`.
 pub(crate) fn enter_new(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
