@@ -20,9 +20,19 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// The hardware address of a link, once it carries: a little after both ends are up, the kernel says so, and drops until then.
 fn mac_of(space: &Space, link: &str) -> Mac {
     let line = format!("ip -o link show {link}");
-    let text = space.inside(move || run(&line));
+    let text = space.inside(move || {
+        let began = std::time::Instant::now();
+        loop {
+            let text = run(&line);
+            if text.contains("state UP") {
+                return text;
+            }
+            assert!(began.elapsed() < Duration::from_secs(5), "{text}");
+        }
+    });
     let text = text.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
     let bytes: Vec<u8> = text.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
     bytes.try_into().unwrap()
@@ -135,6 +145,7 @@ fn the_same_in_the_other_family_and_pods_of_both_go_on() {
         network.guard().repair().unwrap();
         // From pod to pod, with the kernel's own packets: nothing that IPv6 needs was forbidden.
         let (a, b) = (Space::open(&mine.netns), Space::open(&attach("b").netns));
+        mac_of(&b, "eth0");
         let there = attach("b").addresses[1];
         let ear = Ear::new(&b, "::", TAKEN);
         a.inside(move || UdpSocket::bind("[::]:0").unwrap().send_to(b"hello", (there, TAKEN)).unwrap());
@@ -219,7 +230,9 @@ fn the_tunnel_takes_frames_of_nodes_alone_and_in_them_no_foreign_source() {
         let pod = mine.addresses[0];
         let overlay = overlay(lab);
         overlay.apply(&peer(PEER)).unwrap();
-        let ear = Ear::new(&Space::open(&mine.netns), "0.0.0.0", TAKEN);
+        let pod_space = Space::open(&mine.netns);
+        mac_of(&pod_space, "eth0");
+        let ear = Ear::new(&pod_space, "0.0.0.0", TAKEN);
         let gateway = HOST;
         let attack = || {
             let sources = ["10.42.1.9", "10.42.0.77", "10.43.0.80", "198.51.100.1", OUTSIDE, "10.42.0.1"];
@@ -256,6 +269,8 @@ fn a_pod_reaches_no_tunnels_port_neither_its_nodes_nor_another_nodes() {
         // The outside plays a node, so that frames from its address would be taken.
         overlay.apply(&peer(OUTSIDE)).unwrap();
         let (space, victim) = (Space::open(&mine.netns), Space::open(&other.netns));
+        mac_of(&space, "eth0");
+        mac_of(&victim, "eth0");
         let (there, at_victim) = (Ear::new(&lab.outside, OUTSIDE, TUNNEL), Ear::new(&victim, "0.0.0.0", TAKEN));
         let (target, far) = (other.addresses[0], ip(OUTSIDE));
         let marks = Ear::new(&lab.outside, OUTSIDE, TAKEN);
@@ -289,7 +304,9 @@ fn a_stranger_that_uses_the_clusters_own_addresses_is_dropped() {
     machine(|lab| {
         let mine = lab.attach("a");
         let pod = mine.addresses[0];
-        let ear = Ear::new(&Space::open(&mine.netns), "0.0.0.0", TAKEN);
+        let pod_space = Space::open(&mine.netns);
+        mac_of(&pod_space, "eth0");
+        let ear = Ear::new(&pod_space, "0.0.0.0", TAKEN);
         let macs = (mac_of(&lab.outside, "out0"), mac_of(&host(), "up0"));
         let attack = || {
             let sources = ["10.42.0.77", "10.42.1.9", "10.43.0.80"];
@@ -319,7 +336,9 @@ fn the_dns_listener_is_for_pods_and_the_machine_alone() {
             ask("stranger");
         };
         lab.outside.inside(from_outside);
-        Space::open(&mine.netns).inside(move || ask("pod"));
+        let pod = Space::open(&mine.netns);
+        mac_of(&pod, "eth0");
+        pod.inside(move || ask("pod"));
         assert_eq!(ear.until("pod"), [""; 0]);
         ask("machine");
         assert_eq!(ear.until("machine"), [""; 0]);
