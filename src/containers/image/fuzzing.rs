@@ -105,13 +105,13 @@ impl Scratch {
             assert!(unpacked.size_bytes <= LIMITS.bytes, "{} bytes", unpacked.size_bytes);
         }
         assert_eq!(state(&self.directory), before, "something outside of the root has changed: {result:?}");
-        fs::remove_dir_all(&root).expect("a root is removed");
+        crate::base::tree::remove(&root).expect("a root is removed");
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        let _ = crate::base::tree::remove(&self.directory);
     }
 }
 
