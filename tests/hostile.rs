@@ -1,7 +1,7 @@
 //! Pods that mean harm, on the whole executable: what they do to volumes, paths, files and the machine's memory stays theirs.
 //! The server has 256 MB of memory and must answer one who only reads all the time (`watch`). One file per subject. Needs root, `kubectl` on the PATH and Debian's busybox-static.
 
-#![allow(clippy::unwrap_used, clippy::too_many_lines)] // A test that cannot go on says where.
+#![allow(clippy::unwrap_used, clippy::too_many_lines, clippy::print_stdout)] // A test that cannot go on says where.
 
 /// Requests, shared with tests/requests.
 #[path = "requests/bodies.rs"]
