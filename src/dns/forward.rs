@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -115,6 +115,9 @@ pub(super) fn fits(asked: &Message, answer: &Message) -> bool {
         a.name.to_lowercase() == b.name.to_lowercase() && a.query_type == b.query_type && a.query_class == b.query_class
     };
     answer.metadata.id == asked.metadata.id
+        && answer.metadata.message_type == MessageType::Response
+        // The records of other operations may be without contents, which no answer to a query may have.
+        && answer.metadata.op_code == OpCode::Query
         && answer.queries.len() == 1
         && asked.queries.iter().zip(&answer.queries).all(|(a, b)| same(a, b))
 }
@@ -131,4 +134,27 @@ pub(super) async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 pub(super) async fn write_framed(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::{Name, RecordType};
+
+    use super::*;
+
+    #[test]
+    fn only_a_response_to_a_query_counts_as_an_answer() {
+        let mut asked = Message::query();
+        asked.add_query(Query::query(Name::from_ascii("www.example.com.").unwrap(), RecordType::A));
+        let (id, other) = (asked.metadata.id, asked.metadata.id.wrapping_add(1));
+        let answer = |id, operation| {
+            let mut message = Message::response(id, operation);
+            message.queries = asked.queries.clone();
+            message
+        };
+        assert!(fits(&asked, &answer(id, OpCode::Query)));
+        assert!(!fits(&asked, &answer(other, OpCode::Query)), "another number");
+        assert!(!fits(&asked, &answer(id, OpCode::Update)), "an update");
+        assert!(!fits(&asked, &asked), "the query itself");
+    }
 }

@@ -137,9 +137,8 @@ fn state(directory: &Path) -> (Vec<PathBuf>, String, [u64; 4]) {
 /// The tar with a right checksum in every header, so that a changed byte in a header does not end everything.
 fn mended(data: &[u8]) -> Vec<u8> {
     let mut tar = data.to_vec();
-    let mut at = 0;
-    while at + BLOCK_BYTES <= tar.len() {
-        let block = &mut tar[at..at + BLOCK_BYTES];
+    let mut at = 0usize;
+    while let Some(block) = tar.get_mut(at..at.saturating_add(BLOCK_BYTES)) {
         if block.iter().all(|byte| *byte == 0) {
             break;
         }
