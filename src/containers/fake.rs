@@ -36,6 +36,7 @@ struct State {
     sandboxes: BTreeMap<String, Sandbox>,
     specs: BTreeMap<String, ContainerSpec>,
     users: Vec<String>,
+    lacks_for_users: Option<String>,
     next_pid: u32,
     fail_next_start: Option<String>,
 }
@@ -90,6 +91,11 @@ impl FakeRuntime {
     /// Makes the next start fail with this message.
     pub fn fail_next_start(&self, message: &str) {
         self.state().fail_next_start = Some(message.to_owned());
+    }
+
+    /// Makes a machine on which pods cannot have users of their own.
+    pub fn lack_users(&self, why: &str) {
+        self.state().lacks_for_users = Some(why.to_owned());
     }
 
     /// Loses a sandbox with everything in it, as when its shim is killed.
@@ -148,7 +154,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn lacks_for_users(&self) -> Option<String> {
-        None
+        self.state().lacks_for_users.clone()
     }
 
     async fn start_container(&self, sandbox: &str, spec: ContainerSpec) -> Result<u32> {

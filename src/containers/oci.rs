@@ -150,19 +150,20 @@ fn stage(users: &Users, container: &ContainerSpec, host: &Host, config: &mut Val
         )));
     }
     // The layers of the root file system are mapped already.
-    let mut staged = vec![Staged { source: container.rootfs.clone(), mapped: false }];
+    let mut staged = vec![Staged { source: container.rootfs.clone(), mapped: false, read_only: false }];
     config["root"]["path"] = json!(format!("{STAGED_MOUNTS}/0"));
     let is_cgroup =
         |path: &Path| path == host.cgroup_frame || host.cgroup_views.iter().any(|(_, directory)| directory == path);
     for mount in config["mounts"].as_array_mut().into_iter().flatten().filter(|mount| mount["type"] == "bind") {
         let source = PathBuf::from(mount["source"].as_str().unwrap_or_default());
         mount["source"] = json!(format!("{STAGED_MOUNTS}/{}", staged.len()));
-        let mapped = !is_cgroup(&source);
-        staged.push(Staged { source, mapped });
-        // How times of access are kept is not for the namespace to change.
+        let (mapped, mut read_only) = (!is_cgroup(&source), false);
         if let Some(options) = mount["options"].as_array_mut() {
+            read_only = options.iter().any(|option| option == "ro");
+            // How times of access are kept is not for the namespace to change.
             options.retain(|option| option != "relatime");
         }
+        staged.push(Staged { source, mapped, read_only });
     }
     Ok(staged)
 }
@@ -537,12 +538,17 @@ mod tests {
             Host { cgroup_frame: "/frame".into(), cgroup_views: vec![("pids".into(), "/cg/pids".into())], ..host() };
         let mut wanted = ContainerSpec { mounts: vec![bind(Propagation::HostToContainer)], ..container() };
         let found = plan(&sandbox, &wanted, &v1).unwrap();
-        let staged: Vec<_> = found.staged.iter().map(|s| (s.source.to_str().unwrap(), s.mapped)).collect();
-        let expected =
-            [("/rootfs", false), ("/run/shm", true), ("/frame", false), ("/cg/pids", false), ("/host/data", true)];
+        let staged: Vec<_> = found.staged.iter().map(|s| (s.source.to_str().unwrap(), s.mapped, s.read_only)).collect();
+        let expected = [
+            ("/rootfs", false, false),
+            ("/run/shm", true, false),
+            ("/frame", false, true),
+            ("/cg/pids", false, true),
+            ("/host/data", true, false),
+        ];
         assert_eq!(staged, expected);
         let text = found.config.to_string();
-        assert!(!staged.iter().any(|(path, _)| text.contains(&format!("{path:?}"))), "{text}");
+        assert!(!staged.iter().any(|(path, ..)| text.contains(&format!("{path:?}"))), "{text}");
         assert!(found.config["linux"]["namespaces"].to_string().contains(r#""path":"/users","type":"user""#), "{text}");
         serde_json::from_value::<Spec>(found.config).unwrap();
         wanted.user.additional_gids = vec![65_535];

@@ -42,6 +42,8 @@ pub(crate) struct Staged {
     pub source: PathBuf,
     /// With the ids of the user namespace.
     pub mapped: bool,
+    /// For good: what is so before the namespace has it, no root of it can change.
+    pub read_only: bool,
 }
 
 /// From the agent. Each connection carries one request, except that `Watch` goes on.

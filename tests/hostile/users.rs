@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
-use crate::stage::{apply, container, pod, running, says, start};
+use crate::stage::{IMAGE, apply, container, pod, running, says, start};
 
 /// Merged into a pod's spec.
 fn own_users(more: Value) -> Value {
@@ -80,7 +81,7 @@ fn root_of_a_pod_with_users_of_its_own_is_nobody_on_the_machine() {
     let other = json!({"volumeMounts": mounts, "securityContext": {"runAsUser": 1000, "runAsGroup": 1001}});
     let security = json!({"fsGroup": 2000, "sysctls": [{"name": "net.ipv4.ping_group_range", "value": "0 1000"},
         {"name": "kernel.shm_rmid_forced", "value": "1"}]});
-    let terminal = json!({"tty": true, "stdin": true});
+    let terminal = json!({"tty": true, "stdin": true, "securityContext": {"runAsUser": 1000}});
     let as_user = "cat /secret/key; echo; id -u; id -G; touch /scratch/mine && stat -c %u:%g /scratch/mine; cat /host/roots || echo kept; \
         echo out > /dev/stdout; echo ready; sleep 1000";
     apply(
@@ -145,8 +146,23 @@ fn root_of_a_pod_with_users_of_its_own_is_nobody_on_the_machine() {
     );
     let first_process = ask(&lab, "two", "id -u; cat /proc/1/comm; awk '/^Uid/ { print $2 }' /proc/1/status");
     assert_eq!(first_process, "1000\nmemfd:pause\n65535\n");
-    // A terminal is of the pod's root and its group 5.
-    assert!(lab.kubectl(&["logs", "three"]).contains("0:5 620"), "{}", lab.kubectl(&["logs", "three"]));
+    // A terminal is its user's.
+    assert!(lab.kubectl(&["logs", "three"]).contains("1000:5 620"), "{}", lab.kubectl(&["logs", "three"]));
+
+    // An ephemeral container sees the processes of another.
+    let debug = ["debug", "one", "--image", IMAGE, "--target", "c", "--container", "look", "--", "/bin/sh", "-c"];
+    lab.kubectl(
+        &[
+            &debug[..],
+            &["/bin/busybox cat /proc/1/root/tmp/own /proc/1/cmdline && /bin/busybox echo; /bin/busybox echo seen"],
+        ]
+        .concat(),
+    );
+    lab.until("the other one is seen", || {
+        let said = lab.command("kubectl").args(["logs", "one", "-c", "look"]).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        said.contains("sleep\u{0}1000") && said.ends_with("seen\n")
+    });
 
     // Another process of the node finds the same ids, and gives them to nobody else.
     lab.kill_server();
@@ -161,7 +177,7 @@ fn root_of_a_pod_with_users_of_its_own_is_nobody_on_the_machine() {
     assert!(held(&uid));
     lab.kubectl(&["delete", "pod", "one", "--timeout=60s"]);
     lab.until("its ids are free", || !held(&uid));
-    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&uid), "nothing of it is mounted");
+    lab.until("nothing of it is mounted", || !fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&uid));
 
     let node = lab.name.clone();
     lab.until("the node says that it can", || {
@@ -172,7 +188,7 @@ fn root_of_a_pod_with_users_of_its_own_is_nobody_on_the_machine() {
 
 /// The directory below which a file is.
 fn find(below: &std::path::Path, name: &str) -> PathBuf {
-    let found = crate::lab::run(std::process::Command::new("find").arg(below).args(["-name", name]));
+    let found = crate::lab::run(Command::new("find").arg(below).args(["-name", name]));
     let found = String::from_utf8(found.stdout).unwrap();
     PathBuf::from(found.lines().next().unwrap_or_else(|| panic!("no {name} in {below:?}"))).parent().unwrap().to_owned()
 }
@@ -193,20 +209,24 @@ fn what_root_of_the_machine_may_do_fails_for_root_of_a_pod() {
          try network ip link set lo mtu 1400; try chown-inside chown 65535 /tmp; \
          try mknod mknod /tmp/disk b {major} {minor}; try mount-disk mount -t ext4 /dev/disk /mnt; \
          try core-pattern w /proc/sys/kernel/core_pattern '|/bin/false'; \
-         try panic w /proc/sys/kernel/panic 1; try chown-outside chown 65536 /tmp/x; try set-uid chown 1000000 /host; \
+         try panic w /proc/sys/kernel/panic 1; try remount mount -o remount,bind,rw /secret; try chown-outside chown 65536 /tmp/x; try set-uid chown 1000000 /host; \
          try clock adjtimex -f 0; try oom w /proc/1/oom_score_adj -1000; \
          try cgroup w /sys/fs/cgroup/memory/memory.limit_in_bytes -1; \
          try restart w /proc/sys/kernel/ctrl-alt-del 0; echo tried; sleep 1000"
     );
-    let everything = json!({"volumeMounts": [{"name": "host", "mountPath": "/host"}],
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "secret"}, "stringData": {"key": "s"}});
+    let everything = json!({"volumeMounts": [{"name": "host", "mountPath": "/host"}, {"name": "secret", "mountPath": "/secret"}],
         "securityContext": {"privileged": true, "procMount": "Unmasked"}});
-    let volumes = json!([{"name": "host", "hostPath": {"path": host}}]);
+    let volumes =
+        json!([{"name": "host", "hostPath": {"path": host}}, {"name": "secret", "secret": {"secretName": "secret"}}]);
     let control = format!(
         "mkdir -p /tmp; touch /tmp/x; mknod /tmp/disk b {major} {minor} && chown 65536 /tmp/x && echo tried; sleep 1000"
     );
     apply(
         &lab,
         &[
+            secret,
             pod("mean", &[container("c", &acts, everything)], own_users(json!({"volumes": volumes}))),
             pod("usual", &[container("c", &control, json!({"securityContext": {"privileged": true}}))], json!({})),
         ],
@@ -219,7 +239,7 @@ fn what_root_of_the_machine_may_do_fails_for_root_of_a_pod() {
     };
     let inside = ["mount-tmpfs", "mount-proc", "mount-sys", "hostname", "network", "chown-inside"];
     assert_eq!(of("works "), inside, "{said}");
-    assert_eq!(of("fails ").len(), 10, "{said}");
+    assert_eq!(of("fails ").len(), 11, "{said}");
     assert_eq!(fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), core);
     assert_eq!(fs::metadata(&host).unwrap().uid(), 0);
     // Another pod's processes and the node's are nobody it may signal or look into, though it has every capability.
@@ -271,6 +291,24 @@ fn proc_is_unmasked_for_pods_with_users_of_their_own_alone() {
     let said = lab.command("kubectl").args(["apply", "-f", file.to_str().unwrap()]).output().unwrap();
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("`hostUsers` must be false to use `Unmasked`"), "{said}");
+}
+
+/// A machine that makes none: the number of them is limited in a user namespace of its own.
+#[test]
+fn the_check_says_what_a_machine_lacks_for_users() {
+    let directory = tempfile::tempdir().unwrap();
+    let directories = ["data", "run"].map(|part| format!("--{part}-dir={}", directory.path().join(part).display()));
+    let check = |program: &str, first: &[&str]| {
+        let found = Command::new(program).args(first).arg("check").args(&directories).output().unwrap();
+        let said = String::from_utf8(found.stdout).unwrap();
+        said.lines().find(|line| line.contains("user namespaces")).unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
+    let binary = env!("CARGO_BIN_EXE_amphipod");
+    assert!(check(binary, &[]).starts_with("ok "), "{}", check(binary, &[]));
+    let limited = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$0\" \"$@\"";
+    let said = check("unshare", &["-Urm", "sh", "-c", limited, binary]);
+    assert!(said.starts_with("warn ") && said.contains("this machine makes no user namespaces"), "{said}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left");
 }
 
 #[test]

@@ -75,6 +75,7 @@ pub(super) fn launch(
 fn finish(request: &StartRequest, bundle: &Path, console: Option<Console>, socket: &OwnedFd) -> Result<(), String> {
     if let Some(console) = console {
         let master = console.receive().map_err(|error| format!("receiving the tty: {error}"))?;
+        own_terminal(&master, request.uid);
         children::send_fd(socket, master.as_fd()).map_err(|error| format!("handing the tty over: {error}"))?;
     }
     if let Some(cgroup) = &request.device_cgroup {
@@ -93,6 +94,18 @@ pub(super) fn own_streams(streams: &[&OwnedFd], uid: u32) {
         if kind == Ok(libc::S_IFIFO) {
             let _ = nix::unistd::fchown(stream, Some(nix::unistd::Uid::from_raw(uid)), None);
         }
+    }
+}
+
+/// The same for a terminal, by its master.
+fn own_terminal(master: &OwnedFd, uid: u32) {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes flags and returns a new descriptor, without any path lookup.
+    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    if slave >= 0 {
+        // SAFETY: just opened.
+        let slave = unsafe { OwnedFd::from_raw_fd(slave) };
+        let _ = nix::unistd::fchown(&slave, Some(nix::unistd::Uid::from_raw(uid)), None);
     }
 }
 

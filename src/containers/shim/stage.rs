@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, pivot_root};
 use rustix::fs::FileType;
 
-use super::super::idmap;
+use super::super::idmap::{self, Attributes};
 use super::super::oci::{STAGED_MOUNTS, STAGED_USERS};
 use super::super::spec::Users;
 use super::super::wire::{Staged, StartRequest};
@@ -53,6 +53,10 @@ pub(super) fn enter(request: &StartRequest, users: &Users, state: &Path) -> Resu
 fn clone(staged: &Staged, namespace: &File) -> Result<OwnedFd, String> {
     let path = staged.source.display();
     let tree = idmap::clone_of(&staged.source, true).map_err(|error| format!("mounting {path}: {error}"))?;
+    if staged.read_only {
+        let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+        idmap::change(tree.as_fd(), &attributes).map_err(|error| format!("mounting {path} read-only: {error}"))?;
+    }
     if staged.mapped {
         idmap::map(tree.as_fd(), namespace.as_fd()).map_err(|error| {
             let why = nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or_default()).desc().to_lowercase();
