@@ -68,7 +68,11 @@ impl Registry {
             let pod = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             match read_range(&path) {
                 Some(first) if !ranges.values().any(|other| *other == first) => drop(ranges.insert(pod, first)),
-                _ => discard(&path)?,
+                _ => {
+                    if let Err(error) = discard(&path) {
+                        tracing::warn!(error = super::error::chain(&error), "what is left of a pod's users stays");
+                    }
+                }
             }
         }
         Ok(Self { directory, ranges: Mutex::new(ranges) })

@@ -32,16 +32,12 @@ pub(super) fn enter(request: &StartRequest, users: &Users, state: &Path) -> Resu
     // What the machine mounts later may still show up in volumes, nothing the other way.
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).map_err(|error| failed(error.into()))?;
+    let whole = [("/proc", true, "proc"), ("/sys", true, "sys"), ("/dev", false, "dev")]
+        .map(|(path, recursive, place)| (Path::new(path), recursive, place));
+    let own = [(state, STATE), (&*request.bundle, BUNDLE), (&*users.namespace, STAGED_USERS)]
+        .map(|(path, place)| (path, false, &place[1..]));
     let mut trees = Vec::new();
-    for (path, recursive, place) in [("/proc", true, "proc"), ("/sys", true, "sys"), ("/dev", false, "dev")]
-        .map(|(p, r, to)| (Path::new(p), r, to))
-        .into_iter()
-        .chain([
-            (state, false, &STATE[1..]),
-            (&*request.bundle, false, &BUNDLE[1..]),
-            (&*users.namespace, false, &STAGED_USERS[1..]),
-        ])
-    {
+    for (path, recursive, place) in whole.into_iter().chain(own) {
         trees.push((idmap::clone_of(path, recursive).map_err(failed)?, place.to_owned()));
     }
     for (number, staged) in request.staged.iter().enumerate() {
