@@ -29,6 +29,9 @@ mod start;
 /// Directories without end.
 #[path = "hostile/trees.rs"]
 mod trees;
+/// Pods with users of their own.
+#[path = "hostile/users.rs"]
+mod users;
 /// Links and exchanged directories in volumes.
 #[path = "hostile/volumes.rs"]
 mod volumes;

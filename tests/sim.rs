@@ -86,6 +86,13 @@ fn a_rollout_of_one_replica_holds_its_budget_of_commits() {
 }
 
 #[test]
+fn a_pod_whose_users_cannot_be_told_apart_from_the_machines_does_not_run() {
+    let told = paused().block_on(commits::of_users_that_cannot_be("Linux 6.3 or newer is needed"));
+    let expected = "Failed to create pod sandbox: user namespaces are not supported by this node (hostUsers: false): Linux 6.3 or newer is needed";
+    assert_eq!(told, [expected]);
+}
+
+#[test]
 fn an_idle_node_writes_once_an_hour() {
     let commits = paused().block_on(commits::of_an_idle_hour());
     assert!(commits.len() <= 1, "{} commits:\n{}", commits.len(), commits.join("\n"));

@@ -70,6 +70,7 @@ fn probe(directories: &Directories) -> Result<()> {
     show("control groups", cgroups());
     if root {
         show("overlayfs", overlay(&place.data_dir));
+        show("user namespaces", user_namespaces(&place.data_dir));
         let ranges = Ranges { pods: vec!["10.42.0.0/24".parse()?], ..Ranges::default() };
         show("nftables", must(net::check::nftables(&place.network(&ranges)), "takes our rules"));
         show("conntrack", must(net::check::conntrack(), "connections can be listed"));
@@ -159,6 +160,22 @@ fn overlay(data_dir: &Path) -> Found {
             "{}; load the kernel module overlay, and put --data-dir on a file system that carries it (ext4, xfs, btrfs)",
             chain(&error)
         )),
+    }
+}
+
+/// Makes one, and mounts with its ids where volumes and images will be.
+fn user_namespaces(data_dir: &Path) -> Found {
+    let Some(parent) = existing(data_dir) else { return Fail("--data-dir: no part of the path exists".into()) };
+    let scratch = parent.join(format!(".amphipod-check-users-{}", std::process::id()));
+    let config = containers::Config::new(scratch.join("data"), scratch.join("run"));
+    let lacks = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_or_else(|error| Some(error.to_string()), |runtime| runtime.block_on(containers::lacks_for_users(&config)));
+    let _ = crate::base::tree::remove(&scratch);
+    match lacks {
+        None => Fine("pods can have users of their own (hostUsers: false)".into()),
+        Some(why) => Warn(format!("{why} (pods with hostUsers: false are refused)")),
     }
 }
 

@@ -27,6 +27,9 @@ pub enum Error {
     /// The command could not be executed inside the container.
     #[error("failed to exec in container: {0}")]
     Exec(String),
+    /// The pod cannot have users of its own.
+    #[error("user namespace: {0}")]
+    Users(String),
     /// The specification asks for something impossible.
     #[error("invalid container specification: {0}")]
     Spec(String),

@@ -6,27 +6,19 @@
 //! it, and as it belongs to no mount namespace, no process can change that, whatever its capabilities.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::error::{Error, Result};
+use super::idmap::{self, Attributes};
 
 /// A read-only view of the executable.
 #[derive(Debug)]
 pub(crate) struct Executable {
     file: OwnedFd,
-}
-
-/// `struct mount_attr` of mount_setattr(2).
-#[repr(C)]
-struct MountAttributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
 }
 
 impl Executable {
@@ -46,21 +38,7 @@ fn read_only_view(path: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(rustix::fs::CWD, path, flags)?;
     let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    let attributes = MountAttributes { set, clear: 0, propagation: 0, user_namespace: 0 };
-    // SAFETY: the path is a constant, the kernel reads the structure of the size that is given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<MountAttributes>(),
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    idmap::change(tree.as_fd(), &Attributes { set, ..Attributes::default() })?;
     // Closing the tree takes the mount out of its anonymous namespace, where CAP_SYS_ADMIN could still change it; the
     // second descriptor keeps it alive.
     let own = format!("/proc/self/fd/{}", tree.as_raw_fd());

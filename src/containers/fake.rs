@@ -35,6 +35,8 @@ pub struct FakeRuntime {
 struct State {
     sandboxes: BTreeMap<String, Sandbox>,
     specs: BTreeMap<String, ContainerSpec>,
+    users: Vec<String>,
+    lacks_for_users: Option<String>,
     next_pid: u32,
     fail_next_start: Option<String>,
 }
@@ -91,6 +93,11 @@ impl FakeRuntime {
         self.state().fail_next_start = Some(message.to_owned());
     }
 
+    /// Makes a machine on which pods cannot have users of their own.
+    pub fn lack_users(&self, why: &str) {
+        self.state().lacks_for_users = Some(why.to_owned());
+    }
+
     /// Loses a sandbox with everything in it, as when its shim is killed.
     pub fn lose_sandbox(&self, sandbox: &str) {
         let known = self.state().sandboxes.get_mut(sandbox).map(|sandbox| sandbox.alive = false).is_some();
@@ -124,6 +131,30 @@ impl Runtime for FakeRuntime {
         let sandbox = Sandbox { spec, pid, alive: true, created_at: (self.now)(), containers: Vec::new() };
         state.sandboxes.insert(sandbox.spec.id.clone(), sandbox.clone());
         Ok(sandbox)
+    }
+
+    async fn make_users(&self, pod: &str) -> Result<Users> {
+        let mut state = self.state();
+        if !state.users.iter().any(|known| known == pod) {
+            state.users.push(pod.to_owned());
+        }
+        let place = state.users.iter().position(|known| known == pod).unwrap_or_default();
+        let first_id = super::users::COUNT * (1 + u32::try_from(place).unwrap_or_default());
+        let path = |name: &str| Path::new("/fake/users").join(pod).join(name);
+        Ok(Users { namespace: path("user"), netns: path("net"), first_id, count: super::users::COUNT })
+    }
+
+    async fn remove_users(&self, pod: &str) -> Result<()> {
+        self.state().users.iter_mut().filter(|known| *known == pod).for_each(String::clear);
+        Ok(())
+    }
+
+    async fn users_list(&self) -> Vec<String> {
+        self.state().users.iter().filter(|pod| !pod.is_empty()).cloned().collect()
+    }
+
+    async fn lacks_for_users(&self) -> Option<String> {
+        self.state().lacks_for_users.clone()
     }
 
     async fn start_container(&self, sandbox: &str, spec: ContainerSpec) -> Result<u32> {
@@ -357,7 +388,12 @@ impl Images for FakeImages {
         Err(ImageError::Invalid { what: "archive".into(), reason: format!("{archive:?}: the fake reads none") })
     }
 
-    async fn prepare_rootfs(&self, image: &str, container: &str) -> Result<PathBuf, ImageError> {
+    async fn prepare_rootfs(
+        &self,
+        image: &str,
+        container: &str,
+        _users: Option<&Users>,
+    ) -> Result<PathBuf, ImageError> {
         self.status(image).await.ok_or_else(|| ImageError::NoImage(image.to_owned()))?;
         self.state().mounted.insert(container.to_owned());
         Ok(PathBuf::from("/fake").join(container))

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use super::cgroup::Tree;
 use super::error::Result;
 use super::runtime::{SHIMS_CGROUP, discard, saved_sandboxes, unmount_below};
+use super::users::users_dir;
 use super::{Config, Error};
 
 /// How often it is looked whether every container has ended.
@@ -58,7 +59,8 @@ pub fn destroy_all(config: &Config) -> Result<()> {
     note(unmount_below(&config.run_dir));
     note(unmount_below(&config.data_dir.join("containers")));
     let (seccomp, cgroup) = (config.run_dir.join("seccomp"), config.run_dir.join("cgroup"));
-    for path in [config.sandboxes_dir(), seccomp, cgroup, config.data_dir.join("containers")] {
+    let users = users_dir(&config.run_dir);
+    for path in [config.sandboxes_dir(), seccomp, cgroup, users, config.data_dir.join("containers")] {
         if let Err(source) = crate::base::tree::remove(&path) {
             note(Err(Error::Io { what: "removing", path, source }));
         }

@@ -13,6 +13,7 @@ mod error;
 mod executable;
 pub mod fake;
 pub mod hello;
+mod idmap;
 pub mod image;
 mod killall;
 pub mod memory;
@@ -25,6 +26,7 @@ mod shim;
 pub mod spec;
 pub mod stats;
 pub mod sysctl;
+mod users;
 mod wire;
 
 use std::path::PathBuf;
@@ -42,6 +44,7 @@ pub use session::{Session, SessionControl};
 pub use shim::shim_main;
 pub use spec::*;
 pub use stats::Stats;
+pub use users::lacks_for_users;
 
 /// Where this room keeps things. Several of these can live on one machine, each with its own directories and root.
 #[derive(Debug, Clone)]
@@ -126,6 +129,15 @@ pub trait Runtime: Send + Sync {
     async fn remove_container(&self, container: &str) -> Result<()>;
     /// Kills everything in the sandbox and removes cgroup, namespaces, mounts and run state.
     async fn remove_sandbox(&self, sandbox: &str) -> Result<()>;
+    /// Makes a user namespace for a pod, with ids that no other pod has, and a network namespace that belongs to it; the same
+    /// again where they are there already, also after a restart.
+    async fn make_users(&self, pod: &str) -> Result<Users>;
+    /// Ends them, after everything that uses them; fine if there are none.
+    async fn remove_users(&self, pod: &str) -> Result<()>;
+    /// Pods that have users of their own, also from before a restart.
+    async fn users_list(&self) -> Vec<String>;
+    /// Why pods cannot have users of their own on this machine; `None` where they can. Tried once.
+    async fn lacks_for_users(&self) -> Option<String>;
     /// Everything known, also what an earlier process of the agent started and what ended while no agent was there.
     async fn list(&self) -> Vec<Sandbox>;
     /// One container's status.

@@ -12,7 +12,9 @@ use super::error::{Error, Result};
 use super::seccomp;
 use super::spec::{
     CapabilityChange, ContainerSpec, Device, ExecSpec, Mount, MountSource, Propagation, SandboxSpec, Seccomp, User,
+    Users,
 };
+use super::wire::Staged;
 
 /// What the plan must know of the machine.
 #[derive(Debug, Clone, Default)]
@@ -84,7 +86,13 @@ pub(crate) struct Plan {
     pub seccomp: Option<Value>,
     /// To be taken on after the program was loaded; the configuration keeps what loading needs.
     pub capabilities: Option<Value>,
+    /// What the configuration names by number, where the container has users of its own.
+    pub staged: Vec<Staged>,
 }
+
+/// Where libcontainer finds what is staged, and the user namespace.
+pub(crate) const STAGED_MOUNTS: &str = "/mounts";
+pub(crate) const STAGED_USERS: &str = "/users";
 
 /// What loading a program without no_new_privs and then dropping capabilities takes.
 const FOR_LOADING: &[&str] = &["CAP_SYS_ADMIN", "CAP_SETPCAP"];
@@ -121,7 +129,53 @@ pub(crate) fn plan(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host
             keep_for_loading(&mut sets[name]);
         }
     }
-    Ok(Plan { config, seccomp, capabilities: wanted })
+    let staged = match &sandbox.users {
+        Some(users) => stage(users, container, host, &mut config)?,
+        None => Vec::new(),
+    };
+    Ok(Plan { config, seccomp, capabilities: wanted, staged })
+}
+
+/// Replaces every path of the machine by the number of what the shim has mounted for it.
+fn stage(users: &Users, container: &ContainerSpec, host: &Host, config: &mut Value) -> Result<Vec<Staged>> {
+    has_ids(users, &container.user)?;
+    if !container.devices.is_empty() {
+        return Err(Error::Spec("devices are not possible with hostUsers: false".into()));
+    }
+    let shared = |m: &&Mount| matches!(m.source, MountSource::Bind { propagation: Propagation::Bidirectional, .. });
+    if let Some(shared) = container.mounts.iter().find(shared) {
+        let path = shared.container_path.display();
+        return Err(Error::Spec(format!(
+            "mount {path}: mountPropagation Bidirectional is not possible with hostUsers: false"
+        )));
+    }
+    // The layers of the root file system are mapped already.
+    let mut staged = vec![Staged { source: container.rootfs.clone(), mapped: false, read_only: false }];
+    config["root"]["path"] = json!(format!("{STAGED_MOUNTS}/0"));
+    let is_cgroup =
+        |path: &Path| path == host.cgroup_frame || host.cgroup_views.iter().any(|(_, directory)| directory == path);
+    for mount in config["mounts"].as_array_mut().into_iter().flatten().filter(|mount| mount["type"] == "bind") {
+        let source = PathBuf::from(mount["source"].as_str().unwrap_or_default());
+        mount["source"] = json!(format!("{STAGED_MOUNTS}/{}", staged.len()));
+        let (mapped, mut read_only) = (!is_cgroup(&source), false);
+        if let Some(options) = mount["options"].as_array_mut() {
+            read_only = options.iter().any(|option| option == "ro");
+            // How times of access are kept is not for the namespace to change.
+            options.retain(|option| option != "relatime");
+        }
+        staged.push(Staged { source, mapped, read_only });
+    }
+    Ok(staged)
+}
+
+fn has_ids(users: &Users, user: &User) -> Result<()> {
+    let mut all = [user.uid, user.gid].into_iter().chain(user.additional_gids.iter().copied());
+    match all.find(|id| users.on_the_machine(*id).is_none()) {
+        Some(id) => {
+            Err(Error::Spec(format!("user or group {id} is none of the pod's {} (hostUsers: false)", users.count)))
+        }
+        None => Ok(()),
+    }
 }
 
 fn keep_for_loading(set: &mut Value) {
@@ -152,6 +206,7 @@ pub(crate) fn plan_exec(
         like.cwd.clone_from(cwd);
     }
     let user = exec.user.as_ref().unwrap_or(&container.user);
+    sandbox.users.as_ref().map_or(Ok(()), |users| has_ids(users, user))?;
     let seccomp = seccomp_profile(container, &capabilities)?;
     Ok((process(&like, sandbox, user, &capabilities, host), seccomp))
 }
@@ -252,6 +307,9 @@ fn seccomp_profile(container: &ContainerSpec, capabilities: &[String]) -> Result
 /// The others are inherited from the shim.
 fn namespaces(sandbox: &SandboxSpec, host: &Host) -> Value {
     let mut list = vec![json!({ "type": "mount" })];
+    if sandbox.users.is_some() {
+        list.push(json!({ "type": "user", "path": STAGED_USERS }));
+    }
     match &host.pid_namespace {
         _ if sandbox.host_pid => {}
         Some(path) => list.push(json!({ "type": "pid", "path": path })),
@@ -465,6 +523,47 @@ mod tests {
         let spec: Spec = serde_json::from_value(plan.config).unwrap();
         assert!(plan.seccomp.is_some() && spec.linux().as_ref().unwrap().masked_paths().is_some());
         assert_eq!(spec.process().as_ref().unwrap().no_new_privileges(), None);
+    }
+
+    #[test]
+    fn users_of_its_own_are_joined_and_every_path_is_staged() {
+        let users = Users { namespace: "/u".into(), netns: "/n".into(), first_id: 1 << 30, count: 65_536 };
+        let sandbox = SandboxSpec { users: Some(users), ..SandboxSpec::default() };
+        let bind = |propagation| Mount {
+            container_path: "/data".into(),
+            read_only: false,
+            source: MountSource::Bind { host_path: "/host/data".into(), propagation },
+        };
+        let v1 =
+            Host { cgroup_frame: "/frame".into(), cgroup_views: vec![("pids".into(), "/cg/pids".into())], ..host() };
+        let mut wanted = ContainerSpec { mounts: vec![bind(Propagation::HostToContainer)], ..container() };
+        let found = plan(&sandbox, &wanted, &v1).unwrap();
+        let staged: Vec<_> = found.staged.iter().map(|s| (s.source.to_str().unwrap(), s.mapped, s.read_only)).collect();
+        let expected = [
+            ("/rootfs", false, false),
+            ("/run/shm", true, false),
+            ("/frame", false, true),
+            ("/cg/pids", false, true),
+            ("/host/data", true, false),
+        ];
+        assert_eq!(staged, expected);
+        let text = found.config.to_string();
+        assert!(!staged.iter().any(|(path, ..)| text.contains(&format!("{path:?}"))), "{text}");
+        assert!(found.config["linux"]["namespaces"].to_string().contains(r#""path":"/users","type":"user""#), "{text}");
+        serde_json::from_value::<Spec>(found.config).unwrap();
+        wanted.user.additional_gids = vec![65_535];
+        assert!(plan(&sandbox, &wanted, &v1).is_ok());
+        let exec = ExecSpec {
+            args: vec!["id".into()],
+            user: Some(User { uid: 65_536, ..User::default() }),
+            ..ExecSpec::default()
+        };
+        assert!(plan_exec(&sandbox, &wanted, &exec, &v1).is_err());
+        wanted.user.additional_gids.push(65_536);
+        assert!(plan(&sandbox, &wanted, &v1).unwrap_err().to_string().contains("65536"));
+        wanted.user.additional_gids.clear();
+        wanted.mounts = vec![bind(Propagation::Bidirectional)];
+        assert!(plan(&sandbox, &wanted, &v1).unwrap_err().to_string().contains("Bidirectional"));
     }
 
     #[test]

@@ -31,9 +31,9 @@ use super::shim::BUNDLES_DIR;
 use super::spec::*;
 use super::stats::Stats;
 use super::wire::{ExecRequest, Reply, Request, StartRequest};
-use super::{Config, Event, Runtime, oci};
+use super::{Config, Event, Runtime, oci, users};
 
-pub(crate) use self::sandbox_files::{SHIMS_CGROUP, discard, saved_sandboxes, unmount_below};
+pub(crate) use self::sandbox_files::{SHIMS_CGROUP, discard, run_self, saved_sandboxes, unmount_below};
 
 /// Exits that a receiver of events may lag behind before it has to list again.
 const EVENT_BACKLOG: usize = 1024;
@@ -57,6 +57,8 @@ struct Inner {
     config: Config,
     executable: Executable,
     tree: Tree,
+    users: users::Registry,
+    lacks_for_users: tokio::sync::OnceCell<Option<String>>,
     sandboxes: Mutex<BTreeMap<String, Known>>,
     events: broadcast::Sender<Event>,
 }
@@ -81,6 +83,8 @@ impl ShimRuntime {
         tree.make_frame(&frame).map_err(io("making", &frame))?;
         let inner = Inner {
             executable: Executable::open(&config.executable)?,
+            users: users::Registry::open(&config.run_dir)?,
+            lacks_for_users: tokio::sync::OnceCell::new(),
             config,
             tree,
             sandboxes: Mutex::new(BTreeMap::new()),
@@ -171,7 +175,8 @@ impl ShimRuntime {
         let cgroup = container_cgroup(sandbox, &spec.id);
         let bundle = self.bundle(&sandbox.id, &spec.id);
         std::fs::create_dir_all(&bundle).map_err(io("creating", &bundle))?;
-        super::image::make_directory_in(&spec.rootfs, Path::new(&spec.cwd), &spec.user)?;
+        let owner = sandbox.users.as_ref().map(|users| users.first_id);
+        super::image::make_directory_in(&spec.rootfs, Path::new(&spec.cwd), owner)?;
         let host = host::describe(&self.inner.config, tree, sandbox, spec);
         let plan = oci::plan(sandbox, spec, &host)?;
         let seccomp = plan.seccomp.as_ref().map(|profile| self.seccomp_file(profile)).transpose()?;
@@ -196,7 +201,8 @@ impl ShimRuntime {
             oom_score_adj: spec.oom_score_adj.unwrap_or(0),
             seccomp,
             capabilities: plan.capabilities.map(|sets| sets.to_string()),
-            uid: spec.user.uid,
+            uid: sandbox.users.as_ref().and_then(|users| users.on_the_machine(spec.user.uid)).unwrap_or(spec.user.uid),
+            staged: plan.staged,
             oom_file: tree.oom_file(&cgroup),
             device_cgroup: tree.device_program_directory(&cgroup),
             procs_file: tree.procs_file(&cgroup),
@@ -288,7 +294,7 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
 }
 
 /// Moves work that blocks (mounts, cgroups) off the event loop.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -449,6 +455,24 @@ impl Runtime for ShimRuntime {
         blocking(move || discard(&runtime.inner.config, &runtime.inner.tree, &saved, !shared)).await?;
         self.sandboxes().remove(sandbox);
         Ok(())
+    }
+
+    async fn make_users(&self, pod: &str) -> Result<Users> {
+        self.inner.users.make(&self.inner.executable, pod).await
+    }
+
+    async fn remove_users(&self, pod: &str) -> Result<()> {
+        let (runtime, pod) = (self.clone(), pod.to_owned());
+        blocking(move || runtime.inner.users.remove(&pod)).await
+    }
+
+    async fn users_list(&self) -> Vec<String> {
+        self.inner.users.list()
+    }
+
+    async fn lacks_for_users(&self) -> Option<String> {
+        let probe = || users::probe(&self.inner.config, &self.inner.executable);
+        self.inner.lacks_for_users.get_or_init(probe).await.clone()
     }
 
     async fn list(&self) -> Vec<Sandbox> {

@@ -36,8 +36,29 @@ pub struct SandboxSpec {
     pub log_dir: PathBuf,
     /// Size of the /dev/shm that its containers share; 64 MiB when `None`.
     pub shm_bytes: Option<u64>,
+    /// The pod's own users, from [`crate::containers::Runtime::make_users`]; `None` is the machine's.
+    pub users: Option<Users>,
     /// For the caller; kept and given back as they are.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A user namespace: ids from 0 on inside are ids of the machine from another number on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// Where the user namespace is pinned.
+    pub namespace: PathBuf,
+    /// Where a network namespace that belongs to it is pinned.
+    pub netns: PathBuf,
+    /// What the machine calls its user and group 0.
+    pub first_id: u32,
+    pub count: u32,
+}
+
+impl Users {
+    /// What the machine calls one of its ids.
+    pub fn on_the_machine(&self, id: u32) -> Option<u32> {
+        (id < self.count).then_some(self.first_id + id)
+    }
 }
 
 /// Limits. `None` means no limit, or in an update: unchanged.

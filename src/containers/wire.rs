@@ -12,7 +12,7 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 
-use super::spec::ContainerStatus;
+use super::spec::{ContainerStatus, Users};
 
 /// The longest message that is accepted; arguments and environments are far below.
 pub(crate) const MESSAGE_MAX: usize = 4 * 1024 * 1024;
@@ -31,6 +31,19 @@ pub(crate) struct ShimConfig {
     pub log_max_files: u32,
     /// `cgroup.procs` files of the cgroup in which shims live, so that stopping the agent's service spares them.
     pub cgroup_procs: Vec<PathBuf>,
+    /// The user namespace in which everything but the shim lives.
+    #[serde(default)]
+    pub users: Option<Users>,
+}
+
+/// What is mounted in a container that has users of its own, at `/mounts/N` of the place that libcontainer works in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Staged {
+    pub source: PathBuf,
+    /// With the ids of the user namespace.
+    pub mapped: bool,
+    /// For good: what is so before the namespace has it, no root of it can change.
+    pub read_only: bool,
 }
 
 /// From the agent. Each connection carries one request, except that `Watch` goes on.
@@ -74,8 +87,11 @@ pub(crate) struct StartRequest {
     pub seccomp: Option<PathBuf>,
     /// OCI `LinuxCapabilities` as JSON, when libcontainer was told to keep more for loading the program.
     pub capabilities: Option<String>,
-    /// Owner of the streams, so that `/dev/stdout` can be opened by the container's user.
+    /// Owner of the streams, so that `/dev/stdout` can be opened by the container's user, as the machine calls it.
     pub uid: u32,
+    /// The root file system, and what else the configuration names by number.
+    #[serde(default)]
+    pub staged: Vec<Staged>,
     /// The file whose `oom_kill` line counts kernel kills in the container.
     pub oom_file: Option<PathBuf>,
     /// The directory of the container's cgroup (version 2 only) that gets the device rules.

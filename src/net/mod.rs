@@ -182,6 +182,8 @@ pub struct PodAttachment {
     pub namespace: String,
     /// For logs.
     pub name: String,
+    /// A namespace that was made for the pod; `None` makes one.
+    pub netns: Option<PathBuf>,
 }
 
 /// What a pod got.

@@ -66,12 +66,9 @@ pub fn refuse(pod: &Pod, host: &Host) -> Option<Refusal> {
     system(spec).or_else(|| sysctls(spec, host)).or_else(|| app_armor(spec, host)).or_else(|| se_linux(spec, host))
 }
 
-/// Why no sandbox can be made for the pod: it would have the users of the host.
-pub fn own_users(spec: &PodSpec) -> Result<(), String> {
-    match spec.host_users {
-        Some(false) => Err("user namespaces are not supported by this node's runtime (hostUsers: false)".into()),
-        _ => Ok(()),
-    }
+/// Whether the pod is to have users of its own.
+pub fn own_users(spec: &PodSpec) -> bool {
+    spec.host_users == Some(false)
 }
 
 fn system(spec: &PodSpec) -> Option<Refusal> {
@@ -168,14 +165,6 @@ mod tests {
         let mut shared = with_sysctl("kernel.shm_rmid_forced");
         shared["hostIPC"] = true.into();
         assert!(said(shared, &host).unwrap().1.ends_with("not allowed with host ipc enabled"));
-    }
-
-    #[test]
-    fn pods_with_users_of_their_own_are_refused() {
-        let of =
-            |value: Value| own_users(&serde_json::from_value(json!({"containers": [], "hostUsers": value})).unwrap());
-        assert!(of(Value::Null).is_ok() && of(true.into()).is_ok());
-        assert!(of(false.into()).unwrap_err().contains("hostUsers: false"));
     }
 
     #[test]

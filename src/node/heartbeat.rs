@@ -10,7 +10,7 @@ use super::{Config, Node};
 use crate::api::http::paths::GIT_VERSION;
 use crate::api::status::{Result, Status};
 use crate::base::space::Space;
-use crate::containers::Images;
+use crate::containers::{Images, Runtime};
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
 use crate::kinds::core::node;
@@ -153,7 +153,11 @@ pub async fn run(node: Arc<Node>) {
         if let Err(error) = renew(&node).await {
             tracing::warn!(%error, "the node's lease was not renewed");
         }
-        let status = status(&node).await;
+        // What takes trying comes after the node has said that it is there.
+        let mut status = status(&node).await;
+        if reported.is_some() {
+            status["runtimeHandlers"] = handlers(&*node.runtime).await;
+        }
         let due = reported.as_ref().is_none_or(|(s, at)| *s != status || at.elapsed() > REPORT)
             || !is_ready(&informer, &node.config.name);
         if due {
@@ -228,6 +232,12 @@ async fn status(node: &Node) -> Value {
         },
         "images": images(&*node.images).await, "features": {"supplementalGroupsPolicy": true},
     })
+}
+
+/// The one way to run a pod, and what of it depends on the machine.
+async fn handlers(runtime: &dyn Runtime) -> Value {
+    let own_users = runtime.lacks_for_users().await.is_none();
+    json!([{"name": "", "features": {"recursiveReadOnlyMounts": false, "userNamespaces": own_users}}])
 }
 
 async fn images(images: &dyn Images) -> Vec<Value> {

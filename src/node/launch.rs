@@ -12,7 +12,7 @@ use super::files::Files;
 use super::volumes::pin::Pins;
 use super::volumes::{self, Paths};
 use super::{Node, files, probes, spec};
-use crate::containers::{self, ContainerSpec, ContainerState, ContainerStatus, Image};
+use crate::containers::{self, ContainerSpec, ContainerState, ContainerStatus, Image, Users};
 use crate::node::machine::Ended;
 
 /// The last words of all containers of a pod together are cut at this length.
@@ -28,6 +28,8 @@ const SECCOMP_DIR: &str = "seccomp";
 pub struct Setting {
     pub sandbox: String,
     pub addresses: Vec<IpAddr>,
+    /// The pod's own; `None` is the machine's.
+    pub users: Option<Users>,
     pub volumes: Paths,
     pub files: Files,
     pub facts: Facts,
@@ -58,7 +60,7 @@ pub async fn start(
     let id = containers::new_id();
     let rootfs = node
         .images
-        .prepare_rootfs(&image.id, &id)
+        .prepare_rootfs(&image.id, &id, at.users.as_ref())
         .await
         .map_err(|e| Failed { reason: "CreateContainerError", message: e.to_string() })?;
     // They hold what the container mounts until it has done so.

@@ -76,6 +76,15 @@ impl Pods {
         if let Err(error) = self.node.network.adopt(&in_use).await {
             tracing::warn!(error = super::launch::full(&error), "networks of earlier pods were not all removed");
         }
+        for uid in self.node.runtime.users_list().await.iter().filter(|uid| !in_use.contains(uid)) {
+            if let Err(error) = self.node.runtime.remove_users(uid).await {
+                tracing::warn!(
+                    uid,
+                    error = super::launch::full(&error),
+                    "users of an earlier pod were not all removed"
+                );
+            }
+        }
         for object in mine {
             self.begin_worker(object);
         }

@@ -23,7 +23,7 @@ use crate::api::delete::DeleteOptions;
 use crate::base::clock::between;
 use crate::base::object::Object;
 use crate::base::task;
-use crate::containers::{ContainerState, Sandbox, SandboxSpec};
+use crate::containers::{ContainerState, Sandbox, SandboxSpec, Users};
 use crate::kinds::Subresource;
 use crate::kinds::core::pod;
 use crate::net::PodAttachment;
@@ -688,12 +688,16 @@ async fn prepare(
     let name = pod.metadata.name.clone().unwrap_or_default();
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let sandbox_error = |why: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
-    admit::own_users(&pod_spec).map_err(sandbox_error)?;
+    let users = match admit::own_users(&pod_spec) {
+        true => Some(own_users(node, &uid, adopted).await.map_err(sandbox_error)?),
+        false => None,
+    };
     let host_network = pod_spec.host_network == Some(true);
     let (netns, addresses) = if host_network {
         (None, node.config.addresses.clone())
     } else {
-        let pod = PodAttachment { id: uid.clone(), namespace: namespace.clone(), name: name.clone() };
+        let netns = users.as_ref().map(|users| users.netns.clone());
+        let pod = PodAttachment { id: uid.clone(), namespace: namespace.clone(), name: name.clone(), netns };
         let attached = node.network.attach(pod).await.map_err(|e| sandbox_error(launch::full(&e)))?;
         (Some(attached.netns), attached.addresses)
     };
@@ -722,6 +726,7 @@ async fn prepare(
                 cgroup_parent: spec::cgroup_parent(pod, &uid),
                 resources: spec::pod_resources(pod),
                 log_dir: node.pod_log_dir(&namespace, &name, &uid),
+                users: users.clone(),
                 labels: [(UID_LABEL.to_owned(), uid.clone())].into(),
                 ..SandboxSpec::default()
             };
@@ -730,7 +735,18 @@ async fn prepare(
             id
         }
     };
-    Ok(Box::new(Setting { sandbox, addresses, volumes, files, facts, stale }))
+    Ok(Box::new(Setting { sandbox, addresses, users, volumes, files, facts, stale }))
+}
+
+/// The users of a pod that is to have its own, or why it cannot. What runs already is as it was made.
+async fn own_users(node: &Node, uid: &str, adopted: Option<&Sandbox>) -> Result<Users, String> {
+    if let Some(users) = adopted.and_then(|sandbox| sandbox.spec.users.clone()) {
+        return Ok(users);
+    }
+    if let Some(why) = node.runtime.lacks_for_users().await {
+        return Err(format!("user namespaces are not supported by this node (hostUsers: false): {why}"));
+    }
+    node.runtime.make_users(uid).await.map_err(|error| launch::full(&error))
 }
 
 async fn remove_sandbox(node: &Node, id: &str) {
@@ -750,6 +766,9 @@ async fn remove_sandbox(node: &Node, id: &str) {
 pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) {
     if let Err(error) = node.network.detach(uid).await {
         tracing::warn!(uid, error = launch::full(&error), "the pod's network was not removed whole");
+    }
+    if let Err(error) = node.runtime.remove_users(uid).await {
+        tracing::warn!(uid, error = launch::full(&error), "the pod's user namespace was not removed whole");
     }
     if everything {
         if let Err(why) = volumes::remove(node, uid).await {

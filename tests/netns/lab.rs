@@ -137,7 +137,7 @@ fn cable() -> Space {
 
 impl Lab {
     pub fn attach(&self, id: &str) -> Attached {
-        let pod = PodAttachment { id: id.into(), namespace: "test".into(), name: id.into() };
+        let pod = PodAttachment { id: id.into(), namespace: "test".into(), name: id.into(), netns: None };
         self.runtime.block_on(self.network.attach(pod)).unwrap()
     }
 

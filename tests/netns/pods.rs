@@ -47,7 +47,7 @@ fn a_restart_finds_everything_and_repairs_what_is_missing() {
         let before = inode(&first.netns).unwrap();
         let again = KernelPodNetwork::open(lab.config.clone()).unwrap();
         let attach = |id: &str| {
-            let pod = net::PodAttachment { id: id.into(), namespace: "test".into(), name: id.into() };
+            let pod = net::PodAttachment { id: id.into(), namespace: "test".into(), name: id.into(), netns: None };
             lab.runtime.block_on(again.attach(pod)).unwrap()
         };
         assert_eq!(attach("a"), first);
@@ -78,7 +78,7 @@ fn two_families() {
         config.pod_cidrs = vec!["10.77.0.0/24".parse().unwrap(), "fd77::/64".parse().unwrap()];
         let network = KernelPodNetwork::open(config.clone()).unwrap();
         let attach = |id: &str| {
-            let pod = net::PodAttachment { id: id.into(), namespace: "test".into(), name: id.into() };
+            let pod = net::PodAttachment { id: id.into(), namespace: "test".into(), name: id.into(), netns: None };
             lab.runtime.block_on(network.attach(pod)).unwrap()
         };
         let (a, b) = (attach("a"), attach("b"));
@@ -116,7 +116,7 @@ fn after_a_reboot_left_over_files_do_not_matter() {
         std::fs::write(lab.config.netns_path("a"), "").unwrap();
         std::fs::write(lab.config.run_dir.join("addresses/10.42.0.77"), "a").unwrap();
         let again = KernelPodNetwork::open(lab.config.clone()).unwrap();
-        let pod = net::PodAttachment { id: "a".into(), namespace: "test".into(), name: "a".into() };
+        let pod = net::PodAttachment { id: "a".into(), namespace: "test".into(), name: "a".into(), netns: None };
         let attached = lab.runtime.block_on(again.attach(pod)).unwrap();
         assert_eq!(attached.addresses[0].to_string(), "10.42.0.77");
         let space = Space::open(&attached.netns);
@@ -128,7 +128,12 @@ fn after_a_reboot_left_over_files_do_not_matter() {
 fn fifty_at_once_get_fifty_addresses() {
     machine(|lab| {
         let pods = (0..50).map(|i| {
-            let pod = net::PodAttachment { id: format!("p{i}"), namespace: "test".into(), name: format!("p{i}") };
+            let pod = net::PodAttachment {
+                id: format!("p{i}"),
+                namespace: "test".into(),
+                name: format!("p{i}"),
+                netns: None,
+            };
             lab.network.attach(pod)
         });
         let attached = lab.runtime.block_on(futures::future::join_all(pods));
@@ -162,7 +167,7 @@ fn destroy_leaves_nothing() {
         let before = picture(lab);
         let network = KernelPodNetwork::open(lab.config.clone()).unwrap();
         for id in ["a", "b", "c"] {
-            let pod = net::PodAttachment { id: id.into(), namespace: "test".into(), name: id.into() };
+            let pod = net::PodAttachment { id: id.into(), namespace: "test".into(), name: id.into(), netns: None };
             lab.runtime.block_on(network.attach(pod)).unwrap();
         }
         for table in net::nft::suite::tables() {

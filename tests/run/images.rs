@@ -77,8 +77,8 @@ async fn an_image_is_pulled_mounted_and_run() {
 
     let sandbox = lab.sandbox().await;
     let id = new_id();
-    let rootfs = store.prepare_rootfs(&name, &id).await.unwrap();
-    assert_eq!(store.prepare_rootfs(&name, &id).await.unwrap(), rootfs);
+    let rootfs = store.prepare_rootfs(&name, &id, None).await.unwrap();
+    assert_eq!(store.prepare_rootfs(&name, &id, None).await.unwrap(), rootfs);
     let user = resolve_user(&rootfs, "web").unwrap();
     assert_eq!((user.uid, user.gid), (33, 34));
     let spec = ContainerSpec { id: id.clone(), rootfs, args: image.config.cmd.clone(), user, ..lab.script("") };
@@ -130,7 +130,7 @@ async fn when_the_disk_is_nearly_full_the_image_goes_that_was_used_longest_ago()
         registry.publish(image, "1", &[shared.clone(), tar_of(&[("top", &vec![n; 12 << 20])])], json!({}));
         store.pull(&name(image), &[]).await.unwrap();
     }
-    store.prepare_rootfs(&name("used"), "c").await.unwrap();
+    store.prepare_rootfs(&name("used"), "c", None).await.unwrap();
     store.pin(&name("pinned"), true).unwrap();
     let left = async || {
         let all = store.list().await.into_iter().flat_map(|image| image.tags).filter(|tag| tag != HELLO);
@@ -159,7 +159,7 @@ async fn when_the_disk_is_nearly_full_the_image_goes_that_was_used_longest_ago()
     store.collect_garbage(&now).await.unwrap();
     assert_eq!(left().await, "pinned");
     // What is left is whole.
-    let rootfs = store.prepare_rootfs(&name("pinned"), "d").await.unwrap();
+    let rootfs = store.prepare_rootfs(&name("pinned"), "d", None).await.unwrap();
     assert_eq!(fs::metadata(rootfs.join("base")).unwrap().len(), 2 << 20);
     store.release_rootfs("d").await.unwrap();
 }
@@ -364,7 +364,7 @@ async fn the_hello_image_is_always_there_and_answers() {
     assert!(store.status(HELLO).await.is_some() && store.list().await.iter().any(|image| image.tags == [HELLO]));
     assert!(store.remove(HELLO).await.is_err());
     let id = new_id();
-    let rootfs = store.prepare_rootfs(HELLO, &id).await.unwrap();
+    let rootfs = store.prepare_rootfs(HELLO, &id, None).await.unwrap();
     // A network namespace of its own, so that port 8080 is free.
     let sandbox =
         lab.runtime.create_sandbox(SandboxSpec { netns: Some(lab.netns()), ..lab.sandbox_spec() }).await.unwrap();

@@ -46,11 +46,12 @@ async fn a_pod(place: &Place, ranges: &Ranges, directory: &Path) -> u32 {
     NftDataplane::open(network.clone()).unwrap().apply_now(&ServiceTable::default()).unwrap();
     let pods: Arc<dyn PodNetwork> = Arc::new(KernelPodNetwork::open(network).unwrap());
     let id = new_id();
-    let pod = PodAttachment { id: id.clone(), namespace: "n".into(), name: "killall-test".into() };
+    let runtime = ShimRuntime::open(config).await.unwrap();
+    let netns = Some(runtime.make_users(&id).await.unwrap().netns);
+    let pod = PodAttachment { id: id.clone(), namespace: "n".into(), name: "killall-test".into(), netns };
     let attached = pods.attach(pod).await.unwrap();
     let rootfs = directory.join("rootfs");
     busybox_rootfs(&rootfs);
-    let runtime = ShimRuntime::open(config).await.unwrap();
     let spec = SandboxSpec {
         id: id.clone(),
         netns: Some(attached.netns),

@@ -40,7 +40,7 @@ fn layout(directory: &Path, rootfs: &Path) -> String {
 
 async fn runs(lab: &Lab, store: &ImageStore, image: &Image) {
     let (id, sandbox) = (new_id(), lab.sandbox().await);
-    let rootfs = store.prepare_rootfs(&image.id, &id).await.unwrap();
+    let rootfs = store.prepare_rootfs(&image.id, &id, None).await.unwrap();
     let spec = ContainerSpec { id: id.clone(), rootfs, args: image.config.cmd.clone(), ..lab.script("") };
     let (code, log) = lab.run(&sandbox, spec).await;
     assert!(code == 0 && log.contains("web:x:1000"), "{code} {log}");

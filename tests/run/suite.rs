@@ -57,6 +57,17 @@ async fn suite(runtime: &dyn Runtime, samples: Samples) {
     runtime.remove_sandbox(&id).await.unwrap();
     runtime.remove_sandbox(&id).await.unwrap();
     assert!(runtime.list().await.is_empty());
+
+    let one = runtime.make_users("one").await.unwrap();
+    assert_eq!(runtime.make_users("one").await.unwrap(), one);
+    let two = runtime.make_users("two").await.unwrap();
+    assert!(two.first_id.abs_diff(one.first_id) >= one.count, "{one:?} {two:?}");
+    assert_eq!((one.on_the_machine(1), one.on_the_machine(one.count)), (Some(one.first_id + 1), None));
+    assert_eq!(runtime.users_list().await, ["one", "two"]);
+    runtime.remove_users("one").await.unwrap();
+    runtime.remove_users("one").await.unwrap();
+    assert_eq!(runtime.users_list().await, ["two"]);
+    runtime.remove_users("two").await.unwrap();
 }
 
 #[tokio::test]
@@ -92,6 +103,6 @@ async fn the_fake_images_behave() {
     assert_eq!(images.status("docker.io/library/nginx:latest").await, Some(image));
     images.fail("nginx", Some(ImageError::NoImage("nginx".into())));
     assert!(images.pull("nginx", &[]).await.is_err());
-    images.prepare_rootfs("nginx", "c").await.unwrap();
+    images.prepare_rootfs("nginx", "c", None).await.unwrap();
     assert_eq!(images.rootfs_list().await, ["c"]);
 }

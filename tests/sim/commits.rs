@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use amphipod::containers::Runtime;
 use amphipod::containers::fake::{FakeImages, FakeRuntime};
 use amphipod::kinds::apps::deployment;
-use amphipod::kinds::core::{node as node_kind, serviceaccount};
+use amphipod::kinds::core::{event, node as node_kind, pod, serviceaccount};
 use amphipod::net::pod::FakePodNetwork;
 use amphipod::node::{self, Node, heartbeat};
 use amphipod::reconcile::{Client, Local, Recorder};
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A cluster of one real node agent that has come to rest.
 pub struct Small {
     world: World,
+    runtime: FakeRuntime,
     tasks: Vec<tokio::task::JoinHandle<Option<()>>>,
     _directory: tempfile::TempDir,
 }
@@ -52,9 +54,10 @@ impl Small {
         };
         heartbeat::register(&*client, &config).await.unwrap();
         let clock = world.clock.clone();
+        let runtime = FakeRuntime::new(Arc::new(move || clock.now()));
         let node = Arc::new(Node {
             config,
-            runtime: Arc::new(FakeRuntime::new(Arc::new(move || clock.now()))),
+            runtime: Arc::new(runtime.clone()),
             images: Arc::new(FakeImages::default()),
             network: Arc::new(FakePodNetwork::new("10.42.0.0/24".parse().unwrap())),
             clock: world.clock.clone(),
@@ -70,7 +73,7 @@ impl Small {
             amphipod::base::task::spawn("pods", node::pods::run(node.clone(), ready)),
             amphipod::base::task::spawn("heartbeat", heartbeat::run(node)),
         ];
-        let small = Self { world, tasks, _directory: directory };
+        let small = Self { world, runtime, tasks, _directory: directory };
         small.until("the node is Ready", || small.read(&node_kind::KIND, "", NAME).is_some_and(|n| is_ready(&n))).await;
         let account = || small.read(&serviceaccount::KIND, "default", "default").is_some();
         small.until("the default account is there", account).await;
@@ -129,6 +132,26 @@ pub async fn of_a_rollout(seed: u64) -> Vec<String> {
     let commits = small.commits();
     small.end();
     commits
+}
+
+/// What is told of a pod with users of its own on a node that lacks what they take, of which nothing is made.
+pub async fn of_users_that_cannot_be(lacks: &str) -> Vec<String> {
+    let small = Small::new(1).await;
+    small.runtime.lack_users(lacks);
+    let spec = json!({"nodeName": NAME, "hostUsers": false, "containers": [{"name": "c", "image": "image:1"}]});
+    let object = json!({"metadata": {"name": "p"}, "spec": spec});
+    small.world.user.create(&pod::KIND, "default", object).await.unwrap();
+    let told = || -> Vec<String> {
+        let all = small.world.user.informer(&event::KIND).list("default").into_iter().map(|o| o.value());
+        let of_it = all.filter(|e| e["reason"] == "FailedCreatePodSandBox" && e["involvedObject"]["name"] == "p");
+        of_it.map(|e| e["message"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    small.until("it is told", || !told().is_empty()).await;
+    assert_eq!(small.read(&pod::KIND, "default", "p").unwrap()["status"]["phase"], "Pending");
+    assert!(small.runtime.list().await.is_empty() && small.runtime.users_list().await.is_empty());
+    let told = told();
+    small.end();
+    told
 }
 
 /// Every durable commit of a cluster at rest in an hour.

@@ -84,7 +84,7 @@ async fn the_built_in_image_is_not_the_installed_executable() {
     let lab = Lab::new().await;
     let store = image::ImageStore::open(&lab.config, image::Registries::default()).unwrap();
     let id = new_id();
-    let rootfs = store.prepare_rootfs(image::HELLO, &id).await.unwrap();
+    let rootfs = store.prepare_rootfs(image::HELLO, &id, None).await.unwrap();
     let installed = fs::metadata(&lab.config.executable).unwrap();
     let shown = fs::metadata(rootfs.join("amphipod")).unwrap();
     let layer = fs::metadata(lab.config.images_dir().join("hello/amphipod")).unwrap();

@@ -34,6 +34,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Users;
 use crate::base::signal::Receiver;
 use crate::wire::images::{Ask, Found};
 
@@ -43,6 +44,7 @@ pub use gc::{Collected, Policy};
 pub use inbox::Taking;
 pub use reference::Reference;
 pub use registries::Registries;
+pub(super) use rootfs::probe_mapped_overlay;
 pub use rootfs::probe_overlay;
 pub use store::ImageStore;
 pub use users::resolve_user;
@@ -121,8 +123,9 @@ pub trait Images: Send + Sync {
     async fn remove(&self, reference: &str) -> Result<()>;
     /// Takes in a docker-archive or OCI-layout tar, plain or compressed.
     async fn import(&self, archive: &Path) -> Result<Vec<Image>>;
-    /// Mounts a fresh writable root file system for a container; the same one again if it is there already.
-    async fn prepare_rootfs(&self, image: &str, container: &str) -> Result<PathBuf>;
+    /// Mounts a fresh writable root file system for a container; the same one again if it is there already. It shows the ids
+    /// of the users that are given, and what is written is theirs.
+    async fn prepare_rootfs(&self, image: &str, container: &str, users: Option<&Users>) -> Result<PathBuf>;
     /// Unmounts and deletes it; fine if there is none.
     async fn release_rootfs(&self, container: &str) -> Result<()>;
     /// Containers that have a root file system, also left over from before a reboot.

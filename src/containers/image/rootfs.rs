@@ -1,13 +1,14 @@
 //! Overlay mounts: layers below, a writable directory on top.
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::error::io;
 use super::{ImageError, Result};
+use crate::containers::{Users, idmap};
 
 /// The kernel takes one page of options.
 const OPTIONS_MAX: usize = 4000;
@@ -42,6 +43,45 @@ fn options(layers: &[PathBuf], upper: &Path, work: &Path) -> String {
 fn overlay(options: &str, target: &Path) -> Result<()> {
     mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options))
         .map_err(io("mounting overlay at", target))
+}
+
+/// Mounts an overlay at `rootfs` of a container's directory that shows the layers' ids as those of a user namespace. What is
+/// written goes into `upper` as it is: the overlay's own work is done by the machine's root, which has no id in a mapped mount.
+pub(super) fn mount_mapped_overlay(layers: &[PathBuf], directory: &Path, users: &Users) -> Result<()> {
+    let (upper, place) = (directory.join("upper"), directory.join("layers"));
+    std::os::unix::fs::chown(&upper, Some(users.first_id), Some(users.first_id))
+        .map_err(io("changing owner", &upper))?;
+    make_directory(&place)?;
+    // Private, so that nobody else gets copies. The overlay keeps clones of its own: these go with their place.
+    let mounts = || -> std::io::Result<Vec<PathBuf>> {
+        let namespace = fs::File::open(&users.namespace)?;
+        rustix::mount::mount_bind(&place, &place)?;
+        rustix::mount::mount_change(&place, rustix::mount::MountPropagationFlags::PRIVATE)?;
+        let mut mapped = Vec::new();
+        for (number, layer) in layers.iter().enumerate() {
+            let (tree, at) = (idmap::clone_of(layer, false)?, place.join(number.to_string()));
+            idmap::map(tree.as_fd(), namespace.as_fd())?;
+            fs::create_dir(&at)?;
+            idmap::attach(tree, &at)?;
+            mapped.push(at);
+        }
+        Ok(mapped)
+    };
+    let mounted = mounts()
+        .map_err(io("mapping the ids of layers at", &place))
+        .and_then(|mapped| mount_overlay(&mapped, &upper, &directory.join("work"), &directory.join("rootfs")));
+    unmount(&place)?;
+    let _ = crate::base::tree::remove(&place);
+    mounted
+}
+
+/// Whether overlays can show the ids of a user namespace, tried in an empty directory.
+pub(in super::super) fn probe_mapped_overlay(scratch: &Path, users: &Users) -> Result<()> {
+    for name in ["lower", "upper", "work", "rootfs"] {
+        make_directory(&scratch.join(name))?;
+    }
+    mount_mapped_overlay(&[scratch.join("lower")], scratch, users)?;
+    unmount(&scratch.join("rootfs"))
 }
 
 /// Makes a directory as containers see it: the topmost one of a root file system is everybody's, whatever our umask is. The way

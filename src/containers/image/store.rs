@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::super::Config;
+use super::super::{Config, Users};
 use super::content::Content;
 use super::error::io;
 use super::gc::{Candidate, Collected, Interest, Policy};
@@ -507,7 +507,7 @@ impl Inner {
         Ok(unpacked)
     }
 
-    fn prepare(&self, reference: &str, container: &str) -> Result<PathBuf> {
+    fn prepare(&self, reference: &str, container: &str, users: Option<&Users>) -> Result<PathBuf> {
         let directory = self.config.container_dir(container);
         let target = directory.join("rootfs");
         if rootfs::is_mounted(&target) {
@@ -531,7 +531,10 @@ impl Inner {
         };
         let marker = directory.join("image");
         fs::write(&marker, &id).map_err(io("writing", &marker))?;
-        rootfs::mount_overlay(&lower, &directory.join("upper"), &directory.join("work"), &target)?;
+        match users {
+            None => rootfs::mount_overlay(&lower, &directory.join("upper"), &directory.join("work"), &target)?,
+            Some(users) => rootfs::mount_mapped_overlay(&lower, &directory, users)?,
+        }
         Ok(target)
     }
 
@@ -658,10 +661,10 @@ impl Images for ImageStore {
         archive::import(self, archive).await
     }
 
-    async fn prepare_rootfs(&self, image: &str, container: &str) -> Result<PathBuf> {
-        let (image, container) = (image.to_owned(), container.to_owned());
+    async fn prepare_rootfs(&self, image: &str, container: &str, users: Option<&Users>) -> Result<PathBuf> {
+        let (image, container, users) = (image.to_owned(), container.to_owned(), users.cloned());
         self.blocking(move |inner| {
-            let result = inner.prepare(&image, &container);
+            let result = inner.prepare(&image, &container, users.as_ref());
             if result.is_err() {
                 let _ = inner.release(&container);
             }

@@ -19,7 +19,6 @@ use sha2::{Digest, Sha256};
 use tar::EntryType;
 
 use super::super::error::Error;
-use super::super::spec::User;
 use super::{ImageError, Result};
 
 /// A tar file is made of these.
@@ -521,6 +520,11 @@ fn times(seconds: u64) -> Timestamps {
 
 /// Opens `path` below `root`, following links inside it, and makes directories where nothing is.
 fn open_directory(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    open_directory_of(None, root, path)
+}
+
+/// The same; what is made is another user's and group's.
+fn open_directory_of(owner: Option<u32>, root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     let root = root.as_fd();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| {
@@ -549,6 +553,9 @@ fn open_directory(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
                 let made = open(&done)?;
                 // Whatever our umask is: it belongs to an image or a container.
                 fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+                if let Some(id) = owner {
+                    fs::fchown(&made, Some(fs::Uid::from_raw(id)), Some(fs::Gid::from_raw(id)))?;
+                }
                 made
             }
             result => result?,
@@ -577,13 +584,13 @@ fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
 }
 
 /// Makes a directory (with parents) inside a root file system, wherever its links lead inside it.
-pub(crate) fn make_directory_in(root: &Path, path: &Path, _user: &User) -> Result<(), Error> {
+pub(crate) fn make_directory_in(root: &Path, path: &Path, owner: Option<u32>) -> Result<(), Error> {
     let failed =
         |error: Errno| Error::Io { what: "making the working directory", path: path.to_owned(), source: error.into() };
     let directory = fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| Error::Io { what: "opening root file system", path: root.to_owned(), source: error.into() })?;
     let relative = path.strip_prefix("/").unwrap_or(path);
-    open_directory(directory, relative).map(drop).map_err(failed)
+    open_directory_of(owner, directory, relative).map(drop).map_err(failed)
 }
 
 /// A small text file inside a root file system; empty when it is not there.

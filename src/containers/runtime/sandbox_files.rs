@@ -3,6 +3,7 @@
 //! Order is the invariant: `sandbox.json` is written first, so whatever else exists is found again after a crash at any
 //! instant, and the directory is removed last.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -97,6 +98,7 @@ pub(super) fn prepare(config: &Config, tree: &Tree, saved: &Saved) -> Result<()>
         log_max_bytes: config.log_max_bytes,
         log_max_files: config.log_max_files,
         cgroup_procs: tree.procs_files(SHIMS_CGROUP),
+        users: spec.users.clone(),
     };
     let json = serde_json::to_vec(&shim).map_err(|error| Error::Spec(error.to_string()))?;
     let path = directory.join(CONFIG_FILE);
@@ -112,9 +114,14 @@ fn mount_shm(path: &Path, bytes: u64) -> Result<()> {
 
 /// Starts the shim; it serves when this returns.
 pub(super) async fn spawn_shim(config: &Config, executable: &Executable, sandbox: &str) -> Result<(), String> {
-    #[allow(clippy::disallowed_methods, reason = "the shim is this executable itself")]
+    run_self(executable, &["shim".as_ref(), config.sandbox_dir(sandbox).as_os_str()]).await
+}
+
+/// Runs this executable with other arguments to its end; the error is what it printed.
+pub(crate) async fn run_self(executable: &Executable, arguments: &[&OsStr]) -> Result<(), String> {
+    #[allow(clippy::disallowed_methods, reason = "this executable itself")]
     let mut command = tokio::process::Command::new(executable.path());
-    command.arg("shim").arg(config.sandbox_dir(sandbox)).env_clear().stdin(std::process::Stdio::null());
+    command.args(arguments).env_clear().stdin(std::process::Stdio::null());
     command.kill_on_drop(true);
     let output = match tokio::time::timeout(super::ANSWER_PATIENCE, command.output()).await {
         Ok(output) => output.map_err(|error| format!("starting the shim: {error}"))?,

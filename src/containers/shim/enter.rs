@@ -20,11 +20,18 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, pipe2, setsid};
 
 use super::super::seccomp_filter;
+use super::super::spec::Users;
 use super::super::wire::ExecRequest;
-use super::{children, launch};
+use super::{children, launch, users};
 
 /// Runs in a forked child. `stdio` is stdin, stdout, stderr, or empty with a tty. Returns the new process's id.
-pub(super) fn enter(request: &ExecRequest, init: Pid, stdio: &[OwnedFd], socket: &OwnedFd) -> Result<i32, String> {
+pub(super) fn enter(
+    request: &ExecRequest,
+    users: Option<&Users>,
+    init: Pid,
+    stdio: &[OwnedFd],
+    socket: &OwnedFd,
+) -> Result<i32, String> {
     let process: Process = serde_json::from_str(&request.process).map_err(|error| error.to_string())?;
     let read = |path: &PathBuf| fs::read(path).map_err(|error| format!("seccomp program {path:?}: {error}"));
     let seccomp = request.seccomp.as_ref().map(read).transpose()?;
@@ -36,14 +43,25 @@ pub(super) fn enter(request: &ExecRequest, init: Pid, stdio: &[OwnedFd], socket:
     for procs in &request.cgroup_procs {
         fs::write(procs, "0").map_err(|error| format!("joining cgroup {procs:?}: {error}"))?;
     }
-    let namespaces = CloneFlags::CLONE_NEWNS
+    // While this is still somebody who may.
+    let uid = process.user().uid();
+    let streams: Vec<&OwnedFd> = stdio.iter().collect();
+    launch::own_streams(&streams, users.map_or(Some(uid), |users| users.on_the_machine(uid)).unwrap_or(uid));
+    let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWCGROUP;
+    namespaces.set(CloneFlags::CLONE_NEWUSER, users.is_some());
     setns(&target, namespaces).map_err(|error| format!("joining the container's namespaces: {error}"))?;
     drop(target);
+    if users.is_some() {
+        users::become_root().map_err(|error| error.to_string())?;
+        // A change of user may have undone it.
+        // SAFETY: as above.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+    }
 
     let (ready, report) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| error.to_string())?;
     // SAFETY: forked from the single-threaded shim, so still single-threaded. The second fork enters the process namespace.
@@ -90,11 +108,7 @@ fn become_process(
     setsid().map_err(|error| format!("setsid: {error}"))?;
     match tty {
         true => open_tty(socket, process.user().uid()).map_err(|error| format!("opening a tty: {error}"))?,
-        false => {
-            let streams: Vec<&OwnedFd> = stdio.iter().collect();
-            launch::own_streams(&streams, process.user().uid());
-            install_stdio(stdio).map_err(|error| format!("standard streams: {error}"))?;
-        }
+        false => install_stdio(stdio).map_err(|error| format!("standard streams: {error}"))?,
     }
     for rlimit in process.rlimits().iter().flatten() {
         syscall.set_rlimit(rlimit).map_err(|error| format!("rlimit: {error}"))?;

@@ -11,10 +11,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Pid, chdir, pipe2, pivot_root};
+use nix::unistd::{ForkResult, Pid, chdir, fork, pipe2, pivot_root};
 
 use super::super::seccomp_filter;
-use super::{because, leave};
+use super::super::spec::Users;
+use super::{because, leave, users};
 
 /// Nobody's: what the pause image of other runtimes uses.
 const USER: libc::uid_t = 65_535;
@@ -109,31 +110,58 @@ fn memory_file() -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Starts it and returns its id as seen from here; it ends with this process.
-pub(super) fn start() -> io::Result<Pid> {
+/// Starts it and returns its id as seen from here; it ends with this process. Its namespace belongs to the users' own, if they
+/// have one, and it is in there.
+pub(super) fn start(users: Option<&Users>) -> io::Result<Pid> {
     let program = memory_file()?;
     let (ready, report) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    let flags = libc::CLONE_NEWPID | libc::SIGCHLD;
+    let pid = match users {
+        None => clone(0, &program, &report)?,
+        Some(users) => clone_inside(users, &program, &report)?,
+    };
+    drop(report);
+    let mut message = String::new();
+    // Closed by the execution, which is when the process is what it is to be.
+    fs::File::from(ready).read_to_string(&mut message)?;
+    if message.is_empty() {
+        return Ok(pid);
+    }
+    let _ = nix::sys::wait::waitpid(pid, None);
+    Err(because("making the shared process namespace", message))
+}
+
+fn clone(flags: libc::c_int, program: &OwnedFd, report: &OwnedFd) -> io::Result<Pid> {
+    let flags = flags | libc::CLONE_NEWPID | libc::SIGCHLD;
     // SAFETY: as fork, in a process with one thread; the child keeps its parent's stack as a copy.
     match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            drop(ready);
-            let Err(error) = confine_and_execute(&program, &report);
-            let _ = fs::File::from(report).write_all(error.to_string().as_bytes());
+            let Err(error) = confine_and_execute(program, report);
+            // What is not the report was closed, perhaps.
+            let _ = nix::unistd::write(report, error.to_string().as_bytes());
             leave(1)
         }
-        pid => {
-            drop(report);
-            let mut message = String::new();
-            // Closed by the execution, which is when the process is what it is to be.
-            fs::File::from(ready).read_to_string(&mut message)?;
-            let pid = Pid::from_raw(i32::try_from(pid).unwrap_or_default());
-            if message.is_empty() {
-                return Ok(pid);
-            }
-            let _ = nix::sys::wait::waitpid(pid, None);
-            Err(because("making the shared process namespace", message))
+        pid => Ok(Pid::from_raw(i32::try_from(pid).unwrap_or_default())),
+    }
+}
+
+/// Through a child that joins the user namespace; what it clones is nevertheless a child of this process.
+fn clone_inside(users: &Users, program: &OwnedFd, report: &OwnedFd) -> io::Result<Pid> {
+    let (answer, tell) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // SAFETY: no other thread exists in this process.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            drop(answer);
+            let made = users::join(users).and_then(|()| clone(libc::CLONE_PARENT, program, report));
+            let said = made.map_or_else(|error| error.to_string(), |pid| pid.to_string());
+            let _ = fs::File::from(tell).write_all(said.as_bytes());
+            leave(0)
+        }
+        ForkResult::Parent { child } => {
+            drop(tell);
+            let said = io::read_to_string(fs::File::from(answer))?;
+            let _ = nix::sys::wait::waitpid(child, None);
+            said.parse().map(Pid::from_raw).map_err(|_| because("making the shared process namespace", said))
         }
     }
 }
@@ -202,10 +230,10 @@ fn empty_root() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Over the sandbox's directory, which is as good a place as any and ours.
-    let place = std::env::current_dir()?;
-    mount(Some("none"), &place, Some("tmpfs"), flags, Some("size=4k,nr_inodes=1,mode=555"))?;
-    chdir(&place)?;
+    // Over any directory to which also root of a user namespace may go.
+    let place = "/proc";
+    mount(Some("none"), place, Some("tmpfs"), flags, Some("size=4k,nr_inodes=1,mode=555"))?;
+    chdir(place)?;
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     Ok(chdir("/")?)

@@ -18,8 +18,9 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use super::super::device_program;
 use super::super::error::chain;
 use super::super::seccomp_filter;
+use super::super::spec::Users;
 use super::super::wire::StartRequest;
-use super::children;
+use super::{children, stage};
 
 /// The container's ends of its streams; none with a tty.
 pub(super) struct Stdio {
@@ -29,14 +30,25 @@ pub(super) struct Stdio {
 }
 
 /// Runs in a forked child. `socket` gets the tty's master, if there is one. Returns the first process's id.
-pub(super) fn launch(request: &StartRequest, stdio: Option<Stdio>, socket: &OwnedFd) -> Result<i32, String> {
+pub(super) fn launch(
+    request: &StartRequest,
+    users: Option<&Users>,
+    stdio: Option<Stdio>,
+    socket: &OwnedFd,
+) -> Result<i32, String> {
     set_oom_score(request.oom_score_adj);
-    let root = std::env::current_dir().map_err(|error| error.to_string())?.join("state");
+    let mut root = std::env::current_dir().map_err(|error| error.to_string())?.join("state");
     fs::create_dir_all(&root).map_err(|error| error.to_string())?;
-    let console = request.tty.then(|| Console::listen(&request.bundle)).transpose().map_err(|e| e.to_string())?;
+    let entry = Entry::new(request)?;
+    let mut bundle = request.bundle.clone();
+    if let Some(users) = users {
+        stage::enter(request, users, &root)?;
+        (root, bundle) = (stage::STATE.into(), stage::BUNDLE.into());
+    }
+    let console = request.tty.then(|| Console::listen(&bundle)).transpose().map_err(|e| e.to_string())?;
 
     let mut builder = ContainerBuilder::new(request.id.clone(), SyscallType::default())
-        .with_executor(Entry::new(request)?)
+        .with_executor(entry)
         .with_root_path(root)
         .map_err(|error| chain(&error))?
         .with_console_socket(console.as_ref().map(|console| &console.path));
@@ -45,13 +57,14 @@ pub(super) fn launch(request: &StartRequest, stdio: Option<Stdio>, socket: &Owne
         builder = builder.with_stdin(stdio.stdin).with_stdout(stdio.stdout).with_stderr(stdio.stderr);
     }
     let mut container = builder
-        .as_init(&request.bundle)
+        .as_init(&bundle)
         .with_systemd(false)
         .with_detach(true)
         .build()
         .map_err(|error| plain_words(&chain(&error)))?;
     let pid = container.pid().ok_or("libcontainer did not tell the process id")?.as_raw();
-    let started = finish(request, console, socket).and_then(|()| container.start().map_err(|error| chain(&error)));
+    let started =
+        finish(request, &bundle, console, socket).and_then(|()| container.start().map_err(|error| chain(&error)));
     if let Err(message) = started {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         return Err(message);
@@ -59,13 +72,14 @@ pub(super) fn launch(request: &StartRequest, stdio: Option<Stdio>, socket: &Owne
     Ok(pid)
 }
 
-fn finish(request: &StartRequest, console: Option<Console>, socket: &OwnedFd) -> Result<(), String> {
+fn finish(request: &StartRequest, bundle: &Path, console: Option<Console>, socket: &OwnedFd) -> Result<(), String> {
     if let Some(console) = console {
         let master = console.receive().map_err(|error| format!("receiving the tty: {error}"))?;
+        own_terminal(&master, request.uid);
         children::send_fd(socket, master.as_fd()).map_err(|error| format!("handing the tty over: {error}"))?;
     }
     if let Some(cgroup) = &request.device_cgroup {
-        let spec = Spec::load(request.bundle.join("config.json")).map_err(|error| chain(&error))?;
+        let spec = Spec::load(bundle.join("config.json")).map_err(|error| chain(&error))?;
         let rules = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rules = rules.and_then(|resources| resources.devices().clone()).unwrap_or_default();
         device_program::attach(cgroup, &rules).map_err(|error| format!("device rules: {error}"))?;
@@ -80,6 +94,18 @@ pub(super) fn own_streams(streams: &[&OwnedFd], uid: u32) {
         if kind == Ok(libc::S_IFIFO) {
             let _ = nix::unistd::fchown(stream, Some(nix::unistd::Uid::from_raw(uid)), None);
         }
+    }
+}
+
+/// The same for a terminal, by its master.
+fn own_terminal(master: &OwnedFd, uid: u32) {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes flags and returns a new descriptor, without any path lookup.
+    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    if slave >= 0 {
+        // SAFETY: just opened.
+        let slave = unsafe { OwnedFd::from_raw_fd(slave) };
+        let _ = nix::unistd::fchown(&slave, Some(nix::unistd::Uid::from_raw(uid)), None);
     }
 }
 

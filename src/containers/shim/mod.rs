@@ -13,6 +13,8 @@ mod first;
 mod launch;
 mod log;
 mod serve;
+mod stage;
+mod users;
 
 use std::fs;
 use std::io::{self, Write};
@@ -41,13 +43,16 @@ pub(crate) const BUNDLES_DIR: &str = "bundles";
 /// Entry of the sub-command; to be called before any thread is started. The parent half returns when the shim serves
 /// (printing nothing) or has failed (printing why); the shim itself is its orphan.
 pub fn shim_main(args: &[String]) -> ExitCode {
-    let [directory] = args else {
-        eprintln!("usage: shim DIRECTORY (started by the agent only)");
-        return ExitCode::from(2);
-    };
     crate::base::file::keep_new_files_private();
-    let directory = PathBuf::from(directory);
-    match detach(&directory) {
+    let done = match args {
+        [directory] => detach(Path::new(directory)),
+        [word, first, count, directory] if word == "users" => users::make(first, count, Path::new(directory)),
+        _ => {
+            eprintln!("usage: shim DIRECTORY | shim users FIRST COUNT DIRECTORY (started by the agent only)");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -111,7 +116,7 @@ fn set_up(directory: &Path) -> io::Result<serve::Shim> {
         libc::prctl(libc::PR_SET_NAME, c"amphipod-shim".as_ptr());
     }
     silence_stdio()?;
-    let first = config.share_process_namespace.then(first::start).transpose()?;
+    let first = config.share_process_namespace.then(|| first::start(config.users.as_ref())).transpose()?;
     if let Some(pid) = first {
         fs::write(REAPER_FILE, pid.to_string())?;
     }
@@ -127,6 +132,9 @@ fn enter_namespaces(config: &ShimConfig) -> io::Result<()> {
         let namespace = fs::File::open(path).map_err(|error| because(&format!("network namespace {path:?}"), error))?;
         setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|error| because("joining network namespace", error))?;
     }
+    if let Some(users) = &config.users {
+        return users::enter_namespaces(users, config);
+    }
     let mut flags = CloneFlags::empty();
     flags.set(CloneFlags::CLONE_NEWIPC, !config.host_ipc);
     flags.set(CloneFlags::CLONE_NEWUTS, !config.hostname.is_empty());
@@ -134,11 +142,13 @@ fn enter_namespaces(config: &ShimConfig) -> io::Result<()> {
     if !config.hostname.is_empty() {
         nix::unistd::sethostname(&config.hostname).map_err(|error| because("setting hostname", error))?;
     }
-    for (name, value) in &config.sysctls {
-        let path = Path::new("/proc/sys").join(own_sysctl(name, config)?);
-        fs::write(&path, value).map_err(|error| because(&format!("sysctl {name}={value}"), error))?;
-    }
-    Ok(())
+    config.sysctls.iter().try_for_each(|(name, value)| write_parameter(name, value, config))
+}
+
+/// In the namespaces that this process is in.
+fn write_parameter(name: &str, value: &str, config: &ShimConfig) -> io::Result<()> {
+    let path = Path::new("/proc/sys").join(own_sysctl(name, config)?);
+    fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))
 }
 
 /// Where a parameter is, if it is one of a namespace that the sandbox does not share with the host.

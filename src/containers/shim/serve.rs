@@ -378,8 +378,9 @@ impl Shim {
         };
         let stdio =
             if request.tty { None } else { Some(container.make_pipes(request.stdin).map_err(|e| e.to_string())?) };
-        let job =
-            fork_job(|socket| launch::launch(&request, stdio, socket)).map_err(|error| format!("fork: {error}"))?;
+        let users = self.config.users.as_ref();
+        let job = fork_job(|socket| launch::launch(&request, users, stdio, socket))
+            .map_err(|error| format!("fork: {error}"))?;
         let purpose = Purpose::Start { container: request.id.clone(), connection, oom_file: request.oom_file };
         self.jobs.push((job, purpose));
         self.containers.insert(request.id, container);
@@ -393,7 +394,8 @@ impl Shim {
             Some(_) if !request.tty && fds.len() != 3 => Reply::Failed { message: "three streams are needed".into() },
             Some(container) => {
                 let init = Pid::from_raw(container.status.pid.cast_signed());
-                match fork_job(|socket| enter::enter(&request, init, &fds, socket)) {
+                let users = self.config.users.as_ref();
+                match fork_job(|socket| enter::enter(&request, users, init, &fds, socket)) {
                     Ok(job) => {
                         self.jobs.push((job, Purpose::Exec { connection }));
                         return;

@@ -96,7 +96,8 @@ impl Standard {
 
     /// What of a pod is forbidden, by its `metadata` and `spec`.
     pub fn violations(self, metadata: &Value, spec: &Value) -> Vec<String> {
-        let pod = Pod { metadata, spec, minor: self.minor.unwrap_or(LATEST), found: Vec::new() };
+        let minor = self.minor.unwrap_or(LATEST);
+        let pod = Pod { metadata, spec, level: self.level, minor, found: Vec::new() };
         match self.level {
             Level::Privileged => Vec::new(),
             Level::Baseline => pod.baseline().found,
@@ -160,6 +161,7 @@ pub(super) fn validate_labels(namespace: &Value) -> Errors {
 struct Pod<'a> {
     metadata: &'a Value,
     spec: &'a Value,
+    level: Level,
     minor: u32,
     found: Vec<String>,
 }
@@ -174,6 +176,11 @@ impl<'a> Pod<'a> {
 
     fn is_windows(&self) -> bool {
         text(self.spec, "os.name") == "windows"
+    }
+
+    /// Then root of the pod is nobody on the node, and newer standards let it be.
+    fn has_own_users(&self) -> bool {
+        self.minor >= 35 && self.spec["hostUsers"] == Value::Bool(false)
     }
 
     /// Notes `what` if containers are bad, or the pod itself is.
@@ -219,7 +226,9 @@ impl<'a> Pod<'a> {
             !SELINUX_TYPES.contains(&kind) || !text(options, "user").is_empty() || !text(options, "role").is_empty()
         };
         self.forbid("seLinuxOptions", bad_labels(context), |c| bad_labels(&c["securityContext"]));
-        self.forbid("procMount", false, |c| !matches!(text(c, "securityContext.procMount"), "" | "Default"));
+        if !(self.level == Level::Baseline && self.has_own_users()) {
+            self.forbid("procMount", false, |c| !matches!(text(c, "securityContext.procMount"), "" | "Default"));
+        }
         let sysctls = list(context, "sysctls").iter().map(|s| text(s, "name"));
         let sysctls: Vec<&str> = sysctls.filter(|name| !SAFE_SYSCTLS.contains(name)).collect();
         if !sysctls.is_empty() {
@@ -267,10 +276,13 @@ impl<'a> Pod<'a> {
         }
         let says = |c: &Value| at(c, "runAsNonRoot").and_then(Value::as_bool);
         let pod_says = says(context);
-        self.forbid("runAsNonRoot != true", pod_says == Some(false), |c| {
-            says(&c["securityContext"]).or(pod_says) != Some(true)
-        });
-        if self.minor >= 23 {
+        let may_be_root = self.has_own_users();
+        if !may_be_root {
+            self.forbid("runAsNonRoot != true", pod_says == Some(false), |c| {
+                says(&c["securityContext"]).or(pod_says) != Some(true)
+            });
+        }
+        if self.minor >= 23 && !may_be_root {
             let is_root = |c: &Value| int(c, "runAsUser") == Some(0);
             self.forbid("runAsUser=0", is_root(context), |c| is_root(&c["securityContext"]));
         }
@@ -344,6 +356,30 @@ mod tests {
         assert_eq!(violations(Level::Restricted, &json!({"containers": [{"name": "c"}]})).len(), 4);
         let old = Standard { level: Level::Restricted, minor: Some(20) };
         assert!(old.violations(&json!({}), &spec).is_empty(), "older standards did not ask for the user");
+    }
+
+    #[test]
+    fn root_of_a_pod_with_users_of_its_own_is_let_be() {
+        let pod = |own_users: bool, proc: &str| {
+            let container = json!({"name": "c", "securityContext": {"runAsUser": 0, "procMount": proc,
+                "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}});
+            json!({"hostUsers": !own_users, "containers": [container],
+                "securityContext": {"runAsNonRoot": false, "seccompProfile": {"type": "RuntimeDefault"}}})
+        };
+        let said = |level, minor, spec: &Value| Standard { level, minor }.violations(&json!({}), spec);
+        let proc = "procMount (container \"c\")";
+        let root = "runAsNonRoot != true (pod and container \"c\")";
+        let user = "runAsUser=0 (container \"c\")";
+        let none: [&str; 0] = [];
+        for minor in [None, Some(35)] {
+            assert_eq!(said(Level::Restricted, minor, &pod(true, "Default")), none);
+            assert_eq!(said(Level::Baseline, minor, &pod(true, "Unmasked")), none);
+            assert_eq!(said(Level::Restricted, minor, &pod(true, "Unmasked")), [proc], "not at this level");
+            assert_eq!(said(Level::Restricted, minor, &pod(false, "Default")), [root, user]);
+            assert_eq!(said(Level::Baseline, minor, &pod(false, "Unmasked")), [proc]);
+        }
+        assert_eq!(said(Level::Restricted, Some(34), &pod(true, "Default")), [root, user], "older standards do not");
+        assert_eq!(said(Level::Baseline, Some(34), &pod(true, "Unmasked")), [proc]);
     }
 
     #[test]

@@ -163,7 +163,11 @@ impl Inner {
 
     /// The host routes are made last: where they are, all is.
     fn is_complete(&self, host: &mut Socket, pod: &PodAttachment, attached: &Attached) -> bool {
-        if !netns::is_pinned(&attached.netns) {
+        let is_there = match &pod.netns {
+            None => netns::is_pinned(&attached.netns),
+            Some(given) => netns::is_same(given, &attached.netns),
+        };
+        if !is_there {
             return false;
         }
         let Ok(Some(link)) = host.link(&host_link(&self.config, &pod.id)) else { return false };
@@ -180,7 +184,10 @@ impl Inner {
     fn build(&self, host: &mut Socket, pod: &PodAttachment, attached: &Attached) -> Result<(), Error> {
         let what = |part: &str| Error::kernel(format!("cannot {part} of pod {}/{}", pod.namespace, pod.name));
         let host_namespace = netns::current().map_err(what("find the host's namespace"))?;
-        netns::enter_new(&attached.netns).map_err(what("make the network namespace"))?;
+        match &pod.netns {
+            None => netns::enter_new(&attached.netns).map_err(what("make the network namespace"))?,
+            Some(given) => netns::enter_given(given, &attached.netns).map_err(what("join the network namespace"))?,
+        }
         let mut inside = Socket::route().map_err(what("enter the network namespace"))?;
         let pod_mac = mac(&attached.addresses);
         let outer_name = host_link(&self.config, &pod.id);

@@ -43,6 +43,23 @@ pub(crate) fn enter_new(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Moves this thread for good into a network namespace that was made and pinned elsewhere, and pins it at `path` as well.
+pub(crate) fn enter_given(given: &Path, path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    File::create(path)?;
+    mount(Some(given), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;
+    Ok(())
+}
+
+/// Whether both paths are pins of one namespace.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| rustix::fs::stat(path).ok().map(|found| (found.st_dev, found.st_ino));
+    is_pinned(one) && is_pinned(other) && identity(one) == identity(other)
+}
+
 /// Moves this thread for good into the namespace at `path`, and connects there to a port of the loopback.
 pub(crate) fn connect_in(path: &Path, port: u16) -> io::Result<TcpStream> {
     setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;

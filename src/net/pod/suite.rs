@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::net::{PodAttachment, PodNetwork};
 
 fn pod(id: &str) -> PodAttachment {
-    PodAttachment { id: id.into(), namespace: "default".into(), name: format!("pod-{id}") }
+    PodAttachment { id: id.into(), namespace: "default".into(), name: format!("pod-{id}"), netns: None }
 }
 
 /// Panics on the first broken promise. The network must be empty and have room for ten pods; it is empty afterwards.

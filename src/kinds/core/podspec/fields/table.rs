@@ -15,10 +15,6 @@ const fn row(kind: &'static str, field: &'static str, how: How) -> Row {
     Row { kind, field, how }
 }
 
-fn own_users(spec: &Value, _: &str) -> bool {
-    spec["hostUsers"] == false
-}
-
 fn preempts(spec: &Value, _: &str) -> bool {
     text(spec, "preemptionPolicy") == "PreemptLowerPriority" && int(spec, "priority").is_some_and(|p| p > 0)
 }
@@ -34,10 +30,6 @@ fn own_restarts(container: &Value, path: &str) -> bool {
 fn unlimited(resources: &Value, _: &str) -> bool {
     let limits = resources["limits"].as_object();
     limits.is_some_and(|limits| limits.keys().any(|name| name != "cpu" && name != "memory"))
-}
-
-fn unmasked(context: &Value, _: &str) -> bool {
-    text(context, "procMount") == "Unmasked"
 }
 
 fn recursive(mount: &Value, _: &str) -> bool {
@@ -64,7 +56,7 @@ pub(super) const TABLE: &[Row] = &[
     row("PodSpec", "hostIPC", Honoured(FIELDS)),
     row("PodSpec", "hostNetwork", Honoured(FIELDS)),
     row("PodSpec", "hostPID", Honoured(FIELDS)),
-    row("PodSpec", "hostUsers", Partly { shown_by: "pods_with_users_of_their_own_are_refused", unless: own_users, warning: "false is refused by nodes of this version", example: r#"{"hostUsers":false}"# }),
+    row("PodSpec", "hostUsers", Honoured("root_of_a_pod_with_users_of_its_own_is_nobody_on_the_machine")),
     row("PodSpec", "hostname", Honoured(FIELDS)),
     row("PodSpec", "hostnameOverride", Warned(NOT_HONOURED)),
     row("PodSpec", "imagePullSecrets", Honoured("secrets_are_matched_by_registry")),
@@ -256,7 +248,7 @@ pub(super) const TABLE: &[Row] = &[
     row("SecurityContext", "appArmorProfile", Honoured("profiles_that_cannot_be_enforced_are_refused")),
     row("SecurityContext", "capabilities", Honoured("capabilities_are_dropped_and_added")),
     row("SecurityContext", "privileged", Honoured("privileged_opens_everything_and_nothing_else_does")),
-    row("SecurityContext", "procMount", Partly { shown_by: "the_defaults_confine", unless: unmasked, warning: "pods with users of their own are refused by nodes of this version", example: r#"{"procMount":"Unmasked"}"# }),
+    row("SecurityContext", "procMount", Honoured("proc_is_unmasked_for_pods_with_users_of_their_own_alone")),
     row("SecurityContext", "readOnlyRootFilesystem", Honoured(FIELDS)),
     row("SecurityContext", "runAsGroup", Honoured(FIELDS)),
     row("SecurityContext", "runAsNonRoot", Honoured(FIELDS)),

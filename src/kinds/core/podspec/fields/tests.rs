@@ -166,12 +166,12 @@ fn what_is_said_to_be_warned_of_is() {
 #[test]
 fn what_is_done_is_not_warned_of() {
     for example in [
-        json!({"hostUsers": true, "preemptionPolicy": "PreemptLowerPriority", "priority": 0}),
+        json!({"hostUsers": false, "preemptionPolicy": "PreemptLowerPriority", "priority": 0}),
         json!({"containers": [{"resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}]}]}),
         json!({"initContainers": [{"restartPolicy": "Always"}], "setHostnameAsFQDN": false}),
         json!({"containers": [{"resources": {"limits": {"cpu": "1", "memory": "1Gi"}}, "stdin": false}]}),
         json!({"volumes": [{"emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}, {"emptyDir": {}}]}),
-        json!({"containers": [{"securityContext": {"procMount": "Default", "privileged": false}}]}),
+        json!({"containers": [{"securityContext": {"procMount": "Unmasked", "privileged": false}}]}),
         json!({"activeDeadlineSeconds": null, "topologySpreadConstraints": [], "volumes": null}),
     ] {
         let mut out = Vec::new();
