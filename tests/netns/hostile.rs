@@ -123,7 +123,7 @@ fn the_same_in_the_other_family_and_pods_of_both_go_on() {
         };
         let network = KernelPodNetwork::open(config).unwrap();
         let attach = |id: &str| {
-            let pod = PodAttachment { id: id.into(), namespace: "test".into(), name: id.into() };
+            let pod = PodAttachment { id: id.into(), namespace: "test".into(), name: id.into(), netns: None };
             lab.runtime.block_on(network.attach(pod)).unwrap()
         };
         let (mine, other) = (attach("a"), attach("b"));
