@@ -8,7 +8,7 @@ pub mod manifests;
 mod memory;
 pub mod snapshot;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +31,8 @@ use crate::base::clock::Clock;
 use crate::base::file::{make_private_dir, make_public_dir, write_atomically};
 use crate::base::{metrics, task};
 use crate::containers::image::Policy;
+use crate::node::access::Access;
+use crate::node::endpoints::port::Port;
 use crate::place::Place;
 use crate::reconcile::{Client, Local};
 use crate::store::sqlite::{Retention, Sqlite};
@@ -79,6 +81,8 @@ pub struct NodeOptions {
     pub external_addresses: Vec<IpAddr>,
     pub labels: Vec<(String, String)>,
     pub taints: Vec<Taint>,
+    /// Where the node's own endpoints listen; 0 for nowhere.
+    pub kubelet_port: u16,
     /// Kernel parameters beyond the safe ones that pods may set.
     pub unsafe_sysctls: Vec<String>,
     pub offline: bool,
@@ -172,6 +176,7 @@ async fn serve(config: Config) -> Result<Ended> {
     })?;
     // The port first: a second server on the same port must not touch anything.
     let listener = listen(config.bind).await?;
+    let kubelet_port = if config.agent { kubelet_port(config.node.kubelet_port)? } else { None };
     let store: Arc<dyn Store> = Arc::new(open(&server_dir, &config.snapshots, &clock)?);
     let pki = Pki::load(&server_dir, &names(&config), config.token.as_deref(), &clock)
         .with_context(|| format!("keys and certificates under {}", server_dir.display()))?;
@@ -199,6 +204,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let tls = watch::Sender::new(tls(&pki)?);
     let serving =
         task::spawn("api", api::http::listen::serve(api.clone(), listener, tls.subscribe(), stopping.clone()));
+    let tls_shown = tls.subscribe();
     write_kubeconfig(&config, &pki)?;
     loops.push(task::spawn("manifests", deployer.run()));
     let snapshots =
@@ -213,8 +219,12 @@ async fn serve(config: Config) -> Result<Ended> {
             node.api = vec![(config.advertise, config.bind.port()).into()];
             node.api_port = Some(config.bind.port());
             let peers = Arc::new(images::Agents { api: api.clone(), own: node.name.clone() });
-            let (agent, access) = agent::start(&node, local(&api, "kubelet"), &clock, &pki.authority, peers).await?;
-            api.nodes.register(&node.name, access);
+            let client = local(&api, "kubelet");
+            let (mut agent, access) = agent::start(&node, client.clone(), &clock, &pki.authority, peers).await?;
+            api.nodes.register(&node.name, access.clone());
+            if let Some(listener) = kubelet_port {
+                agent.keep(serve_kubelet_port(access, client, listener, tls_shown));
+            }
             Some(agent)
         }
         false => None,
@@ -260,6 +270,37 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
+/// The port of a node's own endpoints, of all addresses of the machine.
+fn kubelet_port(port: u16) -> Result<Option<TcpListener>> {
+    if port == 0 {
+        return Ok(None);
+    }
+    let any = |address: IpAddr| std::net::TcpListener::bind((address, port));
+    // Where the kernel has no IPv6, of the other family alone.
+    let bound = any(Ipv6Addr::UNSPECIFIED.into()).or_else(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Err(error),
+        _ => any(Ipv4Addr::UNSPECIFIED.into()),
+    });
+    let listener = bound.with_context(|| {
+        format!("--kubelet-port: port {port} cannot be listened on: choose another one, or 0 for none")
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(Some(TcpListener::from_std(listener)?))
+}
+
+fn serve_kubelet_port(
+    access: Arc<Access>,
+    client: Arc<dyn Client>,
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+) -> JoinHandle<Option<()>> {
+    task::spawn("kubelet port", async move {
+        // Its end, with the node's other tasks, ends the connections.
+        let (_end, ended) = watch::channel(false);
+        api::http::listen::serve(Port::new(access, client), listener, tls, ended).await;
+    })
+}
+
 /// The node half's part of what was decided; only the node beside the server says that it is the control plane's.
 fn node_config(
     options: &NodeOptions,
@@ -277,6 +318,7 @@ fn node_config(
         external_addresses: options.external_addresses.clone(),
         labels: is_server.then_some(role).into_iter().chain(options.labels.iter().cloned()).collect(),
         taints: options.taints.clone(),
+        kubelet_port: options.kubelet_port,
         unsafe_sysctls: options.unsafe_sysctls.clone(),
         cluster,
         api: Vec::new(),

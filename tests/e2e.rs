@@ -49,6 +49,9 @@ mod helm;
 /// What pods and strangers try.
 #[path = "e2e/hostile.rs"]
 mod hostile;
+/// What nodes tell at a port of their own.
+#[path = "e2e/kubelet.rs"]
+mod kubelet;
 #[path = "e2e/lab.rs"]
 mod lab;
 #[path = "e2e/machines.rs"]

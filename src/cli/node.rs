@@ -13,6 +13,9 @@ use crate::server::NodeOptions;
 use crate::server::address::default_address;
 use crate::server::agent::Taint;
 
+/// Where kubelets listen.
+const KUBELET_PORT: u16 = 10250;
+
 /// What the node on this machine is like.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
@@ -31,6 +34,9 @@ pub struct NodeArgs {
     /// Taints that the node registers with, KEY=VALUE:EFFECT
     #[arg(long, env = "AMPHIPOD_NODE_TAINT", value_delimiter = ',')]
     node_taint: Vec<Taint>,
+    /// The port of the node's own endpoints (metrics, statistics, logs), as the kubelet's; 0 for none
+    #[arg(long, env = "AMPHIPOD_KUBELET_PORT", default_value_t = KUBELET_PORT)]
+    kubelet_port: u16,
     /// Kernel parameters beyond the safe ones that pods may set, such as net.core.somaxconn or net.ipv4.*
     #[arg(long, env = "AMPHIPOD_ALLOWED_UNSAFE_SYSCTLS", value_delimiter = ',', value_parser = unsafe_sysctl)]
     allowed_unsafe_sysctls: Vec<String>,
@@ -121,6 +127,7 @@ impl NodeArgs {
             external_addresses: self.node_external_ip,
             labels: self.node_label,
             taints: self.node_taint,
+            kubelet_port: self.kubelet_port,
             unsafe_sysctls: self.allowed_unsafe_sysctls,
             offline: self.offline,
             default_registry: self.system_default_registry,

@@ -40,6 +40,11 @@ impl Access {
         Self { node, memory: endpoints::Memory::default() }
     }
 
+    /// The node whose pods they are.
+    pub fn node_name(&self) -> &str {
+        &self.node.config.name
+    }
+
     fn pod(&self, target: &Target) -> Result<Arc<Pod>> {
         let object = self.node.client.informer(&pod::KIND).get(&target.namespace, &target.pod);
         let object = object.ok_or_else(|| Status::not_found(&pod::KIND, &target.pod))?;

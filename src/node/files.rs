@@ -214,6 +214,7 @@ mod tests {
             external_addresses: vec![],
             labels: vec![],
             taints: vec![],
+            kubelet_port: 0,
             grace: std::time::Duration::from_secs(40),
             data_dir: "/d".into(),
             run_dir: "/r".into(),

@@ -224,6 +224,7 @@ async fn status(node: &Node) -> Value {
         os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map_or("Linux", |v| v.trim_matches('"')).to_owned();
     json!({
         "capacity": node.capacity.to_json(), "allocatable": node.capacity.to_json(), "addresses": addresses,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": node.config.kubelet_port}},
         "nodeInfo": {
             "machineID": read("/etc/machine-id"), "systemUUID": read("/sys/class/dmi/id/product_uuid"),
             "bootID": read("/proc/sys/kernel/random/boot_id"), "kernelVersion": read("/proc/sys/kernel/osrelease"), "osImage": os,

@@ -47,6 +47,8 @@ pub struct Config {
     pub annotations: Vec<(String, String)>,
     /// `v1.Taint`s that the node registers with.
     pub taints: Vec<serde_json::Value>,
+    /// Where its own endpoints listen; 0 for nowhere.
+    pub kubelet_port: u16,
     /// How long the node may be silent before it counts as lost.
     pub grace: std::time::Duration,
     pub data_dir: PathBuf,

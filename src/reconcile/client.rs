@@ -61,4 +61,7 @@ pub trait Client: Send + Sync + 'static {
 
     /// A token for a service account: `spec` is a TokenRequest's. Answers the TokenRequest with its status.
     async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<Value>;
+
+    /// Asks a review, a kind that is answered and never stored. Answers it with its status.
+    async fn review(&self, kind: &'static Kind, spec: Value) -> Result<Value>;
 }

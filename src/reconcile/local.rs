@@ -105,6 +105,10 @@ impl Client for Local {
         self.api.bind(&request, &binding).await
     }
 
+    async fn review(&self, kind: &'static Kind, spec: Value) -> Result<Value> {
+        self.api.review(&self.request(kind, "", "", None), json!({"spec": spec}))
+    }
+
     async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<Value> {
         let request = self.request(&serviceaccount::KIND, namespace, account, Some(Subresource::Token));
         self.api.request_token(&request, json!({"spec": spec}))

@@ -39,6 +39,8 @@ pub struct Config {
     pub labels: Vec<(String, String)>,
     /// Taints that the node registers with.
     pub taints: Vec<Taint>,
+    /// Where the node's own endpoints listen; 0 for nowhere.
+    pub kubelet_port: u16,
     /// Kernel parameters beyond the safe ones that pods may set.
     pub unsafe_sysctls: Vec<String>,
     pub cluster: Cluster,
@@ -113,6 +115,7 @@ pub async fn start(
         labels: config.labels.clone(),
         annotations: key.into_iter().collect(),
         taints: config.taints.iter().map(Taint::to_json).collect(),
+        kubelet_port: config.kubelet_port,
         grace: cluster.node_grace(),
         data_dir: dirs.data_dir.clone(),
         run_dir: place.run_dir.clone(),

@@ -5,7 +5,7 @@
 //! each file is made from those before it, so a start that was killed at any instant is completed by the next one.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +16,18 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use jiff::Timestamp;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ServerConfig};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Ended, NodeOptions, Reasons, address, agent, memory, node_config, notify, runtime, stopping_now};
+use super::{
+    Ended, NodeOptions, Reasons, address, agent, kubelet_port, memory, node_config, notify, runtime,
+    serve_kubelet_port, stopping_now,
+};
 use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
 use crate::api::identity::join::{Application, Cluster, JoinToken, Welcome, authority_hash};
 use crate::api::identity::pki::{
-    RENEW_SECONDS, RENEWAL_RETRY, new_key, node_certificate_end, node_request, renewal_due,
+    RENEW_SECONDS, RENEWAL_RETRY, new_key, node_certificate_end, node_request, renewal_due, serves_as_well,
 };
 use crate::base::clock::Clock;
 use crate::base::error::full;
@@ -80,6 +83,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let place = Place::new(&config.data_dir, &config.run_dir);
     let _claim = place.claim()?;
     let keep = Keep::new(&config, clock.clone())?;
+    let kubelet_port = kubelet_port(config.node.kubelet_port)?;
     let running = async {
         let known_dir = place.run_dir.join("known");
         let membership = keep.membership(&config, &known_dir).await?;
@@ -92,18 +96,29 @@ async fn serve(config: Config) -> Result<Ended> {
         tracing::info!(server = channel.address(), node = config.node.name, "this machine is a node of the cluster");
         // On a connection of their own, so that images do not hold up what the node is told.
         let peers = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
-        let (mut agent, access) = agent::start(&node, client, &clock, &membership.authority, peers).await?;
+        let (mut agent, access) = agent::start(&node, client.clone(), &clock, &membership.authority, peers).await?;
+        let serving = membership.serving_tls().map(watch::Sender::new);
+        match (kubelet_port, &serving) {
+            (Some(listener), Ok(serving)) => {
+                agent.keep(serve_kubelet_port(access.clone(), client, listener, serving.subscribe()));
+            }
+            (Some(_), Err(error)) => tracing::warn!(
+                why = format!("{error:#}"),
+                "--kubelet-port: nothing listens, as the server has signed no certificate for it: start again when the server is there"
+            ),
+            (None, _) => {}
+        }
         agent.keep(task::spawn("tunnel", crate::node::tunnel::run(channel, access)));
         agent.keep(task::spawn("memory", memory::run(|| metrics::TOLD.value())));
         notify("READY=1");
-        Ok::<_, anyhow::Error>((agent, tls))
+        Ok::<_, anyhow::Error>((agent, tls, serving.ok()))
     };
-    let (agent, tls) = tokio::select! {
+    let (agent, tls, serving) = tokio::select! {
         biased;
         ended = reasons.next(&config.node) => return Ok(ended),
         started = running => started?,
     };
-    let renewing = task::spawn("certificate renewal", renew(keep, config.clone(), tls));
+    let renewing = task::spawn("certificate renewal", renew(keep, config.clone(), tls, serving));
     let ended = reasons.next(&config.node).await;
     stopping_now(&ended);
     renewing.abort();
@@ -130,6 +145,8 @@ struct Membership {
     authority: Vec<u8>,
     key: Vec<u8>,
     certificate: Vec<u8>,
+    /// What it shows to its own clients; empty where an older server gave none.
+    serving_certificate: Vec<u8>,
     cluster: Cluster,
 }
 
@@ -148,6 +165,10 @@ impl Membership {
     fn tls(&self) -> Result<Arc<ClientConfig>> {
         wire::tls::client(&self.authority, Some((&self.certificate, &self.key))).context("TLS cannot be set up")
     }
+
+    fn serving_tls(&self) -> Result<Arc<ServerConfig>> {
+        wire::tls::server(&self.serving_certificate, &self.key, &self.authority).context("TLS cannot be set up")
+    }
 }
 
 /// A server's answer that no waiting will change.
@@ -163,6 +184,7 @@ struct Refused {
 struct Keep {
     directory: PathBuf,
     node: String,
+    addresses: Vec<IpAddr>,
     clock: Clock,
 }
 
@@ -176,7 +198,8 @@ impl Keep {
         made.with_context(|| {
             format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())
         })?;
-        Ok(Self { directory, node: config.node.name.clone(), clock })
+        let addresses = [&config.node.addresses[..], &config.node.external_addresses[..]].concat();
+        Ok(Self { directory, node: config.node.name.clone(), addresses, clock })
     }
 
     fn read(&self, name: &str) -> Option<Vec<u8>> {
@@ -220,7 +243,8 @@ impl Keep {
         let end = node_certificate_end(&certificate, &authority, &format!("system:node:{}", self.node));
         let Ok(cluster) = serde_json::from_slice(&cluster) else { return Ok(None) };
         let good = end.is_some_and(|end| end > self.clock.now().as_second());
-        Ok(good.then_some(Membership { authority, key, certificate, cluster }))
+        let serving_certificate = self.read("tls/serving.crt").unwrap_or_default();
+        Ok(good.then_some(Membership { authority, key, certificate, serving_certificate, cluster }))
     }
 
     /// When the kept certificate ended, if it has.
@@ -310,6 +334,7 @@ impl Keep {
             node_name: self.node.clone(),
             password: String::from_utf8_lossy(&password).into_owned(),
             csr: node_request(&self.node, &key)?,
+            addresses: self.addresses.clone(),
         };
         let sure = wire::tls::client(&authority, None).context("the server's certificate authority cannot be used")?;
         let answer = ask(config, sure, Method::POST, JOIN_PATH, Some(&token.secret), Some(&application)).await?;
@@ -319,7 +344,8 @@ impl Keep {
     /// New settings, and a new certificate where the old one has less than a third of its time left.
     async fn renew(&self, config: &Config, old: &Membership) -> Result<Membership> {
         let csr = node_request(&self.node, &old.key)?;
-        let application = Application { node_name: self.node.clone(), password: String::new(), csr };
+        let (node_name, addresses) = (self.node.clone(), self.addresses.clone());
+        let application = Application { node_name, password: String::new(), csr, addresses };
         let answer = ask(config, old.tls()?, Method::POST, RENEW_PATH, None, Some(&application)).await?;
         self.take(old.authority.clone(), old.key.clone(), &answer)
     }
@@ -332,8 +358,14 @@ impl Keep {
         let certificate = if left.is_some_and(|l| l > RENEW_SECONDS) { kept } else { welcome.certificate.into_bytes() };
         self.write("tls/ca.crt", &authority)?;
         self.write("tls/node.crt", &certificate)?;
+        // Its names may be others each time; it is written only where they are, or where it would end soon.
+        let serving_certificate = match self.read("tls/serving.crt") {
+            Some(kept) if serves_as_well(&kept, &welcome.serving_certificate, self.clock.now().as_second()) => kept,
+            _ => welcome.serving_certificate.into_bytes(),
+        };
+        self.write("tls/serving.crt", &serving_certificate)?;
         self.write("cluster.json", &serde_json::to_vec(&welcome.cluster)?)?;
-        Ok(Membership { authority, key, certificate, cluster: welcome.cluster })
+        Ok(Membership { authority, key, certificate, serving_certificate, cluster: welcome.cluster })
     }
 }
 
@@ -376,7 +408,12 @@ async fn ask(
 }
 
 /// Renews the certificate long before it ends, in the running process.
-async fn renew(keep: Keep, config: Config, shown: watch::Sender<Arc<ClientConfig>>) {
+async fn renew(
+    keep: Keep,
+    config: Config,
+    shown: watch::Sender<Arc<ClientConfig>>,
+    serving: Option<watch::Sender<Arc<ServerConfig>>>,
+) {
     let mut failed = false;
     loop {
         match failed {
@@ -385,12 +422,18 @@ async fn renew(keep: Keep, config: Config, shown: watch::Sender<Arc<ClientConfig
         }
         let renewed = async {
             let kept = keep.kept(None)?.context("the kept certificate is gone")?;
-            keep.renew(&config, &kept).await?.tls()
+            let renewed = keep.renew(&config, &kept).await?;
+            anyhow::Ok((renewed.tls()?, renewed.serving_tls().ok()))
         };
         let renewed = renewed.await;
         failed = renewed.is_err();
         match renewed {
-            Ok(tls) => drop(shown.send_replace(tls)),
+            Ok((tls, serving_tls)) => {
+                shown.send_replace(tls);
+                if let (Some(serving), Some(tls)) = (&serving, serving_tls) {
+                    serving.send_replace(tls);
+                }
+            }
             Err(error) => {
                 tracing::error!(
                     why = format!("{error:#}"),
@@ -415,6 +458,7 @@ mod tests {
             external_addresses: Vec::new(),
             labels: Vec::new(),
             taints: Vec::new(),
+            kubelet_port: 0,
             unsafe_sysctls: Vec::new(),
             offline: false,
             default_registry: None,
@@ -443,7 +487,7 @@ mod tests {
         let desk = Desk::new(directory.path(), &pki, Cluster::sample(), Clock::system());
         let key = keep.kept_or("tls/node.key", new_key).unwrap();
         let csr = node_request("one", &key).unwrap();
-        let application = Application { node_name: "one".into(), password: String::new(), csr };
+        let application = Application { node_name: "one".into(), password: String::new(), csr, addresses: Vec::new() };
         let api = crate::reconcile::in_memory::api();
         let welcome = desk.renew(&api, "one", "", &application).await.unwrap();
         let welcome = serde_json::to_vec(&welcome).unwrap();

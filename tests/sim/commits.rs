@@ -42,6 +42,7 @@ impl Small {
             external_addresses: Vec::new(),
             labels: Vec::new(),
             taints: Vec::new(),
+            kubelet_port: 0,
             grace: Duration::from_secs(40),
             data_dir: directory.path().join("data"),
             run_dir: directory.path().join("run"),

@@ -1,10 +1,12 @@
-//! Accepts connections: TLS, then HTTP/1.1 or HTTP/2, each request to [`super::respond`].
+//! Accepts connections: TLS, then HTTP/1.1 or HTTP/2, each request to a [`Site`]: the API, or a node's own port.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -15,10 +17,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use super::Peer;
-use super::connections::{Connection, Counted};
+use super::connections::{Connection, Connections, Counted};
 use super::proxy::Origin;
+use super::{Body, Peer};
 use crate::api::Api;
+use crate::api::identity::User;
 use crate::api::identity::join::user_of;
 use crate::base::{metrics, task};
 
@@ -38,11 +41,42 @@ const WINDOW_BYTES_OF_AGENTS: u32 = 1 << 20;
 /// A connection on which nothing is asked for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
+/// Who answers what comes in; cheap to clone.
+pub trait Site: Clone + Send + Sync + 'static {
+    /// Counts its connections.
+    fn connections(&self) -> &Connections;
+
+    /// The user of a client certificate that TLS has verified, with the digest of its key.
+    fn user_of(&self, certificate: &[u8]) -> Option<(User, String)>;
+
+    /// Answers one request.
+    fn respond(self, peer: Peer, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+impl Site for Api {
+    fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    fn user_of(&self, certificate: &[u8]) -> Option<(User, String)> {
+        user_of(self, certificate)
+    }
+
+    async fn respond(self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+        let response = super::respond(self, peer, request).await;
+        metrics::REQUESTS.add();
+        if response.status().is_server_error() {
+            metrics::REQUEST_ERRORS.add();
+        }
+        response
+    }
+}
+
 /// Serves until `stop` turns true, then lets running requests end.
 ///
 /// `tls` is read for each connection, so a renewed certificate is used at once.
 pub async fn serve(
-    api: Api,
+    site: impl Site,
     listener: TcpListener,
     tls: watch::Receiver<Arc<ServerConfig>>,
     mut stop: watch::Receiver<bool>,
@@ -61,10 +95,10 @@ pub async fn serve(
                 continue;
             }
         };
-        let (api, config, stop) = (api.clone(), tls.borrow().clone(), stop.clone());
-        let open = Arc::new(api.connections.open(address.ip()));
+        let (site, config, stop) = (site.clone(), tls.borrow().clone(), stop.clone());
+        let open = Arc::new(site.connections().open(address.ip()));
         task::spawn("connection", async move {
-            if let Err(error) = connection(api, stream, address.ip(), open, config, stop).await {
+            if let Err(error) = connection(site, stream, address.ip(), open, config, stop).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -72,7 +106,7 @@ pub async fn serve(
 }
 
 async fn connection(
-    api: Api,
+    site: impl Site,
     stream: TcpStream,
     address: IpAddr,
     open: Arc<Connection>,
@@ -87,7 +121,7 @@ async fn connection(
         () = open.ended() => return Ok(()),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
-    let (user, key) = certificate.and_then(|c| user_of(&api, c)).unzip();
+    let (user, key) = certificate.and_then(|c| site.user_of(c)).unzip();
     let user = user.map(Arc::new);
     if let Some(user) = &user {
         open.identify(user).map_err(|status| status.message)?;
@@ -99,17 +133,10 @@ async fn connection(
         None => (STREAMS_OF_STRANGERS, WINDOW_BYTES),
     };
     let peer = Peer { user, key: key.unwrap_or_default().into(), connection: open.clone() };
-    let service = service_fn(move |mut request: http::Request<Incoming>| {
-        let (api, peer) = (api.clone(), peer.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(origin);
-        async move {
-            let response = super::respond(api, peer, request).await;
-            metrics::REQUESTS.add();
-            if response.status().is_server_error() {
-                metrics::REQUEST_ERRORS.add();
-            }
-            Ok::<_, Infallible>(response)
-        }
+        let answering = site.clone().respond(peer.clone(), request);
+        async move { Ok::<_, Infallible>(answering.await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Some clients look for `Warning` by its usual spelling.

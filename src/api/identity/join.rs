@@ -4,6 +4,8 @@
 //! The first machine that joins under a name leaves the hash of a password of its own, so that another machine cannot take
 //! the name while the Node exists (as k3s does). Invariant: a certificate is only ever signed for the name that was checked.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
-use super::pki::{Pki, node_params};
+use super::pki::{Names, Pki, node_params, serving_params};
 use super::{NODES, User};
 use crate::api::delete::DeleteOptions;
 use crate::api::status::{Result, Status};
@@ -23,7 +25,7 @@ use crate::api::write::Change;
 use crate::api::{Api, Request};
 use crate::base::clock::{Clock, between, parse_time};
 use crate::base::file::write_atomically;
-use crate::base::json::text;
+use crate::base::json::{list, text};
 use crate::base::labels::dns_subdomain_error;
 use crate::base::object::Object;
 use crate::kinds::Kind;
@@ -55,6 +57,9 @@ const USED_AT: &str = "used-at";
 /// How long that machine may join with it again: it may not have heard the answer.
 const REPEAT: Duration = Duration::from_secs(600);
 
+/// Addresses of a node that its certificate names at most.
+const ADDRESSES: usize = 16;
+
 /// How long a machine that has joined may take until its Node is there; meanwhile its name is taken.
 const CLAIM: Duration = Duration::from_secs(60);
 
@@ -77,12 +82,18 @@ pub struct Application {
     pub password: String,
     /// A PKCS#10 request, PEM.
     pub csr: String,
+    /// Where the node listens itself; what is somebody else's is left out of its certificate.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What it gets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Welcome {
     pub certificate: String,
+    /// What the node shows to its own clients, for the same key: PEM.
+    #[serde(default)]
+    pub serving_certificate: String,
     pub cluster: Cluster,
 }
 
@@ -92,7 +103,7 @@ pub struct Welcome {
 pub struct Cluster {
     pub cluster_cidrs: Vec<ipnet::IpNet>,
     pub service_cidrs: Vec<ipnet::IpNet>,
-    pub cluster_dns: std::net::IpAddr,
+    pub cluster_dns: IpAddr,
     pub cluster_domain: String,
     pub dns: bool,
     pub service_proxy: bool,
@@ -139,6 +150,8 @@ pub struct Desk {
     directory: PathBuf,
     authority: Vec<u8>,
     authority_key: Vec<u8>,
+    /// The server's own.
+    names: Names,
     cluster: Cluster,
     clock: Clock,
     /// The node beside the server, which needs no token.
@@ -196,7 +209,8 @@ impl Desk {
     /// Where machines apply; `directory` is the server's own.
     pub fn new(directory: &Path, pki: &Pki, cluster: Cluster, clock: Clock) -> Self {
         let (authority, authority_key) = (pki.authority.clone(), pki.authority_key.clone());
-        Self { directory: directory.to_owned(), authority, authority_key, cluster, clock, own: None }
+        let names = pki.names.clone();
+        Self { directory: directory.to_owned(), authority, authority_key, names, cluster, clock, own: None }
     }
 
     /// No machine may join under the name of the server's own node.
@@ -223,7 +237,7 @@ impl Desk {
                 format!("{name:?} is the node of the server itself: give this machine another name with --node-name");
             return Err(Status::new(409, "AlreadyExists", why));
         }
-        let welcome = self.sign(name, &application.csr)?;
+        let welcome = self.sign(api, application)?;
         self.check_password(api, application).await?;
         // Last: what is refused for another reason does not use the token up.
         if let Some(token) = for_one {
@@ -239,7 +253,7 @@ impl Desk {
             let why = format!("node {node:?} cannot ask for a certificate of node {asked:?}");
             return Err(Status::new(403, "Forbidden", why));
         }
-        let welcome = self.sign(node, &application.csr)?;
+        let welcome = self.sign(api, application)?;
         self.record_key(api, application, Some(shown)).await?;
         Ok(welcome)
     }
@@ -387,7 +401,9 @@ impl Desk {
     }
 
     /// A certificate for the node's key. The request may ask for this name or be refused.
-    fn sign(&self, node: &str, csr: &str) -> Result<Welcome> {
+    /// Certificates for the name of the application, which the caller has checked.
+    fn sign(&self, api: &Api, application: &Application) -> Result<Welcome> {
+        let (node, csr) = (application.node_name.as_str(), application.csr.as_str());
         let wrong = |why: String| Status::bad_request(format!("the certificate request cannot be used: {why}"));
         let (_, pem) =
             x509_parser::pem::parse_x509_pem(csr.as_bytes()).map_err(|e| wrong(format!("it is no PEM: {e}")))?;
@@ -412,7 +428,55 @@ impl Desk {
         let mut request = CertificateSigningRequestParams::from_pem(csr).map_err(|e| wrong(e.to_string()))?;
         request.params = node_params(&wanted, NODES, &self.clock).map_err(|e| internal(&e))?;
         let certificate = request.signed_by(&issuer).map_err(|e| internal(&e))?;
-        Ok(Welcome { certificate: certificate.pem(), cluster: self.cluster.clone() })
+        request.params =
+            serving_params(&wanted, NODES, &self.names_of(api, application), &self.clock).map_err(|e| internal(&e))?;
+        let serving = request.signed_by(&issuer).map_err(|e| internal(&e))?;
+        let (certificate, serving_certificate) = (certificate.pem(), serving.pem());
+        Ok(Welcome { certificate, serving_certificate, cluster: self.cluster.clone() })
+    }
+
+    /// The names under which a node may be believed to answer: its own, and of the addresses that it says those that are not
+    /// the server's, another node's, or of the cluster's inside.
+    fn names_of(&self, api: &Api, application: &Application) -> Names {
+        let node = &application.node_name;
+        let others: HashSet<IpAddr> = api
+            .cache
+            .shelf(&node::KIND)
+            .list(&node::KIND.prefix(), "")
+            .iter()
+            .filter(|other| *other.meta.name != **node)
+            .flat_map(|other| {
+                let other = other.value();
+                list(&other, "status.addresses")
+                    .iter()
+                    .filter_map(|a| text(a, "address").parse().ok())
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let inside = |a: &IpAddr| {
+            let ranges = [&self.cluster.cluster_cidrs[..], &self.cluster.service_cidrs[..]];
+            ranges.iter().any(|ranges| ranges.iter().any(|range| range.contains(a)))
+        };
+        let is_its_own = |a: &&IpAddr| {
+            let special = a.is_loopback() || a.is_unspecified() || a.is_multicast();
+            !(special || self.names.addresses.contains(a) || others.contains(a) || inside(a))
+        };
+        let told = application.addresses.iter().map(IpAddr::to_canonical).take(ADDRESSES).collect::<Vec<_>>();
+        let addresses: Vec<IpAddr> = told.iter().filter(is_its_own).copied().collect();
+        if addresses.len() < application.addresses.len() {
+            let told = &application.addresses;
+            tracing::warn!(
+                node,
+                ?told,
+                ?addresses,
+                "a node listens at addresses that are not its own alone; its certificate leaves them out"
+            );
+        }
+        let domain = format!(".{}", self.cluster.cluster_domain);
+        let is_a_service = node.ends_with(".svc") || node.ends_with(&domain);
+        let dns = Some(node.clone()).filter(|name| !is_a_service && !self.names.dns.contains(name));
+        let dns = dns.into_iter().collect();
+        Names { dns, addresses }
     }
 }
 
@@ -556,7 +620,7 @@ mod tests {
 
     fn application(node: &str, password: &str) -> Application {
         let csr = csr(&format!("system:node:{node}"), NODES);
-        Application { node_name: node.into(), password: password.into(), csr }
+        Application { node_name: node.into(), password: password.into(), csr, addresses: Vec::new() }
     }
 
     async fn desk() -> (tempfile::TempDir, Pki, Desk, Api) {
@@ -572,6 +636,52 @@ mod tests {
     }
 
     const PASSWORD: &str = "0123456789abcdef";
+
+    #[tokio::test]
+    async fn a_node_is_not_believed_to_answer_where_others_do() {
+        use x509_parser::prelude::*;
+        let dir = tempfile::tempdir().unwrap();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let names = Names { dns: vec!["kubernetes".into()], addresses: vec![address("192.0.2.1")] };
+        let pki = Pki::load(dir.path(), &names, None, &Clock::system()).unwrap();
+        let desk = Desk::new(dir.path(), &pki, Cluster::sample(), Clock::system());
+        let api = crate::reconcile::in_memory::api();
+        let client = crate::reconcile::Local::new(api.clone(), "test");
+        let other = json!({"metadata": {"name": "other"}});
+        crate::reconcile::Client::create(&client, &node::KIND, "", other).await.unwrap();
+        let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.3"}]}});
+        let (patch, status_of) = (crate::reconcile::Patch::Merge(status), Some(crate::kinds::Subresource::Status));
+        crate::reconcile::Client::patch(&client, &node::KIND, "", "other", status_of, patch).await.unwrap();
+
+        let told = [
+            "192.0.2.2",
+            "2001:db8::2",
+            "192.0.2.1",
+            "::ffff:192.0.2.1",
+            "192.0.2.3",
+            "127.0.0.1",
+            "0.0.0.0",
+            "10.43.0.1",
+            "10.42.0.1",
+        ]
+        .map(address)
+        .to_vec();
+        let serves = |name: &str| {
+            let application = Application { addresses: told.clone(), ..application(name, PASSWORD) };
+            let welcome = desk.sign(&api, &application).unwrap();
+            let (_, pem) = parse_x509_pem(welcome.serving_certificate.as_bytes()).unwrap();
+            let certificate = pem.parse_x509().unwrap();
+            let usage = certificate.extended_key_usage().unwrap().unwrap().value.clone();
+            assert!(usage.server_auth && !usage.client_auth, "it opens nothing");
+            let names = certificate.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
+            names.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(serves("one").len(), 3, "{:?}", serves("one"));
+        assert!(serves("one")[0].contains("one"));
+        assert_eq!(serves("kubernetes").len(), 2);
+        assert_eq!(serves("kubernetes.default.svc").len(), 2);
+        assert_eq!(serves("a.b.svc.cluster.local").len(), 2);
+    }
 
     #[tokio::test]
     async fn a_token_gives_a_certificate_for_the_own_name_only() {

@@ -3,6 +3,7 @@
 //! Each file is made from those before it and only where it is missing, in an order in which a start that was killed at
 //! any instant is completed by the next one: a key is on the disk before the certificate that speaks of it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub struct Pki {
     /// The authority's key, with which certificates of nodes are signed.
     pub authority_key: Vec<u8>,
     pub server: Identity,
+    /// What `server` carries.
+    pub names: Names,
     pub admin: Identity,
     /// PKCS#8 DER of the key that signs service-account tokens.
     pub token_key: Vec<u8>,
@@ -75,7 +78,7 @@ impl Pki {
         let token_key = pem_to_der(&store.key("service-account")?)?;
         let join_token = store.join_token(directory, &authority, token)?;
         let authority_key = store.key("ca")?;
-        Ok(Self { authority, authority_key, server, admin, token_key, join_token })
+        Ok(Self { authority, authority_key, server, names: names.clone(), admin, token_key, join_token })
     }
 
     /// A kubeconfig for the administrator.
@@ -156,15 +159,10 @@ impl Store<'_> {
         }
         let mut params = self.params(subject[0], &subject[1..], LEAF_DAYS)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = if names.dns.is_empty() && names.addresses.is_empty() {
-            vec![ExtendedKeyUsagePurpose::ClientAuth]
-        } else {
-            vec![ExtendedKeyUsagePurpose::ServerAuth]
-        };
-        for dns in &names.dns {
-            params.subject_alt_names.push(SanType::DnsName(dns.as_str().try_into().map_err(other)?));
+        match names.dns.is_empty() && names.addresses.is_empty() {
+            true => params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            false => serve_as(&mut params, names)?,
         }
-        params.subject_alt_names.extend(names.addresses.iter().map(|a| SanType::IpAddress(*a)));
         let chain = params.signed_by(&key, issuer).map_err(other)?.pem().into_bytes();
         write_atomically(&path, &chain, 0o644)?;
         Ok(Identity { chain, key: key_pem })
@@ -186,19 +184,7 @@ impl Store<'_> {
         if !issued || !begun || left < RENEW_DAYS * 86400 {
             return false;
         }
-        let mut carried: Vec<String> = Vec::new();
-        if let Ok(Some(sans)) = certificate.subject_alternative_name() {
-            for san in &sans.value.general_names {
-                match san {
-                    GeneralName::DNSName(dns) => carried.push((*dns).to_owned()),
-                    GeneralName::IPAddress([a, b, c, d]) => carried.push(IpAddr::from([*a, *b, *c, *d]).to_string()),
-                    GeneralName::IPAddress(bytes) => {
-                        carried.extend(<[u8; 16]>::try_from(*bytes).ok().map(|b| IpAddr::from(b).to_string()));
-                    }
-                    _ => {}
-                }
-            }
-        }
+        let carried = carried(&certificate);
         let wanted = names.dns.iter().cloned().chain(names.addresses.iter().map(ToString::to_string));
         wanted.into_iter().all(|n| carried.contains(&n))
     }
@@ -230,6 +216,36 @@ impl Store<'_> {
     }
 }
 
+/// The names and addresses in a certificate.
+fn carried(certificate: &x509_parser::certificate::X509Certificate) -> BTreeSet<String> {
+    use x509_parser::prelude::*;
+    let mut carried = BTreeSet::new();
+    if let Ok(Some(sans)) = certificate.subject_alternative_name() {
+        for san in &sans.value.general_names {
+            match san {
+                GeneralName::DNSName(dns) => drop(carried.insert((*dns).to_owned())),
+                GeneralName::IPAddress([a, b, c, d]) => {
+                    carried.insert(IpAddr::from([*a, *b, *c, *d]).to_string());
+                }
+                GeneralName::IPAddress(bytes) => {
+                    carried.extend(<[u8; 16]>::try_from(*bytes).ok().map(|b| IpAddr::from(b).to_string()));
+                }
+                _ => {}
+            }
+        }
+    }
+    carried
+}
+
+/// Whether a certificate carries what the `new` one does, for the same key, and does not have to be renewed yet.
+pub fn serves_as_well(kept: &[u8], new: &str, now: i64) -> bool {
+    use x509_parser::prelude::*;
+    let (Ok((_, kept)), Ok((_, new))) = (parse_x509_pem(kept), parse_x509_pem(new.as_bytes())) else { return false };
+    let (Ok(kept), Ok(new)) = (kept.parse_x509(), new.parse_x509()) else { return false };
+    let same = kept.public_key().raw == new.public_key().raw && kept.issuer().as_raw() == new.issuer().as_raw();
+    same && carried(&kept) == carried(&new) && kept.validity().not_after.timestamp() - now > RENEW_SECONDS
+}
+
 fn params(common_name: &str, organisations: &[&str], days: i64, clock: &Clock) -> io::Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject(common_name, organisations);
@@ -256,6 +272,28 @@ pub fn node_params(common_name: &str, organisation: &str, clock: &Clock) -> io::
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     Ok(params)
+}
+
+/// What the certificate says that a node shows to its own clients: the same, and where it answers.
+pub fn serving_params(
+    common_name: &str,
+    organisation: &str,
+    names: &Names,
+    clock: &Clock,
+) -> io::Result<CertificateParams> {
+    let mut params = node_params(common_name, organisation, clock)?;
+    serve_as(&mut params, names)?;
+    Ok(params)
+}
+
+/// Makes a server's certificate of it.
+fn serve_as(params: &mut CertificateParams, names: &Names) -> io::Result<()> {
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    for dns in &names.dns {
+        params.subject_alt_names.push(SanType::DnsName(dns.as_str().try_into().map_err(other)?));
+    }
+    params.subject_alt_names.extend(names.addresses.iter().map(|a| SanType::IpAddress(*a)));
+    Ok(())
 }
 
 /// A request for a certificate, PEM: `system:node:<name>` of `system:nodes`, signed with the node's own key (PEM).

@@ -1,13 +1,14 @@
 //! The node's own HTTP endpoints, as the kubelet has them: what it runs, what that uses, and its logs.
 //!
-//! They are no port of the machine: the API reaches them in this process, or through the agent's tunnel, over a stream on
-//! which HTTP/1.1 is spoken ([`serve`]). Whether somebody may ask is decided there (`nodes/proxy`). Invariant: nothing is
-//! measured while nobody asks, and what is not known is left out, never made up.
+//! The API reaches them in this process, or through the agent's tunnel, over a stream on which HTTP/1.1 is spoken
+//! ([`serve`]), and decides itself whether somebody may ask (`nodes/proxy`). Everybody else asks at a [`port`] of the machine. Invariant:
+//! nothing is measured while nobody asks, and what is not known is left out, never made up.
 
 mod disk;
 mod logs;
 mod metrics;
 mod network;
+pub mod port;
 mod summary;
 mod usage;
 
@@ -64,8 +65,13 @@ pub fn serve(access: Access) -> DuplexStream {
     ours
 }
 
+/// The path of a request, as it is told apart by.
+fn path_of(request: &Request<Incoming>) -> String {
+    percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned()
+}
+
 async fn respond(access: &Access, request: Request<Incoming>) -> Response<Body> {
-    let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
+    let path = path_of(&request);
     let query = Query::parse(request.uri().query().unwrap_or_default());
     if !matches!(*request.method(), Method::GET | Method::HEAD) && !path.starts_with("/stats/summary") {
         return answer::text(405, "405: Method Not Allowed");

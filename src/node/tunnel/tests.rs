@@ -58,6 +58,7 @@ async fn joined() -> Joined {
         node_name: "a".into(),
         password: "0123456789abcdef".into(),
         csr: node_request("a", &key).unwrap(),
+        addresses: Vec::new(),
     };
     let token = JoinToken::parse(&pki.join_token).unwrap().secret;
     let certificate = desk.join(&api, &token, &application).await.unwrap().certificate;

@@ -243,6 +243,11 @@ impl Client for Remote {
         self.server.call(Method::POST, &path, "application/json", Some(&body)).await.map(|_| ())
     }
 
+    async fn review(&self, kind: &'static Kind, spec: Value) -> Result<Value> {
+        let body = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "spec": spec});
+        self.server.call(Method::POST, &collection(kind, ""), "application/json", Some(&body)).await
+    }
+
     async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<Value> {
         let path = item(&serviceaccount::KIND, namespace, account, Some(Subresource::Token));
         let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
