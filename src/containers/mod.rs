@@ -43,7 +43,7 @@ pub(crate) use runtime::unmount_below;
 pub use session::{Session, SessionControl};
 pub use shim::shim_main;
 pub use spec::*;
-pub use stats::Stats;
+pub use stats::{Device, Stats};
 pub use users::lacks_for_users;
 
 /// Where this room keeps things. Several of these can live on one machine, each with its own directories and root.

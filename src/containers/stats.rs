@@ -5,10 +5,12 @@
 //! everywhere in Kubernetes.
 
 /// Use of resources at one instant; `None` is what this kernel does not tell.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     pub cpu: Cpu,
     pub memory: Memory,
+    /// What went to and came from block devices; empty where there are none, or where the kernel does not tell.
+    pub devices: Vec<Device>,
     /// Processes, and threads of all of them.
     pub processes: Option<u64>,
     pub pids: Option<u64>,
@@ -25,6 +27,22 @@ pub struct Cpu {
     pub periods: Option<u64>,
     pub throttled_periods: Option<u64>,
     pub throttled_ns: Option<u64>,
+    /// The limit: microseconds of each period; `None` where there is none.
+    pub quota_us: Option<u64>,
+    pub period_us: Option<u64>,
+    /// The share in version 1's measure, of which 1024 is usual.
+    pub shares: Option<u64>,
+}
+
+/// One block device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Device {
+    pub major: u32,
+    pub minor: u32,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
 }
 
 /// Memory in bytes, and how often pages were missing.
@@ -44,6 +62,8 @@ pub struct Memory {
     pub limit: Option<u64>,
     pub page_faults: Option<u64>,
     pub major_page_faults: Option<u64>,
+    /// Processes that were ended because there was no memory left.
+    pub oom_kills: Option<u64>,
 }
 
 /// Beyond this a version 1 limit is none.
@@ -65,6 +85,10 @@ pub(super) fn of_v1(read: impl Fn(&'static str, &'static str) -> Option<String>)
             periods: keyed(&throttling, "nr_periods"),
             throttled_periods: keyed(&throttling, "nr_throttled"),
             throttled_ns: keyed(&throttling, "throttled_time"),
+            // Without a limit it is -1.
+            quota_us: number("cpu", "cpu.cfs_quota_us"),
+            period_us: number("cpu", "cpu.cfs_period_us"),
+            shares: number("cpu", "cpu.shares"),
         },
         memory: Memory {
             usage,
@@ -77,7 +101,12 @@ pub(super) fn of_v1(read: impl Fn(&'static str, &'static str) -> Option<String>)
             limit: number("memory", "memory.limit_in_bytes").filter(|limit| *limit < UNLIMITED),
             page_faults: memory("total_pgfault"),
             major_page_faults: memory("total_pgmajfault"),
+            oom_kills: keyed(&read("memory", "memory.oom_control").unwrap_or_default(), "oom_kill"),
         },
+        devices: devices_of_v1(
+            &read("blkio", "blkio.throttle.io_service_bytes_recursive").unwrap_or_default(),
+            &read("blkio", "blkio.throttle.io_serviced_recursive").unwrap_or_default(),
+        ),
         processes: None,
         pids: number("pids", "pids.current"),
         pids_limit: number("pids", "pids.max"),
@@ -88,6 +117,8 @@ pub(super) fn of_v1(read: impl Fn(&'static str, &'static str) -> Option<String>)
 pub(super) fn of_v2(read: impl Fn(&'static str, &'static str) -> Option<String>) -> Stats {
     let number = |controller, file| number(&read(controller, file)?);
     let cpu = read("cpu", "cpu.stat").unwrap_or_default();
+    let limit = read("cpu", "cpu.max");
+    let limit = limit.as_deref().and_then(|limit| limit.trim().split_once(' '));
     let nanoseconds = |key| keyed(&cpu, key).map(|microseconds| microseconds * 1000);
     let table = read("memory", "memory.stat").unwrap_or_default();
     let memory = |key| keyed(&table, key);
@@ -100,6 +131,9 @@ pub(super) fn of_v2(read: impl Fn(&'static str, &'static str) -> Option<String>)
             periods: keyed(&cpu, "nr_periods"),
             throttled_periods: keyed(&cpu, "nr_throttled"),
             throttled_ns: nanoseconds("throttled_usec"),
+            quota_us: limit.and_then(|(quota, _)| quota.parse().ok()),
+            period_us: limit.and_then(|(_, period)| period.parse().ok()),
+            shares: number("cpu", "cpu.weight").map(shares),
         },
         memory: Memory {
             usage,
@@ -112,7 +146,9 @@ pub(super) fn of_v2(read: impl Fn(&'static str, &'static str) -> Option<String>)
             limit: number("memory", "memory.max"),
             page_faults: memory("pgfault"),
             major_page_faults: memory("pgmajfault"),
+            oom_kills: keyed(&read("memory", "memory.events").unwrap_or_default(), "oom_kill"),
         },
+        devices: devices_of_v2(&read("io", "io.stat").unwrap_or_default()),
         processes: None,
         pids: number("pids", "pids.current"),
         pids_limit: number("pids", "pids.max"),
@@ -133,6 +169,62 @@ pub(super) fn complete_root(mut stats: Stats, meminfo: &str, inactive_file: Opti
         stats.memory.rss = stats.memory.rss.or_else(|| bytes("AnonPages"));
     }
     stats
+}
+
+/// Version 2's weight in the measure of version 1, back from what runtimes make of it.
+fn shares(weight: u64) -> u64 {
+    2 + weight.saturating_sub(1) * 262_142 / 9_999
+}
+
+/// `254:0`, as both versions name devices.
+fn device(name: &str) -> Option<Device> {
+    let (major, minor) = name.split_once(':')?;
+    Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()?, ..Device::default() })
+}
+
+/// Lines of `254:0 Read 4096` in both tables.
+fn devices_of_v1(bytes: &str, operations: &str) -> Vec<Device> {
+    let mut devices: Vec<Device> = Vec::new();
+    for (table, of_bytes) in [(bytes, true), (operations, false)] {
+        for line in table.lines() {
+            let mut words = line.split(' ');
+            let (Some(name), Some(sort), Some(Ok(count))) = (words.next(), words.next(), words.next().map(str::parse))
+            else {
+                continue;
+            };
+            let Some(named) = device(name) else { continue };
+            let known = devices.iter().position(|d| (d.major, d.minor) == (named.major, named.minor));
+            let at = known.unwrap_or_else(|| {
+                devices.push(named);
+                devices.len() - 1
+            });
+            match (sort, of_bytes) {
+                ("Read", true) => devices[at].read_bytes = count,
+                ("Write", true) => devices[at].written_bytes = count,
+                ("Read", false) => devices[at].reads = count,
+                ("Write", false) => devices[at].writes = count,
+                _ => {}
+            }
+        }
+    }
+    devices
+}
+
+/// Lines of `254:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`.
+fn devices_of_v2(table: &str) -> Vec<Device> {
+    let line = |line: &str| {
+        let (name, rest) = line.split_once(' ')?;
+        let count = |key: &str| rest.split(' ').find_map(|w| w.strip_prefix(key)?.strip_prefix('=')?.parse().ok());
+        let device = device(name)?;
+        Some(Device {
+            read_bytes: count("rbytes")?,
+            written_bytes: count("wbytes")?,
+            reads: count("rios")?,
+            writes: count("wios")?,
+            ..device
+        })
+    };
+    table.lines().filter_map(line).collect()
 }
 
 fn working_set(usage: Option<u64>, inactive_file: Option<u64>) -> Option<u64> {
@@ -164,6 +256,15 @@ mod tests {
             ("cpuacct.usage_user", "1000000000\n"),
             ("cpuacct.usage_sys", "500000000\n"),
             ("cpu.stat", "nr_periods 10\nnr_throttled 3\nthrottled_time 7000\nnr_bursts 0\nburst_time 0\n"),
+            ("cpu.cfs_quota_us", "-1\n"),
+            ("cpu.cfs_period_us", "100000\n"),
+            ("cpu.shares", "512\n"),
+            ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"),
+            (
+                "blkio.throttle.io_service_bytes_recursive",
+                "254:0 Read 8192\n254:0 Write 4096\n254:0 Sync 4096\n254:0 Total 12288\n7:3 Write 512\nTotal 12800\n",
+            ),
+            ("blkio.throttle.io_serviced_recursive", "254:0 Read 2\n254:0 Write 1\n254:0 Total 3\nTotal 3\n"),
             ("memory.usage_in_bytes", "15772430336\n"),
             ("memory.max_usage_in_bytes", "15972430336\n"),
             ("memory.limit_in_bytes", "9223372036854771712\n"),
@@ -183,8 +284,13 @@ mod tests {
             periods: Some(10),
             throttled_periods: Some(3),
             throttled_ns: Some(7000),
+            quota_us: None,
+            period_us: Some(100_000),
+            shares: Some(512),
         };
         assert_eq!(stats.cpu, cpu);
+        let device = Device { major: 254, minor: 0, read_bytes: 8192, written_bytes: 4096, reads: 2, writes: 1 };
+        assert_eq!(stats.devices, [device, Device { major: 7, minor: 3, written_bytes: 512, ..Device::default() }]);
         let memory = Memory {
             usage: Some(15_772_430_336),
             working_set: Some(15_772_430_336 - 8_875_646_976),
@@ -196,6 +302,7 @@ mod tests {
             limit: None,
             page_faults: Some(634_915_831),
             major_page_faults: Some(216_867),
+            oom_kills: Some(4),
         };
         assert_eq!(stats.memory, memory);
         assert_eq!((stats.pids, stats.pids_limit), (Some(3), None));
@@ -210,6 +317,10 @@ mod tests {
                 "usage_usec 1500000\nuser_usec 1000000\nsystem_usec 500000\nnr_periods 10\nnr_throttled 3\n\
                  throttled_usec 7\n",
             ),
+            ("cpu.max", "50000 100000\n"),
+            ("cpu.weight", "39\n"),
+            ("memory.events", "low 0\nhigh 0\nmax 3\noom 2\noom_kill 1\noom_group_kill 0\n"),
+            ("io.stat", "254:0 rbytes=8192 wbytes=4096 rios=2 wios=1 dbytes=0 dios=0\n7:0 \n"),
             ("memory.current", "104857600\n"),
             ("memory.peak", "204857600\n"),
             ("memory.max", "209715200\n"),
@@ -223,6 +334,12 @@ mod tests {
             ("pids.max", "100\n"),
         ]));
         assert_eq!((stats.cpu.usage_ns, stats.cpu.throttled_ns), (Some(1_500_000_000), Some(7000)));
+        assert_eq!(
+            (stats.cpu.quota_us, stats.cpu.period_us, stats.cpu.shares),
+            (Some(50_000), Some(100_000), Some(998))
+        );
+        let device = Device { major: 254, minor: 0, read_bytes: 8192, written_bytes: 4096, reads: 2, writes: 1 };
+        assert_eq!(stats.devices, [device]);
         let memory = Memory {
             usage: Some(104_857_600),
             working_set: Some(104_857_600 - 20_971_520),
@@ -234,6 +351,7 @@ mod tests {
             limit: Some(209_715_200),
             page_faults: Some(77),
             major_page_faults: Some(2),
+            oom_kills: Some(1),
         };
         assert_eq!(stats.memory, memory);
         assert_eq!((stats.pids, stats.pids_limit), (Some(3), Some(100)));
@@ -250,6 +368,6 @@ mod tests {
         assert_eq!(stats.memory.working_set, Some(598 * 1024));
         assert_eq!(stats.memory.rss, Some(1024), "the cgroup knows better");
         let known = Stats { memory: Memory { usage: Some(1), ..Memory::default() }, ..Stats::default() };
-        assert_eq!(complete_root(known, meminfo, None), known);
+        assert_eq!(complete_root(known.clone(), meminfo, None), known);
     }
 }

@@ -1,12 +1,14 @@
 //! `/metrics/resource`, `/metrics/cadvisor` and the node's own `/metrics`: a snapshot in the Prometheus text format, under the
 //! names and labels that the kubelet gives. Pure; what is not known is left out.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use jiff::Timestamp;
 
 use super::network::Network;
 use super::usage::{PodUsage, Snapshot, Usage};
+use crate::containers::Device;
 use crate::node::probe_results::{Count, Probed};
 
 const NANO: f64 = 1e9;
@@ -168,6 +170,17 @@ const CPU_AND_MEMORY: &[Family] = {
             "Total time duration the container has been throttled.",
             |u| u.stats.cpu.periods.filter(|n| *n > 0).and(u.stats.cpu.throttled_ns).map(|n| n as f64 / NANO),
         ),
+        ("container_spec_cpu_period", Gauge, "CPU period of the container.", |u| {
+            u.stats.cpu.quota_us.and(u.stats.cpu.period_us).map(|n| n as f64)
+        }),
+        ("container_spec_cpu_quota", Gauge, "CPU quota of the container.", |u| u.stats.cpu.quota_us.map(|n| n as f64)),
+        ("container_spec_cpu_shares", Gauge, "CPU share of the container.", |u| u.stats.cpu.shares.map(|n| n as f64)),
+        ("container_oom_events_total", Counter, "Count of out of memory events observed for the container", |u| {
+            u.stats.memory.oom_kills.map(|n| n as f64)
+        }),
+        ("container_last_seen", Gauge, "Last time a container was seen by the exporter", |u| {
+            Some(seconds(u.at).trunc())
+        }),
         ("container_cpu_system_seconds_total", Counter, "Cumulative system cpu time consumed in seconds.", |u| {
             u.stats.cpu.system_ns.map(|n| n as f64 / NANO)
         }),
@@ -248,6 +261,7 @@ pub(super) fn cadvisor(s: &Snapshot, root: &str, cores: u64, memory_bytes: u64) 
     let help = "Start time of the container since unix epoch in seconds.";
     out.family("container_start_time_seconds", Gauge, help, started);
     disks(&mut out, s, root);
+    devices(&mut out, &all);
     networks(&mut out, s, root);
     out.family("machine_cpu_cores", Gauge, "Number of logical CPU cores.", [(Vec::new(), cores as f64, None)]);
     let memory = (Vec::new(), memory_bytes as f64, None);
@@ -256,6 +270,41 @@ pub(super) fn cadvisor(s: &Snapshot, root: &str, cores: u64, memory_bytes: u64) 
     let help = "1 if there was an error while getting container metrics, 0 otherwise";
     out.family("container_scrape_error", Gauge, help, [(Vec::new(), failed, None)]);
     out.0
+}
+
+/// What went to and came from block devices.
+fn devices(out: &mut Text, all: &[(Vec<(&str, String)>, &Group<'_>)]) {
+    type Read = fn(&Device) -> u64;
+    let families: [(&str, &str, Read); 4] = [
+        ("reads_bytes", "bytes read", |d| d.read_bytes),
+        ("reads", "reads completed", |d| d.reads),
+        ("writes_bytes", "bytes written", |d| d.written_bytes),
+        ("writes", "writes completed", |d| d.writes),
+    ];
+    let every = || all.iter().flat_map(|(l, g)| g.usage.stats.devices.iter().map(move |d| (l, g, d)));
+    let mut names: HashMap<(u32, u32), String> = HashMap::new();
+    for (_, _, device) in every() {
+        names.entry((device.major, device.minor)).or_insert_with(|| device_name(device));
+    }
+    for (name, what, read) in families {
+        let samples = every().map(|(labels, group, device)| {
+            let mut labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            labels.insert(1, ("device", &names[&(device.major, device.minor)]));
+            (labels, read(device) as f64, Some(group.usage.at))
+        });
+        let help = format!("Cumulative count of {what}");
+        out.family(&format!("container_fs_{name}_total"), Sort::Counter, &help, samples);
+    }
+}
+
+/// The path below `/dev`, as the kernel has it; the numbers where the device is gone.
+fn device_name(device: &Device) -> String {
+    let Device { major, minor, .. } = device;
+    let said = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent")).unwrap_or_default();
+    match said.lines().find_map(|line| line.strip_prefix("DEVNAME=")) {
+        Some(name) => format!("/dev/{name}"),
+        None => format!("{major}:{minor}"),
+    }
 }
 
 /// What containers have written over their images.
@@ -419,7 +468,17 @@ mod tests {
     fn cadvisors_metrics_have_its_names_and_labels() {
         let text = cadvisor(&snapshot(), "amphipod", 2, 1 << 30);
         let families = check(&text);
-        for family in ["container_memory_rss", "container_network_receive_bytes_total", "container_fs_usage_bytes"] {
+        for family in [
+            "container_memory_rss",
+            "container_network_receive_bytes_total",
+            "container_fs_usage_bytes",
+            "container_fs_reads_total",
+            "container_spec_cpu_quota",
+            "container_spec_cpu_period",
+            "container_spec_cpu_shares",
+            "container_last_seen",
+            "container_oom_events_total",
+        ] {
             assert!(families.contains(&family), "{family} in {families:?}");
         }
         let id = "/amphipod/kubepods/podu";
@@ -431,6 +490,10 @@ mod tests {
             format!(
                 "container_network_transmit_packets_total{{container=\"\",id=\"{id}\",image=\"\",interface=\"eth0\",\
                  name=\"\",namespace=\"default\",pod=\"web\"}} 12 1000000000"
+            ),
+            format!(
+                "container_fs_writes_bytes_total{{container=\"c\",device=\"4095:999\",id=\"{id}/i\",image=\"im\\\"age\",\
+                 name=\"i\",namespace=\"default\",pod=\"web\"}} 22 1000000000"
             ),
             "machine_cpu_cores 2".into(),
         ] {

@@ -26,7 +26,7 @@ const OLD: Duration = Duration::from_secs(120);
 const BETWEEN: Duration = Duration::from_millis(200);
 
 /// One control group.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Usage {
     pub at: Timestamp,
     pub stats: Stats,
@@ -284,6 +284,7 @@ fn booted() -> Option<Timestamp> {
 pub(super) mod tests {
     use super::super::network::{Direction, Interface};
     use super::*;
+    use crate::containers::Device;
     use crate::containers::stats::{Cpu, Memory};
 
     /// A machine with one pod of one container.
@@ -297,12 +298,16 @@ pub(super) mod tests {
             swap: Some(0),
             page_faults: Some(9),
             major_page_faults: Some(1),
+            oom_kills: Some(2),
             ..Memory::default()
         };
-        let cpu = Cpu { usage_ns: Some(9_000_000_000), ..Cpu::default() };
-        let stats = Stats { cpu, memory, processes: Some(2), ..Stats::default() };
-        let usage = Usage { at: now, stats, nano_cores: Some(250_000_000) };
-        let limited = Usage { stats: Stats { memory: Memory { limit, ..memory }, ..stats }, ..usage };
+        let (quota_us, period_us) = (Some(50_000), Some(100_000));
+        let cpu = Cpu { usage_ns: Some(9_000_000_000), quota_us, period_us, shares: Some(512), ..Cpu::default() };
+        // A device that no machine has.
+        let device = Device { major: 4095, minor: 999, read_bytes: 21, written_bytes: 22, reads: 23, writes: 24 };
+        let stats = Stats { cpu, memory, processes: Some(2), devices: vec![device], ..Stats::default() };
+        let usage = Usage { at: now, stats: stats.clone(), nano_cores: Some(250_000_000) };
+        let limited = Usage { stats: Stats { memory: Memory { limit, ..memory }, ..stats }, ..usage.clone() };
         let rx = Direction { bytes: 7, packets: 8, errors: 9, dropped: 10 };
         let tx = Direction { bytes: 11, packets: 12, errors: 13, dropped: 14 };
         let interfaces = vec![Interface { name: "eth0".into(), rx, tx }];
@@ -328,7 +333,7 @@ pub(super) mod tests {
             cgroup: "kubepods/podu".into(),
             sandbox: "s".into(),
             started: now,
-            usage,
+            usage: usage.clone(),
             network: network.clone(),
             containers: vec![container],
             volumes: vec![volume("scratch", 20, false), volume("memory", 1000, true)],
@@ -336,7 +341,7 @@ pub(super) mod tests {
         let space = Space { capacity_bytes: 1000, available_bytes: 300, free_bytes: 400, inodes: 100, inodes_free: 40 };
         let booted = Timestamp::from_second(1000).ok();
         let disk = Disk { node: Some(space), images: taken(50) };
-        Snapshot { at: now, booted, machine: usage, all: usage, network, disk, pods: vec![pod] }
+        Snapshot { at: now, booted, machine: usage.clone(), all: usage, network, disk, pods: vec![pod] }
     }
 
     fn at(milliseconds: i64) -> Timestamp {
