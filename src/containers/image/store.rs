@@ -327,7 +327,7 @@ impl ImageStore {
         let store = self.clone();
         Ok(crate::base::task::spawn("image index", async move {
             // Whoever reads the index tells when another process has replaced it.
-            while let Ok(()) = watch.changed().await {
+            while let Ok(_) = watch.changed().await {
                 drop(store.inner.index());
             }
         }))
