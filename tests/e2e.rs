@@ -49,8 +49,14 @@ mod helm;
 /// What pods and strangers try.
 #[path = "e2e/hostile.rs"]
 mod hostile;
+/// Images with strange configurations.
+#[path = "e2e/images.rs"]
+mod images;
 #[path = "e2e/lab.rs"]
 mod lab;
+/// 127.0.0.1 and the ports of nodes.
+#[path = "e2e/loopback.rs"]
+mod loopback;
 #[path = "e2e/machines.rs"]
 mod machines;
 /// An image pulled from a registry, and everything kubectl does with a Deployment of it.
