@@ -9,6 +9,9 @@ mod airgap;
 /// An agent that begins while the server is away.
 #[path = "e2e/away.rs"]
 mod away;
+/// Images without a registry.
+#[path = "e2e/busybox.rs"]
+mod busybox;
 /// Cables that are slow and lose frames.
 #[path = "e2e/cable.rs"]
 mod cable;
@@ -69,3 +72,6 @@ mod proxy;
 mod recording;
 #[path = "e2e/registry.rs"]
 mod registry;
+/// Into containers and out of them, on every node.
+#[path = "e2e/streams.rs"]
+mod streams;

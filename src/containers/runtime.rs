@@ -525,18 +525,18 @@ impl Runtime for ShimRuntime {
         streams.session(sandbox.id, connection, spec.stdin).map_err(io("opening streams", Path::new("")))
     }
 
-    async fn attach(&self, container: &str) -> Result<Session> {
+    async fn attach(&self, container: &str, stdin: bool) -> Result<Session> {
         let (sandbox, _) = self.locate(container)?;
         let tty = self.container_spec(&sandbox.id, container)?.tty;
         let streams = Streams::for_attach(tty).map_err(io("making pipes", Path::new("")))?;
-        let request = Request::Attach { container: container.to_owned() };
+        let request = Request::Attach { container: container.to_owned(), stdin };
         let (reply, connection) = self.ask(&sandbox.id, &request, &streams.theirs, ANSWER_PATIENCE).await?;
         match reply {
             Reply::Attached { .. } => {}
             Reply::NotRunning => return Err(Error::NotRunning(container.to_owned())),
             _ => return Err(Error::NoContainer(container.to_owned())),
         }
-        streams.attached(sandbox.id, connection, tty).map_err(io("opening streams", Path::new("")))
+        streams.attached(sandbox.id, connection, tty, stdin).map_err(io("opening streams", Path::new("")))
     }
 
     async fn update_resources(&self, container: &str, resources: &Resources) -> Result<()> {
@@ -631,11 +631,11 @@ impl Streams {
         })
     }
 
-    fn attached(self, sandbox: String, mut connection: Connection, tty: bool) -> std::io::Result<Session> {
+    fn attached(self, sandbox: String, mut connection: Connection, tty: bool, stdin: bool) -> std::io::Result<Session> {
         let input = connection.fds.pop();
         let master = if tty { input.as_ref().map(OwnedFd::try_clone).transpose()? } else { None };
         Ok(Session {
-            stdin: input.map(writer).transpose()?,
+            stdin: input.filter(|_| stdin).map(writer).transpose()?,
             stdout: reader(self.stdout.ok_or(std::io::ErrorKind::BrokenPipe)?)?,
             stderr: self.stderr.map(reader).transpose()?,
             control: Box::new(ShimSession { sandbox, connection, master }),

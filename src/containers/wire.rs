@@ -57,6 +57,9 @@ pub(crate) enum Request {
     /// With the write ends for stdout and (no tty) stderr.
     Attach {
         container: String,
+        /// Standard input is to be fed.
+        #[serde(default = "yes")]
+        stdin: bool,
     },
     Kill {
         container: String,
@@ -68,6 +71,10 @@ pub(crate) enum Request {
     },
     /// Kills everything and ends the shim.
     Shutdown,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

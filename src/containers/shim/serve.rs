@@ -330,7 +330,7 @@ impl Shim {
                 }
             }
             Request::Exec(exec) => self.exec(id, exec, fds),
-            Request::Attach { container } => self.attach(id, &container, fds),
+            Request::Attach { container, stdin } => self.attach(id, &container, stdin, fds),
             Request::Kill { container, signal } => {
                 let reply = match self.containers.get(&container) {
                     None => Reply::NotFound,
@@ -407,7 +407,7 @@ impl Shim {
         self.reply(connection, &reply, &[]);
     }
 
-    fn attach(&mut self, id: u64, container: &str, fds: Vec<OwnedFd>) {
+    fn attach(&mut self, id: u64, container: &str, stdin: bool, fds: Vec<OwnedFd>) {
         let Some(container) = self.containers.get_mut(container) else {
             return self.reply(id, &Reply::NotFound, &[]);
         };
@@ -415,14 +415,15 @@ impl Shim {
         let (true, Some(stdout)) = (container.status.is_running(), fds.next()) else {
             return self.reply(id, &Reply::NotRunning, &[]);
         };
-        let input = container.input.as_ref().and_then(|fd| fd.try_clone().ok());
+        let tty = container.tty;
+        // With a tty it is also what its size is set on.
+        let input = container.input.as_ref().filter(|_| stdin || tty).and_then(|fd| fd.try_clone().ok());
         let sink = |pipe: OwnedFd| {
             let _ = nonblocking(&pipe);
             Sink { pipe, backlog: Vec::new() }
         };
         container.attached.push(Attached { connection: id, stdout: sink(stdout), stderr: fds.next().map(sink) });
-        let tty = container.tty;
-        if container.stdin_once && !tty {
+        if stdin && container.stdin_once && !tty {
             // The client holds the only write end now: its end is the container's.
             container.input = None;
         }
