@@ -65,6 +65,9 @@ mod machines;
 /// An image pulled from a registry, and everything kubectl does with a Deployment of it.
 #[path = "e2e/nginx.rs"]
 mod nginx;
+/// Images that only some may have.
+#[path = "e2e/private.rs"]
+mod private;
 /// Nodes, pods and Services through the API.
 #[path = "e2e/proxy.rs"]
 mod proxy;

@@ -320,8 +320,7 @@ impl Worker {
         for container in names {
             let Some(c) = spec::container(&self.pod, &container) else { continue };
             let always = c.image_pull_policy.as_deref() == Some("Always");
-            let image = c.image.as_deref().unwrap_or("");
-            if (just_now || !always) && self.node.images.status(image).await.is_some() {
+            if (just_now || !always) && pull::are_here(&self.node, &self.pod, &c).await {
                 self.happened(Event::ImageCame { container });
             }
         }
