@@ -176,6 +176,7 @@ mod tests {
 
     /// What containerd's CRI and the kubelet make of image configurations (versions 2.1 and 1.36).
     #[test]
+    #[allow(clippy::too_many_lines, reason = "one table")]
     fn image_configurations_become_what_containerd_makes_of_them() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("etc")).unwrap();

@@ -364,7 +364,7 @@ impl ImageStore {
         let store = self.clone();
         Ok(crate::base::task::spawn("image index", async move {
             // Whoever reads the index tells when another process has replaced it.
-            while let Ok(_) = watch.changed().await {
+            while watch.changed().await.is_ok() {
                 drop(store.inner.index());
             }
         }))
