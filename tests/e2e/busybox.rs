@@ -43,7 +43,7 @@ fn tar_of(entries: &[(&str, Entry<'_>)]) -> Vec<u8> {
 pub fn archive(name: &str, layers: &[&[(&str, Entry<'_>)]], config: Value) -> Vec<u8> {
     let busybox = fs::read("/bin/busybox").expect("busybox-static is installed");
     let applets = "awk cat date df echo env grep head hostname id kill ls mkdir mount nc netstat ping pwd rm seq sh sleep \
-        sort stat tail tar touch tr true usleep wc wget yes";
+        sort stat stty tail tar touch tr true usleep wc wget yes";
     let paths: Vec<String> = applets.split_whitespace().map(|a| format!("bin/{a}")).collect();
     let mut first =
         vec![("bin", Entry::Directory), ("bin/busybox", Entry::File(0o755, &busybox)), ("tmp", Entry::Directory)];

@@ -222,3 +222,50 @@ fn a_log_that_is_followed_loses_nothing_while_it_is_rotated() {
         }
     }
 }
+
+#[test]
+fn terminals_have_their_size_and_end_with_their_shell_on_every_node() {
+    let machines = machines("ttys");
+    for node in 0..2 {
+        for websockets in PROTOCOLS {
+            let name = &format!("t{node}{websockets}");
+            pod(&machines, name, node, "sh; exit 7", &json!({"stdin": true, "tty": true}));
+            for (what, command, code) in [
+                ("exec", format!("kubectl exec -it {name} -- sh"), Some(5)),
+                // How the container ended is the pod's.
+                ("attach", format!("kubectl attach -it -q {name}"), Some(0)),
+            ] {
+                let at = format!("{what}, node {node}, websockets {websockets}");
+                let seen_in = machines.all[0].path(&format!("{name}-{what}"));
+                let line = format!("stty rows 33 cols 101; {command}");
+                let mut script = machines.command(0, "script");
+                script.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets).args([
+                    "-q",
+                    "-e",
+                    "-f",
+                    "-c",
+                    &line,
+                    "/dev/null",
+                ]);
+                let out = std::fs::File::create(&seen_in).unwrap();
+                let mut child = script.stdin(Stdio::piped()).stdout(out).stderr(Stdio::null()).spawn().unwrap();
+                let mut keys = child.stdin.take().unwrap();
+                let seen = |part: &str| std::fs::read_to_string(&seen_in).unwrap_or_default().contains(part);
+                machines.until(&format!("the size: {at}"), || {
+                    keys.write_all(b"stty size\n").unwrap();
+                    seen("33 101")
+                });
+                keys.write_all(b"exit 5\n").unwrap();
+                let began = Instant::now();
+                let status = loop {
+                    match child.try_wait().unwrap() {
+                        Some(status) => break status,
+                        None if began.elapsed() > PATIENCE => panic!("it never ends: {at}"),
+                        None => std::thread::sleep(Duration::from_millis(20)),
+                    }
+                };
+                assert_eq!(status.code(), code, "{at}: {}", std::fs::read_to_string(&seen_in).unwrap());
+            }
+        }
+    }
+}
