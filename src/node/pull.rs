@@ -93,10 +93,15 @@ async fn one(
     }
 }
 
-/// Whether all images that a container needs are here and the pod may use them.
-pub async fn are_here(node: &Node, pod: &Pod, container: &Container) -> bool {
-    let of_volumes = volumes::images(pod, container).into_iter().map(|(_, reference, _)| reference);
-    for reference in of_volumes.chain(container.image.as_deref()) {
+/// Whether all images that a container needs are here and the pod may use them. Where the policy of one is to ask for it always,
+/// they must have come `just_now`: that they are there says nothing.
+pub async fn are_here(node: &Node, pod: &Pod, container: &Container, just_now: bool) -> bool {
+    let own = (container.image.as_deref().unwrap_or(""), container.image_pull_policy.as_deref().unwrap_or(""));
+    let of_volumes = volumes::images(pod, container).into_iter().map(|(_, reference, policy)| (reference, policy));
+    for (reference, policy) in of_volumes.chain([own]) {
+        if policy == "Always" && !just_now {
+            return false;
+        }
         match node.images.status(reference).await {
             Some(image) if node.images.allows(&image, reference, &credentials(node, pod, reference)).await => {}
             _ => return false,

@@ -319,8 +319,7 @@ impl Worker {
         let names: Vec<String> = failed.map(|c| c.name.clone()).collect();
         for container in names {
             let Some(c) = spec::container(&self.pod, &container) else { continue };
-            let always = c.image_pull_policy.as_deref() == Some("Always");
-            if (just_now || !always) && pull::are_here(&self.node, &self.pod, &c).await {
+            if pull::are_here(&self.node, &self.pod, &c, just_now).await {
                 self.happened(Event::ImageCame { container });
             }
         }

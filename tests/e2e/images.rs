@@ -140,6 +140,13 @@ fn containers_are_what_their_images_say() {
     pod(&lab, "volumes", &image("volumes"), &read_only, &json!({}));
     let expected = "seed\n/data:\nseed\nw\n\n/new/volume:\nw\ntouch: /x: Read-only file system\n2\n";
     assert_eq!(said(&lab, "volumes").0, expected);
+    // The same for root of a pod with users of its own.
+    let script = "cat /data/seed; echo; touch /data/w /new/volume/w && stat -c %u:%a /data/w /new/volume; touch /x; \
+        cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range; echo $HOME";
+    let read_only = json!({"command": ["sh", "-c", script], "securityContext": {"readOnlyRootFilesystem": true}});
+    pod(&lab, "mapped", &image("volumes"), &read_only, &json!({"hostUsers": false}));
+    let expected = "seed\n0:644\n0:755\ntouch: /x: Read-only file system\n0\n0\t65535\n/\n";
+    assert_eq!(said(&lab, "mapped").0, expected);
     let own = json!({"command": ["sh", "-c", "ls /data; mount | grep -c /new/volume"],
         "volumeMounts": [{"name": "own", "mountPath": "/data"}]});
     pod(&lab, "covered", &image("volumes"), &own, &json!({"volumes": [{"name": "own", "emptyDir": {}}]}));

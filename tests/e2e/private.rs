@@ -119,6 +119,11 @@ fn an_image_that_one_pod_may_have_is_not_everyones() {
         "{events}"
     );
     assert!(events.contains("already present on machine and can be accessed by the pod"), "{events}");
+    // Whoever is refused waits longer each time, although the image is there.
+    let selector = "--field-selector=involvedObject.name=nothing,reason=Pulling";
+    let tries = machines.json(&["get", "events", selector])["items"].as_array().unwrap().clone();
+    let tries: u64 = tries.iter().map(|e| e["count"].as_u64().unwrap_or(1)).sum();
+    assert!((1..=6).contains(&tries), "{tries} tries");
     // Also for the processes that come after.
     machines.all[0].stop();
     machines.start_server(&[]);
