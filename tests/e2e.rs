@@ -6,12 +6,12 @@
 /// No registry at all.
 #[path = "e2e/airgap.rs"]
 mod airgap;
+/// Images without a registry.
+#[path = "e2e/archive.rs"]
+mod archive;
 /// An agent that begins while the server is away.
 #[path = "e2e/away.rs"]
 mod away;
-/// Images without a registry.
-#[path = "e2e/busybox.rs"]
-mod busybox;
 /// Cables that are slow and lose frames.
 #[path = "e2e/cable.rs"]
 mod cable;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::busybox::{self, Entry, IMAGE};
+use crate::archive::{self, Entry, IMAGE};
 use crate::lab::Lab;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -15,9 +15,9 @@ const GROUP: &str = "root:x:0:\napp:x:1234:\nextra:x:5555:app\nmore:x:6666:app,r
 
 fn lab(name: &str, images: &[(&str, &[&[(&str, Entry<'_>)]], Value)]) -> Lab {
     let mut lab = Lab::prepare(name);
-    busybox::put(&lab.path("data"));
+    archive::put(&lab.path("data"));
     for (name, layers, config) in images {
-        busybox::put_archive(&lab.path("data"), name, &busybox::archive(&image(name), layers, config.clone()));
+        archive::put_archive(&lab.path("data"), name, &archive::archive(&image(name), layers, config.clone()));
     }
     lab.start_server();
     lab

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::busybox;
+use crate::archive;
 use crate::lab::run;
 use crate::machines::Machines;
 
@@ -42,7 +42,7 @@ fn registry(machines: &Machines) -> Registry {
         machines.command(0, "ss").args(["-Hltn"]).output().unwrap().stdout.windows(5).any(|w| w == b":5000")
     });
     let archive = path("archive.tar");
-    fs::write(&archive, busybox::archive("x/priv:1", &[], json!({"Cmd": ["sleep", "3600"]}))).unwrap();
+    fs::write(&archive, archive::archive("x/priv:1", &[], json!({"Cmd": ["sleep", "3600"]}))).unwrap();
     let mut copy = machines.command(0, "skopeo");
     copy.args(["copy", "-q", "--dest-tls-verify=false", "--dest-creds=me:secret"]);
     run(copy.args([format!("docker-archive:{}", archive.display()), format!("docker://{REGISTRY}/team/priv:1")]));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::busybox::{self, IMAGE};
+use crate::archive::{self, IMAGE};
 use crate::machines::Machines;
 
 /// Whoever has not ended by now never does.
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn machines(name: &str) -> Machines {
     let machines = Machines::prepare(name, 2);
     for machine in &machines.all {
-        busybox::put(&machine.path("data"));
+        archive::put(&machine.path("data"));
     }
     machines.joined()
 }
