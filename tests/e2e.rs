@@ -6,6 +6,9 @@
 /// No registry at all.
 #[path = "e2e/airgap.rs"]
 mod airgap;
+/// Images without a registry.
+#[path = "e2e/archive.rs"]
+mod archive;
 /// An agent that begins while the server is away.
 #[path = "e2e/away.rs"]
 mod away;
@@ -49,16 +52,25 @@ mod helm;
 /// What pods and strangers try.
 #[path = "e2e/hostile.rs"]
 mod hostile;
+/// Images with strange configurations.
+#[path = "e2e/images.rs"]
+mod images;
 /// What nodes tell at a port of their own.
 #[path = "e2e/kubelet.rs"]
 mod kubelet;
 #[path = "e2e/lab.rs"]
 mod lab;
+/// 127.0.0.1 and the ports of nodes.
+#[path = "e2e/loopback.rs"]
+mod loopback;
 #[path = "e2e/machines.rs"]
 mod machines;
 /// An image pulled from a registry, and everything kubectl does with a Deployment of it.
 #[path = "e2e/nginx.rs"]
 mod nginx;
+/// Images that only some may have.
+#[path = "e2e/private.rs"]
+mod private;
 /// Nodes, pods and Services through the API.
 #[path = "e2e/proxy.rs"]
 mod proxy;
@@ -66,3 +78,6 @@ mod proxy;
 mod recording;
 #[path = "e2e/registry.rs"]
 mod registry;
+/// Into containers and out of them, on every node.
+#[path = "e2e/streams.rs"]
+mod streams;

@@ -53,14 +53,29 @@ impl DirectoryWatch {
         Ok(watch)
     }
 
-    /// Returns after changes since the last call. Safe to drop and call again.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    /// Returns after changes since the last call, and tells whether there was more than writes into files that were there. Safe to
+    /// drop and call again.
+    pub async fn changed(&mut self) -> io::Result<bool> {
         let mut buffer = [0u8; 4096];
-        let _ = self.events.read(&mut buffer).await?;
+        let length = self.events.read(&mut buffer).await?;
+        let mut more = is_more_than_written(&buffer[..length]);
         // All of them are one change.
-        while self.events.try_read(&mut buffer).is_ok_and(|n| n > 0) {}
-        Ok(())
+        while let Ok(length @ 1..) = self.events.try_read(&mut buffer) {
+            more |= is_more_than_written(&buffer[..length]);
+        }
+        Ok(more)
     }
+}
+
+fn is_more_than_written(mut events: &[u8]) -> bool {
+    while let Some((header, rest)) = events.split_at_checked(EVENT_HEADER) {
+        let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().expect("4 bytes"));
+        if ReadFlags::from_bits_retain(word(4)) != ReadFlags::MODIFY {
+            return true;
+        }
+        events = rest.get(word(12) as usize..).unwrap_or_default();
+    }
+    false
 }
 
 // === impl TreeWatch ===

@@ -248,7 +248,7 @@ impl Runtime for FakeRuntime {
         Ok(session(format!("{}\n", spec.args.join(" ")).as_bytes(), code).await)
     }
 
-    async fn attach(&self, container: &str) -> Result<Session> {
+    async fn attach(&self, container: &str, _stdin: bool) -> Result<Session> {
         self.running(container)?;
         Ok(session(b"", 0).await)
     }

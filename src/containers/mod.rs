@@ -150,8 +150,9 @@ pub trait Runtime: Send + Sync {
     /// Runs one more process in a container, under the container's user, capabilities, seccomp profile and limits.
     /// Dropping the session before it ended kills that process.
     async fn exec(&self, container: &str, spec: ExecSpec) -> Result<Session>;
-    /// Connects to the first process's streams; what it prints goes on to the log as well.
-    async fn attach(&self, container: &str) -> Result<Session>;
+    /// Connects to the first process's streams; what it prints goes on to the log as well. One that feeds standard input of a
+    /// container that takes it once is the one that ends it.
+    async fn attach(&self, container: &str, stdin: bool) -> Result<Session>;
     /// Changes limits in place; `None` leaves a limit as it is.
     async fn update_resources(&self, container: &str, resources: &Resources) -> Result<()>;
     /// What a container uses now.

@@ -39,6 +39,8 @@ pub(crate) struct Host {
     pub capabilities: Vec<String>,
     /// Hard limits this process cannot exceed: name and value.
     pub hard_limits: Vec<(String, u64)>,
+    /// Of the container's user, by what its image says.
+    pub home: String,
 }
 
 /// What a container gets without asking, as in Docker and containerd.
@@ -88,6 +90,17 @@ pub(crate) struct Plan {
     pub capabilities: Option<Value>,
     /// What the configuration names by number, where the container has users of its own.
     pub staged: Vec<Staged>,
+    /// Nobody says what `HOME` is to be.
+    pub home_of_user: bool,
+}
+
+/// What an exec in a container is.
+#[derive(Debug)]
+pub(crate) struct ExecPlan {
+    pub process: Value,
+    pub seccomp: Option<Value>,
+    /// As of a [`Plan`].
+    pub home_of_user: bool,
 }
 
 /// Where libcontainer finds what is staged, and the user namespace.
@@ -133,7 +146,7 @@ pub(crate) fn plan(sandbox: &SandboxSpec, container: &ContainerSpec, host: &Host
         Some(users) => stage(users, container, host, &mut config)?,
         None => Vec::new(),
     };
-    Ok(Plan { config, seccomp, capabilities: wanted, staged })
+    Ok(Plan { config, seccomp, capabilities: wanted, staged, home_of_user: names_no_home(&container.env) })
 }
 
 /// Replaces every path of the machine by the number of what the shim has mounted for it.
@@ -154,10 +167,15 @@ fn stage(users: &Users, container: &ContainerSpec, host: &Host, config: &mut Val
     config["root"]["path"] = json!(format!("{STAGED_MOUNTS}/0"));
     let is_cgroup =
         |path: &Path| path == host.cgroup_frame || host.cgroup_views.iter().any(|(_, directory)| directory == path);
+    // What is of the root file system or of an image has its ids already.
+    let has_ids = |path: &Path| {
+        let of_image = |m: &Mount| matches!(&m.source, MountSource::Image { host_path } if host_path == path);
+        path.starts_with(&container.rootfs) || container.mounts.iter().any(of_image)
+    };
     for mount in config["mounts"].as_array_mut().into_iter().flatten().filter(|mount| mount["type"] == "bind") {
         let source = PathBuf::from(mount["source"].as_str().unwrap_or_default());
         mount["source"] = json!(format!("{STAGED_MOUNTS}/{}", staged.len()));
-        let (mapped, mut read_only) = (!is_cgroup(&source), false);
+        let (mapped, mut read_only) = (!is_cgroup(&source) && !has_ids(&source), false);
         if let Some(options) = mount["options"].as_array_mut() {
             read_only = options.iter().any(|option| option == "ro");
             // How times of access are kept is not for the namespace to change.
@@ -193,7 +211,7 @@ pub(crate) fn plan_exec(
     container: &ContainerSpec,
     exec: &ExecSpec,
     host: &Host,
-) -> Result<(Value, Option<Value>)> {
+) -> Result<ExecPlan> {
     if exec.args.is_empty() {
         return Err(Error::Spec("no command specified".into()));
     }
@@ -208,7 +226,8 @@ pub(crate) fn plan_exec(
     let user = exec.user.as_ref().unwrap_or(&container.user);
     sandbox.users.as_ref().map_or(Ok(()), |users| has_ids(users, user))?;
     let seccomp = seccomp_profile(container, &capabilities)?;
-    Ok((process(&like, sandbox, user, &capabilities, host), seccomp))
+    let process = process(&like, sandbox, user, &capabilities, host);
+    Ok(ExecPlan { process, seccomp, home_of_user: names_no_home(&like.env) })
 }
 
 fn process(
@@ -224,7 +243,7 @@ fn process(
         "terminal": container.tty,
         "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids },
         "args": container.args,
-        "env": environment(container, sandbox),
+        "env": environment(container, sandbox, host),
         "cwd": if container.cwd.is_empty() { "/" } else { &container.cwd },
         "capabilities": {
             "bounding": capabilities,
@@ -245,8 +264,13 @@ fn process(
     process
 }
 
-/// Later entries win; PATH, HOSTNAME and TERM are as users expect them unless given.
-fn environment(container: &ContainerSpec, sandbox: &SandboxSpec) -> Vec<String> {
+/// An empty one counts as none.
+fn names_no_home(env: &[(String, String)]) -> bool {
+    env.iter().rev().find(|(name, _)| name == "HOME").is_none_or(|(_, value)| value.is_empty())
+}
+
+/// Later entries win; PATH, HOSTNAME, TERM and HOME are as users expect them unless given.
+fn environment(container: &ContainerSpec, sandbox: &SandboxSpec, host: &Host) -> Vec<String> {
     let mut all: Vec<(&str, &str)> = vec![("PATH", DEFAULT_PATH)];
     if !sandbox.hostname.is_empty() {
         all.push(("HOSTNAME", &sandbox.hostname));
@@ -255,8 +279,12 @@ fn environment(container: &ContainerSpec, sandbox: &SandboxSpec) -> Vec<String> 
         all.push(("TERM", "xterm"));
     }
     all.extend(container.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    if names_no_home(&container.env) && !host.home.is_empty() {
+        // Where there is none, libcontainer asks name services, and those are libraries of the container.
+        all.push(("HOME", &host.home));
+    }
     let mut kept: Vec<(&str, &str)> = Vec::new();
-    for (name, value) in all {
+    for (name, value) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
         kept.retain(|(other, _)| *other != name);
         kept.push((name, value));
     }
@@ -433,6 +461,10 @@ fn own_mount(wanted: &Mount) -> Result<Value> {
             };
             mount(&destination, "bind", &host_path.to_string_lossy(), &["rbind", propagation, access])
         }
+        MountSource::Image { host_path } => {
+            let options = ["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"];
+            mount(&destination, "bind", &host_path.to_string_lossy(), &options)
+        }
         MountSource::Tmpfs { size_bytes } => {
             let size = size_bytes.map(|bytes| format!("size={bytes}"));
             let mut options = vec!["nosuid", "nodev", "noexec", access];
@@ -508,6 +540,7 @@ mod tests {
         Host {
             cgroup: "/amphipod/pod/c".into(),
             shm: "/run/shm".into(),
+            home: "/home/of".into(),
             capabilities: capabilities.map(|name| (*name).to_owned()).collect(),
             ..Host::default()
         }
@@ -536,7 +569,12 @@ mod tests {
         };
         let v1 =
             Host { cgroup_frame: "/frame".into(), cgroup_views: vec![("pids".into(), "/cg/pids".into())], ..host() };
-        let mut wanted = ContainerSpec { mounts: vec![bind(Propagation::HostToContainer)], ..container() };
+        let image = Mount {
+            container_path: "/image".into(),
+            read_only: true,
+            source: MountSource::Image { host_path: "/images/1".into() },
+        };
+        let mut wanted = ContainerSpec { mounts: vec![bind(Propagation::HostToContainer), image], ..container() };
         let found = plan(&sandbox, &wanted, &v1).unwrap();
         let staged: Vec<_> = found.staged.iter().map(|s| (s.source.to_str().unwrap(), s.mapped, s.read_only)).collect();
         let expected = [
@@ -545,6 +583,7 @@ mod tests {
             ("/frame", false, true),
             ("/cg/pids", false, true),
             ("/host/data", true, false),
+            ("/images/1", false, true),
         ];
         assert_eq!(staged, expected);
         let text = found.config.to_string();
@@ -593,7 +632,7 @@ mod tests {
         let confined = ContainerSpec { app_armor: Some("strict".into()), ..container() };
         let first = plan(&SandboxSpec::default(), &confined, &host()).unwrap().config;
         let exec = ExecSpec { args: vec!["sh".into()], ..ExecSpec::default() };
-        let (second, _) = plan_exec(&SandboxSpec::default(), &confined, &exec, &host()).unwrap();
+        let second = plan_exec(&SandboxSpec::default(), &confined, &exec, &host()).unwrap().process;
         for process in [&first["process"], &second] {
             let parsed: libcontainer::oci_spec::runtime::Process = serde_json::from_value(process.clone()).unwrap();
             assert_eq!(parsed.apparmor_profile().as_deref(), Some("strict"));
@@ -601,11 +640,17 @@ mod tests {
     }
 
     #[test]
-    fn later_variables_win_and_path_is_there() {
+    fn later_variables_win_and_path_and_home_are_there() {
         let mut wanted = container();
         wanted.env = vec![("A".into(), "1".into()), ("A".into(), "2".into())];
-        let env = environment(&wanted, &SandboxSpec::default());
-        assert_eq!(env, [format!("PATH={DEFAULT_PATH}"), "A=2".to_owned()]);
+        let env = |wanted: &ContainerSpec| environment(wanted, &SandboxSpec::default(), &host()).join(" ");
+        assert_eq!(env(&wanted), format!("PATH={DEFAULT_PATH} A=2 HOME=/home/of"));
+        assert!(plan(&SandboxSpec::default(), &wanted, &host()).unwrap().home_of_user);
+        wanted.env = vec![("HOME".into(), String::new()), (String::new(), "x".into())];
+        assert_eq!(env(&wanted), format!("PATH={DEFAULT_PATH} HOME=/home/of"));
+        wanted.env = vec![("HOME".into(), "/mine".into())];
+        assert_eq!(env(&wanted), format!("PATH={DEFAULT_PATH} HOME=/mine"));
+        assert!(!plan(&SandboxSpec::default(), &wanted, &host()).unwrap().home_of_user);
     }
 
     #[test]

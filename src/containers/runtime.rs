@@ -9,7 +9,7 @@ mod host;
 mod sandbox_files;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -178,7 +178,9 @@ impl ShimRuntime {
         let owner = sandbox.users.as_ref().map(|users| users.first_id);
         super::image::make_directory_in(&spec.rootfs, Path::new(&spec.cwd), owner)?;
         let host = host::describe(&self.inner.config, tree, sandbox, spec);
-        let plan = oci::plan(sandbox, spec, &host)?;
+        let mut mounted = spec.clone();
+        mounted.mounts.extend(volumes(spec, owner)?);
+        let plan = oci::plan(sandbox, &mounted, &host)?;
         let seccomp = plan.seccomp.as_ref().map(|profile| self.seccomp_file(profile)).transpose()?;
         tree.create(&cgroup, &spec.resources)?;
         for (name, bytes) in
@@ -201,6 +203,7 @@ impl ShimRuntime {
             oom_score_adj: spec.oom_score_adj.unwrap_or(0),
             seccomp,
             capabilities: plan.capabilities.map(|sets| sets.to_string()),
+            home_of_user: plan.home_of_user,
             uid: sandbox.users.as_ref().and_then(|users| users.on_the_machine(spec.user.uid)).unwrap_or(spec.user.uid),
             staged: plan.staged,
             oom_file: tree.oom_file(&cgroup),
@@ -503,11 +506,12 @@ impl Runtime for ShimRuntime {
         let container_spec = self.container_spec(&sandbox.id, container)?;
         let tree = &self.inner.tree;
         let host = host::describe(&self.inner.config, tree, &sandbox, &container_spec);
-        let (process, seccomp) = oci::plan_exec(&sandbox, &container_spec, &spec, &host)?;
+        let plan = oci::plan_exec(&sandbox, &container_spec, &spec, &host)?;
         let request = ExecRequest {
             container: container.to_owned(),
-            process: process.to_string(),
-            seccomp: seccomp.map(|profile| self.seccomp_file(&profile)).transpose()?,
+            process: plan.process.to_string(),
+            home_of_user: plan.home_of_user,
+            seccomp: plan.seccomp.map(|profile| self.seccomp_file(&profile)).transpose()?,
             tty: spec.tty,
             oom_score_adj: container_spec.oom_score_adj.unwrap_or(0),
             cgroup_procs: tree.procs_files(&container_cgroup(&sandbox, container)),
@@ -525,18 +529,18 @@ impl Runtime for ShimRuntime {
         streams.session(sandbox.id, connection, spec.stdin).map_err(io("opening streams", Path::new("")))
     }
 
-    async fn attach(&self, container: &str) -> Result<Session> {
+    async fn attach(&self, container: &str, stdin: bool) -> Result<Session> {
         let (sandbox, _) = self.locate(container)?;
         let tty = self.container_spec(&sandbox.id, container)?.tty;
         let streams = Streams::for_attach(tty).map_err(io("making pipes", Path::new("")))?;
-        let request = Request::Attach { container: container.to_owned() };
+        let request = Request::Attach { container: container.to_owned(), stdin };
         let (reply, connection) = self.ask(&sandbox.id, &request, &streams.theirs, ANSWER_PATIENCE).await?;
         match reply {
             Reply::Attached { .. } => {}
             Reply::NotRunning => return Err(Error::NotRunning(container.to_owned())),
             _ => return Err(Error::NoContainer(container.to_owned())),
         }
-        streams.attached(sandbox.id, connection, tty).map_err(io("opening streams", Path::new("")))
+        streams.attached(sandbox.id, connection, tty, stdin).map_err(io("opening streams", Path::new("")))
     }
 
     async fn update_resources(&self, container: &str, resources: &Resources) -> Result<()> {
@@ -565,6 +569,28 @@ impl Runtime for ShimRuntime {
     async fn all_stats(&self) -> Stats {
         self.inner.tree.stats("")
     }
+}
+
+/// The mounts of a container's volumes, which are directories of its own root file system.
+fn volumes(spec: &ContainerSpec, owner: Option<u32>) -> Result<Vec<Mount>> {
+    if spec.volumes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rootfs = std::fs::canonicalize(&spec.rootfs).map_err(io("opening root file system", &spec.rootfs))?;
+    let mut mounts = Vec::new();
+    for path in &spec.volumes {
+        let made = super::image::make_directory_in(&rootfs, path, owner)?;
+        // Where its links lead to inside; nothing runs there yet that could change them.
+        let place = format!("/proc/self/fd/{}", made.as_raw_fd());
+        let found = std::fs::read_link(&place).map_err(io("looking up", path))?;
+        let Some(below) = found.strip_prefix(&rootfs).ok().filter(|below| below.parent().is_some()) else {
+            // All of it, which is no volume.
+            continue;
+        };
+        let source = MountSource::Bind { host_path: spec.rootfs.join(below), propagation: Propagation::Private };
+        mounts.push(Mount { container_path: path.clone(), read_only: false, source });
+    }
+    Ok(mounts)
 }
 
 /// Our ends of a session's pipes, and the ends that go to the shim.
@@ -631,11 +657,11 @@ impl Streams {
         })
     }
 
-    fn attached(self, sandbox: String, mut connection: Connection, tty: bool) -> std::io::Result<Session> {
+    fn attached(self, sandbox: String, mut connection: Connection, tty: bool, stdin: bool) -> std::io::Result<Session> {
         let input = connection.fds.pop();
         let master = if tty { input.as_ref().map(OwnedFd::try_clone).transpose()? } else { None };
         Ok(Session {
-            stdin: input.map(writer).transpose()?,
+            stdin: input.filter(|_| stdin).map(writer).transpose()?,
             stdout: reader(self.stdout.ok_or(std::io::ErrorKind::BrokenPipe)?)?,
             stderr: self.stderr.map(reader).transpose()?,
             control: Box::new(ShimSession { sandbox, connection, master }),

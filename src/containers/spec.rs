@@ -105,6 +105,8 @@ pub struct ContainerSpec {
     /// `procMount: Unmasked` shows all of /proc and /sys.
     pub unmasked_proc: bool,
     pub mounts: Vec<Mount>,
+    /// Directories of the root file system that are to be mounts of their own, for writing, and are made where they are missing.
+    pub volumes: Vec<PathBuf>,
     pub devices: Vec<Device>,
     pub resources: Resources,
     pub oom_score_adj: Option<i32>,
@@ -165,6 +167,10 @@ pub enum MountSource {
     },
     Tmpfs {
         size_bytes: Option<u64>,
+    },
+    /// What [`crate::containers::Images::prepare_volume`] answered, or a part of it: for reading only, and nothing in it is executed.
+    Image {
+        host_path: PathBuf,
     },
 }
 

@@ -57,6 +57,9 @@ pub(crate) enum Request {
     /// With the write ends for stdout and (no tty) stderr.
     Attach {
         container: String,
+        /// Standard input is to be fed.
+        #[serde(default = "yes")]
+        stdin: bool,
     },
     Kill {
         container: String,
@@ -68,6 +71,10 @@ pub(crate) enum Request {
     },
     /// Kills everything and ends the shim.
     Shutdown,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -87,6 +94,9 @@ pub(crate) struct StartRequest {
     pub seccomp: Option<PathBuf>,
     /// OCI `LinuxCapabilities` as JSON, when libcontainer was told to keep more for loading the program.
     pub capabilities: Option<String>,
+    /// `HOME` is to be what the container's own users say.
+    #[serde(default)]
+    pub home_of_user: bool,
     /// Owner of the streams, so that `/dev/stdout` can be opened by the container's user, as the machine calls it.
     pub uid: u32,
     /// The root file system, and what else the configuration names by number.
@@ -108,6 +118,9 @@ pub(crate) struct ExecRequest {
     /// The program to load before `exec`.
     pub seccomp: Option<PathBuf>,
     pub tty: bool,
+    /// As of a start.
+    #[serde(default)]
+    pub home_of_user: bool,
     pub oom_score_adj: i32,
     /// `cgroup.procs` files of the container to join.
     pub cgroup_procs: Vec<PathBuf>,

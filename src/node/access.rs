@@ -142,9 +142,14 @@ impl NodeAccess for Access {
         Ok(Self::carry(session))
     }
 
-    async fn attach(&self, target: &Target, _options: &ExecOptions) -> Result<node_access::Session> {
+    async fn attach(&self, target: &Target, options: &ExecOptions) -> Result<node_access::Session> {
         let id = self.running(target)?;
-        let session = self.node.runtime.attach(&id).await.map_err(|e| Status::internal(super::launch::full(&e)))?;
+        let session = self
+            .node
+            .runtime
+            .attach(&id, options.stdin)
+            .await
+            .map_err(|e| Status::internal(super::launch::full(&e)))?;
         Ok(Self::carry(session))
     }
 

@@ -20,17 +20,15 @@ pub struct Facts {
     pub node_memory_bytes: i64,
 }
 
-/// The environment in order; a later value of the same name wins. The error says what is missing.
+/// The environment that a pod gives, in order; a later value of the same name wins. The error says what is missing.
 pub fn of(
     client: &dyn Client,
     pod: &Pod,
     container: &Container,
     facts: &Facts,
-    image: &[(String, String)],
 ) -> Result<Vec<(String, String)>, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let mut out: Vec<(String, String)> = image.to_vec();
-    out.extend(services(client, pod, namespace));
+    let mut out = services(client, pod, namespace);
     let mut known: BTreeMap<String, String> = out.iter().cloned().collect();
     let mut add = |name: String, value: String, out: &mut Vec<(String, String)>| {
         known.insert(name.clone(), value.clone());

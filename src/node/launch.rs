@@ -2,7 +2,7 @@
 
 pub use crate::base::error::full;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
@@ -11,7 +11,7 @@ use super::env::{self, Facts};
 use super::files::Files;
 use super::volumes::pin::Pins;
 use super::volumes::{self, Paths};
-use super::{Node, files, probes, spec};
+use super::{Node, files, image_config, probes, spec};
 use crate::containers::{self, ContainerSpec, ContainerState, ContainerStatus, Image, Users};
 use crate::node::machine::Ended;
 
@@ -66,7 +66,8 @@ pub async fn start(
     // They hold what the container mounts until it has done so.
     let mut pins = volumes::pins(node, pod.metadata.uid.as_deref().unwrap_or(""), &id);
     let result = async {
-        let mut spec = specification(node, pod, c, image, attempt, at, &id, rootfs, &mut pins).map_err(config_error)?;
+        let volumes = with_images(node, pod, c, &id, at).await?;
+        let mut spec = specification(node, pod, c, image, attempt, at, &volumes, &id, rootfs, &mut pins)?;
         if let Some(target) = spec::target(pod, &c.name) {
             spec.pid_namespace_of = Some(process_of(node, &at.sandbox, target).await?);
         }
@@ -81,6 +82,17 @@ pub async fn start(
             Err(failed)
         }
     }
+}
+
+/// The pod's volumes, with the images among them that the container mounts mounted for it.
+async fn with_images(node: &Node, pod: &Pod, c: &Container, id: &str, at: &Setting) -> Result<Paths, Failed> {
+    let mut all = at.volumes.clone();
+    for (name, reference, _) in volumes::images(pod, c) {
+        let mounted = node.images.prepare_volume(reference, id, name, at.users.as_ref()).await;
+        let failed = |e| Failed { reason: "CreateContainerError", message: format!("volume {name:?}: {e}") };
+        all.insert(name.to_owned(), volumes::Place::Image(mounted.map_err(failed)?));
+    }
+    Ok(all)
 }
 
 /// The first process of a running container of the sandbox.
@@ -100,24 +112,24 @@ fn specification(
     image: &Image,
     attempt: u32,
     at: &Setting,
+    volumes: &Paths,
     id: &str,
     rootfs: PathBuf,
     pins: &mut Pins,
-) -> Result<ContainerSpec, String> {
+) -> Result<ContainerSpec, Failed> {
     let pod_security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let own = c.security_context.as_ref();
-    let mut env = env::of(&*node.client, pod, c, &at.facts, &image.config.env)?;
-    if !env.iter().any(|(k, _)| k == "PATH") {
-        env.insert(0, ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()));
-    }
-    env.push(("HOSTNAME".into(), super::files::host_name(pod, &node.config.name)));
-    let known = env.iter().cloned().collect();
-    let args: Vec<String> = spec::arguments(c, &image.config).iter().map(|a| env::expand(a, &known)).collect();
+    let own_env = env::of(&*node.client, pod, c, &at.facts).map_err(config_error)?;
+    // References are to what the pod says; what the image says is only there.
+    let known = own_env.iter().cloned().collect();
+    let env = [image.config.env.clone(), own_env].concat();
+    let args: Vec<String> = image_config::arguments(c, &image.config).iter().map(|a| env::expand(a, &known)).collect();
     if args.is_empty() {
-        return Err("no command specified".into());
+        return Err(Failed { reason: "CreateContainerError", message: "no command specified".into() });
     }
     let privileged = own.and_then(|s| s.privileged) == Some(true);
-    let words = at.files.make_last_words(&c.name, attempt).map_err(|e| format!("the file for last words: {e}"))?;
+    let words = at.files.make_last_words(&c.name, attempt);
+    let words = words.map_err(|e| config_error(format!("the file for last words: {e}")))?;
     let mut mounts = vec![
         spec::bind(&at.files.hosts, "/etc/hosts", false, None),
         spec::bind(&at.files.resolv_conf, "/etc/resolv.conf", false, None),
@@ -126,14 +138,19 @@ fn specification(
     ];
     for m in c.volume_mounts.iter().flatten() {
         if m.recursive_read_only.as_deref() == Some("Enabled") {
-            return Err(format!("volume mount {:?}: recursive read-only mounts are not supported", m.name));
+            return Err(config_error(format!(
+                "volume mount {:?}: recursive read-only mounts are not supported",
+                m.name
+            )));
         }
         if m.bind_mount_options.iter().flatten().next().is_some() {
-            return Err(format!("volume mount {:?}: bind mount options are not supported", m.name));
+            return Err(config_error(format!("volume mount {:?}: bind mount options are not supported", m.name)));
         }
     }
-    mounts.extend(volumes::mounts::of(c, &at.volumes, &known, &mounts, pins)?);
-    let user = spec::user(pod_security, own, &rootfs, &image.config)?;
+    mounts.extend(volumes::mounts::of(c, volumes, &known, &mounts, pins).map_err(config_error)?);
+    let mounted: Vec<&Path> = mounts.iter().map(|m| m.container_path.as_path()).collect();
+    let volumes = image_config::volumes(&image.config, &mounted);
+    let user = image_config::user(pod, c, &image.config, &rootfs)?;
     let resources = spec::resources(c.resources.as_ref());
     Ok(ContainerSpec {
         id: id.into(),
@@ -142,7 +159,7 @@ fn specification(
         rootfs,
         args,
         env,
-        cwd: c.working_dir.clone().filter(|w| !w.is_empty()).unwrap_or_else(|| image.config.working_dir.clone()),
+        cwd: image_config::directory(c, &image.config),
         user,
         capabilities: spec::capabilities(own),
         privileged,
@@ -152,25 +169,16 @@ fn specification(
         app_armor: spec::app_armor(pod_security, own),
         unmasked_proc: own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked"),
         mounts,
+        volumes,
         resources,
         oom_score_adj: Some(spec::oom_score(pod, c, node.capacity.memory_bytes)),
         tty: c.tty == Some(true),
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),
         log_path: Some(format!("{}/{attempt}.log", c.name).into()),
-        stop_signal: stop_signal(c, image),
+        stop_signal: image_config::stop_signal(c, &image.config),
         ..ContainerSpec::default()
     })
-}
-
-fn stop_signal(c: &Container, image: &Image) -> Option<i32> {
-    let named =
-        c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).or_else(|| image.config.stop_signal.clone())?;
-    if let Ok(number) = named.parse() {
-        return Some(number);
-    }
-    let name = if named.starts_with("SIG") { named } else { format!("SIG{named}") };
-    name.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
 }
 
 /// Runs a lifecycle hook; the error says what went wrong.

@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::Node;
 use super::env::secret_of;
+use super::volumes;
 use crate::base::json::text;
 use crate::base::object::Object;
 use crate::containers::Image;
-use crate::containers::image::{Credentials, ImageError};
+use crate::containers::image::{Credentials, ImageError, SecretName};
 use crate::kinds::core::pod;
 use crate::reconcile::EventType;
 
@@ -20,30 +21,52 @@ pub struct Failed {
     pub message: String,
 }
 
-/// The image of a container, pulled where the policy says so. `again` is true after a failure.
+/// The image of a container, pulled where the policy says so, once those that it mounts as volumes are here, too.
 pub async fn ensure(node: &Node, object: &Object, pod: &Pod, container: &Container) -> Result<Image, Failed> {
-    let reference = container.image.as_deref().unwrap_or("");
     let part = super::spec::field_of(pod, &container.name);
-    let say = |event_type, reason: &str, message: &str| {
-        node.recorder.event_at(&pod::KIND, object, &part, event_type, reason, message);
-    };
+    for (_, reference, policy) in volumes::images(pod, container) {
+        one(node, object, pod, &part, reference, policy).await?;
+    }
     let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-    let present = node.images.status(reference).await;
-    if policy != "Always"
-        && let Some(image) = present
+    one(node, object, pod, &part, container.image.as_deref().unwrap_or(""), policy).await
+}
+
+async fn one(
+    node: &Node,
+    object: &Object,
+    pod: &Pod,
+    part: &str,
+    reference: &str,
+    policy: &str,
+) -> Result<Image, Failed> {
+    let say = |event_type, reason: &str, message: &str| {
+        node.recorder.event_at(&pod::KIND, object, part, event_type, reason, message);
+    };
+    let credentials = credentials(node, pod, reference);
+    let present = node.images.status(reference).await.filter(|_| policy != "Always");
+    let is_present = present.is_some();
+    if let Some(image) = present
+        && node.images.allows(&image, reference, &credentials).await
     {
-        say(EventType::Normal, "Pulled", &format!("Container image {reference:?} already present on machine"));
+        let message =
+            format!("Container image {reference:?} already present on machine and can be accessed by the pod");
+        say(EventType::Normal, "Pulled", &message);
         return Ok(image);
     }
     if policy == "Never" {
-        let message = format!("Container image {reference:?} is not present with pull policy of Never");
+        let lacks = match is_present {
+            true => "is present with pull policy of Never but does not have the proper credentials to access the image",
+            false => "is not present with pull policy of Never",
+        };
+        let message = format!("Container image {reference:?} {lacks}");
         say(EventType::Warning, "ErrImageNeverPull", &message);
         return Err(Failed { reason: "ErrImageNeverPull", message });
     }
     say(EventType::Normal, "Pulling", &format!("Pulling image {reference:?}"));
     let begun = node.clock.now();
-    let credentials = credentials(node, pod, reference);
     let pulled = match policy {
+        // The registry itself has to say that the pod may have it.
+        _ if is_present => node.images.pull(reference, &credentials).await,
         "Always" => node.images.pull(reference, &credentials).await,
         _ => node.images.obtain(reference, &credentials).await,
     };
@@ -70,6 +93,23 @@ pub async fn ensure(node: &Node, object: &Object, pod: &Pod, container: &Contain
     }
 }
 
+/// Whether all images that a container needs are here and the pod may use them. Where the policy of one is to ask for it always,
+/// they must have come `just_now`: that they are there says nothing.
+pub async fn are_here(node: &Node, pod: &Pod, container: &Container, just_now: bool) -> bool {
+    let own = (container.image.as_deref().unwrap_or(""), container.image_pull_policy.as_deref().unwrap_or(""));
+    let of_volumes = volumes::images(pod, container).into_iter().map(|(_, reference, policy)| (reference, policy));
+    for (reference, policy) in of_volumes.chain([own]) {
+        if policy == "Always" && !just_now {
+            return false;
+        }
+        match node.images.status(reference).await {
+            Some(image) if node.images.allows(&image, reference, &credentials(node, pod, reference)).await => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
 /// The entries of the pod's pull secrets that speak of the image's registry.
 fn credentials(node: &Node, pod: &Pod, reference: &str) -> Vec<Credentials> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
@@ -82,7 +122,11 @@ fn credentials(node: &Node, pod: &Pod, reference: &str) -> Vec<Credentials> {
     // Whoever stands in for docker.io gets its own credentials, not those of docker.io.
     let default = node.config.default_registry.as_deref().filter(|_| host == "docker.io");
     let host = default.map_or(host, |default| default.split('/').next().unwrap_or(default));
-    found.flat_map(|s| entries(&s)).filter(|(registry, _)| speaks_of(registry, host)).map(|(_, c)| c).collect()
+    found
+        .flat_map(|s| entries(namespace, &s))
+        .filter(|(registry, _)| speaks_of(registry, host))
+        .map(|(_, c)| c)
+        .collect()
 }
 
 fn speaks_of(entry: &str, host: &str) -> bool {
@@ -91,7 +135,13 @@ fn speaks_of(entry: &str, host: &str) -> bool {
     named == host || (host == "docker.io" && matches!(named, "index.docker.io" | "registry-1.docker.io"))
 }
 
-fn entries(secret: &Secret) -> Vec<(String, Credentials)> {
+fn entries(namespace: &str, secret: &Secret) -> Vec<(String, Credentials)> {
+    let text_of = |part: &Option<String>| part.clone().unwrap_or_default();
+    let name = SecretName {
+        namespace: namespace.to_owned(),
+        name: text_of(&secret.metadata.name),
+        uid: text_of(&secret.metadata.uid),
+    };
     let data = |key: &str| {
         secret.data.as_ref().and_then(|d| d.get(key)).and_then(|b| serde_json::from_slice::<Value>(&b.0).ok())
     };
@@ -103,6 +153,7 @@ fn entries(secret: &Secret) -> Vec<(String, Credentials)> {
             password: text(&v, "password").into(),
             identity_token: text(&v, "identitytoken").into(),
             registry_token: text(&v, "registrytoken").into(),
+            secret: Some(name.clone()),
         };
         let decoded = base64::engine::general_purpose::STANDARD.decode(text(&v, "auth")).ok();
         if let Some((user, password)) =
@@ -127,7 +178,7 @@ mod tests {
         let secret: Secret = serde_json::from_value(serde_json::json!({"data": {".dockerconfigjson":
             base64::engine::general_purpose::STANDARD.encode(r#"{"auths":{"r.io":{"auth":"dTpwOnE="}}}"#)}}))
         .unwrap();
-        let found = entries(&secret);
+        let found = entries("n", &secret);
         assert_eq!((found[0].1.username.as_str(), found[0].1.password.as_str()), ("u", "p:q"));
     }
 }

@@ -10,9 +10,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::machine::{Part, Plan, Restart, Role};
 use crate::base::quantity::Quantity;
-use crate::containers::{
-    self, CapabilityChange, ImageConfig, Mount, MountSource, Propagation, Resources, Seccomp, User,
-};
+use crate::containers::{CapabilityChange, Mount, MountSource, Propagation, Resources, Seccomp};
 
 /// CFS period of CPU limits, in microseconds.
 const PERIOD: u64 = 100_000;
@@ -171,47 +169,6 @@ pub fn oom_score(pod: &Pod, container: &Container, memory_bytes: u64) -> i32 {
     }
 }
 
-/// What runs: command and arguments over what the image says.
-pub fn arguments(container: &Container, image: &ImageConfig) -> Vec<String> {
-    let command = container.command.clone().unwrap_or_default();
-    let args = container.args.clone().unwrap_or_default();
-    match (command.is_empty(), args.is_empty()) {
-        (true, true) => [image.entrypoint.clone(), image.cmd.clone()].concat(),
-        (true, false) => [image.entrypoint.clone(), args].concat(),
-        (false, _) => [command, args].concat(),
-    }
-}
-
-/// The user that the first process runs as.
-pub fn user(
-    pod: Option<&PodSecurityContext>,
-    own: Option<&SecurityContext>,
-    rootfs: &Path,
-    image: &ImageConfig,
-) -> Result<User, String> {
-    let uid = own.and_then(|s| s.run_as_user).or_else(|| pod.and_then(|s| s.run_as_user));
-    let gid = own.and_then(|s| s.run_as_group).or_else(|| pod.and_then(|s| s.run_as_group));
-    let spec = uid.map_or_else(|| image.user.clone(), |uid| uid.to_string());
-    let mut user = containers::image::resolve_user(rootfs, &spec).map_err(|e| e.to_string())?;
-    if pod.and_then(|s| s.supplemental_groups_policy.as_deref()) == Some("Strict") {
-        // What the image's /etc/group says of the user does not count.
-        user.additional_gids.clear();
-    }
-    if let Some(gid) = gid {
-        user.gid = gid as u32;
-    }
-    let non_root = own.and_then(|s| s.run_as_non_root).or_else(|| pod.and_then(|s| s.run_as_non_root));
-    if non_root == Some(true) && user.uid == 0 {
-        return Err("container has runAsNonRoot and image will run as root".into());
-    }
-    for group in pod.iter().flat_map(|s| s.supplemental_groups.iter().flatten().chain(s.fs_group.iter())) {
-        if !user.additional_gids.contains(&(*group as u32)) {
-            user.additional_gids.push(*group as u32);
-        }
-    }
-    Ok(user)
-}
-
 /// The system call filter, looked up in the container and then in the pod; without one nothing is filtered.
 pub fn seccomp(pod: Option<&PodSecurityContext>, own: Option<&SecurityContext>, profiles: &Path) -> Seccomp {
     let profile = own.and_then(|s| s.seccomp_profile.as_ref()).or_else(|| pod.and_then(|s| s.seccomp_profile.as_ref()));
@@ -271,24 +228,6 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_the_image_are_merged_unless_the_policy_is_strict() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join("etc")).unwrap();
-        std::fs::write(root.path().join("etc/passwd"), "web:x:1000:1000::/:/bin/sh\n").unwrap();
-        std::fs::write(root.path().join("etc/group"), "web:x:1000:\nextra:x:50000:web\n").unwrap();
-        let groups = |policy: Option<&str>| {
-            let context: PodSecurityContext = serde_json::from_value(json!({
-                "runAsUser": 1000, "fsGroup": 7, "supplementalGroups": [8], "supplementalGroupsPolicy": policy,
-            }))
-            .unwrap();
-            user(Some(&context), None, root.path(), &ImageConfig::default()).unwrap().additional_gids
-        };
-        assert_eq!(groups(None), [50_000, 8, 7]);
-        assert_eq!(groups(Some("Merge")), [50_000, 8, 7]);
-        assert_eq!(groups(Some("Strict")), [8, 7]);
-    }
-
-    #[test]
     fn a_named_profile_is_the_containers_before_the_pods() {
         let profile =
             |kind: &str, name: Option<&str>| json!({"appArmorProfile": {"type": kind, "localhostProfile": name}});
@@ -298,15 +237,5 @@ mod tests {
         assert_eq!(app_armor(Some(&of_pod), Some(&own(profile("Localhost", Some("two"))))).as_deref(), Some("two"));
         assert_eq!(app_armor(Some(&of_pod), Some(&own(profile("Unconfined", None)))), None);
         assert_eq!(app_armor(None, Some(&own(json!({})))), None);
-    }
-
-    #[test]
-    fn a_command_replaces_the_entry_point_and_arguments_the_rest() {
-        let image = ImageConfig { entrypoint: vec!["e".into()], cmd: vec!["c".into()], ..ImageConfig::default() };
-        let run = |v| arguments(&serde_json::from_value::<Container>(v).unwrap(), &image);
-        assert_eq!(run(json!({"name": "x"})), ["e", "c"]);
-        assert_eq!(run(json!({"name": "x", "args": ["a"]})), ["e", "a"]);
-        assert_eq!(run(json!({"name": "x", "command": ["k"]})), ["k"]);
-        assert_eq!(run(json!({"name": "x", "command": ["k"], "args": ["a"]})), ["k", "a"]);
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::io::AsyncWriteExt;
 
 use crate::api::http::join::TUNNEL_PATH;
 use crate::api::node_access::{Call, Duplex, NodeAccess, Session, channel};
@@ -84,7 +85,16 @@ fn carry(session: Session, mut reader: Reader, writer: Writer) {
     let input = task::spawn("tunnel input", async move {
         while let Ok(Some((to, bytes))) = reader.next().await {
             match (to, &mut stdin) {
-                (channel::IN, Some(stdin)) => drop(tunnel::write_out(stdin, &bytes).await),
+                (channel::IN, input) => {
+                    let goes_on = match input {
+                        Some(input) if !bytes.is_empty() => input.write_all(&bytes).await.is_ok(),
+                        _ => false,
+                    };
+                    if !goes_on {
+                        // A pipe is at its end when nobody holds it, and only then.
+                        *input = None;
+                    }
+                }
                 (channel::RESIZE, _) if bytes.len() == 4 => {
                     let size = (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]));
                     let _ = resize.send(size).await;
@@ -149,7 +159,7 @@ fn join(stream: Box<dyn Duplex>, mut reader: Reader, writer: Writer) {
             }
         }
         // The call's end says that nothing more comes, as its last frame does.
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut to).await;
+        let _ = to.shutdown().await;
     });
     task::spawn("tunnel port output", async move {
         let gone = writer.clone();

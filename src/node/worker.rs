@@ -319,9 +319,7 @@ impl Worker {
         let names: Vec<String> = failed.map(|c| c.name.clone()).collect();
         for container in names {
             let Some(c) = spec::container(&self.pod, &container) else { continue };
-            let always = c.image_pull_policy.as_deref() == Some("Always");
-            let image = c.image.as_deref().unwrap_or("");
-            if (just_now || !always) && self.node.images.status(image).await.is_some() {
+            if pull::are_here(&self.node, &self.pod, &c, just_now).await {
                 self.happened(Event::ImageCame { container });
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use amphipod::containers::image::{ImageStore, Registries};
+use amphipod::containers::image::{ImageStore, Registries, SecretName};
 use amphipod::containers::*;
 use amphipod::wire::images::{Ask, Found, Peers};
 use async_trait::async_trait;
@@ -252,8 +252,21 @@ async fn what_a_pods_own_login_opened_is_not_given_away() {
     registry.publish("private", "1", &layers(), json!({}));
     registry.behaviour.lock().unwrap().basic_for = Some("me:secret".into());
     let name = format!("{}/private:1", registry.address);
-    let login = Credentials { username: "me".into(), password: "secret".into(), ..Credentials::default() };
-    let image = first.pull(&name, &[login]).await.unwrap();
+    let login = |secret: &str, password: &str| Credentials {
+        username: "me".into(),
+        password: password.into(),
+        secret: Some(SecretName { namespace: "n".into(), name: secret.into(), uid: secret.into() }),
+        ..Credentials::default()
+    };
+    let image = first.pull(&name, &[login("one", "secret")]).await.unwrap();
+    for (other, opens) in [
+        (vec![], false),
+        (vec![login("two", "guess")], false),
+        (vec![login("one", "secret")], true),
+        (vec![login("two", "secret")], true),
+    ] {
+        assert_eq!(first.allows(&image, &name, &other).await, opens, "{other:?}");
+    }
     let second = store(&other);
     second.set_peers(others(&first, false));
     assert!(matches!(second.obtain(&name, &[]).await, Err(ImageError::Unauthorized { .. })));
@@ -263,5 +276,6 @@ async fn what_a_pods_own_login_opened_is_not_given_away() {
     let file = lab.config.data_dir.join("private.tar");
     first.export(std::slice::from_ref(&name), &file).await.unwrap();
     first.import(&file).await.unwrap();
+    assert!(first.allows(&image, &name, &[]).await);
     assert_eq!(second.obtain(&name, &[]).await.unwrap().id, image.id);
 }

@@ -116,7 +116,7 @@ async fn attach_reaches_streams_and_a_tty() {
     let mut spec = lab.script("read line; echo got $line; cat; echo end");
     (spec.stdin, spec.stdin_once) = (true, true);
     let id = lab.start(&sandbox, spec).await;
-    let mut session = lab.runtime.attach(&id).await.unwrap();
+    let mut session = lab.runtime.attach(&id, true).await.unwrap();
     let mut stdin = session.stdin.take().unwrap();
     stdin.write_all(b"one\ntwo\n").await.unwrap();
     drop(stdin);
@@ -128,7 +128,7 @@ async fn attach_reaches_streams_and_a_tty() {
     let mut spec = lab.script("tty; stty size; read line; stty size; echo got $line; exit 6");
     (spec.tty, spec.stdin) = (true, true);
     let id = lab.start(&sandbox, spec).await;
-    let mut session = lab.runtime.attach(&id).await.unwrap();
+    let mut session = lab.runtime.attach(&id, true).await.unwrap();
     session.control.resize(77, 22).unwrap();
     session.stdin.as_mut().unwrap().write_all(b"hello\n").await.unwrap();
     let mut lines = BufReader::new(session.stdout).lines();

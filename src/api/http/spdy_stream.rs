@@ -202,6 +202,7 @@ impl Remote {
                         let _ = writer.shutdown().await;
                     }
                 }
+                Some(Frame::Reset { stream }) if self.is(stream, "stdin") => stdin = None,
                 Some(Frame::Data { stream, bytes, .. }) if self.is(stream, "resize") => {
                     let sizes = serde_json::Deserializer::from_slice(&bytes).into_iter::<Size>();
                     for size in sizes.flatten() {

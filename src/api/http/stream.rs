@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures::stream::SplitSink;
-use futures::{SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt};
 use http::{HeaderMap, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -131,11 +131,15 @@ async fn exec(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Res
     let protocol = chosen(http.headers(), over_spdy)?;
     let node = node(&call, pod)?;
     let begun = if is_exec { node.exec(&target, &options).await } else { node.attach(&target, &options).await };
-    let session = match begun {
+    let mut session = match begun {
         // A command that cannot be run is told of in the stream, as a runtime's errors are.
         Err(status) if status.reason == "InternalError" => Session::failed(status.message),
         begun => begun?,
     };
+    if !is_exec {
+        // As with the kubelet: how the container ended is said in the pod, and attaching to it went well.
+        session.exit = session.exit.map(|end| end.map(|_| 0)).boxed();
+    }
     let upgrade = hyper::upgrade::on(&mut http);
     let response = match over_spdy {
         true => spdy_stream::accept(protocol),

@@ -107,7 +107,7 @@ async fn add(store: &ImageStore, found: Found) -> Result<Image> {
         last_used: Timestamp::now(),
         config: file.image_config(),
     };
-    store.add_image(image, chain, content)
+    store.add_image(image, chain, content, None)
 }
 
 /// An archive that the administrator named, by a link perhaps; what is no file would never open.

@@ -40,7 +40,8 @@ const IDLE_MAX: usize = 16;
 #[derive(Default)]
 pub(super) struct Client {
     idle: Mutex<Vec<(String, Sender)>>,
-    tokens: Mutex<HashMap<String, String>>,
+    /// What opened a repository, and whose it was.
+    tokens: Mutex<HashMap<String, (String, Credentials)>>,
 }
 
 /// One repository on one endpoint, with what may open it.
@@ -49,6 +50,8 @@ pub(super) struct Repository<'a> {
     pub registries: &'a Registries,
     pub endpoint: Endpoint,
     pub credentials: Vec<Credentials>,
+    /// Which of them was good last; none where nobody asked.
+    pub opened: Mutex<Option<Credentials>>,
     /// As the user wrote it, for messages.
     pub reference: String,
 }
@@ -129,12 +132,15 @@ impl Repository<'_> {
             self.credentials.iter().chain(std::iter::once(&Credentials::default())).cloned().collect::<Vec<_>>();
         tries.reverse();
         loop {
-            let (response, from) = self.follow(url.clone(), headers, authorization.as_deref()).await?;
+            let (response, from) =
+                self.follow(url.clone(), headers, authorization.as_ref().map(|(value, _)| value.as_str())).await?;
             let refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
             if refused && !same_origin(&from, &url) {
                 return Err(self.redirect_refused(&from, response).await);
             }
             if !refused {
+                let opened = authorization.as_ref().map(|(_, credentials)| credentials.clone());
+                *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = opened;
                 if let Some(authorization) = authorization {
                     let mut tokens = self.client.tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     if tokens.len() >= TOKENS_MAX {
@@ -151,9 +157,14 @@ impl Repository<'_> {
             authorization = None;
             while authorization.is_none() {
                 let Some(credentials) = tries.pop() else { return Err(self.unauthorized(&refusal)) };
-                authorization = self.authorize(&challenge, &credentials).await?;
+                authorization = self.authorize(&challenge, &credentials).await?.map(|value| (value, credentials));
             }
         }
+    }
+
+    /// Whose credentials were good last.
+    pub(super) fn opened_by(&self) -> Option<Credentials> {
+        self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     fn unauthorized(&self, reason: &str) -> ImageError {

@@ -30,7 +30,7 @@ impl ImageStore {
         Ok(task::spawn("image archives", async move {
             store.take_in_all(&directory).await;
             drop(first);
-            while let Ok(()) = watch.changed().await {
+            while watch.changed().await.is_ok() {
                 let _busy = store.inner.taking_in.clone().write_owned().await;
                 store.take_in_all(&directory).await;
             }

@@ -5,6 +5,7 @@
 //! synced before it is referenced, and references change by atomic rename), so a crash at any instant costs a download at
 //! most.
 
+mod access;
 mod archive;
 mod builtin;
 mod client;
@@ -47,9 +48,10 @@ pub use registries::Registries;
 pub(super) use rootfs::probe_mapped_overlay;
 pub use rootfs::probe_overlay;
 pub use store::ImageStore;
+pub(super) use users::home_in;
 pub use users::resolve_user;
 
-pub(crate) use unpack::make_directory_in;
+pub(crate) use unpack::{make_directory_in, read_in};
 
 /// Results of image operations.
 pub type Result<T, E = ImageError> = std::result::Result<T, E>;
@@ -63,6 +65,16 @@ pub struct Credentials {
     pub identity_token: String,
     /// A ready bearer token; used as it is.
     pub registry_token: String,
+    /// Whose they are; the node's own are nobody's.
+    pub secret: Option<SecretName>,
+}
+
+/// A pod's secret that holds credentials.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SecretName {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
 }
 
 /// An image that is complete in the store.
@@ -117,6 +129,12 @@ pub trait Images: Send + Sync {
     }
     /// An image by name, name with digest, or id (also without `sha256:` and shortened to 12 digits or more).
     async fn status(&self, reference: &str) -> Option<Image>;
+    /// Whether whoever has these credentials may use an image that is here, by the name it was asked for: an image that came for
+    /// somebody's credentials is not everyone's.
+    async fn allows(&self, image: &Image, reference: &str, credentials: &[Credentials]) -> bool {
+        let _ = (image, reference, credentials);
+        true
+    }
     /// All images.
     async fn list(&self) -> Vec<Image>;
     /// Removes a name; with its last name, or given by id, the image and the layers no other image needs.
@@ -126,7 +144,13 @@ pub trait Images: Send + Sync {
     /// Mounts a fresh writable root file system for a container; the same one again if it is there already. It shows the ids
     /// of the users that are given, and what is written is theirs.
     async fn prepare_rootfs(&self, image: &str, container: &str, users: Option<&Users>) -> Result<PathBuf>;
-    /// Unmounts and deletes it; fine if there is none.
+    /// Mounts an image for reading, as a volume of a container by this name; it goes with the container's root file system. It shows
+    /// the ids of the users that are given.
+    async fn prepare_volume(&self, image: &str, container: &str, name: &str, users: Option<&Users>) -> Result<PathBuf> {
+        let _ = (image, container, name, users);
+        Err(ImageError::invalid("volume", "images cannot be mounted as volumes here"))
+    }
+    /// Unmounts and deletes it with the volumes; fine if there is none.
     async fn release_rootfs(&self, container: &str) -> Result<()>;
     /// Containers that have a root file system, also left over from before a reboot.
     async fn rootfs_list(&self) -> Vec<String>;

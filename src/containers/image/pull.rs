@@ -4,13 +4,14 @@
 //! lack it. Up to three layers are downloaded at once, and unpacked in order while others still come.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::sync::Semaphore;
 
+use super::access::Access;
 use super::client::Repository;
 use super::content::Documents;
 use super::document::{List, Map};
@@ -154,14 +155,17 @@ impl ConfigFile {
 
     pub(super) fn image_config(&self) -> ImageConfig {
         let section = self.config.clone().unwrap_or_default();
-        let pair = |entry: String| match entry.split_once('=') {
-            Some((name, value)) => (name.to_owned(), value.to_owned()),
-            None => (entry, String::new()),
+        // A name alone says that there is no such variable.
+        let pair = |entry: String| {
+            entry
+                .split_once('=')
+                .filter(|(name, _)| !name.is_empty())
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
         };
         ImageConfig {
             entrypoint: section.entrypoint.0,
             cmd: section.cmd.0,
-            env: section.env.0.into_iter().map(pair).collect(),
+            env: section.env.0.into_iter().filter_map(pair).collect(),
             user: section.user.unwrap_or_default(),
             working_dir: section.working_dir.unwrap_or_default(),
             exposed_ports: section.exposed_ports.0.into_keys().collect(),
@@ -214,7 +218,10 @@ pub(super) async fn pull(
     if result.is_err() {
         // What is taken in right now may be what is wanted.
         let _ended = store.inner.taking_in.read().await;
-        if let Some(image) = store.status(&reference.to_string()).await.filter(|_| !fresh || store.is_offline()) {
+        let shown = reference.to_string();
+        if let Some(image) = store.status(&shown).await.filter(|_| !fresh || store.is_offline())
+            && store.allows(&image, &shown, credentials).await
+        {
             return Ok(image);
         }
     }
@@ -232,7 +239,7 @@ async fn download(
     let server_only = fresh && inner.image(&reference.to_string()).is_some();
     let neighbours = inner.peers.get().map(|peers| Neighbours::new(&**peers, reference, server_only));
     if let Some(neighbours) = neighbours.as_ref().filter(|_| !fresh || inner.registries.offline) {
-        match pull_from(store, reference, &Source::Neighbours(neighbours), false).await {
+        match pull_from(store, reference, &Source::Neighbours(neighbours)).await {
             Ok(image) => return Ok(image),
             Err(error) => tracing::debug!(image = %reference, %error, "no other node"),
         }
@@ -245,18 +252,18 @@ async fn download(
     for endpoint in inner.registries.endpoints(&reference.registry, &reference.repository) {
         // A pod's secrets speak of the registry that its image names; a mirror of it has credentials of its own.
         let mut all = if endpoint.is_named_registry { credentials.to_vec() } else { Vec::new() };
-        let private = !all.is_empty();
         all.extend(inner.registries.credentials(&endpoint.host));
         let repository = Repository {
             client: &inner.client,
             registries: &inner.registries,
             endpoint,
             credentials: all,
+            opened: Mutex::default(),
             reference: reference.to_string(),
         };
         let nearer = neighbours.as_ref().filter(|_| fresh);
         let source = Source::Registry { repository: &repository, nearer };
-        match pull_from(store, reference, &source, private).await {
+        match pull_from(store, reference, &source).await {
             Err(error) if error.is_elsewhere_better() => {
                 tracing::debug!(image = %reference, registry = repository.endpoint.host, %error, "pull");
                 // A mirror that is there and has it wrong says more than a registry that cannot be reached.
@@ -271,10 +278,12 @@ async fn download(
     Err(failure.unwrap_or_else(|| ImageError::NoImage(reference.to_string())))
 }
 
-/// `private` is what came for a pod's own credentials.
-async fn pull_from(store: &ImageStore, reference: &Reference, source: &Source<'_>, private: bool) -> Result<Image> {
+async fn pull_from(store: &ImageStore, reference: &Reference, source: &Source<'_>) -> Result<Image> {
     let shown = reference.to_string();
     let target = source.manifest(reference.version()).await?;
+    // Other nodes give only what is everyone's.
+    let access = source.opened_by().map_or(Access::Everyone, |credentials| Access::by(&credentials));
+    let private = access != Access::Everyone;
     let digest = super::digest_of(&target);
     if let Some(expected) = reference.digest.as_ref().filter(|expected| **expected != digest) {
         return Err(ImageError::WrongDigest { expected: expected.clone(), actual: digest });
@@ -316,7 +325,7 @@ async fn pull_from(store: &ImageStore, reference: &Reference, source: &Source<'_
         last_used: Timestamp::now(),
         config: file.image_config(),
     };
-    store.add_image(image, chain, content)
+    store.add_image(image, chain, content, Some((reference.name(), access)))
 }
 
 pub(super) fn parse_manifest(bytes: &[u8]) -> Result<Manifest> {
@@ -442,7 +451,7 @@ mod tests {
     #[test]
     fn configurations_are_read_with_nulls_in_them() {
         let file = ConfigFile::parse(
-            br#"{"os":"linux","architecture":"none","config":{"Env":["A=b=c"],"Cmd":null,"ExposedPorts":{"80/tcp":{}}},
+            br#"{"os":"linux","architecture":"none","config":{"Env":["A=b=c","ALONE","=x"],"Cmd":null,"ExposedPorts":{"80/tcp":{}}},
                 "rootfs":{"type":"layers","diff_ids":["sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"]}}"#,
         )
         .unwrap();

@@ -156,6 +156,7 @@ impl Registries {
             password: auth.password.clone(),
             identity_token: auth.identity_token.clone(),
             registry_token: String::new(),
+            secret: None,
         };
         if let Ok(decoded) = base64::engine::general_purpose::STANDARD.decode(auth.auth.trim())
             && let Ok(text) = String::from_utf8(decoded)

@@ -23,21 +23,27 @@ pub(super) fn mount_overlay(layers: &[PathBuf], upper: &Path, work: &Path, targe
     {
         return Err(ImageError::invalid("data directory", format!("{strange:?} holds one of , : \\")));
     }
-    let options = options(layers, upper, work);
-    if options.len() <= OPTIONS_MAX {
-        return overlay(&options, target);
+    named_shortly(layers, options(&[], upper, work).len(), |layers| overlay(&options(layers, upper, work), target))
+}
+
+/// Many layers are named by open descriptors, which is short, so that there is room for as many bytes beside them.
+fn named_shortly<T>(layers: &[PathBuf], beside: usize, act: impl FnOnce(&[PathBuf]) -> Result<T>) -> Result<T> {
+    if lower(layers).len() + beside <= OPTIONS_MAX {
+        return act(layers);
     }
-    // Many layers: name them by open descriptors, which is short.
     let open: Result<Vec<fs::File>> =
         layers.iter().map(|layer| fs::File::open(layer).map_err(io("opening layer", layer))).collect();
     let open = open?;
     let short: Vec<PathBuf> = open.iter().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into()).collect();
-    overlay(&self::options(&short, upper, work), target)
+    act(&short)
+}
+
+fn lower(layers: &[PathBuf]) -> String {
+    layers.iter().rev().map(|layer| layer.display().to_string()).collect::<Vec<_>>().join(":")
 }
 
 fn options(layers: &[PathBuf], upper: &Path, work: &Path) -> String {
-    let lower: Vec<String> = layers.iter().rev().map(|layer| layer.display().to_string()).collect();
-    format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display())
+    format!("lowerdir={},upperdir={},workdir={}", lower(layers), upper.display(), work.display())
 }
 
 fn overlay(options: &str, target: &Path) -> Result<()> {
@@ -48,15 +54,27 @@ fn overlay(options: &str, target: &Path) -> Result<()> {
 /// Mounts an overlay at `rootfs` of a container's directory that shows the layers' ids as those of a user namespace. What is
 /// written goes into `upper` as it is: the overlay's own work is done by the machine's root, which has no id in a mapped mount.
 pub(super) fn mount_mapped_overlay(layers: &[PathBuf], directory: &Path, users: &Users) -> Result<()> {
-    let (upper, place) = (directory.join("upper"), directory.join("layers"));
+    let upper = directory.join("upper");
     std::os::unix::fs::chown(&upper, Some(users.first_id), Some(users.first_id))
         .map_err(io("changing owner", &upper))?;
-    make_directory(&place)?;
+    with_mapped(layers, &directory.join("layers"), users, |mapped| {
+        mount_overlay(mapped, &upper, &directory.join("work"), &directory.join("rootfs"))
+    })
+}
+
+/// Does something with the layers as a user namespace shows them, mounted in a directory that is made for this time.
+fn with_mapped(
+    layers: &[PathBuf],
+    place: &Path,
+    users: &Users,
+    act: impl FnOnce(&[PathBuf]) -> Result<()>,
+) -> Result<()> {
+    make_directory(place)?;
     // Private, so that nobody else gets copies. The overlay keeps clones of its own: these go with their place.
     let mounts = || -> std::io::Result<Vec<PathBuf>> {
         let namespace = fs::File::open(&users.namespace)?;
-        rustix::mount::mount_bind(&place, &place)?;
-        rustix::mount::mount_change(&place, rustix::mount::MountPropagationFlags::PRIVATE)?;
+        rustix::mount::mount_bind(place, place)?;
+        rustix::mount::mount_change(place, rustix::mount::MountPropagationFlags::PRIVATE)?;
         let mut mapped = Vec::new();
         for (number, layer) in layers.iter().enumerate() {
             let (tree, at) = (idmap::clone_of(layer, false)?, place.join(number.to_string()));
@@ -67,12 +85,28 @@ pub(super) fn mount_mapped_overlay(layers: &[PathBuf], directory: &Path, users: 
         }
         Ok(mapped)
     };
-    let mounted = mounts()
-        .map_err(io("mapping the ids of layers at", &place))
-        .and_then(|mapped| mount_overlay(&mapped, &upper, &directory.join("work"), &directory.join("rootfs")));
-    unmount(&place)?;
-    let _ = crate::base::tree::remove(&place);
-    mounted
+    let done = mounts().map_err(io("mapping the ids of layers at", place)).and_then(|mapped| act(&mapped));
+    unmount(place)?;
+    let _ = crate::base::tree::remove(place);
+    done
+}
+
+/// Mounts layers at `target` for reading; nothing there is executed or a device. `empty` is a directory without anything in it.
+pub(super) fn mount_for_reading(layers: &[PathBuf], empty: &Path, target: &Path, users: Option<&Users>) -> Result<()> {
+    // The kernel wants two layers at least.
+    let act = |layers: &[PathBuf]| {
+        let all: Vec<PathBuf> = std::iter::once(empty.to_owned()).chain(layers.iter().cloned()).collect();
+        named_shortly(&all, "lowerdir=".len(), |all| {
+            let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            let options = format!("lowerdir={}", lower(all));
+            mount(Some("overlay"), target, Some("overlay"), flags, Some(options.as_str()))
+                .map_err(io("mounting overlay at", target))
+        })
+    };
+    match users {
+        None => act(layers),
+        Some(users) => with_mapped(layers, &target.with_extension("layers"), users, act),
+    }
 }
 
 /// Whether overlays can show the ids of a user namespace, tried in an empty directory.

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::client::{DOCUMENT_MAX, Repository};
 use super::error::io;
-use super::{ImageError, Reference, Result};
+use super::{Credentials, ImageError, Reference, Result};
 use crate::wire::images::is_digest;
 use crate::wire::images::{Ask, Found, PATIENCE, Peers};
 
@@ -42,6 +42,14 @@ impl Source<'_> {
         match self {
             Self::Registry { repository, .. } => repository.manifest(version).await.map(|(_, bytes)| bytes),
             Self::Neighbours(neighbours) => neighbours.manifest(version).await,
+        }
+    }
+
+    /// What opened the registry last, if it asked for anything.
+    pub(super) fn opened_by(&self) -> Option<Credentials> {
+        match self {
+            Self::Registry { repository, .. } => repository.opened_by(),
+            Self::Neighbours(_) => None,
         }
     }
 

@@ -3,7 +3,7 @@
 //! `index.json` is the truth and is replaced atomically after the layers it names were synced; at start everything
 //! it does not name is removed. Layer directories have short numbers for names, because overlay options are limited.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, btree_map};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use super::super::{Config, Users};
+use super::access::{Access, Verdict};
 use super::content::Content;
 use super::error::io;
 use super::gc::{Candidate, Collected, Interest, Policy};
@@ -75,6 +76,8 @@ struct Known {
 
 /// Far more than any index takes.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
+/// Where the volumes of a container are that show images.
+const VOLUMES_DIR: &str = "volumes";
 /// The id of an image.
 const MARKER_BYTES_MAX: u64 = 256;
 
@@ -158,6 +161,24 @@ struct Entry {
     /// All that it came as, the latest first: one image may have several manifests. Empty when it came before any was kept.
     #[serde(default)]
     contents: Vec<Content>,
+    /// For whom it came, by repository; empty when it is everyone's or came before that was kept.
+    #[serde(default)]
+    access: BTreeMap<String, Access>,
+}
+
+impl Entry {
+    /// Whether other nodes may have it, and so everybody.
+    fn is_open(&self) -> bool {
+        self.contents.is_empty() || self.contents.iter().any(|content| !content.private)
+    }
+
+    fn verdict(&self, repository: &str, credentials: &[Credentials]) -> Verdict {
+        match self.access.get(repository) {
+            Some(access) => access.verdict(credentials),
+            None if self.is_open() => Verdict::Yes,
+            None => Verdict::No,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -257,8 +278,15 @@ impl ImageStore {
         self.inner.index().layers.contains_key(chain_id)
     }
 
-    /// Records a complete image; its names leave other images.
-    pub(super) fn add_image(&self, mut image: Image, chain: Vec<String>, content: Option<Content>) -> Result<Image> {
+    /// Records a complete image; its names leave other images. With the repository that it came from and for whom; what comes from
+    /// elsewhere is for everyone.
+    pub(super) fn add_image(
+        &self,
+        mut image: Image,
+        chain: Vec<String>,
+        content: Option<Content>,
+        opened: Option<(String, Access)>,
+    ) -> Result<Image> {
         let added = self.inner.change(|index| {
             for other in index.images.values_mut().filter(|other| other.image.id != image.id) {
                 other.image.tags.retain(|tag| !image.tags.contains(tag));
@@ -266,10 +294,11 @@ impl ImageStore {
             let layers = chain.iter().filter_map(|id| index.layers.get(id));
             image.size_bytes = layers.map(|layer| layer.size_bytes).sum();
             let mut contents: Vec<Content> = content.into_iter().collect();
+            let mut access = BTreeMap::new();
             if let Some(old) = index.images.get(&image.id) {
                 contents.extend(old.contents.iter().cloned());
                 // Who may have it once may always.
-                let open = contents.iter().any(|content| !content.private);
+                let open = opened.is_none() || contents.iter().any(|content| !content.private);
                 contents.iter_mut().for_each(|content| content.private &= !open);
                 let mut seen = HashSet::new();
                 contents.retain(|content| seen.insert(content.target.clone()));
@@ -277,12 +306,20 @@ impl ImageStore {
                 image.tags.extend(tags);
                 image.digests.extend(digests);
                 image.pinned |= old.image.pinned;
+                access.clone_from(&old.access);
+            }
+            match opened {
+                None => access.clear(),
+                Some((repository, now)) => match access.entry(repository) {
+                    btree_map::Entry::Vacant(vacant) => drop(vacant.insert(now)),
+                    btree_map::Entry::Occupied(mut known) => known.get_mut().add(now),
+                },
             }
             for list in [&mut image.tags, &mut image.digests] {
                 list.sort();
                 list.dedup();
             }
-            index.images.insert(image.id.clone(), Entry { image: image.clone(), chain, contents });
+            index.images.insert(image.id.clone(), Entry { image: image.clone(), chain, contents, access });
             Ok(image)
         })?;
         self.inner.came.tell();
@@ -327,7 +364,7 @@ impl ImageStore {
         let store = self.clone();
         Ok(crate::base::task::spawn("image index", async move {
             // Whoever reads the index tells when another process has replaced it.
-            while let Ok(()) = watch.changed().await {
+            while watch.changed().await.is_ok() {
                 drop(store.inner.index());
             }
         }))
@@ -399,6 +436,21 @@ impl Inner {
         let index = self.index();
         let id = index.find(reference)?;
         index.images.get(&id).map(|entry| entry.image.clone())
+    }
+
+    /// Whether these credentials open an image that is here.
+    pub(super) fn allows(&self, id: &str, reference: &str, credentials: &[Credentials]) -> Result<bool> {
+        let repository = Reference::parse(reference).map(|parsed| parsed.name()).unwrap_or_default();
+        let verdict = self.index().images.get(id).map_or(Verdict::No, |entry| entry.verdict(&repository, credentials));
+        if let Verdict::Also(login) = verdict.clone() {
+            self.change(|index| {
+                if let Some(access) = index.images.get_mut(id).and_then(|entry| entry.access.get_mut(&repository)) {
+                    access.add(Access::Logins(vec![login]));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(verdict != Verdict::No)
     }
 
     /// What the image that a user means is made of.
@@ -516,25 +568,48 @@ impl Inner {
         for name in ["upper", "work", "rootfs"] {
             rootfs::make_directory(&directory.join(name))?;
         }
-        let (id, lower) = if builtin::is_hello(reference) {
-            builtin::complete(&self.directory, &self.config.executable)?;
-            (builtin::image().id, vec![builtin::layer_dir(&self.directory)])
-        } else {
-            let now = Timestamp::now();
-            let (id, chain) = self.change(|index| {
-                let id = index.find(reference).ok_or_else(|| ImageError::NoImage(reference.to_owned()))?;
-                let entry = index.images.get_mut(&id).ok_or_else(|| ImageError::NoImage(reference.to_owned()))?;
-                entry.image.last_used = now;
-                Ok((id, entry.chain.clone()))
-            })?;
-            (id, self.lower_dirs(&chain)?)
-        };
+        let (id, lower) = self.layers_of(reference)?;
         let marker = directory.join("image");
         fs::write(&marker, &id).map_err(io("writing", &marker))?;
         match users {
             None => rootfs::mount_overlay(&lower, &directory.join("upper"), &directory.join("work"), &target)?,
             Some(users) => rootfs::mount_mapped_overlay(&lower, &directory, users)?,
         }
+        Ok(target)
+    }
+
+    /// An image that is used from now on: its id and its layers, lowest first.
+    fn layers_of(&self, reference: &str) -> Result<(String, Vec<PathBuf>)> {
+        if builtin::is_hello(reference) {
+            builtin::complete(&self.directory, &self.config.executable)?;
+            return Ok((builtin::image().id, vec![builtin::layer_dir(&self.directory)]));
+        }
+        let now = Timestamp::now();
+        let (id, chain) = self.change(|index| {
+            let id = index.find(reference).ok_or_else(|| ImageError::NoImage(reference.to_owned()))?;
+            let entry = index.images.get_mut(&id).ok_or_else(|| ImageError::NoImage(reference.to_owned()))?;
+            entry.image.last_used = now;
+            Ok((id, entry.chain.clone()))
+        })?;
+        Ok((id, self.lower_dirs(&chain)?))
+    }
+
+    fn prepare_volume(&self, reference: &str, container: &str, name: &str, users: Option<&Users>) -> Result<PathBuf> {
+        if name.is_empty() || name.contains(['/', '.']) {
+            return Err(ImageError::invalid("volume", format!("{name:?} is no name of one")));
+        }
+        let directory = self.config.container_dir(container).join(VOLUMES_DIR);
+        let (target, empty) = (directory.join(name), directory.join(".empty"));
+        if rootfs::is_mounted(&target) {
+            return Ok(target);
+        }
+        for path in [&target, &empty] {
+            rootfs::make_directory(path)?;
+        }
+        let (id, lower) = self.layers_of(reference)?;
+        let marker = directory.join(format!("{name}.image"));
+        fs::write(&marker, &id).map_err(io("writing", &marker))?;
+        rootfs::mount_for_reading(&lower, &empty, &target, users)?;
         Ok(target)
     }
 
@@ -557,11 +632,18 @@ impl Inner {
     /// Which containers use which image.
     fn users(&self) -> Vec<(String, String)> {
         let Ok(entries) = fs::read_dir(self.config.data_dir.join("containers")) else { return Vec::new() };
-        let user = |entry: fs::DirEntry| {
-            let image = crate::base::file::read_text(&entry.path().join("image"), MARKER_BYTES_MAX).ok()?;
-            Some((entry.file_name().into_string().ok()?, image))
-        };
-        entries.flatten().filter_map(user).collect()
+        let mut all = Vec::new();
+        for entry in entries.flatten() {
+            let Ok(container) = entry.file_name().into_string() else { continue };
+            let volumes = fs::read_dir(entry.path().join(VOLUMES_DIR)).into_iter().flatten().flatten();
+            let of_volumes = volumes.map(|v| v.path()).filter(|path| path.extension().is_some_and(|e| e == "image"));
+            for marker in std::iter::once(entry.path().join("image")).chain(of_volumes) {
+                if let Ok(image) = crate::base::file::read_text(&marker, MARKER_BYTES_MAX) {
+                    all.push((container.clone(), image));
+                }
+            }
+        }
+        all
     }
 
     fn remove(&self, reference: &str) -> Result<()> {
@@ -646,6 +728,18 @@ impl Images for ImageStore {
         Some(image)
     }
 
+    async fn allows(&self, image: &Image, reference: &str, credentials: &[Credentials]) -> bool {
+        if builtin::is_hello(reference) {
+            return true;
+        }
+        let (id, reference, credentials) = (image.id.clone(), reference.to_owned(), credentials.to_vec());
+        let allowed = self.blocking(move |inner| inner.allows(&id, &reference, &credentials)).await;
+        allowed.unwrap_or_else(|error| {
+            tracing::warn!(%error, image = image.id, "the image's credentials cannot be compared");
+            false
+        })
+    }
+
     async fn list(&self) -> Vec<Image> {
         let mut list = vec![builtin::image()];
         list.extend(self.inner.index().images.values().map(|entry| entry.image.clone()));
@@ -673,13 +767,23 @@ impl Images for ImageStore {
         .await
     }
 
+    async fn prepare_volume(&self, image: &str, container: &str, name: &str, users: Option<&Users>) -> Result<PathBuf> {
+        let (image, container, name, users) = (image.to_owned(), container.to_owned(), name.to_owned(), users.cloned());
+        self.blocking(move |inner| inner.prepare_volume(&image, &container, &name, users.as_ref())).await
+    }
+
     async fn release_rootfs(&self, container: &str) -> Result<()> {
         let container = container.to_owned();
         self.blocking(move |inner| inner.release(&container)).await
     }
 
     async fn rootfs_list(&self) -> Vec<String> {
-        self.blocking(|inner| inner.users().into_iter().map(|(container, _)| container).collect()).await
+        self.blocking(|inner| {
+            let mut all: Vec<String> = inner.users().into_iter().map(|(container, _)| container).collect();
+            all.dedup();
+            all
+        })
+        .await
     }
 
     async fn collect_garbage(&self, policy: &Policy) -> Result<Collected> {

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
@@ -523,9 +523,20 @@ fn open_directory(root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     open_directory_of(None, root, path)
 }
 
+/// Links that lead nowhere yet and are followed on the way to one directory.
+const LINKS_MAX: usize = 40;
+
 /// The same; what is made is another user's and group's.
 fn open_directory_of(owner: Option<u32>, root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let root = root.as_fd();
+    open_directory_through(owner, root.as_fd(), path, LINKS_MAX)
+}
+
+fn open_directory_through(
+    owner: Option<u32>,
+    root: BorrowedFd<'_>,
+    path: &Path,
+    links_left: usize,
+) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -537,26 +548,36 @@ fn open_directory_of(owner: Option<u32>, root: impl AsFd, path: &Path) -> Result
     }
     let mut parent = open(Path::new(""))?;
     let mut done = PathBuf::new();
-    for part in path.components().filter(|part| matches!(part, Component::Normal(_))) {
+    // A link's target may climb; the kernel knows where that leads, and not above the root.
+    for part in path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir)) {
+        let directory = done.clone();
         done.push(part);
         parent = match open(&done) {
             Err(Errno::NOENT) => {
                 let name = Path::new(part.as_os_str());
                 match fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                    // A link that leads nowhere is in the way of what the layer wants to be a directory.
+                    // A link that leads nowhere: where it leads is made, and the link stays.
                     Err(Errno::EXIST) => {
-                        remove_tree(&parent, name)?;
-                        fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+                        let links_left = links_left.checked_sub(1).ok_or(Errno::LOOP)?;
+                        let target = fs::readlinkat(&parent, name, Vec::new())?.into_bytes();
+                        let target = as_path(&target);
+                        let target = if target.is_absolute() { target.to_owned() } else { directory.join(target) };
+                        if target.as_os_str().len() > PATH_BYTES_MAX {
+                            return Err(Errno::NAMETOOLONG);
+                        }
+                        open_directory_through(owner, root, &target, links_left)?
                     }
-                    result => result?,
+                    Err(error) => return Err(error),
+                    Ok(()) => {
+                        let made = open(&done)?;
+                        // Whatever our umask is: it belongs to an image or a container.
+                        fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+                        if let Some(id) = owner {
+                            fs::fchown(&made, Some(fs::Uid::from_raw(id)), Some(fs::Gid::from_raw(id)))?;
+                        }
+                        made
+                    }
                 }
-                let made = open(&done)?;
-                // Whatever our umask is: it belongs to an image or a container.
-                fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
-                if let Some(id) = owner {
-                    fs::fchown(&made, Some(fs::Uid::from_raw(id)), Some(fs::Gid::from_raw(id)))?;
-                }
-                made
             }
             result => result?,
         };
@@ -584,13 +605,12 @@ fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
 }
 
 /// Makes a directory (with parents) inside a root file system, wherever its links lead inside it.
-pub(crate) fn make_directory_in(root: &Path, path: &Path, owner: Option<u32>) -> Result<(), Error> {
-    let failed =
-        |error: Errno| Error::Io { what: "making the working directory", path: path.to_owned(), source: error.into() };
+pub(crate) fn make_directory_in(root: &Path, path: &Path, owner: Option<u32>) -> Result<OwnedFd, Error> {
+    let failed = |error: Errno| Error::Io { what: "making directory", path: path.to_owned(), source: error.into() };
     let directory = fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| Error::Io { what: "opening root file system", path: root.to_owned(), source: error.into() })?;
     let relative = path.strip_prefix("/").unwrap_or(path);
-    open_directory_of(owner, directory, relative).map(drop).map_err(failed)
+    open_directory_of(owner, directory, relative).map_err(failed)
 }
 
 /// A small text file inside a root file system; empty when it is not there.
@@ -811,6 +831,36 @@ mod tests {
         assert!(refused.contains("too much memory"), "{refused}");
         let root = tempfile::tempdir().unwrap();
         unpack(compressed(ZSTD_WINDOW_LOG_MAX).as_slice(), root.path(), false, "test").unwrap();
+    }
+
+    /// As `/var/run`, which many images have as a link to a directory that comes with another layer, or never.
+    #[test]
+    fn where_a_link_leads_is_made_and_the_link_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let links = [
+            ("var/run", "/run"),
+            ("var/relative", "../data/here"),
+            ("var/chain", "relative/deeper"),
+            ("var/climbs", "../../../../../outside"),
+            ("var/loop", "loop"),
+        ];
+        std::fs::create_dir(root.path().join("var")).unwrap();
+        for (name, target) in links {
+            symlink(target, root.path().join(name)).unwrap();
+        }
+        let directories =
+            ["var/run/app/", "var/chain/x/", "var/climbs/in/"].map(|name| (name, EntryType::Directory, ""));
+        unpack_in(root.path(), &directories).unwrap();
+        for (name, target) in links {
+            assert_eq!(std::fs::read_link(root.path().join(name)).unwrap(), Path::new(target), "{name}");
+        }
+        for made in ["run/app", "data/here/deeper/x", "outside/in"] {
+            assert!(root.path().join(made).symlink_metadata().unwrap().is_dir(), "{made}");
+        }
+        assert!(unpack_in(root.path(), &[("var/loop/x/", EntryType::Directory, "")]).is_err());
+        // A directory of the layer itself replaces the link.
+        unpack_in(root.path(), &[("var/run/", EntryType::Directory, "")]).unwrap();
+        assert!(root.path().join("var/run").symlink_metadata().unwrap().is_dir());
     }
 
     #[test]

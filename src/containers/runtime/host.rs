@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::Config;
 use super::super::cgroup::Tree;
+use super::super::image;
 use super::super::oci::Host;
 use super::super::shim::REAPER_FILE;
 use super::super::spec::{ContainerSpec, SandboxSpec};
@@ -29,6 +30,7 @@ pub(super) fn describe(config: &Config, tree: &Tree, sandbox: &SandboxSpec, cont
         has_mqueue: Path::new("/dev/mqueue").is_dir(),
         devices: container.devices.iter().filter_map(|device| numbers(device.host_path.clone())).collect(),
         capabilities: available_capabilities(),
+        home: image::home_in(&image::read_in(&container.rootfs, Path::new("etc/passwd")), container.user.uid),
         hard_limits: if may_raise_limits() { Vec::new() } else { hard_limits() },
     }
 }

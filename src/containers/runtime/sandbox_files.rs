@@ -3,6 +3,7 @@
 //! Order is the invariant: `sandbox.json` is written first, so whatever else exists is found again after a crash at any
 //! instant, and the directory is removed last.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use super::super::error::{Error, Result};
 use super::super::executable::Executable;
 use super::super::shim::{BUNDLES_DIR, CONFIG_FILE, GONE_FILE, PID_FILE};
 use super::super::spec::SandboxSpec;
+use super::super::sysctl;
 use super::super::wire::ShimConfig;
 use super::io;
 use crate::base::file::{self, write_atomically};
@@ -94,7 +96,7 @@ pub(super) fn prepare(config: &Config, tree: &Tree, saved: &Saved) -> Result<()>
         netns: spec.netns.clone(),
         host_ipc: spec.host_ipc,
         share_process_namespace: spec.share_process_namespace,
-        sysctls: spec.sysctls.clone(),
+        sysctls: parameters(spec),
         log_max_bytes: config.log_max_bytes,
         log_max_files: config.log_max_files,
         cgroup_procs: tree.procs_files(SHIMS_CGROUP),
@@ -103,6 +105,22 @@ pub(super) fn prepare(config: &Config, tree: &Tree, saved: &Saved) -> Result<()>
     let json = serde_json::to_vec(&shim).map_err(|error| Error::Spec(error.to_string()))?;
     let path = directory.join(CONFIG_FILE);
     fs::write(&path, json).map_err(io("writing", &path))
+}
+
+/// What the sandbox asks for, and what containers of every network namespace of their own find elsewhere: whoever they run as may
+/// listen on every port, and ping.
+fn parameters(spec: &SandboxSpec) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    if spec.netns.is_some() {
+        // Every group that there is.
+        let last = spec.users.as_ref().map_or(i32::MAX.unsigned_abs(), |users| users.count.saturating_sub(1));
+        let usual =
+            [("net.ipv4.ip_unprivileged_port_start", "0".into()), ("net.ipv4.ping_group_range", format!("0 {last}"))];
+        let is_given = |name: &str| spec.sysctls.keys().any(|given| sysctl::normal(given) == name);
+        all.extend(usual.into_iter().filter(|(name, _)| !is_given(name)).map(|(name, value)| (name.to_owned(), value)));
+    }
+    all.extend(spec.sysctls.clone());
+    all
 }
 
 fn mount_shm(path: &Path, bytes: u64) -> Result<()> {

@@ -19,9 +19,9 @@ use libcontainer::syscall::syscall::create_syscall;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, pipe2, setsid};
 
-use super::super::seccomp_filter;
 use super::super::spec::Users;
 use super::super::wire::ExecRequest;
+use super::super::{image, seccomp_filter};
 use super::{children, launch, users};
 
 /// Runs in a forked child. `stdio` is stdin, stdout, stderr, or empty with a tty. Returns the new process's id.
@@ -79,7 +79,7 @@ pub(super) fn enter(
         }
         ForkResult::Child => {
             drop(ready);
-            let Err(message) = become_process(request.tty, &process, seccomp.as_deref(), stdio, socket);
+            let Err(message) = become_process(request, &process, seccomp.as_deref(), stdio, socket);
             let _ = fs::File::from(report).write_all(message.as_bytes());
             super::leave(127)
         }
@@ -98,7 +98,7 @@ fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
 
 /// Never returns on success.
 fn become_process(
-    tty: bool,
+    request: &ExecRequest,
     process: &Process,
     seccomp: Option<&[u8]>,
     stdio: &[OwnedFd],
@@ -106,7 +106,7 @@ fn become_process(
 ) -> Result<std::convert::Infallible, String> {
     let syscall = create_syscall();
     setsid().map_err(|error| format!("setsid: {error}"))?;
-    match tty {
+    match request.tty {
         true => open_tty(socket, process.user().uid()).map_err(|error| format!("opening a tty: {error}"))?,
         false => install_stdio(stdio).map_err(|error| format!("standard streams: {error}"))?,
     }
@@ -139,13 +139,13 @@ fn become_process(
     if nix::unistd::getcwd().is_err() {
         return Err(format!("current directory {cwd:?} is not inside the container"));
     }
-    set_environment(process);
     let args = process.args().as_ref().filter(|args| !args.is_empty()).ok_or("exec: no command specified")?;
-    let path = find_executable(&args[0])?;
+    let env = environment(process, request.home_of_user);
+    let path = find_executable_in(&args[0], value_of(&env, "PATH"))?;
     if let (Some(program), true) = (seccomp, no_new_privileges) {
         seccomp_filter::load(program).map_err(|error| format!("seccomp: {error}"))?;
     }
-    Err(execute(&path, args))
+    Err(execute(&path, args, &env))
 }
 
 fn set_groups(process: &Process) -> Result<(), String> {
@@ -179,23 +179,21 @@ fn drop_capabilities(process: &Process, syscall: &dyn Syscall) -> Result<(), Str
     Ok(())
 }
 
-fn set_environment(process: &Process) {
-    let old: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
-    for name in old {
-        // SAFETY: this process has one thread.
-        unsafe { std::env::remove_var(name) };
+/// The variables of a process that is about to begin, in their order. With `home_of_user` the home is what `/etc/passwd` of the
+/// container says now, as with other runtimes, else `/`. Called in the container.
+pub(super) fn environment(process: &Process, home_of_user: bool) -> Vec<String> {
+    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+    if home_of_user {
+        env.retain(|entry| !entry.starts_with("HOME="));
+        let passwd = image::read_in(Path::new("/"), Path::new("etc/passwd"));
+        env.push(format!("HOME={}", image::home_in(&passwd, process.user().uid())));
     }
-    for entry in process.env().iter().flatten() {
-        if let Some((name, value)) = entry.split_once('=')
-            && !name.is_empty()
-        {
-            // SAFETY: as above.
-            #[allow(clippy::disallowed_methods, reason = "the container's own environment, in its own process")]
-            unsafe {
-                std::env::set_var(name, value)
-            };
-        }
-    }
+    env
+}
+
+/// The value of a variable: the last one counts.
+pub(super) fn value_of<'a>(env: &'a [String], name: &str) -> Option<&'a str> {
+    env.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn install_stdio(stdio: &[OwnedFd]) -> io::Result<()> {
@@ -243,11 +241,6 @@ fn open_tty(socket: &OwnedFd, uid: u32) -> io::Result<()> {
     children::send_fd(socket, master.as_fd())
 }
 
-/// Looks `command` up as a shell would, with this process's PATH.
-pub(super) fn find_executable(command: &str) -> Result<PathBuf, String> {
-    find_executable_in(command, std::env::var("PATH").ok().as_deref())
-}
-
 /// Looks `command` up in `path`; messages are those that users of container runtimes know.
 pub(super) fn find_executable_in(command: &str, path: Option<&str>) -> Result<PathBuf, String> {
     if command.contains('/') {
@@ -270,16 +263,17 @@ pub(super) fn find_executable_in(command: &str, path: Option<&str>) -> Result<Pa
         .ok_or_else(|| format!("exec: {command:?}: executable file not found in $PATH"))
 }
 
-/// `execv` with this process's environment; returns only with the reason why not.
-pub(super) fn execute(path: &Path, args: &[String]) -> String {
-    let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|_| "exec: argument holds a zero byte".to_owned());
+/// `execve`; returns only with the reason why not.
+pub(super) fn execute(path: &Path, args: &[String], env: &[String]) -> String {
+    let c_string =
+        |bytes: &[u8]| CString::new(bytes).map_err(|_| "exec: an argument or a variable holds a zero byte".to_owned());
     let file = match c_string(path.as_os_str().as_encoded_bytes()) {
         Ok(file) => file,
         Err(message) => return message,
     };
-    let args: Result<Vec<CString>, String> = args.iter().map(|arg| c_string(arg.as_bytes())).collect();
-    match args {
-        Ok(args) => match nix::unistd::execv(&file, &args) {
+    let c_strings = |all: &[String]| all.iter().map(|one| c_string(one.as_bytes())).collect::<Result<Vec<_>, _>>();
+    match c_strings(args).and_then(|args| Ok((args, c_strings(env)?))) {
+        Ok((args, env)) => match nix::unistd::execve(&file, &args, &env) {
             Err(nix::errno::Errno::ENOEXEC) => format!("exec {}: exec format error", path.display()),
             Err(error) => format!("exec {}: {}", path.display(), error.desc().to_lowercase()),
         },

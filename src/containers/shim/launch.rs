@@ -3,6 +3,7 @@
 //! The agent has already made the cgroup with its limits and written the OCI configuration; here only the device rules
 //! of cgroup version 2 are added between create and start. The container's first process is reparented to the shim.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -13,7 +14,7 @@ use libcontainer::capabilities;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{LinuxCapabilities, Spec};
 use libcontainer::syscall::syscall::{SyscallType, create_syscall};
-use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
 use super::super::device_program;
 use super::super::error::chain;
@@ -150,6 +151,7 @@ impl Console {
 struct Entry {
     seccomp: Option<Vec<u8>>,
     capabilities: Option<LinuxCapabilities>,
+    home_of_user: bool,
 }
 
 impl Entry {
@@ -159,7 +161,18 @@ impl Entry {
         Ok(Self {
             seccomp: request.seccomp.as_ref().map(read).transpose()?,
             capabilities: request.capabilities.as_ref().map(parse).transpose()?,
+            home_of_user: request.home_of_user,
         })
+    }
+
+    /// Becomes the entry point.
+    fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
+        let process = spec.process().as_ref().ok_or("exec: no process specified")?;
+        let args = arguments(spec).ok_or("exec: no command specified")?;
+        let env = super::enter::environment(process, self.home_of_user);
+        let path = super::enter::find_executable_in(&args[0], super::enter::value_of(&env, "PATH"))?;
+        self.confine()?;
+        Err(super::enter::execute(&path, args, &env))
     }
 
     /// libcontainer has left the capabilities that this takes, or set no_new_privs.
@@ -178,21 +191,26 @@ impl Entry {
 
 impl Executor for Entry {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let args = arguments(spec).ok_or(ExecutorError::InvalidArg)?;
-        let path = super::enter::find_executable(&args[0]).map_err(ExecutorError::Other)?;
-        self.confine().map_err(ExecutorError::Other)?;
-        Err(ExecutorError::Other(super::enter::execute(&path, args)))
+        // From here on nobody hears of an error but those who read the container's log, as with other runtimes.
+        Err(ExecutorError::Other(match self.run(spec) {
+            Ok(never) => match never {},
+            Err(message) => {
+                let _ = nix::unistd::write(io::stderr(), format!("{message}\n").as_bytes());
+                message
+            }
+        }))
+    }
+
+    /// The process's own comes with `exec`, in its order. What this one has is not looked at any more.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let invalid = ExecutorValidationError::ArgValidationError;
         let args = arguments(spec).ok_or_else(|| invalid("exec: no command specified".into()))?;
-        let path = spec
-            .process()
-            .as_ref()
-            .and_then(|process| process.env().as_ref())
-            .and_then(|env| env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=").map(str::to_owned)));
-        super::enter::find_executable_in(&args[0], path.as_deref()).map(drop).map_err(invalid)
+        let env = spec.process().as_ref().and_then(|process| process.env().as_ref()).map_or(&[][..], Vec::as_slice);
+        super::enter::find_executable_in(&args[0], super::enter::value_of(env, "PATH")).map(drop).map_err(invalid)
     }
 }
 

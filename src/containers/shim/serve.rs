@@ -55,8 +55,10 @@ struct Connection {
     fds: Vec<OwnedFd>,
     output: Vec<u8>,
     watches: bool,
-    /// Killed when the connection goes away.
+    /// Killed when the connection goes away, with what it has begun.
     exec: Option<i32>,
+    /// In this container.
+    exec_in: Option<String>,
     close_after_output: bool,
 }
 
@@ -64,7 +66,7 @@ struct Connection {
 #[derive(Debug)]
 enum Purpose {
     Start { container: String, connection: u64, oom_file: Option<PathBuf> },
-    Exec { connection: u64 },
+    Exec { connection: u64, container: String },
 }
 
 #[derive(Debug)]
@@ -260,6 +262,7 @@ impl Shim {
                 output: Vec::new(),
                 watches: false,
                 exec: None,
+                exec_in: None,
                 close_after_output: false,
             };
             self.connections.insert(id, connection);
@@ -296,7 +299,8 @@ impl Shim {
             && let Some(pid) = connection.exec
             && self.execs.get(&pid) == Some(&id)
         {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let container = connection.exec_in.as_ref().and_then(|name| self.containers.get(name));
+            kill_session(pid, container.and_then(|container| container.procs_file.as_deref()));
         }
         for container in self.containers.values_mut() {
             container.detach(id);
@@ -330,7 +334,7 @@ impl Shim {
                 }
             }
             Request::Exec(exec) => self.exec(id, exec, fds),
-            Request::Attach { container } => self.attach(id, &container, fds),
+            Request::Attach { container, stdin } => self.attach(id, &container, stdin, fds),
             Request::Kill { container, signal } => {
                 let reply = match self.containers.get(&container) {
                     None => Reply::NotFound,
@@ -397,7 +401,7 @@ impl Shim {
                 let users = self.config.users.as_ref();
                 match fork_job(|socket| enter::enter(&request, users, init, &fds, socket)) {
                     Ok(job) => {
-                        self.jobs.push((job, Purpose::Exec { connection }));
+                        self.jobs.push((job, Purpose::Exec { connection, container: request.container }));
                         return;
                     }
                     Err(error) => Reply::Failed { message: format!("fork: {error}") },
@@ -407,7 +411,7 @@ impl Shim {
         self.reply(connection, &reply, &[]);
     }
 
-    fn attach(&mut self, id: u64, container: &str, fds: Vec<OwnedFd>) {
+    fn attach(&mut self, id: u64, container: &str, stdin: bool, fds: Vec<OwnedFd>) {
         let Some(container) = self.containers.get_mut(container) else {
             return self.reply(id, &Reply::NotFound, &[]);
         };
@@ -415,14 +419,15 @@ impl Shim {
         let (true, Some(stdout)) = (container.status.is_running(), fds.next()) else {
             return self.reply(id, &Reply::NotRunning, &[]);
         };
-        let input = container.input.as_ref().and_then(|fd| fd.try_clone().ok());
+        let tty = container.tty;
+        // With a tty it is also what its size is set on.
+        let input = container.input.as_ref().filter(|_| stdin || tty).and_then(|fd| fd.try_clone().ok());
         let sink = |pipe: OwnedFd| {
             let _ = nonblocking(&pipe);
             Sink { pipe, backlog: Vec::new() }
         };
         container.attached.push(Attached { connection: id, stdout: sink(stdout), stderr: fds.next().map(sink) });
-        let tty = container.tty;
-        if container.stdin_once && !tty {
+        if stdin && container.stdin_once && !tty {
             // The client holds the only write end now: its end is the container's.
             container.input = None;
         }
@@ -487,7 +492,7 @@ impl Shim {
             Purpose::Start { container, connection, oom_file } => {
                 self.started(&container, connection, report, fds, oom_file.as_deref());
             }
-            Purpose::Exec { connection } => self.exec_started(connection, report, fds),
+            Purpose::Exec { connection, container } => self.exec_started(connection, container, report, fds),
         }
         self.reap();
         // Give the pages of a busy moment back: idle sandboxes are what counts.
@@ -533,7 +538,7 @@ impl Shim {
         }
     }
 
-    fn exec_started(&mut self, connection: u64, report: Report, fds: Vec<OwnedFd>) {
+    fn exec_started(&mut self, connection: u64, container: String, report: Report, fds: Vec<OwnedFd>) {
         match report {
             Report::Failed { message } => self.reply(connection, &Reply::Failed { message }, &[]),
             Report::Started { pid } => {
@@ -544,9 +549,13 @@ impl Shim {
                     None => match self.connections.get_mut(&connection) {
                         Some(waiting) => {
                             waiting.exec = Some(pid);
+                            waiting.exec_in = Some(container);
                             self.execs.insert(pid, connection);
                         }
-                        None => drop(kill(Pid::from_raw(pid), Signal::SIGKILL)),
+                        None => {
+                            let container = self.containers.get(&container);
+                            kill_session(pid, container.and_then(|container| container.procs_file.as_deref()));
+                        }
                     },
                 }
             }
@@ -764,6 +773,32 @@ impl Container {
         let oom_killed = self.oom_file.as_deref().is_some_and(|file| oom_kills(file) > 0);
         self.status.state =
             ContainerState::Exited { code: exit.code, signal: exit.signal, oom_killed, started_at, finished_at };
+    }
+}
+
+/// Kills a process of ours that leads a session, and everything else in a cgroup that is of this session: what an exec's command
+/// has begun, unless that made itself independent. Processes that begin meanwhile are found in another look.
+fn kill_session(leader: i32, procs_file: Option<&std::path::Path>) {
+    const LOOKS_MAX: usize = 8;
+    let _ = kill(Pid::from_raw(leader), Signal::SIGKILL);
+    // It is not reaped yet, so its number is still that of its session.
+    let is_of_it = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the name, which may hold anything: state, parent, group, session.
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let is_dead = matches!(fields.next(), None | Some("Z" | "X"));
+        !is_dead && fields.nth(2).and_then(|session| session.parse().ok()) == Some(leader)
+    };
+    for _ in 0..LOOKS_MAX {
+        let Some(Ok(text)) = procs_file.map(fs::read_to_string) else { return };
+        let all = text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0 && *pid != leader);
+        let left: Vec<i32> = all.filter(is_of_it).collect();
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 

@@ -211,13 +211,14 @@ impl Socket {
     }
 
     /// A link on which all neighbours are fixed: no question for a hardware address is answered (nor who asks remembered), no
-    /// redirect believed or sent.
+    /// redirect believed or sent. Answers to what 127.0.0.1 asked of a translated port may come in by it.
     pub(crate) fn set_without_neighbours(&mut self, index: u32) -> io::Result<()> {
         let settings = [
             (DEVCONF_ACCEPT_REDIRECTS, 0),
             (DEVCONF_SEND_REDIRECTS, 0),
             (DEVCONF_ACCEPT_SOURCE_ROUTE, 0),
             (DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL),
+            (DEVCONF_ROUTE_LOCALNET, 1),
         ];
         self.request(RTM_SETLINK, 0, |b| {
             info(b, index, 0);

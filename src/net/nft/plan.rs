@@ -6,7 +6,8 @@
 //!
 //! Source addresses are kept wherever the reply comes back through this node anyway: between pods, and from outside to
 //! pods on this node. Masqueraded are: pods talking to the world, a pod reached from itself through a Service,
-//! 127.0.0.1, and outside traffic sent on to another node.
+//! 127.0.0.1, and outside traffic sent on to another node. The kernel sends nothing of 127.0.0.1 out by links that are not ours:
+//! it gets the endpoints behind those that are, and is refused where there are none.
 //!
 //! Never taken, whoever asks: ports of the machine's own (the API's, the tunnels'), the API's addresses, and, by what is not a
 //! cluster address itself, any address inside of the cluster, loopback and link-local ones (see `Planner::may_take`).
@@ -111,7 +112,7 @@ fn frame(config: &Config, family: Family) -> Table {
     let mut chain = |name: &str, hook: Option<Hook>, rules: Vec<Rule>| {
         table.chains.insert(name.into(), Chain { hook, rules });
     };
-    let loopback = if family == Family::Ip { net("127.0.0.0/8") } else { net("::1/128") };
+    let loopback = loopback(family);
     chain("prerouting", Some(Hook::NatPrerouting), vec![vec![S::Jump(TRANSLATE.into())]]);
     // What the kernel sends for the tunnels leaves by here.
     let mut output: Vec<Rule> =
@@ -152,8 +153,8 @@ fn masquerade_rules(config: &Config, family: Family, loopback: IpNet) -> Vec<Rul
     // Masquerading would take any address of the host; the one in the pod range is what pods know the node by.
     if let Some(gateway) = config.gateways().into_iter().find(|g| Family::of(g) == family) {
         rules.push(vec![S::Translated, S::PairIn(HAIRPIN.into()), S::Snat(gateway)]);
-        for own in of_family(&config.pod_cidrs, family) {
-            let (from, to) = (S::Source { net: loopback, not: false }, S::Destination { net: own, not: false });
+        for net in from_loopback(config, family) {
+            let (from, to) = (S::Source { net: loopback, not: false }, S::Destination { net, not: false });
             rules.push(vec![S::NotToLoopback, S::Translated, from, to, S::Snat(gateway)]);
         }
     }
@@ -172,6 +173,17 @@ fn masquerade_rules(config: &Config, family: Family, loopback: IpNet) -> Vec<Rul
     transit.push(S::Masquerade);
     rules.push(transit);
     rules
+}
+
+fn loopback(family: Family) -> IpNet {
+    if family == Family::Ip { net("127.0.0.0/8") } else { net("::1/128") }
+}
+
+/// Where 127.0.0.1 reaches pods through translated ports: by links of our own. By others the kernel sends nothing from it.
+fn from_loopback(config: &Config, family: Family) -> BTreeSet<IpNet> {
+    let peers = if config.routed_peers { &[][..] } else { &config.cluster_cidrs };
+    let own = of_family(&config.pod_cidrs, family).filter(|own| !peers.iter().any(|net| net.contains(own)));
+    own.chain(of_family(peers, family)).collect()
 }
 
 struct Planner<'a> {
@@ -316,7 +328,27 @@ impl Planner<'_> {
         }
         let outside_chain =
             if service.external_local_only { self.external(service, &local, &cluster) } else { cluster };
-        self.lead(service, &outside, &outside_chain);
+        let port_chain = self.for_loopback(service, &all, &outside_chain);
+        self.lead(service, &Side { node_port: None, ..outside }, &outside_chain);
+        self.lead(service, &Side { addresses: Vec::new(), node_port: service.node_port }, &port_chain);
+    }
+
+    /// 127.0.0.1 gets those endpoints that it can reach. Where there are none its packets stay as they are: nobody listens, so they
+    /// are refused at once.
+    fn for_loopback(&mut self, service: &ServicePort, all: &[Target], chain: &str) -> String {
+        let nets = from_loopback(self.config, self.family);
+        let reaches =
+            |address: &IpAddr| nets.iter().any(|net| net.contains(address)) || self.config.addresses.contains(address);
+        let reached: Vec<Target> = all.iter().filter(|(address, _)| reaches(address)).copied().collect();
+        if service.node_port.is_none() || reached.len() == all.len() {
+            return chain.to_owned();
+        }
+        let (only, name) = (chain_name("loopback", service), chain_name("node-port", service));
+        let rules = if reached.is_empty() { vec![vec![S::Return]] } else { self.spread(service, &reached) };
+        self.chain(&only, rules);
+        let own = S::Source { net: loopback(self.family), not: false };
+        self.chain(&name, vec![vec![own, S::Goto(only)], vec![S::Goto(chain.to_owned())]]);
+        name
     }
 
     /// `externalTrafficPolicy: Local` binds only traffic from outside: pods and the node itself still reach every

@@ -28,6 +28,28 @@ fn check_golden(name: &str, got: &str) {
 }
 
 #[test]
+fn the_loopback_address_gets_the_endpoints_that_it_can_reach() {
+    let (near, peer, machine) = ("10.42.0.2", "10.42.7.7", "192.0.2.9");
+    let endpoint = |address: &str| Endpoint { address: address.parse().unwrap(), port: 80, local: false };
+    let chains = |config: &Config, endpoints: &[&str]| {
+        let endpoints = endpoints.iter().map(|address| endpoint(address)).collect();
+        let service =
+            ServicePort { name: "s".into(), port: 1, node_port: Some(30000), endpoints, ..ServicePort::default() };
+        let table = ServiceTable { services: vec![service], ..ServiceTable::default() };
+        let text = plan(config, &table).to_string();
+        let chain = text.split("chain loopback//s/tcp/1 {").nth(1).map(|rest| rest.split('}').next().unwrap().trim());
+        chain.map(str::to_owned)
+    };
+    let tunnelled = config();
+    let plain = Config { routed_peers: true, addresses: vec![machine.parse().unwrap()], ..config() };
+    assert_eq!(chains(&tunnelled, &[near, peer]), None, "all of them");
+    assert_eq!(chains(&tunnelled, &[peer, machine]).as_deref(), Some("dnat to 10.42.7.7 . 80"));
+    assert_eq!(chains(&tunnelled, &[machine]).as_deref(), Some("return"), "refused by whoever is not there");
+    assert_eq!(chains(&plain, &[near, peer]).as_deref(), Some("dnat to 10.42.0.2 . 80"));
+    assert_eq!(chains(&plain, &[machine]), None, "this machine itself");
+}
+
+#[test]
 fn the_rulesets_are_as_recorded() {
     let names = ["plain", "sticky", "slower", "local", "nowhere", "empty-service", "many", "nothing"];
     for (name, table) in names.iter().zip(suite::tables()) {

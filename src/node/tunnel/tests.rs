@@ -90,13 +90,17 @@ impl NodeAccess for Pretended {
     }
 
     async fn exec(&self, _: &Target, options: &ExecOptions) -> Result<Session> {
-        let (stdin, mut input) = duplex(1 << 10);
         let (mut output, stdout) = duplex(1 << 10);
         let gone = self.gone.lock().unwrap().take();
+        let (stdin, input) = duplex(1 << 10);
+        let mut stdin: Box<dyn tokio::io::AsyncWrite + Send + Unpin> = Box::new(stdin);
         let mut ended: futures::future::BoxFuture<'static, std::result::Result<i32, String>> =
             Box::pin(std::future::pending());
         match options.command[0].as_str() {
             "echo" => {
+                // As a container's: it ends when it is closed, not when it is told so.
+                let (sender, mut input) = tokio::net::unix::pipe::pipe().unwrap();
+                stdin = Box::new(sender);
                 let copied = task::spawn("echo", async move {
                     let _ = tokio::io::copy(&mut input, &mut output).await;
                 });
@@ -119,7 +123,7 @@ impl NodeAccess for Pretended {
             }
         }
         let (resize, _) = mpsc::channel(1);
-        Ok(Session { stdin: Some(Box::new(stdin)), stdout: Some(Box::new(stdout)), stderr: None, resize, exit: ended })
+        Ok(Session { stdin: Some(stdin), stdout: Some(Box::new(stdout)), stderr: None, resize, exit: ended })
     }
 
     async fn attach(&self, target: &Target, options: &ExecOptions) -> Result<Session> {

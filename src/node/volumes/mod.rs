@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
 use nix::mount::MsFlags;
 
 use super::Node;
@@ -31,6 +31,8 @@ pub enum Place {
     Content(PathBuf),
     /// Whatever is there when a container starts.
     Host(HostPathVolumeSource),
+    /// An image, for reading only: each container that mounts it has it mounted for itself, here.
+    Image(PathBuf),
 }
 
 /// Makes (or brings up to date) all volumes of a pod. With `adopted`, what comes from API objects and is there already is
@@ -66,6 +68,18 @@ pub async fn refresh(node: &Node, pod: &Pod, facts: &Facts) -> Result<(), String
 /// Whether a volume of the pod shows this ConfigMap or Secret.
 pub fn mentions(pod: &Pod, is_secret: bool, name: &str) -> bool {
     pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|v| content::mentions(v, is_secret, name))
+}
+
+/// The images that a container mounts as volumes: names of the volumes, references and policies.
+pub fn images<'a>(pod: &'a Pod, container: &Container) -> Vec<(&'a str, &'a str, &'a str)> {
+    let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let is_mounted = |v: &&Volume| container.volume_mounts.iter().flatten().any(|m| m.name == v.name);
+    let image = |v: &'a Volume| {
+        let image = v.image.as_ref()?;
+        let policy = image.pull_policy.as_deref().unwrap_or("IfNotPresent");
+        Some((v.name.as_str(), image.reference.as_deref().unwrap_or(""), policy))
+    };
+    all.filter(is_mounted).filter_map(image).collect()
 }
 
 /// Whether a token must be renewed from time to time.
@@ -142,13 +156,16 @@ async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) 
         // Made and checked now, so that a pod whose volume is wrong does not start, and again for each container.
         return host_path::open(host).map(|_| (Place::Host(host.clone()), false));
     }
+    if volume.image.is_some() {
+        return Ok((Place::Image(PathBuf::new()), false));
+    }
     if content::is_content(volume) {
         let path = content_dir(node, uid, volume);
         let content = content::of(node, pod, volume, facts, &path).await?;
         write::atomically(&path, &content.files, group, node.clock.now()).map_err(io)?;
         return Ok((Place::Content(path), content.stale));
     }
-    Err("volumes of this type are not supported yet; supported: emptyDir, hostPath, configMap, secret, downwardAPI, projected".into())
+    Err("volumes of this type are not supported yet; supported: emptyDir, hostPath, configMap, secret, downwardAPI, projected, image".into())
 }
 
 /// Gives a volume to the pod's group, with the set-group-id bit so that new files belong to it too.

@@ -15,7 +15,7 @@ use rustix::fs::FileType;
 use super::pin::Pins;
 use super::{Paths, Place, host_path};
 use crate::base::beneath::Root;
-use crate::containers::Mount;
+use crate::containers::{Mount, MountSource};
 use crate::node::{env, spec};
 
 /// A place in a volume that is written by the host alone, where something else is to be mounted.
@@ -50,7 +50,14 @@ pub fn of(
             written.push((volume, Path::new(&m.mount_path)));
         }
         let read_only = m.read_only == Some(true) || matches!(place, Place::Content(_));
-        all.push(spec::bind(path, &m.mount_path, read_only, m.mount_propagation.as_deref()));
+        all.push(match place {
+            Place::Image(_) => Mount {
+                container_path: m.mount_path.clone().into(),
+                read_only: true,
+                source: MountSource::Image { host_path: path },
+            },
+            _ => spec::bind(path, &m.mount_path, read_only, m.mount_propagation.as_deref()),
+        });
         places.push((PathBuf::from(&m.mount_path), is_directory));
     }
     for nested in nested(&places, &written) {
@@ -78,8 +85,12 @@ fn sub_path(m: &VolumeMount, variables: &BTreeMap<String, String>) -> Result<Str
 fn source(place: &Place, sub: &str, pins: &mut Pins) -> Result<(PathBuf, bool), String> {
     let volume: OwnedFd = match place {
         // Nobody but the host writes where these are, so their names are good.
-        Place::Directory(path) | Place::Content(path) if sub.is_empty() => return Ok((path.clone(), true)),
-        Place::Directory(path) | Place::Content(path) => Root::open(path).map_err(|e| e.to_string())?.into(),
+        Place::Directory(path) | Place::Content(path) | Place::Image(path) if sub.is_empty() => {
+            return Ok((path.clone(), true));
+        }
+        Place::Directory(path) | Place::Content(path) | Place::Image(path) => {
+            Root::open(path).map_err(|e| e.to_string())?.into()
+        }
         Place::Host(source) => host_path::open(source)?,
     };
     let stat = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(|e| io::Error::from(e).to_string());
