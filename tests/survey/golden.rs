@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::image::{IMAGE, server};
-use crate::machine::Lab;
+use crate::machine::{Lab, slowness};
 
 /// By the version of the machine's control groups; that of version 2 is compared by the emulated machine (tests/vm).
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/survey/golden.txt");
@@ -36,7 +36,7 @@ fn look(lab: &Lab, level: &str) -> String {
     lab.kubectl(&["create", "namespace", level]);
     lab.kubectl(&["label", "namespace", level, &format!("pod-security.kubernetes.io/enforce={level}")]);
     let mut main = container(level, "main", "set -- main; . /bin/survey; exec sleep 1000");
-    main["startupProbe"] = json!({"exec": {"command": ["survey", "probe"]}, "periodSeconds": 1});
+    main["startupProbe"] = json!({"exec": {"command": ["survey", "probe"]}, "periodSeconds": 1, "timeoutSeconds": 30});
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": level},
         "spec": {
@@ -52,7 +52,7 @@ fn look(lab: &Lab, level: &str) -> String {
         lab.command("kubectl").args(get).output().unwrap().status.success()
     });
     lab.kubectl(&["apply", "-f", file.to_str().unwrap()]);
-    lab.kubectl(&["wait", "-n", level, "pod/p", "--for=condition=Ready", "--timeout=60s"]);
+    lab.kubectl(&["wait", "-n", level, "pod/p", "--for=condition=Ready", &format!("--timeout={}s", 60 * slowness())]);
     lab.kubectl(&["exec", "-n", level, "p", "--", "survey", "exec"]);
     let patch = json!({"spec": {"ephemeralContainers": [container(level, "ephemeral", "exec survey ephemeral")]}});
     lab.kubectl(&["patch", "-n", level, "pod", "p", "--subresource=ephemeralcontainers", "-p", &patch.to_string()]);
