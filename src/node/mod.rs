@@ -12,6 +12,7 @@ pub mod heartbeat;
 pub mod image_gc;
 pub mod launch;
 pub mod logs;
+pub mod loss;
 pub mod machine;
 pub mod pods;
 pub mod probe_results;

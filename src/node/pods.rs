@@ -23,7 +23,7 @@ struct Pods {
     informer: Informer,
     workers: HashMap<String, Running>,
     /// Sandboxes that an earlier process left, by pod uid, until their pods are seen.
-    left: HashMap<String, Sandbox>,
+    left: HashMap<String, Vec<Sandbox>>,
     done: mpsc::Sender<String>,
     ready: watch::Sender<bool>,
 }
@@ -68,7 +68,7 @@ impl Pods {
     async fn begin(&mut self) {
         for sandbox in self.node.runtime.list().await {
             let uid = sandbox.spec.labels.get(UID_LABEL).cloned().unwrap_or_else(|| sandbox.spec.pod_uid.clone());
-            self.left.insert(uid, sandbox);
+            self.left.entry(uid).or_default().push(sandbox);
         }
         let mine: Vec<Arc<Object>> = self.informer.list("").into_iter().filter(|o| self.is_mine(o)).collect();
         let mut in_use: Vec<String> = mine.iter().map(|o| o.meta.uid.to_string()).collect();
@@ -88,9 +88,11 @@ impl Pods {
         for object in mine {
             self.begin_worker(object);
         }
-        for (uid, sandbox) in std::mem::take(&mut self.left) {
-            tracing::info!(uid, pod = sandbox.spec.pod_name, "removing a pod that is no longer wanted here");
-            self.remove_orphan(&uid, &sandbox).await;
+        for (uid, sandboxes) in std::mem::take(&mut self.left) {
+            for sandbox in sandboxes {
+                tracing::info!(uid, pod = sandbox.spec.pod_name, "removing a pod that is no longer wanted here");
+                self.remove_orphan(&uid, &sandbox).await;
+            }
         }
         self.sweep().await;
         let _ = self.ready.send(true);
@@ -131,7 +133,9 @@ impl Pods {
         for c in &sandbox.containers {
             let _ = self.node.images.release_rootfs(&c.id).await;
         }
-        worker::tear_down(&self.node, &Pod::default(), uid, false).await;
+        if let Err(why) = worker::tear_down(&self.node, &Pod::default(), uid, false).await {
+            tracing::warn!(uid, why, "the pod was not removed whole");
+        }
         if let Err(why) = volumes::remove(&self.node, uid).await {
             tracing::warn!(uid, why, "the pod's volumes were not removed whole");
         }
@@ -180,8 +184,8 @@ impl Pods {
 
     fn begin_worker(&mut self, object: Arc<Object>) {
         let uid = object.meta.uid.to_string();
-        let sandbox = self.left.remove(&uid);
-        if let Some(handle) = worker::spawn(self.node.clone(), object.clone(), sandbox, self.done.clone()) {
+        let left = self.left.remove(&uid).unwrap_or_default();
+        if let Some(handle) = worker::spawn(self.node.clone(), object.clone(), left, self.done.clone()) {
             self.workers.insert(uid, Running { handle, object });
             self.publish_ports();
         }
@@ -195,7 +199,7 @@ impl Pods {
     async fn exit(&mut self, event: Result<Event, broadcast::error::RecvError>) {
         let (sandbox, message) = match event {
             Ok(Event::ContainerExited { sandbox, container }) => (sandbox, Message::Exited { container }),
-            Ok(Event::SandboxGone { sandbox }) => (sandbox, Message::Happened(super::machine::Event::SandboxGone)),
+            Ok(Event::SandboxGone { sandbox }) => (sandbox.clone(), Message::SandboxGone { sandbox }),
             Err(broadcast::error::RecvError::Lagged(_)) => return self.all_exits().await,
             Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
         };
@@ -209,6 +213,9 @@ impl Pods {
     async fn all_exits(&mut self) {
         for sandbox in self.node.runtime.list().await {
             let Some(running) = self.workers.get(&sandbox.spec.pod_uid) else { continue };
+            if !sandbox.alive {
+                let _ = running.handle.send(Message::SandboxGone { sandbox: sandbox.spec.id.clone() }).await;
+            }
             for c in sandbox.containers.iter().filter(|c| !c.is_running()) {
                 let _ = running.handle.send(Message::Exited { container: c.id.clone() }).await;
             }

@@ -55,28 +55,38 @@ impl Subject {
     }
 }
 
-/// Starts the probes of a running container: the others wait for the startup probe.
-pub fn start(subject: Subject, started: bool) -> Vec<JoinHandle<Option<()>>> {
+/// A probe that goes on until this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    role: Role,
+    task: JoinHandle<Option<()>>,
+}
+
+impl Running {
+    /// Whether it goes on while its container is asked to end: until then it may serve.
+    pub fn keeps_on(&self) -> bool {
+        self.role == Role::Readiness
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts the probes of a running container: the startup probe alone until it has passed.
+pub fn start(subject: &Subject, started: bool) -> Vec<Running> {
     let c = &subject.container;
-    if let (Some(probe), false) = (c.startup_probe.clone(), started) {
-        let s = subject.clone();
-        return vec![task::spawn("startup probe", async move {
-            watch(s.clone(), Role::Startup, probe).await;
-            let rest = [
-                (Role::Liveness, s.container.liveness_probe.clone()),
-                (Role::Readiness, s.container.readiness_probe.clone()),
-            ];
-            let runs = rest.into_iter().filter_map(|(role, p)| Some(watch(s.clone(), role, p?)));
-            futures::future::join_all(runs).await;
-        })];
-    }
-    let mut tasks = Vec::new();
-    for (role, probe) in [(Role::Liveness, c.liveness_probe.clone()), (Role::Readiness, c.readiness_probe.clone())] {
-        if let Some(probe) = probe {
-            tasks.push(task::spawn("probe", watch(subject.clone(), role, probe)));
-        }
-    }
-    tasks
+    let probes = match (&c.startup_probe, started) {
+        (Some(probe), false) => vec![(Role::Startup, Some(probe))],
+        _ => vec![(Role::Liveness, c.liveness_probe.as_ref()), (Role::Readiness, c.readiness_probe.as_ref())],
+    };
+    let run = |(role, probe): (Role, Option<&Probe>)| {
+        let task = task::spawn("probe", watch(subject.clone(), role, probe?.clone()));
+        Some(Running { role, task })
+    };
+    probes.into_iter().filter_map(run).collect()
 }
 
 /// Probes until told to stop; a startup probe ends with its first success.
