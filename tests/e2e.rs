@@ -51,6 +51,9 @@ mod helm;
 mod hostile;
 #[path = "e2e/lab.rs"]
 mod lab;
+/// What pods leave behind.
+#[path = "e2e/leak.rs"]
+mod leak;
 #[path = "e2e/machines.rs"]
 mod machines;
 /// An image pulled from a registry, and everything kubectl does with a Deployment of it.

@@ -110,7 +110,7 @@ fn specification(
     if !env.iter().any(|(k, _)| k == "PATH") {
         env.insert(0, ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()));
     }
-    env.push(("HOSTNAME".into(), super::files::host_name(pod, &node.config.name)));
+    env.push(("HOSTNAME".into(), files::kernel_name(pod, &node.config)?));
     let known = env.iter().cloned().collect();
     let args: Vec<String> = spec::arguments(c, &image.config).iter().map(|a| env::expand(a, &known)).collect();
     if args.is_empty() {

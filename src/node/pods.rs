@@ -1,7 +1,9 @@
 //! The pods of this node: one worker each, woken by the API and by the runtime.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -114,9 +116,13 @@ impl Pods {
             }
             for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
                 let uid = entry.file_name().to_string_lossy().into_owned();
-                if !wanted.contains(&&uid)
-                    && let Err(why) = volumes::remove(&self.node, &uid).await
-                {
+                if wanted.contains(&&uid) {
+                    continue;
+                }
+                if let Err(error) = remove_logs(&self.node.config.log_dir, &uid) {
+                    tracing::warn!(uid, %error, "the logs of an earlier pod were not removed whole");
+                }
+                if let Err(why) = volumes::remove(&self.node, &uid).await {
                     tracing::warn!(uid, why, "the volumes of an earlier pod were not removed whole");
                 }
             }
@@ -260,6 +266,17 @@ impl Pods {
             new
         });
     }
+}
+
+/// Removes the logs of a pod of which only the uid is known.
+fn remove_logs(directory: &Path, uid: &str) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_string_lossy().rsplit_once('_').is_some_and(|(_, of)| of == uid) {
+            crate::base::tree::remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The host ports that a pod asks for, once it has an address and is no part of the host's own network.

@@ -1,4 +1,4 @@
-//! Probes: exec, HTTP, TCP and gRPC-less; one task a probe, which reports only changes.
+//! Probes: exec, HTTP, TCP and gRPC; one task a probe, which reports only changes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use crate::reconcile::EventType;
 
 /// A probe's answer that is kept for messages.
 const ANSWER_BYTES: usize = 2048;
+const USER_AGENT: &str = "kube-probe/1.37";
 
 /// What a probe is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +182,12 @@ async fn once(s: &Subject, probe: &Probe) -> Result<(), String> {
     if let Some(tcp_socket) = &probe.tcp_socket {
         return tcp(&s.container, tcp_socket, s.host).await;
     }
-    Err("probes of this type are not supported yet; supported: exec, httpGet, tcpSocket".into())
+    if let Some(grpc) = &probe.grpc {
+        let port = u16::try_from(grpc.port).map_err(|_| format!("invalid port number: {}", grpc.port))?;
+        let address = SocketAddr::new(s.host.ok_or("the pod has no address yet")?, port);
+        return crate::wire::grpc::check_health(address, grpc.service.as_deref().unwrap_or(""), USER_AGENT).await;
+    }
+    Err("missing probe handler".into())
 }
 
 /// Runs a command in the container; its output, or what it said when it failed.
@@ -219,8 +225,7 @@ pub async fn http(
         Some(host) => format!("{host}:{port}"),
         None => SocketAddr::new(host.ok_or("the pod has no address yet")?, port).to_string(),
     };
-    let mut head =
-        format!("GET {path} HTTP/1.1\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nConnection: close\r\n");
+    let mut head = format!("GET {path} HTTP/1.1\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n");
     let given = get.http_headers.iter().flatten();
     if !given.clone().any(|h| h.name.eq_ignore_ascii_case("host")) {
         head.push_str(&format!("Host: {target}\r\n"));

@@ -23,6 +23,7 @@ use super::machine::{self, Effect, Ended, Event, Now, Part, PodState, Role, Stag
 use super::{Node, admit, files, probes, pull, spec, status, volumes};
 use crate::api::delete::DeleteOptions;
 use crate::base::clock::between;
+use crate::base::file::make_private_dir;
 use crate::base::object::Object;
 use crate::base::task;
 use crate::containers::{ContainerState, Sandbox, SandboxSpec, Users};
@@ -835,6 +836,9 @@ async fn prepare(
         true => Some(own_users(node, &uid, adopted).await.map_err(sandbox_error)?),
         false => None,
     };
+    let hostname = files::kernel_name(pod, &node.config).map_err(sandbox_error)?;
+    // Where a later process finds that there is something of the pod, whatever else is gone.
+    make_private_dir(&node.pod_dir(&uid)).map_err(|e| sandbox_error(e.to_string()))?;
     let host_network = pod_spec.host_network == Some(true);
     let (netns, addresses) = if host_network {
         (None, node.config.addresses.clone())
@@ -860,7 +864,7 @@ async fn prepare(
                 pod_name: name.clone(),
                 pod_uid: uid.clone(),
                 attempt,
-                hostname: files::host_name(pod, &node.config.name),
+                hostname,
                 netns,
                 host_ipc: pod_spec.host_ipc == Some(true),
                 host_pid: pod_spec.host_pid == Some(true),
@@ -945,13 +949,14 @@ pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) -> R
         errors.push(format!("user namespace: {}", launch::full(&error)));
     }
     if everything {
-        if let Err(why) = volumes::remove(node, uid).await {
-            errors.push(format!("volumes: {why}"));
-        }
         let (namespace, name) =
             (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
         if let Err(error) = crate::base::tree::remove(&node.pod_log_dir(namespace, name, uid)) {
             errors.push(format!("logs: {error}"));
+        }
+        // At last: by its directories a later process finds what is left of the pod.
+        if let Err(why) = volumes::remove(node, uid).await {
+            errors.push(format!("volumes: {why}"));
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
