@@ -9,6 +9,8 @@ mod airgap;
 /// An agent that begins while the server is away.
 #[path = "e2e/away.rs"]
 mod away;
+#[path = "e2e/busybox.rs"]
+mod busybox;
 /// Cables that are slow and lose frames.
 #[path = "e2e/cable.rs"]
 mod cable;
@@ -59,6 +61,9 @@ mod machines;
 /// An image pulled from a registry, and everything kubectl does with a Deployment of it.
 #[path = "e2e/nginx.rs"]
 mod nginx;
+/// What becomes of pods on either node: lost sandboxes, ends, volumes, resources.
+#[path = "e2e/pods.rs"]
+mod pods;
 /// Nodes, pods and Services through the API.
 #[path = "e2e/proxy.rs"]
 mod proxy;

@@ -134,6 +134,12 @@ impl ShimRuntime {
         found.ok_or_else(|| Error::NoContainer(container.to_owned()))
     }
 
+    fn parent_cgroup(&self, sandbox: &str) -> Result<String> {
+        let sandboxes = self.sandboxes();
+        let known = sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+        Ok(known.saved.spec.cgroup_parent.clone())
+    }
+
     fn directory(&self, sandbox: &str) -> PathBuf {
         self.inner.config.sandbox_dir(sandbox)
     }
@@ -544,18 +550,17 @@ impl Runtime for ShimRuntime {
         self.inner.tree.set(&container_cgroup(&sandbox, container), resources)
     }
 
+    async fn update_sandbox(&self, sandbox: &str, resources: &Resources) -> Result<()> {
+        self.inner.tree.set(&self.parent_cgroup(sandbox)?, resources)
+    }
+
     async fn stats(&self, container: &str) -> Result<Stats> {
         let (sandbox, _) = self.locate(container)?;
         Ok(self.inner.tree.stats(&container_cgroup(&sandbox, container)))
     }
 
     async fn sandbox_stats(&self, sandbox: &str) -> Result<Stats> {
-        let parent = {
-            let sandboxes = self.sandboxes();
-            let known = sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
-            known.saved.spec.cgroup_parent.clone()
-        };
-        Ok(self.inner.tree.stats(&parent))
+        Ok(self.inner.tree.stats(&self.parent_cgroup(sandbox)?))
     }
 
     async fn machine_stats(&self) -> Stats {

@@ -140,6 +140,8 @@ pub struct Container {
     pub ready: bool,
     /// The startup probe has passed (or there is none and it runs).
     pub started: bool,
+    /// It is stopped to begin anew.
+    wanted_again: bool,
     crash_wait: Option<Duration>,
     pull_wait: Option<Duration>,
 }
@@ -235,6 +237,11 @@ pub enum Event {
     },
     /// A liveness or startup probe has failed too often.
     Unhealthy {
+        container: String,
+        grace: Duration,
+    },
+    /// The container wants to begin anew, whatever the pod's policy says.
+    Restart {
         container: String,
         grace: Duration,
     },
@@ -480,6 +487,14 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
             }
         }
         Event::Unhealthy { container, grace } => stop(&mut state, &container, grace, &mut effects),
+        Event::Restart { container, grace } => {
+            if state.stage == Stage::Up
+                && let Some(c) = find(&mut state, &container).filter(|c| matches!(c.now, Now::Running { .. }))
+            {
+                c.wanted_again = true;
+                stop(&mut state, &container, grace, &mut effects);
+            }
+        }
         Event::SandboxGone => sandbox_gone(&mut state, now, &mut effects),
         Event::Delete { deadline } => delete(&mut state, deadline),
         Event::TornDown => torn_down(&mut state),
@@ -619,7 +634,11 @@ fn exited(state: &mut PodState, name: &str, ended: Ended, effects: &mut Vec<Effe
         (Role::Init, Restart::Always) | (_, Restart::OnFailure) => ended.code != 0,
         (_, Restart::Never) => false,
     };
-    c.now = if up && again { crashed(c, ended) } else { Now::Ended(ended) };
+    c.now = match (up, std::mem::take(&mut c.wanted_again)) {
+        (true, true) => Now::Crashed { until: ended.finished_at, ended },
+        (true, false) if again => crashed(c, ended),
+        _ => Now::Ended(ended),
+    };
 }
 
 /// It ended and begins again: the first time at once, from the second on after a growing wait.

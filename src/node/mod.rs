@@ -18,6 +18,7 @@ pub mod pods;
 pub mod probe_results;
 pub mod probes;
 pub mod pull;
+pub mod resize;
 pub mod spec;
 pub mod status;
 pub mod tunnel;

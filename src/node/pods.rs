@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::worker::{self, Handle, Message, UID_LABEL};
-use super::{Node, volumes};
+use super::{Node, status, volumes};
 use crate::base::object::Object;
 use crate::containers::{Event, Sandbox};
 use crate::kinds::core::{configmap, pod, secret};
@@ -50,7 +50,7 @@ pub async fn run(node: Arc<Node>, ready: watch::Sender<bool>) {
     loop {
         tokio::select! {
             biased;
-            Some(uid) = ended.recv() => pods.ended(&uid),
+            Some(uid) = ended.recv() => pods.ended(&uid).await,
             exit = exits.recv() => pods.exit(exit).await,
             changed = changes.next() => match changed {
                 Some(changed) => for c in changed { pods.changed(c).await },
@@ -163,8 +163,12 @@ impl Pods {
             Some(running) => {
                 let message = if change.deleted { Message::Vanished } else { Message::Pod(change.object.clone()) };
                 let moved = host_ports(&running.object) != host_ports(&change.object);
+                let less = takes_less(&running.object, &change.object);
                 running.object = change.object;
                 let _ = running.handle.send(message).await;
+                if less {
+                    self.tell_all_of_room().await;
+                }
                 if moved {
                     self.publish_ports();
                 }
@@ -197,9 +201,17 @@ impl Pods {
         }
     }
 
-    fn ended(&mut self, uid: &str) {
+    async fn ended(&mut self, uid: &str) {
         self.workers.remove(uid);
         self.publish_ports();
+        self.tell_all_of_room().await;
+    }
+
+    /// Pods that wanted more than there was look again.
+    async fn tell_all_of_room(&self) {
+        for running in self.workers.values().filter(|r| wants_room(&r.object)) {
+            let _ = running.handle.send(Message::Room).await;
+        }
     }
 
     async fn exit(&mut self, event: Result<Event, broadcast::error::RecvError>) {
@@ -266,6 +278,21 @@ impl Pods {
             new
         });
     }
+}
+
+/// Whether the pod leaves room to others that it took before: it has ended, or has got less.
+fn takes_less(old: &Object, new: &Object) -> bool {
+    let (Ok(old), Ok(new)) = (old.typed::<Pod>(), new.typed::<Pod>()) else { return false };
+    let over = |p: &Pod| matches!(p.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+    let granted = |p: &Pod| -> Vec<_> { status::reported(p).map(|s| s.allocated_resources.clone()).collect() };
+    over(&old) != over(&new) || granted(&old) != granted(&new)
+}
+
+/// Whether the pod wants more than there was.
+fn wants_room(object: &Object) -> bool {
+    let Ok(pod) = object.typed::<Pod>() else { return false };
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "PodResizePending")
 }
 
 /// Removes the logs of a pod of which only the uid is known.

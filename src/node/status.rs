@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Map, Value, json};
 
 use super::machine::{Container, Ended, Now, Phase, PodState, Restart, Role, Stage};
+use super::resize::Shares;
 use super::spec;
 use crate::base::clock::seconds_text;
 
@@ -21,7 +22,27 @@ pub struct Seen {
     pub sandbox: bool,
     pub start_time: Option<Timestamp>,
     pub deleting: bool,
+    pub resources: Resources,
 }
+
+/// What the containers of a pod have, and what is under way.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    pub granted: Shares,
+    pub has: Shares,
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition that is there only while it is true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub kind: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Conditions of this kind.
+const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// What the API knows of all containers of a pod, init and ephemeral ones included.
 pub fn reported(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
@@ -73,7 +94,7 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
     let entries = |want: fn(Role) -> bool| -> Vec<Value> {
         let all = state.containers.iter().zip(&state.plan.containers);
         all.filter(|(_, p)| want(p.role) && state.refused.is_none())
-            .map(|(c, p)| entry(pod, state, c, p.role))
+            .map(|(c, p)| entry(pod, state, c, p.role, &seen.resources))
             .collect()
     };
     let init = entries(|r| matches!(r, Role::Init | Role::Sidecar));
@@ -136,13 +157,15 @@ fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &
     } else {
         ready.clone()
     };
-    let mine: Vec<(&str, (bool, &str, String))> = vec![
+    let mut mine: Vec<(&str, (bool, &str, String))> = vec![
         ("PodReadyToStartContainers", (seen.sandbox, "", String::new())),
         ("Initialized", initialized),
         ("Ready", pod_ready),
         ("ContainersReady", ready),
         ("PodScheduled", (true, "", String::new())),
     ];
+    let passing = seen.resources.conditions.iter().map(|c| (c.kind, (true, c.reason, c.message.clone())));
+    mine.extend(passing);
     let old = current.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut out: Vec<Value> = Vec::new();
     for (kind, (value, reason, message)) in mine {
@@ -164,7 +187,8 @@ fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &
         out.push(condition);
     }
     let known: Vec<Value> = out.iter().map(|c| c["type"].clone()).collect();
-    out.extend(old.into_iter().filter(|c| !known.contains(&c["type"])));
+    let passed = |c: &Value| c["type"].as_str().is_some_and(|kind| PASSING.contains(&kind));
+    out.extend(old.into_iter().filter(|c| !known.contains(&c["type"]) && !passed(c)));
     out.into()
 }
 
@@ -173,7 +197,7 @@ fn is_true(current: &Value, kind: &str) -> bool {
     all.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == "True")
 }
 
-fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role) -> Value {
+fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role, resources: &Resources) -> Value {
     let image = spec::container(pod, &c.name).and_then(|s| s.image.clone()).unwrap_or_default();
     let mut out = json!({
         "name": c.name, "image": image, "imageID": c.image_id, "restartCount": c.restarts,
@@ -186,6 +210,12 @@ fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role) -> Value {
         "state": now_state(state, c, role, &image),
         "lastState": last_state(c),
     });
+    if let (Some(granted), Some(has)) = (resources.granted.get(&c.name), resources.has.get(&c.name)) {
+        out["resources"] = json!(has);
+        if let Some(requests) = granted.requests.as_ref().filter(|r| !r.is_empty()) {
+            out["allocatedResources"] = json!(requests);
+        }
+    }
     let id = match &c.now {
         Now::Running { id, .. } => Some(id),
         Now::Ended(e) | Now::Crashed { ended: e, .. } => Some(&e.id),

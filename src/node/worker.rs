@@ -5,6 +5,9 @@
 //! answered, also when its task panics ([`Worker::work`]); and what it does not know of (hooks, volumes that are brought up to
 //! date, the stop of a container that has ended) is ended and waited for before what it works on is removed.
 
+mod adopt;
+mod resizing;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -26,7 +29,7 @@ use crate::base::clock::between;
 use crate::base::file::make_private_dir;
 use crate::base::object::Object;
 use crate::base::task;
-use crate::containers::{ContainerState, Sandbox, SandboxSpec, Users};
+use crate::containers::{ContainerState, ContainerStatus, Sandbox, SandboxSpec, Users};
 use crate::kinds::Subresource;
 use crate::kinds::core::pod;
 use crate::net::PodAttachment;
@@ -62,6 +65,10 @@ pub enum Message {
     Images,
     /// The last report has reached the API (or not).
     Reported(bool),
+    /// Another pod of the node has gone, or takes less.
+    Room,
+    /// What was done of a change of resources.
+    Resized(resizing::Done),
     /// The volumes were brought up to date, or one was not.
     Refreshed { stale: bool },
 }
@@ -82,6 +89,7 @@ struct Worker {
     gone: Option<String>,
     addresses: Vec<IpAddr>,
     start_time: Option<Timestamp>,
+    resources: resizing::Resizing,
     probes: HashMap<String, Vec<probes::Running>>,
     /// Containers that are being stopped.
     stops: HashMap<String, JoinHandle<Option<()>>>,
@@ -109,6 +117,7 @@ pub fn spawn(node: Arc<Node>, object: Arc<Object>, left: Vec<Sandbox>, done: mps
     let (tell, queue) = mpsc::channel(QUEUE);
     let uid = object.meta.uid.to_string();
     let mut worker = Worker {
+        resources: resizing::Resizing::of(&pod),
         state: PodState::new(spec::plan(&pod)),
         uid: uid.clone(),
         start_time: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0),
@@ -149,6 +158,7 @@ impl Worker {
         self.limit();
         // What is to go already is not begun.
         self.check_deletion();
+        self.look_at_resources();
         if self.state.stage == Stage::Preparing && self.is_over() {
             // It ended before this process began, and nothing of it is left: what the API says of it stays.
             self.state.stage = Stage::Finished;
@@ -180,6 +190,8 @@ impl Worker {
                 self.begin_finish(false);
             }
         }
+        // Nobody is kept waiting by what is told to it while the API is away.
+        drop(queue);
         self.end().await;
     }
 
@@ -201,112 +213,6 @@ impl Worker {
         matches!(phase, Some("Succeeded" | "Failed"))
     }
 
-    /// What the API knows of containers that this process has not seen; true if any of them has ever run.
-    fn remember(&mut self) -> bool {
-        let (pod, now) = (self.pod.clone(), self.node.clock.now());
-        let mut begun = false;
-        for s in status::reported(&pod).cloned() {
-            let Some(c) = self.state.containers.iter_mut().find(|c| c.name == s.name) else { continue };
-            c.restarts = s.restart_count.max(0) as u32;
-            c.image_id = s.image_id;
-            c.last = s.last_state.and_then(|l| l.terminated).map(|t| remembered(&t, now));
-            let id = s.container_id.unwrap_or_default().trim_start_matches("amphipod://").to_owned();
-            let state = s.state.unwrap_or_default();
-            let crashed = state.waiting.is_some_and(|w| w.reason.as_deref() == Some("CrashLoopBackOff"));
-            begun |= !id.is_empty() || c.last.is_some() || c.restarts > 0;
-            c.now = match (state.running, state.terminated) {
-                (Some(r), _) => Now::Running { id, pid: 0, since: r.started_at.map_or(now, |t| t.0), stopping: false },
-                (None, Some(t)) => Now::Ended(remembered(&t, now)),
-                (None, None) => match c.last.take_if(|_| crashed) {
-                    Some(ended) => Now::Crashed { ended, until: now },
-                    None => Now::Waiting,
-                },
-            };
-        }
-        begun
-    }
-
-    /// Takes over the newest sandbox that lives; the others go. Without one, the pod has lost what it had.
-    async fn take_over(&mut self, mut left: Vec<Sandbox>, begun: bool) {
-        left.sort_by_key(|s| (s.alive, s.spec.attempt));
-        let mut adopted = false;
-        for sandbox in left.into_iter().rev() {
-            adopted = match adopted {
-                false => self.adopt(sandbox).await,
-                true => {
-                    self.discard(&sandbox).await;
-                    true
-                }
-            };
-        }
-        if begun && !adopted && !self.is_over() {
-            self.state.stage = Stage::Up;
-            self.happened(Event::SandboxGone);
-        }
-    }
-
-    /// Takes over what runs: same containers, same addresses. False if that cannot be.
-    async fn adopt(&mut self, sandbox: Sandbox) -> bool {
-        if !sandbox.alive {
-            self.discard(&sandbox).await;
-            return false;
-        }
-        let attempt = sandbox.spec.attempt;
-        let Some(setting) = self.prepare(attempt, Some(&sandbox)).await.ok() else {
-            self.discard(&sandbox).await;
-            return false;
-        };
-        self.state.sandbox_attempt = attempt;
-        self.state.stage = Stage::Up;
-        self.addresses = setting.addresses.clone();
-        self.setting = Some(setting);
-        let pod = self.pod.clone();
-        let mut running = Vec::new();
-        for part in self.state.plan.containers.clone() {
-            let newest = sandbox.containers.iter().filter(|c| c.name == part.name).max_by_key(|c| c.attempt);
-            let Some(c) = self.state.containers.iter_mut().find(|c| c.name == part.name) else { continue };
-            let Some(found) = newest else {
-                if let Now::Running { id, since, .. } = &c.now {
-                    let now = self.node.clock.now();
-                    let ended = Ended { id: id.clone(), started_at: Some(*since), ..Ended::lost(now) };
-                    self.happened(Event::Exited { container: part.name.clone(), ended });
-                }
-                continue;
-            };
-            let was =
-                status::reported(&pod).find(|s| s.container_id.as_deref() == Some(&format!("amphipod://{}", found.id)));
-            let ended = launch::ended(&self.node, &self.pod, found);
-            c.restarts = found.attempt;
-            match (&found.state, ended) {
-                (ContainerState::Running { started_at }, _) => {
-                    c.now = Now::Running { id: found.id.clone(), pid: found.pid, since: *started_at, stopping: false };
-                    c.started = was.and_then(|s| s.started).unwrap_or(!part.startup_probe);
-                    c.ready = was.map_or(!part.readiness_probe, |s| s.ready);
-                    running.push(part.name.clone());
-                }
-                (_, Some(ended)) => {
-                    // As if it had been seen ending.
-                    c.now = Now::Running { id: found.id.clone(), pid: 0, since: ended.finished_at, stopping: false };
-                    self.happened(Event::Exited { container: part.name.clone(), ended });
-                }
-                (_, None) => {}
-            }
-        }
-        for name in running {
-            self.perform(Effect::StartProbes { container: name });
-        }
-        // The volumes were left as they are.
-        self.refresh();
-        true
-    }
-
-    async fn discard(&mut self, sandbox: &Sandbox) {
-        if let Err(error) = remove_sandbox(&self.node, &sandbox.spec.id).await {
-            tracing::warn!(sandbox = sandbox.spec.id, error, "a lost sandbox was not removed; it is tried again");
-            self.leaving = Some(sandbox.spec.id.clone());
-        }
-    }
-
     async fn take(&mut self, message: Message) {
         match message {
             Message::Pod(object) => {
@@ -315,6 +221,7 @@ impl Worker {
                     let changed = volumes::shows_metadata(&pod) && shown(&self.pod) != shown(&pod);
                     (self.object, self.pod) = (object, pod);
                     self.limit();
+                    self.look_at_resources();
                     self.take_in_ephemeral();
                     if changed {
                         self.refresh();
@@ -331,6 +238,9 @@ impl Worker {
             Message::Happened(event) => {
                 let no_image = matches!(event, Event::PullFailed { .. });
                 self.happened(event);
+                if self.resources.is_begun() {
+                    self.make_so();
+                }
                 if no_image {
                     // It may have come while the failure was on its way.
                     self.look_for_images(false).await;
@@ -348,6 +258,7 @@ impl Worker {
                 if died {
                     self.happened(Event::SandboxGone);
                 }
+                self.look_at_resources();
             }
             Message::SandboxGone { sandbox } => match &self.setting {
                 Some(setting) if setting.sandbox == sandbox => self.happened(Event::SandboxGone),
@@ -355,6 +266,8 @@ impl Worker {
             },
             Message::Exited { container } => self.exited(&container).await,
             Message::Content => self.refresh(),
+            Message::Room => self.room(),
+            Message::Resized(done) => self.resized(done),
             Message::Refreshed { stale } => {
                 self.refreshing = None;
                 if stale {
@@ -431,12 +344,13 @@ impl Worker {
         if self.refresh_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
             self.refresh();
         }
+        self.retry_resize();
         self.happened(Event::Tick);
     }
 
     fn wake_at(&self) -> Option<tokio::time::Instant> {
         let due = self.state.next_at().map(|at| tokio::time::Instant::now() + between(self.node.clock.now(), at));
-        [due, self.refresh_at].into_iter().flatten().min()
+        [due, self.refresh_at, self.resources.retry_at].into_iter().flatten().min()
     }
 
     fn check_deletion(&mut self) {
@@ -446,7 +360,9 @@ impl Worker {
     }
 
     async fn exited(&mut self, id: &str) {
-        let Some(found) = self.node.runtime.container(id).await else { return };
+        let Some(found) = self.node.runtime.container(id).await else {
+            return self.lost_container(id);
+        };
         let Some(ended) = launch::ended(&self.node, &self.pod, &found) else { return };
         let current = self
             .state
@@ -466,12 +382,27 @@ impl Worker {
         self.prune(&found.name, &found.id).await;
     }
 
+    /// The runtime knows nothing of a container: nobody would ever tell of its end.
+    fn lost_container(&mut self, id: &str) {
+        let mut all = self.state.containers.iter();
+        let found = all.find_map(|c| match &c.now {
+            Now::Running { id: now, since, .. } if now == id => Some((c.name.clone(), *since)),
+            _ => None,
+        });
+        if let Some((container, since)) = found {
+            let ended = Ended { id: id.to_owned(), started_at: Some(since), ..Ended::lost(self.node.clock.now()) };
+            self.happened(Event::Exited { container, ended });
+        }
+    }
+
     /// Keeps the newest ended run of a container (for `logs --previous`), and removes older ones.
     async fn prune(&self, name: &str, newest: &str) {
         let Some(setting) = &self.setting else { return };
         let all = self.node.runtime.list().await;
         let Some(sandbox) = all.into_iter().find(|s| s.spec.id == setting.sandbox) else { return };
-        for c in sandbox.containers.iter().filter(|c| c.name == name && c.id != newest && !c.is_running()) {
+        // One that is neither running nor ended is just being started.
+        let ended = |c: &&ContainerStatus| matches!(c.state, ContainerState::Exited { .. });
+        for c in sandbox.containers.iter().filter(ended).filter(|c| c.name == name && c.id != newest) {
             let _ = self.node.runtime.remove_container(&c.id).await;
             let _ = self.node.images.release_rootfs(&c.id).await;
         }
@@ -551,7 +482,8 @@ impl Worker {
 
     fn begin_prepare(&mut self) {
         self.refresh_at = volumes::has_token(&self.pod).then(|| tokio::time::Instant::now() + REFRESH);
-        let (node, object, pod) = (self.node.clone(), self.object.clone(), self.pod.clone());
+        let (node, object, pod) = (self.node.clone(), self.object.clone(), self.granted_pod());
+        self.resources.sandbox_begins(&self.pod);
         let (attempt, refresh) = (self.state.sandbox_attempt, self.end_refresh());
         if let Some(old) = self.setting.take() {
             self.leaving = Some(old.sandbox);
@@ -580,7 +512,7 @@ impl Worker {
     }
 
     async fn prepare(&self, attempt: u32, adopted: Option<&Sandbox>) -> Result<Box<Setting>, (&'static str, String)> {
-        prepare(&self.node, &self.pod, attempt, adopted).await
+        prepare(&self.node, &self.granted_pod(), attempt, adopted).await
     }
 
     fn begin_pull(&mut self, name: String) {
@@ -605,7 +537,8 @@ impl Worker {
             reason: "CreateContainerError",
             message: message.to_owned(),
         };
-        let found = self.setting.clone().zip(spec::container(&self.pod, &name).map(Cow::into_owned));
+        self.resources.begins(&name);
+        let found = self.setting.clone().zip(spec::container(&self.granted_pod(), &name).map(Cow::into_owned));
         let Some((setting, c)) = found else {
             // It is never asked for without either; if it were, the pod would wait for ever.
             return self.work(
@@ -665,9 +598,12 @@ impl Worker {
             self.say(&name, EventType::Normal, "Killing", &format!("Stopping container {name}"));
         }
         let (node, pod, addresses) = (self.node.clone(), self.pod.clone(), self.addresses.clone());
+        let tell = self.tell.clone();
         let Some(c) = spec::container(&self.pod, &name).map(Cow::into_owned) else { return };
         let stop = task::spawn("container stop", async move {
             launch::stop(&node, &pod, &c, &id, &addresses, grace).await;
+            // The runtime tells of its end by itself, unless it does not know it.
+            let _ = tell.send(Message::Exited { container: id }).await;
         });
         // Whoever is hurried is not waited for twice.
         if let Some(slower) = self.stops.insert(name, stop) {
@@ -729,6 +665,7 @@ impl Worker {
             sandbox: self.setting.is_some() && !self.finish_when_told,
             start_time: self.start_time,
             deleting: self.object.meta.deleted.is_some(),
+            resources: self.resources.seen(&self.state),
         }
     }
 
@@ -894,19 +831,6 @@ async fn own_users(node: &Node, uid: &str, adopted: Option<&Sandbox>) -> Result<
         return Err(format!("user namespaces are not supported by this node (hostUsers: false): {why}"));
     }
     node.runtime.make_users(uid).await.map_err(|error| launch::full(&error))
-}
-
-/// How a run ended that the API knows of.
-fn remembered(t: &ContainerStateTerminated, now: Timestamp) -> Ended {
-    Ended {
-        id: t.container_id.as_deref().unwrap_or_default().trim_start_matches("amphipod://").to_owned(),
-        code: t.exit_code,
-        signal: t.signal,
-        reason: t.reason.clone().unwrap_or_else(|| Ended::reason(t.exit_code, false).to_owned()),
-        started_at: t.started_at.as_ref().map(|x| x.0),
-        finished_at: t.finished_at.as_ref().map_or(now, |x| x.0),
-        message: t.message.clone().unwrap_or_default(),
-    }
 }
 
 /// What a hook answers, unless the pod is to end before that.

@@ -74,8 +74,9 @@ async fn churn(to: Target, id: u64, nodes: Vec<String>, left: Arc<AtomicUsize>) 
         let body = pod(&name, &nodes[random.below(nodes.len() as u64) as usize], random.below(6));
         match send(&mut client, Method::POST, PODS, Some(&body)).await {
             Some((201, made)) => uids.push(made["metadata"]["uid"].as_str().unwrap().to_owned()),
-            // It went away, or is about to.
+            // It went away, or is about to: this one does not count.
             None | Some((503, _)) => {
+                left.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 client = Client::new(to.clone());
                 continue;
@@ -108,7 +109,9 @@ fn everything(machine: &Machine) -> BTreeSet<String> {
     let points = mounts.lines().filter_map(|l| l.split(' ').nth(4));
     all.extend(points.filter(|p| p.starts_with(own)).map(|p| format!("mount {p}")));
     for part in ["run", "data/pods", "data/containers", "data/network"] {
-        walk(&machine.path(part), &mut |path| drop(all.insert(format!("file {}", path.display()))));
+        walk(&machine.path(part), &mut |path| {
+            all.insert(format!("file {}", path.display()));
+        });
     }
     let digest = <sha2::Sha256 as sha2::Digest>::digest(
         fs::canonicalize(machine.path("run")).unwrap().as_os_str().as_encoded_bytes(),
@@ -159,8 +162,11 @@ fn no_pods(machines: &Machines) -> bool {
 fn wait(what: &str, machines: &Machines, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        let log = || machines.all.iter().map(Machine::log).collect::<Vec<_>>().join("\n==\n");
-        assert!(began.elapsed() < PATIENCE, "never: {what}\n{}", log());
+        if began.elapsed() > PATIENCE {
+            let pods = machines.command(0, "kubectl").args(["get", "pods", "-A", "-o", "yaml"]).output().unwrap();
+            let logs: Vec<_> = machines.all.iter().map(Machine::log).collect();
+            panic!("never: {what}\n{}\n{}", String::from_utf8_lossy(&pods.stdout), logs.join("\n==\n"));
+        }
         std::thread::sleep(Duration::from_millis(200));
     }
 }
@@ -227,7 +233,13 @@ fn pods_that_come_and_go_while_nodes_are_killed_leave_nothing() {
     }
     println!("{} pods on two nodes, {killed} times kill -9: {} things left", uids.len(), rest.len());
     let logs: Vec<_> = machines.all.iter().map(Machine::log).collect();
-    assert!(rest.is_empty(), "left: {rest:#?}\n{}", logs.join("\n==\n"));
+    let known = |node: &String| {
+        let path = format!("/api/v1/nodes/{node}/proxy/pods");
+        let said = machines.command(0, "kubectl").args(["get", "--raw", &path]).output().unwrap();
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    let known: Vec<String> = nodes.iter().map(known).collect();
+    assert!(rest.is_empty(), "left: {rest:#?}\nknown: {known:#?}\n{}", logs.join("\n==\n"));
     assert!(uids.len() as u64 > pods / 2, "{}", uids.len());
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::How::{Dropped, Honoured, Partly, Refused, Warned};
 use super::{How, Row};
-use crate::base::json::{int, list, text};
+use crate::base::json::{int, text};
 
 /// The test that runs a pod with most fields and looks at what became of each.
 const FIELDS: &str = "a_pod_is_what_its_fields_say";
@@ -17,10 +17,6 @@ const fn row(kind: &'static str, field: &'static str, how: How) -> Row {
 
 fn preempts(spec: &Value, _: &str) -> bool {
     text(spec, "preemptionPolicy") == "PreemptLowerPriority" && int(spec, "priority").is_some_and(|p| p > 0)
-}
-
-fn restarts_to_resize(container: &Value, _: &str) -> bool {
-    list(container, "resizePolicy").iter().any(|policy| text(policy, "restartPolicy") == "RestartContainer")
 }
 
 fn own_restarts(container: &Value, path: &str) -> bool {
@@ -43,7 +39,7 @@ fn on_disk(source: &Value, _: &str) -> bool {
 /// One row a line, so that a change of one is a change of one.
 #[rustfmt::skip]
 pub(super) const TABLE: &[Row] = &[
-    row("PodSpec", "activeDeadlineSeconds", Warned(NOT_HONOURED)),
+    row("PodSpec", "activeDeadlineSeconds", Honoured("a_pod_that_is_active_for_too_long_fails_and_keeps_what_its_containers_did")),
     row("PodSpec", "affinity", Honoured("affinity_and_tolerations_choose_nodes")),
     row("PodSpec", "automountServiceAccountToken", Honoured(FIELDS)),
     row("PodSpec", "containers", Honoured(FIELDS)),
@@ -79,7 +75,7 @@ pub(super) const TABLE: &[Row] = &[
     row("PodSpec", "securityContext", Honoured(FIELDS)),
     row("PodSpec", "serviceAccount", Honoured(FIELDS)),
     row("PodSpec", "serviceAccountName", Honoured(FIELDS)),
-    row("PodSpec", "setHostnameAsFQDN", Warned(NOT_HONOURED)),
+    row("PodSpec", "setHostnameAsFQDN", Honoured("the_kernel_knows_the_whole_name_where_the_pod_wants_that_and_it_fits")),
     row("PodSpec", "shareProcessNamespace", Honoured("process_1_of_a_shared_namespace_has_nothing")),
     row("PodSpec", "subdomain", Honoured(FIELDS)),
     row("PodSpec", "terminationGracePeriodSeconds", Honoured(FIELDS)),
@@ -126,7 +122,7 @@ pub(super) const TABLE: &[Row] = &[
     row("Container", "name", Honoured(FIELDS)),
     row("Container", "ports", Honoured(FIELDS)),
     row("Container", "readinessProbe", Honoured(FIELDS)),
-    row("Container", "resizePolicy", Partly { shown_by: FIELDS, unless: restarts_to_resize, warning: "resources are not changed in place by this version", example: r#"{"resizePolicy":[{"resourceName":"cpu","restartPolicy":"RestartContainer"}]}"# }),
+    row("Container", "resizePolicy", Honoured("a_container_restarts_only_for_what_it_wants_to_restart_for")),
     row("Container", "resources", Honoured("requests_and_limits_become_shares_and_quotas")),
     row("Container", "restartPolicy", Partly { shown_by: "init_containers_run_one_by_one_and_then_the_rest_together", unless: own_restarts, warning: "only Always of init containers is honoured by this version", example: r#"{"restartPolicy":"Never"}"# }),
     row("Container", "restartPolicyRules", Warned(NOT_HONOURED)),
@@ -202,7 +198,7 @@ pub(super) const TABLE: &[Row] = &[
     row("SecretEnvSource", "optional", Honoured(FIELDS)),
     row("Probe", "exec", Honoured(FIELDS)),
     row("Probe", "failureThreshold", Honoured(FIELDS)),
-    row("Probe", "grpc", Warned("probes of this type always fail in this version")),
+    row("Probe", "grpc", Honoured("a_service_is_asked_for_its_health_and_the_answer_is_said_as_the_kubelet_says_it")),
     row("Probe", "httpGet", Honoured(FIELDS)),
     row("Probe", "initialDelaySeconds", Honoured(FIELDS)),
     row("Probe", "periodSeconds", Honoured(FIELDS)),
