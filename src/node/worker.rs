@@ -156,9 +156,6 @@ impl Worker {
     async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         self.start_time.get_or_insert_with(|| self.node.clock.now());
         self.limit();
-        // What is to go already is not begun.
-        self.check_deletion();
-        self.look_at_resources();
         if self.state.stage == Stage::Preparing && self.is_over() {
             // It ended before this process began, and nothing of it is left: what the API says of it stays.
             self.state.stage = Stage::Finished;
@@ -166,9 +163,11 @@ impl Worker {
             if let Err(why) = tear_down(&self.node, &self.pod, &self.uid, false).await {
                 tracing::warn!(uid = self.uid, why, "what is left of an ended pod was not removed whole");
             }
-        } else {
-            self.refuse_or_begin();
         }
+        // What is to go already is not begun.
+        self.check_deletion();
+        self.look_at_resources();
+        self.refuse_or_begin();
         self.report();
         // A report that is out would come after the last one.
         while self.state.stage != Stage::Gone || self.reporting {
@@ -687,8 +686,9 @@ impl Worker {
         self.reporting = true;
         self.reported = Some(status.clone());
         let (node, object, tell) = (self.node.clone(), self.object.clone(), self.tell.clone());
+        let sent = task::spawn("pod status", async move { send(&node, &object, status).await });
         task::spawn("pod status", async move {
-            let well = send(&node, &object, status).await;
+            let well = sent.await.ok().flatten() == Some(true);
             if !well {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }

@@ -298,14 +298,15 @@ fn volumes_follow_what_they_show_whatever_is_mounted_in_them() {
     }
 }
 
-/// CPU quota, CPU shares and memory limit of a container, from whatever control groups this machine has.
-fn limits(pod: &Value, machines: &Machines) -> (String, String) {
+/// CPU quota and memory limit of a container, or of the pod around it, from whatever control groups this machine has.
+fn limits(pod: &Value, machines: &Machines, around: bool) -> (String, String) {
     let pid = machines.processes(pod)[0].pid;
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = |controller: &str| {
         let line = groups.lines().find(|l| l.split(':').nth(1).is_some_and(|c| c.split(',').any(|c| c == controller)));
         let line = line.or_else(|| groups.lines().find(|l| l.starts_with("0::"))).unwrap();
-        line.rsplit(':').next().unwrap().to_owned()
+        let own = line.rsplit(':').next().unwrap();
+        if around { own.rsplit_once('/').unwrap().0.to_owned() } else { own.to_owned() }
     };
     let read = |controller: &str, old: &str, new: &str| {
         let first = std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}{}/{old}", path(controller)));
@@ -339,7 +340,7 @@ fn resources_change_while_a_pod_runs() {
         let status = &before["status"]["containerStatuses"][0];
         assert_eq!(status["resources"], share("100m", "64Mi"));
         assert_eq!(status["allocatedResources"], share("100m", "64Mi")["requests"]);
-        assert_eq!(limits(&before, &machines), ("10000".into(), (64 << 20).to_string()));
+        assert_eq!(limits(&before, &machines, false), ("10000".into(), (64 << 20).to_string()));
         for (cpu, memory, quota, mebibytes) in [("200m", "128Mi", "20000", 128), ("50m", "48Mi", "5000", 48)] {
             resize("size", n, "c", share(cpu, memory));
             machines.until("it has it", || {
@@ -347,26 +348,30 @@ fn resources_change_while_a_pod_runs() {
             });
             let now = get(&machines, "size", n);
             assert_eq!(now["status"]["containerStatuses"][0]["allocatedResources"], share(cpu, memory)["requests"]);
-            assert_eq!(limits(&now, &machines), (quota.into(), (mebibytes << 20).to_string()));
+            assert_eq!(limits(&now, &machines, false), (quota.into(), (mebibytes << 20).to_string()));
             let same = ["containerID", "restartCount"]
                 .map(|k| now["status"]["containerStatuses"][0][k] == before["status"]["containerStatuses"][0][k]);
             assert_eq!(same, [true, true], "it was not restarted");
             assert!(condition(&now, "PodResizeInProgress").is_none() && condition(&now, "PodResizePending").is_none());
         }
-        // Memory is what it wants to begin anew for; less of it, too.
-        for (memory, restarts) in [("96Mi", 1), ("80Mi", 2)] {
-            resize("again", n, "c", share("100m", memory));
+        // Memory is what it wants to begin anew for; less of it, too, and of the rest with it.
+        for (cpu, memory, restarts) in [("100m", "96Mi", 1), ("50m", "80Mi", 2)] {
+            resize("again", n, "c", share(cpu, memory));
             machines.until("it has begun anew with it", || {
                 let status = get(&machines, "again", n)["status"]["containerStatuses"][0].clone();
                 status["restartCount"] == restarts
-                    && status["resources"] == share("100m", memory)
+                    && status["resources"] == share(cpu, memory)
                     && status["state"].get("running").is_some()
             });
             machines.until("nothing is under way", || {
                 condition(&get(&machines, "again", n), "PodResizeInProgress").is_none()
             });
         }
-        assert_eq!(limits(&get(&machines, "again", n), &machines).1, (80u64 << 20).to_string());
+        let less = ("5000".to_owned(), (80u64 << 20).to_string());
+        assert_eq!(limits(&get(&machines, "again", n), &machines, false), less);
+        machines.until("the pod has no more than its container", || {
+            limits(&get(&machines, "again", n), &machines, true) == less
+        });
         // More than there is, and more than there is room for.
         resize("size", n, "c", share("10000", "48Mi"));
         machines.until("it is said that it cannot be", || {
