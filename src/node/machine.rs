@@ -495,7 +495,7 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
                 stop(&mut state, &container, grace, &mut effects);
             }
         }
-        Event::SandboxGone => sandbox_gone(&mut state, now, &mut effects),
+        Event::SandboxGone => sandbox_gone(&mut state, &mut effects),
         Event::Delete { deadline } => delete(&mut state, deadline),
         Event::TornDown => torn_down(&mut state),
         Event::TearDownFailed => {
@@ -576,9 +576,6 @@ fn started(state: &mut PodState, name: &str, running: Now, now: Timestamp, effec
     c.now = running;
     if state.lost {
         // It began in a sandbox that is no more.
-        if !state.is_active() {
-            end_lost(state, now);
-        }
         return;
     }
     c.started = !startup;
@@ -678,13 +675,9 @@ fn stop(state: &mut PodState, name: &str, grace: Duration, effects: &mut Vec<Eff
 }
 
 /// The sandbox is gone, and with it every container that ran in it.
-fn sandbox_gone(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
+fn sandbox_gone(state: &mut PodState, effects: &mut Vec<Effect>) {
     match state.stage {
-        Stage::Up => state.lost = true,
-        Stage::Failing { .. } | Stage::Stopping { .. } => {
-            state.lost = true;
-            end_lost(state, now);
-        }
+        Stage::Up | Stage::Failing { .. } | Stage::Stopping { .. } => state.lost = true,
         // There is none, or nothing runs in it any more.
         Stage::Preparing
         | Stage::Blocked { .. }
@@ -791,9 +784,6 @@ fn advance(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
     if state.is_active() && state.active_until.is_some_and(|until| until <= now) {
         state.overdue = true;
         state.stage = Stage::Failing { deadline: now + state.grace };
-        if state.lost {
-            end_lost(state, now);
-        }
         effects.push(Effect::Overdue);
     }
     if state.stage == Stage::Up && state.lost && !state.any_starting() {
@@ -809,14 +799,16 @@ fn advance(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
         Stage::Up if over(state) => finish(state, effects),
         Stage::Up if !state.lost => advance_containers(state, now, effects),
         Stage::Failing { .. } | Stage::Stopping { .. } => {
+            if state.lost {
+                end_lost(state, now);
+            }
             stop_in_order(state, now, effects);
             if state.any_alive() {
                 return;
             }
-            state.stage = if state.overdue && matches!(state.stage, Stage::Failing { .. }) {
-                Stage::Finishing
-            } else {
-                Stage::TearingDown
+            state.stage = match state.stage {
+                Stage::Failing { .. } => Stage::Finishing,
+                _ => Stage::TearingDown,
             };
             advance(state, now, effects);
         }

@@ -185,7 +185,8 @@ async fn once(s: &Subject, probe: &Probe) -> Result<(), String> {
     if let Some(grpc) = &probe.grpc {
         let port = u16::try_from(grpc.port).map_err(|_| format!("invalid port number: {}", grpc.port))?;
         let address = SocketAddr::new(s.host.ok_or("the pod has no address yet")?, port);
-        return crate::wire::grpc::check_health(address, grpc.service.as_deref().unwrap_or(""), USER_AGENT).await;
+        let (service, tls) = (grpc.service.as_deref().unwrap_or(""), grpc.mode.as_deref() == Some("TLS"));
+        return crate::wire::grpc::check_health(address, tls, service, USER_AGENT).await;
     }
     Err("missing probe handler".into())
 }

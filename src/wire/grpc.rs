@@ -1,15 +1,17 @@
 //! The one question of gRPC that is asked here, by probes: whether a service is healthy (`grpc.health.v1.Health/Check`).
 //!
-//! Without a library for it: one request on HTTP/2 in plain text, a message of one field each way. Invariant: of what is
-//! answered only so much is read as the right answer takes.
+//! Without a library for it: one request on HTTP/2, a message of one field each way. As with the kubelet nobody is asked for
+//! a certificate that means something. Invariant: of what is answered only so much is read as the right answer takes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// Far more than the right answer takes.
@@ -22,13 +24,32 @@ const UNIMPLEMENTED: &str = "12";
 const STATES: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];
 const SERVING: u64 = 1;
 
-/// Asks whether the service at an address is healthy; the error is fit for an event.
-pub async fn check_health(address: SocketAddr, service: &str, user_agent: &str) -> Result<(), String> {
-    let unreachable = |e: &dyn std::fmt::Display| format!("error: failed to connect service \"{address}\": {e}");
-    let stream = TcpStream::connect(address).await.map_err(|e| unreachable(&e))?;
+/// Asks whether the service at an address is healthy, over TLS or in plain text; the error is fit for an event.
+pub async fn check_health(address: SocketAddr, tls: bool, service: &str, user_agent: &str) -> Result<(), String> {
+    let stream = TcpStream::connect(address).await.map_err(|e| unreachable(address, &e))?;
+    if !tls {
+        return check_over(stream, address, service, user_agent).await;
+    }
+    let mut config = (*super::tls::trusting_anyone().map_err(|e| unreachable(address, &e))?).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(address.ip().into(), stream).await.map_err(|e| unreachable(address, &e))?;
+    check_over(stream, address, service, user_agent).await
+}
+
+fn unreachable(address: SocketAddr, why: &dyn std::fmt::Display) -> String {
+    format!("error: failed to connect service \"{address}\": {why}")
+}
+
+async fn check_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    address: SocketAddr,
+    service: &str,
+    user_agent: &str,
+) -> Result<(), String> {
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
-        .map_err(|e| unreachable(&e))?;
+        .map_err(|e| unreachable(address, &e))?;
     // It is dropped with the question, whatever the other side does.
     tokio::select! {
         biased;
@@ -155,7 +176,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     /// A server that knows one service, which is healthy, and one that is not; answers its address.
-    async fn serve() -> SocketAddr {
+    async fn serve(tls: Option<tokio_rustls::TlsAcceptor>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         task::spawn("test server", async move {
@@ -179,7 +200,13 @@ mod tests {
                     Ok::<_, std::convert::Infallible>(Response::new(body))
                 });
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                task::spawn("test connection", connection.serve_connection(TokioIo::new(stream), answer));
+                match &tls {
+                    None => drop(task::spawn("test", connection.serve_connection(TokioIo::new(stream), answer))),
+                    Some(tls) => {
+                        let Ok(stream) = tls.accept(stream).await else { continue };
+                        drop(task::spawn("test", connection.serve_connection(TokioIo::new(stream), answer)));
+                    }
+                }
             }
         });
         address
@@ -187,8 +214,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_is_asked_for_its_health_and_the_answer_is_said_as_the_kubelet_says_it() {
-        let address = serve().await;
-        let ask = |service: &'static str| check_health(address, service, "kube-probe/1.37");
+        let address = serve(None).await;
+        let ask = |service: &'static str| check_health(address, false, service, "kube-probe/1.37");
         assert_eq!(ask("").await, Ok(()));
         assert_eq!(ask("good").await, Ok(()));
         assert_eq!(ask("bad").await.unwrap_err(), "service unhealthy (responded with \"NOT_SERVING\")");
@@ -196,8 +223,20 @@ mod tests {
         assert!(ask("other").await.unwrap_err().starts_with("error: health rpc probe failed: code 5"));
         assert!(ask("odd").await.unwrap_err().contains("malformed"));
         let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let why = check_health(nobody, "", "x").await.unwrap_err();
+        let why = check_health(nobody, false, "", "x").await.unwrap_err();
         assert!(why.starts_with(&format!("error: failed to connect service \"{nobody}\"")), "{why}");
+        // Whoever made the certificate.
+        let key = rcgen::KeyPair::generate().unwrap();
+        let own = rcgen::CertificateParams::new(vec!["anything".into()]).unwrap().self_signed(&key).unwrap();
+        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_no_client_auth().with_single_cert(vec![own.der().clone()], key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let secure = serve(Some(Arc::new(config).into())).await;
+        assert_eq!(check_health(secure, true, "good", "x").await, Ok(()));
+        assert!(check_health(secure, false, "good", "x").await.is_err(), "it speaks TLS only");
     }
 
     #[test]
