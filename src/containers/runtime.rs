@@ -551,6 +551,19 @@ impl Runtime for ShimRuntime {
     }
 
     async fn update_sandbox(&self, sandbox: &str, resources: &Resources) -> Result<()> {
+        let ended: Vec<String> = {
+            let sandboxes = self.sandboxes();
+            let known = sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+            let ended = |c: &&ContainerStatus| matches!(c.state, ContainerState::Exited { .. });
+            known.containers.values().filter(ended).map(|c| container_cgroup(&known.saved.spec, &c.id)).collect()
+        };
+        // Version 1 lets nobody have less than one below has, and the groups of ended containers stay until they are removed.
+        let unlimited = Resources { cpu_quota: Some(-1), ..Resources::default() };
+        for cgroup in ended {
+            if let Err(error) = self.inner.tree.set(&cgroup, &unlimited) {
+                tracing::debug!(cgroup, error = super::error::chain(&error), "an ended container keeps its limit");
+            }
+        }
         self.inner.tree.set(&self.parent_cgroup(sandbox)?, resources)
     }
 

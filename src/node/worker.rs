@@ -143,8 +143,8 @@ pub fn spawn(node: Arc<Node>, object: Arc<Object>, left: Vec<Sandbox>, done: mps
     };
     task::spawn("pod", async move {
         let begun = worker.remember();
-        worker.take_over(left, begun).await;
-        worker.run(queue).await;
+        let lost = !worker.take_over(left).await && begun;
+        worker.run(queue, lost).await;
         let _ = done.send(uid).await;
     });
     Some(tell)
@@ -153,7 +153,8 @@ pub fn spawn(node: Arc<Node>, object: Arc<Object>, left: Vec<Sandbox>, done: mps
 // === impl Worker ===
 
 impl Worker {
-    async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+    /// `lost`: it had begun before this process, and there is no sandbox of it.
+    async fn run(mut self, mut queue: mpsc::Receiver<Message>, lost: bool) {
         self.start_time.get_or_insert_with(|| self.node.clock.now());
         self.limit();
         if self.state.stage == Stage::Preparing && self.is_over() {
@@ -165,9 +166,10 @@ impl Worker {
             }
         }
         // What is to go already is not begun.
+        self.state.lost = lost;
         self.check_deletion();
         self.look_at_resources();
-        self.refuse_or_begin();
+        self.refuse_or_begin(lost);
         self.report();
         // A report that is out would come after the last one.
         while self.state.stage != Stage::Gone || self.reporting {
@@ -195,12 +197,16 @@ impl Worker {
     }
 
     /// What runs already goes on running, whatever the flags say now.
-    fn refuse_or_begin(&mut self) {
+    fn refuse_or_begin(&mut self, lost: bool) {
         let host = admit::Host::look(&self.node.config.unsafe_sysctls);
         match admit::refuse(&self.pod, &host).filter(|_| self.state.stage == Stage::Preparing) {
             Some(admit::Refusal { reason, message }) => {
                 self.node.recorder.event(&pod::KIND, &self.object, EventType::Warning, reason, &message);
                 self.happened(Event::Refused { reason, message });
+            }
+            None if lost && self.state.stage == Stage::Preparing => {
+                self.state.stage = Stage::Up;
+                self.happened(Event::SandboxGone);
             }
             None => self.happened(Event::Begin),
         }
@@ -593,7 +599,7 @@ impl Worker {
             _ => None,
         });
         let Some(id) = id else { return };
-        if matches!(self.state.stage, Stage::Stopping { .. }) {
+        if matches!(self.state.stage, Stage::Stopping { .. } | Stage::Failing { .. }) {
             self.say(&name, EventType::Normal, "Killing", &format!("Stopping container {name}"));
         }
         let (node, pod, addresses) = (self.node.clone(), self.pod.clone(), self.addresses.clone());

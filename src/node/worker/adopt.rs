@@ -36,23 +36,18 @@ impl Worker {
         begun
     }
 
-    /// Takes over the newest sandbox that lives; the others go. Without one, the pod has lost what it had.
-    pub(super) async fn take_over(&mut self, mut left: Vec<Sandbox>, begun: bool) {
+    /// Takes over the newest sandbox that lives; the others go. False if there is none.
+    pub(super) async fn take_over(&mut self, mut left: Vec<Sandbox>) -> bool {
         left.sort_by_key(|s| (s.alive, s.spec.attempt));
         let mut adopted = false;
         for sandbox in left.into_iter().rev() {
-            adopted = match adopted {
-                false => self.adopt(sandbox).await,
-                true => {
-                    self.discard(&sandbox).await;
-                    true
-                }
-            };
+            if adopted {
+                self.discard(&sandbox).await;
+            } else {
+                adopted = self.adopt(sandbox).await;
+            }
         }
-        if begun && !adopted && !self.is_over() {
-            self.state.stage = Stage::Up;
-            self.happened(Event::SandboxGone);
-        }
+        adopted
     }
 
     /// Takes over what runs: same containers, same addresses. False if that cannot be.

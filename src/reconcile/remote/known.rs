@@ -334,11 +334,6 @@ mod tests {
         assert!(shelf.is_filled());
         let revision = |name: &str| shelf.get(&KIND.key("n", name)).map(|o| o.revision);
         assert_eq!([revision("a"), revision("b"), revision("c")], [Some(5), Some(2), None]);
-        let shelf = Shelf::new(KIND);
-        shelf.put(object("a", 5, "told"));
-        shelf.fill();
-        known.recall(&shelf);
-        assert!(shelf.get(&KIND.key("n", "b")).is_none(), "the server has told everything: it is gone");
     }
 
     #[test]

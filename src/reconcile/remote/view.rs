@@ -85,12 +85,8 @@ impl Shelf {
         *self.filled.borrow()
     }
 
-    /// Takes what was known before, as far as nothing better is here, as the first states. Once everything was told, what is
-    /// not here is gone, and nobody would tell so again.
+    /// Takes what was known before, as far as nothing better is here, as the first states.
     pub fn recall(&self, objects: impl Iterator<Item = Arc<Object>>) {
-        if self.is_filled() {
-            return;
-        }
         for object in objects {
             if self.get(&object.key).is_none() {
                 self.put(object);
