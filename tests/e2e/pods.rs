@@ -379,7 +379,7 @@ fn resources_change_while_a_pod_runs() {
         });
         let node = machines.json(&["get", "node", &machines.all[n].name]);
         let cpus: u64 = text(&node, "/status/allocatable/cpu").parse().unwrap();
-        let nearly = format!("{}m", cpus * 1000 - 50);
+        let nearly = format!("{}m", cpus * 1000 - 20);
         resize("size", n, "c", share(&nearly, "48Mi"));
         machines.until("it is put off", || {
             condition(&get(&machines, "size", n), "PodResizePending").is_some_and(|c| c["reason"] == "Deferred")

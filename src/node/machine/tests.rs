@@ -237,6 +237,17 @@ fn readiness_is_asked_for_until_a_container_that_is_being_stopped_has_ended() {
 }
 
 #[test]
+fn a_pod_that_is_deleted_while_its_lost_sandbox_is_waited_for_ends() {
+    let parts = vec![part("a", Role::Main), part("b", Role::Main)];
+    let pulled = Event::Pulled { container: "b".into(), image_id: String::new() };
+    let r = Run::new(Restart::Always, parts).up("a", 0).on(pulled, 1).on(Event::SandboxGone, 2);
+    let r = r.on(Event::Delete { deadline: at(30) }, 3);
+    assert!(!r.1.contains(&Effect::TearDown) && r.0.any_alive(), "b is being started: {:?}", r.0);
+    let r = r.on(Event::StartFailed { container: "b".into(), reason: "e", message: String::new() }, 4);
+    assert_eq!(r.1, [Effect::TearDown], "nobody tells of the end of a");
+}
+
+#[test]
 fn what_could_not_be_removed_is_removed_again() {
     let r = Run::new(Restart::Always, vec![part("a", Role::Main)]).on(Event::Delete { deadline: at(1) }, 1);
     assert_eq!(r.1.last(), Some(&Effect::TearDown));
@@ -429,7 +440,7 @@ fn any_restart() -> impl Strategy<Value = Restart> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
     #[test]
     fn whatever_ends_when_nothing_is_left_of_a_deleted_pod(
         restart in any_restart(),
