@@ -12,6 +12,8 @@ mod archive;
 /// An agent that begins while the server is away.
 #[path = "e2e/away.rs"]
 mod away;
+#[path = "e2e/busybox.rs"]
+mod busybox;
 /// Cables that are slow and lose frames.
 #[path = "e2e/cable.rs"]
 mod cable;
@@ -60,6 +62,9 @@ mod images;
 mod kubelet;
 #[path = "e2e/lab.rs"]
 mod lab;
+/// What pods leave behind.
+#[path = "e2e/leak.rs"]
+mod leak;
 /// 127.0.0.1 and the ports of nodes.
 #[path = "e2e/loopback.rs"]
 mod loopback;
@@ -68,6 +73,9 @@ mod machines;
 /// An image pulled from a registry, and everything kubectl does with a Deployment of it.
 #[path = "e2e/nginx.rs"]
 mod nginx;
+/// What becomes of pods on either node: lost sandboxes, ends, volumes, resources.
+#[path = "e2e/pods.rs"]
+mod pods;
 /// Images that only some may have.
 #[path = "e2e/private.rs"]
 mod private;

@@ -7,10 +7,12 @@
 #[path = "requests/bodies.rs"]
 #[allow(dead_code, reason = "shared with tests/requests")]
 mod bodies;
+/// The same machine as for the end-to-end tests.
+#[path = "e2e/busybox.rs"]
+mod busybox;
 /// Files that a container writes and the host reads.
 #[path = "hostile/files.rs"]
 mod files;
-/// The same machine as for the end-to-end tests.
 #[path = "e2e/lab.rs"]
 #[allow(dead_code, reason = "shared with tests/e2e")]
 mod lab;

@@ -261,6 +261,13 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
+    async fn update_sandbox(&self, sandbox: &str, resources: &Resources) -> Result<()> {
+        let mut state = self.state();
+        let known = state.sandboxes.get_mut(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+        known.spec.resources = resources.clone();
+        Ok(())
+    }
+
     async fn stats(&self, container: &str) -> Result<Stats> {
         let running = self.status(container)?.is_running();
         Ok(Stats { pids: Some(u64::from(running)), ..Stats::default() })

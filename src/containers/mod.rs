@@ -155,6 +155,8 @@ pub trait Runtime: Send + Sync {
     async fn attach(&self, container: &str, stdin: bool) -> Result<Session>;
     /// Changes limits in place; `None` leaves a limit as it is.
     async fn update_resources(&self, container: &str, resources: &Resources) -> Result<()>;
+    /// Changes the limits of a whole sandbox in the same way.
+    async fn update_sandbox(&self, sandbox: &str, resources: &Resources) -> Result<()>;
     /// What a container uses now.
     async fn stats(&self, container: &str) -> Result<Stats>;
     /// What a whole sandbox uses now.

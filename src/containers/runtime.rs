@@ -134,6 +134,12 @@ impl ShimRuntime {
         found.ok_or_else(|| Error::NoContainer(container.to_owned()))
     }
 
+    fn parent_cgroup(&self, sandbox: &str) -> Result<String> {
+        let sandboxes = self.sandboxes();
+        let known = sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+        Ok(known.saved.spec.cgroup_parent.clone())
+    }
+
     fn directory(&self, sandbox: &str) -> PathBuf {
         self.inner.config.sandbox_dir(sandbox)
     }
@@ -548,18 +554,30 @@ impl Runtime for ShimRuntime {
         self.inner.tree.set(&container_cgroup(&sandbox, container), resources)
     }
 
+    async fn update_sandbox(&self, sandbox: &str, resources: &Resources) -> Result<()> {
+        let ended: Vec<String> = {
+            let sandboxes = self.sandboxes();
+            let known = sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+            let ended = |c: &&ContainerStatus| matches!(c.state, ContainerState::Exited { .. });
+            known.containers.values().filter(ended).map(|c| container_cgroup(&known.saved.spec, &c.id)).collect()
+        };
+        // Version 1 lets nobody have less than one below has, and the groups of ended containers stay until they are removed.
+        let unlimited = Resources { cpu_quota: Some(-1), ..Resources::default() };
+        for cgroup in ended {
+            if let Err(error) = self.inner.tree.set(&cgroup, &unlimited) {
+                tracing::debug!(cgroup, error = super::error::chain(&error), "an ended container keeps its limit");
+            }
+        }
+        self.inner.tree.set(&self.parent_cgroup(sandbox)?, resources)
+    }
+
     async fn stats(&self, container: &str) -> Result<Stats> {
         let (sandbox, _) = self.locate(container)?;
         Ok(self.inner.tree.stats(&container_cgroup(&sandbox, container)))
     }
 
     async fn sandbox_stats(&self, sandbox: &str) -> Result<Stats> {
-        let parent = {
-            let sandboxes = self.sandboxes();
-            let known = sandboxes.get(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
-            known.saved.spec.cgroup_parent.clone()
-        };
-        Ok(self.inner.tree.stats(&parent))
+        Ok(self.inner.tree.stats(&self.parent_cgroup(sandbox)?))
     }
 
     async fn machine_stats(&self) -> Stats {

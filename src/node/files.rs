@@ -22,6 +22,8 @@ use crate::base::file::make_private_dir;
 const SEARCH_MAX: usize = 32;
 /// What the files of a pod may take beside what they are when they are made.
 const ROOM_BYTES: u64 = 1 << 20;
+/// The kernel's limit.
+const KERNEL_NAME_BYTES_MAX: usize = 64;
 /// The machine's own files are not longer.
 const HOST_FILE_BYTES_MAX: u64 = 4 << 20;
 /// What is read of a container's last words, from their end.
@@ -52,12 +54,36 @@ pub fn host_name(pod: &Pod, node: &str) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The domain behind [`host_name`], where the pod has one: that of the Service that it names.
+fn domain(pod: &Pod, config: &Config) -> Option<String> {
+    let spec = pod.spec.as_ref().filter(|s| s.host_network != Some(true))?;
+    let sub = spec.subdomain.as_deref().filter(|d| !d.is_empty())?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    Some(format!("{sub}.{namespace}.svc.{}", config.cluster_domain))
+}
+
+/// The name that the kernel gives the pod's processes: with `setHostnameAsFQDN` the one with the domain.
+pub fn kernel_name(pod: &Pod, config: &Config) -> Result<String, String> {
+    let name = host_name(pod, &config.name);
+    let whole = pod.spec.as_ref().and_then(|s| s.set_hostname_as_fqdn) == Some(true);
+    let Some(domain) = domain(pod, config).filter(|_| whole) else { return Ok(name) };
+    let fqdn = format!("{name}.{domain}");
+    if fqdn.len() > KERNEL_NAME_BYTES_MAX {
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long \
+             ({KERNEL_NAME_BYTES_MAX} characters is the max, {} characters requested)",
+            fqdn.len()
+        ));
+    }
+    Ok(fqdn)
+}
+
 /// Writes the files of a pod into `directory`. Where containers use them already, one that cannot be written is left as it is.
 pub fn write(directory: &Path, config: &Config, pod: &Pod, addresses: &[IpAddr], adopted: bool) -> io::Result<Files> {
     let host_resolv = host_file("/etc/resolv.conf");
     let texts = [
         ("hosts", hosts(config, pod, addresses)),
-        ("hostname", format!("{}\n", host_name(pod, &config.name))),
+        ("hostname", format!("{}\n", kernel_name(pod, config).map_err(io::Error::other)?)),
         ("resolv.conf", resolv_conf(config, pod, &host_resolv)),
     ];
     make_private_dir(directory)?;
@@ -134,11 +160,10 @@ fn hosts(config: &Config, pod: &Pod, addresses: &[IpAddr]) -> String {
     };
     if spec.and_then(|s| s.host_network) != Some(true) {
         let name = host_name(pod, &config.name);
-        let domain = spec.and_then(|s| s.subdomain.as_deref()).filter(|d| !d.is_empty());
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let domain = domain(pod, config);
         for address in addresses {
-            let _ = match domain {
-                Some(sub) => writeln!(out, "{address}\t{name}.{sub}.{namespace}.svc.{}\t{name}", config.cluster_domain),
+            let _ = match &domain {
+                Some(domain) => writeln!(out, "{address}\t{name}.{domain}\t{name}"),
                 None => writeln!(out, "{address}\t{name}"),
             };
         }
@@ -279,5 +304,18 @@ mod tests {
         let ip: IpAddr = "10.42.0.9".parse().unwrap();
         let text = hosts(&config(), &pod(json!({"containers": [], "hostname": "h", "subdomain": "s"})), &[ip]);
         assert!(text.contains("10.42.0.9\th.s.n.svc.cluster.local\th\n"), "{text}");
+    }
+
+    #[test]
+    fn the_kernel_knows_the_whole_name_where_the_pod_wants_that_and_it_fits() {
+        let name = |spec| kernel_name(&pod(spec), &config());
+        let named =
+            |whole, sub: &str| json!({"containers": [], "hostname": "h", "subdomain": sub, "setHostnameAsFQDN": whole});
+        let ns = pod(json!({})).metadata.namespace.unwrap();
+        assert_eq!(name(named(true, "s")).unwrap(), format!("h.s.{ns}.svc.cluster.local"));
+        assert_eq!(name(named(false, "s")).unwrap(), "h");
+        assert_eq!(name(named(true, "")).unwrap(), "h", "there is no domain");
+        let why = name(named(true, &"s".repeat(60))).unwrap_err();
+        assert!(why.contains("is too long (64 characters is the max, "), "{why}");
     }
 }

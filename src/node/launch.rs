@@ -234,7 +234,8 @@ pub fn ended(node: &Node, pod: &Pod, status: &ContainerStatus) -> Option<Ended> 
         return None;
     };
     let message = spec::container(pod, &status.name).map(|c| words(node, pod, &c, status, code)).unwrap_or_default();
-    Some(Ended { id: status.id.clone(), code, signal, oom_killed, started_at: Some(started_at), finished_at, message })
+    let reason = Ended::reason(code, oom_killed).to_owned();
+    Some(Ended { id: status.id.clone(), code, signal, reason, started_at: Some(started_at), finished_at, message })
 }
 
 fn words(node: &Node, pod: &Pod, c: &Container, status: &ContainerStatus, code: i32) -> String {

@@ -2,10 +2,16 @@
 //!
 //! [`step`] takes what a pod is, what happened, and the time, and answers what it is now and what must be done. It never
 //! waits, never does IO, and never loses a container: whatever was started is stopped before the pod is torn down.
+//!
+//! Every effect that lasts is in the state until its answer comes: that of the pod as a whole in [`PodState::out`], that of a
+//! container in its [`Now`]. Invariant: one effect of the pod as a whole is out at a time, and none while a container is being
+//! started; so whatever an effect makes is there, and known, when the next one removes it.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+
+use super::loss::{self, Fate};
 
 /// First and longest wait before a crashed container is started again (`MaxContainerBackOff`).
 const CRASH_WAIT_MIN: Duration = Duration::from_secs(10);
@@ -18,6 +24,9 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 /// How long the failure of a pull is shown before the wait for the next one is.
 const FAILURE_SHOWN: Duration = Duration::from_secs(2);
 const SANDBOX_RETRY_MIN: Duration = Duration::from_secs(1);
+/// First and longest wait before what could not be removed is removed again.
+const REMOVAL_RETRY_MIN: Duration = Duration::from_secs(1);
+const REMOVAL_RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// What the machine must know of a pod's spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +42,8 @@ pub struct Part {
     pub role: Role,
     pub startup_probe: bool,
     pub readiness_probe: bool,
+    /// It has a postStart hook, for which the containers after it wait.
+    pub post_start: bool,
 }
 
 /// What a container is for.
@@ -60,12 +71,14 @@ pub enum Restart {
 /// Where a pod stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage {
-    /// Volumes, network and sandbox are being made. Exits: `Up`, `Blocked`, `Stopping`.
+    /// Volumes, network and sandbox are being made. Exits: `Up`, `Blocked`, `Failing`, `Stopping`.
     Preparing,
-    /// They could not be made; tried again at the time. Exits: `Preparing`, `Stopping`.
+    /// They could not be made; tried again at the time. Exits: `Preparing`, `Failing`, `Stopping`.
     Blocked { until: Timestamp, wait: Duration },
-    /// Containers are run. Exits: `Preparing` (the sandbox was lost), `Finishing`, `Stopping`.
+    /// Containers are run. Exits: `Preparing` (the sandbox was lost), `Failing`, `Finishing`, `Stopping`.
     Up,
+    /// The pod has been active for too long: containers are asked to end. Exits: `Finishing`, `Stopping`.
+    Failing { deadline: Timestamp },
     /// All containers have ended for good and nobody deletes the pod yet: the sandbox is being removed. Exits: `Finished`, `Stopping`.
     Finishing,
     /// Ended, and nothing of it but logs is left. Exits: `Stopping`.
@@ -78,11 +91,34 @@ pub enum Stage {
     Gone,
 }
 
+/// An effect of the pod as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// [`Effect::Prepare`]
+    SetUp,
+    /// [`Effect::Finish`]
+    Finish,
+    /// [`Effect::TearDown`]
+    TearDown,
+}
+
 /// A pod as the node knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodState {
     pub plan: Plan,
     pub stage: Stage,
+    /// What is being done for the pod as a whole.
+    pub out: Option<Work>,
+    /// The sandbox is gone, and whatever was being started in it is waited for.
+    pub lost: bool,
+    /// What could not be removed is removed again at the time.
+    removal: Option<(Timestamp, Duration)>,
+    /// The pod has failed if it is still active then.
+    pub active_until: Option<Timestamp>,
+    /// How long its containers have to end by themselves.
+    pub grace: Duration,
+    /// It was active for too long.
+    pub overdue: bool,
     /// How many sandboxes the pod had before this one.
     pub sandbox_attempt: u32,
     pub containers: Vec<Container>,
@@ -104,6 +140,8 @@ pub struct Container {
     pub ready: bool,
     /// The startup probe has passed (or there is none and it runs).
     pub started: bool,
+    /// It is stopped to begin anew.
+    wanted_again: bool,
     crash_wait: Option<Duration>,
     pull_wait: Option<Duration>,
 }
@@ -114,8 +152,10 @@ pub enum Now {
     /// Not begun: something before it must happen first. Exits: `Pulling`.
     #[default]
     Waiting,
-    /// Its image is being fetched. Exits: `Starting`, `PullFailed`.
+    /// Its image is being fetched. Exits: `Pulled`, `PullFailed`.
     Pulling,
+    /// Its image is there; one before it is still being started. Exits: `Starting`.
+    Pulled,
     /// Tried again at the time; the failure itself is shown for a moment, then that it rests. Exits: `Pulling`.
     PullFailed { reason: &'static str, message: String, rests_at: Option<Timestamp>, until: Timestamp },
     /// It is being created. Exits: `Running`, `StartFailed`.
@@ -136,7 +176,8 @@ pub struct Ended {
     pub id: String,
     pub code: i32,
     pub signal: Option<i32>,
-    pub oom_killed: bool,
+    /// As the status says it.
+    pub reason: String,
     pub started_at: Option<Timestamp>,
     pub finished_at: Timestamp,
     /// From the termination message file, or the end of the log.
@@ -199,6 +240,11 @@ pub enum Event {
         container: String,
         grace: Duration,
     },
+    /// The container wants to begin anew, whatever the pod's policy says.
+    Restart {
+        container: String,
+        grace: Duration,
+    },
     SandboxGone,
     /// The API wants the pod gone by the time.
     Delete {
@@ -206,6 +252,8 @@ pub enum Event {
     },
     /// Everything that `TearDown` or `Finish` asked for is done.
     TornDown,
+    /// Something of it could not be removed.
+    TearDownFailed,
     /// Time has passed.
     Tick,
 }
@@ -231,12 +279,17 @@ pub enum Effect {
         container: String,
         grace: Duration,
     },
+    /// The startup probe alone until it has passed, then the others.
     StartProbes {
         container: String,
     },
     StopProbes {
         container: String,
+        /// Whether it is still asked if it can serve: it may until it has ended.
+        but_readiness: bool,
     },
+    /// Tell that the pod was active for too long.
+    Overdue,
     /// Remove sandbox and network but keep what logs and status need.
     Finish,
     /// Remove everything.
@@ -255,16 +308,35 @@ pub enum Phase {
 // === impl Ended ===
 
 impl Ended {
-    /// It went with its sandbox, at the latest at this time.
+    /// It went with its sandbox, at the latest at this time, and nobody saw how.
     pub fn lost(now: Timestamp) -> Self {
         Self {
             id: String::new(),
             code: 255,
             signal: None,
-            oom_killed: false,
+            reason: "Unknown".into(),
             started_at: None,
             finished_at: now,
-            message: "the sandbox was lost".into(),
+            message: String::new(),
+        }
+    }
+
+    /// It never was, and never will be.
+    fn never(now: Timestamp) -> Self {
+        Self {
+            code: 137,
+            reason: "ContainerStatusUnknown".into(),
+            message: "The container could not be located when the pod was terminated".into(),
+            ..Self::lost(now)
+        }
+    }
+
+    /// The reason of an end that was seen.
+    pub fn reason(code: i32, oom_killed: bool) -> &'static str {
+        match (oom_killed, code) {
+            (true, _) => "OOMKilled",
+            (false, 0) => "Completed",
+            (false, _) => "Error",
         }
     }
 }
@@ -276,7 +348,20 @@ impl PodState {
     pub fn new(plan: Plan) -> Self {
         let containers =
             plan.containers.iter().map(|p| Container { name: p.name.clone(), ..Container::default() }).collect();
-        Self { plan, stage: Stage::Preparing, sandbox_attempt: 0, containers, message: String::new(), refused: None }
+        Self {
+            plan,
+            stage: Stage::Preparing,
+            out: None,
+            lost: false,
+            removal: None,
+            active_until: None,
+            grace: Duration::ZERO,
+            overdue: false,
+            sandbox_attempt: 0,
+            containers,
+            message: String::new(),
+            refused: None,
+        }
     }
 
     /// The container of a name.
@@ -286,16 +371,16 @@ impl PodState {
 
     /// When something is due even if nothing happens.
     pub fn next_at(&self) -> Option<Timestamp> {
-        let stage = match &self.stage {
-            Stage::Blocked { until, .. } => Some(*until),
-            _ => None,
-        };
+        let blocked = if let Stage::Blocked { until, .. } = &self.stage { Some(*until) } else { None };
+        let removal = self.removal.map(|(at, _)| at);
+        let active = self.active_until.filter(|_| self.is_active());
         let containers = self.containers.iter().filter_map(|c| match &c.now {
             Now::PullFailed { rests_at: Some(at), .. } => Some(*at),
             Now::PullFailed { until, .. } | Now::StartFailed { until, .. } | Now::Crashed { until, .. } => Some(*until),
             _ => None,
         });
-        if self.stage == Stage::Up { stage.into_iter().chain(containers).min() } else { stage }
+        let containers = if self.stage == Stage::Up && !self.lost { containers.min() } else { None };
+        [blocked, removal, active, containers].into_iter().flatten().min()
     }
 
     /// `status.phase`
@@ -303,7 +388,7 @@ impl PodState {
         let role = |want: Role| {
             self.containers.iter().zip(&self.plan.containers).filter(move |(_, p)| p.role == want).map(|(c, _)| c)
         };
-        if self.refused.is_some() {
+        if self.refused.is_some() || self.overdue && !self.any_alive() {
             return Phase::Failed;
         }
         if role(Role::Init).any(|c| matches!(&c.now, Now::Ended(e) if e.code != 0)) {
@@ -336,8 +421,18 @@ impl PodState {
         self.containers.iter().position(|c| c.name == name)
     }
 
-    fn any_alive(&self) -> bool {
+    /// Whether a container runs, or is about to.
+    pub fn any_alive(&self) -> bool {
         self.containers.iter().any(|c| matches!(c.now, Now::Running { .. } | Now::Starting))
+    }
+
+    fn any_starting(&self) -> bool {
+        self.containers.iter().any(|c| c.now == Now::Starting)
+    }
+
+    /// Nobody has ended it yet.
+    fn is_active(&self) -> bool {
+        matches!(self.stage, Stage::Preparing | Stage::Blocked { .. } | Stage::Up)
     }
 }
 
@@ -345,7 +440,6 @@ impl PodState {
 pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec<Effect>) {
     let mut effects = Vec::new();
     match event {
-        Event::Begin if state.stage == Stage::Preparing => effects.push(Effect::Prepare),
         Event::Begin | Event::Tick => {}
         Event::Added(part) if state.index(&part.name).is_none() => {
             state.containers.push(Container { name: part.name.clone(), ..Container::default() });
@@ -359,9 +453,9 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
         }
         Event::Refused { .. } => {}
         Event::PrepareFailed(message) => blocked(&mut state, message, now),
-        Event::Pulled { container, image_id } => pulled(&mut state, &container, image_id, &mut effects),
+        Event::Pulled { container, image_id } => pulled(&mut state, &container, image_id),
         Event::PullFailed { container, reason, message } => {
-            if let Some(c) = find(&mut state, &container) {
+            if let Some(c) = find(&mut state, &container).filter(|c| c.now == Now::Pulling) {
                 let until = now + grow(&mut c.pull_wait, RETRY_MIN, RETRY_MAX);
                 // What can never succeed is not said to rest.
                 let rests_at = (reason == "ErrImagePull").then(|| now + FAILURE_SHOWN);
@@ -377,7 +471,7 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
             started(&mut state, &container, Now::Running { id, pid, since, stopping: false }, now, &mut effects);
         }
         Event::StartFailed { container, reason, message } => start_failed(&mut state, &container, reason, message, now),
-        Event::Exited { container, ended } => exited(&mut state, &container, ended, now, &mut effects),
+        Event::Exited { container, ended } => exited(&mut state, &container, ended, &mut effects),
         Event::Ready { container, ready } => {
             if let Some(c) = find(&mut state, &container) {
                 c.ready = ready && c.started && matches!(c.now, Now::Running { .. });
@@ -385,24 +479,30 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
         }
         Event::StartupPassed { container } => {
             let probed = state.index(&container).is_some_and(|i| state.plan.containers[i].readiness_probe);
-            if let Some(c) = find(&mut state, &container).filter(|c| matches!(c.now, Now::Running { .. })) {
+            if let Some(c) = find(&mut state, &container).filter(|c| !c.started && matches!(c.now, Now::Running { .. }))
+            {
                 c.started = true;
                 c.ready = !probed;
+                effects.push(Effect::StartProbes { container });
             }
         }
         Event::Unhealthy { container, grace } => stop(&mut state, &container, grace, &mut effects),
-        Event::SandboxGone => lost(&mut state, now, &mut effects),
-        Event::Delete { deadline } => delete(&mut state, deadline, now, &mut effects),
-        Event::TornDown => match state.stage {
-            Stage::Finishing => state.stage = Stage::Finished,
-            Stage::TearingDown => state.stage = Stage::Gone,
-            Stage::Preparing
-            | Stage::Blocked { .. }
-            | Stage::Up
-            | Stage::Finished
-            | Stage::Stopping { .. }
-            | Stage::Gone => {}
-        },
+        Event::Restart { container, grace } => {
+            if state.stage == Stage::Up
+                && let Some(c) = find(&mut state, &container).filter(|c| matches!(c.now, Now::Running { .. }))
+            {
+                c.wanted_again = true;
+                stop(&mut state, &container, grace, &mut effects);
+            }
+        }
+        Event::SandboxGone => sandbox_gone(&mut state, &mut effects),
+        Event::Delete { deadline } => delete(&mut state, deadline),
+        Event::TornDown => torn_down(&mut state),
+        Event::TearDownFailed => {
+            let mut wait = state.removal.map(|(_, wait)| wait);
+            let wait = grow(&mut wait, REMOVAL_RETRY_MIN, REMOVAL_RETRY_MAX);
+            (state.out, state.removal) = (None, Some((now + wait, wait)));
+        }
     }
     advance(&mut state, now, &mut effects);
     (state, effects)
@@ -420,14 +520,22 @@ fn grow(wait: &mut Option<Duration>, min: Duration, max: Duration) -> Duration {
 }
 
 fn prepared(state: &mut PodState) {
-    if matches!(state.stage, Stage::Preparing) {
+    if state.out != Some(Work::SetUp) {
+        return;
+    }
+    (state.out, state.lost) = (None, false);
+    if state.stage == Stage::Preparing {
         state.stage = Stage::Up;
         state.message.clear();
     }
 }
 
 fn blocked(state: &mut PodState, message: String, now: Timestamp) {
-    if matches!(state.stage, Stage::Preparing) {
+    if state.out != Some(Work::SetUp) {
+        return;
+    }
+    state.out = None;
+    if state.stage == Stage::Preparing {
         let mut wait = match state.message.is_empty() {
             true => None,
             false => Some(state.sandbox_attempt.min(6)).map(|n| SANDBOX_RETRY_MIN * 2u32.pow(n)),
@@ -439,32 +547,40 @@ fn blocked(state: &mut PodState, message: String, now: Timestamp) {
     }
 }
 
-fn pulled(state: &mut PodState, name: &str, image_id: String, effects: &mut Vec<Effect>) {
-    let up = state.stage == Stage::Up;
+fn torn_down(state: &mut PodState) {
+    let Some(done) = state.out.filter(|w| *w != Work::SetUp) else { return };
+    (state.out, state.removal) = (None, None);
+    match (done, &state.stage) {
+        (Work::TearDown, _) => state.stage = Stage::Gone,
+        (Work::Finish, Stage::Finishing) => state.stage = Stage::Finished,
+        // It was deleted meanwhile.
+        (Work::Finish | Work::SetUp, _) => {}
+    }
+}
+
+fn pulled(state: &mut PodState, name: &str, image_id: String) {
     if let Some(c) = find(state, name).filter(|c| c.now == Now::Pulling) {
         c.image_id = image_id;
         c.pull_wait = None;
-        if up {
-            c.now = Now::Starting;
-            effects.push(Effect::Start { container: c.name.clone(), attempt: c.restarts });
-        } else {
-            c.now = Now::Waiting;
-        }
+        c.now = Now::Pulled;
     }
 }
 
 fn started(state: &mut PodState, name: &str, running: Now, now: Timestamp, effects: &mut Vec<Effect>) {
     let Some(i) = state.index(name) else { return };
     let (startup, readiness) = (state.plan.containers[i].startup_probe, state.plan.containers[i].readiness_probe);
-    let going = state.stage == Stage::Up;
     let c = &mut state.containers[i];
     if c.now != Now::Starting {
         return;
     }
     c.now = running;
+    if state.lost {
+        // It began in a sandbox that is no more.
+        return;
+    }
     c.started = !startup;
     c.ready = !startup && !readiness;
-    if going {
+    if state.stage == Stage::Up {
         effects.push(Effect::StartProbes { container: name.to_owned() });
     } else {
         // It was on its way when the pod was told to end.
@@ -478,35 +594,35 @@ fn start_failed(state: &mut PodState, name: &str, reason: &'static str, message:
     let Some(i) = state.index(name) else { return };
     let role = state.plan.containers[i].role;
     let c = &mut state.containers[i];
+    if c.now != Now::Starting {
+        return;
+    }
+    if state.lost {
+        // No fault of its own.
+        c.now = Now::Waiting;
+        return;
+    }
     let until = now + grow(&mut c.crash_wait, CRASH_WAIT_MIN, CRASH_WAIT_MAX);
     // What could never run counts as a run that failed where nothing would be tried again.
     let once = role == Role::Ephemeral || restart == Restart::Never && role != Role::Sidecar;
     if once && reason != "CreateContainerConfigError" {
-        let ended = Ended {
-            id: String::new(),
-            code: 128,
-            signal: None,
-            oom_killed: false,
-            started_at: None,
-            finished_at: now,
-            message,
-        };
-        c.now = Now::Ended(ended);
+        c.now = Now::Ended(Ended { code: 128, reason: "StartError".into(), message, ..Ended::lost(now) });
     } else {
         c.now = Now::StartFailed { reason, message, until };
     }
 }
 
-fn exited(state: &mut PodState, name: &str, ended: Ended, now: Timestamp, effects: &mut Vec<Effect>) {
+fn exited(state: &mut PodState, name: &str, ended: Ended, effects: &mut Vec<Effect>) {
     let (restart, up) = (state.plan.restart, state.stage == Stage::Up);
     let Some(i) = state.index(name) else { return };
     let role = state.plan.containers[i].role;
     let sidecars_over = role == Role::Sidecar && mains_over(state);
     let c = &mut state.containers[i];
-    if !matches!(c.now, Now::Running { .. } | Now::Starting) {
+    // Whoever starts it tells of its end after it has told of the start.
+    if !matches!(c.now, Now::Running { .. }) {
         return;
     }
-    effects.push(Effect::StopProbes { container: name.to_owned() });
+    effects.push(Effect::StopProbes { container: name.to_owned(), but_readiness: false });
     (c.ready, c.started) = (false, role == Role::Sidecar && c.started && !up);
     let again = match (role, restart) {
         (Role::Sidecar, _) => !sidecars_over,
@@ -515,23 +631,27 @@ fn exited(state: &mut PodState, name: &str, ended: Ended, now: Timestamp, effect
         (Role::Init, Restart::Always) | (_, Restart::OnFailure) => ended.code != 0,
         (_, Restart::Never) => false,
     };
-    if !up || !again {
-        c.now = Now::Ended(ended);
-        return;
-    }
+    c.now = match (up, std::mem::take(&mut c.wanted_again)) {
+        (true, true) => Now::Crashed { until: ended.finished_at, ended },
+        (true, false) if again => crashed(c, ended),
+        _ => Now::Ended(ended),
+    };
+}
+
+/// It ended and begins again: the first time at once, from the second on after a growing wait.
+fn crashed(c: &mut Container, ended: Ended) -> Now {
     let ran = ended.started_at.map(|s| crate::base::clock::between(s, ended.finished_at)).unwrap_or_default();
     if ran > CRASH_FORGET {
         c.crash_wait = None;
     }
-    // The first crash starts again at once; from the second on there is a growing wait.
     let until = match c.crash_wait {
         None => {
             c.crash_wait = Some(CRASH_WAIT_MIN / 2);
-            now
+            ended.finished_at
         }
         Some(_) => ended.finished_at + grow(&mut c.crash_wait, CRASH_WAIT_MIN, CRASH_WAIT_MAX),
     };
-    c.now = Now::Crashed { ended, until };
+    Now::Crashed { ended, until }
 }
 
 fn mains_over(state: &PodState) -> bool {
@@ -542,93 +662,175 @@ fn mains_over(state: &PodState) -> bool {
         .all(|(c, p)| p.role != Role::Main || matches!(c.now, Now::Ended(_)))
 }
 
+/// Asks a running container to end. It may serve until it has, so whether it can is asked further.
 fn stop(state: &mut PodState, name: &str, grace: Duration, effects: &mut Vec<Effect>) {
     if let Some(c) = find(state, name)
         && let Now::Running { stopping, .. } = &mut c.now
         && !*stopping
     {
         *stopping = true;
-        c.ready = false;
-        effects.push(Effect::StopProbes { container: name.to_owned() });
+        effects.push(Effect::StopProbes { container: name.to_owned(), but_readiness: true });
         effects.push(Effect::Stop { container: name.to_owned(), grace });
     }
 }
 
 /// The sandbox is gone, and with it every container that ran in it.
-fn lost(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
-    let ended = |id: &str, started_at| Ended { id: id.to_owned(), started_at, ..Ended::lost(now) };
-    let names: Vec<(String, Ended)> = state
-        .containers
-        .iter()
-        .filter_map(|c| match &c.now {
-            Now::Running { id, since, .. } => Some((c.name.clone(), ended(id, Some(*since)))),
-            Now::Starting => Some((c.name.clone(), ended("", None))),
-            _ => None,
-        })
-        .collect();
-    let was_up = state.stage == Stage::Up;
-    for (name, ended) in names {
-        exited(state, &name, ended, now, effects);
+fn sandbox_gone(state: &mut PodState, effects: &mut Vec<Effect>) {
+    match state.stage {
+        Stage::Up | Stage::Failing { .. } | Stage::Stopping { .. } => state.lost = true,
+        // There is none, or nothing runs in it any more.
+        Stage::Preparing
+        | Stage::Blocked { .. }
+        | Stage::Finishing
+        | Stage::Finished
+        | Stage::TearingDown
+        | Stage::Gone => return,
     }
-    if was_up {
-        state.sandbox_attempt += 1;
-        state.stage = Stage::Preparing;
-        for (c, p) in state.containers.iter_mut().zip(&state.plan.containers) {
-            if p.role == Role::Sidecar {
-                c.started = false;
-            }
-        }
-        effects.push(Effect::Prepare);
+    for c in &state.containers {
+        effects.push(Effect::StopProbes { container: c.name.clone(), but_readiness: false });
     }
 }
 
-fn delete(state: &mut PodState, deadline: Timestamp, now: Timestamp, effects: &mut Vec<Effect>) {
+/// What ran has gone with the sandbox, and does not begin again.
+fn end_lost(state: &mut PodState, now: Timestamp) {
+    for c in &mut state.containers {
+        if let Some(ended) = lost_with(c, now) {
+            (c.ready, c.started, c.now) = (false, false, Now::Ended(ended));
+        }
+    }
+}
+
+/// How the run of a container has ended whose sandbox is gone; nothing if it has not begun.
+fn lost_with(c: &Container, now: Timestamp) -> Option<Ended> {
+    match &c.now {
+        Now::Running { id, since, .. } => Some(Ended { id: id.clone(), started_at: Some(*since), ..Ended::lost(now) }),
+        Now::Ended(ended) | Now::Crashed { ended, .. } => Some(ended.clone()),
+        Now::Waiting
+        | Now::Pulling
+        | Now::Pulled
+        | Now::PullFailed { .. }
+        | Now::Starting
+        | Now::StartFailed { .. } => None,
+    }
+}
+
+/// Decides what becomes of the pod whose sandbox is gone, once nothing is being started in it any more.
+fn after_loss(state: &mut PodState, now: Timestamp) {
+    let ends: Vec<Option<Ended>> = state.containers.iter().map(|c| lost_with(c, now)).collect();
+    let runs: Vec<loss::Run> = (state.containers.iter().zip(&state.plan.containers).zip(&ends))
+        .map(|((c, p), end)| loss::Run {
+            role: p.role,
+            code: end.as_ref().map(|e| e.code),
+            ran_before: c.restarts > 0 || c.last.is_some(),
+        })
+        .collect();
+    let fates = loss::fates(state.plan.restart, &runs);
+    for ((c, p), (end, fate)) in
+        state.containers.iter_mut().zip(&state.plan.containers).zip(ends.into_iter().zip(fates.containers))
+    {
+        let was_running = matches!(c.now, Now::Running { .. });
+        (c.ready, c.started) = (false, false);
+        match (fate, end) {
+            (Fate::Over, Some(ended)) => c.now = Now::Ended(ended),
+            (Fate::Over, None) if p.role == Role::Main => c.now = Now::Ended(Ended::never(now)),
+            (Fate::Over | Fate::Begins, None) => {}
+            (Fate::Begins, Some(ended)) => {
+                let crash = was_running.then(|| crashed(c, ended.clone()));
+                match crash {
+                    Some(Now::Crashed { until, .. }) if until > now => c.now = Now::Crashed { ended, until },
+                    _ => {
+                        c.restarts += 1;
+                        (c.last, c.now) = (Some(ended), Now::Waiting);
+                    }
+                }
+            }
+        }
+    }
+    if fates.sandbox {
+        state.sandbox_attempt += 1;
+        state.stage = Stage::Preparing;
+    }
+}
+
+fn delete(state: &mut PodState, deadline: Timestamp) {
     match &mut state.stage {
-        Stage::TearingDown | Stage::Gone => return,
-        Stage::Stopping { deadline: old } if *old <= deadline => return,
-        Stage::Stopping { deadline: old } => {
-            // Shorter than before: whoever is ending is hurried.
-            *old = deadline;
-            for c in &mut state.containers {
-                if let Now::Running { stopping, .. } = &mut c.now {
-                    *stopping = false;
+        Stage::TearingDown | Stage::Gone => {}
+        Stage::Stopping { deadline: old } if *old <= deadline => {}
+        Stage::Stopping { deadline: old } | Stage::Failing { deadline: old } => {
+            let hurried = deadline < *old;
+            state.stage = Stage::Stopping { deadline };
+            if hurried {
+                // Shorter than before: whoever is ending is hurried.
+                for c in &mut state.containers {
+                    if let Now::Running { stopping, .. } = &mut c.now {
+                        *stopping = false;
+                    }
                 }
             }
         }
         stage => *stage = Stage::Stopping { deadline },
     }
-    let _ = (now, effects);
 }
 
 fn remaining(stage: &Stage, now: Timestamp) -> Duration {
     match stage {
-        Stage::Stopping { deadline } => crate::base::clock::between(now, *deadline),
+        Stage::Stopping { deadline } | Stage::Failing { deadline } => crate::base::clock::between(now, *deadline),
         _ => Duration::ZERO,
     }
 }
 
 /// Everything that follows from the state itself.
 fn advance(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
+    if state.is_active() && state.active_until.is_some_and(|until| until <= now) {
+        state.overdue = true;
+        state.stage = Stage::Failing { deadline: now + state.grace };
+        effects.push(Effect::Overdue);
+    }
+    if state.stage == Stage::Up && state.lost && !state.any_starting() {
+        after_loss(state, now);
+    }
+    let may_work = state.out.is_none() && state.removal.is_none_or(|(at, _)| at <= now);
     match state.stage {
         Stage::Blocked { until, .. } if until <= now => {
             state.stage = Stage::Preparing;
-            effects.push(Effect::Prepare);
+            advance(state, now, effects);
         }
-        Stage::Up => advance_containers(state, now, effects),
-        Stage::Stopping { .. } => {
-            stop_in_order(state, now, effects);
-            if !state.any_alive() {
-                state.stage = Stage::TearingDown;
-                effects.push(Effect::TearDown);
+        Stage::Preparing if may_work => begin(state, Work::SetUp, effects),
+        Stage::Up if over(state) => finish(state, effects),
+        Stage::Up if !state.lost => advance_containers(state, now, effects),
+        Stage::Failing { .. } | Stage::Stopping { .. } => {
+            if state.lost {
+                end_lost(state, now);
             }
+            stop_in_order(state, now, effects);
+            if state.any_alive() {
+                return;
+            }
+            state.stage = match state.stage {
+                Stage::Failing { .. } => Stage::Finishing,
+                _ => Stage::TearingDown,
+            };
+            advance(state, now, effects);
         }
+        Stage::Finishing if may_work => begin(state, Work::Finish, effects),
+        Stage::TearingDown if may_work => begin(state, Work::TearDown, effects),
         Stage::Preparing
         | Stage::Blocked { .. }
+        | Stage::Up
         | Stage::Finishing
         | Stage::Finished
         | Stage::TearingDown
         | Stage::Gone => {}
     }
+}
+
+fn begin(state: &mut PodState, work: Work, effects: &mut Vec<Effect>) {
+    state.out = Some(work);
+    effects.push(match work {
+        Work::SetUp => Effect::Prepare,
+        Work::Finish => Effect::Finish,
+        Work::TearDown => Effect::TearDown,
+    });
 }
 
 /// Main containers end first, then sidecars in reverse order.
@@ -655,17 +857,16 @@ fn stop_in_order(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>
 }
 
 fn advance_containers(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
-    if over(state) {
-        finish(state, now, effects);
-        return;
-    }
     let PodState { containers, plan, .. } = state;
     // Whoever looks into a pod may do so before it is initialized.
     for (c, _) in containers.iter_mut().zip(&plan.containers).filter(|(_, p)| p.role == Role::Ephemeral) {
-        begin_if_due(c, now, effects);
+        begin_if_due(c, false, now, effects);
     }
+    let mut held = false;
     for (c, part) in containers.iter_mut().zip(&plan.containers).filter(|(_, p)| p.role != Role::Ephemeral) {
-        begin_if_due(c, now, effects);
+        begin_if_due(c, held, now, effects);
+        // The kubelet starts one after the other, hooks included; what must wait for its next try holds nobody back.
+        held |= part.post_start && matches!(c.now, Now::Pulling | Now::Pulled | Now::Starting);
         let through = match part.role {
             Role::Init => matches!(&c.now, Now::Ended(e) if e.code == 0),
             Role::Sidecar => c.started,
@@ -677,7 +878,11 @@ fn advance_containers(state: &mut PodState, now: Timestamp, effects: &mut Vec<Ef
     }
 }
 
-fn begin_if_due(c: &mut Container, now: Timestamp, effects: &mut Vec<Effect>) {
+fn begin_if_due(c: &mut Container, held: bool, now: Timestamp, effects: &mut Vec<Effect>) {
+    if c.now == Now::Pulled && !held {
+        c.now = Now::Starting;
+        effects.push(Effect::Start { container: c.name.clone(), attempt: c.restarts });
+    }
     if let Now::PullFailed { rests_at, .. } = &mut c.now
         && rests_at.is_some_and(|at| at <= now)
     {
@@ -692,7 +897,7 @@ fn begin_if_due(c: &mut Container, now: Timestamp, effects: &mut Vec<Effect>) {
             c.restarts += 1;
             true
         }
-        Now::Crashed { .. } | Now::Pulling | Now::Starting | Now::Running { .. } | Now::Ended(_) => false,
+        Now::Crashed { .. } | Now::Pulling | Now::Pulled | Now::Starting | Now::Running { .. } | Now::Ended(_) => false,
     };
     if due {
         c.now = Now::Pulling;
@@ -710,12 +915,11 @@ fn over(state: &PodState) -> bool {
     failed_init || mains_over(state)
 }
 
-fn finish(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
+fn finish(state: &mut PodState, effects: &mut Vec<Effect>) {
     // Sidecars have nothing left to serve.
-    let alive: Vec<String> =
-        state.containers.iter().filter(|c| matches!(c.now, Now::Running { .. })).map(|c| c.name.clone()).collect();
-    if let Some(name) = alive.last() {
-        stop(state, name, Duration::from_secs(30), effects);
+    let alive = state.containers.iter().rev().find(|c| matches!(c.now, Now::Running { .. })).map(|c| c.name.clone());
+    if let Some(name) = alive {
+        stop(state, &name, Duration::from_secs(30), effects);
         return;
     }
     if state.any_alive() {
@@ -726,224 +930,11 @@ fn finish(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
             c.now = Now::Ended(ended.clone());
         }
     }
-    let _ = now;
     state.stage = Stage::Finishing;
-    effects.push(Effect::Finish);
+    if state.out.is_none() {
+        begin(state, Work::Finish, effects);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_000_000 + seconds).unwrap()
-    }
-
-    fn part(name: &str, role: Role) -> Part {
-        Part { name: name.into(), role, ..Part::default() }
-    }
-
-    fn ended(code: i32, from: i64, to: i64) -> Ended {
-        let (started_at, finished_at) = (Some(at(from)), at(to));
-        Ended { id: "i".into(), code, signal: None, oom_killed: false, started_at, finished_at, message: String::new() }
-    }
-
-    struct Run(PodState, Vec<Effect>);
-
-    impl Run {
-        fn new(restart: Restart, parts: Vec<Part>) -> Self {
-            let state = PodState::new(Plan { restart, containers: parts });
-            Self(state, Vec::new()).on(Event::Begin, 0).on(Event::Prepared, 0)
-        }
-
-        fn on(self, event: Event, seconds: i64) -> Self {
-            let (state, effects) = step(self.0, event, at(seconds));
-            Self(state, effects)
-        }
-
-        fn up(self, name: &str, seconds: i64) -> Self {
-            let (container, id) = (name.to_owned(), format!("{name}-id"));
-            self.on(Event::Pulled { container: container.clone(), image_id: "img".into() }, seconds)
-                .on(Event::Started { container, id, pid: 7, since: at(seconds) }, seconds)
-        }
-
-        fn exit(self, name: &str, code: i32, from: i64, to: i64) -> Self {
-            self.on(Event::Exited { container: name.into(), ended: ended(code, from, to) }, to)
-        }
-    }
-
-    #[test]
-    fn an_ephemeral_container_begins_at_once_and_ends_once_and_the_pod_is_as_before() {
-        let added = || Event::Added(part("e", Role::Ephemeral));
-        let r = Run::new(Restart::Always, vec![part("i", Role::Init), part("m", Role::Main)]).on(added(), 1);
-        assert_eq!(r.1, [Effect::Pull { container: "e".into() }], "before the init container is through");
-        let r = r.on(added(), 2);
-        assert!(r.1.is_empty(), "it is known");
-        let r = r.up("e", 3);
-        assert_eq!((r.0.phase(), r.0.initialized()), (Phase::Pending, false));
-        let r = r.up("i", 4).exit("i", 0, 4, 5).up("m", 6).exit("e", 1, 3, 7);
-        assert!(matches!(r.0.container("e").unwrap().now, Now::Ended(_)), "{:?}", r.0);
-        assert_eq!((r.0.phase(), r.0.next_at()), (Phase::Running, None));
-        let r = r.on(Event::Added(part("f", Role::Ephemeral)), 8).up("f", 8).on(Event::Delete { deadline: at(20) }, 9);
-        let stopped = |name: &str| r.1.iter().any(|e| matches!(e, Effect::Stop { container, .. } if container == name));
-        assert!(stopped("f") && stopped("m"), "{:?}", r.1);
-    }
-
-    #[test]
-    fn init_containers_run_one_by_one_and_then_the_rest_together() {
-        let r = Run::new(
-            Restart::Always,
-            vec![part("i", Role::Init), part("s", Role::Sidecar), part("a", Role::Main), part("b", Role::Main)],
-        );
-        assert_eq!(r.1, [Effect::Pull { container: "i".into() }]);
-        let r = r.up("i", 1).exit("i", 0, 1, 2);
-        assert!(r.1.contains(&Effect::Pull { container: "s".into() }));
-        let r = r.up("s", 3);
-        assert!(
-            r.1.contains(&Effect::Pull { container: "a".into() })
-                && r.1.contains(&Effect::Pull { container: "b".into() })
-        );
-        let r = r.up("a", 4).up("b", 4);
-        assert_eq!(r.0.phase(), Phase::Running);
-        assert!(r.0.initialized() && r.0.containers.iter().skip(1).all(|c| c.ready));
-    }
-
-    #[test]
-    fn a_failed_pull_is_shown_then_rests_then_is_tried_again() {
-        let failed = |reason| Event::PullFailed { container: "a".into(), reason, message: "m".into() };
-        let r = Run::new(Restart::Always, vec![part("a", Role::Main)]).on(failed("ErrImagePull"), 0);
-        assert_eq!((r.0.next_at(), r.1.as_slice()), (Some(at(2)), &[][..]));
-        let r = r.on(Event::Tick, 2);
-        assert_eq!((r.0.next_at(), r.1.as_slice()), (Some(at(10)), &[Effect::PullRests { container: "a".into() }][..]));
-        let r = r.on(Event::Tick, 10);
-        assert_eq!(r.1, [Effect::Pull { container: "a".into() }]);
-        let r = r.on(failed("InvalidImageName"), 10);
-        assert_eq!(r.0.next_at(), Some(at(30)), "nothing to say in between");
-        let came = || Event::ImageCame { container: "a".into() };
-        let r = r.on(came(), 12);
-        assert_eq!(r.1, [Effect::Pull { container: "a".into() }], "it came by another way");
-        assert!(r.on(came(), 13).1.is_empty(), "nobody waits for it any more");
-    }
-
-    #[test]
-    fn crashes_wait_longer_each_time() {
-        let mut r = Run::new(Restart::Always, vec![part("a", Role::Main)]).up("a", 0);
-        let mut t = 1;
-        for wait in [0, 10, 20, 40] {
-            r = r.exit("a", 1, t, t);
-            if wait > 0 {
-                assert!(matches!(r.0.containers[0].now, Now::Crashed { .. }), "{:?}", r.0);
-                assert_eq!(r.0.next_at(), Some(at(t + wait)));
-                r = r.on(Event::Tick, t + wait - 1);
-                assert!(r.1.is_empty());
-            }
-            t += wait;
-            r = r.on(Event::Tick, t).up("a", t);
-        }
-        assert_eq!(r.0.containers[0].restarts, 4);
-        assert_eq!(r.0.containers[0].last.as_ref().unwrap().code, 1);
-    }
-
-    #[test]
-    fn a_job_like_pod_ends_and_keeps_its_result() {
-        let r = Run::new(Restart::Never, vec![part("a", Role::Main), part("b", Role::Main)]).up("a", 0).up("b", 0);
-        let r = r.exit("a", 0, 0, 1);
-        assert_eq!(r.0.phase(), Phase::Running);
-        let r = r.exit("b", 3, 0, 2);
-        assert_eq!((r.0.phase(), r.1.last()), (Phase::Failed, Some(&Effect::Finish)));
-        assert_eq!(r.on(Event::TornDown, 3).0.stage, Stage::Finished);
-    }
-
-    #[test]
-    fn a_refused_pod_has_failed_and_nothing_is_made_of_it_but_its_end() {
-        let new = PodState::new(Plan { restart: Restart::Always, containers: vec![part("a", Role::Main)] });
-        let refused = || Event::Refused { reason: "AppArmor", message: "no".into() };
-        let r = Run(new, Vec::new()).on(refused(), 0);
-        assert_eq!((r.0.phase(), &r.0.stage, &r.1[..]), (Phase::Failed, &Stage::Finished, &[][..]));
-        let r = r.on(Event::Begin, 1).on(Event::Tick, 1000);
-        assert_eq!((r.0.phase(), r.0.next_at(), &r.1[..]), (Phase::Failed, None, &[][..]));
-        let r = r.on(Event::Delete { deadline: at(1030) }, 1001);
-        assert_eq!(r.1.last(), Some(&Effect::TearDown));
-        assert_eq!(r.on(Event::TornDown, 1002).0.stage, Stage::Gone);
-        // What runs is not refused any more.
-        let up = Run::new(Restart::Always, vec![part("a", Role::Main)]).up("a", 0).on(refused(), 1);
-        assert_eq!(up.0.phase(), Phase::Running);
-    }
-
-    #[test]
-    fn deletion_stops_main_containers_then_sidecars_then_tears_down() {
-        let r = Run::new(Restart::Always, vec![part("s", Role::Sidecar), part("a", Role::Main)]).up("s", 0).up("a", 0);
-        let r = r.on(Event::Delete { deadline: at(40) }, 10);
-        assert!(r.1.contains(&Effect::Stop { container: "a".into(), grace: Duration::from_secs(30) }));
-        let r = r.exit("a", 0, 0, 12);
-        assert!(r.1.contains(&Effect::Stop { container: "s".into(), grace: Duration::from_secs(28) }));
-        let r = r.exit("s", 0, 0, 13);
-        assert_eq!(r.1.last(), Some(&Effect::TearDown));
-        assert_eq!(r.on(Event::TornDown, 14).0.stage, Stage::Gone);
-    }
-
-    #[test]
-    fn a_lost_sandbox_is_made_again_and_everything_restarts() {
-        let r = Run::new(Restart::Always, vec![part("a", Role::Main)]).up("a", 0).on(Event::SandboxGone, 5);
-        assert_eq!(r.0.stage, Stage::Preparing);
-        assert!(r.1.contains(&Effect::Prepare));
-        let r = r.on(Event::Prepared, 6);
-        assert!(r.1.contains(&Effect::Pull { container: "a".into() }));
-        assert_eq!(r.0.containers[0].restarts, 1);
-    }
-
-    fn any_event() -> impl Strategy<Value = (Event, i64)> {
-        let name = prop_oneof![Just("i"), Just("s"), Just("a")].prop_map(str::to_owned);
-        let event = prop_oneof![
-            Just(Event::Prepared),
-            Just(Event::PrepareFailed("x".into())),
-            name.clone().prop_map(|container| Event::Pulled { container, image_id: String::new() }),
-            name.clone().prop_map(|container| Event::PullFailed {
-                container,
-                reason: "ErrImagePull",
-                message: String::new()
-            }),
-            name.clone().prop_map(|container| Event::ImageCame { container }),
-            name.clone().prop_map(|container| Event::Started { container, id: "x".into(), pid: 1, since: at(0) }),
-            name.clone().prop_map(|container| Event::StartFailed { container, reason: "e", message: String::new() }),
-            (name.clone(), 0..2i32).prop_map(|(container, code)| Event::Exited { container, ended: ended(code, 0, 1) }),
-            name.prop_map(|container| Event::Unhealthy { container, grace: Duration::ZERO }),
-            Just(Event::SandboxGone),
-            Just(Event::Delete { deadline: at(500) }),
-            Just(Event::TornDown),
-            Just(Event::Tick),
-        ];
-        (event, 0..50i64)
-    }
-
-    proptest! {
-        #[test]
-        fn no_container_is_lost(events in proptest::collection::vec(any_event(), 0..60)) {
-            let parts = vec![part("i", Role::Init), part("s", Role::Sidecar), part("a", Role::Main)];
-            let mut r = Run::new(Restart::OnFailure, parts);
-            let (mut t, mut torn) = (0, false);
-            for (event, wait) in events {
-                t += wait;
-                let was = r.0.clone();
-                if event == Event::TornDown && !matches!(was.stage, Stage::TearingDown | Stage::Finishing) {
-                    continue;
-                }
-                r = r.on(event, t);
-                if r.1.iter().any(|e| matches!(e, Effect::TearDown | Effect::Finish)) {
-                    prop_assert!(!r.0.any_alive(), "torn down with {:?}", r.0);
-                }
-                torn |= r.1.contains(&Effect::TearDown);
-                if torn {
-                    let begun = r.1.iter().any(|e| matches!(e, Effect::Start { .. } | Effect::Prepare));
-                    prop_assert!(!begun, "began after the end");
-                }
-                if r.0.stage == Stage::Up {
-                    // Something is due, running, or on its way: a pod that is up never hangs.
-                    let busy = r.0.containers.iter().any(|c| matches!(c.now, Now::Pulling | Now::Starting | Now::Running { .. }));
-                    prop_assert!(busy || r.0.next_at().is_some(), "hangs: {:?}", r.0);
-                }
-            }
-        }
-    }
-}
+mod tests;

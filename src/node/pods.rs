@@ -1,14 +1,16 @@
 //! The pods of this node: one worker each, woken by the API and by the runtime.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::worker::{self, Handle, Message, UID_LABEL};
-use super::{Node, volumes};
+use super::{Node, status, volumes};
 use crate::base::object::Object;
 use crate::containers::{Event, Sandbox};
 use crate::kinds::core::{configmap, pod, secret};
@@ -23,7 +25,7 @@ struct Pods {
     informer: Informer,
     workers: HashMap<String, Running>,
     /// Sandboxes that an earlier process left, by pod uid, until their pods are seen.
-    left: HashMap<String, Sandbox>,
+    left: HashMap<String, Vec<Sandbox>>,
     done: mpsc::Sender<String>,
     ready: watch::Sender<bool>,
 }
@@ -48,7 +50,7 @@ pub async fn run(node: Arc<Node>, ready: watch::Sender<bool>) {
     loop {
         tokio::select! {
             biased;
-            Some(uid) = ended.recv() => pods.ended(&uid),
+            Some(uid) = ended.recv() => pods.ended(&uid).await,
             exit = exits.recv() => pods.exit(exit).await,
             changed = changes.next() => match changed {
                 Some(changed) => for c in changed { pods.changed(c).await },
@@ -68,7 +70,7 @@ impl Pods {
     async fn begin(&mut self) {
         for sandbox in self.node.runtime.list().await {
             let uid = sandbox.spec.labels.get(UID_LABEL).cloned().unwrap_or_else(|| sandbox.spec.pod_uid.clone());
-            self.left.insert(uid, sandbox);
+            self.left.entry(uid).or_default().push(sandbox);
         }
         let mine: Vec<Arc<Object>> = self.informer.list("").into_iter().filter(|o| self.is_mine(o)).collect();
         let mut in_use: Vec<String> = mine.iter().map(|o| o.meta.uid.to_string()).collect();
@@ -88,9 +90,11 @@ impl Pods {
         for object in mine {
             self.begin_worker(object);
         }
-        for (uid, sandbox) in std::mem::take(&mut self.left) {
-            tracing::info!(uid, pod = sandbox.spec.pod_name, "removing a pod that is no longer wanted here");
-            self.remove_orphan(&uid, &sandbox).await;
+        for (uid, sandboxes) in std::mem::take(&mut self.left) {
+            for sandbox in sandboxes {
+                tracing::info!(uid, pod = sandbox.spec.pod_name, "removing a pod that is no longer wanted here");
+                self.remove_orphan(&uid, &sandbox).await;
+            }
         }
         self.sweep().await;
         let _ = self.ready.send(true);
@@ -112,9 +116,13 @@ impl Pods {
             }
             for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
                 let uid = entry.file_name().to_string_lossy().into_owned();
-                if !wanted.contains(&&uid)
-                    && let Err(why) = volumes::remove(&self.node, &uid).await
-                {
+                if wanted.contains(&&uid) {
+                    continue;
+                }
+                if let Err(error) = remove_logs(&self.node.config.log_dir, &uid) {
+                    tracing::warn!(uid, %error, "the logs of an earlier pod were not removed whole");
+                }
+                if let Err(why) = volumes::remove(&self.node, &uid).await {
                     tracing::warn!(uid, why, "the volumes of an earlier pod were not removed whole");
                 }
             }
@@ -131,7 +139,9 @@ impl Pods {
         for c in &sandbox.containers {
             let _ = self.node.images.release_rootfs(&c.id).await;
         }
-        worker::tear_down(&self.node, &Pod::default(), uid, false).await;
+        if let Err(why) = worker::tear_down(&self.node, &Pod::default(), uid, false).await {
+            tracing::warn!(uid, why, "the pod was not removed whole");
+        }
         if let Err(why) = volumes::remove(&self.node, uid).await {
             tracing::warn!(uid, why, "the pod's volumes were not removed whole");
         }
@@ -153,8 +163,12 @@ impl Pods {
             Some(running) => {
                 let message = if change.deleted { Message::Vanished } else { Message::Pod(change.object.clone()) };
                 let moved = host_ports(&running.object) != host_ports(&change.object);
+                let less = takes_less(&running.object, &change.object);
                 running.object = change.object;
                 let _ = running.handle.send(message).await;
+                if less {
+                    self.tell_all_of_room().await;
+                }
                 if moved {
                     self.publish_ports();
                 }
@@ -180,22 +194,30 @@ impl Pods {
 
     fn begin_worker(&mut self, object: Arc<Object>) {
         let uid = object.meta.uid.to_string();
-        let sandbox = self.left.remove(&uid);
-        if let Some(handle) = worker::spawn(self.node.clone(), object.clone(), sandbox, self.done.clone()) {
+        let left = self.left.remove(&uid).unwrap_or_default();
+        if let Some(handle) = worker::spawn(self.node.clone(), object.clone(), left, self.done.clone()) {
             self.workers.insert(uid, Running { handle, object });
             self.publish_ports();
         }
     }
 
-    fn ended(&mut self, uid: &str) {
+    async fn ended(&mut self, uid: &str) {
         self.workers.remove(uid);
         self.publish_ports();
+        self.tell_all_of_room().await;
+    }
+
+    /// Pods that wanted more than there was look again.
+    async fn tell_all_of_room(&self) {
+        for running in self.workers.values().filter(|r| wants_room(&r.object)) {
+            let _ = running.handle.send(Message::Room).await;
+        }
     }
 
     async fn exit(&mut self, event: Result<Event, broadcast::error::RecvError>) {
         let (sandbox, message) = match event {
             Ok(Event::ContainerExited { sandbox, container }) => (sandbox, Message::Exited { container }),
-            Ok(Event::SandboxGone { sandbox }) => (sandbox, Message::Happened(super::machine::Event::SandboxGone)),
+            Ok(Event::SandboxGone { sandbox }) => (sandbox.clone(), Message::SandboxGone { sandbox }),
             Err(broadcast::error::RecvError::Lagged(_)) => return self.all_exits().await,
             Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
         };
@@ -209,6 +231,9 @@ impl Pods {
     async fn all_exits(&mut self) {
         for sandbox in self.node.runtime.list().await {
             let Some(running) = self.workers.get(&sandbox.spec.pod_uid) else { continue };
+            if !sandbox.alive {
+                let _ = running.handle.send(Message::SandboxGone { sandbox: sandbox.spec.id.clone() }).await;
+            }
             for c in sandbox.containers.iter().filter(|c| !c.is_running()) {
                 let _ = running.handle.send(Message::Exited { container: c.id.clone() }).await;
             }
@@ -253,6 +278,32 @@ impl Pods {
             new
         });
     }
+}
+
+/// Whether the pod leaves room to others that it took before: it has ended, or has got less.
+fn takes_less(old: &Object, new: &Object) -> bool {
+    let (Ok(old), Ok(new)) = (old.typed::<Pod>(), new.typed::<Pod>()) else { return false };
+    let over = |p: &Pod| matches!(p.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+    let granted = |p: &Pod| -> Vec<_> { status::reported(p).map(|s| s.allocated_resources.clone()).collect() };
+    over(&old) != over(&new) || granted(&old) != granted(&new)
+}
+
+/// Whether the pod wants more than there was.
+fn wants_room(object: &Object) -> bool {
+    let Ok(pod) = object.typed::<Pod>() else { return false };
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "PodResizePending")
+}
+
+/// Removes the logs of a pod of which only the uid is known.
+fn remove_logs(directory: &Path, uid: &str) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_string_lossy().rsplit_once('_').is_some_and(|(_, of)| of == uid) {
+            crate::base::tree::remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The host ports that a pod asks for, once it has an address and is no part of the host's own network.

@@ -1,4 +1,4 @@
-//! Probes: exec, HTTP, TCP and gRPC-less; one task a probe, which reports only changes.
+//! Probes: exec, HTTP, TCP and gRPC; one task a probe, which reports only changes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use crate::reconcile::EventType;
 
 /// A probe's answer that is kept for messages.
 const ANSWER_BYTES: usize = 2048;
+const USER_AGENT: &str = "kube-probe/1.37";
 
 /// What a probe is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,28 +56,38 @@ impl Subject {
     }
 }
 
-/// Starts the probes of a running container: the others wait for the startup probe.
-pub fn start(subject: Subject, started: bool) -> Vec<JoinHandle<Option<()>>> {
+/// A probe that goes on until this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    role: Role,
+    task: JoinHandle<Option<()>>,
+}
+
+impl Running {
+    /// Whether it goes on while its container is asked to end: until then it may serve.
+    pub fn keeps_on(&self) -> bool {
+        self.role == Role::Readiness
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts the probes of a running container: the startup probe alone until it has passed.
+pub fn start(subject: &Subject, started: bool) -> Vec<Running> {
     let c = &subject.container;
-    if let (Some(probe), false) = (c.startup_probe.clone(), started) {
-        let s = subject.clone();
-        return vec![task::spawn("startup probe", async move {
-            watch(s.clone(), Role::Startup, probe).await;
-            let rest = [
-                (Role::Liveness, s.container.liveness_probe.clone()),
-                (Role::Readiness, s.container.readiness_probe.clone()),
-            ];
-            let runs = rest.into_iter().filter_map(|(role, p)| Some(watch(s.clone(), role, p?)));
-            futures::future::join_all(runs).await;
-        })];
-    }
-    let mut tasks = Vec::new();
-    for (role, probe) in [(Role::Liveness, c.liveness_probe.clone()), (Role::Readiness, c.readiness_probe.clone())] {
-        if let Some(probe) = probe {
-            tasks.push(task::spawn("probe", watch(subject.clone(), role, probe)));
-        }
-    }
-    tasks
+    let probes = match (&c.startup_probe, started) {
+        (Some(probe), false) => vec![(Role::Startup, Some(probe))],
+        _ => vec![(Role::Liveness, c.liveness_probe.as_ref()), (Role::Readiness, c.readiness_probe.as_ref())],
+    };
+    let run = |(role, probe): (Role, Option<&Probe>)| {
+        let task = task::spawn("probe", watch(subject.clone(), role, probe?.clone()));
+        Some(Running { role, task })
+    };
+    probes.into_iter().filter_map(run).collect()
 }
 
 /// Probes until told to stop; a startup probe ends with its first success.
@@ -171,7 +182,13 @@ async fn once(s: &Subject, probe: &Probe) -> Result<(), String> {
     if let Some(tcp_socket) = &probe.tcp_socket {
         return tcp(&s.container, tcp_socket, s.host).await;
     }
-    Err("probes of this type are not supported yet; supported: exec, httpGet, tcpSocket".into())
+    if let Some(grpc) = &probe.grpc {
+        let port = u16::try_from(grpc.port).map_err(|_| format!("invalid port number: {}", grpc.port))?;
+        let address = SocketAddr::new(s.host.ok_or("the pod has no address yet")?, port);
+        let (service, tls) = (grpc.service.as_deref().unwrap_or(""), grpc.mode.as_deref() == Some("TLS"));
+        return crate::wire::grpc::check_health(address, tls, service, USER_AGENT).await;
+    }
+    Err("missing probe handler".into())
 }
 
 /// Runs a command in the container; its output, or what it said when it failed.
@@ -209,8 +226,7 @@ pub async fn http(
         Some(host) => format!("{host}:{port}"),
         None => SocketAddr::new(host.ok_or("the pod has no address yet")?, port).to_string(),
     };
-    let mut head =
-        format!("GET {path} HTTP/1.1\r\nUser-Agent: kube-probe/1.37\r\nAccept: */*\r\nConnection: close\r\n");
+    let mut head = format!("GET {path} HTTP/1.1\r\nUser-Agent: {USER_AGENT}\r\nAccept: */*\r\nConnection: close\r\n");
     let given = get.http_headers.iter().flatten();
     if !given.clone().any(|h| h.name.eq_ignore_ascii_case("host")) {
         head.push_str(&format!("Host: {target}\r\n"));

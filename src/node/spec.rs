@@ -30,6 +30,7 @@ pub fn plan(pod: &Pod) -> Plan {
         role,
         startup_probe: c.startup_probe.is_some(),
         readiness_probe: c.readiness_probe.is_some(),
+        post_start: c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()),
     };
     let init = spec.init_containers.iter().flatten().map(|c| {
         let sidecar = c.restart_policy.as_deref() == Some("Always");

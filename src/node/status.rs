@@ -6,9 +6,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::{Map, Value, json};
 
-use super::machine::{Container, Ended, Now, Phase, PodState, Role, Stage};
+use super::machine::{Container, Ended, Now, Phase, PodState, Restart, Role, Stage};
+use super::resize::Shares;
 use super::spec;
 use crate::base::clock::seconds_text;
+
+/// Reason and message of a pod that was active for too long.
+pub const OVERDUE: (&str, &str) = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
 
 /// What the status says beside the machine's state.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +22,27 @@ pub struct Seen {
     pub sandbox: bool,
     pub start_time: Option<Timestamp>,
     pub deleting: bool,
+    pub resources: Resources,
 }
+
+/// What the containers of a pod have, and what is under way.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    pub granted: Shares,
+    pub has: Shares,
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition that is there only while it is true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub kind: &'static str,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Conditions of this kind.
+const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// What the API knows of all containers of a pod, init and ephemeral ones included.
 pub fn reported(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
@@ -43,6 +67,10 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
         Phase::Failed => "Failed",
     };
     status.insert("phase".into(), name(phase).into());
+    if state.overdue {
+        status.insert("reason".into(), OVERDUE.0.into());
+        status.insert("message".into(), OVERDUE.1.into());
+    }
     if let Some((reason, message)) = &state.refused {
         status.insert("reason".into(), (*reason).into());
         status.insert("message".into(), format!("Pod was rejected: {message}").into());
@@ -66,7 +94,7 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
     let entries = |want: fn(Role) -> bool| -> Vec<Value> {
         let all = state.containers.iter().zip(&state.plan.containers);
         all.filter(|(_, p)| want(p.role) && state.refused.is_none())
-            .map(|(c, p)| entry(pod, state, c, p.role))
+            .map(|(c, p)| entry(pod, state, c, p.role, &seen.resources))
             .collect()
     };
     let init = entries(|r| matches!(r, Role::Init | Role::Sidecar));
@@ -129,13 +157,15 @@ fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &
     } else {
         ready.clone()
     };
-    let mine: Vec<(&str, (bool, &str, String))> = vec![
+    let mut mine: Vec<(&str, (bool, &str, String))> = vec![
         ("PodReadyToStartContainers", (seen.sandbox, "", String::new())),
         ("Initialized", initialized),
         ("Ready", pod_ready),
         ("ContainersReady", ready),
         ("PodScheduled", (true, "", String::new())),
     ];
+    let passing = seen.resources.conditions.iter().map(|c| (c.kind, (true, c.reason, c.message.clone())));
+    mine.extend(passing);
     let old = current.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut out: Vec<Value> = Vec::new();
     for (kind, (value, reason, message)) in mine {
@@ -157,7 +187,8 @@ fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &
         out.push(condition);
     }
     let known: Vec<Value> = out.iter().map(|c| c["type"].clone()).collect();
-    out.extend(old.into_iter().filter(|c| !known.contains(&c["type"])));
+    let passed = |c: &Value| c["type"].as_str().is_some_and(|kind| PASSING.contains(&kind));
+    out.extend(old.into_iter().filter(|c| !known.contains(&c["type"]) && !passed(c)));
     out.into()
 }
 
@@ -166,15 +197,25 @@ fn is_true(current: &Value, kind: &str) -> bool {
     all.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == "True")
 }
 
-fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role) -> Value {
+fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role, resources: &Resources) -> Value {
     let image = spec::container(pod, &c.name).and_then(|s| s.image.clone()).unwrap_or_default();
     let mut out = json!({
         "name": c.name, "image": image, "imageID": c.image_id, "restartCount": c.restarts,
-        "ready": c.ready && role != Role::Ephemeral && matches!(c.now, Now::Running { .. }),
+        "ready": match (&c.now, role) {
+            (Now::Running { .. }, Role::Init | Role::Sidecar | Role::Main) => c.ready,
+            (Now::Ended(e), Role::Init) => e.code == 0,
+            _ => false,
+        },
         "started": c.started && matches!(c.now, Now::Running { .. }),
-        "state": now_state(state, c, &image),
+        "state": now_state(state, c, role, &image),
         "lastState": last_state(c),
     });
+    if let (Some(granted), Some(has)) = (resources.granted.get(&c.name), resources.has.get(&c.name)) {
+        out["resources"] = json!(has);
+        if let Some(requests) = granted.requests.as_ref().filter(|r| !r.is_empty()) {
+            out["allocatedResources"] = json!(requests);
+        }
+    }
     let id = match &c.now {
         Now::Running { id, .. } => Some(id),
         Now::Ended(e) | Now::Crashed { ended: e, .. } => Some(&e.id),
@@ -194,18 +235,19 @@ fn waiting(reason: &str, message: &str) -> Value {
     json!({"waiting": out})
 }
 
-fn now_state(state: &PodState, c: &Container, image: &str) -> Value {
+fn now_state(state: &PodState, c: &Container, role: Role, image: &str) -> Value {
+    if let (Role::Init, Restart::OnFailure, Some(last)) = (role, state.plan.restart, &c.last)
+        && last.code == 0
+        && !matches!(c.now, Now::Ended(_))
+    {
+        // It runs once more in a new sandbox, and the API lets nobody begin again who has succeeded.
+        return json!({"terminated": terminated(last)});
+    }
     match &c.now {
-        Now::Waiting
-            if !state.initialized()
-                && state.plan.containers.iter().any(|p| p.name == c.name && p.role == Role::Main) =>
-        {
-            waiting("PodInitializing", "")
+        Now::Waiting | Now::Starting | Now::Pulling | Now::Pulled => {
+            let any_init = state.plan.containers.iter().any(|p| matches!(p.role, Role::Init | Role::Sidecar));
+            waiting(if any_init { "PodInitializing" } else { "ContainerCreating" }, "")
         }
-        Now::Waiting | Now::Starting | Now::Pulling => match &c.last {
-            Some(_) if matches!(c.now, Now::Waiting) => waiting("PodInitializing", ""),
-            _ => waiting("ContainerCreating", ""),
-        },
         Now::PullFailed { reason: reason @ "ErrImagePull", message, rests_at: None, .. } => {
             waiting("ImagePullBackOff", &format!("Back-off pulling image {image:?}: {reason}: {message}"))
         }
@@ -225,16 +267,14 @@ fn last_state(c: &Container) -> Value {
 }
 
 fn terminated(e: &Ended) -> Value {
-    let reason = match (e.oom_killed, e.code) {
-        _ if e.id.is_empty() => "StartError",
-        (true, _) => "OOMKilled",
-        (_, 0) => "Completed",
-        _ => "Error",
-    };
     let mut out = json!({
-        "exitCode": e.code, "reason": reason, "finishedAt": seconds_text(e.finished_at),
-        "startedAt": e.started_at.map(seconds_text), "containerID": format!("amphipod://{}", e.id),
+        "exitCode": e.code, "reason": e.reason, "finishedAt": seconds_text(e.finished_at),
+        "startedAt": e.started_at.map(seconds_text),
     });
+    // What never began has none.
+    if !e.id.is_empty() {
+        out["containerID"] = format!("amphipod://{}", e.id).into();
+    }
     if let Some(signal) = e.signal {
         out["signal"] = signal.into();
     }
@@ -242,4 +282,90 @@ fn terminated(e: &Ended) -> Value {
         out["message"] = e.message.as_str().into();
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::machine::{self, Event};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + seconds).unwrap()
+    }
+
+    fn pod(v: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": v})).unwrap()
+    }
+
+    fn status(pod: &Pod, events: Vec<Event>) -> Value {
+        let mut state = PodState::new(spec::plan(pod));
+        for event in [vec![Event::Begin, Event::Prepared], events].concat() {
+            state = machine::step(state, event, at(0)).0;
+        }
+        of(pod, &state, &Seen::default(), &json!({}), at(0))
+    }
+
+    fn run(name: &str) -> Vec<Event> {
+        let container = || name.to_owned();
+        let id = format!("{name}-id");
+        vec![
+            Event::Pulled { container: container(), image_id: String::new() },
+            Event::Started { container: container(), id, pid: 1, since: at(0) },
+        ]
+    }
+
+    fn exit(name: &str, code: i32) -> Event {
+        let reason = Ended::reason(code, false).to_owned();
+        Event::Exited { container: name.into(), ended: Ended { id: "x".into(), code, reason, ..Ended::lost(at(1)) } }
+    }
+
+    #[test]
+    fn init_containers_are_ready_when_they_are_through_and_all_wait_for_the_initialisation() {
+        let pod = pod(json!({
+            "initContainers": [{"name": "i", "image": "b"}, {"name": "j", "image": "b"}],
+            "containers": [{"name": "a", "image": "b"}],
+        }));
+        let now = status(&pod, [run("i"), vec![exit("i", 0)]].concat());
+        let init = &now["initContainerStatuses"];
+        assert_eq!((&init[0]["ready"], &init[0]["started"]), (&json!(true), &json!(false)));
+        assert_eq!(init[0]["state"]["terminated"]["reason"], "Completed");
+        assert_eq!(init[1]["state"], json!({"waiting": {"reason": "PodInitializing"}}));
+        assert_eq!(init[1]["ready"], false);
+        assert_eq!(now["containerStatuses"][0]["state"], json!({"waiting": {"reason": "PodInitializing"}}));
+        let failed = status(&pod, [run("i"), vec![exit("i", 1)]].concat());
+        assert_eq!(failed["initContainerStatuses"][0]["ready"], false);
+        let alone = super::tests::pod(json!({"containers": [{"name": "a", "image": "b"}]}));
+        let waits = &status(&alone, Vec::new())["containerStatuses"][0]["state"];
+        assert_eq!(*waits, json!({"waiting": {"reason": "ContainerCreating"}}));
+    }
+
+    #[test]
+    fn what_could_not_be_started_has_a_reason_and_no_id() {
+        let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "b"}]}));
+        let failed = Event::StartFailed { container: "a".into(), reason: "RunContainerError", message: "no".into() };
+        let all = status(&pod, vec![run("a").remove(0), failed]);
+        let ended = &all["containerStatuses"][0]["state"]["terminated"];
+        assert_eq!(
+            (&ended["reason"], &ended["exitCode"], &ended["message"]),
+            (&json!("StartError"), &json!(128), &json!("no"))
+        );
+        assert!(
+            ended.get("containerID").is_none() && all["containerStatuses"][0].get("containerID").is_none(),
+            "{all}"
+        );
+    }
+
+    #[test]
+    fn an_init_container_that_runs_once_more_is_as_it_ended_until_it_ends_again() {
+        let pod = pod(json!({
+            "restartPolicy": "OnFailure",
+            "initContainers": [{"name": "i", "image": "b"}], "containers": [{"name": "a", "image": "b"}],
+        }));
+        let first = [run("i"), vec![exit("i", 0)], run("a"), vec![Event::SandboxGone, Event::Prepared]].concat();
+        let again = status(&pod, [first.clone(), run("i")].concat());
+        let init = &again["initContainerStatuses"][0];
+        assert_eq!((&init["restartCount"], &init["state"]["terminated"]["exitCode"]), (&json!(1), &json!(0)));
+        let failed = status(&pod, [first, run("i"), vec![exit("i", 3)]].concat());
+        assert_eq!(failed["initContainerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
+    }
 }

@@ -1,7 +1,12 @@
 //! One pod's worker: feeds the state machine, does what it asks for, reports what it is.
 //!
 //! The loop never waits for anything but the next message: whatever takes time runs in a task of its own and comes back as
-//! a message. So a pod that is being pulled, stopped or probed can be deleted at any moment.
+//! a message. So a pod that is being pulled, stopped or probed can be deleted at any moment. Whatever the machine waits for is
+//! answered, also when its task panics ([`Worker::work`]); and what it does not know of (hooks, volumes that are brought up to
+//! date, the stop of a container that has ended) is ended and waited for before what it works on is removed.
+
+mod adopt;
+mod resizing;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,18 +17,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::env::Facts;
-use super::launch::{self, Setting};
-use super::machine::{self, Effect, Event, Now, Part, PodState, Role, Stage};
+use super::launch::{self, Failed, Setting};
+use super::machine::{self, Effect, Ended, Event, Now, Part, PodState, Role, Stage};
 use super::{Node, admit, files, probes, pull, spec, status, volumes};
 use crate::api::delete::DeleteOptions;
 use crate::base::clock::between;
+use crate::base::file::make_private_dir;
 use crate::base::object::Object;
 use crate::base::task;
-use crate::containers::{ContainerState, Sandbox, SandboxSpec, Users};
+use crate::containers::{ContainerState, ContainerStatus, Sandbox, SandboxSpec, Users};
 use crate::kinds::Subresource;
 use crate::kinds::core::pod;
 use crate::net::PodAttachment;
@@ -49,6 +55,8 @@ pub enum Message {
     Happened(Event),
     /// The sandbox is up.
     Prepared(Box<Setting>),
+    /// A sandbox is gone.
+    SandboxGone { sandbox: String },
     /// A container of the sandbox has ended: look how.
     Exited { container: String },
     /// A ConfigMap or Secret of a volume has changed.
@@ -57,8 +65,12 @@ pub enum Message {
     Images,
     /// The last report has reached the API (or not).
     Reported(bool),
-    /// A volume could not be brought up to date.
-    Stale,
+    /// Another pod of the node has gone, or takes less.
+    Room,
+    /// What was done of a change of resources.
+    Resized(resizing::Done),
+    /// The volumes were brought up to date, or one was not.
+    Refreshed { stale: bool },
 }
 
 /// How to reach a worker.
@@ -71,9 +83,21 @@ struct Worker {
     pod: Arc<Pod>,
     state: PodState,
     setting: Option<Box<Setting>>,
+    /// A sandbox that is to be removed before anything else is made.
+    leaving: Option<String>,
+    /// A sandbox that was gone before it was known to be there.
+    gone: Option<String>,
     addresses: Vec<IpAddr>,
     start_time: Option<Timestamp>,
-    probes: HashMap<String, Vec<JoinHandle<Option<()>>>>,
+    resources: resizing::Resizing,
+    probes: HashMap<String, Vec<probes::Running>>,
+    /// Containers that are being stopped.
+    stops: HashMap<String, JoinHandle<Option<()>>>,
+    /// True when the pod is to end: hooks that hold up a start are given up.
+    ending: watch::Sender<bool>,
+    /// Volumes that are being brought up to date, and whether they are to be once more after that.
+    refreshing: Option<JoinHandle<Option<()>>>,
+    refresh_again: bool,
     tell: Handle,
     /// What was reported last; `None` while nothing was.
     reported: Option<Value>,
@@ -87,17 +111,13 @@ struct Worker {
     vanished: bool,
 }
 
-/// Starts a worker for a pod; `sandbox` is what an earlier process left running of it. `done` is told its uid at the end.
-pub fn spawn(
-    node: Arc<Node>,
-    object: Arc<Object>,
-    sandbox: Option<Sandbox>,
-    done: mpsc::Sender<String>,
-) -> Option<Handle> {
+/// Starts a worker for a pod; `left` is what an earlier process left of it. `done` is told its uid at the end.
+pub fn spawn(node: Arc<Node>, object: Arc<Object>, left: Vec<Sandbox>, done: mpsc::Sender<String>) -> Option<Handle> {
     let pod = object.typed::<Pod>().ok()?;
     let (tell, queue) = mpsc::channel(QUEUE);
     let uid = object.meta.uid.to_string();
     let mut worker = Worker {
+        resources: resizing::Resizing::of(&pod),
         state: PodState::new(spec::plan(&pod)),
         uid: uid.clone(),
         start_time: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0),
@@ -105,8 +125,14 @@ pub fn spawn(
         object,
         pod,
         setting: None,
+        leaving: None,
+        gone: None,
         addresses: Vec::new(),
         probes: HashMap::new(),
+        stops: HashMap::new(),
+        ending: watch::Sender::new(false),
+        refreshing: None,
+        refresh_again: false,
         tell: tell.clone(),
         reported: None,
         reporting: false,
@@ -116,11 +142,9 @@ pub fn spawn(
         vanished: false,
     };
     task::spawn("pod", async move {
-        worker.remember();
-        if let Some(sandbox) = sandbox {
-            worker.adopt(sandbox).await;
-        }
-        worker.run(queue).await;
+        let begun = worker.remember();
+        let lost = !worker.take_over(left).await && begun;
+        worker.run(queue, lost).await;
         let _ = done.send(uid).await;
     });
     Some(tell)
@@ -129,19 +153,26 @@ pub fn spawn(
 // === impl Worker ===
 
 impl Worker {
-    async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+    /// `lost`: it had begun before this process, and there is no sandbox of it.
+    async fn run(mut self, mut queue: mpsc::Receiver<Message>, lost: bool) {
         self.start_time.get_or_insert_with(|| self.node.clock.now());
+        self.limit();
         if self.state.stage == Stage::Preparing && self.is_over() {
             // It ended before this process began, and nothing of it is left: what the API says of it stays.
             self.state.stage = Stage::Finished;
             self.silent = true;
-            tear_down(&self.node, &self.pod, &self.uid, false).await;
-        } else {
-            self.refuse_or_begin();
+            if let Err(why) = tear_down(&self.node, &self.pod, &self.uid, false).await {
+                tracing::warn!(uid = self.uid, why, "what is left of an ended pod was not removed whole");
+            }
         }
+        // What is to go already is not begun.
+        self.state.lost = lost;
         self.check_deletion();
+        self.look_at_resources();
+        self.refuse_or_begin(lost);
         self.report();
-        while self.state.stage != Stage::Gone {
+        // A report that is out would come after the last one.
+        while self.state.stage != Stage::Gone || self.reporting {
             let wake = self.wake_at();
             tokio::select! {
                 biased;
@@ -160,16 +191,22 @@ impl Worker {
                 self.begin_finish(false);
             }
         }
+        // Nobody is kept waiting by what is told to it while the API is away.
+        drop(queue);
         self.end().await;
     }
 
     /// What runs already goes on running, whatever the flags say now.
-    fn refuse_or_begin(&mut self) {
+    fn refuse_or_begin(&mut self, lost: bool) {
         let host = admit::Host::look(&self.node.config.unsafe_sysctls);
         match admit::refuse(&self.pod, &host).filter(|_| self.state.stage == Stage::Preparing) {
             Some(admit::Refusal { reason, message }) => {
                 self.node.recorder.event(&pod::KIND, &self.object, EventType::Warning, reason, &message);
                 self.happened(Event::Refused { reason, message });
+            }
+            None if lost && self.state.stage == Stage::Preparing => {
+                self.state.stage = Stage::Up;
+                self.happened(Event::SandboxGone);
             }
             None => self.happened(Event::Begin),
         }
@@ -181,99 +218,19 @@ impl Worker {
         matches!(phase, Some("Succeeded" | "Failed"))
     }
 
-    /// Restart counts and last ends that the API knows of, for containers that this process has not seen.
-    fn remember(&mut self) {
-        let pod = self.pod.clone();
-        for s in status::reported(&pod).cloned() {
-            let Some(c) = self.state.containers.iter_mut().find(|c| c.name == s.name) else { continue };
-            c.restarts = s.restart_count.max(0) as u32;
-            c.image_id = s.image_id;
-            let terminated = s.state.as_ref().and_then(|s| s.terminated.clone());
-            let ran = s.state.as_ref().is_some_and(|s| s.running.is_some());
-            if let Some(t) = terminated {
-                let id = t.container_id.unwrap_or_default().trim_start_matches("amphipod://").to_owned();
-                let ended = machine::Ended {
-                    id,
-                    code: t.exit_code,
-                    signal: t.signal,
-                    oom_killed: t.reason.as_deref() == Some("OOMKilled"),
-                    started_at: t.started_at.map(|x| x.0),
-                    finished_at: t.finished_at.map_or_else(|| self.node.clock.now(), |x| x.0),
-                    message: t.message.unwrap_or_default(),
-                };
-                c.now = Now::Ended(ended);
-            } else if ran && self.state.plan.containers.iter().any(|p| p.name == s.name && p.role == Role::Ephemeral) {
-                let id = s.container_id.unwrap_or_default().trim_start_matches("amphipod://").to_owned();
-                c.now = Now::Ended(machine::Ended { id, ..machine::Ended::lost(self.node.clock.now()) });
-            } else if ran {
-                // It ran when this node was last seen, and is gone unless its sandbox is adopted.
-                c.restarts += 1;
-            }
-        }
-    }
-
-    /// Takes over what runs: same containers, same addresses.
-    async fn adopt(&mut self, sandbox: Sandbox) {
-        if !sandbox.alive {
-            self.discard(&sandbox).await;
-            return;
-        }
-        let attempt = sandbox.spec.attempt;
-        let Some(setting) = self.prepare(attempt, Some(&sandbox)).await.ok() else {
-            self.discard(&sandbox).await;
-            return;
-        };
-        self.state.sandbox_attempt = attempt;
-        self.state.stage = Stage::Up;
-        self.addresses = setting.addresses.clone();
-        self.setting = Some(setting);
-        let pod = self.pod.clone();
-        let mut running = Vec::new();
-        for part in self.state.plan.containers.clone() {
-            let newest = sandbox.containers.iter().filter(|c| c.name == part.name).max_by_key(|c| c.attempt);
-            let Some(found) = newest else { continue };
-            let was =
-                status::reported(&pod).find(|s| s.container_id.as_deref() == Some(&format!("amphipod://{}", found.id)));
-            let ended = launch::ended(&self.node, &self.pod, found);
-            let Some(c) = self.state.containers.iter_mut().find(|c| c.name == part.name) else { continue };
-            c.restarts = found.attempt;
-            match (&found.state, ended) {
-                (ContainerState::Running { started_at }, _) => {
-                    c.now = Now::Running { id: found.id.clone(), pid: found.pid, since: *started_at, stopping: false };
-                    c.started = was.and_then(|s| s.started).unwrap_or(!part.startup_probe);
-                    c.ready = was.map_or(!part.readiness_probe, |s| s.ready);
-                    running.push(part.name.clone());
-                }
-                (_, Some(ended)) => {
-                    // As if it had been seen ending.
-                    c.now = Now::Running { id: found.id.clone(), pid: 0, since: ended.finished_at, stopping: false };
-                    self.happened(Event::Exited { container: part.name.clone(), ended });
-                }
-                (_, None) => {}
-            }
-        }
-        for name in running {
-            self.perform(Effect::StartProbes { container: name });
-        }
-        // The volumes were left as they are.
-        self.refresh();
-    }
-
-    async fn discard(&self, sandbox: &Sandbox) {
-        for c in &sandbox.containers {
-            let _ = self.node.images.release_rootfs(&c.id).await;
-        }
-        if let Err(error) = self.node.runtime.remove_sandbox(&sandbox.spec.id).await {
-            tracing::warn!(sandbox = sandbox.spec.id, %error, "a lost sandbox was not removed");
-        }
-    }
-
     async fn take(&mut self, message: Message) {
         match message {
             Message::Pod(object) => {
                 if let Ok(pod) = object.typed::<Pod>() {
+                    let shown = |p: &Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
+                    let changed = volumes::shows_metadata(&pod) && shown(&self.pod) != shown(&pod);
                     (self.object, self.pod) = (object, pod);
+                    self.limit();
+                    self.look_at_resources();
                     self.take_in_ephemeral();
+                    if changed {
+                        self.refresh();
+                    }
                     self.check_deletion();
                 }
             }
@@ -286,6 +243,9 @@ impl Worker {
             Message::Happened(event) => {
                 let no_image = matches!(event, Event::PullFailed { .. });
                 self.happened(event);
+                if self.resources.is_begun() {
+                    self.make_so();
+                }
                 if no_image {
                     // It may have come while the failure was on its way.
                     self.look_for_images(false).await;
@@ -297,12 +257,31 @@ impl Worker {
                 if setting.stale {
                     self.refresh_at = Some(tokio::time::Instant::now() + REFRESH_RETRY);
                 }
-                self.setting = Some(setting);
+                let died = self.gone.take().is_some_and(|id| id == setting.sandbox);
+                (self.setting, self.leaving) = (Some(setting), None);
                 self.happened(Event::Prepared);
+                if died {
+                    self.happened(Event::SandboxGone);
+                }
+                self.look_at_resources();
             }
+            Message::SandboxGone { sandbox } => match &self.setting {
+                Some(setting) if setting.sandbox == sandbox => self.happened(Event::SandboxGone),
+                _ => self.gone = Some(sandbox),
+            },
             Message::Exited { container } => self.exited(&container).await,
             Message::Content => self.refresh(),
-            Message::Stale => self.refresh_at = Some(tokio::time::Instant::now() + REFRESH_RETRY),
+            Message::Room => self.room(),
+            Message::Resized(done) => self.resized(done),
+            Message::Refreshed { stale } => {
+                self.refreshing = None;
+                if stale {
+                    self.refresh_at = Some(tokio::time::Instant::now() + REFRESH_RETRY);
+                }
+                if std::mem::take(&mut self.refresh_again) {
+                    self.refresh();
+                }
+            }
             Message::Reported(well) => {
                 self.reporting = false;
                 if !well {
@@ -340,18 +319,41 @@ impl Worker {
         for effect in effects {
             self.perform(effect);
         }
+        let state = &self.state;
+        self.stops.retain(|name, stop| {
+            let runs = state.container(name).is_some_and(|c| matches!(c.now, Now::Running { .. }));
+            if !runs {
+                // It has ended by itself: hooks and patience are of no use any more.
+                stop.abort();
+            }
+            runs
+        });
+        if matches!(state.stage, Stage::Failing { .. } | Stage::Stopping { .. }) {
+            self.ending.send_replace(true);
+        }
+    }
+
+    /// How long the pod may be active, and how long it has to end.
+    fn limit(&mut self) {
+        let spec = self.pod.spec.as_ref();
+        let seconds = |n: i64| Duration::from_secs(n.max(0) as u64);
+        let active = spec.and_then(|s| s.active_deadline_seconds).map(seconds);
+        self.state.active_until =
+            self.start_time.zip(active).and_then(|(start, active)| start.checked_add(active).ok());
+        self.state.grace = seconds(spec.and_then(|s| s.termination_grace_period_seconds).unwrap_or(30));
     }
 
     fn tick(&mut self) {
         if self.refresh_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
             self.refresh();
         }
+        self.retry_resize();
         self.happened(Event::Tick);
     }
 
     fn wake_at(&self) -> Option<tokio::time::Instant> {
         let due = self.state.next_at().map(|at| tokio::time::Instant::now() + between(self.node.clock.now(), at));
-        [due, self.refresh_at].into_iter().flatten().min()
+        [due, self.refresh_at, self.resources.retry_at].into_iter().flatten().min()
     }
 
     fn check_deletion(&mut self) {
@@ -361,13 +363,14 @@ impl Worker {
     }
 
     async fn exited(&mut self, id: &str) {
-        let Some(found) = self.node.runtime.container(id).await else { return };
+        let Some(found) = self.node.runtime.container(id).await else {
+            return self.lost_container(id);
+        };
         let Some(ended) = launch::ended(&self.node, &self.pod, &found) else { return };
-        let current = self.state.container(&found.name).is_some_and(|c| match &c.now {
-            Now::Running { id, .. } => *id == found.id,
-            Now::Starting => true,
-            _ => false,
-        });
+        let current = self
+            .state
+            .container(&found.name)
+            .is_some_and(|c| matches!(&c.now, Now::Running { id, .. } if *id == found.id));
         if current {
             let again = self.state.container(&found.name).is_some_and(|c| c.restarts > 0);
             self.happened(Event::Exited { container: found.name.clone(), ended });
@@ -382,12 +385,27 @@ impl Worker {
         self.prune(&found.name, &found.id).await;
     }
 
+    /// The runtime knows nothing of a container: nobody would ever tell of its end.
+    fn lost_container(&mut self, id: &str) {
+        let mut all = self.state.containers.iter();
+        let found = all.find_map(|c| match &c.now {
+            Now::Running { id: now, since, .. } if now == id => Some((c.name.clone(), *since)),
+            _ => None,
+        });
+        if let Some((container, since)) = found {
+            let ended = Ended { id: id.to_owned(), started_at: Some(since), ..Ended::lost(self.node.clock.now()) };
+            self.happened(Event::Exited { container, ended });
+        }
+    }
+
     /// Keeps the newest ended run of a container (for `logs --previous`), and removes older ones.
     async fn prune(&self, name: &str, newest: &str) {
         let Some(setting) = &self.setting else { return };
         let all = self.node.runtime.list().await;
         let Some(sandbox) = all.into_iter().find(|s| s.spec.id == setting.sandbox) else { return };
-        for c in sandbox.containers.iter().filter(|c| c.name == name && c.id != newest && !c.is_running()) {
+        // One that is neither running nor ended is just being started.
+        let ended = |c: &&ContainerStatus| matches!(c.state, ContainerState::Exited { .. });
+        for c in sandbox.containers.iter().filter(ended).filter(|c| c.name == name && c.id != newest) {
             let _ = self.node.runtime.remove_container(&c.id).await;
             let _ = self.node.images.release_rootfs(&c.id).await;
         }
@@ -397,17 +415,31 @@ impl Worker {
         facts(&self.node, &self.addresses)
     }
 
+    /// Brings the volumes up to date; one look at a time, since two that write the same volume would remove what the other
+    /// has written.
     fn refresh(&mut self) {
-        let (node, pod, facts, tell) = (self.node.clone(), self.pod.clone(), self.facts(), self.tell.clone());
-        self.refresh_at = volumes::has_token(&pod).then(|| tokio::time::Instant::now() + REFRESH);
-        if self.state.stage == Stage::Up {
-            task::spawn("volume refresh", async move {
-                if let Err(why) = volumes::refresh(&node, &pod, &facts).await {
-                    tracing::info!(pod = ?pod.metadata.name, why, "a volume keeps its old content");
-                    let _ = tell.send(Message::Stale).await;
-                }
-            });
+        self.refresh_at = volumes::has_token(&self.pod).then(|| tokio::time::Instant::now() + REFRESH);
+        if self.state.stage != Stage::Up {
+            return;
         }
+        if self.refreshing.is_some() {
+            self.refresh_again = true;
+            return;
+        }
+        let (node, pod, facts, tell) = (self.node.clone(), self.pod.clone(), self.facts(), self.tell.clone());
+        self.refreshing = Some(task::spawn("volume refresh", async move {
+            let refreshed = volumes::refresh(&node, &pod, &facts).await;
+            if let Err(why) = &refreshed {
+                tracing::info!(pod = ?pod.metadata.name, why, "a volume keeps its old content");
+            }
+            let _ = tell.send(Message::Refreshed { stale: refreshed.is_err() }).await;
+        }));
+    }
+
+    /// What works on the pod's volumes is ended; the task that goes on waits for its end.
+    fn end_refresh(&mut self) -> Option<JoinHandle<Option<()>>> {
+        self.refresh_again = false;
+        self.refreshing.take().inspect(JoinHandle::abort)
     }
 
     fn say(&self, container: &str, event_type: EventType, reason: &str, message: &str) {
@@ -427,98 +459,135 @@ impl Worker {
             Effect::Start { container, attempt } => self.begin_start(container, attempt),
             Effect::Stop { container, grace } => self.begin_stop(container, grace),
             Effect::StartProbes { container } => self.start_probes(&container),
-            Effect::StopProbes { container } => {
-                for probe in self.probes.remove(&container).into_iter().flatten() {
-                    probe.abort();
+            Effect::StopProbes { container, but_readiness } => {
+                if let Some(probes) = self.probes.get_mut(&container) {
+                    probes.retain(|probe| but_readiness && probe.keeps_on());
                 }
+            }
+            Effect::Overdue => {
+                let (reason, message) = status::OVERDUE;
+                self.node.recorder.event(&pod::KIND, &self.object, EventType::Normal, reason, message);
             }
             Effect::Finish => self.finish_when_told = true,
             Effect::TearDown => self.begin_finish(true),
         }
     }
 
+    /// Does what the machine waits for, and tells how it went; `otherwise` is told if the work panics.
+    fn work(&self, name: &'static str, otherwise: Event, work: impl Future<Output = Message> + Send + 'static) {
+        let tell = self.tell.clone();
+        let work = task::spawn(name, work);
+        task::spawn(name, async move {
+            let answer = work.await.ok().flatten().unwrap_or(Message::Happened(otherwise));
+            let _ = tell.send(answer).await;
+        });
+    }
+
     fn begin_prepare(&mut self) {
         self.refresh_at = volumes::has_token(&self.pod).then(|| tokio::time::Instant::now() + REFRESH);
-        let (node, object, pod) = (self.node.clone(), self.object.clone(), self.pod.clone());
-        let (old, attempt, tell) = (self.setting.take(), self.state.sandbox_attempt, self.tell.clone());
-        task::spawn("pod set-up", async move {
-            if let Some(old) = old {
-                remove_sandbox(&node, &old.sandbox).await;
-            }
-            let message = match prepare(&node, &pod, attempt, None).await {
+        let (node, object, pod) = (self.node.clone(), self.object.clone(), self.granted_pod());
+        self.resources.sandbox_begins(&self.pod);
+        let (attempt, refresh) = (self.state.sandbox_attempt, self.end_refresh());
+        if let Some(old) = self.setting.take() {
+            self.leaving = Some(old.sandbox);
+        }
+        let old = self.leaving.clone();
+        self.work("pod set-up", Event::PrepareFailed("internal error".into()), async move {
+            ended(refresh).await;
+            let removed = match &old {
+                Some(old) => remove_sandbox(&node, old)
+                    .await
+                    .map_err(|why| ("FailedKillPod", format!("the sandbox before could not be removed: {why}"))),
+                None => Ok(()),
+            };
+            let prepared = match removed {
+                Ok(()) => prepare(&node, &pod, attempt, None).await,
+                Err(failed) => Err(failed),
+            };
+            match prepared {
                 Ok(setting) => Message::Prepared(setting),
                 Err((reason, why)) => {
                     node.recorder.event(&pod::KIND, &object, EventType::Warning, reason, &why);
                     Message::Happened(Event::PrepareFailed(why))
                 }
-            };
-            let _ = tell.send(message).await;
+            }
         });
     }
 
     async fn prepare(&self, attempt: u32, adopted: Option<&Sandbox>) -> Result<Box<Setting>, (&'static str, String)> {
-        prepare(&self.node, &self.pod, attempt, adopted).await
+        prepare(&self.node, &self.granted_pod(), attempt, adopted).await
     }
 
     fn begin_pull(&mut self, name: String) {
-        let (node, object, pod, tell) = (self.node.clone(), self.object.clone(), self.pod.clone(), self.tell.clone());
-        task::spawn("image", async move {
-            let Some(c) = spec::container(&pod, &name) else { return };
-            let event = match pull::ensure(&node, &object, &pod, &c).await {
+        let (node, object, pod) = (self.node.clone(), self.object.clone(), self.pod.clone());
+        let failed = |reason, message| Event::PullFailed { container: name.clone(), reason, message };
+        let otherwise = failed("ErrImagePull", "internal error".into());
+        let Some(c) = spec::container(&self.pod, &name).map(Cow::into_owned) else { return };
+        self.work("image", otherwise, async move {
+            Message::Happened(match pull::ensure(&node, &object, &pod, &c).await {
                 Ok(image) => {
-                    Event::Pulled { container: name, image_id: image.digests.first().cloned().unwrap_or(image.id) }
+                    let image_id = image.digests.first().cloned().unwrap_or(image.id);
+                    Event::Pulled { container: c.name, image_id }
                 }
-                Err(failed) => Event::PullFailed { container: name, reason: failed.reason, message: failed.message },
-            };
-            let _ = tell.send(Message::Happened(event)).await;
+                Err(failed) => Event::PullFailed { container: c.name, reason: failed.reason, message: failed.message },
+            })
         });
     }
 
     fn begin_start(&mut self, name: String, attempt: u32) {
-        let Some(setting) = self.setting.clone() else { return };
+        let failed = |message: &str| Event::StartFailed {
+            container: name.clone(),
+            reason: "CreateContainerError",
+            message: message.to_owned(),
+        };
+        self.resources.begins(&name);
+        let found = self.setting.clone().zip(spec::container(&self.granted_pod(), &name).map(Cow::into_owned));
+        let Some((setting, c)) = found else {
+            // It is never asked for without either; if it were, the pod would wait for ever.
+            return self.work(
+                "container start",
+                failed("internal error"),
+                std::future::ready(Message::Happened(failed("the pod has no sandbox"))),
+            );
+        };
         let (node, object, pod, tell) = (self.node.clone(), self.object.clone(), self.pod.clone(), self.tell.clone());
-        task::spawn("container start", async move {
-            let Some(c) = spec::container(&pod, &name) else { return };
-            let part = spec::field_of(&pod, &name);
+        let ending = self.ending.subscribe();
+        let otherwise = failed("internal error");
+        self.work("container start", otherwise, async move {
+            let part = spec::field_of(&pod, &c.name);
             let say =
                 |t, reason: &str, message: &str| node.recorder.event_at(&pod::KIND, &object, &part, t, reason, message);
             let Some(image) = node.images.status(c.image.as_deref().unwrap_or("")).await else {
                 let message = "the image was removed before the container could start".to_owned();
-                let event = Event::StartFailed { container: name, reason: "CreateContainerError", message };
-                let _ = tell.send(Message::Happened(event)).await;
-                return;
+                let reason = "CreateContainerError";
+                return Message::Happened(Event::StartFailed { container: c.name, reason, message });
             };
-            let event = match launch::start(&node, &pod, &c, &image, attempt, &setting).await {
-                Ok((id, pid)) => {
-                    say(EventType::Normal, "Created", "Container created");
-                    say(EventType::Normal, "Started", "Container started");
-                    if let Some(handler) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
-                        && let Err(why) = launch::hook(&node, &pod, &c, handler, &id, &setting.addresses).await
-                    {
-                        say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {why}"));
-                        launch::stop(&node, &pod, &c, &id, &setting.addresses, Duration::from_secs(2)).await;
-                    }
-                    let state = node.runtime.container(&id).await.map(|s| s.state);
-                    let since = match state {
-                        Some(ContainerState::Running { started_at } | ContainerState::Exited { started_at, .. }) => {
-                            started_at
-                        }
-                        Some(ContainerState::Created) | None => node.clock.now(),
-                    };
-                    let started = Event::Started { container: name, id: id.clone(), pid, since };
-                    let _ = tell.send(Message::Happened(started)).await;
-                    // It may have ended before anybody knew its id.
-                    if node.runtime.container(&id).await.is_some_and(|s| !s.is_running()) {
-                        let _ = tell.send(Message::Exited { container: id }).await;
-                    }
-                    return;
-                }
+            let (id, pid) = match launch::start(&node, &pod, &c, &image, attempt, &setting).await {
+                Ok(started) => started,
                 Err(failed) => {
                     say(EventType::Warning, "Failed", &format!("Error: {}", failed.message));
-                    Event::StartFailed { container: name, reason: failed.reason, message: failed.message }
+                    let Failed { reason, message } = failed;
+                    return Message::Happened(Event::StartFailed { container: c.name, reason, message });
                 }
             };
-            let _ = tell.send(Message::Happened(event)).await;
+            say(EventType::Normal, "Created", "Container created");
+            say(EventType::Normal, "Started", "Container started");
+            if let Some(handler) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
+                let hook = launch::hook(&node, &pod, &c, handler, &id, &setting.addresses);
+                if let Some(Err(why)) = unless(ending, hook).await {
+                    say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {why}"));
+                    launch::stop(&node, &pod, &c, &id, &setting.addresses, Duration::from_secs(2)).await;
+                }
+            }
+            let state = node.runtime.container(&id).await.map(|s| s.state);
+            let since = match state {
+                Some(ContainerState::Running { started_at } | ContainerState::Exited { started_at, .. }) => started_at,
+                Some(ContainerState::Created) | None => node.clock.now(),
+            };
+            let started = Event::Started { container: c.name, id: id.clone(), pid, since };
+            let _ = tell.send(Message::Happened(started)).await;
+            // It may have ended before anybody knew its id.
+            Message::Exited { container: id }
         });
     }
 
@@ -528,15 +597,21 @@ impl Worker {
             _ => None,
         });
         let Some(id) = id else { return };
-        if matches!(self.state.stage, Stage::Stopping { .. }) {
+        if matches!(self.state.stage, Stage::Stopping { .. } | Stage::Failing { .. }) {
             self.say(&name, EventType::Normal, "Killing", &format!("Stopping container {name}"));
         }
         let (node, pod, addresses) = (self.node.clone(), self.pod.clone(), self.addresses.clone());
-        task::spawn("container stop", async move {
-            if let Some(c) = spec::container(&pod, &name) {
-                launch::stop(&node, &pod, &c, &id, &addresses, grace).await;
-            }
+        let tell = self.tell.clone();
+        let Some(c) = spec::container(&self.pod, &name).map(Cow::into_owned) else { return };
+        let stop = task::spawn("container stop", async move {
+            launch::stop(&node, &pod, &c, &id, &addresses, grace).await;
+            // The runtime tells of its end by itself, unless it does not know it.
+            let _ = tell.send(Message::Exited { container: id }).await;
         });
+        // Whoever is hurried is not waited for twice.
+        if let Some(slower) = self.stops.insert(name, stop) {
+            slower.abort();
+        }
     }
 
     fn start_probes(&mut self, name: &str) {
@@ -552,26 +627,36 @@ impl Worker {
             host: self.addresses.first().copied(),
             tell: self.tell.clone(),
         };
-        self.probes.insert(name.to_owned(), probes::start(subject, started));
+        self.probes.insert(name.to_owned(), probes::start(&subject, started));
     }
 
     /// Removes sandbox and network, and with `everything` also volumes and logs.
     fn begin_finish(&mut self, everything: bool) {
         self.finish_when_told = false;
-        for probe in self.probes.drain().flat_map(|(_, p)| p) {
-            probe.abort();
+        self.probes.clear();
+        let (node, pod, uid) = (self.node.clone(), self.pod.clone(), self.uid.clone());
+        if let Some(setting) = self.setting.take() {
+            self.leaving = Some(setting.sandbox);
         }
-        let (node, pod, uid, tell) = (self.node.clone(), self.pod.clone(), self.uid.clone(), self.tell.clone());
-        let sandbox = self.setting.take().map(|s| s.sandbox);
-        if !everything {
-            self.addresses = self.addresses.clone();
-        }
-        task::spawn("pod tear-down", async move {
-            if let Some(sandbox) = sandbox {
-                remove_sandbox(&node, &sandbox).await;
-            }
-            tear_down(&node, &pod, &uid, everything).await;
-            let _ = tell.send(Message::Happened(Event::TornDown)).await;
+        let (sandbox, refresh) = (self.leaving.clone(), self.end_refresh());
+        self.work("pod tear-down", Event::TearDownFailed, async move {
+            ended(refresh).await;
+            let sandbox = match sandbox {
+                Some(sandbox) => remove_sandbox(&node, &sandbox).await,
+                None => Ok(()),
+            };
+            // What the sandbox holds is not taken from under it.
+            let removed = match sandbox {
+                Ok(()) => tear_down(&node, &pod, &uid, everything).await,
+                error => error,
+            };
+            Message::Happened(match removed {
+                Ok(()) => Event::TornDown,
+                Err(why) => {
+                    tracing::warn!(uid, why, "the pod was not removed whole; it is tried again");
+                    Event::TearDownFailed
+                }
+            })
         });
     }
 
@@ -583,6 +668,7 @@ impl Worker {
             sandbox: self.setting.is_some() && !self.finish_when_told,
             start_time: self.start_time,
             deleting: self.object.meta.deleted.is_some(),
+            resources: self.resources.seen(&self.state),
         }
     }
 
@@ -604,8 +690,9 @@ impl Worker {
         self.reporting = true;
         self.reported = Some(status.clone());
         let (node, object, tell) = (self.node.clone(), self.object.clone(), self.tell.clone());
+        let sent = task::spawn("pod status", async move { send(&node, &object, status).await });
         task::spawn("pod status", async move {
-            let well = send(&node, &object, status).await;
+            let well = sent.await.ok().flatten() == Some(true);
             if !well {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -690,6 +777,9 @@ async fn prepare(
         true => Some(own_users(node, &uid, adopted).await.map_err(sandbox_error)?),
         false => None,
     };
+    let hostname = files::kernel_name(pod, &node.config).map_err(sandbox_error)?;
+    // Where a later process finds that there is something of the pod, whatever else is gone.
+    make_private_dir(&node.pod_dir(&uid)).map_err(|e| sandbox_error(e.to_string()))?;
     let host_network = pod_spec.host_network == Some(true);
     let (netns, addresses) = if host_network {
         (None, node.config.addresses.clone())
@@ -715,7 +805,7 @@ async fn prepare(
                 pod_name: name.clone(),
                 pod_uid: uid.clone(),
                 attempt,
-                hostname: files::host_name(pod, &node.config.name),
+                hostname,
                 netns,
                 host_ipc: pod_spec.host_ipc == Some(true),
                 host_pid: pod_spec.host_pid == Some(true),
@@ -747,35 +837,55 @@ async fn own_users(node: &Node, uid: &str, adopted: Option<&Sandbox>) -> Result<
     node.runtime.make_users(uid).await.map_err(|error| launch::full(&error))
 }
 
-async fn remove_sandbox(node: &Node, id: &str) {
+/// What a hook answers, unless the pod is to end before that.
+async fn unless<T>(mut ending: watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        Ok(_) = ending.wait_for(|ending| *ending) => None,
+        done = work => Some(done),
+    }
+}
+
+async fn ended(task: Option<JoinHandle<Option<()>>>) {
+    if let Some(task) = task {
+        // Aborted, or done: either is its end.
+        let _ = task.await;
+    }
+}
+
+/// Removes a sandbox with everything in it; fine if it is gone.
+async fn remove_sandbox(node: &Node, id: &str) -> Result<(), String> {
     let all = node.runtime.list().await;
     let containers = all.into_iter().find(|s| s.spec.id == id).map(|s| s.containers).unwrap_or_default();
-    if let Err(error) = node.runtime.remove_sandbox(id).await {
-        tracing::warn!(sandbox = id, error = launch::full(&error), "a sandbox was not removed whole");
-    }
+    node.runtime.remove_sandbox(id).await.map_err(|error| format!("sandbox {id}: {}", launch::full(&error)))?;
     for c in containers {
         if let Err(error) = node.images.release_rootfs(&c.id).await {
             tracing::warn!(container = c.id, %error, "a root file system was not removed");
         }
     }
+    Ok(())
 }
 
-/// Removes what the sandbox does not hold: network, and with `everything` volumes and logs.
-pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) {
+/// Removes what the sandbox does not hold: network, and with `everything` volumes and logs. One that cannot be removed does
+/// not stop the others.
+pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) -> Result<(), String> {
+    let mut errors = Vec::new();
     if let Err(error) = node.network.detach(uid).await {
-        tracing::warn!(uid, error = launch::full(&error), "the pod's network was not removed whole");
+        errors.push(format!("network: {}", launch::full(&error)));
     }
     if let Err(error) = node.runtime.remove_users(uid).await {
-        tracing::warn!(uid, error = launch::full(&error), "the pod's user namespace was not removed whole");
+        errors.push(format!("user namespace: {}", launch::full(&error)));
     }
     if everything {
-        if let Err(why) = volumes::remove(node, uid).await {
-            tracing::warn!(uid, why, "the pod's volumes were not removed whole");
-        }
         let (namespace, name) =
             (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
         if let Err(error) = crate::base::tree::remove(&node.pod_log_dir(namespace, name, uid)) {
-            tracing::warn!(uid, %error, "the pod's logs were not removed whole");
+            errors.push(format!("logs: {error}"));
+        }
+        // At last: by its directories a later process finds what is left of the pod.
+        if let Err(why) = volumes::remove(node, uid).await {
+            errors.push(format!("volumes: {why}"));
         }
     }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }

@@ -4,6 +4,7 @@ pub mod channel;
 pub mod client;
 #[cfg(any(feature = "fuzzing", debug_assertions))]
 pub(crate) mod fuzzing;
+pub mod grpc;
 pub mod images;
 pub mod relay;
 pub mod resolve;

@@ -166,7 +166,11 @@ impl Drop for Watched {
         );
         let patience = if std::env::var_os("AMPHIPOD_TEST_EXECUTABLE").is_some() { 1 } else { 10 };
         assert!(answers > 0, "the reader was never answered");
-        assert!(slowest < Duration::from_secs(patience) * slowness(), "the reader waited for {} ms", slowest.as_millis());
+        assert!(
+            slowest < Duration::from_secs(patience) * slowness(),
+            "the reader waited for {} ms",
+            slowest.as_millis()
+        );
         assert!(peak_bytes < OWN_BYTES, "the server took {} MiB", peak_bytes >> 20);
         assert_eq!(self.watch.cgroup.kills(), 0, "the kernel ended the server");
     }

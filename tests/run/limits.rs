@@ -40,6 +40,14 @@ async fn limits_are_in_the_cgroups_and_can_be_changed() {
     let more = Resources { memory_limit_bytes: Some(100 << 20), ..Resources::default() };
     lab.runtime.update_resources(&container, &more).await.unwrap();
     lab.runtime.update_resources(&container, &Resources { memory_limit_bytes: Some(200 << 20), ..more }).await.unwrap();
+    // A pod's share can be made less than that of a container which has ended in it.
+    let mut spec = lab.script("exit 0");
+    spec.resources.cpu_quota = Some(50_000);
+    lab.exit(&lab.start(&id, spec).await).await;
+    for quota in [60_000, 30_000] {
+        let limits = Resources { cpu_quota: Some(quota), cpu_period: Some(100_000), ..Resources::default() };
+        lab.runtime.update_sandbox(&id, &limits).await.unwrap();
+    }
     let stats = lab.runtime.sandbox_stats(&id).await.unwrap();
     let memory = stats.memory.usage.unwrap();
     assert!(memory > 0 && memory < 256 << 20, "{stats:?}");

@@ -43,6 +43,15 @@ pub fn mentions(v: &Volume, is_secret: bool, name: &str) -> bool {
     }
 }
 
+/// Whether the volume shows labels or annotations of its pod.
+pub fn shows_metadata(v: &Volume) -> bool {
+    let projected = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
+    let own = v.downward_api.iter().flat_map(|d| d.items.iter().flatten());
+    let items = own.chain(projected.filter_map(|s| s.downward_api.as_ref()).flat_map(|d| d.items.iter().flatten()));
+    let fields = items.filter_map(|i| i.field_ref.as_ref());
+    fields.into_iter().any(|f| f.field_path.starts_with("metadata."))
+}
+
 /// The files of a volume, which is or will be at `path`, as they must be now.
 pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &Facts, path: &Path) -> Result<Content, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");

@@ -56,13 +56,19 @@ pub async fn prepare(node: &Node, pod: &Pod, facts: &Facts, adopted: bool) -> Re
     Ok((paths, any_stale))
 }
 
-/// Brings what comes from API objects up to date in a running pod.
+/// Brings what comes from API objects up to date in a running pod. One volume that cannot be does not stop the others.
 pub async fn refresh(node: &Node, pod: &Pod, facts: &Facts) -> Result<(), String> {
-    let mut any_stale = false;
+    let (mut any_stale, mut errors) = (false, Vec::new());
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| content::is_content(v)) {
-        any_stale |= one(node, pod, pod.metadata.uid.as_deref().unwrap_or(""), volume, facts).await?.1;
+        match one(node, pod, pod.metadata.uid.as_deref().unwrap_or(""), volume, facts).await {
+            Ok((_, stale)) => any_stale |= stale,
+            Err(why) => errors.push(format!("volume {:?}: {why}", volume.name)),
+        }
     }
-    if any_stale { Err("the server is away, so its token is the one before".into()) } else { Ok(()) }
+    if any_stale {
+        errors.push("the server is away, so its token is the one before".into());
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
 /// Whether a volume of the pod shows this ConfigMap or Secret.
@@ -80,6 +86,11 @@ pub fn images<'a>(pod: &'a Pod, container: &Container) -> Vec<(&'a str, &'a str,
         Some((v.name.as_str(), image.reference.as_deref().unwrap_or(""), policy))
     };
     all.filter(is_mounted).filter_map(image).collect()
+}
+
+/// Whether a volume of the pod shows its labels or annotations.
+pub fn shows_metadata(pod: &Pod) -> bool {
+    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(content::shows_metadata)
 }
 
 /// Whether a token must be renewed from time to time.

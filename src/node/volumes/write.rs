@@ -34,9 +34,17 @@ pub fn atomically(path: &Path, files: &Files, group: Option<i64>, now: Timestamp
     let volume = Root::make(path)?;
     volume.set_mode(DIRECTORY_MODE)?;
     let old = data(&volume);
-    if old.as_ref().is_some_and(|old| shows(&volume, old, files)) {
-        return Ok(());
-    }
+    let current = match old.filter(|old| shows(&volume, old, files)) {
+        Some(old) => old,
+        None => replace(&volume, files, group, now)?,
+    };
+    // Also when nothing is new: a process may have been killed between two steps, or one of them has failed before.
+    let linked = link_names(&volume, files);
+    linked.and(clear(&volume, &current))
+}
+
+/// Writes the files anew, and lets them take the place of those before; answers where they are.
+fn replace(volume: &Root, files: &Files, group: Option<i64>, now: Timestamp) -> io::Result<String> {
     let fresh = loop {
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id() << 8);
         let name = format!("{}{number:010}", now.strftime("..%Y_%m_%d_%H_%M_%S."));
@@ -44,23 +52,30 @@ pub fn atomically(path: &Path, files: &Files, group: Option<i64>, now: Timestamp
             break name;
         }
     };
-    let written = fill(&volume, &fresh, files, group).and_then(|()| {
+    let written = fill(volume, &fresh, files, group).and_then(|()| {
         volume.remove(NEXT)?;
         volume.make_link(&fresh, NEXT)?;
         volume.rename(NEXT, DATA)
     });
-    if let Err(error) = written {
-        let _ = volume.remove(&fresh);
-        return Err(error);
-    }
-    link_names(&volume, files)?;
-    // The one before, and what a killed process left.
-    for (name, _) in volume.entries()?.into_iter().filter(|(name, _)| name.starts_with("..")) {
-        if name != DATA && name != fresh {
-            volume.remove(&name)?;
+    match written {
+        Ok(()) => Ok(fresh),
+        Err(error) => {
+            let _ = volume.remove(&fresh);
+            Err(error)
         }
     }
-    Ok(())
+}
+
+/// Removes the files before those in `current`, and what a killed process left. What cannot be removed does not stop the
+/// rest; its first error is told at the end.
+fn clear(volume: &Root, current: &str) -> io::Result<()> {
+    let mut failed = Ok(());
+    for (name, _) in volume.entries()?.into_iter().filter(|(name, _)| name.starts_with("..")) {
+        if name != DATA && name != current {
+            failed = failed.and(volume.remove(&name));
+        }
+    }
+    failed
 }
 
 /// Whether the volume has been written.
@@ -117,15 +132,16 @@ fn link_names(volume: &Root, files: &Files) -> io::Result<()> {
     let tops: BTreeSet<&str> = files.keys().map(|n| n.split('/').next().unwrap_or(n)).collect();
     let there = volume.entries()?;
     // What is no link is where something else is mounted.
+    let mut failed = Ok(());
     for (name, kind) in &there {
         if !name.starts_with("..") && *kind == FileType::Symlink && !tops.contains(name.as_str()) {
-            volume.remove(name)?;
+            failed = failed.and(volume.remove(name));
         }
     }
     for top in tops.into_iter().filter(|top| !there.iter().any(|(name, _)| name == top)) {
-        volume.make_link(&format!("{DATA}/{top}"), top)?;
+        failed = failed.and(volume.make_link(&format!("{DATA}/{top}"), top));
     }
-    Ok(())
+    failed
 }
 
 #[cfg(test)]
@@ -161,6 +177,28 @@ mod tests {
         assert_eq!(fs::read_dir(&path).unwrap().count(), 3, "the link, the directory and the name");
         let mode = |part: &str| fs::metadata(path.join(part)).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode(""), mode("..data"), mode("c")], [0o755, 0o755, 0o644]);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_undone_is_done_at_the_next_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        write(&path, &[("a", "1"), ("b", "2")]).unwrap();
+        // Killed after the new files took the place of the old ones, before the names, and before the rest was removed.
+        fs::remove_file(path.join("b")).unwrap();
+        symlink("..data/c", path.join("c")).unwrap();
+        fs::create_dir(path.join("..2001_09_09_01_46_39.0000000000")).unwrap();
+        symlink("nowhere", path.join("..data_tmp")).unwrap();
+        write(&path, &[("a", "1"), ("b", "2")]).unwrap();
+        assert_eq!(fs::read_to_string(path.join("b")).unwrap(), "2");
+        assert!(path.join("c").symlink_metadata().is_err());
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 4, "the link, the directory and two names");
+        // A directory that was made for a mount has the name of a key: the others are there all the same.
+        fs::create_dir(path.join("late")).unwrap();
+        write(&path, &[("a", "1"), ("late", "3"), ("z", "4")]).unwrap();
+        assert_eq!(fs::read_to_string(path.join("z")).unwrap(), "4");
+        write(&path, &[("a", "5"), ("z", "4")]).unwrap();
+        assert_eq!(fs::read_to_string(path.join("a")).unwrap(), "5");
     }
 
     /// What a container could do that has the volume writable: each is harmless for the rest of the machine.

@@ -61,6 +61,10 @@ fn handler(errors: &mut Errors, path: &Path<'_>, value: &Value, ways: &[&str], g
             "grpc" => {
                 let port = action.get("port").and_then(Value::as_i64).unwrap_or(0);
                 check::port(errors, &path.field("port"), port);
+                let mode = action.get("mode").and_then(Value::as_str);
+                if let Some(mode) = mode.filter(|mode| !matches!(*mode, "Plaintext" | "TLS")) {
+                    errors.push(field::not_supported(&path.field("mode"), mode, &["Plaintext", "TLS"]));
+                }
             }
             "sleep" => {
                 let seconds = action.get("seconds").and_then(Value::as_i64).unwrap_or(0);

@@ -44,18 +44,6 @@ pub fn for_pod_update(pod: &Value, old: &Value) -> Vec<String> {
     let all = list(pod, "spec.ephemeralContainers").iter().enumerate();
     // They can only be added.
     fields::ephemeral_warnings(&mut out, &path.field("ephemeralContainers"), all.skip(before.len()));
-    for group in ["initContainers", "containers"] {
-        let base = path.field(group);
-        let both = list(&pod["spec"], group).iter().zip(list(&old["spec"], group));
-        let resized = both.enumerate().find(|(_, (new, old))| new.get("resources") != old.get("resources"));
-        if let Some((i, _)) = resized {
-            let path = base.index(i);
-            out.push(format!(
-                "{}: changed at the container's next start only by this version",
-                path.field("resources")
-            ));
-        }
-    }
     out
 }
 

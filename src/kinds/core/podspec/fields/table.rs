@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::How::{Dropped, Honoured, Partly, Refused, Warned};
 use super::{How, Row};
-use crate::base::json::{int, list, text};
+use crate::base::json::{int, text};
 
 /// The test that runs a pod with most fields and looks at what became of each.
 const FIELDS: &str = "a_pod_is_what_its_fields_say";
@@ -17,10 +17,6 @@ const fn row(kind: &'static str, field: &'static str, how: How) -> Row {
 
 fn preempts(spec: &Value, _: &str) -> bool {
     text(spec, "preemptionPolicy") == "PreemptLowerPriority" && int(spec, "priority").is_some_and(|p| p > 0)
-}
-
-fn restarts_to_resize(container: &Value, _: &str) -> bool {
-    list(container, "resizePolicy").iter().any(|policy| text(policy, "restartPolicy") == "RestartContainer")
 }
 
 fn own_restarts(container: &Value, path: &str) -> bool {
@@ -43,7 +39,7 @@ fn on_disk(source: &Value, _: &str) -> bool {
 /// One row a line, so that a change of one is a change of one.
 #[rustfmt::skip]
 pub(super) const TABLE: &[Row] = &[
-    row("PodSpec", "activeDeadlineSeconds", Warned(NOT_HONOURED)),
+    row("PodSpec", "activeDeadlineSeconds", Honoured("what_a_pod_says_of_its_name_its_time_and_its_order_is_so")),
     row("PodSpec", "affinity", Honoured("affinity_and_tolerations_choose_nodes")),
     row("PodSpec", "automountServiceAccountToken", Honoured(FIELDS)),
     row("PodSpec", "containers", Honoured(FIELDS)),
@@ -79,7 +75,7 @@ pub(super) const TABLE: &[Row] = &[
     row("PodSpec", "securityContext", Honoured(FIELDS)),
     row("PodSpec", "serviceAccount", Honoured(FIELDS)),
     row("PodSpec", "serviceAccountName", Honoured(FIELDS)),
-    row("PodSpec", "setHostnameAsFQDN", Warned(NOT_HONOURED)),
+    row("PodSpec", "setHostnameAsFQDN", Honoured("what_a_pod_says_of_its_name_its_time_and_its_order_is_so")),
     row("PodSpec", "shareProcessNamespace", Honoured("process_1_of_a_shared_namespace_has_nothing")),
     row("PodSpec", "subdomain", Honoured(FIELDS)),
     row("PodSpec", "terminationGracePeriodSeconds", Honoured(FIELDS)),
@@ -126,7 +122,7 @@ pub(super) const TABLE: &[Row] = &[
     row("Container", "name", Honoured(FIELDS)),
     row("Container", "ports", Honoured(FIELDS)),
     row("Container", "readinessProbe", Honoured(FIELDS)),
-    row("Container", "resizePolicy", Partly { shown_by: FIELDS, unless: restarts_to_resize, warning: "resources are not changed in place by this version", example: r#"{"resizePolicy":[{"resourceName":"cpu","restartPolicy":"RestartContainer"}]}"# }),
+    row("Container", "resizePolicy", Honoured("resources_change_while_a_pod_runs")),
     row("Container", "resources", Honoured("requests_and_limits_become_shares_and_quotas")),
     row("Container", "restartPolicy", Partly { shown_by: "init_containers_run_one_by_one_and_then_the_rest_together", unless: own_restarts, warning: "only Always of init containers is honoured by this version", example: r#"{"restartPolicy":"Never"}"# }),
     row("Container", "restartPolicyRules", Warned(NOT_HONOURED)),
@@ -169,6 +165,8 @@ pub(super) const TABLE: &[Row] = &[
     row("ResourceRequirements", "claims", Warned(NOT_HONOURED)),
     row("ResourceRequirements", "limits", Partly { shown_by: "requests_and_limits_become_shares_and_quotas", unless: unlimited, warning: "only cpu and memory are enforced by this version", example: r#"{"limits":{"ephemeral-storage":"1Gi"}}"# }),
     row("ResourceRequirements", "requests", Honoured("requests_count_sidecars_starts_and_overhead")),
+    row("ContainerResizePolicy", "resourceName", Honoured("a_container_restarts_only_for_what_it_wants_to_restart_for")),
+    row("ContainerResizePolicy", "restartPolicy", Honoured("a_container_restarts_only_for_what_it_wants_to_restart_for")),
     row("ContainerPort", "containerPort", Honoured(FIELDS)),
     row("ContainerPort", "hostIP", Honoured("host_ports")),
     row("ContainerPort", "hostPort", Honoured("host_ports")),
@@ -202,7 +200,7 @@ pub(super) const TABLE: &[Row] = &[
     row("SecretEnvSource", "optional", Honoured(FIELDS)),
     row("Probe", "exec", Honoured(FIELDS)),
     row("Probe", "failureThreshold", Honoured(FIELDS)),
-    row("Probe", "grpc", Warned("probes of this type always fail in this version")),
+    row("Probe", "grpc", Honoured("a_service_is_asked_for_its_health_and_the_answer_is_said_as_the_kubelet_says_it")),
     row("Probe", "httpGet", Honoured(FIELDS)),
     row("Probe", "initialDelaySeconds", Honoured(FIELDS)),
     row("Probe", "periodSeconds", Honoured(FIELDS)),
@@ -219,6 +217,9 @@ pub(super) const TABLE: &[Row] = &[
     row("HTTPGetAction", "scheme", Honoured(FIELDS)),
     row("HTTPHeader", "name", Honoured(FIELDS)),
     row("HTTPHeader", "value", Honoured(FIELDS)),
+    row("GRPCAction", "mode", Honoured("a_service_is_asked_for_its_health_and_the_answer_is_said_as_the_kubelet_says_it")),
+    row("GRPCAction", "port", Honoured("a_service_is_asked_for_its_health_and_the_answer_is_said_as_the_kubelet_says_it")),
+    row("GRPCAction", "service", Honoured("a_service_is_asked_for_its_health_and_the_answer_is_said_as_the_kubelet_says_it")),
     row("TCPSocketAction", "host", Honoured(FIELDS)),
     row("TCPSocketAction", "port", Honoured(FIELDS)),
     row("Lifecycle", "postStart", Honoured(FIELDS)),

@@ -1,0 +1,396 @@
+//! Pods on the server's own node and on an agent: what becomes of them after a reboot, while they end, when what they show
+//! changes, and when they get more or less.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::busybox;
+use crate::cluster::text;
+use crate::lab::{BINARY, run};
+use crate::machines::Machines;
+
+/// Two nodes that have busybox.
+fn start(name: &str) -> Machines {
+    let machines = Machines::prepare(name, 2);
+    for machine in &machines.all {
+        let directory = machine.path("data/agent/images");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("busybox.tar"), busybox::archive()).unwrap();
+    }
+    machines.joined()
+}
+
+fn apply(machines: &Machines, objects: &[Value]) {
+    let list = objects.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
+    let mut kubectl = machines.command(0, "kubectl").args(["apply", "-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut kubectl.stdin.take().unwrap(), list.as_bytes()).unwrap();
+    assert!(kubectl.wait().unwrap().success(), "{list}");
+}
+
+fn container(name: &str, script: &str, more: Value) -> Value {
+    let mut c = json!({"name": name, "image": busybox::IMAGE, "command": ["/bin/busybox", "sh", "-c", script]});
+    c.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    c
+}
+
+fn pod(machines: &Machines, name: &str, n: usize, containers: &[Value], more: Value) -> Value {
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("{name}-{n}"), "labels": {"app": name}},
+        "spec": {"nodeName": machines.all[n].name, "containers": containers, "terminationGracePeriodSeconds": 1}});
+    pod["spec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    pod
+}
+
+fn get(machines: &Machines, name: &str, n: usize) -> Value {
+    machines.json(&["get", "pod", &format!("{name}-{n}")])
+}
+
+fn exec(machines: &Machines, name: &str, n: usize, script: &str) -> String {
+    let pod = format!("{name}-{n}");
+    let said = machines.command(0, "kubectl").args(["exec", &pod, "--", "/bin/busybox", "sh", "-c", script]).output();
+    String::from_utf8_lossy(&said.unwrap().stdout).into_owned()
+}
+
+fn ready(pod: &Value) -> bool {
+    let all = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a Value> {
+    pod["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
+}
+
+/// Ends everything on a machine and empties its run directory, as a reboot does.
+fn reboot(machines: &mut Machines, n: usize) {
+    machines.all[n].kill();
+    run(machines.command(n, BINARY).arg("killall").args(machines.all[n].directories()));
+    match n {
+        0 => machines.start_server(&[]),
+        n => machines.start_agent(n, ""),
+    }
+    machines.until("the node is back", || machines.is_ready(n));
+}
+
+const WAIT: &str = "trap 'exit 0' TERM; while :; do busybox sleep 0.1; done";
+
+#[test]
+fn after_a_reboot_pods_begin_as_their_policy_says_and_nothing_of_before_is_forgotten() {
+    let mut machines = start("boot");
+    for n in 0..2 {
+        let mount = json!({"volumeMounts": [{"name": "e", "mountPath": "/e"}]});
+        let volume = json!([{"name": "e", "emptyDir": {}}]);
+        let init = container("i", "/bin/busybox date >> /e/log", mount.clone());
+        let once = "if [ ! -e /e/x ]; then echo > /e/x; exit 5; fi; ";
+        let never = pod(&machines, "never", n, &[container("c", WAIT, json!({}))], json!({"restartPolicy": "Never"}));
+        let inits = json!({"initContainers": [init.clone()], "volumes": volume});
+        let again = pod(&machines, "again", n, &[container("c", WAIT, mount.clone())], inits);
+        let on_failure = json!({"initContainers": [init], "volumes": volume, "restartPolicy": "OnFailure"});
+        let failing = pod(
+            &machines,
+            "failing",
+            n,
+            &[container("c", WAIT, mount.clone()), container("d", "exit 0", json!({}))],
+            on_failure,
+        );
+        let last =
+            pod(&machines, "last", n, &[container("c", &format!("{once}{WAIT}"), mount)], json!({"volumes": volume}));
+        apply(&machines, &[never, again, failing, last]);
+    }
+    let status =
+        |machines: &Machines, name: &str, n: usize| get(machines, name, n)["status"]["containerStatuses"][0].clone();
+    for n in 0..2 {
+        machines.until("all run", || {
+            let runs = |name: &str| {
+                get(&machines, name, n)["status"]["containerStatuses"][0]["state"].get("running").is_some()
+            };
+            let d = &get(&machines, "failing", n)["status"]["containerStatuses"][1]["state"]["terminated"];
+            ["never", "again", "failing", "last"].iter().all(|name| runs(name)) && d["exitCode"] == 0
+        });
+        let before = status(&machines, "last", n);
+        assert_eq!((&before["restartCount"], &before["lastState"]["terminated"]["exitCode"]), (&json!(1), &json!(5)));
+        // The process alone: nothing restarts, and how the container ended before stays known.
+        machines.all[n].kill();
+        match n {
+            0 => machines.start_server(&[]),
+            n => machines.start_agent(n, ""),
+        }
+        machines.until("the node is back", || machines.is_ready(n));
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(status(&machines, "last", n), before);
+
+        reboot(&mut machines, n);
+        machines.until("a pod that never restarts has failed", || {
+            get(&machines, "never", n)["status"]["phase"] == "Failed"
+        });
+        let never = status(&machines, "never", n);
+        assert_eq!((&never["restartCount"], &never["state"]["terminated"]["reason"]), (&json!(0), &json!("Unknown")));
+        machines.until("the others run again", || {
+            ["again", "failing", "last"].iter().all(|name| {
+                let status = status(&machines, name, n);
+                status["state"].get("running").is_some() && status["restartCount"].as_u64() >= Some(1)
+            })
+        });
+        for name in ["again", "failing"] {
+            let log = exec(&machines, name, n, "/bin/busybox cat /e/log");
+            assert_eq!(log.lines().count(), 2, "{name}: its init container runs for each sandbox: {log}");
+            machines.until("the init container is through", || {
+                let init = get(&machines, name, n)["status"]["initContainerStatuses"][0].clone();
+                init["restartCount"] == 1 && init["ready"] == true && init["state"]["terminated"]["exitCode"] == 0
+            });
+        }
+        let d = get(&machines, "failing", n)["status"]["containerStatuses"][1].clone();
+        assert_eq!(
+            (&d["restartCount"], &d["state"]["terminated"]["exitCode"]),
+            (&json!(0), &json!(0)),
+            "it has succeeded"
+        );
+        let last = status(&machines, "last", n);
+        assert_eq!(
+            (&last["restartCount"], &last["lastState"]["terminated"]["exitCode"]),
+            (&json!(2), &json!(255)),
+            "{last}"
+        );
+    }
+}
+
+#[test]
+fn the_last_replica_serves_until_it_has_ended() {
+    let machines = start("serve");
+    let probe =
+        json!({"readinessProbe": {"exec": {"command": ["/bin/busybox", "test", "-e", "/tmp/up"]}, "periodSeconds": 1}});
+    let serve = "echo yes > /tmp/index.html; echo > /tmp/up; trap 'busybox sleep 5; exit 0' TERM; \
+        busybox httpd -p 8080 -h /tmp; while :; do busybox sleep 0.1; done";
+    let service = |n: usize| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s{n}")},
+        "spec": {"selector": {"app": format!("serve{n}")}, "ports": [{"port": 80, "targetPort": 8080}]}})
+    };
+    for n in 0..2 {
+        let name = format!("serve{n}");
+        let serving = pod(
+            &machines,
+            &name,
+            n,
+            &[container("c", serve, probe.clone())],
+            json!({"terminationGracePeriodSeconds": 20}),
+        );
+        apply(&machines, &[serving, service(n)]);
+    }
+    for n in 0..2 {
+        let name = format!("serve{n}");
+        machines.until("it is ready", || ready(&get(&machines, &name, n)));
+        let ip = text(&machines.json(&["get", "service", &format!("s{n}")]), "/spec/clusterIP").to_owned();
+        // From the other node: its rules follow what the API says.
+        let ask = || {
+            let url = format!("http://{ip}/");
+            let output = machines.command(1 - n, "curl").args(["-sS", "--max-time", "2", &url]).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).trim() == "yes"
+        };
+        machines.until("the Service answers", &ask);
+        machines.kubectl(&["delete", "pod", &format!("{name}-{n}"), "--wait=false"]);
+        let endpoint = || {
+            let slices = machines.json(&["get", "endpointslice", "-l", &format!("kubernetes.io/service-name=s{n}")]);
+            slices["items"][0]["endpoints"][0]["conditions"].clone()
+        };
+        machines.until("it is said to terminate", || endpoint()["terminating"] == true);
+        let (began, mut answers) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(3) {
+            let conditions = endpoint();
+            assert_eq!(conditions, json!({"ready": false, "serving": true, "terminating": true}));
+            assert!(ask(), "it serves after {:?} and {answers} answers", began.elapsed());
+            answers += 1;
+        }
+        machines.until("it is gone", || {
+            let said = machines.command(0, "kubectl").args(["get", "pod", &format!("{name}-{n}")]).output().unwrap();
+            !said.status.success()
+        });
+    }
+}
+
+#[test]
+fn what_a_pod_says_of_its_name_its_time_and_its_order_is_so() {
+    let machines = start("say");
+    for n in 0..2 {
+        let sleeps = container("c", WAIT, json!({}));
+        let deadline = pod(&machines, "deadline", n, &[sleeps], json!({"activeDeadlineSeconds": 3}));
+        let named = json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true});
+        let fqdn = pod(&machines, "fqdn", n, &[container("c", WAIT, json!({}))], named);
+        let hook = json!({"lifecycle": {"postStart": {"exec": {"command": ["/bin/busybox", "sh", "-c",
+            "/bin/busybox sleep 2; echo hook >> /e/log"]}}}, "volumeMounts": [{"name": "e", "mountPath": "/e"}]});
+        let second = container(
+            "d",
+            &format!("echo second >> /e/log; {WAIT}"),
+            json!({"volumeMounts": [{"name": "e", "mountPath": "/e"}]}),
+        );
+        let order = pod(
+            &machines,
+            "order",
+            n,
+            &[container("c", WAIT, hook), second],
+            json!({"volumes": [{"name": "e", "emptyDir": {}}]}),
+        );
+        // Its hook never ends, and it can be deleted all the same.
+        let endless = json!({"lifecycle": {"postStart": {"exec": {"command": ["/bin/busybox", "sleep", "1000"]}}}});
+        let stuck = pod(&machines, "stuck", n, &[container("c", WAIT, endless)], json!({}));
+        apply(&machines, &[deadline, fqdn, order, stuck]);
+    }
+    for n in 0..2 {
+        machines.until("it was active for too long", || {
+            let status = get(&machines, "deadline", n)["status"].clone();
+            status["phase"] == "Failed" && status["reason"] == "DeadlineExceeded"
+        });
+        machines.until("it runs", || ready(&get(&machines, "fqdn", n)));
+        let said = exec(&machines, "fqdn", n, "/bin/busybox hostname; /bin/busybox cat /etc/hostname");
+        assert_eq!(said.lines().collect::<Vec<_>>(), ["h.s.default.svc.cluster.local"; 2]);
+        machines.until("both run", || ready(&get(&machines, "order", n)));
+        assert_eq!(
+            exec(&machines, "order", n, "/bin/busybox cat /e/log").lines().collect::<Vec<_>>(),
+            ["hook", "second"]
+        );
+        machines.kubectl(&["delete", "pod", &format!("stuck-{n}"), "--timeout=15s"]);
+    }
+}
+
+#[test]
+fn volumes_follow_what_they_show_whatever_is_mounted_in_them() {
+    let machines = start("show");
+    let map = |one: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": one, "b": "bee"}});
+    apply(&machines, &[map("one")]);
+    for n in 0..2 {
+        let volumes = json!({"volumes": [
+            {"name": "gone", "configMap": {"name": "gone", "optional": false}},
+            {"name": "cm", "configMap": {"name": "m"}}, {"name": "e", "emptyDir": {}},
+            {"name": "labels", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+            {"name": "projected", "projected": {"sources": [{"downwardAPI": {"items":
+                [{"path": "note", "fieldRef": {"fieldPath": "metadata.annotations['note']"}}]}}]}}]});
+        let nested = json!({"volumeMounts": [{"name": "cm", "mountPath": "/n"}, {"name": "e", "mountPath": "/n/from-empty"},
+            {"name": "labels", "mountPath": "/l"}, {"name": "projected", "mountPath": "/p"}]});
+        let missing = json!({"volumeMounts": [{"name": "cm", "mountPath": "/n"}, {"name": "cm", "mountPath": "/late", "subPath": "late"}]});
+        apply(
+            &machines,
+            &[
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "gone"}, "data": {}}),
+                pod(&machines, "show", n, &[container("c", WAIT, nested), container("d", WAIT, missing)], volumes),
+            ],
+        );
+    }
+    for n in 0..2 {
+        machines.until("it runs", || ready(&get(&machines, "show", n)));
+    }
+    // One volume cannot be brought up to date any more, which stops none of the others.
+    machines.kubectl(&["delete", "configmap", "gone"]);
+    apply(&machines, &[map("two")]);
+    for n in 0..2 {
+        let name = format!("show-{n}");
+        machines.until("it shows the change", || exec(&machines, "show", n, "/bin/busybox cat /n/a") == "two");
+        machines.kubectl(&["label", "pod", &name, "colour=blue"]);
+        machines.kubectl(&["annotate", "pod", &name, "note=well"]);
+        machines.until("it shows its label", || {
+            exec(&machines, "show", n, "/bin/busybox cat /l/labels").contains("colour=\"blue\"")
+        });
+        machines.until("it shows its annotation", || exec(&machines, "show", n, "/bin/busybox cat /p/note") == "well");
+    }
+    for text in ["three", "four"] {
+        apply(&machines, &[map(text)]);
+        for n in 0..2 {
+            machines.until("it shows the next change", || exec(&machines, "show", n, "/bin/busybox cat /n/a") == text);
+        }
+    }
+}
+
+/// CPU quota and memory limit of a container, or of the pod around it, from whatever control groups this machine has.
+fn limits(pod: &Value, machines: &Machines, around: bool) -> (String, String) {
+    let pid = machines.processes(pod)[0].pid;
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = |controller: &str| {
+        let line = groups.lines().find(|l| l.split(':').nth(1).is_some_and(|c| c.split(',').any(|c| c == controller)));
+        let line = line.or_else(|| groups.lines().find(|l| l.starts_with("0::"))).unwrap();
+        let own = line.rsplit(':').next().unwrap();
+        if around { own.rsplit_once('/').unwrap().0.to_owned() } else { own.to_owned() }
+    };
+    let read = |controller: &str, old: &str, new: &str| {
+        let first = std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}{}/{old}", path(controller)));
+        let text =
+            first.or_else(|_| std::fs::read_to_string(format!("/sys/fs/cgroup{}/{new}", path(controller)))).unwrap();
+        text.split_whitespace().next().unwrap().to_owned()
+    };
+    (read("cpu", "cpu.cfs_quota_us", "cpu.max"), read("memory", "memory.limit_in_bytes", "memory.max"))
+}
+
+#[test]
+fn resources_change_while_a_pod_runs() {
+    let machines = start("size");
+    let share = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}});
+    let policy = json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"}, {"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    let resize = |name: &str, n: usize, container: &str, resources: Value| {
+        let patch = json!({"spec": {"containers": [{"name": container, "resources": resources}]}}).to_string();
+        machines.kubectl(&["patch", "pod", &format!("{name}-{n}"), "--subresource", "resize", "--patch", &patch]);
+    };
+    for n in 0..2 {
+        let plain = container("c", WAIT, json!({"resources": share("100m", "64Mi")}));
+        let again = container("c", WAIT, json!({"resources": share("100m", "64Mi"), "resizePolicy": policy}));
+        apply(
+            &machines,
+            &[pod(&machines, "size", n, &[plain], json!({})), pod(&machines, "again", n, &[again], json!({}))],
+        );
+    }
+    for n in 0..2 {
+        machines.until("both run", || ready(&get(&machines, "size", n)) && ready(&get(&machines, "again", n)));
+        let before = get(&machines, "size", n);
+        let status = &before["status"]["containerStatuses"][0];
+        assert_eq!(status["resources"], share("100m", "64Mi"));
+        assert_eq!(status["allocatedResources"], share("100m", "64Mi")["requests"]);
+        assert_eq!(limits(&before, &machines, false), ("10000".into(), (64 << 20).to_string()));
+        for (cpu, memory, quota, mebibytes) in [("200m", "128Mi", "20000", 128), ("50m", "48Mi", "5000", 48)] {
+            resize("size", n, "c", share(cpu, memory));
+            machines.until("it has it", || {
+                get(&machines, "size", n)["status"]["containerStatuses"][0]["resources"] == share(cpu, memory)
+            });
+            let now = get(&machines, "size", n);
+            assert_eq!(now["status"]["containerStatuses"][0]["allocatedResources"], share(cpu, memory)["requests"]);
+            assert_eq!(limits(&now, &machines, false), (quota.into(), (mebibytes << 20).to_string()));
+            let same = ["containerID", "restartCount"]
+                .map(|k| now["status"]["containerStatuses"][0][k] == before["status"]["containerStatuses"][0][k]);
+            assert_eq!(same, [true, true], "it was not restarted");
+            assert!(condition(&now, "PodResizeInProgress").is_none() && condition(&now, "PodResizePending").is_none());
+        }
+        // Memory is what it wants to begin anew for; less of it, too, and of the rest with it.
+        for (cpu, memory, restarts) in [("100m", "96Mi", 1), ("50m", "80Mi", 2)] {
+            resize("again", n, "c", share(cpu, memory));
+            machines.until("it has begun anew with it", || {
+                let status = get(&machines, "again", n)["status"]["containerStatuses"][0].clone();
+                status["restartCount"] == restarts
+                    && status["resources"] == share(cpu, memory)
+                    && status["state"].get("running").is_some()
+            });
+            machines.until("nothing is under way", || {
+                condition(&get(&machines, "again", n), "PodResizeInProgress").is_none()
+            });
+        }
+        let less = ("5000".to_owned(), (80u64 << 20).to_string());
+        assert_eq!(limits(&get(&machines, "again", n), &machines, false), less);
+        machines.until("the pod has no more than its container", || {
+            limits(&get(&machines, "again", n), &machines, true) == less
+        });
+        // More than there is, and more than there is room for.
+        resize("size", n, "c", share("10000", "48Mi"));
+        machines.until("it is said that it cannot be", || {
+            condition(&get(&machines, "size", n), "PodResizePending").is_some_and(|c| c["reason"] == "Infeasible")
+        });
+        let node = machines.json(&["get", "node", &machines.all[n].name]);
+        let cpus: u64 = text(&node, "/status/allocatable/cpu").parse().unwrap();
+        let nearly = format!("{}m", cpus * 1000 - 20);
+        resize("size", n, "c", share(&nearly, "48Mi"));
+        machines.until("it is put off", || {
+            condition(&get(&machines, "size", n), "PodResizePending").is_some_and(|c| c["reason"] == "Deferred")
+        });
+        let now = get(&machines, "size", n);
+        assert_eq!(now["status"]["containerStatuses"][0]["resources"], share("50m", "48Mi"), "it keeps what it has");
+        machines.kubectl(&["delete", "pod", &format!("again-{n}"), "--timeout=30s"]);
+        machines.until("there is room", || {
+            let now = get(&machines, "size", n);
+            now["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"] == nearly.as_str()
+                && condition(&now, "PodResizePending").is_none()
+        });
+    }
+}
