@@ -8,6 +8,7 @@ pub mod answer;
 pub mod connections;
 pub mod discovery;
 mod forward;
+mod forward_channels;
 mod held;
 pub mod join;
 pub mod list_options;
@@ -17,6 +18,7 @@ pub mod openapi;
 pub mod paths;
 pub mod proxy;
 pub mod route;
+mod socket;
 mod spdy_stream;
 pub mod stream;
 pub mod table;
@@ -81,6 +83,7 @@ async fn run(api: &Api, peer: &Peer, mut request: http::Request<Incoming>) -> Re
         return join::respond(api, peer, request).await;
     }
     let route = route::Route::parse(request.method(), request.uri())?;
+    access::take_socket_token(request.headers_mut()).map_err(|s| access::about_target(s, &route))?;
     let user = access::authenticate(api, peer, request.headers())
         .inspect_err(|_| peer.connection.refuse())
         .map_err(|s| access::about_target(s, &route))?;

@@ -246,7 +246,7 @@ impl Call {
                 answer::object(200, form, kind, &object, self.include()?, self.api.clock.now())
             }
             "list" => self.list(form),
-            "watch" => watching::respond(&self, form),
+            "watch" => watching::respond(&self, form, http),
             "create" => self.create(http).await,
             "update" => self.update(http).await,
             "patch" => self.patch(http).await,
