@@ -56,7 +56,7 @@ pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Inco
         (_, "/.well-known/openid-configuration") => {
             Ok(answer::value(200, Form::default(), &openid(api.tokens.issuer())))
         }
-        ("openapi", _) => match openapi::respond(path, request.headers()) {
+        ("openapi", _) => match openapi::respond(request.uri(), path, request.headers()) {
             Err(status) if status.code == 404 => Ok(answer::text(404, "")),
             answered => answered,
         },
