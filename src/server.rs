@@ -191,6 +191,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let counted = api.clone();
     let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
     loops.push(task::spawn("connections of deleted nodes", ended));
+    loops.push(task::spawn("the API's own Service", bootstrap::keep(api.clone(), endpoints(&config))));
     loops.push(task::spawn("memory of large requests", memory::follow(api.flow.large_ended())));
     loops.push(task::spawn("memory", memory::run(move || metrics::REQUESTS.value() + counted.cache.head())));
 
