@@ -169,7 +169,10 @@ fn claim(directory: &Path, name: &str, which: &str) -> Result<Claim> {
         file.rewind()?;
         writeln!(file, "{}", std::process::id())
     };
-    write().with_context(|| format!("{} cannot be written", path.display()))?;
+    // The lock is what counts: a full disk must not keep a server from what it can still read.
+    if let Err(error) = write() {
+        tracing::warn!(%error, "{} does not tell the process number", path.display());
+    }
     Ok(Claim(file))
 }
 

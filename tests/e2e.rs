@@ -49,6 +49,9 @@ mod helm;
 /// What pods and strangers try.
 #[path = "e2e/hostile.rs"]
 mod hostile;
+/// What kubectl checks before it sends.
+#[path = "e2e/kubectl.rs"]
+mod kubectl;
 #[path = "e2e/lab.rs"]
 mod lab;
 #[path = "e2e/machines.rs"]
@@ -63,3 +66,6 @@ mod proxy;
 mod recording;
 #[path = "e2e/registry.rs"]
 mod registry;
+/// Websockets as others than kubectl open them.
+#[path = "e2e/sockets.rs"]
+mod sockets;
