@@ -109,6 +109,14 @@ impl Place {
         write_atomically(&self.run_dir.join(RECORD_FILE), &serde_json::to_vec(ranges)?, 0o600)
     }
 
+    /// Forgets it: nothing of it is there any more.
+    pub fn forget(&self) -> io::Result<()> {
+        match fs::remove_file(self.run_dir.join(RECORD_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// What was remembered; nothing if no server ran here since the last reboot.
     pub fn recorded(&self) -> io::Result<Option<Ranges>> {
         match file::read(&self.run_dir.join(RECORD_FILE), RECORD_BYTES_MAX) {
