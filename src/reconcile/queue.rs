@@ -31,14 +31,15 @@ pub struct Queue {
 // === impl Queue ===
 
 impl Queue {
-    /// Makes a key due now.
-    pub fn wake(&mut self, key: Key, now: Instant) {
+    /// Makes a key due now; answers whether it was not yet.
+    pub fn wake(&mut self, key: Key, now: Instant) -> bool {
         if self.running.contains(&key) {
-            self.again.insert(key);
-        } else if let Entry::Vacant(entry) = self.waiting.entry(key) {
-            self.due.push_back(entry.key().clone());
-            entry.insert(now);
+            return self.again.insert(key);
         }
+        let Entry::Vacant(entry) = self.waiting.entry(key) else { return false };
+        self.due.push_back(entry.key().clone());
+        entry.insert(now);
+        true
     }
 
     /// Makes a key due at a time, unless it is due earlier already.

@@ -128,11 +128,9 @@ impl Controller {
                     finish(self.name, &mut queue, &self.clock, key, result);
                 }
                 Some(keys) = wakes.recv() => {
-                    let (now, count) = (Instant::now(), keys.len() as u64);
-                    for key in keys {
-                        queue.wake(key, now);
-                    }
-                    counted.added(count, queue.depth());
+                    let now = Instant::now();
+                    let new = keys.into_iter().filter(|key| queue.wake(key.clone(), now)).count();
+                    counted.added(new as u64, queue.depth());
                 }
                 () = sleep_until(due), if due.is_some() => {}
             }

@@ -209,9 +209,8 @@ async fn leave_nothing(place: &Place, net: net::Config) {
         let network = net::destroy(&net).map_err(|error| full(&error));
         network.and(crate::containers::destroy_all(&containers).map_err(|error| full(&error)))
     });
-    match removed.await {
-        Ok(Err(error)) => tracing::warn!(error, "not everything of this node could be removed: see amphipod killall"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = removed.await {
+        tracing::warn!(error, "not everything of this node could be removed: see amphipod killall");
     }
     if let Err(error) = place.forget() {
         tracing::warn!(%error, "the record in the run directory could not be removed");

@@ -62,6 +62,11 @@ static INDICATOR: Histograms<Asked> = Histograms::new(
     BOUNDS.split_at(2).1,
 );
 
+static TERMINATIONS: Counters<Asked> = Counters::new(
+    "apiserver_request_terminations_total",
+    "[ALPHA] Number of requests which apiserver terminated in self-defense.",
+);
+
 /// A request as it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
@@ -132,6 +137,10 @@ impl Asked {
     /// It was answered with this code, after so long.
     pub fn answered(self, code: u16, took: Duration) {
         REQUESTS.add(Self { code: Some(code), ..self });
+        // An eviction that has to wait is refused for the pods' sake, not for the server's.
+        if matches!(code, 429 | 504) && self.subresource != Subresource::Eviction.name() {
+            TERMINATIONS.add(Self { code: Some(code), dry_run: None, ..self });
+        }
         if !self.is_long {
             DURATIONS.observe(self, took);
             INDICATOR.observe(Self { dry_run: None, ..self }, took);
@@ -178,6 +187,7 @@ pub fn text(api: &Api) -> String {
     REQUESTS.write(&mut out);
     DURATIONS.write(&mut out);
     INDICATOR.write(&mut out);
+    TERMINATIONS.write(&mut out);
     let help = "Number of stored objects at the time of last check split by kind.";
     for name in ["apiserver_storage_objects", "apiserver_resource_objects"] {
         let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} gauge");
