@@ -22,6 +22,7 @@ const PLAIN: &str = "/run/amphipod";
 /// Where users look for the logs of pods.
 const POD_LOGS: &str = "/var/log/pods";
 const PID_FILE: &str = "server.pid";
+const LOCK_FILE: &str = "lock";
 const RECORD_FILE: &str = "node.json";
 /// Far more than some ranges take.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
@@ -44,7 +45,7 @@ pub struct Ranges {
     pub services: Vec<IpNet>,
 }
 
-/// Held by the process that runs a node in a run directory; the kernel drops it with the process.
+/// Held by the process that runs a server or a node in a directory; the kernel drops it with the process.
 #[derive(Debug)]
 pub struct Claim(#[allow(dead_code, reason = "closing it is what gives it up")] File);
 
@@ -108,6 +109,14 @@ impl Place {
         write_atomically(&self.run_dir.join(RECORD_FILE), &serde_json::to_vec(ranges)?, 0o600)
     }
 
+    /// Forgets it: nothing of it is there any more.
+    pub fn forget(&self) -> io::Result<()> {
+        match fs::remove_file(self.run_dir.join(RECORD_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// What was remembered; nothing if no server ran here since the last reboot.
     pub fn recorded(&self) -> io::Result<Option<Ranges>> {
         match file::read(&self.run_dir.join(RECORD_FILE), RECORD_BYTES_MAX) {
@@ -126,39 +135,53 @@ impl Place {
 
     /// Takes the run directory, which one process may have at a time, and writes `server.pid` there.
     pub fn claim(&self) -> Result<Claim> {
-        let path = self.run_dir.join(PID_FILE);
-        let open = || {
-            take_private_dir(&self.run_dir)?;
-            claim_file(&path)?;
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)
-        };
-        let mut file = open().with_context(|| {
-            format!("--run-dir: {} cannot be written: make it writable or choose another", self.run_dir.display())
-        })?;
-        let began = Instant::now();
-        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut pid = String::new();
-            let _ = file.rewind();
-            let _ = file.read_to_string(&mut pid);
-            // A child of a killed server holds what it inherited until it has become the shim that it was forked for.
-            if has_ended(pid.trim()) && began.elapsed() < HEIR_PATIENCE {
-                std::thread::sleep(Duration::from_millis(10));
-                continue;
-            }
-            bail!(
-                "a server (process {}) runs with the run directory {}: stop it first",
-                pid.trim(),
-                self.run_dir.display()
-            );
-        }
-        let mut write = || {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
-        };
-        write().with_context(|| format!("{} cannot be written", path.display()))?;
-        Ok(Claim(file))
+        claim(&self.run_dir, PID_FILE, "run")
     }
+
+    /// Takes the data directory as well: whatever else they are told, two processes on one database or one node's keys would
+    /// each believe its own memory of them.
+    pub fn claim_data(&self) -> Result<Claim> {
+        claim(&self.data_dir, LOCK_FILE, "data")
+    }
+}
+
+/// Takes a directory by the lock on a file in it, which holds the process number of whoever has it.
+fn claim(directory: &Path, name: &str, which: &str) -> Result<Claim> {
+    let path = directory.join(name);
+    let open = || {
+        take_private_dir(directory)?;
+        claim_file(&path)?;
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)
+    };
+    let mut file = open().with_context(|| {
+        format!("--{which}-dir: {} cannot be written: make it writable or choose another", directory.display())
+    })?;
+    let began = Instant::now();
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let _ = file.rewind();
+        let _ = file.read_to_string(&mut pid);
+        // A child of a killed server holds what it inherited until it has become the shim that it was forked for.
+        if has_ended(pid.trim()) && began.elapsed() < HEIR_PATIENCE {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        }
+        bail!(
+            "a server (process {}) runs with the {which} directory {}: stop it first",
+            pid.trim(),
+            directory.display()
+        );
+    }
+    let mut write = || {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    // The lock is what counts: a full disk must not keep a server from what it can still read.
+    if let Err(error) = write() {
+        tracing::warn!(%error, "{} does not tell the process number", path.display());
+    }
+    Ok(Claim(file))
 }
 
 /// Whether no such process runs; one that nobody has waited for yet runs no more.
@@ -192,6 +215,21 @@ mod tests {
         );
         drop(first);
         place.claim().unwrap();
+    }
+
+    #[test]
+    fn a_data_directory_has_one_holder_whatever_run_directories_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |run: &str| Place::new(&dir.path().join("data"), &dir.path().join(run));
+        let (one, two) = (place("one"), place("two"));
+        let _running = (one.claim().unwrap(), one.claim_data().unwrap());
+        let _other = two.claim().unwrap();
+        let refused = format!("{:#}", two.claim_data().unwrap_err());
+        let pid = std::process::id();
+        let data = dir.path().join("data");
+        let expected =
+            format!("a server (process {pid}) runs with the data directory {}: stop it first", data.display());
+        assert_eq!(refused, expected);
     }
 
     #[test]

@@ -166,10 +166,9 @@ async fn serve(config: Config) -> Result<Ended> {
     let clock = Clock::system();
     let mut reasons = Reasons::new()?;
 
-    // Before anything is touched: one node a run directory.
+    // Before anything is touched: one process a run directory, and one a data directory.
     let place = Place::new(&config.data_dir, &config.run_dir);
-    let _claim = config.agent.then(|| place.claim()).transpose()?;
-    place.take_data_dir()?;
+    let _claims = (place.claim()?, place.claim_data()?);
     let server_dir = config.data_dir.join("server");
     make_private_dir(&server_dir).with_context(|| {
         format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())
@@ -197,6 +196,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let counted = api.clone();
     let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
     loops.push(task::spawn("connections of deleted nodes", ended));
+    loops.push(task::spawn("the API's own Service", bootstrap::keep(api.clone(), endpoints(&config))));
     loops.push(task::spawn("memory of large requests", memory::follow(api.flow.large_ended())));
     loops.push(task::spawn("memory", memory::run(move || metrics::REQUESTS.value() + counted.cache.head())));
 

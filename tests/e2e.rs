@@ -57,6 +57,9 @@ mod hostile;
 /// Images with strange configurations.
 #[path = "e2e/images.rs"]
 mod images;
+/// What kubectl checks before it sends.
+#[path = "e2e/kubectl.rs"]
+mod kubectl;
 /// What nodes tell at a port of their own.
 #[path = "e2e/kubelet.rs"]
 mod kubelet;
@@ -86,6 +89,9 @@ mod proxy;
 mod recording;
 #[path = "e2e/registry.rs"]
 mod registry;
+/// Websockets as others than kubectl open them.
+#[path = "e2e/sockets.rs"]
+mod sockets;
 /// Into containers and out of them, on every node.
 #[path = "e2e/streams.rs"]
 mod streams;

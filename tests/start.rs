@@ -317,7 +317,41 @@ fn a_port_that_is_taken_is_told_before_anything_is_made() {
     let told = place.refusal(port);
     assert!(told.contains("--https-listen-port") && told.contains(&port.to_string()), "{told}");
     assert!(told.contains("choose another port"), "{told}");
-    assert_eq!(files(place.directory.path()), Vec::<PathBuf>::new(), "nothing half-made");
+    let made = files(place.directory.path());
+    let is_claim = |p: &&PathBuf| p.ends_with("run/server.pid") || p.ends_with("data/lock");
+    assert!(made.iter().all(|p| is_claim(&p)), "nothing half-made: {made:?}");
+}
+
+#[tokio::test]
+async fn a_second_server_on_a_data_directory_is_told_who_has_it_whatever_its_flags() {
+    let place = Place::new();
+    let (server, _) = place.start().await;
+    let pid = server.process.id();
+    for flags in [&["--disable-agent"][..], &[]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_amphipod"));
+        command.args(["server", "--bind-address", "127.0.0.1", "--https-listen-port", &free_port().to_string()]);
+        for (flag, name) in [("--data-dir", "data"), ("--run-dir", "elsewhere"), ("--config-dir", "other")] {
+            command.args([flag, place.directory.path().join(name).to_str().unwrap()]);
+        }
+        let child = command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = within(child.spawn().unwrap());
+        let told = String::from_utf8(output.stderr).unwrap();
+        let data = place.data();
+        let want =
+            format!("error: a server (process {pid}) runs with the data directory {}: stop it first\n", data.display());
+        assert_eq!((output.status.code(), told), (Some(1), want), "{flags:?}");
+    }
+    let own = fs::read_to_string(place.directory.path().join("run/server.pid")).unwrap();
+    assert_eq!(own.trim(), pid.to_string(), "a server without a node has its run directory too");
+    let restore = |to: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_amphipod"));
+        command.args(["snapshot", "restore", to, "--data-dir", place.data().to_str().unwrap()]);
+        command.args(["--run-dir", place.directory.path().join("elsewhere").to_str().unwrap()]);
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    assert!(restore("nothing").contains(&format!("(process {pid})")));
+    server.stop();
+    assert!(restore("nothing").contains("is not there"));
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {

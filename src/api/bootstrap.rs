@@ -3,6 +3,7 @@
 //! Only what is missing is written, all of it at once, so a start with everything there writes nothing.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -24,6 +25,9 @@ const DATA: &[(&Kind, &str)] = &[
     (&rbac::rolebinding::KIND, include_str!("../../manifests/bootstrap/rolebindings.json")),
     (&scheduling::priorityclass::KIND, include_str!("../../manifests/bootstrap/priorityclasses.json")),
 ];
+
+/// After a failure to keep the API's own Service.
+const KEEP_RETRY: Duration = Duration::from_secs(1);
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -53,6 +57,38 @@ pub async fn run(api: &Api, endpoints: &Endpoints) -> Result<()> {
     }
     objects.push((&core::service::KIND, api_service(endpoints)));
     create_missing(api, objects).await?;
+    write_api_endpoints(api, endpoints).await
+}
+
+/// Keeps the API's own Service and its endpoints as they are: who deletes or changes them gets them back. Runs until it is
+/// aborted.
+pub async fn keep(api: Api, endpoints: Endpoints) {
+    let kinds = [&core::service::KIND, &core::endpoints::KIND, &discovery::endpointslice::KIND];
+    let shelves = kinds.map(|k| (api.cache.shelf(k), k.key("default", "kubernetes")));
+    let mut told = shelves.each_ref().map(|(shelf, _)| shelf.subscribe());
+    let mut kept = None;
+    loop {
+        let now = shelves.each_ref().map(|(shelf, key)| shelf.get(key).map(|o| o.revision));
+        if kept != Some(now) {
+            match api_objects(&api, &endpoints).await {
+                // Looked at again: until nothing is written any more.
+                Ok(()) => kept = Some(now),
+                Err(error) => {
+                    tracing::warn!(%error, "the API's own Service cannot be kept");
+                    tokio::time::sleep(KEEP_RETRY).await;
+                }
+            }
+            continue;
+        }
+        let changed = told.iter_mut().map(|t| Box::pin(t.changed()));
+        if futures::future::select_all(changed).await.0.is_err() {
+            return;
+        }
+    }
+}
+
+async fn api_objects(api: &Api, endpoints: &Endpoints) -> Result<()> {
+    create_missing(api, vec![(&core::service::KIND, api_service(endpoints))]).await?;
     write_api_endpoints(api, endpoints).await
 }
 
@@ -105,4 +141,48 @@ async fn write_api_endpoints(api: &Api, e: &Endpoints) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::delete::DeleteOptions;
+    use crate::base::task;
+    use crate::reconcile::in_memory;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_apis_own_service_comes_back() {
+        let api = in_memory::api();
+        let endpoints =
+            Endpoints { api: vec![[192, 0, 2, 1].into()], api_port: 6443, api_cluster_ip: [10, 43, 0, 1].into() };
+        run(&api, &endpoints).await.unwrap();
+        task::spawn("keep", keep(api.clone(), endpoints));
+        let rest = || tokio::time::sleep(Duration::from_secs(1));
+        rest().await;
+        for (kind, path, was) in [
+            (&core::service::KIND, "/spec/clusterIP", json!("10.43.0.1")),
+            (&core::endpoints::KIND, "/subsets/0/addresses/0/ip", json!("192.0.2.1")),
+            (&discovery::endpointslice::KIND, "/endpoints/0/addresses/0", json!("192.0.2.1")),
+        ] {
+            let request = Request::internal("test", kind, "default", "kubernetes");
+            let before = api.get(&request).unwrap();
+            api.delete(&request, &DeleteOptions::default()).await.unwrap();
+            rest().await;
+            let after = api.get(&request).unwrap();
+            assert_ne!(before.meta.uid, after.meta.uid, "a new one");
+            assert_eq!(after.value().pointer(path), Some(&was), "{kind:?}");
+        }
+        let request = Request::internal("test", &core::endpoints::KIND, "default", "kubernetes");
+        let mut changed = |live: &Value| {
+            let mut new = live.clone();
+            new["subsets"] = json!([]);
+            Ok(new)
+        };
+        api.update(&request, Change::Patch(&mut changed)).await.unwrap();
+        rest().await;
+        assert_eq!(api.get(&request).unwrap().value()["subsets"][0]["addresses"][0]["ip"], "192.0.2.1");
+        let now = api.cache.head();
+        rest().await;
+        assert_eq!(api.cache.head(), now, "nothing is written when everything is there");
+    }
 }

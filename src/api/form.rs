@@ -76,7 +76,13 @@ pub fn shaped(
             shortened(version_given, SHOWN_BYTES_MAX)
         )));
     }
-    let warnings = check(request.validation, &mut value, definition, duplicates, budget)?;
+    let warnings = check(request.validation, &mut value, definition, duplicates, budget).map_err(|mut status| {
+        if status.code == 400 {
+            let version = api_version.rsplit('/').next().unwrap_or("");
+            status.message = format!("{kind} in version {version:?} cannot be handled as a {kind}: {}", status.message);
+        }
+        status
+    })?;
     Ok((value, warnings))
 }
 

@@ -253,6 +253,11 @@ impl Status {
         out
     }
 
+    /// The JSON form as it is sent: some clients look for text in it, so the order is that of Kubernetes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        written_in_order(&self.to_json())
+    }
+
     /// The answer of a deletion that left nothing.
     pub fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
         let details = Details {
@@ -319,7 +324,63 @@ impl Cause {
     }
 }
 
+/// A Status in Kubernetes' order of fields, with the end of line that Go's encoder writes.
+pub fn written_in_order(status: &Value) -> Vec<u8> {
+    const STATUS: &[&str] = &["kind", "apiVersion", "metadata", "status", "message", "reason", "details", "code"];
+    let mut out = Vec::with_capacity(256);
+    write_members(&mut out, status, STATUS);
+    out.push(b'\n');
+    out
+}
+
+fn write_members(out: &mut Vec<u8>, object: &Value, order: &[&str]) {
+    const DETAILS: &[&str] = &["name", "group", "kind", "uid", "causes", "retryAfterSeconds"];
+    const CAUSE: &[&str] = &["reason", "message", "field"];
+    out.push(b'{');
+    let present = order.iter().filter_map(|name| Some((*name, object.get(name)?)));
+    for (i, (name, value)) in present.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(format!("\"{name}\":").as_bytes());
+        match (name, value) {
+            ("details", details) => write_members(out, details, DETAILS),
+            ("causes", Value::Array(causes)) => {
+                out.push(b'[');
+                for (i, cause) in causes.iter().enumerate() {
+                    if i > 0 {
+                        out.push(b',');
+                    }
+                    write_members(out, cause, CAUSE);
+                }
+                out.push(b']');
+            }
+            (_, value) => serde_json::to_writer(&mut *out, value).unwrap_or_default(),
+        }
+    }
+    out.push(b'}');
+}
+
 /// `pods` or `deployments.apps`.
 pub fn resource(kind: &Kind) -> String {
     if kind.group.is_empty() { kind.plural.to_owned() } else { format!("{}.{}", kind.plural, kind.group) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_written_in_the_order_of_kubernetes() {
+        let status = Status::not_found(&crate::kinds::core::pod::KIND, "p").cause("R", "m", "f");
+        assert_eq!(
+            String::from_utf8(status.to_bytes()).unwrap(),
+            "{\"kind\":\"Status\",\"apiVersion\":\"v1\",\"metadata\":{},\"status\":\"Failure\",\
+             \"message\":\"pods \\\"p\\\" not found\",\"reason\":\"NotFound\",\"details\":{\"name\":\"p\",\"kind\":\"pods\",\
+             \"causes\":[{\"reason\":\"R\",\"message\":\"m\",\"field\":\"f\"}]},\"code\":404}\n"
+        );
+        let deleted = Status::deleted(&crate::kinds::core::pod::KIND, "p", "u");
+        let written = written_in_order(&deleted);
+        assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), deleted, "nothing is lost");
+    }
 }

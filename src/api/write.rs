@@ -50,8 +50,9 @@ impl Api {
         let kind = request.kind;
         self.place(request, &mut value)?;
         admission::before_create(self, request, &value)?;
+        let generated = text(&value, "metadata.name").is_empty();
         task::in_place(request.heavy, || {
-            self.name(kind, &mut value);
+            self.name(&mut value);
             (kind.default)(&mut value);
             for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid", "creationTimestamp"] {
                 map_mut(&mut value, "metadata").remove(key);
@@ -59,18 +60,17 @@ impl Api {
             self.track(request, None, &mut value);
             settle(kind, &mut value);
         });
-        self.create_prepared(request, value).await
+        self.create_prepared(request, value, generated).await
     }
 
-    /// The rest of a creation: `value` has defaults and managed fields.
-    async fn create_prepared(&self, request: &Request, mut value: Value) -> Result<Written> {
+    /// The rest of a creation: `value` has defaults and managed fields. Only a name that was `generated` here can be tried
+    /// again; what the client wrote beside `generateName` is what it asked for.
+    async fn create_prepared(&self, request: &Request, mut value: Value, generated: bool) -> Result<Written> {
         let kind = request.kind;
         let repeated = dedupe_owners(&mut value);
         admission::wait(self, request, &value).await;
         let admitted = || admission::admit(self, request, Operation::Create, &mut value, None);
         task::in_place(request.heavy, admitted)?;
-        // Only a generated name can be tried again.
-        let generated = !text(&value, "metadata.generateName").is_empty();
         let given = if generated { value.clone() } else { Value::Null };
         for _ in 0..ATTEMPTS {
             let _allocating = self.lock_allocation(kind).await;
@@ -81,7 +81,7 @@ impl Api {
                 Err(Failure::Conflict) if generated => {
                     value = given.clone();
                     remove(&mut value, "metadata.name");
-                    self.name(kind, &mut value);
+                    self.name(&mut value);
                 }
                 Err(Failure::Conflict) => return Err(Status::already_exists(kind, &name)),
                 Err(Failure::Status(status)) => return Err(status),
@@ -181,7 +181,7 @@ impl Api {
                 admission::before_create(self, request, &value)?;
                 (kind.default)(&mut value);
                 settle(kind, &mut value);
-                self.create_prepared(request, value).await
+                self.create_prepared(request, value, false).await
             }
             Change::Replace(_) | Change::Patch(_) | Change::Apply(_) => Err(request.not_found()),
         }
@@ -285,14 +285,13 @@ impl Api {
         Ok(())
     }
 
-    fn name(&self, kind: &Kind, value: &mut Value) {
+    fn name(&self, value: &mut Value) {
         let generate = text(value, "metadata.generateName").to_owned();
         if text(value, "metadata.name").is_empty() && !generate.is_empty() {
             // Kubernetes cuts the base so that the whole stays a DNS label.
             let base: String = generate.chars().take(58).collect();
             set(value, "metadata.name", format!("{base}{}", self.clock.name_suffix()));
         }
-        let _ = kind;
     }
 
     /// What only the server writes into a new object's metadata.
@@ -666,4 +665,32 @@ fn with_writer<T>(api: &Api, request: &Request, run: impl FnOnce(&managed::Write
         now: &api.clock.now_text(),
         reset: &reset,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::core::{configmap, namespace};
+    use crate::reconcile::in_memory;
+
+    #[tokio::test]
+    async fn a_name_that_the_client_wrote_is_not_replaced_by_a_generated_one() {
+        let api = in_memory::api();
+        let make = |kind: &'static Kind, namespace: &'static str, metadata: Value| {
+            let api = &api;
+            async move { api.create(&Request::internal("test", kind, namespace, ""), json!({"metadata": metadata})).await }
+        };
+        make(&namespace::KIND, "", json!({"name": "n"})).await.unwrap();
+        let both = json!({"name": "a", "generateName": "b-"});
+        assert_eq!(&*make(&configmap::KIND, "n", both.clone()).await.unwrap().object.meta.name, "a");
+        let again = make(&configmap::KIND, "n", both).await.unwrap_err();
+        assert_eq!((again.code, again.reason), (409, "AlreadyExists"));
+        for _ in 0..2 {
+            let made = make(&configmap::KIND, "n", json!({"generateName": "b-"})).await.unwrap();
+            assert!(made.object.meta.name.starts_with("b-"));
+        }
+        assert_eq!(api.cache.shelf(&configmap::KIND).len(), 3);
+    }
 }

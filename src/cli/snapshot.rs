@@ -68,7 +68,7 @@ pub fn run(args: SnapshotArgs) -> Result<()> {
         }
         SnapshotCommand::Restore { snapshot: file } => {
             // Held until the end: no server starts meanwhile.
-            let _claim = Place::new(&args.directories.data_dir, &args.directories.run_dir).claim()?;
+            let _claim = Place::new(&args.directories.data_dir, &args.directories.run_dir).claim_data()?;
             if !file.exists() {
                 bail!("{} is not there; `amphipod snapshot list` shows those there are", file.display());
             }

@@ -27,6 +27,11 @@ pub mod table;
 
 use field::Errors;
 
+/// Collections in which nothing can be yet: group, version, plural and kind. kubectl lists the custom kinds before it checks the
+/// fields of what it cannot patch, and takes "no such path" for a failure; that there are none is true.
+pub const EMPTY: &[(&str, &str, &str, &str)] =
+    &[("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")];
+
 /// Every kind, in discovery order.
 pub static ALL: &[&Kind] = &[
     &core::binding::KIND,

@@ -2,6 +2,7 @@
 //!
 //! Pure: the caller brings the time and asks what to do next.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Queue {
     due: VecDeque<Key>,
-    /// Members of `due`.
-    waiting: HashSet<Key>,
+    /// Members of `due`, and since when.
+    waiting: HashMap<Key, Instant>,
     later: BTreeSet<(Instant, Key)>,
     at: BTreeMap<Key, Instant>,
     running: HashSet<Key>,
@@ -30,13 +31,15 @@ pub struct Queue {
 // === impl Queue ===
 
 impl Queue {
-    /// Makes a key due now.
-    pub fn wake(&mut self, key: Key) {
+    /// Makes a key due now; answers whether it was not yet.
+    pub fn wake(&mut self, key: Key, now: Instant) -> bool {
         if self.running.contains(&key) {
-            self.again.insert(key);
-        } else if self.waiting.insert(key.clone()) {
-            self.due.push_back(key);
+            return self.again.insert(key);
         }
+        let Entry::Vacant(entry) = self.waiting.entry(key) else { return false };
+        self.due.push_back(entry.key().clone());
+        entry.insert(now);
+        true
     }
 
     /// Makes a key due at a time, unless it is due earlier already.
@@ -50,20 +53,25 @@ impl Queue {
         self.later.insert((at, key));
     }
 
-    /// The next key to run, which from now on counts as running.
-    pub fn next(&mut self, now: Instant) -> Option<Key> {
+    /// The next key to run, which from now on counts as running, and since when it was due.
+    pub fn next(&mut self, now: Instant) -> Option<(Key, Instant)> {
         while let Some((at, key)) = self.later.first().cloned() {
             if at > now {
                 break;
             }
             self.later.remove(&(at, key.clone()));
             self.at.remove(&key);
-            self.wake(key);
+            self.wake(key, at);
         }
         let key = self.due.pop_front()?;
-        self.waiting.remove(&key);
+        let since = self.waiting.remove(&key).unwrap_or(now);
         self.running.insert(key.clone());
-        Some(key)
+        Some((key, since))
+    }
+
+    /// How many keys are due.
+    pub fn depth(&self) -> usize {
+        self.due.len()
     }
 
     /// When [`Queue::next`] may have something again, if nothing wakes it before.
@@ -72,9 +80,9 @@ impl Queue {
     }
 
     /// A run has ended well.
-    pub fn done(&mut self, key: &Key) {
+    pub fn done(&mut self, key: &Key, now: Instant) {
         self.failures.remove(key);
-        self.end(key);
+        self.end(key, now);
     }
 
     /// A run has failed: it is due again after a wait that grows.
@@ -82,7 +90,7 @@ impl Queue {
         let count = self.failures.entry(key.clone()).or_insert(0);
         let wait = BACKOFF_MIN.saturating_mul(1 << (*count).min(16)).min(BACKOFF_MAX);
         *count += 1;
-        self.end(key);
+        self.end(key, now);
         self.wake_at(key.clone(), now + wait);
     }
 
@@ -91,10 +99,10 @@ impl Queue {
         self.due.is_empty() && self.running.is_empty()
     }
 
-    fn end(&mut self, key: &Key) {
+    fn end(&mut self, key: &Key, now: Instant) {
         self.running.remove(key);
         if self.again.remove(key) {
-            self.wake(key.clone());
+            self.wake(key.clone(), now);
         }
     }
 }
@@ -110,15 +118,15 @@ mod tests {
     #[test]
     fn a_key_waits_once_and_runs_once_at_a_time() {
         let (mut q, now) = (Queue::default(), Instant::now());
-        q.wake(key("a"));
-        q.wake(key("a"));
-        assert_eq!(q.next(now), Some(key("a")));
-        assert_eq!(q.next(now), None);
-        q.wake(key("a"));
-        assert_eq!(q.next(now), None, "it still runs");
-        q.done(&key("a"));
-        assert_eq!(q.next(now), Some(key("a")), "it was woken meanwhile");
-        q.done(&key("a"));
+        q.wake(key("a"), now);
+        q.wake(key("a"), now);
+        assert_eq!(q.next(now).map(|(key, _)| key), Some(key("a")));
+        assert_eq!(q.next(now).map(|(key, _)| key), None);
+        q.wake(key("a"), now);
+        assert_eq!(q.next(now).map(|(key, _)| key), None, "it still runs");
+        q.done(&key("a"), now);
+        assert_eq!(q.next(now).map(|(key, _)| key), Some(key("a")), "it was woken meanwhile");
+        q.done(&key("a"), now);
         assert!(q.is_idle());
     }
 
@@ -127,12 +135,12 @@ mod tests {
         let (mut q, now) = (Queue::default(), Instant::now());
         let mut waits = Vec::new();
         for _ in 0..3 {
-            q.wake(key("a"));
+            q.wake(key("a"), now);
             q.next(now);
             q.failed(&key("a"), now);
             waits.push(q.next_at().unwrap() - now);
-            assert_eq!(q.next(now + BACKOFF_MAX), Some(key("a")));
-            q.end(&key("a"));
+            assert_eq!(q.next(now + BACKOFF_MAX).map(|(key, _)| key), Some(key("a")));
+            q.end(&key("a"), now);
         }
         assert!(waits[0] < waits[1] && waits[1] < waits[2]);
         q.wake_at(key("b"), now + Duration::from_secs(9));

@@ -20,6 +20,10 @@ use crate::kinds::core::event;
 const QUEUE: usize = 512;
 /// Different things said that are remembered for counting.
 const REMEMBERED: usize = 1024;
+/// Names are no longer.
+const NAME_BYTES_MAX: usize = 253;
+/// Times in a name that are tried.
+const NAMES_TRIED: usize = 8;
 /// Messages are cut at this length, as the API would refuse longer ones.
 const MESSAGE_BYTES: usize = 1024;
 
@@ -58,6 +62,8 @@ struct Writer {
     /// What was said, under which event name, and how often.
     known: HashMap<Said, (String, u64)>,
     order: VecDeque<Said>,
+    /// The last time that went into a name.
+    named_at: i128,
 }
 
 // === impl Recorder ===
@@ -73,6 +79,7 @@ impl Recorder {
             host: host.into(),
             known: HashMap::new(),
             order: VecDeque::new(),
+            named_at: 0,
         };
         task::spawn("events", async move {
             while let Some(said) = queue.recv().await {
@@ -137,11 +144,23 @@ impl Writer {
             // It has expired or was deleted: said anew.
             self.known.remove(&said);
         }
-        let name = format!("{}.{:016x}", said.name, self.clock.random_u64());
-        match self.client.create(&event::KIND, &namespace, self.object(&said, &namespace, &name)).await {
-            Ok(_) => self.remember(said, name),
-            Err(error) => tracing::debug!(%error, "an event was not written"),
+        for _ in 0..NAMES_TRIED {
+            let name = self.next_name(&said.name);
+            match self.client.create(&event::KIND, &namespace, self.object(&said, &namespace, &name)).await {
+                Ok(_) => return self.remember(said, name),
+                // Somebody else has said something of the same object in the same nanosecond.
+                Err(status) if status.reason == "AlreadyExists" => {}
+                Err(error) => return tracing::debug!(%error, "an event was not written"),
+            }
         }
+    }
+
+    /// The object's name and the time in nanoseconds, as in Kubernetes, so that events sort by name as they came; an id of
+    /// its own where that would be no name.
+    fn next_name(&mut self, about: &str) -> String {
+        self.named_at = self.clock.now().as_nanosecond().max(self.named_at + 1);
+        let name = format!("{about}.{:x}", self.named_at);
+        if name.len() > NAME_BYTES_MAX { self.clock.uuid() } else { name }
     }
 
     fn object(&self, said: &Said, namespace: &str, name: &str) -> Value {
@@ -173,5 +192,46 @@ impl Writer {
                 self.known.remove(&old);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::kinds::core::{configmap, namespace};
+    use crate::reconcile::in_memory;
+
+    #[tokio::test(start_paused = true)]
+    async fn events_are_named_after_their_object_and_the_time_so_that_they_sort() {
+        let client = in_memory::client();
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": "n"}})).await.unwrap();
+        let clock = Clock::system();
+        // Two parts of one process, which may speak of one object at the same time.
+        let recorders = ["a", "b"].map(|c| Recorder::new(client.clone(), clock.clone(), c, ""));
+        let long = "x".repeat(253);
+        for name in ["m", long.as_str()] {
+            let about = client.create(&configmap::KIND, "n", json!({"metadata": {"name": name}})).await.unwrap();
+            for i in 0..20 {
+                let recorder = &recorders[i % 2];
+                recorder.event(&configmap::KIND, &about, EventType::Normal, &format!("R{i}"), "m");
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let all = client.informer(&event::KIND).list("n");
+        assert_eq!(all.len(), 40, "none is lost");
+        let mut stamps = Vec::new();
+        for e in all.iter().filter(|e| e.value()["involvedObject"]["name"] == "m") {
+            let stamp = i128::from_str_radix(e.meta.name.strip_prefix("m.").unwrap(), 16).unwrap();
+            assert!((clock.now().as_nanosecond() - stamp).abs() < 3_600_000_000_000, "nanoseconds since 1970");
+            if e.value()["source"]["component"] == "a" {
+                let reason = e.value()["reason"].as_str().unwrap()[1..].parse::<u32>().unwrap();
+                stamps.push((stamp, reason));
+            }
+        }
+        let mut sorted = stamps.clone();
+        sorted.sort_by_key(|(stamp, _)| *stamp);
+        assert!(stamps.len() == 10 && sorted.is_sorted_by_key(|(_, reason)| *reason), "{sorted:?}");
     }
 }

@@ -102,27 +102,35 @@ impl Controller {
             #[allow(clippy::disallowed_methods)] // Ends with the runner, which a detached task would not.
             tasks.spawn(feed(informer, wake, send.clone()));
         }
+        let counted = metrics::Workqueue::named(self.name);
         let mut queue = Queue::default();
         let mut running = FuturesUnordered::new();
         loop {
             while running.len() < self.workers
-                && let Some(key) = queue.next(Instant::now())
+                && let Some((key, since)) = queue.next(Instant::now())
             {
-                let reconciler = self.reconciler.clone();
+                let (reconciler, now) = (self.reconciler.clone(), Instant::now());
+                let run = counted.begun(now.saturating_duration_since(since), now, queue.depth());
                 running.push(async move {
                     metrics::RECONCILES.add();
                     let result = reconciler.reconcile(&key).await;
-                    (key, result)
+                    (key, run, result)
                 });
             }
             let due = if running.len() < self.workers { queue.next_at() } else { None };
             tokio::select! {
                 biased;
-                Some((key, result)) = running.next(), if !running.is_empty() => finish(self.name, &mut queue, &self.clock, key, result),
-                Some(keys) = wakes.recv() => {
-                    for key in keys {
-                        queue.wake(key);
+                Some((key, run, result)) = running.next(), if !running.is_empty() => {
+                    counted.ended(run, Instant::now());
+                    if result.is_err() {
+                        counted.retried();
                     }
+                    finish(self.name, &mut queue, &self.clock, key, result);
+                }
+                Some(keys) = wakes.recv() => {
+                    let now = Instant::now();
+                    let new = keys.into_iter().filter(|key| queue.wake(key.clone(), now)).count();
+                    counted.added(new as u64, queue.depth());
                 }
                 () = sleep_until(due), if due.is_some() => {}
             }
@@ -147,7 +155,7 @@ fn finish(name: &str, queue: &mut Queue, clock: &Clock, key: Key, result: Result
     let now = Instant::now();
     match result {
         Ok(outcome) => {
-            queue.done(&key);
+            queue.done(&key, now);
             if let Outcome::At(at) = outcome {
                 queue.wake_at(key, now + between(clock.now(), at));
             }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::plugins::{self, Normal, Plugin};
+use super::plugins::{self, Cycle};
 use super::snapshot::{NodeView, PodView, Snapshot};
+use crate::base::labels::Selector;
 
 /// Why no node will do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,20 +16,38 @@ pub struct Unschedulable {
     pub by: BTreeSet<&'static str>,
 }
 
-/// The best node for a pod.
-pub fn decide(pod: &PodView, snapshot: &Snapshot) -> Result<Arc<str>, Unschedulable> {
+/// The best node for a pod. Which pods are `alike` is asked only where several nodes would do.
+pub fn decide(pod: &PodView, snapshot: &Snapshot, alike: impl FnOnce() -> Selector) -> Result<Arc<str>, Unschedulable> {
     let mut refusals = Refusals::default();
-    let mut fitting: Vec<(&Arc<str>, &NodeView)> = Vec::new();
+    let (mut names, mut fitting) = (Vec::new(), Vec::new());
     for (name, node) in &snapshot.nodes {
         if refusals.ask(pod, node) {
-            fitting.push((name, node));
+            names.push(name);
+            fitting.push(node);
         }
     }
-    match fitting.as_slice() {
+    match names.as_slice() {
         [] => Err(refusals.explain(snapshot.nodes.len())),
-        [(only, _)] => Ok((*only).clone()),
-        _ => Ok(best(pod, &fitting).clone()),
+        [only] => Ok((*only).clone()),
+        _ => {
+            let cycle = Cycle { pod, snapshot, alike: alike() };
+            Ok(names[best(&cycle, &fitting)].clone())
+        }
     }
+}
+
+/// The scores of nodes, each with its weight, added up.
+pub fn scores<'c>(cycle: &'c Cycle<'c>, nodes: &[&'c NodeView]) -> Vec<i64> {
+    let mut totals = vec![0i64; nodes.len()];
+    for plugin in plugins::ALL {
+        let Some(rating) = plugin.pre_score(cycle, nodes) else { continue };
+        let mut scores: Vec<i64> = nodes.iter().map(|n| rating.score(n)).collect();
+        rating.normalize(nodes, &mut scores);
+        for (total, score) in totals.iter_mut().zip(scores) {
+            *total += score * plugin.weight();
+        }
+    }
+    totals
 }
 
 #[derive(Default)]
@@ -88,25 +107,9 @@ impl Refusals {
     }
 }
 
-/// The node with the highest sum of weighted scores; among equals the one with the fewest pods, then by name.
-fn best<'a>(pod: &PodView, fitting: &[(&'a Arc<str>, &NodeView)]) -> &'a Arc<str> {
-    let mut totals = vec![0i64; fitting.len()];
-    for plugin in plugins::ALL {
-        let scores: Vec<i64> = fitting.iter().map(|(_, n)| plugin.score(pod, n)).collect();
-        for (total, score) in totals.iter_mut().zip(normalize(*plugin, scores)) {
-            *total += score * plugin.weight();
-        }
-    }
-    let ranked = totals.iter().zip(fitting).map(|(total, (name, node))| ((*total, -node.pods), name));
-    ranked.rev().max_by_key(|(rank, _)| *rank).map(|(_, name)| *name).expect("called with at least one node")
-}
-
-fn normalize(plugin: &dyn Plugin, scores: Vec<i64>) -> Vec<i64> {
-    let top = scores.iter().copied().max().unwrap_or(0);
-    let scaled = |s: i64| if top == 0 { 0 } else { s * 100 / top };
-    match plugin.normal() {
-        Normal::Absolute => scores,
-        Normal::Most => scores.into_iter().map(scaled).collect(),
-        Normal::Fewest => scores.into_iter().map(|s| 100 - scaled(s)).collect(),
-    }
+/// Which node has the highest score; among equals the one with the fewest pods, then the first by name.
+fn best<'c>(cycle: &'c Cycle<'c>, nodes: &[&'c NodeView]) -> usize {
+    let totals = scores(cycle, nodes);
+    let ranked = totals.iter().zip(nodes).map(|(total, node)| (*total, -node.pods)).enumerate();
+    ranked.rev().max_by_key(|(_, rank)| *rank).map_or(0, |(i, _)| i)
 }

@@ -6,6 +6,7 @@
 //! binding to be written; a binding that fails takes the assumption back.
 
 pub mod decide;
+mod kin;
 pub mod plugins;
 pub mod queue;
 pub mod resources;

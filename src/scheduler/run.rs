@@ -1,7 +1,8 @@
 //! The scheduler's one task: takes in changes, decides, binds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -11,10 +12,12 @@ use tokio::time::Instant;
 
 use super::NAME;
 use super::decide::{Unschedulable, decide};
+use super::kin::Kin;
 use super::queue::Queue;
 use super::snapshot::{PodView, Snapshot};
 use crate::api::status::Status;
 use crate::base::clock::Clock;
+use crate::base::metrics::{self, Pairs};
 use crate::kinds::Subresource;
 use crate::kinds::core::{node, pod};
 use crate::reconcile::{Changed, Changes, Client, EventType, Informer, Key, Patch, Recorder};
@@ -28,7 +31,7 @@ const ROOM: &[&str] = &["NodeResourcesFit", "NodePorts"];
 
 /// How a write ended.
 enum Done {
-    Bound { view: Arc<PodView>, node: Arc<str>, attempts: u32, result: Result<(), Status> },
+    Bound { view: Arc<PodView>, node: Arc<str>, attempts: u32, waited: Duration, result: Result<(), Status> },
     Said,
 }
 
@@ -38,6 +41,9 @@ struct Scheduler {
     recorder: Recorder,
     pods: Informer,
     nodes: Informer,
+    kin: Kin,
+    /// When pods without a node came here first.
+    since: HashMap<Key, Instant>,
     queue: Queue,
     snapshot: Snapshot,
     writes: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -50,7 +56,9 @@ pub(super) async fn run(client: Arc<dyn Client>, clock: Clock) {
     pods.synced().await;
     let recorder = Recorder::new(client.clone(), clock.clone(), NAME, "");
     let (queue, snapshot, writes) = (Queue::default(), Snapshot::default(), FuturesUnordered::new());
-    let mut scheduler = Scheduler { client, clock, recorder, pods, nodes, queue, snapshot, writes };
+    let kin = Kin::new(&*client);
+    let since = HashMap::new();
+    let mut scheduler = Scheduler { client, clock, recorder, pods, nodes, kin, since, queue, snapshot, writes };
     let (mut node_changes, mut pod_changes) = (scheduler.nodes.subscribe(), scheduler.pods.subscribe());
     scheduler.list_nodes();
     scheduler.list_pods();
@@ -97,7 +105,7 @@ impl Scheduler {
         let all = self.pods.list("");
         self.snapshot.clear_pods();
         let known: BTreeSet<Key> = all.iter().map(|o| Key::of(o)).collect();
-        self.queue.keys().iter().filter(|k| !known.contains(k)).for_each(|k| self.queue.remove(k));
+        self.queue.keys().iter().filter(|k| !known.contains(k)).for_each(|k| self.forget(k));
         for object in all {
             self.pod_changed(&Changed { object, previous: None, deleted: false });
         }
@@ -117,48 +125,64 @@ impl Scheduler {
         let Some(view) = PodView::new(&change.object) else { return };
         let phase = view.pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
         if change.deleted || matches!(phase, "Succeeded" | "Failed") {
-            self.queue.remove(&key);
+            self.forget(&key);
             if self.snapshot.remove_pod(&key) {
                 self.queue.stir(Some(ROOM), now);
             }
         } else if !view.node().is_empty() {
-            self.queue.remove(&key);
+            self.forget(&key);
             let node = view.node().to_owned();
             self.snapshot.place(Arc::new(view), &node, false);
         } else if change.object.meta.deleted.is_some() || !is_ours(&view) {
-            self.queue.remove(&key);
+            self.forget(&key);
         } else if !self.snapshot.is_assumed(&key, &change.object.meta.uid) {
             let gated =
                 view.pod.spec.as_ref().is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()));
+            self.since.entry(key).or_insert(now);
             self.queue.put(Arc::new(view), gated, now);
         }
+    }
+
+    /// The pod needs no node, or none any more.
+    fn forget(&mut self, key: &Key) {
+        self.queue.remove(key);
+        self.since.remove(key);
     }
 
     fn decide_some(&mut self) {
         for _ in 0..DECISIONS {
             let Some((view, attempts)) = self.queue.pop(Instant::now()) else { return };
-            match decide(&view, &self.snapshot) {
+            let begun = Instant::now();
+            let decided = decide(&view, &self.snapshot, || self.kin.alike(&view));
+            metrics::SCHEDULING_ALGORITHM.observe(Pairs([]), begun.elapsed());
+            match decided {
                 Ok(node) => {
                     self.snapshot.place(view.clone(), &node, true);
-                    self.bind(view, node, attempts);
+                    self.bind(view, node, attempts, begun);
                 }
-                Err(why) => self.refuse(view, attempts, why),
+                Err(why) => {
+                    attempted("unschedulable", begun);
+                    self.refuse(view, attempts, why);
+                }
             }
         }
     }
 
-    fn bind(&mut self, view: Arc<PodView>, node: Arc<str>, attempts: u32) {
+    fn bind(&mut self, view: Arc<PodView>, node: Arc<str>, attempts: u32, begun: Instant) {
         let client = self.client.clone();
+        let since = self.since.get(&view.key).copied().unwrap_or(begun);
         self.writes.push(Box::pin(async move {
             let result = client.bind(&view.key.namespace, &view.key.name, &view.object.meta.uid, &node).await;
-            Done::Bound { view, node, attempts, result }
+            attempted(if result.is_ok() { "scheduled" } else { "error" }, begun);
+            Done::Bound { view, node, attempts, waited: since.elapsed(), result }
         }));
     }
 
     fn written(&mut self, done: Done) {
-        let Done::Bound { view, node, attempts, result } = done else { return };
+        let Done::Bound { view, node, attempts, waited, result } = done else { return };
         match result {
             Ok(()) => {
+                metrics::POD_SCHEDULING.observe(Pairs([("attempts", tries(attempts))]), waited);
                 let message = format!("Successfully assigned {} to {node}", view.key);
                 self.recorder.event(&pod::KIND, &view.object, EventType::Normal, "Scheduled", &message);
             }
@@ -216,6 +240,19 @@ impl Scheduler {
             Done::Said
         }));
     }
+}
+
+/// An attempt has ended with this result.
+fn attempted(result: &'static str, begun: Instant) {
+    let labels = Pairs([("profile", NAME), ("result", result)]);
+    metrics::SCHEDULE_ATTEMPTS.add(labels);
+    metrics::SCHEDULING_ATTEMPT.observe(labels, begun.elapsed());
+}
+
+/// How many attempts a pod took, as upstream's label has it.
+fn tries(attempts: u32) -> &'static str {
+    const FEW: [&str; 16] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15"];
+    FEW.get(attempts as usize).copied().unwrap_or("16+")
 }
 
 fn is_ours(view: &PodView) -> bool {

@@ -42,7 +42,8 @@ pub struct NodeView {
 #[derive(Debug, Default)]
 pub struct Snapshot {
     pub nodes: BTreeMap<Arc<str>, NodeView>,
-    placed: HashMap<Key, Placed>,
+    /// By namespace, because what is compared are pods of one.
+    placed: HashMap<Arc<str>, HashMap<Arc<str>, Placed>>,
 }
 
 #[derive(Debug)]
@@ -147,7 +148,8 @@ impl Snapshot {
                 (view.requested, view.weight, view.pods, view.ports) = (old.requested, old.weight, old.pods, old.ports);
             }
             None => {
-                self.placed.values().filter(|p| p.node == name).for_each(|p| view.enter(&p.view));
+                let here = self.placed.values().flat_map(HashMap::values).filter(|p| p.node == name);
+                here.for_each(|p| view.enter(&p.view));
             }
         }
         self.nodes.insert(name, view);
@@ -166,12 +168,17 @@ impl Snapshot {
         if let Some(here) = self.nodes.get_mut(&node) {
             here.enter(&view);
         }
-        self.placed.insert(view.key.clone(), Placed { view, node, assumed });
+        let (namespace, name) = (view.key.namespace.clone(), view.key.name.clone());
+        self.placed.entry(namespace).or_default().insert(name, Placed { view, node, assumed });
     }
 
     /// Removes a pod; answers whether it was there.
     pub fn remove_pod(&mut self, key: &Key) -> bool {
-        let Some(placed) = self.placed.remove(key) else { return false };
+        let Some(here) = self.placed.get_mut(&key.namespace) else { return false };
+        let Some(placed) = here.remove(&key.name) else { return false };
+        if here.is_empty() {
+            self.placed.remove(&key.namespace);
+        }
         if let Some(node) = self.nodes.get_mut(&placed.node) {
             node.leave(&placed.view);
         }
@@ -180,13 +187,19 @@ impl Snapshot {
 
     /// Whether the pod with this uid is assumed to be on a node.
     pub fn is_assumed(&self, key: &Key, uid: &str) -> bool {
-        self.placed.get(key).is_some_and(|p| p.assumed && *p.view.object.meta.uid == *uid)
+        let placed = self.placed.get(&key.namespace).and_then(|here| here.get(&key.name));
+        placed.is_some_and(|p| p.assumed && *p.view.object.meta.uid == *uid)
+    }
+
+    /// The pods of a namespace that are on nodes, and on which.
+    pub fn placed_in(&self, namespace: &str) -> impl Iterator<Item = (&PodView, &Arc<str>)> {
+        self.placed.get(namespace).into_iter().flat_map(HashMap::values).map(|p| (&*p.view, &p.node))
     }
 
     /// Forgets all pods but the assumed ones.
     pub fn clear_pods(&mut self) {
-        let assumed = |p: &Placed| p.assumed;
-        let keys: Vec<Key> = self.placed.iter().filter(|(_, p)| !assumed(p)).map(|(k, _)| k.clone()).collect();
+        let known = self.placed.values().flat_map(HashMap::values).filter(|p| !p.assumed);
+        let keys: Vec<Key> = known.map(|p| p.view.key.clone()).collect();
         for key in &keys {
             self.remove_pod(key);
         }

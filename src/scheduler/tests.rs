@@ -7,10 +7,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::decide::{Unschedulable, decide};
+use super::decide::{self, Unschedulable, scores};
+use super::plugins::{Cycle, Plugin, spread};
 use super::queue::Queue;
 use super::resources;
 use super::snapshot::{PodView, Snapshot};
+use crate::base::labels::Selector;
 use crate::base::object::Object;
 
 fn pod(name: &str, spec: Value) -> Arc<PodView> {
@@ -35,6 +37,11 @@ fn snapshot(nodes: &[(&str, Value)]) -> Snapshot {
         out.put_node(&Arc::new(Object::new((*name).into(), 1, &value, Box::default())));
     }
     out
+}
+
+/// A decision about a pod that nothing else is like.
+fn decide(pod: &PodView, snapshot: &Snapshot) -> Result<Arc<str>, Unschedulable> {
+    decide::decide(pod, snapshot, Selector::default)
 }
 
 fn why(pod: &PodView, snapshot: &Snapshot) -> String {
@@ -80,6 +87,81 @@ fn pods_spread_over_equal_nodes_and_respect_counts_and_ports() {
     assert!(why(&pod("second", port.clone()), &s).contains("didn't have free ports"));
     s.remove_pod(&pod("first", json!({})).key);
     assert!(decide(&pod("second", port), &s).is_ok());
+}
+
+fn labelled(name: &str, spec: Value) -> Arc<PodView> {
+    let value = json!({
+        "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": "a"}},
+        "spec": if spec.get("containers").is_some() { spec } else { json!({"containers": [{"name": "c"}]}) },
+    });
+    Arc::new(PodView::new(&Arc::new(Object::new(name.into(), 1, &value, Box::default()))).unwrap())
+}
+
+/// A node with its labels and size.
+fn sized(s: &mut Snapshot, name: &str, zone: &str, cpu: &str) {
+    let mut labels = json!({"kubernetes.io/hostname": name});
+    if !zone.is_empty() {
+        labels["topology.kubernetes.io/zone"] = zone.into();
+    }
+    let value = json!({"metadata": {"name": name, "labels": labels}, "spec": {},
+        "status": {"allocatable": {"cpu": cpu, "memory": "64Gi", "pods": "110"}}});
+    s.put_node(&Arc::new(Object::new(name.into(), 1, &value, Box::default())));
+}
+
+fn alike() -> Selector {
+    Selector::parse("app=a").unwrap()
+}
+
+#[test]
+fn replicas_go_to_different_nodes_although_one_has_more_room() {
+    let mut s = Snapshot::default();
+    sized(&mut s, "large", "", "64");
+    sized(&mut s, "middle", "", "4");
+    sized(&mut s, "small", "", "2");
+    for (i, asked) in [asks("100m"), json!({})].into_iter().enumerate() {
+        let mut nodes = BTreeSet::new();
+        for n in 0..3 {
+            let view = labelled(&format!("p{i}{n}"), asked.clone());
+            let node = decide::decide(&view, &s, alike).unwrap();
+            s.place(view.clone(), &node, true);
+            nodes.insert(node);
+        }
+        assert_eq!(nodes.len(), 3, "{nodes:?}");
+        for n in 0..3 {
+            s.remove_pod(&labelled(&format!("p{i}{n}"), json!({})).key);
+        }
+    }
+}
+
+#[test]
+fn spreading_is_rated_with_the_arithmetic_of_kubernetes() {
+    let mut s = Snapshot::default();
+    for (name, zone) in [("a", "z1"), ("b", "z1"), ("c", "z2"), ("d", "")] {
+        sized(&mut s, name, zone, "4");
+    }
+    for (i, node) in ["a", "a", "b", "c"].iter().enumerate() {
+        s.place(labelled(&format!("p{i}"), json!({})), node, false);
+    }
+    let view = labelled("new", json!({}));
+    let cycle = Cycle { pod: &view, snapshot: &s, alike: alike() };
+    let nodes: Vec<_> = s.nodes.values().collect();
+    let rating = spread::PodTopologySpread.pre_score(&cycle, &nodes).unwrap();
+    let mut rates: Vec<i64> = nodes.iter().map(|n| rating.score(n)).collect();
+    // Pods on the node times ln(4 + 2), and 2; pods in the zone times ln(3 + 2), as a node without a zone is one too, and 4.
+    assert_eq!(rates, [14, 13, 9, 2]);
+    rating.normalize(&nodes, &mut rates);
+    assert_eq!(rates, [100 * 2 / 14, 100 * 3 / 14, 100 * 7 / 14, 100 * 14 / 14]);
+    let none = Cycle { alike: Selector::default(), ..cycle };
+    assert!(spread::PodTopologySpread.pre_score(&none, &nodes).is_none(), "nothing is like it");
+
+    // All considerations together: tolerations 3 x 100, spreading twice, least allocated once; balance says nothing.
+    let none = Cycle { pod: &view, snapshot: &s, alike: Selector::default() };
+    let cycle = Cycle { pod: &view, snapshot: &s, alike: alike() };
+    let (with, without) = (scores(&cycle, &nodes), scores(&none, &nodes));
+    let spread: Vec<i64> = with.iter().zip(&without).map(|(a, b)| a - b).collect();
+    assert_eq!(spread, [28, 42, 100, 200]);
+    // 100m of 4 cores and 200Mi of 64Gi for each pod and the new one: (92 + 99) / 2 where there are two already.
+    assert_eq!(without, [300 + 95, 300 + 97, 300 + 97, 300 + 98]);
 }
 
 #[test]

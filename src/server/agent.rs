@@ -12,6 +12,7 @@ use crate::api::identity::join::Cluster;
 use crate::base::clock::Clock;
 use crate::base::error::full;
 use crate::base::task;
+use crate::containers::Runtime as _;
 use crate::containers::image::{ImageStore, Policy, Registries};
 use crate::containers::runtime::ShimRuntime;
 use crate::dns;
@@ -130,6 +131,7 @@ pub async fn start(
     let cidrs = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;
     let ranges =
         Ranges { pods: cidrs, cluster: cluster.cluster_cidrs.clone(), services: cluster.service_cidrs.clone() };
+    let is_first = place.recorded().is_ok_and(|record| record.is_none()) && runtime.list().await.is_empty();
     place.record(&ranges).context("the run directory cannot be written")?;
     let net = net::Config {
         mtu,
@@ -142,18 +144,22 @@ pub async fn start(
         api_port: config.api_port,
         ..place.network(&ranges)
     };
-    let network = {
+    let options =
+        overlay::Options { backend: cluster.overlay, direct_routing: cluster.overlay_direct_routing, address };
+    let opened = {
         let net = net.clone();
-        tokio::task::spawn_blocking(move || KernelPodNetwork::open(net))
-            .await?
-            .context("the pod network cannot be set up")?
+        tokio::task::spawn_blocking(move || open_network(net, options, wireguard)).await?
+    };
+    let (network, overlay) = match opened {
+        Err(error) if is_first => {
+            // No pod has used any of it.
+            leave_nothing(place, net).await;
+            return Err(error);
+        }
+        opened => opened?,
     };
     let host_ports = watch::Sender::new(Vec::new());
     let mut agent = Agent { tasks: vec![taking_in, watching], _dns: None };
-    let options =
-        overlay::Options { backend: cluster.overlay, direct_routing: cluster.overlay_direct_routing, address };
-    let overlay =
-        Overlay::open(net.clone(), options, network.guard(), wireguard).context("the overlay cannot be set up")?;
     agent.tasks.push(peers::start(client.clone(), Arc::new(overlay), &config.name, clock.clone()));
     let listening = if cluster.dns { Some(start_dns(cluster, &client, &net).await?) } else { None };
     if cluster.service_proxy {
@@ -186,6 +192,32 @@ pub async fn start(
     agent.tasks.push(task::spawn("image gc", node::image_gc::run(node.clone(), config.image_gc)));
     agent.tasks.push(task::spawn("heartbeat", heartbeat::run(node.clone())));
     Ok((agent, Arc::new(Access::new(node))))
+}
+
+/// The network of pods, and the way to those of other nodes.
+fn open_network(
+    net: net::Config,
+    options: overlay::Options,
+    wireguard: Option<WireGuard>,
+) -> Result<(KernelPodNetwork, Overlay)> {
+    let network = KernelPodNetwork::open(net.clone()).context("the pod network cannot be set up")?;
+    let overlay = Overlay::open(net, options, network.guard(), wireguard).context("the overlay cannot be set up")?;
+    Ok((network, overlay))
+}
+
+/// Removes what a start has made on the machine that cannot be completed.
+async fn leave_nothing(place: &Place, net: net::Config) {
+    let containers = place.containers();
+    let removed = tokio::task::spawn_blocking(move || {
+        let network = net::destroy(&net).map_err(|error| full(&error));
+        network.and(crate::containers::destroy_all(&containers).map_err(|error| full(&error)))
+    });
+    if let Ok(Err(error)) = removed.await {
+        tracing::warn!(error, "not everything of this node could be removed: see amphipod killall");
+    }
+    if let Err(error) = place.forget() {
+        tracing::warn!(%error, "the record in the run directory could not be removed");
+    }
 }
 
 /// The encrypted tunnel's link, where it may be used. Before the node is known, so that it comes with its key.

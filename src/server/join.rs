@@ -81,7 +81,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let clock = Clock::system();
     let mut reasons = Reasons::new()?;
     let place = Place::new(&config.data_dir, &config.run_dir);
-    let _claim = place.claim()?;
+    let _claims = (place.claim()?, place.claim_data()?);
     let keep = Keep::new(&config, clock.clone())?;
     let kubelet_port = kubelet_port(config.node.kubelet_port)?;
     let running = async {

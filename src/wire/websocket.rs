@@ -1,12 +1,15 @@
 //! Websockets: taking over an HTTP connection, on either side.
 
 use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 /// The channels of Kubernetes' streaming protocols.
@@ -45,21 +48,78 @@ pub fn is_wanted(headers: &HeaderMap) -> bool {
         && headers.contains_key(SEC_WEBSOCKET_KEY)
 }
 
-/// The first of our sub-protocols that the client offers.
-pub fn protocol<'a>(headers: &HeaderMap, ours: &[&'a str]) -> Option<&'a str> {
+/// The sub-protocols that the client offers, in its order.
+pub fn offered(headers: &HeaderMap) -> Vec<&str> {
     let all = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
-    let offered: Vec<&str> = all.flat_map(|v| v.split(',')).map(str::trim).collect();
-    ours.iter().copied().find(|p| offered.contains(p))
+    all.flat_map(|v| v.split(',')).map(str::trim).filter(|p| !p.is_empty()).collect()
+}
+
+/// What both sides speak: the first of the client's sub-protocols that is one of ours. A client that offers none speaks the
+/// one without a name, if that is one of ours.
+pub fn agreed<'a>(headers: &HeaderMap, ours: &[&'a str]) -> Option<&'a str> {
+    let offered = offered(headers);
+    let asked = if offered.is_empty() { &[""][..] } else { &offered[..] };
+    asked.iter().find_map(|asked| ours.iter().copied().find(|p| p == asked))
+}
+
+/// How the channels of one websocket are told apart: by the first byte of each message, which is the channel's number, or by
+/// the first letter of a text, its digit, before base64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Binary,
+    Base64,
+}
+
+// === impl Framing ===
+
+impl Framing {
+    /// What a sub-protocol's name says.
+    pub fn of(protocol: &str) -> Self {
+        if protocol.contains("base64") { Self::Base64 } else { Self::Binary }
+    }
+
+    /// A message on a channel.
+    pub fn message(self, channel: u8, data: &[u8]) -> Message {
+        match self {
+            Self::Binary => {
+                let mut bytes = BytesMut::with_capacity(data.len() + 1);
+                bytes.put_u8(channel);
+                bytes.put_slice(data);
+                Message::Binary(bytes.freeze())
+            }
+            Self::Base64 => {
+                let mut text = String::with_capacity(data.len() / 3 * 4 + 5);
+                text.push(char::from(b'0'.saturating_add(channel)));
+                BASE64.encode_string(data, &mut text);
+                Message::Text(text.into())
+            }
+        }
+    }
+
+    /// The channel and the data of a message; nothing where it has neither.
+    pub fn read(self, message: Message) -> Option<(u8, Bytes)> {
+        let mut bytes = match message {
+            Message::Binary(bytes) => bytes,
+            Message::Text(text) => text.into(),
+            _ => return None,
+        };
+        let channel = *bytes.first()?;
+        bytes.advance(1);
+        match self {
+            Self::Binary => Some((channel, bytes)),
+            Self::Base64 => Some((channel.checked_sub(b'0')?, BASE64.decode(&bytes).ok()?.into())),
+        }
+    }
 }
 
 /// What a server answers to a client's key.
 pub fn answer(key: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, MAGIC].concat());
-    base64::engine::general_purpose::STANDARD.encode(digest)
+    BASE64.encode(digest)
 }
 
 /// The answer that switches protocols, with `body` as its (empty) body.
-pub fn accept<B>(headers: &HeaderMap, protocol: Option<&'static str>, body: B) -> Response<B> {
+pub fn accept<B>(headers: &HeaderMap, protocol: Option<&str>, body: B) -> Response<B> {
     let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
     let answer = answer(key);
     let mut response = Response::new(body);
@@ -70,8 +130,8 @@ pub fn accept<B>(headers: &HeaderMap, protocol: Option<&'static str>, body: B) -
     if let Ok(answer) = HeaderValue::from_str(&answer) {
         out.insert(SEC_WEBSOCKET_ACCEPT, answer);
     }
-    if let Some(protocol) = protocol {
-        out.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    if let Some(protocol) = protocol.and_then(|p| HeaderValue::from_str(p).ok()) {
+        out.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     response
 }
@@ -109,6 +169,36 @@ mod tests {
     use tokio_tungstenite::tungstenite::protocol::WebSocket;
 
     use super::*;
+
+    #[test]
+    fn the_clients_order_decides_and_none_is_a_protocol_too() {
+        let headers = |protocols: &[&'static str]| {
+            let mut all = HeaderMap::new();
+            for p in protocols {
+                all.append(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(p));
+            }
+            all
+        };
+        let ours = ["v5", "v4", ""];
+        assert_eq!(agreed(&headers(&["x, v4", "v5"]), &ours), Some("v4"));
+        assert_eq!(agreed(&headers(&[]), &ours), Some(""));
+        assert_eq!(agreed(&headers(&[]), &ours[..2]), None);
+        assert_eq!(agreed(&headers(&["x"]), &ours), None);
+    }
+
+    #[test]
+    fn channels_are_bytes_or_digits_before_base64() {
+        let (binary, base64) = (Framing::of("v4.channel.k8s.io"), Framing::of("v4.base64.channel.k8s.io"));
+        assert_eq!(binary.message(1, b"hi"), Message::Binary(b"\x01hi".as_slice().into()));
+        assert_eq!(base64.message(1, b"hi"), Message::Text("1aGk=".into()));
+        for framing in [binary, base64] {
+            assert_eq!(framing.read(framing.message(3, b"\0\xff")), Some((3, b"\0\xff".as_slice().into())));
+            assert_eq!(framing.read(framing.message(0, b"")), Some((0, Bytes::new())));
+            assert_eq!(framing.read(Message::Binary(Bytes::new())), None);
+        }
+        assert_eq!(base64.read(Message::Text("1%%".into())), None);
+        assert_eq!(base64.read(Message::Text("!aGk=".into())), None, "below the digits");
+    }
 
     #[test]
     fn a_frame_that_is_longer_than_any_message_is_refused_by_its_head() {

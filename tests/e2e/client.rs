@@ -30,6 +30,13 @@ pub fn target_of(kubeconfig: &std::path::Path) -> Target {
     }
 }
 
+/// TLS with the server of a kubeconfig, as nobody.
+pub fn without_certificate(kubeconfig: &std::path::Path) -> std::sync::Arc<rustls::ClientConfig> {
+    let config: Value = serde_yaml::from_str(&std::fs::read_to_string(kubeconfig).unwrap()).unwrap();
+    let authority = config["clusters"][0]["cluster"]["certificate-authority-data"].as_str().unwrap();
+    tls::client(&base64::engine::general_purpose::STANDARD.decode(authority).unwrap(), None).unwrap()
+}
+
 /// Sends a request and reads the whole answer; nothing if the server went away before it was complete.
 pub async fn send(client: &mut Client, method: Method, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
     let request = Request::builder().method(method).uri(path).header("content-type", "application/json");

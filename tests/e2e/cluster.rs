@@ -131,6 +131,49 @@ fn three_machines(machines: &Machines) {
     a_cable_is_pulled(machines, &nodes);
 }
 
+#[test]
+fn an_agent_whose_overlay_cannot_be_set_up_leaves_nothing_and_says_why() {
+    let mut machines = Machines::prepare("none", 2);
+    machines.start_server(&["--overlay", "vxlan"]);
+    let token = machines.token();
+    let name = machines.all[1].name.clone();
+    ip(&format!("-n {name} link add others type vxlan id 1 dstport 8472 dev eth0"));
+    ip(&format!("-n {name} link set others up"));
+    let state = |what: &[&str]| {
+        String::from_utf8(machines.all[1].command(what[0]).args(&what[1..]).output().unwrap().stdout).unwrap()
+    };
+    let seen = || {
+        let links = state(&["ip", "-br", "link"]);
+        let names: Vec<String> = links.lines().map(|l| l.split_whitespace().next().unwrap().to_owned()).collect();
+        (names, state(&["ip", "route"]), state(&["nft", "list", "tables"]))
+    };
+    let before = seen();
+    let log = std::fs::File::create(machines.all[1].path("refused")).unwrap();
+    let server = format!("https://{}:6443", machines.all[0].address);
+    let mut agent = machines.all[1].command(BINARY);
+    agent.args(["agent", "--server", &server, "--node-ip", &machines.all[1].address, "--token", &token]);
+    agent.args(machines.all[1].directories()).args(["--node-name", &name]);
+    let mut agent = agent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let mut ended = None;
+    machines.until("the agent ends", || {
+        ended = agent.try_wait().unwrap();
+        ended.is_some()
+    });
+    let said = std::fs::read_to_string(machines.all[1].path("refused")).unwrap();
+    assert_eq!(ended.unwrap().code(), Some(1), "{said}");
+    let told: Vec<&str> = said.lines().filter(|l| l.starts_with("error: ")).collect();
+    assert_eq!(told.len(), 1, "{said}");
+    assert!(told[0].contains("the overlay cannot be set up") && told[0].contains("(others)"), "{said}");
+    assert!(told[0].contains("UDP port 8472") && told[0].contains("--overlay"), "{said}");
+    assert_eq!(seen(), before, "links, routes and tables");
+    for part in ["node.json", "netns", "sandboxes"] {
+        assert!(!machines.all[1].path("run").join(part).exists(), "{part}");
+    }
+    ip(&format!("-n {name} link del others"));
+    machines.start_agent(1, &token);
+    machines.until("it joins when the other tunnel is gone", || machines.is_ready(1));
+}
+
 /// `externalTrafficPolicy` and `internalTrafficPolicy` Local: only pods of the node that is asked answer.
 fn traffic_stays_where_it_is_told_to(machines: &Machines, nodes: &BTreeMap<String, Vec<Value>>, cluster_ip: &str) {
     let patch = |policy: &str| {

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
@@ -13,6 +16,7 @@ use crate::api::identity::join::check_member;
 use crate::api::identity::token::service_account;
 use crate::api::identity::{AUTHENTICATED, User};
 use crate::api::status::{Result, Status};
+use crate::wire::websocket;
 
 /// The user of a request: bearer token, else client certificate, else anonymous; then whom they impersonate.
 pub fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>> {
@@ -37,6 +41,32 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
+}
+
+/// Among the sub-protocols of a websocket, what begins so is a bearer token: a script in a browser can set no other header.
+const SOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Makes a bearer token of the one among a websocket's sub-protocols, as
+/// `k8s.io/apiserver/pkg/authentication/request/websocket` reads it. It is agreed on with nobody and handed to nobody.
+pub fn take_socket_token(headers: &mut HeaderMap) -> Result<()> {
+    if !websocket::is_wanted(headers) {
+        return Ok(());
+    }
+    let offered = websocket::offered(headers);
+    let (tokens, others): (Vec<&str>, Vec<&str>) = offered.iter().partition(|p| p.starts_with(SOCKET_TOKEN));
+    let token = match tokens[..] {
+        [] => return Ok(()),
+        // One protocol has to be left for the answer.
+        [token] if !others.is_empty() => &token[SOCKET_TOKEN.len()..],
+        _ => return Err(Status::unauthorized()),
+    };
+    let decoded = URL_SAFE_NO_PAD.decode(token).ok().filter(|t| !t.is_empty());
+    let text = decoded.and_then(|t| String::from_utf8(t).ok()).ok_or_else(Status::unauthorized)?;
+    let bearer = HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| Status::unauthorized())?;
+    let others = HeaderValue::from_str(&others.join(", ")).map_err(|_| Status::unauthorized())?;
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, others);
+    headers.entry(AUTHORIZATION).or_insert(bearer);
+    Ok(())
 }
 
 /// The values of a header. One that is no text is refused: left out, the request would be another one.
@@ -150,4 +180,39 @@ fn denied(user: &User, a: &Attributes) -> Status {
     status.details.group = a.group.clone();
     status.details.kind = a.resource.clone();
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_among_the_sub_protocols_becomes_the_bearer_and_goes_no_further() {
+        let take = |protocols: &str, bearer: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert("upgrade", HeaderValue::from_static("websocket"));
+            headers.insert("sec-websocket-key", HeaderValue::from_static("x"));
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols.parse().unwrap());
+            if let Some(bearer) = bearer {
+                headers.insert(AUTHORIZATION, bearer.parse().unwrap());
+            }
+            take_socket_token(&mut headers).map(|()| {
+                let text = |name: &str| headers.get(name).map_or("", |v| v.to_str().unwrap()).to_owned();
+                (text("authorization"), text("sec-websocket-protocol"))
+            })
+        };
+        let both = |a: &str, b: &str| Ok((a.to_owned(), b.to_owned()));
+        let token = format!("{SOCKET_TOKEN}YS5i");
+        assert_eq!(take(&format!("{token}, v4.channel.k8s.io"), None), both("Bearer a.b", "v4.channel.k8s.io"));
+        assert_eq!(take(&format!("x,{token},y"), Some("Bearer own")), both("Bearer own", "x, y"));
+        assert_eq!(take("x, y", None), both("", "x, y"));
+        for bad in [token.clone(), format!("{token}, {token}, x"), format!("{SOCKET_TOKEN}, x"), format!("{token}=, x")]
+        {
+            assert_eq!(take(&bad, None).unwrap_err().code, 401, "{bad}");
+        }
+        let mut plain = HeaderMap::new();
+        plain.insert(SEC_WEBSOCKET_PROTOCOL, format!("{token}, x").parse().unwrap());
+        take_socket_token(&mut plain).unwrap();
+        assert!(!plain.contains_key(AUTHORIZATION), "no websocket");
+    }
 }

@@ -17,7 +17,7 @@ use super::negotiate::{Form, Shape};
 use super::table;
 use crate::api::form;
 use crate::api::read::List;
-use crate::api::status::{Result, Status};
+use crate::api::status::{Result, Status, written_in_order};
 use crate::base::object::Object;
 use crate::kinds::Kind;
 
@@ -76,6 +76,9 @@ pub fn value(code: u16, form: Form, value: &Value) -> Response<Body> {
         let yaml = serde_yaml::to_string(value).unwrap_or_default();
         return typed(code, "application/yaml", full(yaml));
     }
+    if value["kind"] == "Status" && value["apiVersion"] == "v1" {
+        return json_bytes(code, written_in_order(value));
+    }
     json_bytes(code, serde_json::to_vec(value).unwrap_or_default())
 }
 
@@ -86,7 +89,10 @@ pub fn json_bytes(code: u16, body: impl Into<Bytes>) -> Response<Body> {
 
 /// A failure.
 pub fn status(status: &Status, form: Form) -> Response<Body> {
-    let mut response = value(status.code, form, &status.to_json());
+    let mut response = match form.yaml {
+        true => value(status.code, form, &status.to_json()),
+        false => json_bytes(status.code, status.to_bytes()),
+    };
     if let Some(seconds) = status.details.retry_after_seconds {
         response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }
@@ -144,6 +150,15 @@ pub fn object(
         }
         Shape::PartialMetadataList => Err(Status::not_acceptable("a single object is no list")),
     }
+}
+
+/// A list with nothing in it.
+pub fn empty_list(form: Form, api_version: &str, kind: &str, revision: u64) -> Response<Body> {
+    let list = json!({
+        "kind": format!("{kind}List"), "apiVersion": api_version,
+        "metadata": {"resourceVersion": revision.to_string()}, "items": [],
+    });
+    value(200, form, &list)
 }
 
 /// A list.

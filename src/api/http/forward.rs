@@ -1,5 +1,5 @@
 //! `kubectl port-forward`: connections to ports of a pod, as pairs of SPDY streams inside a websocket, or, for older
-//! clients, on a connection that was upgraded to SPDY.
+//! clients, on a connection that was upgraded to SPDY. (As channels of a websocket: `forward_channels`.)
 //!
 //! A connection is two streams with one request id: first the one that carries an error, if there is one, then the data.
 //! Invariant: the error stream ends when the connection has ended, because clients wait for that.
@@ -21,13 +21,13 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::spdy_stream::{self, Transport};
 use super::verbs::Call;
-use super::{Body, answer, stream};
+use super::{Body, answer, forward_channels, stream};
 use crate::api::node_access::{NodeAccess, Target};
 use crate::api::status::{Result, Status};
 use crate::base::json::text;
 use crate::base::task;
 use crate::wire::spdy::{self, Decoder, Encoder, Frame};
-use crate::wire::websocket;
+use crate::wire::websocket::{self, Framing};
 
 /// SPDY inside a websocket (kubectl from 1.31 on).
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -36,8 +36,8 @@ const PROTOCOL: &str = "portforward.k8s.io";
 /// Connections of one client at a time.
 const CONNECTIONS_MAX: usize = 1_000;
 /// Pieces that may wait, for a pod and for the client.
-const PIECES: usize = 16;
-const PIECE_BYTES: usize = 32 << 10;
+pub(super) const PIECES: usize = 16;
+pub(super) const PIECE_BYTES: usize = 32 << 10;
 
 /// Answers a request to forward ports.
 pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Result<Response<Body>> {
@@ -50,9 +50,12 @@ pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Inc
     let node = stream::node(&call, pod)?;
     let in_websocket = websocket::is_wanted(http.headers());
     let response = if in_websocket {
-        let protocol = websocket::protocol(http.headers(), &[TUNNEL]);
-        let refused = || Status::bad_request(format!("the client does not offer the sub-protocol {TUNNEL}"));
-        websocket::accept(http.headers(), Some(protocol.ok_or_else(refused)?), answer::full(Bytes::new()))
+        let all = [&[TUNNEL], forward_channels::PROTOCOLS].concat();
+        let protocol = websocket::agreed(http.headers(), &all).ok_or_else(|| stream::none_of(&all))?;
+        if protocol != TUNNEL {
+            return channels(&call, protocol, node, target, http);
+        }
+        websocket::accept(http.headers(), Some(protocol), answer::full(Bytes::new()))
     } else if spdy_stream::is_wanted(http.headers()) {
         spdy_stream::accept(PROTOCOL)
     } else {
@@ -62,6 +65,29 @@ pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Inc
     task::spawn("port-forward", async move {
         match upgrade.await {
             Ok(upgraded) => serve(upgraded, in_websocket, node, target).await,
+            Err(error) => tracing::debug!(%error, "the client went away before the stream began"),
+        }
+    });
+    Ok(response)
+}
+
+/// Ports as channels of the websocket.
+fn channels(
+    call: &Call,
+    protocol: &'static str,
+    node: Arc<dyn NodeAccess>,
+    target: Target,
+    mut http: http::Request<Incoming>,
+) -> Result<Response<Body>> {
+    let ports = forward_channels::ports(&call.query)?;
+    let told = Some(protocol).filter(|p| !p.is_empty());
+    let response = websocket::accept(http.headers(), told, answer::full(Bytes::new()));
+    let upgrade = hyper::upgrade::on(&mut http);
+    task::spawn("port-forward", async move {
+        match upgrade.await {
+            Ok(upgraded) => {
+                forward_channels::serve(upgraded, Framing::of(protocol), node, target, ports).await;
+            }
             Err(error) => tracing::debug!(%error, "the client went away before the stream began"),
         }
     });

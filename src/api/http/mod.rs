@@ -8,15 +8,18 @@ pub mod answer;
 pub mod connections;
 pub mod discovery;
 mod forward;
+mod forward_channels;
 mod held;
 pub mod join;
 pub mod list_options;
 pub mod listen;
+mod metrics;
 pub mod negotiate;
 pub mod openapi;
 pub mod paths;
 pub mod proxy;
 pub mod route;
+mod socket;
 mod spdy_stream;
 pub mod stream;
 pub mod table;
@@ -64,7 +67,8 @@ pub async fn respond(api: Api, peer: Peer, request: http::Request<Incoming>) -> 
         return answer::text(400, "400 Bad Request");
     }
     let form = negotiate::accept(request.headers(), negotiate::Offer::Transformed).unwrap_or_default();
-    match run(&api, &peer, request).await {
+    let (begun, mut asked) = (tokio::time::Instant::now(), None);
+    let response = match run(&api, &peer, request, &mut asked).await {
         Ok(response) => response,
         Err(status) => {
             let mut response = answer::status(&status, form);
@@ -73,14 +77,25 @@ pub async fn respond(api: Api, peer: Peer, request: http::Request<Incoming>) -> 
             }
             response
         }
+    };
+    if let Some(asked) = asked {
+        asked.answered(response.status().as_u16(), begun.elapsed());
     }
+    response
 }
 
-async fn run(api: &Api, peer: &Peer, mut request: http::Request<Incoming>) -> Result<Response<Body>> {
+async fn run(
+    api: &Api,
+    peer: &Peer,
+    mut request: http::Request<Incoming>,
+    asked: &mut Option<metrics::Asked>,
+) -> Result<Response<Body>> {
     if join::is_for(request.uri().path()) {
         return join::respond(api, peer, request).await;
     }
     let route = route::Route::parse(request.method(), request.uri())?;
+    *asked = Some(metrics::Asked::of(&route, request.headers()));
+    access::take_socket_token(request.headers_mut()).map_err(|s| access::about_target(s, &route))?;
     let user = access::authenticate(api, peer, request.headers())
         .inspect_err(|_| peer.connection.refuse())
         .map_err(|s| access::about_target(s, &route))?;

@@ -33,21 +33,36 @@ pub enum Offer {
     Transformed,
 }
 
-/// The first acceptable form, in the client's order.
-pub fn accept(headers: &HeaderMap, offer: Offer) -> Result<Form> {
-    let accepts: Vec<&str> = headers
-        .get_all(http::header::ACCEPT)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .collect();
-    if accepts.iter().all(|a| a.trim().is_empty()) {
-        return Ok(Form::default());
+/// The first of the offered media types that the client takes, in the client's order.
+pub fn media(headers: &HeaderMap, offered: &[&'static str]) -> Option<&'static str> {
+    let ranges = ranges(headers);
+    if ranges.iter().all(|range| range.is_empty()) {
+        return offered.first().copied();
     }
-    let mut ranges: Vec<(f32, &str)> = accepts.iter().map(|a| (quality(a), a.trim())).collect();
+    let takes = |range: &str, media: &str| {
+        let range = range.split(';').next().unwrap_or("").trim();
+        let whole = range.strip_suffix("/*").is_some_and(|kind| media.split('/').next() == Some(kind));
+        range == media || range == "*/*" || whole
+    };
+    ranges.iter().find_map(|range| offered.iter().find(|media| takes(range, media)).copied())
+}
+
+/// What the client accepts, best first.
+fn ranges(headers: &HeaderMap) -> Vec<&str> {
+    let all = headers.get_all(http::header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    let mut ranges: Vec<(f32, &str)> = all.map(|a| (quality(a), a.trim())).collect();
     // Stable: equal qualities keep the client's order.
     ranges.sort_by(|a, b| b.0.total_cmp(&a.0));
-    ranges.into_iter().find_map(|(_, range)| form(range, offer)).ok_or_else(|| {
+    ranges.into_iter().map(|(_, range)| range).collect()
+}
+
+/// The first acceptable form, in the client's order.
+pub fn accept(headers: &HeaderMap, offer: Offer) -> Result<Form> {
+    let ranges = ranges(headers);
+    if ranges.iter().all(|range| range.is_empty()) {
+        return Ok(Form::default());
+    }
+    ranges.into_iter().find_map(|range| form(range, offer)).ok_or_else(|| {
         Status::not_acceptable("only the following media types are accepted: application/json, application/yaml")
     })
 }

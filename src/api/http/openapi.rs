@@ -7,10 +7,12 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, Uri};
 
 use super::Body;
 use super::answer;
+use super::negotiate;
+use super::route::Query;
 use crate::api::status::{Result, Status};
 use crate::kinds::{self, Kind, Subresource};
 use crate::schema::openapi::{self, ApiKind, ApiSubresource};
@@ -20,17 +22,34 @@ const KEPT: usize = 6;
 
 static DOCUMENTS: Mutex<Vec<(String, Arc<Bytes>)>> = Mutex::new(Vec::new());
 
+const JSON: &str = "application/json";
+/// Version 2 as a message, by the name that clients ask for and by the one that is answered: `@` may not be in a media type.
+const PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// How long an answer may be used without asking again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Its address names its content.
+    Forever,
+    /// It changes with the version of the server.
+    Ask,
+}
+
 /// Answers `/openapi/...`.
-pub fn respond(path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
-    let accepts = headers.get_all(http::header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
-    let mut ranges = accepts.flat_map(|v| v.split(',')).map(|r| r.split(';').next().unwrap_or("").trim()).peekable();
-    let speaks = |range: &str| range.is_empty() || range == "*/*" || range.starts_with("application/");
-    if ranges.peek().is_some() && !ranges.any(speaks) {
-        return Ok(answer::empty(406));
-    }
+pub fn respond(uri: &Uri, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
+    let path = path.trim_end_matches('/');
+    let offered: &[&str] = if path == "/openapi/v2" { &[JSON, PROTOBUF_ASKED, PROTOBUF] } else { &[JSON] };
+    let Some(media) = negotiate::media(headers, offered) else { return Ok(answer::empty(406)) };
     let kinds = served();
-    let document = match path.trim_end_matches('/') {
-        "/openapi/v2" => return gzipped(path, headers, "v2", "application/json", || Some(openapi::v2(&kinds))),
+    let document = match path {
+        "/openapi/v2" => {
+            let tag = format!("{:016X}", openapi::v2_fingerprint(&kinds));
+            return match media {
+                JSON => gzipped(path, headers, &tag, JSON, Keep::Ask, || Some(openapi::v2(&kinds))),
+                _ => gzipped(path, headers, &tag, PROTOBUF, Keep::Ask, || Some(openapi::v2_protobuf(&kinds))),
+            };
+        }
         "/openapi/v3" => openapi::v3_index(&kinds),
         _ => {
             let rest = path.strip_prefix("/openapi/v3/").ok_or_else(Status::no_such_path)?;
@@ -40,7 +59,9 @@ pub fn respond(path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
                 _ => return Err(Status::no_such_path()),
             };
             let tag = format!("{:016X}", openapi::fingerprint(&kinds, group, version));
-            return gzipped(path, headers, &tag, "application/json", || openapi::v3(&kinds, group, version));
+            let named = Query::parse(uri.query().unwrap_or("")).get("hash") == tag;
+            let keep = if named { Keep::Forever } else { Keep::Ask };
+            return gzipped(path, headers, &tag, JSON, keep, || openapi::v3(&kinds, group, version));
         }
     };
     Ok(answer::json_bytes(200, serde_json::to_vec(&document).unwrap_or_default()))
@@ -51,28 +72,35 @@ fn gzipped(
     headers: &HeaderMap,
     tag: &str,
     media: &'static str,
+    keep: Keep,
     make: impl FnOnce() -> Option<Vec<u8>>,
 ) -> Result<Response<Body>> {
     let etag = format!("\"{tag}\"");
-    if headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes()) {
-        return Ok(answer::typed(304, media, answer::full(Bytes::new())));
-    }
-    let compressed = kept(path, make)?;
-    let accepts = headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
-    let mut response = if accepts {
-        let mut r = answer::typed(200, media, answer::full((*compressed).clone()));
-        r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        r
+    let known = headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == etag.as_bytes());
+    let mut response = if known {
+        answer::typed(304, media, answer::full(Bytes::new()))
     } else {
-        let mut plain = Vec::new();
-        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&compressed[..]), &mut plain)
-            .map_err(Status::internal)?;
-        answer::typed(200, media, answer::full(plain))
+        let compressed = kept(&format!("{path} {media}"), make)?;
+        let gzip = headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
+        if gzip {
+            let mut r = answer::typed(200, media, answer::full((*compressed).clone()));
+            r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            r
+        } else {
+            let mut plain = Vec::new();
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&compressed[..]), &mut plain)
+                .map_err(Status::internal)?;
+            answer::typed(200, media, answer::full(plain))
+        }
     };
     let out = response.headers_mut();
     out.insert(ETAG, HeaderValue::from_str(&etag).map_err(Status::internal)?);
     out.insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
-    out.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000"));
+    let control = match keep {
+        Keep::Forever => "public, immutable, max-age=31536000",
+        Keep::Ask => "no-cache, private",
+    };
+    out.insert(CACHE_CONTROL, HeaderValue::from_static(control));
     Ok(response)
 }
 

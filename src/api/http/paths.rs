@@ -48,7 +48,7 @@ pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Inco
             Ok(answer::value(200, form, &version()))
         }
         (_, "/") => Ok(answer::value(200, Form::default(), &json!({"paths": index()}))),
-        (_, "/metrics") => Ok(answer::text(200, crate::base::metrics::text())),
+        (_, "/metrics") => Ok(answer::text(200, super::metrics::text(api))),
         (_, "/openid/v1/jwks") => {
             let keys = serde_json::to_vec(&api.tokens.jwks()).unwrap_or_default();
             Ok(answer::typed(200, "application/jwk-set+json", answer::full(keys)))
@@ -56,7 +56,7 @@ pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Inco
         (_, "/.well-known/openid-configuration") => {
             Ok(answer::value(200, Form::default(), &openid(api.tokens.issuer())))
         }
-        ("openapi", _) => match openapi::respond(path, request.headers()) {
+        ("openapi", _) => match openapi::respond(request.uri(), path, request.headers()) {
             Err(status) if status.code == 404 => Ok(answer::text(404, "")),
             answered => answered,
         },

@@ -1,6 +1,8 @@
 //! Streams from and to containers: logs, exec and attach, over the channels of Kubernetes' websocket protocols (or over
 //! SPDY, see `spdy_stream`).
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream::SplitSink;
 use futures::{FutureExt, SinkExt, StreamExt};
@@ -17,23 +19,33 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::route::Query;
 use super::verbs::Call;
-use super::{Body, answer, forward, spdy_stream};
+use super::{Body, answer, forward, socket, spdy_stream};
 use crate::api::node_access::{ExecOptions, LogOptions, NodeAccess, Session, Target};
 use crate::api::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::base::{clock, task};
 use crate::kinds::Subresource;
 use crate::wire::websocket::channel::{CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT};
-use crate::wire::websocket::{self, Size, Socket};
+use crate::wire::websocket::{self, Framing, Size, Socket};
 
-/// What we speak, best first. v5 adds the closing of a single stream.
-const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// What we speak. v4 tells the outcome as a Status, those before it (and none) only a failure, as text; v5 adds the closing of
+/// a single stream.
+const PROTOCOLS: &[&str] = &[
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+    "",
+];
+/// How logs are told over a websocket: as they are, or each piece in base64.
+const LOG_PROTOCOLS: &[&str] = &["binary.k8s.io", "base64.binary.k8s.io", ""];
 
 /// Answers a request for a stream.
 pub(super) async fn respond(call: Call, http: http::Request<Incoming>) -> Result<Response<Body>> {
     let pod = call.api.get(&call.request)?.value();
     match call.request.subresource {
-        Some(Subresource::Log) => logs(&call, &pod).await,
+        Some(Subresource::Log) => logs(&call, &pod, http).await,
         Some(Subresource::Exec | Subresource::Attach) => exec(call, &pod, http).await,
         Some(Subresource::PortForward) => forward::respond(call, &pod, http).await,
         _ => Err(Status::new(501, "NotImplemented", "this stream is not served yet")),
@@ -100,14 +112,27 @@ pub fn log_options(query: &Query, now: jiff::Timestamp) -> Result<LogOptions> {
     })
 }
 
-async fn logs(call: &Call, pod: &Value) -> Result<Response<Body>> {
+async fn logs(call: &Call, pod: &Value, http: http::Request<Incoming>) -> Result<Response<Body>> {
     let target = target(call, pod)?;
     let options = log_options(&call.query, call.api.clock.now())?;
     if text(pod, "spec.nodeName").is_empty() {
         // Nothing runs yet, so there is nothing to tell and nobody to ask.
         return Ok(answer::empty(204));
     }
+    let over_socket = match websocket::is_wanted(http.headers()) {
+        true => Some(websocket::agreed(http.headers(), LOG_PROTOCOLS).ok_or_else(|| none_of(LOG_PROTOCOLS))?),
+        false => None,
+    };
     let pieces = node(call, pod)?.logs(&target, &options).await?;
+    if let Some(protocol) = over_socket {
+        let message = move |piece: Bytes| match Framing::of(protocol) {
+            Framing::Binary => Message::Binary(piece),
+            Framing::Base64 => Message::Text(STANDARD.encode(&piece).into()),
+        };
+        // An empty message tells the client at once that it is connected.
+        let all = futures::stream::iter([Bytes::new()]).chain(ReceiverStream::new(pieces)).map(message);
+        return Ok(socket::tell(http, Some(protocol).filter(|p| !p.is_empty()), all));
+    }
     Ok(answer::typed(200, "text/plain", answer::streamed(ReceiverStream::new(pieces))))
 }
 
@@ -143,12 +168,15 @@ async fn exec(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Res
     let upgrade = hyper::upgrade::on(&mut http);
     let response = match over_spdy {
         true => spdy_stream::accept(protocol),
-        false => websocket::accept(http.headers(), Some(protocol), answer::full(Bytes::new())),
+        false => {
+            let told = Some(protocol).filter(|p| !p.is_empty());
+            websocket::accept(http.headers(), told, answer::full(Bytes::new()))
+        }
     };
     task::spawn("exec stream", async move {
         match upgrade.await {
             Ok(upgraded) if over_spdy => spdy_stream::carry(upgraded, &options, session).await,
-            Ok(upgraded) => carry(websocket::over(upgraded).await, session).await,
+            Ok(upgraded) => carry(websocket::over(upgraded).await, protocol, &options, session).await,
             Err(error) => tracing::debug!(%error, "the client went away before the stream began"),
         }
     });
@@ -163,21 +191,31 @@ fn chosen(headers: &HeaderMap, over_spdy: bool) -> Result<&'static str> {
     if !websocket::is_wanted(headers) {
         return Err(Status::bad_request("unable to upgrade: an upgrade to a websocket or to SPDY/3.1 is required"));
     }
-    websocket::protocol(headers, PROTOCOLS)
-        .ok_or_else(|| Status::bad_request(format!("the client offers none of the sub-protocols {PROTOCOLS:?}")))
+    websocket::agreed(headers, PROTOCOLS).ok_or_else(|| none_of(PROTOCOLS))
+}
+
+pub(super) fn none_of(protocols: &[&str]) -> Status {
+    Status::bad_request(format!("the client offers none of the sub-protocols {protocols:?}"))
 }
 
 /// Moves bytes between the websocket and the session until the command has ended and its output is out.
 ///
 /// Output has tasks of its own: a command that answers while it is fed would otherwise wait for us, and we for it.
-async fn carry(socket: Socket, session: Session) {
-    let (out, mut input) = socket.split();
+async fn carry(socket: Socket, protocol: &str, options: &ExecOptions, session: Session) {
+    let (framing, (out, mut input)) = (Framing::of(protocol), socket.split());
     let (send, queue) = mpsc::channel(16);
+    // An empty message tells the client at once that it is connected.
+    let first = match options {
+        o if o.stdout => STDOUT,
+        o if o.stderr => STDERR,
+        _ => ERROR,
+    };
+    let _ = send.send(framing.message(first, b"")).await;
     let writing = task::spawn("exec socket", write(out, queue));
     let mut pumps = Vec::new();
     for (channel, stream) in [(STDOUT, session.stdout), (STDERR, session.stderr)] {
         if let Some(stream) = stream {
-            pumps.push(task::spawn("exec output", pump(channel, stream, send.clone())));
+            pumps.push(task::spawn("exec output", pump(framing, channel, stream, send.clone())));
         }
     }
     let (mut stdin, resize, mut exit) = (session.stdin, session.resize, session.exit);
@@ -188,27 +226,30 @@ async fn carry(socket: Socket, session: Session) {
             _ = &mut pumped, if output_open => output_open = false,
             ended = &mut exit, if code.is_none() => code = Some(ended),
             message = input.next() => match message {
-                Some(Ok(Message::Binary(bytes))) => take(&bytes, &mut stdin, &resize).await,
-                Some(Ok(Message::Text(text))) => take(text.as_bytes(), &mut stdin, &resize).await,
                 Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-                Some(Ok(_)) => {}
+                Some(Ok(message)) => if let Some((channel, data)) = framing.read(message) {
+                    take(channel, &data, &mut stdin, &resize).await;
+                },
             },
         }
     }
     drop(pumped);
     pumps.iter().for_each(JoinHandle::abort);
     if let Some(code) = code {
-        let mut frame = vec![ERROR];
-        frame.extend(outcome(code).to_string().into_bytes());
+        let outcome = outcome(code);
+        let (told, why) = (protocol.starts_with('v'), text(&outcome, "message"));
+        let outcome = if told { outcome.to_string() } else { why.to_owned() };
+        if !outcome.is_empty() {
+            let _ = send.send(framing.message(ERROR, outcome.as_bytes())).await;
+        }
         let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        let _ = send.send(Message::Binary(frame.into())).await;
         let _ = send.send(Message::Close(Some(normal))).await;
     }
     drop(send);
     let _ = writing.await;
 }
 
-async fn write(mut out: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
+pub(super) async fn write(mut out: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
     while let Some(message) = queue.recv().await {
         if out.send(message).await.is_err() {
             return;
@@ -217,23 +258,28 @@ async fn write(mut out: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Me
     let _ = out.close().await;
 }
 
-async fn pump(channel: u8, mut stream: Box<dyn AsyncRead + Send + Unpin>, send: mpsc::Sender<Message>) {
+async fn pump(
+    framing: Framing,
+    channel: u8,
+    mut stream: Box<dyn AsyncRead + Send + Unpin>,
+    send: mpsc::Sender<Message>,
+) {
     let mut buffer = vec![0; 32 << 10];
-    buffer[0] = channel;
-    while let Ok(n) = stream.read(&mut buffer[1..]).await {
-        if n == 0 || send.send(Message::Binary(Bytes::copy_from_slice(&buffer[..=n]))).await.is_err() {
+    while let Ok(n) = stream.read(&mut buffer).await {
+        if n == 0 || send.send(framing.message(channel, &buffer[..n])).await.is_err() {
             return;
         }
     }
 }
 
 async fn take(
-    message: &[u8],
+    channel: u8,
+    data: &[u8],
     stdin: &mut Option<Box<dyn tokio::io::AsyncWrite + Send + Unpin>>,
     resize: &mpsc::Sender<(u16, u16)>,
 ) {
-    match message {
-        [STDIN, data @ ..] => {
+    match (channel, data) {
+        (STDIN, data) => {
             if let Some(writer) = stdin
                 && !data.is_empty()
                 && (writer.write_all(data).await.is_err() || writer.flush().await.is_err())
@@ -241,12 +287,12 @@ async fn take(
                 *stdin = None;
             }
         }
-        [CLOSE, STDIN] => {
+        (CLOSE, [STDIN]) => {
             if let Some(mut writer) = stdin.take() {
                 let _ = writer.shutdown().await;
             }
         }
-        [RESIZE, data @ ..] => {
+        (RESIZE, data) => {
             if let Ok(size) = serde_json::from_slice::<Size>(data) {
                 let _ = resize.try_send((size.width, size.height));
             }

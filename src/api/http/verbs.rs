@@ -49,6 +49,15 @@ pub async fn respond(
     http: http::Request<Incoming>,
 ) -> Result<Response<Body>> {
     let Target::Resource(resource) = route.target else { return Err(Status::no_such_path()) };
+    if let ("list", Some((_, _, _, kind))) = (route.verb, kinds::EMPTY.iter().find(|e| is_collection(&resource, e))) {
+        let form = negotiate::accept(http.headers(), Offer::Plain)?;
+        return Ok(answer::empty_list(
+            form,
+            &format!("{}/{}", resource.group, resource.version),
+            kind,
+            api.cache.head(),
+        ));
+    }
     if !kinds::ALL.iter().any(|k| k.group == resource.group) {
         return Ok(super::paths::unknown());
     }
@@ -78,6 +87,12 @@ pub async fn respond(
         (Some(text), Ok(response)) => Ok(answer::warn(response, &[text.to_owned()])),
         (Some(text), Err(status)) => Err(status.warned(&[text.to_owned()])),
     }
+}
+
+fn is_collection(asked: &Resource, (group, version, plural, _): &(&str, &str, &str, &str)) -> bool {
+    let Resource { namespace, name, subresource, rest, .. } = asked;
+    (asked.group.as_str(), asked.version.as_str(), asked.plural.as_str()) == (*group, *version, *plural)
+        && [namespace, name, subresource, rest].iter().all(|part| part.is_empty())
 }
 
 async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -> Result<Response<Body>> {
@@ -246,7 +261,7 @@ impl Call {
                 answer::object(200, form, kind, &object, self.include()?, self.api.clock.now())
             }
             "list" => self.list(form),
-            "watch" => watching::respond(&self, form),
+            "watch" => watching::respond(&self, form, http),
             "create" => self.create(http).await,
             "update" => self.update(http).await,
             "patch" => self.patch(http).await,

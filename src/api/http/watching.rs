@@ -3,20 +3,24 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
 use http::Response;
+use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::negotiate::{Form, Shape};
 use super::table::{self, Include};
 use super::verbs::Call;
-use super::{Body, answer};
+use super::{Body, answer, socket};
 use crate::api::status::Result;
 use crate::api::watch::{Seen, Watch, WatchOptions};
 use crate::base::budget::Budget;
 use crate::base::clock::Clock;
 use crate::base::object::Object;
 use crate::kinds::Kind;
+use crate::wire::websocket;
 
 /// Bookmarks come this often, where something has happened.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -26,7 +30,7 @@ const LIFETIME_SECONDS: u64 = 1800;
 const CHUNK: usize = 32 << 10;
 
 /// Begins a watch and answers its events as they come.
-pub(super) fn respond(call: &Call, form: Form) -> Result<Response<Body>> {
+pub(super) fn respond(call: &Call, form: Form, http: http::Request<Incoming>) -> Result<Response<Body>> {
     let initial_events = call.query.has("sendInitialEvents").then(|| call.query.flag("sendInitialEvents"));
     call.list_parameters(true).check()?;
     let options = WatchOptions {
@@ -53,7 +57,22 @@ pub(super) fn respond(call: &Call, form: Form) -> Result<Response<Body>> {
         over: false,
     };
     let pieces = futures::stream::unfold(events, |mut events| async move { events.piece().await.map(|b| (b, events)) });
+    if websocket::is_wanted(http.headers()) {
+        // A watch has no sub-protocol of its own: what the client names first is what it hears.
+        let protocol = websocket::offered(http.headers()).first().map(|p| (*p).to_owned());
+        return Ok(socket::tell(http, protocol.as_deref(), pieces.flat_map(messages)));
+    }
     Ok(answer::typed(200, "application/json", answer::streamed(pieces)))
+}
+
+/// A message an event: none has a line break in it.
+fn messages(lines: Bytes) -> impl futures::Stream<Item = Message> {
+    let mut rest = lines;
+    futures::stream::iter(std::iter::from_fn(move || {
+        let end = rest.iter().position(|b| *b == b'\n')? + 1;
+        Some(rest.split_to(end))
+    }))
+    .filter_map(|line| std::future::ready(Utf8Bytes::try_from(line).ok().map(Message::Text)))
 }
 
 struct Events {
@@ -119,7 +138,9 @@ impl Events {
             Ok(seen) => self.write(&seen, out),
             Err(status) => {
                 self.over = true;
-                line(out, &json!({"type": "ERROR", "object": status.to_json()}));
+                out.put_slice(br#"{"type":"ERROR","object":"#);
+                out.put_slice(status.to_bytes().trim_ascii_end());
+                out.put_slice(b"}\n");
             }
         }
     }

@@ -1,5 +1,5 @@
 //! The garbage collector: what lost its last owner goes; who is deleted with `Foreground` waits for its dependents, who
-//! is deleted with `Orphan` lets go of them.
+//! is deleted with `Orphan` lets go of them. Owners that wait for each other in a circle are let off waiting.
 //!
 //! A key is an object's store key. An object is looked at when it appears, when its owners change, when it begins to end,
 //! and when one of its owners goes. Owners of kinds that this server does not know count as living: nothing is deleted
@@ -7,6 +7,7 @@
 
 mod graph;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -195,12 +196,44 @@ impl Garbage {
         let uid = &object.meta.uid;
         let dependents = self.graph.dependents(uid);
         let blocks = |d: &Arc<Object>| d.meta.owners.iter().any(|o| o.uid == *uid && o.block_owner_deletion);
-        if !dependents.iter().any(blocks) {
+        let blocking: Vec<&Arc<Object>> = dependents.iter().filter(|d| blocks(d)).collect();
+        if blocking.is_empty() {
             return self.unfinalize(kind, object, FOREGROUND).await;
+        }
+        // Who waits for this object cannot be waited for. Letting off is a change of the dependent, which leads here again.
+        for dependent in blocking {
+            if let Some(kind) = kinds::by_key(&dependent.key).filter(|_| self.waits_for(dependent, uid)) {
+                self.let_off(kind, dependent, uid).await?;
+            }
         }
         let living = dependents.iter().filter(|d| d.meta.deleted.is_none() && blocks(d));
         try_join_all(living.filter_map(|d| Some(self.collect(kinds::by_key(&d.key)?, d)))).await?;
         Ok(Outcome::Done)
+    }
+
+    /// Whether an object waits for the one with this uid to go, itself or through those it waits for.
+    fn waits_for(&self, object: &Arc<Object>, uid: &str) -> bool {
+        let waits = |o: &Object| o.meta.deleted.is_some() && o.meta.finalizers.iter().any(|f| **f == *FOREGROUND);
+        let (mut open, mut seen) = (vec![object.clone()], HashSet::new());
+        while let Some(next) = open.pop() {
+            if *next.meta.uid == *uid {
+                return true;
+            }
+            if waits(&next) && seen.insert(next.meta.uid.clone()) {
+                let blocks =
+                    |d: &Arc<Object>| d.meta.owners.iter().any(|o| o.uid == next.meta.uid && o.block_owner_deletion);
+                open.extend(self.graph.dependents(&next.meta.uid).into_iter().filter(blocks));
+            }
+        }
+        false
+    }
+
+    /// The owner need not wait for the object any more.
+    async fn let_off(&self, kind: &'static Kind, object: &Object, owner: &str) -> Result<()> {
+        let owners = json!([{"uid": owner, "blockOwnerDeletion": false}]);
+        let patch = json!({"metadata": {"uid": &*object.meta.uid, "ownerReferences": owners}});
+        let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+        absent_is_fine(self.client.patch(kind, namespace, name, None, Patch::Strategic(patch)).await)
     }
 
     async fn unfinalize(&self, kind: &'static Kind, object: &Arc<Object>, finalizer: &str) -> Result<Outcome> {
@@ -210,5 +243,59 @@ impl Garbage {
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let (namespace, name) = (&object.meta.namespace, &object.meta.name);
         absent_is_fine(self.client.patch(kind, namespace, name, None, patch).await).map(|()| Outcome::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::clock::Clock;
+    use crate::controllers::{self, Options};
+    use crate::kinds::core::{configmap, namespace};
+    use crate::reconcile::{Local, in_memory};
+
+    /// Objects, each of which owns the next one, and the last one the first.
+    async fn circle(client: &dyn Client, names: &[&str]) {
+        let mut uids = Vec::new();
+        for name in names {
+            let made = client.create(&configmap::KIND, "n", json!({"metadata": {"name": name}})).await.unwrap();
+            uids.push(made.meta.uid.to_string());
+        }
+        for (i, name) in names.iter().enumerate() {
+            let owner = (i + names.len() - 1) % names.len();
+            let owners = json!([{
+                "apiVersion": "v1", "kind": "ConfigMap", "name": names[owner], "uid": uids[owner], "blockOwnerDeletion": true,
+            }]);
+            let patch = Patch::Merge(json!({"metadata": {"ownerReferences": owners}}));
+            client.patch(&configmap::KIND, "n", name, None, patch).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn owners_in_a_circle_go_with_each_other() {
+        let client: Arc<dyn Client> = Arc::new(Local::new(in_memory::api(), "test"));
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": "n"}})).await.unwrap();
+        controllers::start(client.clone(), Clock::system(), Options::default());
+        for names in [&["a"][..], &["b", "c"], &["d", "e", "f"]] {
+            circle(&*client, names).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(
+                names.iter().all(|n| client.informer(&configmap::KIND).get("n", n).is_some()),
+                "all own and are owned"
+            );
+            // As upstream's test does it with one; all at once is what a user may do.
+            for deleted in [&names[..1], names] {
+                for name in deleted {
+                    let foreground = DeleteOptions { propagation: Some(Propagation::Foreground), ..Default::default() };
+                    let _ = client.delete(&configmap::KIND, "n", name, foreground).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let left: Vec<_> = client.informer(&configmap::KIND).list("n").iter().map(|o| o.value()).collect();
+            let left: Vec<_> = left.iter().filter(|o| names.iter().any(|n| o["metadata"]["name"] == *n)).collect();
+            assert!(left.is_empty(), "{names:?}: {left:#?}");
+        }
     }
 }

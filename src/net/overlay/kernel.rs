@@ -163,7 +163,7 @@ impl Overlay {
                     tracing::warn!(%error, link = name, "VXLAN cannot be used; nodes without WireGuard are out of reach");
                     None
                 }
-                made => Some(made.map_err(failed(&name))?),
+                made => Some(made.map_err(|error| refused(&mut host, &name, error))?),
             },
             false => {
                 remove(&mut host, &name).map_err(failed(&name))?;
@@ -345,6 +345,30 @@ fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u
         host.add_address(link.index, host_net(cidr))?;
     }
     Ok(link.index)
+}
+
+/// Why there can be no VXLAN link, with what helps.
+fn refused(host: &mut Socket, name: &str, error: io::Error) -> Error {
+    let others = host.links().unwrap_or_default().into_iter().filter(|l| l.kind == "vxlan" && l.name != name);
+    let others: Vec<String> = others.map(|l| l.name).collect();
+    let why = match (error.kind(), others.as_slice()) {
+        (io::ErrorKind::AlreadyExists | io::ErrorKind::AddrInUse, [_, ..]) => format!(
+            "cannot make the overlay link {name}: network {NETWORK_ID} or UDP port {PORT} is taken by another VXLAN link \
+             ({}): remove that one, or choose another --overlay on the server",
+            others.join(", ")
+        ),
+        (io::ErrorKind::AddrInUse, []) => {
+            format!(
+                "cannot make the overlay link {name}: UDP port {PORT} is taken: free it, or choose another --overlay"
+            )
+        }
+        (io::ErrorKind::Unsupported, _) => format!(
+            "cannot make the overlay link {name}: this kernel has no VXLAN (module vxlan): load it, or choose another \
+             --overlay on the server"
+        ),
+        _ => format!("cannot make the overlay link {name}"),
+    };
+    Error::kernel(why)(error)
 }
 
 fn has(host: &mut Socket, index: u32, address: IpAddr) -> io::Result<bool> {

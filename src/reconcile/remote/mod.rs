@@ -29,6 +29,7 @@ use super::{Client, Patch};
 use crate::api::delete::{DeleteOptions, Propagation};
 use crate::api::status::{Result, Status};
 use crate::base::json::text;
+use crate::base::metrics::{self, ClientLabels};
 use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::core::{configmap, pod, secret, serviceaccount};
@@ -64,7 +65,12 @@ pub struct Server(Arc<Channel>);
 
 impl Server {
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+        let (begun, method) = (tokio::time::Instant::now(), method_of(&request));
         let sent = tokio::time::timeout(PATIENCE, self.0.send(request)).await;
+        let labels = |code| ClientLabels { host: self.0.address(), method, code };
+        let code = sent.as_ref().ok().and_then(|s| s.as_ref().ok()).map_or(0, |r| r.status().as_u16());
+        metrics::CLIENT_REQUESTS.add(labels(Some(code)));
+        metrics::CLIENT_DURATIONS.observe(labels(None), begun.elapsed());
         match sent {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(Status::unavailable(crate::base::error::full(&error))),
@@ -82,6 +88,17 @@ impl Server {
         }
         let bytes = whole(response.into_body()).await?;
         serde_json::from_slice(&bytes).map_err(|e| Status::internal(format!("the server's answer is no JSON: {e}")))
+    }
+}
+
+fn method_of<B>(request: &Request<B>) -> &'static str {
+    match request.method().as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "other",
     }
 }
 

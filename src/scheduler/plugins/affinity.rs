@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{NodeAffinity as Wanted, NodeSelectorRequirement, NodeSelectorTerm};
 
-use super::{Normal, Plugin, Refusal};
+use super::{ByNode, Cycle, Normal, Plugin, Rating, Refusal};
 use crate::base::labels::{Op, Requirement};
 use crate::scheduler::snapshot::{NodeView, PodView};
 
@@ -16,28 +16,30 @@ impl Plugin for NodeAffinity {
     }
 
     fn filter(&self, pod: &PodView, node: &NodeView) -> Refusal {
-        let Some(spec) = &pod.pod.spec else { return Refusal::NONE };
-        let labels = &node.object.meta.labels;
-        let selected =
-            spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k.as_str()).is_some_and(|l| **l == **v));
-        let required = wanted(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-        let allowed = required.is_none_or(|s| s.node_selector_terms.iter().any(|t| term_matches(t, node)));
-        Refusal::hopeless_if(!(selected && allowed), "node(s) didn't match Pod's node affinity/selector")
+        Refusal::hopeless_if(!admits(pod, node), "node(s) didn't match Pod's node affinity/selector")
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let preferred = wanted(pod).and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-        let met = preferred.into_iter().flatten().filter(|t| t.weight != 0 && term_matches(&t.preference, node));
-        met.map(|t| i64::from(t.weight)).sum()
-    }
-
-    fn normal(&self) -> Normal {
-        Normal::Most
+    fn pre_score<'c>(&self, cycle: &'c Cycle<'c>, _nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
+        let preferred = wanted(cycle.pod)?.preferred_during_scheduling_ignored_during_execution.as_ref()?;
+        let score = |node: &NodeView| {
+            let met = preferred.iter().filter(|t| t.weight != 0 && term_matches(&t.preference, node));
+            met.map(|t| i64::from(t.weight)).sum()
+        };
+        Some(Box::new(ByNode { score, normal: Normal::Most }))
     }
 
     fn weight(&self) -> i64 {
         2
     }
+}
+
+/// Whether the pod's node selector and required affinity allow the node.
+pub(super) fn admits(pod: &PodView, node: &NodeView) -> bool {
+    let Some(spec) = &pod.pod.spec else { return true };
+    let labels = &node.object.meta.labels;
+    let selected = spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k.as_str()).is_some_and(|l| **l == **v));
+    let required = wanted(pod).and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    selected && required.is_none_or(|s| s.node_selector_terms.iter().any(|t| term_matches(t, node)))
 }
 
 fn wanted(pod: &PodView) -> Option<&Wanted> {

@@ -1,7 +1,10 @@
 //! Room on nodes: what is asked for must be free, and emptier and more balanced nodes are better.
 
-use super::{Plugin, Refusal};
+use super::{ByNode, Cycle, Normal, Plugin, Rating, Refusal, SCORE_MAX};
 use crate::scheduler::snapshot::{NodeView, PodView};
+
+/// What nodes are rated by, each as much as the other.
+const RATED: [&str; 2] = ["cpu", "memory"];
 
 /// Whether there is room, and how much is left (least allocated).
 #[derive(Debug)]
@@ -33,18 +36,23 @@ impl Plugin for NodeResourcesFit {
         Refusal { reasons, preemption_helps: refused && possible }
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let (mut sum, mut counted) = (0, 0);
-        for name in ["cpu", "memory"] {
-            let all = node.allocatable.get(name);
-            if all > 0 {
-                let used = node.weight.get(name) + pod.weight.get(name);
-                sum += if used > all { 0 } else { (all - used) * 100 / all };
-                counted += 1;
-            }
-        }
-        if counted == 0 { 0 } else { sum / counted }
+    fn pre_score<'c>(&self, cycle: &'c Cycle<'c>, _nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
+        let score = |node: &NodeView| least_allocated(cycle.pod, node);
+        Some(Box::new(ByNode { score, normal: Normal::Absolute }))
     }
+}
+
+fn least_allocated(pod: &PodView, node: &NodeView) -> i64 {
+    let (mut sum, mut counted) = (0, 0);
+    for name in RATED {
+        let all = node.allocatable.get(name);
+        if all > 0 {
+            let used = node.weight.get(name) + pod.weight.get(name);
+            sum += if used > all { 0 } else { (all - used) * SCORE_MAX / all };
+            counted += 1;
+        }
+    }
+    if counted == 0 { 0 } else { sum / counted }
 }
 
 impl Plugin for BalancedAllocation {
@@ -52,14 +60,24 @@ impl Plugin for BalancedAllocation {
         "NodeResourcesBalancedAllocation"
     }
 
-    #[allow(clippy::cast_possible_truncation)] // Between 0 and 100.
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let share = |name: &str| {
-            let all = node.allocatable.get(name);
-            let used = node.requested.get(name) + pod.requests.get(name);
-            if all > 0 { (used as f64 / all as f64).min(1.0) } else { 0.0 }
-        };
-        let deviation = (share("cpu") - share("memory")).abs() / 2.0;
-        ((1.0 - deviation) * 100.0) as i64
+    /// Pods that ask for nothing change no balance: rated, they would all go to the node whose balance is best.
+    fn pre_score<'c>(&self, cycle: &'c Cycle<'c>, _nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
+        if RATED.iter().all(|name| cycle.pod.requests.get(name) == 0) {
+            return None;
+        }
+        let score = |node: &NodeView| balance(cycle.pod, node);
+        Some(Box::new(ByNode { score, normal: Normal::Absolute }))
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // Between 0 and 100.
+fn balance(pod: &PodView, node: &NodeView) -> i64 {
+    let share = |name: &&str| {
+        let all = node.allocatable.get(name);
+        let used = node.requested.get(name) + pod.requests.get(name);
+        (all > 0).then(|| (used as f64 / all as f64).min(1.0))
+    };
+    let shares: Vec<f64> = RATED.iter().filter_map(share).collect();
+    let deviation = if let [a, b] = shares[..] { (a - b).abs() / 2.0 } else { 0.0 };
+    ((1.0 - deviation) * SCORE_MAX as f64) as i64
 }

@@ -1,15 +1,23 @@
-//! What decides about nodes, a file each: plugins refuse nodes and rate them.
+//! What decides about nodes, a file each: plugins refuse nodes and rate them, in the steps of Kubernetes' framework.
+//!
+//! A decision asks every plugin's [`Plugin::filter`] about every node, then [`Plugin::pre_score`] about those that are left;
+//! a plugin that has something to say rates each of them, its rates are normalised to 0 to 100, and count with its weight.
 
 pub mod affinity;
 pub mod fit;
 pub mod name;
 pub mod ports;
+pub mod spread;
 pub mod taint;
 pub mod unschedulable;
 
-use super::snapshot::{NodeView, PodView};
+use super::snapshot::{NodeView, PodView, Snapshot};
+use crate::base::labels::Selector;
 
-/// Every plugin, in the order in which they are asked.
+/// The highest rate of a node.
+pub const SCORE_MAX: i64 = 100;
+
+/// Every plugin, in the order in which they are asked; weights as in Kubernetes' default profile.
 pub const ALL: &[&dyn Plugin] = &[
     &unschedulable::NodeUnschedulable,
     &name::NodeName,
@@ -17,8 +25,18 @@ pub const ALL: &[&dyn Plugin] = &[
     &affinity::NodeAffinity,
     &ports::NodePorts,
     &fit::NodeResourcesFit,
+    &spread::PodTopologySpread,
     &fit::BalancedAllocation,
 ];
+
+/// What one decision is about.
+#[derive(Debug)]
+pub struct Cycle<'a> {
+    pub pod: &'a PodView,
+    pub snapshot: &'a Snapshot,
+    /// Selects the pods that are like this one: what its Services and its owner select. Empty: none do.
+    pub alike: Selector,
+}
 
 /// One consideration.
 pub trait Plugin: Send + Sync {
@@ -30,20 +48,30 @@ pub trait Plugin: Send + Sync {
         Refusal::NONE
     }
 
-    /// How good the node is.
-    fn score(&self, _pod: &PodView, _node: &NodeView) -> i64 {
-        0
-    }
-
-    /// How scores become 0 to 100.
-    fn normal(&self) -> Normal {
-        Normal::Absolute
+    /// What it takes to rate these nodes for the pod, computed once; `None`: it says nothing about this pod.
+    fn pre_score<'c>(&self, _cycle: &'c Cycle<'c>, _nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
+        None
     }
 
     /// How much the score counts.
     fn weight(&self) -> i64 {
         1
     }
+}
+
+/// A plugin's view of the nodes in one decision.
+pub trait Rating {
+    /// How good the node is.
+    fn score(&self, node: &NodeView) -> i64;
+
+    /// Makes the scores of all nodes 0 to [`SCORE_MAX`].
+    fn normalize(&self, nodes: &[&NodeView], scores: &mut [i64]);
+}
+
+/// A rating for which a node is enough.
+pub struct ByNode<F> {
+    pub score: F,
+    pub normal: Normal,
 }
 
 /// How scores of one plugin compare.
@@ -55,6 +83,22 @@ pub enum Normal {
     Most,
     /// The highest becomes 0.
     Fewest,
+}
+
+impl<F: Fn(&NodeView) -> i64> Rating for ByNode<F> {
+    fn score(&self, node: &NodeView) -> i64 {
+        (self.score)(node)
+    }
+
+    fn normalize(&self, _nodes: &[&NodeView], scores: &mut [i64]) {
+        let top = scores.iter().copied().max().unwrap_or(0);
+        let scaled = |s: i64| if top == 0 { 0 } else { s * SCORE_MAX / top };
+        match self.normal {
+            Normal::Absolute => {}
+            Normal::Most => scores.iter_mut().for_each(|s| *s = scaled(*s)),
+            Normal::Fewest => scores.iter_mut().for_each(|s| *s = SCORE_MAX - scaled(*s)),
+        }
+    }
 }
 
 /// Why a node will not do; no reasons: it will.

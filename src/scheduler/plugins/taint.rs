@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
-use super::{Normal, Plugin, Refusal};
+use super::{ByNode, Cycle, Normal, Plugin, Rating, Refusal};
 use crate::scheduler::snapshot::{NodeView, PodView};
 
 /// The plugin.
@@ -22,13 +22,12 @@ impl Plugin for TaintToleration {
         Refusal::hopeless_if(true, &format!("node(s) had untolerated taint {{{}: {value}}}", taint.key))
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let soft = taints(node).filter(|t| t.effect == "PreferNoSchedule");
-        i64::try_from(soft.filter(|t| !tolerates_taint(pod, t)).count()).unwrap_or(i64::MAX)
-    }
-
-    fn normal(&self) -> Normal {
-        Normal::Fewest
+    fn pre_score<'c>(&self, cycle: &'c Cycle<'c>, _nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
+        let score = |node: &NodeView| {
+            let soft = taints(node).filter(|t| t.effect == "PreferNoSchedule");
+            i64::try_from(soft.filter(|t| !tolerates_taint(cycle.pod, t)).count()).unwrap_or(i64::MAX)
+        };
+        Some(Box::new(ByNode { score, normal: Normal::Fewest }))
     }
 
     fn weight(&self) -> i64 {
@@ -38,6 +37,11 @@ impl Plugin for TaintToleration {
 
 fn taints(node: &NodeView) -> impl Iterator<Item = &Taint> {
     node.node.spec.iter().flat_map(|s| s.taints.iter().flatten())
+}
+
+/// Whether a taint of the node keeps the pod away.
+pub(super) fn repels(pod: &PodView, node: &NodeView) -> bool {
+    taints(node).any(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerates_taint(pod, t))
 }
 
 fn tolerates_taint(pod: &PodView, taint: &Taint) -> bool {

@@ -4,6 +4,7 @@
 //! in memory. Callers that are asked often keep a compressed copy.
 
 mod definitions;
+mod gnostic;
 mod paths;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,18 +63,49 @@ impl ApiKind {
     }
 }
 
-/// The whole document of version 2.
+/// The whole document of version 2, as JSON.
 pub fn v2(kinds: &[ApiKind]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1 << 20);
-    write_raw(&mut out, r#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.37.0"},"paths":"#);
+    let mut first = true;
+    for (name, value) in v2_head() {
+        out.push(if std::mem::take(&mut first) { b'{' } else { b',' });
+        write!(out, "{}:{value}", Value::from(name)).expect("writing to memory does not fail");
+    }
+    write_raw(&mut out, r#","paths":"#);
     write_paths(&mut out, kinds, Dialect::V2);
     write_raw(&mut out, r#","definitions":"#);
     write_definitions(&mut out, kinds, kinds, Dialect::V2);
-    let security = json!({"BearerToken": {
-        "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey",
-    }});
-    write_raw(&mut out, &format!(r#","securityDefinitions":{security},"security":[{{"BearerToken":[]}}]}}"#));
+    out.push(b'}');
     out
+}
+
+/// The same document as the message `openapi.v2.Document`.
+pub fn v2_protobuf(kinds: &[ApiKind]) -> Vec<u8> {
+    let paths: Vec<u8> = each_path(kinds, Dialect::V2, gnostic::path).into_values().flatten().collect();
+    let mut definitions = Vec::with_capacity(1 << 19);
+    each_definition(kinds, kinds, Dialect::V2, |name, schema| {
+        definitions.extend_from_slice(&gnostic::definition(name, schema));
+    });
+    gnostic::document(&v2_head(), &paths, &definitions)
+}
+
+/// What the document of version 2 has beside paths and definitions.
+fn v2_head() -> serde_json::Map<String, Value> {
+    let head = json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "v1.37.0"},
+        "securityDefinitions": {"BearerToken": {
+            "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey",
+        }},
+        "security": [{"BearerToken": []}],
+    });
+    head.as_object().cloned().unwrap_or_default()
+}
+
+/// A hash that changes with any kind.
+pub fn v2_fingerprint(kinds: &[ApiKind]) -> u64 {
+    let versions: BTreeSet<_> = kinds.iter().map(ApiKind::group_version).collect();
+    versions.into_iter().fold(0, |hash, (group, version)| hash.rotate_left(1) ^ fingerprint(kinds, group, version))
 }
 
 /// The index of version 3: each group version and where its document is, with a hash that changes with it.
@@ -120,28 +152,50 @@ fn write_raw(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn write_member(out: &mut Vec<u8>, first: &mut bool, name: &str, value: &Value) {
-    let comma = if std::mem::take(first) { "" } else { "," };
-    write!(out, "{comma}{}:{value}", Value::from(name)).expect("writing to memory does not fail");
+/// Every path item, written by `write`, by path; as bytes, which are a fraction of the values.
+fn each_path(
+    kinds: &[ApiKind],
+    dialect: Dialect,
+    write: impl Fn(&str, &Value) -> Vec<u8>,
+) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let mut put = |path: String, item: &Value| {
+        let written = write(&path, item);
+        all.insert(path, written);
+    };
+    for kind in kinds {
+        paths::of_kind(kind, dialect).into_iter().for_each(|(path, item)| put(path, &item));
+    }
+    for (root, (group, version)) in kinds.iter().map(|k| (k.root(), k.group_version())).collect::<BTreeSet<_>>() {
+        put(format!("{root}/"), &paths::of_discovery(group, version, dialect));
+    }
+    all
+}
+
+fn member(name: &str, value: &Value) -> Vec<u8> {
+    format!("{}:{value}", Value::from(name)).into_bytes()
 }
 
 fn write_paths(out: &mut Vec<u8>, kinds: &[ApiKind], dialect: Dialect) {
-    let mut all = BTreeMap::new();
-    for kind in kinds {
-        all.extend(paths::of_kind(kind, dialect));
-    }
-    for root in kinds.iter().map(|k| (k.root(), k.group_version())).collect::<BTreeSet<_>>() {
-        all.insert(format!("{}/", root.0), paths::of_discovery(root.1.0, root.1.1, dialect));
-    }
-    let mut first = true;
     out.push(b'{');
-    for (path, item) in all {
-        write_member(out, &mut first, &path, &item);
+    for (i, item) in each_path(kinds, dialect, member).into_values().enumerate() {
+        write_raw(out, if i > 0 { "," } else { "" });
+        out.extend_from_slice(&item);
     }
     out.push(b'}');
 }
 
 fn write_definitions(out: &mut Vec<u8>, kinds: &[ApiKind], all: &[ApiKind], dialect: Dialect) {
+    let mut first = true;
+    out.push(b'{');
+    each_definition(kinds, all, dialect, |name, schema| {
+        write_raw(out, if std::mem::take(&mut first) { "" } else { "," });
+        out.extend_from_slice(&member(name, schema));
+    });
+    out.push(b'}');
+}
+
+fn each_definition(kinds: &[ApiKind], all: &[ApiKind], dialect: Dialect, mut write: impl FnMut(&str, &Value)) {
     let mut roots = BTreeSet::new();
     for kind in kinds {
         roots.insert(kind.definition.clone());
@@ -153,13 +207,10 @@ fn write_definitions(out: &mut Vec<u8>, kinds: &[ApiKind], all: &[ApiKind], dial
     }
     let group_versions: BTreeSet<(&str, &str)> = all.iter().map(ApiKind::group_version).collect();
     let descriptions = Descriptions::load();
-    let mut first = true;
-    out.push(b'{');
     for name in definitions::reachable(bundle(), &roots) {
         let schema = definitions::schema(bundle(), &descriptions, &name, dialect, &group_versions);
-        write_member(out, &mut first, &name, &schema);
+        write(&name, &schema);
     }
-    out.push(b'}');
 }
 
 #[cfg(test)]

@@ -108,3 +108,104 @@ fn the_index_names_every_group_version() {
     assert!(!index["paths"]["api/v1"].is_null());
     assert_ne!(fingerprint(&kinds(), "apps", "v1"), fingerprint(&kinds()[1..], "apps", "v1"));
 }
+
+/// A field of a message, as anybody reads it who knows nothing of the message.
+#[derive(Clone, Debug, PartialEq)]
+enum Field {
+    Number(u64),
+    Bytes(Vec<u8>),
+}
+
+fn number(bytes: &mut &[u8]) -> u64 {
+    let (mut out, mut shift) = (0, 0);
+    loop {
+        let (first, rest) = bytes.split_first().unwrap();
+        *bytes = rest;
+        out |= u64::from(first & 0x7f) << shift;
+        shift += 7;
+        if first & 0x80 == 0 {
+            return out;
+        }
+    }
+}
+
+fn fields(mut bytes: &[u8]) -> Vec<(u64, Field)> {
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let tag = number(&mut bytes);
+        let value = match tag & 7 {
+            0 => Field::Number(number(&mut bytes)),
+            2 => {
+                let length = number(&mut bytes) as usize;
+                let (inner, rest) = bytes.split_at(length);
+                bytes = rest;
+                Field::Bytes(inner.to_vec())
+            }
+            other => panic!("wire type {other}"),
+        };
+        out.push((tag >> 3, value));
+    }
+    out
+}
+
+/// The messages or texts with these numbers, one inside the other.
+fn at(bytes: &[u8], path: &[u64]) -> Vec<Vec<u8>> {
+    let [first, rest @ ..] = path else { return vec![bytes.to_vec()] };
+    let here = fields(bytes).into_iter().filter(|(n, _)| n == first);
+    here.flat_map(|(_, f)| match f {
+        Field::Bytes(inner) => at(&inner, rest),
+        Field::Number(n) => vec![n.to_string().into_bytes()],
+    })
+    .collect()
+}
+
+fn text_at(bytes: &[u8], path: &[u64]) -> String {
+    at(bytes, path).into_iter().map(|b| String::from_utf8(b).unwrap()).collect::<Vec<_>>().join(",")
+}
+
+/// The value of an entry of a list of names and values.
+fn entry(entries: Vec<Vec<u8>>, name: &str) -> Vec<u8> {
+    let found = entries.into_iter().find(|e| text_at(e, &[1]) == name).unwrap_or_else(|| panic!("no {name}"));
+    at(&found, &[2]).remove(0)
+}
+
+#[test]
+fn version_2_in_protobuf_says_what_the_json_says() {
+    let (message, doc) = (v2_protobuf(&kinds()), serde_json::from_slice::<Value>(&v2(&kinds())).unwrap());
+    assert_eq!(text_at(&message, &[1]), "2.0");
+    assert_eq!((text_at(&message, &[2, 1]), text_at(&message, &[2, 2])), ("Kubernetes".into(), "v1.37.0".into()));
+    assert_eq!(text_at(&message, &[12, 1, 1]), "BearerToken");
+    assert_eq!(text_at(&entry(at(&message, &[13, 1]), "BearerToken"), &[2, 3]), "header");
+    let names = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let told = |path: &[u64]| at(&message, path).iter().map(|e| text_at(e, &[1])).collect::<Vec<_>>();
+    assert_eq!(told(&[8, 2]), names(&doc["paths"]));
+    assert_eq!(told(&[9, 1]), names(&doc["definitions"]));
+
+    let name = "io.k8s.api.core.v1.PodSpec";
+    let (spec, json) = (entry(at(&message, &[9, 1]), name), &doc["definitions"][name]);
+    assert_eq!(text_at(&spec, &[4]), json["description"].as_str().unwrap());
+    assert_eq!((text_at(&spec, &[22, 1]), text_at(&spec, &[19])), ("object".into(), "containers".into()));
+    let containers = entry(at(&spec, &[25, 1]), "containers");
+    assert_eq!(text_at(&containers, &[23, 1, 1]), "#/definitions/io.k8s.api.core.v1.Container");
+    let keys = entry(at(&containers, &[31]), "x-kubernetes-list-map-keys");
+    assert_eq!(text_at(&keys, &[2]), "[\"name\"]\n", "YAML");
+    let selector = entry(at(&spec, &[25, 1]), "nodeSelector");
+    assert_eq!(text_at(&selector, &[21, 1, 22, 1]), "string");
+    let grace = entry(at(&spec, &[25, 1]), "terminationGracePeriodSeconds");
+    assert_eq!((text_at(&grace, &[22, 1]), text_at(&grace, &[2])), ("integer".into(), "int64".into()));
+
+    let path = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
+    let item = entry(at(&message, &[8, 2]), path);
+    assert_eq!(text_at(&item, &[9, 1, 2, 4, 4]), "name,namespace");
+    assert_eq!(text_at(&item, &[9, 1, 2, 4, 1]), "1,1", "required");
+    let patch = at(&item, &[8]).remove(0);
+    assert_eq!(text_at(&patch, &[5]), "patchAppsV1NamespacedDeployment");
+    assert!(text_at(&patch, &[7]).contains("application/apply-patch+yaml"));
+    assert!(text_at(&patch, &[8, 1, 2, 3, 4]).contains("fieldValidation"));
+    assert_eq!(text_at(&patch, &[8, 1, 1, 5, 1]), "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.Patch");
+    let gvk: Value =
+        serde_json::from_str(&text_at(&entry(at(&patch, &[13]), "x-kubernetes-group-version-kind"), &[2])).unwrap();
+    assert_eq!(gvk, json!({"group": "apps", "kind": "Deployment", "version": "v1"}));
+    let ok = entry(at(&patch, &[9, 1]), "200");
+    assert_eq!(text_at(&ok, &[1, 2, 1, 1]), "#/definitions/io.k8s.api.apps.v1.Deployment");
+}

@@ -1,0 +1,282 @@
+//! What dashboards ask of an API server: requests by verb, resource and answer, how long they took, and what is stored.
+//!
+//! Invariant: labels are words of ours. A path that leads to no kind that is served has empty ones, whatever it says.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+
+use super::paths;
+use super::route::{Route, Target};
+use crate::api::Api;
+use crate::base::metrics::{self, Bound, Counters, Histograms, Labels};
+use crate::kinds::{self, Subresource};
+
+/// Of `apiserver_request_duration_seconds`; those of the indicator begin with the third.
+const BOUNDS: &[Bound] = &[
+    (0.005, "0.005"),
+    (0.025, "0.025"),
+    (0.05, "0.05"),
+    (0.1, "0.1"),
+    (0.2, "0.2"),
+    (0.4, "0.4"),
+    (0.6, "0.6"),
+    (0.8, "0.8"),
+    (1.0, "1"),
+    (1.25, "1.25"),
+    (1.5, "1.5"),
+    (2.0, "2"),
+    (3.0, "3"),
+    (4.0, "4"),
+    (5.0, "5"),
+    (6.0, "6"),
+    (8.0, "8"),
+    (10.0, "10"),
+    (15.0, "15"),
+    (20.0, "20"),
+    (30.0, "30"),
+    (45.0, "45"),
+    (60.0, "60"),
+];
+/// Paths that are told apart.
+const PATHS: [&str; 8] =
+    ["/healthz", "/livez", "/readyz", "/metrics", "/version", "/openapi/v2", "/openapi/v3", "/apis"];
+
+static REQUESTS: Counters<Asked> = Counters::new(
+    "apiserver_request_total",
+    "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, \
+     component, and HTTP response code.",
+);
+static DURATIONS: Histograms<Asked> = Histograms::new(
+    "apiserver_request_duration_seconds",
+    "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, \
+     subresource, scope and component.",
+    BOUNDS,
+);
+static INDICATOR: Histograms<Asked> = Histograms::new(
+    "apiserver_request_sli_duration_seconds",
+    "[ALPHA] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in \
+     seconds for each verb, group, version, resource, subresource, scope and component.",
+    BOUNDS.split_at(2).1,
+);
+
+static TERMINATIONS: Counters<Asked> = Counters::new(
+    "apiserver_request_terminations_total",
+    "[ALPHA] Number of requests which apiserver terminated in self-defense.",
+);
+
+/// A request as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    scope: &'static str,
+    verb: &'static str,
+    /// None: it is no label.
+    dry_run: Option<&'static str>,
+    code: Option<u16>,
+    /// It may last as long as the client likes, which says nothing of the server.
+    is_long: bool,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// What a routed request counts as.
+    pub fn of(route: &Route, headers: &HeaderMap) -> Self {
+        let none = Self {
+            group: "",
+            version: "",
+            resource: "",
+            subresource: "",
+            scope: "",
+            verb: "",
+            dry_run: Some(if route.query.has("dryRun") { "All" } else { "" }),
+            code: None,
+            is_long: route.is_long_running(),
+        };
+        let resource = match &route.target {
+            Target::Path(path) => {
+                let known = PATHS.iter().find(|p| path.starts_with(**p)).copied().unwrap_or_default();
+                return Self { subresource: known, verb: verb(route.verb, false), ..none };
+            }
+            Target::Resource(resource) => resource,
+        };
+        let verb = verb(
+            route.verb,
+            headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/apply-patch")),
+        );
+        let Some(kind) = kinds::by_plural(&resource.group, &resource.version, &resource.plural) else {
+            return Self { verb, ..none };
+        };
+        let sub = kind.subresources.iter().find(|s| s.name() == resource.subresource);
+        let connects = matches!(
+            sub,
+            Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy)
+        );
+        let scope = match () {
+            () if !resource.name.is_empty() || verb == "POST" => "resource",
+            () if !resource.namespace.is_empty() => "namespace",
+            () => "cluster",
+        };
+        Self {
+            group: kind.group,
+            version: kind.version,
+            resource: kind.plural,
+            subresource: sub.map_or("", |s| s.name()),
+            scope,
+            verb: if connects { "CONNECT" } else { verb },
+            ..none
+        }
+    }
+
+    /// It was answered with this code, after so long.
+    pub fn answered(self, code: u16, took: Duration) {
+        REQUESTS.add(Self { code: Some(code), ..self });
+        // An eviction that has to wait is refused for the pods' sake, not for the server's.
+        if matches!(code, 429 | 504) && self.subresource != Subresource::Eviction.name() {
+            TERMINATIONS.add(Self { code: Some(code), dry_run: None, ..self });
+        }
+        if !self.is_long {
+            DURATIONS.observe(self, took);
+            INDICATOR.observe(Self { dry_run: None, ..self }, took);
+        }
+    }
+}
+
+fn verb(verb: &str, applies: bool) -> &'static str {
+    match verb {
+        "get" | "head" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        "create" | "post" => "POST",
+        "update" | "put" => "PUT",
+        "patch" if applies => "APPLY",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        _ => "other",
+    }
+}
+
+impl Labels for Asked {
+    fn write(&self, out: &mut String) {
+        let Self { group, version, resource, subresource, scope, verb, dry_run, code, .. } = self;
+        if let Some(code) = code {
+            let _ = write!(out, "code=\"{code}\",");
+        }
+        out.push_str("component=\"apiserver\",");
+        if let Some(dry_run) = dry_run {
+            let _ = write!(out, "dry_run=\"{dry_run}\",");
+        }
+        let _ = write!(
+            out,
+            "group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",subresource=\"{subresource}\",verb=\"{verb}\",\
+             version=\"{version}\""
+        );
+    }
+}
+
+/// Everything that the API server tells.
+pub fn text(api: &Api) -> String {
+    let mut out = metrics::text();
+    REQUESTS.write(&mut out);
+    DURATIONS.write(&mut out);
+    INDICATOR.write(&mut out);
+    TERMINATIONS.write(&mut out);
+    let help = "Number of stored objects at the time of last check split by kind.";
+    for name in ["apiserver_storage_objects", "apiserver_resource_objects"] {
+        let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} gauge");
+        for kind in kinds::ALL.iter().filter(|k| k.is_stored() && k.stored_as.is_none()) {
+            let count = api.cache.shelf(kind).len();
+            let _ = match name {
+                "apiserver_storage_objects" => {
+                    writeln!(out, "{name}{{resource=\"{}\"}} {count}", crate::api::status::resource(kind))
+                }
+                _ => writeln!(out, "{name}{{group=\"{}\",resource=\"{}\"}} {count}", kind.group, kind.plural),
+            };
+        }
+    }
+    build(&mut out);
+    out
+}
+
+/// `kubernetes_build_info`, with what `/version` says.
+fn build(out: &mut String) {
+    const NAMES: [(&str, &str); 9] = [
+        ("build_date", "buildDate"),
+        ("compiler", "compiler"),
+        ("git_commit", "gitCommit"),
+        ("git_tree_state", "gitTreeState"),
+        ("git_version", "gitVersion"),
+        ("go_version", "goVersion"),
+        ("major", "major"),
+        ("minor", "minor"),
+        ("platform", "platform"),
+    ];
+    let version = paths::version();
+    let label = |(name, key): &(&str, &str)| format!("{name}=\"{}\"", version[*key].as_str().unwrap_or_default());
+    let labels = NAMES.iter().map(label).collect::<Vec<_>>().join(",");
+    let name = "kubernetes_build_info";
+    let help = "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, \
+                build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.";
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{{labels}}} 1");
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    fn asked(method: &str, path: &str) -> String {
+        let route = Route::parse(&method.parse::<Method>().unwrap(), &path.parse().unwrap()).unwrap();
+        let mut headers = HeaderMap::new();
+        if method == "PATCH" {
+            headers.insert(CONTENT_TYPE, "application/apply-patch+yaml".parse().unwrap());
+        }
+        let mut out = String::new();
+        Asked { code: Some(200), ..Asked::of(&route, &headers) }.write(&mut out);
+        out
+    }
+
+    #[test]
+    fn requests_have_the_labels_of_kubernetes() {
+        let labels = |dry: &str, group: &str, resource: &str, scope: &str, sub: &str, verb: &str, version: &str| {
+            format!(
+                "code=\"200\",component=\"apiserver\",dry_run=\"{dry}\",group=\"{group}\",resource=\"{resource}\",\
+                 scope=\"{scope}\",subresource=\"{sub}\",verb=\"{verb}\",version=\"{version}\""
+            )
+        };
+        let pods = "/api/v1/namespaces/n/pods";
+        assert_eq!(asked("GET", pods), labels("", "", "pods", "namespace", "", "LIST", "v1"));
+        assert_eq!(asked("GET", "/api/v1/pods?watch=1"), labels("", "", "pods", "cluster", "", "WATCH", "v1"));
+        assert_eq!(asked("POST", pods), labels("", "", "pods", "resource", "", "POST", "v1"));
+        assert_eq!(
+            asked("POST", &format!("{pods}/p/exec")),
+            labels("", "", "pods", "resource", "exec", "CONNECT", "v1")
+        );
+        assert_eq!(asked("GET", &format!("{pods}/p/log")), labels("", "", "pods", "resource", "log", "GET", "v1"));
+        let apply = "/apis/apps/v1/namespaces/n/deployments/d?dryRun=All";
+        assert_eq!(asked("PATCH", apply), labels("All", "apps", "deployments", "resource", "", "APPLY", "v1"));
+        assert_eq!(asked("GET", "/healthz/ping"), labels("", "", "", "", "/healthz", "GET", ""));
+    }
+
+    #[test]
+    fn what_is_not_served_has_no_labels_of_its_own() {
+        let none = |verb: &str| {
+            format!(
+                "code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"\",scope=\"\",subresource=\"\",\
+                 verb=\"{verb}\",version=\"\""
+            )
+        };
+        assert_eq!(asked("GET", "/apix/anything"), none("GET"));
+        assert_eq!(asked("GET", "/apis/example.com/v1/anythings/a"), none("GET"));
+        assert_eq!(asked("BREW", "/api/v1/anythings/a"), none("other"));
+        assert!(asked("GET", "/api/v1/pods/p/anything").contains("subresource=\"\""));
+    }
+}
