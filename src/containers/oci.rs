@@ -327,6 +327,9 @@ fn seccomp_profile(container: &ContainerSpec, capabilities: &[String]) -> Result
     match &container.seccomp {
         _ if container.privileged => Ok(None),
         Seccomp::Unconfined => Ok(None),
+        // With this capability a container may mount anything as it is.
+        Seccomp::Unsaid if capabilities.iter().any(|name| name == "CAP_SYS_ADMIN") => Ok(None),
+        Seccomp::Unsaid => Ok(Some(seccomp::control_groups_profile())),
         Seccomp::RuntimeDefault => Ok(Some(seccomp::default_profile(capabilities))),
         Seccomp::Localhost(path) => seccomp::load_profile(path, capabilities).map(Some),
     }

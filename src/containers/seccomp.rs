@@ -2,6 +2,7 @@
 //!
 //! Everything not listed fails with EPERM, except `clone3`, which fails with ENOSYS so that libraries fall back to
 //! `clone`, whose flags can be filtered. Calls that only a capability makes useful are allowed with that capability.
+//! Where a pod says nothing of a profile, a much smaller one holds ([`control_groups_profile`]).
 
 use std::path::Path;
 
@@ -81,6 +82,8 @@ const WITH_CAPABILITY: &[(&str, &str)] = &[
 
 /// The flags with which `clone` makes new namespaces.
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
+const NEW_CONTROL_GROUPS: u64 = 0x0200_0000;
+const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 const AF_VSOCK: u64 = 40;
 
@@ -108,6 +111,24 @@ pub(crate) fn default_profile(capabilities: &[String]) -> Value {
         "defaultErrnoRet": 1,
         "architectures": ARCHITECTURES,
         "syscalls": syscalls,
+    })
+}
+
+/// The profile for a container of which nobody has said anything: everything is allowed but a control group namespace of its
+/// own. Root could mount the hierarchies in one that belongs to a user namespace that it made itself, needs no capability
+/// for either, and owns their files.
+pub(crate) fn control_groups_profile() -> Value {
+    let with_flag = json!([{
+        "index": 0, "value": NEW_CONTROL_GROUPS, "valueTwo": NEW_CONTROL_GROUPS, "op": "SCMP_CMP_MASKED_EQ",
+    }]);
+    json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ARCHITECTURES,
+        "syscalls": [
+            { "names": ["unshare", "clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM, "args": with_flag },
+            // Its flags cannot be seen; libraries fall back to `clone`.
+            { "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS },
+        ],
     })
 }
 

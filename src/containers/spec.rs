@@ -145,7 +145,10 @@ pub enum Seccomp {
     /// The profile that container runtimes apply by default.
     #[default]
     RuntimeDefault,
+    /// No profile, as the user said.
     Unconfined,
+    /// Nobody said anything: everything but what makes control groups writable.
+    Unsaid,
     /// A profile in Docker's or OCI's JSON format on this host.
     Localhost(PathBuf),
 }

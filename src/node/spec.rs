@@ -170,13 +170,14 @@ pub fn oom_score(pod: &Pod, container: &Container, memory_bytes: u64) -> i32 {
     }
 }
 
-/// The system call filter, looked up in the container and then in the pod; without one nothing is filtered.
+/// The system call filter, looked up in the container and then in the pod.
 pub fn seccomp(pod: Option<&PodSecurityContext>, own: Option<&SecurityContext>, profiles: &Path) -> Seccomp {
     let profile = own.and_then(|s| s.seccomp_profile.as_ref()).or_else(|| pod.and_then(|s| s.seccomp_profile.as_ref()));
     match profile.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref())) {
         Some(("RuntimeDefault", _)) => Seccomp::RuntimeDefault,
         Some(("Localhost", Some(path))) => Seccomp::Localhost(profiles.join(path)),
-        _ => Seccomp::Unconfined,
+        Some(_) => Seccomp::Unconfined,
+        None => Seccomp::Unsaid,
     }
 }
 

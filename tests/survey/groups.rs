@@ -34,6 +34,77 @@ async fn root_in_a_container_cannot_change_its_control_groups() {
     assert_eq!(exec(&lab, &container, limit).await.1, "67108864\n");
 }
 
+/// In namespaces that root of the container makes itself, by each of the calls that make some, it mounts the hierarchies.
+const MOUNTS: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void write_in(const char *path, const char *text) {
+    int file = open(path, O_WRONLY);
+    if (file >= 0 && write(file, text, strlen(text)) < 0) perror(path);
+    close(file);
+}
+static int try_mounts(const char *how) {
+    char path[] = "/tmp/XXXX";
+    mount(0, "/", 0, MS_REC | MS_PRIVATE, 0);
+    mkdir(path, 0700);
+    const char *options[] = {"memory", "cpu,cpuacct", "pids"};
+    for (int n = 0; n < 3; n++)
+        if (!mount("none", path, "cgroup", 0, options[n])) printf("%s mounts %s\n", how, options[n]);
+    if (!mount("none", path, "cgroup2", 0, "")) printf("%s mounts cgroup2\n", how);
+    fflush(stdout);
+    return 0;
+}
+int main(void) {
+    if (unshare(CLONE_NEWUSER)) return perror("user namespace"), 1;
+    write_in("/proc/self/setgroups", "deny");
+    write_in("/proc/self/uid_map", "0 0 1");
+    write_in("/proc/self/gid_map", "0 0 1");
+    if (unshare(CLONE_NEWNS)) return perror("mount namespace"), 1;
+    puts("namespaces of its own");
+    fflush(stdout);
+    try_mounts("without another namespace");
+    unsigned long flags = CLONE_NEWNS | CLONE_NEWCGROUP;
+    long child = syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
+    if (child == 0) _exit(try_mounts("clone"));
+    if (child > 0) { puts("clone"); waitpid(child, 0, 0); }
+    struct clone_args args = {.flags = flags, .exit_signal = SIGCHLD};
+    child = syscall(SYS_clone3, &args, sizeof args);
+    if (child == 0) _exit(try_mounts("clone3"));
+    if (child > 0) { puts("clone3"); waitpid(child, 0, 0); }
+    if (!unshare(flags)) { puts("unshare"); try_mounts("unshare"); }
+    puts("done");
+}
+"#;
+
+#[tokio::test]
+async fn root_in_a_container_mounts_no_control_groups_in_namespaces_of_its_own() {
+    let lab = Lab::new().await;
+    let program = lab.rootfs.join("mounts");
+    fs::write(lab.rootfs.join("mounts.c"), MOUNTS).unwrap();
+    let mut build = std::process::Command::new("cc");
+    build.arg("-static").arg("-o").arg(&program).arg(lab.rootfs.join("mounts.c"));
+    assert!(build.status().expect("gcc is installed").success());
+    let sandbox = lab.sandbox().await;
+    let attack = async |seccomp: Seccomp| {
+        let container = lab.start(&sandbox, ContainerSpec { seccomp, ..lab.script("sleep 1000") }).await;
+        exec(&lab, &container, "/mounts").await.1
+    };
+    assert_eq!(attack(Seccomp::Unsaid).await, "namespaces of its own\ndone\n");
+    let open = attack(Seccomp::Unconfined).await;
+    assert!(open.contains("unshare mounts"), "it is the filter that keeps it from it: {open}");
+}
+
 #[tokio::test]
 async fn a_container_has_its_own_control_group_namespace() {
     let lab = Lab::new().await;
