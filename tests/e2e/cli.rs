@@ -153,12 +153,15 @@ fn the_security_check_tells_what_it_sees() {
         "1.2.14",
         "1.2.15",
         "1.2.21",
+        "4.2.1",
+        "4.2.4",
     ] {
         assert!(verdict(&said, id).starts_with("pass"), "{}", verdict(&said, id));
     }
     for id in ["5.1.1", "5.1.2", "5.1.8", "5.2.2", "5.7.4"] {
         assert!(verdict(&said, id).starts_with("pass"), "{}", verdict(&said, id));
     }
+    assert!(verdict(&said, "4.2.1").contains("refused by all 1 nodes"), "{}", verdict(&said, "4.2.1"));
     assert!(verdict(&said, "1.2.16-19").starts_with("fail") && verdict(&said, "2").starts_with("n/a"));
 
     // What is opened is told, with what closes it again.

@@ -7,10 +7,8 @@
 
 mod files;
 mod policies;
+mod ports;
 mod requests;
-
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -59,20 +57,20 @@ const ABSENT: [(&str, &str, &str); 31] = [
     ("1.3.1", "garbage of ended pods", "ended pods are bounded, and the bound is not to be switched off"),
     ("1.3.3", "credentials for each controller", "controllers are parts of the API's process and use no credentials"),
     ("1.3.4-5", "keys of service accounts and root authority", "they come from the data directory, always"),
-    ("1.3.6", "rotation of kubelets' server certificates", "nodes serve nothing: they open connections to the server"),
+    ("1.3.6", "rotation of kubelets' server certificates", "they are renewed with the nodes' own, always"),
     ("1.3.7", "controllers listen on loopback", "controllers listen nowhere"),
     ("1.4", "scheduler", "the scheduler is a part of the API's process and listens nowhere"),
     ("2", "etcd", "the store is a file of the API's own process, in a directory that the lines 1.1.11-12 look at"),
     ("3.1.2-3", "no tokens of service accounts or bootstrap for users", "an agreement among people"),
     ("4.1.3-4", "kubeconfig of the service proxy", "it is a part of the node's process and needs none"),
-    ("4.2.2", "kubelet's authorization", "nodes serve nothing: what reaches them was authorized by the API"),
-    ("4.2.3", "kubelet's client authority", "nodes serve nothing"),
+    ("4.2.2", "kubelet's authorization", "the API is asked at each request, as for its own; there is no other mode"),
+    ("4.2.3", "kubelet's client authority", "the cluster's own, always"),
     ("4.2.5", "timeout of streams", "an idle stream ends with its connection"),
     ("4.2.6", "kubelet makes iptables chains", "the data plane is built in and always there"),
     ("4.2.7", "no hostname override", "a node's name is checked against its certificate at each request"),
     ("4.2.8", "events of kubelets", "a node's events are sent without a rate that could lose them"),
-    ("4.2.9-10", "kubelet's TLS files", "nodes serve nothing"),
-    ("4.2.12", "kubelet's ciphers", "nodes serve nothing"),
+    ("4.2.9-10", "kubelet's TLS files", "the server signs them for each node when it joins"),
+    ("4.2.12", "kubelet's ciphers", "as the API's (1.2.29)"),
     ("5.2.11", "no Windows HostProcess", "there are no Windows nodes"),
     ("5.4.2", "external storage of secrets", "an agreement among people"),
     ("5.7.1", "namespaces as boundaries", "an agreement among people"),
@@ -82,11 +80,11 @@ const ABSENT: [(&str, &str, &str); 31] = [
 pub fn run(directories: &Directories) -> Result<()> {
     let mut lines: Vec<Line> = ABSENT.iter().map(|(id, what, why)| line(id, what, NotApplicable(why))).collect();
     lines.extend(files::look(directories));
-    lines.extend(ports());
     let asked = block_on(async {
         let mut cluster = Where::of(directories).open()?;
         let mut lines = requests::ask(&mut cluster).await?;
         lines.extend(policies::judge(&Objects::read(&mut cluster).await?));
+        lines.extend(ports::ask(&mut cluster).await?);
         anyhow::Ok(lines)
     });
     lines.extend(asked.context("the cluster cannot be asked: run this on the machine of a server that runs")?);
@@ -112,22 +110,6 @@ pub fn run(directories: &Directories) -> Result<()> {
 /// Numbers in the order of the benchmark.
 fn order(id: &str) -> Vec<u32> {
     id.split(['.', '-']).filter_map(|part| part.parse().ok()).collect()
-}
-
-/// Whether something listens where kubelets do.
-fn ports() -> Vec<Line> {
-    let listens = |port: u16| {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
-    };
-    let judge = |port: u16| match listens(port) {
-        false => Passed(format!("nothing listens on port {port}")),
-        true => Failed(format!("something that is not of this cluster listens on port {port}: find out what it is")),
-    };
-    vec![
-        line("4.2.1", "no anonymous access to kubelets", judge(10250)),
-        line("4.2.4", "no read-only port of kubelets", judge(10255)),
-    ]
 }
 
 /// The first few of a list, and how many more there are.
