@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -168,6 +168,107 @@ const POD_SCHEDULING_BOUNDS: &[Bound] = &[
     (5242.88, "5242.88"),
 ];
 
+/// Of `kubelet_runtime_operations_duration_seconds`: powers of 2.5 from five milliseconds.
+const RUNTIME_BOUNDS: &[Bound] = &[
+    (0.005, "0.005"),
+    (0.0125, "0.0125"),
+    (0.03125, "0.03125"),
+    (0.078125, "0.078125"),
+    (0.1953125, "0.1953125"),
+    (0.48828125, "0.48828125"),
+    (1.220703125, "1.220703125"),
+    (3.0517578125, "3.0517578125"),
+    (7.62939453125, "7.62939453125"),
+    (19.073486328125, "19.073486328125"),
+    (47.6837158203125, "47.6837158203125"),
+    (119.20928955078125, "119.20928955078125"),
+    (298.0232238769531, "298.0232238769531"),
+    (745.0580596923828, "745.0580596923828"),
+];
+/// Of `kubelet_pod_start_duration_seconds`.
+const POD_START_BOUNDS: &[Bound] = &[
+    (0.5, "0.5"),
+    (1.0, "1"),
+    (2.0, "2"),
+    (3.0, "3"),
+    (4.0, "4"),
+    (5.0, "5"),
+    (6.0, "6"),
+    (8.0, "8"),
+    (10.0, "10"),
+    (20.0, "20"),
+    (30.0, "30"),
+    (45.0, "45"),
+    (60.0, "60"),
+    (120.0, "120"),
+    (180.0, "180"),
+    (240.0, "240"),
+    (300.0, "300"),
+    (360.0, "360"),
+    (480.0, "480"),
+    (600.0, "600"),
+    (900.0, "900"),
+    (1200.0, "1200"),
+    (1800.0, "1800"),
+    (2700.0, "2700"),
+    (3600.0, "3600"),
+];
+/// Of `kubeproxy_sync_proxy_rules_duration_seconds`: powers of two from a millisecond.
+const PROXY_BOUNDS: &[Bound] = &[
+    (0.001, "0.001"),
+    (0.002, "0.002"),
+    (0.004, "0.004"),
+    (0.008, "0.008"),
+    (0.016, "0.016"),
+    (0.032, "0.032"),
+    (0.064, "0.064"),
+    (0.128, "0.128"),
+    (0.256, "0.256"),
+    (0.512, "0.512"),
+    (1.024, "1.024"),
+    (2.048, "2.048"),
+    (4.096, "4.096"),
+    (8.192, "8.192"),
+    (16.384, "16.384"),
+];
+/// Of `coredns_dns_request_duration_seconds`: powers of two from a quarter of a millisecond.
+const DNS_BOUNDS: &[Bound] = &[
+    (0.00025, "0.00025"),
+    (0.0005, "0.0005"),
+    (0.001, "0.001"),
+    (0.002, "0.002"),
+    (0.004, "0.004"),
+    (0.008, "0.008"),
+    (0.016, "0.016"),
+    (0.032, "0.032"),
+    (0.064, "0.064"),
+    (0.128, "0.128"),
+    (0.256, "0.256"),
+    (0.512, "0.512"),
+    (1.024, "1.024"),
+    (2.048, "2.048"),
+    (4.096, "4.096"),
+    (8.192, "8.192"),
+];
+
+/// Of `apiserver_client_certificate_expiration_seconds`: from half an hour to a year.
+const CERTIFICATE_BOUNDS: &[Bound] = &[
+    (0.0, "0"),
+    (1800.0, "1800"),
+    (3600.0, "3600"),
+    (7200.0, "7200"),
+    (21600.0, "21600"),
+    (43200.0, "43200"),
+    (86400.0, "86400"),
+    (172800.0, "172800"),
+    (345600.0, "345600"),
+    (604800.0, "604800"),
+    (2592000.0, "2.592e+06"),
+    (7776000.0, "7.776e+06"),
+    (15552000.0, "1.5552e+07"),
+    (31104000.0, "3.1104e+07"),
+];
+
 /// Decisions about pods, by their result.
 pub static SCHEDULE_ATTEMPTS: Counters<Pairs<2>> = Counters::new(
     "scheduler_schedule_attempts_total",
@@ -203,6 +304,58 @@ pub static CLIENT_DURATIONS: Histograms<ClientLabels> = Histograms::new(
     "rest_client_request_duration_seconds",
     "[ALPHA] Request latency in seconds. Broken down by verb, and host.",
     CLIENT_BOUNDS,
+);
+
+/// What the node asked of the container runtime, under the kubelet's names for it.
+static RUNTIME_OPERATIONS: Counters<Pairs<1>> = Counters::new(
+    "kubelet_runtime_operations_total",
+    "[ALPHA] Cumulative number of runtime operations by operation type.",
+);
+static RUNTIME_ERRORS: Counters<Pairs<1>> = Counters::new(
+    "kubelet_runtime_operations_errors_total",
+    "[ALPHA] Cumulative number of runtime operation errors by operation type.",
+);
+static RUNTIME_DURATIONS: Histograms<Pairs<1>> = Histograms::new(
+    "kubelet_runtime_operations_duration_seconds",
+    "[ALPHA] Duration in seconds of runtime operations. Broken down by operation type.",
+    RUNTIME_BOUNDS,
+);
+/// From the time when the node knew of a pod until it ran.
+pub static POD_START: Histograms<Pairs<0>> = Histograms::new(
+    "kubelet_pod_start_duration_seconds",
+    "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
+    POD_START_BOUNDS,
+);
+/// How long the rules of Services took to write.
+pub static PROXY_SYNC: Histograms<Pairs<0>> = Histograms::new(
+    "kubeproxy_sync_proxy_rules_duration_seconds",
+    "[ALPHA] SyncProxyRules latency in seconds",
+    PROXY_BOUNDS,
+);
+/// What was asked of the cluster DNS: family, protocol, type.
+pub static DNS_REQUESTS: Counters<Pairs<3>> =
+    Counters::new("coredns_dns_requests_total", "Counter of DNS requests made per zone, protocol and family.");
+/// What it answered.
+pub static DNS_RESPONSES: Counters<Pairs<1>> =
+    Counters::new("coredns_dns_responses_total", "Counter of response status codes.");
+/// How long that took.
+pub static DNS_DURATIONS: Histograms<Pairs<0>> = Histograms::new(
+    "coredns_dns_request_duration_seconds",
+    "Histogram of the time (in seconds) each request took per zone.",
+    DNS_BOUNDS,
+);
+/// Names of the world that were remembered, and those that were not.
+pub static DNS_CACHE_HITS: Counters<Pairs<0>> = Counters::new("coredns_cache_hits_total", "The count of cache hits.");
+pub static DNS_CACHE_MISSES: Counters<Pairs<0>> =
+    Counters::new("coredns_cache_misses_total", "The count of cache misses.");
+
+/// Answers that are remembered; negative where there is no cache.
+pub static DNS_CACHE_ENTRIES: AtomicI64 = AtomicI64::new(-1);
+/// How long the certificates will hold that clients show.
+pub static CLIENT_CERTIFICATES: Histograms<Pairs<0>> = Histograms::new(
+    "apiserver_client_certificate_expiration_seconds",
+    "[ALPHA] Distribution of the remaining lifetime on the certificate used to authenticate a request.",
+    CERTIFICATE_BOUNDS,
 );
 
 /// Every queue of a controller.
@@ -484,11 +637,38 @@ pub fn text() -> String {
     POD_SCHEDULING.write(&mut out);
     CLIENT_REQUESTS.write(&mut out);
     CLIENT_DURATIONS.write(&mut out);
+    RUNTIME_OPERATIONS.write(&mut out);
+    RUNTIME_ERRORS.write(&mut out);
+    RUNTIME_DURATIONS.write(&mut out);
+    POD_START.write(&mut out);
+    PROXY_SYNC.write(&mut out);
+    DNS_REQUESTS.write(&mut out);
+    DNS_RESPONSES.write(&mut out);
+    DNS_DURATIONS.write(&mut out);
+    DNS_CACHE_HITS.write(&mut out);
+    DNS_CACHE_MISSES.write(&mut out);
+    if let Ok(entries) = u64::try_from(DNS_CACHE_ENTRIES.load(Ordering::Relaxed)) {
+        gauge(&mut out, "coredns_cache_entries", "gauge", "The number of elements in the cache.", &entries);
+    }
+    CLIENT_CERTIFICATES.write(&mut out);
     if !WORKQUEUES.lock().expect("no panic while held").is_empty() {
         workqueues(&mut out);
     }
     process(&mut out);
     out
+}
+
+/// Counts an operation of the container runtime, by the kubelet's name for it.
+pub async fn runtime_operation<T, E>(name: &'static str, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let labels = Pairs([("operation_type", name)]);
+    RUNTIME_OPERATIONS.add(labels);
+    let began = Instant::now();
+    let result = work.await;
+    RUNTIME_DURATIONS.observe(labels, began.elapsed());
+    if result.is_err() {
+        RUNTIME_ERRORS.add(labels);
+    }
+    result
 }
 
 /// What Prometheus' client libraries tell of a process.

@@ -32,6 +32,7 @@ use super::spec::*;
 use super::stats::Stats;
 use super::wire::{ExecRequest, Reply, Request, StartRequest};
 use super::{Config, Event, Runtime, oci, users};
+use crate::base::metrics;
 
 pub(crate) use self::sandbox_files::{SHIMS_CGROUP, discard, run_self, saved_sandboxes, unmount_below};
 
@@ -313,81 +314,87 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 #[async_trait]
 impl Runtime for ShimRuntime {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
-        let id = spec.id.clone();
-        let saved = Saved { spec, created_at: Timestamp::now() };
-        let runtime = self.clone();
-        let made = saved.clone();
-        let prepared =
-            blocking(move || sandbox_files::prepare(&runtime.inner.config, &runtime.inner.tree, &made)).await;
-        let started = match prepared {
-            Ok(()) => sandbox_files::spawn_shim(&self.inner.config, &self.inner.executable, &id).await,
-            Err(Error::Exists(id)) => return Err(Error::Exists(id)),
-            Err(error) => Err(super::error::chain(&error)),
-        };
-        let message = match started {
-            Ok(()) if self.adopt(saved.clone()).await => None,
-            Ok(()) => Some("the shim does not answer".to_owned()),
-            Err(message) => Some(message),
-        };
-        if let Some(message) = message {
-            self.sandboxes().remove(&id);
+        metrics::runtime_operation("run_podsandbox", async move {
+            let id = spec.id.clone();
+            let saved = Saved { spec, created_at: Timestamp::now() };
             let runtime = self.clone();
-            blocking(move || discard(&runtime.inner.config, &runtime.inner.tree, &saved, true)).await?;
-            return Err(Error::CreateSandbox { id, message });
-        }
-        let sandboxes = self.list().await;
-        sandboxes.into_iter().find(|sandbox| sandbox.spec.id == id).ok_or(Error::NoSandbox(id))
+            let made = saved.clone();
+            let prepared =
+                blocking(move || sandbox_files::prepare(&runtime.inner.config, &runtime.inner.tree, &made)).await;
+            let started = match prepared {
+                Ok(()) => sandbox_files::spawn_shim(&self.inner.config, &self.inner.executable, &id).await,
+                Err(Error::Exists(id)) => return Err(Error::Exists(id)),
+                Err(error) => Err(super::error::chain(&error)),
+            };
+            let message = match started {
+                Ok(()) if self.adopt(saved.clone()).await => None,
+                Ok(()) => Some("the shim does not answer".to_owned()),
+                Err(message) => Some(message),
+            };
+            if let Some(message) = message {
+                self.sandboxes().remove(&id);
+                let runtime = self.clone();
+                blocking(move || discard(&runtime.inner.config, &runtime.inner.tree, &saved, true)).await?;
+                return Err(Error::CreateSandbox { id, message });
+            }
+            let sandboxes = self.list().await;
+            sandboxes.into_iter().find(|sandbox| sandbox.spec.id == id).ok_or(Error::NoSandbox(id))
+        })
+        .await
     }
 
     async fn start_container(&self, sandbox: &str, spec: ContainerSpec) -> Result<u32> {
-        let owner = {
-            let mut sandboxes = self.sandboxes();
-            let taken = sandboxes.values().any(|known| known.containers.contains_key(&spec.id));
-            let known = sandboxes.get_mut(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
-            if taken {
-                return Err(Error::Exists(spec.id));
-            }
-            let status = ContainerStatus {
-                id: spec.id.clone(),
-                name: spec.name.clone(),
-                attempt: spec.attempt,
-                pid: 0,
-                state: ContainerState::Created,
-                log_path: spec.log_path.as_ref().map(|path| known.saved.spec.log_dir.join(path)),
-                labels: spec.labels.clone(),
+        metrics::runtime_operation("start_container", async move {
+            let owner = {
+                let mut sandboxes = self.sandboxes();
+                let taken = sandboxes.values().any(|known| known.containers.contains_key(&spec.id));
+                let known = sandboxes.get_mut(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
+                if taken {
+                    return Err(Error::Exists(spec.id));
+                }
+                let status = ContainerStatus {
+                    id: spec.id.clone(),
+                    name: spec.name.clone(),
+                    attempt: spec.attempt,
+                    pid: 0,
+                    state: ContainerState::Created,
+                    log_path: spec.log_path.as_ref().map(|path| known.saved.spec.log_dir.join(path)),
+                    labels: spec.labels.clone(),
+                };
+                known.containers.insert(spec.id.clone(), status);
+                known.saved.spec.clone()
             };
-            known.containers.insert(spec.id.clone(), status);
-            known.saved.spec.clone()
-        };
-        let (id, name) = (spec.id.clone(), spec.name.clone());
-        let (runtime, made_for) = (self.clone(), owner.clone());
-        let prepared = blocking(move || runtime.prepare(&made_for, &spec)).await;
-        let result = match prepared {
-            Ok(request) => self.ask(sandbox, &Request::Start(request), &[], START_PATIENCE).await,
-            Err(error) => Err(error),
-        };
-        let error = match result {
-            Ok((Reply::Started(status), _)) => {
-                let pid = status.pid;
-                self.inner.record(sandbox, status);
-                return Ok(pid);
+            let (id, name) = (spec.id.clone(), spec.name.clone());
+            let (runtime, made_for) = (self.clone(), owner.clone());
+            let prepared = blocking(move || runtime.prepare(&made_for, &spec)).await;
+            let result = match prepared {
+                Ok(request) => self.ask(sandbox, &Request::Start(request), &[], START_PATIENCE).await,
+                Err(error) => Err(error),
+            };
+            let error = match result {
+                Ok((Reply::Started(status), _)) => {
+                    let pid = status.pid;
+                    self.inner.record(sandbox, status);
+                    return Ok(pid);
+                }
+                Ok((Reply::Failed { message }, _)) => Error::Start { name, message },
+                Ok(_) => Error::Start { name, message: "unexpected answer of the shim".into() },
+                Err(error @ Error::Shim { .. }) => {
+                    // It may still be starting: make sure it does not.
+                    let remove = Request::Remove { container: id.clone() };
+                    let _ = self.ask(sandbox, &remove, &[], ANSWER_PATIENCE).await;
+                    error
+                }
+                Err(error) => error,
+            };
+            if let Some(known) = self.sandboxes().get_mut(sandbox) {
+                known.containers.remove(&id);
             }
-            Ok((Reply::Failed { message }, _)) => Error::Start { name, message },
-            Ok(_) => Error::Start { name, message: "unexpected answer of the shim".into() },
-            Err(error @ Error::Shim { .. }) => {
-                // It may still be starting: make sure it does not.
-                let remove = Request::Remove { container: id.clone() };
-                let _ = self.ask(sandbox, &remove, &[], ANSWER_PATIENCE).await;
-                error
-            }
-            Err(error) => error,
-        };
-        if let Some(known) = self.sandboxes().get_mut(sandbox) {
-            known.containers.remove(&id);
-        }
-        let runtime = self.clone();
-        blocking(move || runtime.unprepare(&owner, &id)).await;
-        Err(error)
+            let runtime = self.clone();
+            blocking(move || runtime.unprepare(&owner, &id)).await;
+            Err(error)
+        })
+        .await
     }
 
     async fn kill(&self, container: &str, signal: i32) -> Result<()> {
@@ -402,68 +409,77 @@ impl Runtime for ShimRuntime {
     }
 
     async fn stop_container(&self, container: &str, grace: Duration) -> Result<()> {
-        let (sandbox, status) = self.locate(container)?;
-        if matches!(status.state, ContainerState::Exited { .. }) {
-            return Ok(());
-        }
-        let wanted = self.container_spec(&sandbox.id, container).ok().and_then(|spec| spec.stop_signal);
-        let mut signal = wanted.unwrap_or(libc::SIGTERM);
-        let mut patience = grace;
-        if grace.is_zero() {
-            (signal, patience) = (libc::SIGKILL, KILL_PATIENCE);
-        }
-        loop {
-            match self.kill(container, signal).await {
-                Ok(()) | Err(Error::NotRunning(_)) => {}
-                Err(Error::NoContainer(_)) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-            if self.exited(container, patience).await? {
+        metrics::runtime_operation("stop_container", async move {
+            let (sandbox, status) = self.locate(container)?;
+            if matches!(status.state, ContainerState::Exited { .. }) {
                 return Ok(());
             }
-            if signal == libc::SIGKILL {
-                let source = std::io::Error::other("the process does not end after SIGKILL");
-                return Err(Error::Shim { sandbox: sandbox.id, source });
+            let wanted = self.container_spec(&sandbox.id, container).ok().and_then(|spec| spec.stop_signal);
+            let mut signal = wanted.unwrap_or(libc::SIGTERM);
+            let mut patience = grace;
+            if grace.is_zero() {
+                (signal, patience) = (libc::SIGKILL, KILL_PATIENCE);
             }
-            (signal, patience) = (libc::SIGKILL, KILL_PATIENCE);
-        }
+            loop {
+                match self.kill(container, signal).await {
+                    Ok(()) | Err(Error::NotRunning(_)) => {}
+                    Err(Error::NoContainer(_)) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+                if self.exited(container, patience).await? {
+                    return Ok(());
+                }
+                if signal == libc::SIGKILL {
+                    let source = std::io::Error::other("the process does not end after SIGKILL");
+                    return Err(Error::Shim { sandbox: sandbox.id, source });
+                }
+                (signal, patience) = (libc::SIGKILL, KILL_PATIENCE);
+            }
+        })
+        .await
     }
 
     async fn remove_container(&self, container: &str) -> Result<()> {
-        let Ok((sandbox, _)) = self.locate(container) else { return Ok(()) };
-        let request = Request::Remove { container: container.to_owned() };
-        let alive = self.is_alive_of(container);
-        if alive {
-            self.ask(&sandbox.id, &request, &[], KILL_PATIENCE).await?;
-        }
-        let (runtime, id, owner) = (self.clone(), container.to_owned(), sandbox.clone());
-        blocking(move || runtime.unprepare(&owner, &id)).await;
-        if let Some(known) = self.sandboxes().get_mut(&sandbox.id) {
-            known.containers.remove(container);
-        }
-        Ok(())
+        metrics::runtime_operation("remove_container", async move {
+            let Ok((sandbox, _)) = self.locate(container) else { return Ok(()) };
+            let request = Request::Remove { container: container.to_owned() };
+            let alive = self.is_alive_of(container);
+            if alive {
+                self.ask(&sandbox.id, &request, &[], KILL_PATIENCE).await?;
+            }
+            let (runtime, id, owner) = (self.clone(), container.to_owned(), sandbox.clone());
+            blocking(move || runtime.unprepare(&owner, &id)).await;
+            if let Some(known) = self.sandboxes().get_mut(&sandbox.id) {
+                known.containers.remove(container);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn remove_sandbox(&self, sandbox: &str) -> Result<()> {
-        let (saved, shared) = {
-            let mut sandboxes = self.sandboxes();
-            let Some(known) = sandboxes.get_mut(sandbox) else { return Ok(()) };
-            known.alive = false;
-            if let Some(watcher) = known.watcher.take() {
-                watcher.abort();
-            }
-            let saved = known.saved.clone();
-            let parent = &saved.spec.cgroup_parent;
-            let shared = sandboxes
-                .values()
-                .any(|other| other.saved.spec.id != sandbox && other.saved.spec.cgroup_parent == *parent);
-            (saved, shared)
-        };
-        let _ = self.ask(sandbox, &Request::Shutdown, &[], ANSWER_PATIENCE).await;
-        let runtime = self.clone();
-        blocking(move || discard(&runtime.inner.config, &runtime.inner.tree, &saved, !shared)).await?;
-        self.sandboxes().remove(sandbox);
-        Ok(())
+        metrics::runtime_operation("remove_podsandbox", async move {
+            let (saved, shared) = {
+                let mut sandboxes = self.sandboxes();
+                let Some(known) = sandboxes.get_mut(sandbox) else { return Ok(()) };
+                known.alive = false;
+                if let Some(watcher) = known.watcher.take() {
+                    watcher.abort();
+                }
+                let saved = known.saved.clone();
+                let parent = &saved.spec.cgroup_parent;
+                let shared = sandboxes
+                    .values()
+                    .any(|other| other.saved.spec.id != sandbox && other.saved.spec.cgroup_parent == *parent);
+                (saved, shared)
+            };
+            let _ = self.ask(sandbox, &Request::Shutdown, &[], ANSWER_PATIENCE).await;
+            let runtime = self.clone();
+            blocking(move || discard(&runtime.inner.config, &runtime.inner.tree, &saved, !shared)).await?;
+            self.sandboxes().remove(sandbox);
+            Ok(())
+        })
+        .await
     }
 
     async fn make_users(&self, pod: &str) -> Result<Users> {
@@ -505,48 +521,54 @@ impl Runtime for ShimRuntime {
     }
 
     async fn exec(&self, container: &str, spec: ExecSpec) -> Result<Session> {
-        let (sandbox, status) = self.locate(container)?;
-        if !status.is_running() {
-            return Err(Error::NotRunning(container.to_owned()));
-        }
-        let container_spec = self.container_spec(&sandbox.id, container)?;
-        let tree = &self.inner.tree;
-        let host = host::describe(&self.inner.config, tree, &sandbox, &container_spec);
-        let plan = oci::plan_exec(&sandbox, &container_spec, &spec, &host)?;
-        let request = ExecRequest {
-            container: container.to_owned(),
-            process: plan.process.to_string(),
-            home_of_user: plan.home_of_user,
-            seccomp: plan.seccomp.map(|profile| self.seccomp_file(&profile)).transpose()?,
-            tty: spec.tty,
-            oom_score_adj: container_spec.oom_score_adj.unwrap_or(0),
-            cgroup_procs: tree.procs_files(&container_cgroup(&sandbox, container)),
-        };
-        let streams = Streams::new(spec.tty, spec.stdin).map_err(io("making pipes", Path::new("")))?;
-        let (reply, connection) =
-            self.ask(&sandbox.id, &Request::Exec(request), &streams.theirs, START_PATIENCE).await?;
-        match reply {
-            Reply::ExecStarted { .. } => {}
-            Reply::NotFound => return Err(Error::NoContainer(container.to_owned())),
-            Reply::NotRunning => return Err(Error::NotRunning(container.to_owned())),
-            Reply::Failed { message } => return Err(Error::Exec(message)),
-            _ => return Err(Error::Exec("unexpected answer of the shim".into())),
-        }
-        streams.session(sandbox.id, connection, spec.stdin).map_err(io("opening streams", Path::new("")))
+        metrics::runtime_operation("exec", async move {
+            let (sandbox, status) = self.locate(container)?;
+            if !status.is_running() {
+                return Err(Error::NotRunning(container.to_owned()));
+            }
+            let container_spec = self.container_spec(&sandbox.id, container)?;
+            let tree = &self.inner.tree;
+            let host = host::describe(&self.inner.config, tree, &sandbox, &container_spec);
+            let plan = oci::plan_exec(&sandbox, &container_spec, &spec, &host)?;
+            let request = ExecRequest {
+                container: container.to_owned(),
+                process: plan.process.to_string(),
+                home_of_user: plan.home_of_user,
+                seccomp: plan.seccomp.map(|profile| self.seccomp_file(&profile)).transpose()?,
+                tty: spec.tty,
+                oom_score_adj: container_spec.oom_score_adj.unwrap_or(0),
+                cgroup_procs: tree.procs_files(&container_cgroup(&sandbox, container)),
+            };
+            let streams = Streams::new(spec.tty, spec.stdin).map_err(io("making pipes", Path::new("")))?;
+            let (reply, connection) =
+                self.ask(&sandbox.id, &Request::Exec(request), &streams.theirs, START_PATIENCE).await?;
+            match reply {
+                Reply::ExecStarted { .. } => {}
+                Reply::NotFound => return Err(Error::NoContainer(container.to_owned())),
+                Reply::NotRunning => return Err(Error::NotRunning(container.to_owned())),
+                Reply::Failed { message } => return Err(Error::Exec(message)),
+                _ => return Err(Error::Exec("unexpected answer of the shim".into())),
+            }
+            streams.session(sandbox.id, connection, spec.stdin).map_err(io("opening streams", Path::new("")))
+        })
+        .await
     }
 
     async fn attach(&self, container: &str, stdin: bool) -> Result<Session> {
-        let (sandbox, _) = self.locate(container)?;
-        let tty = self.container_spec(&sandbox.id, container)?.tty;
-        let streams = Streams::for_attach(tty).map_err(io("making pipes", Path::new("")))?;
-        let request = Request::Attach { container: container.to_owned(), stdin };
-        let (reply, connection) = self.ask(&sandbox.id, &request, &streams.theirs, ANSWER_PATIENCE).await?;
-        match reply {
-            Reply::Attached { .. } => {}
-            Reply::NotRunning => return Err(Error::NotRunning(container.to_owned())),
-            _ => return Err(Error::NoContainer(container.to_owned())),
-        }
-        streams.attached(sandbox.id, connection, tty, stdin).map_err(io("opening streams", Path::new("")))
+        metrics::runtime_operation("attach", async move {
+            let (sandbox, _) = self.locate(container)?;
+            let tty = self.container_spec(&sandbox.id, container)?.tty;
+            let streams = Streams::for_attach(tty).map_err(io("making pipes", Path::new("")))?;
+            let request = Request::Attach { container: container.to_owned(), stdin };
+            let (reply, connection) = self.ask(&sandbox.id, &request, &streams.theirs, ANSWER_PATIENCE).await?;
+            match reply {
+                Reply::Attached { .. } => {}
+                Reply::NotRunning => return Err(Error::NotRunning(container.to_owned())),
+                _ => return Err(Error::NoContainer(container.to_owned())),
+            }
+            streams.attached(sandbox.id, connection, tty, stdin).map_err(io("opening streams", Path::new("")))
+        })
+        .await
     }
 
     async fn update_resources(&self, container: &str, resources: &Resources) -> Result<()> {

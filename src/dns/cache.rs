@@ -90,6 +90,11 @@ impl Cache {
         Some(found)
     }
 
+    /// How many answers there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn put(&mut self, key: Key, found: &Found, now: Instant) {
         let seconds = found.seconds();
         if seconds == 0 || found.answers.len() + found.authorities.len() > RECORDS_MAX {

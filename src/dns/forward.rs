@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 
 use super::cache::{Cache, Found, Key};
 use super::upstream::Upstreams;
+use crate::base::metrics;
 
 const CONCURRENT_MAX: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,6 +35,7 @@ pub struct Forwarder {
 
 impl Forwarder {
     pub fn new(upstreams: Upstreams) -> Self {
+        metrics::DNS_CACHE_ENTRIES.store(0, Ordering::Relaxed);
         Self { upstreams, cache: Mutex::default(), room: Semaphore::new(CONCURRENT_MAX) }
     }
 
@@ -56,7 +59,10 @@ impl Forwarder {
                     let found = Found::of(message);
                     if !matches!(found.code, ResponseCode::ServFail | ResponseCode::Refused) {
                         let key = Key::new(query, dnssec);
-                        self.cache.lock().unwrap_or_else(PoisonError::into_inner).put(key, &found, Instant::now());
+                        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+                        cache.put(key, &found, Instant::now());
+                        let entries = i64::try_from(cache.len()).unwrap_or(i64::MAX);
+                        metrics::DNS_CACHE_ENTRIES.store(entries, Ordering::Relaxed);
                         return found;
                     }
                     last = Some(found);

@@ -6,7 +6,7 @@
 //! Invariant: tasks are bounded: upstream queries by the forwarder, TCP connections by [`CONNECTIONS_MAX`].
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ use hickory_proto::rr::RecordType;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Records;
 use super::cache::Found;
 use super::forward::{Forwarder, UDP_PAYLOAD, read_framed, write_framed};
 use super::zone::{Answer, Zone, answer};
+use crate::base::metrics::{self, Pairs};
 use crate::base::task;
 
 const CONNECTIONS_MAX: usize = 128;
@@ -53,6 +54,58 @@ pub struct Server {
 pub struct Listening {
     addresses: Vec<SocketAddr>,
     tasks: Vec<JoinHandle<Option<()>>>,
+}
+
+/// A query that is to be counted when it is answered.
+struct Asked {
+    at: Instant,
+    labels: Pairs<3>,
+}
+
+impl Asked {
+    fn new(query: &[u8], peer: IpAddr, udp: bool) -> Self {
+        let family = if peer.to_canonical().is_ipv4() { "1" } else { "2" };
+        let labels = [("family", family), ("proto", if udp { "udp" } else { "tcp" }), ("type", type_of(query))];
+        Self { at: Instant::now(), labels: Pairs(labels) }
+    }
+
+    fn answered(&self, answer: &[u8]) {
+        metrics::DNS_REQUESTS.add(self.labels);
+        metrics::DNS_DURATIONS.observe(Pairs([]), self.at.elapsed());
+        let code = match answer.get(3).map_or(0, |flags| flags & 0xf) {
+            0 => "NOERROR",
+            1 => "FORMERR",
+            2 => "SERVFAIL",
+            3 => "NXDOMAIN",
+            4 => "NOTIMP",
+            5 => "REFUSED",
+            _ => "other",
+        };
+        metrics::DNS_RESPONSES.add(Pairs([("rcode", code)]));
+    }
+}
+
+/// The type that a query asks for, one of those that are told apart.
+fn type_of(query: &[u8]) -> &'static str {
+    // After twelve bytes of header comes the name: labels with their lengths, up to an empty one.
+    let mut at = 12;
+    while let Some(length) = query.get(at).filter(|length| **length != 0) {
+        at += 1 + usize::from(*length);
+    }
+    let kind = query.get(at + 1..at + 3).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+    match kind {
+        Some(1) => "A",
+        Some(2) => "NS",
+        Some(5) => "CNAME",
+        Some(6) => "SOA",
+        Some(12) => "PTR",
+        Some(15) => "MX",
+        Some(16) => "TXT",
+        Some(28) => "AAAA",
+        Some(33) => "SRV",
+        Some(65) => "HTTPS",
+        _ => "other",
+    }
 }
 
 impl Listening {
@@ -104,14 +157,19 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 continue;
             };
+            let asked = Asked::new(&buffer[..length], peer.ip(), true);
             match self.begin(&buffer[..length], true) {
-                Some(Step::Done(bytes)) => drop(socket.send_to(&bytes, peer).await),
+                Some(Step::Done(bytes)) => {
+                    asked.answered(&bytes);
+                    drop(socket.send_to(&bytes, peer).await);
+                }
                 Some(Step::Ask(query)) => {
                     // Too many are waiting: the client asks again.
                     let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else { continue };
                     let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
                     task::spawn("dns-query", async move {
                         let bytes = server.finish(&query, true).await;
+                        asked.answered(&bytes);
                         let _ = socket.send_to(&bytes, peer).await;
                         drop(permit);
                     });
@@ -124,25 +182,27 @@ impl Server {
     async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
         loop {
             let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(50)).await; // out of descriptors
                 continue;
             };
             let server = Arc::clone(&self);
             task::spawn("dns-connection", async move {
-                server.serve_connection(stream).await;
+                server.serve_connection(stream, peer.ip()).await;
                 drop(permit);
             });
         }
     }
 
-    async fn serve_connection(&self, mut stream: TcpStream) {
+    async fn serve_connection(&self, mut stream: TcpStream, peer: IpAddr) {
         while let Ok(Ok(bytes)) = timeout(CONNECTION_IDLE, read_framed(&mut stream)).await {
+            let asked = Asked::new(&bytes, peer, false);
             let answer = match self.begin(&bytes, false) {
                 Some(Step::Done(answer)) => answer,
                 Some(Step::Ask(query)) => self.finish(&query, false).await,
                 None => return,
             };
+            asked.answered(&answer);
             if !matches!(timeout(CONNECTION_IDLE, write_framed(&mut stream, &answer)).await, Ok(Ok(()))) {
                 return;
             }
@@ -179,7 +239,9 @@ impl Server {
             }
             return Some(Step::Done(encode(own_response(&query, own), &query, udp)));
         }
-        match self.forwarder.cached(question, wants_dnssec(&query)) {
+        let cached = self.forwarder.cached(question, wants_dnssec(&query));
+        if cached.is_some() { &metrics::DNS_CACHE_HITS } else { &metrics::DNS_CACHE_MISSES }.add(Pairs([]));
+        match cached {
             Some(found) => Some(Step::Done(encode(respond(&query, foreign(found)), &query, udp))),
             None => Some(Step::Ask(Box::new(query))),
         }

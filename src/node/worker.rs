@@ -27,6 +27,8 @@ use super::{Node, admit, files, probes, pull, spec, status, volumes};
 use crate::api::delete::DeleteOptions;
 use crate::base::clock::between;
 use crate::base::file::make_private_dir;
+use crate::base::json::text;
+use crate::base::metrics::{self, Pairs};
 use crate::base::object::Object;
 use crate::base::task;
 use crate::containers::{ContainerState, ContainerStatus, Sandbox, SandboxSpec, Users};
@@ -686,6 +688,11 @@ impl Worker {
         let status = status::of(&self.pod, &self.state, &self.seen(), &current, self.node.clock.now());
         if self.reported.as_ref() == Some(&status) || status == current {
             return;
+        }
+        let was_running = text(self.reported.as_ref().unwrap_or(&current), "phase") == "Running";
+        if text(&status, "phase") == "Running" && !was_running {
+            let since = self.start_time.unwrap_or_else(|| self.node.clock.now());
+            metrics::POD_START.observe(Pairs([]), between(since, self.node.clock.now()));
         }
         self.reporting = true;
         self.reported = Some(status.clone());

@@ -12,6 +12,7 @@ use crate::api::identity::join::Cluster;
 use crate::base::clock::Clock;
 use crate::base::error::full;
 use crate::base::task;
+use crate::containers;
 use crate::containers::Runtime as _;
 use crate::containers::image::{ImageStore, Policy, Registries};
 use crate::containers::runtime::ShimRuntime;
@@ -109,24 +110,7 @@ pub async fn start(
     let mtu = overlay::mtu(cluster.overlay, address).context("the network cannot be looked at")?;
     let wireguard = wireguard(config, mtu, clock).await?;
     let key = wireguard.as_ref().map(|w| (peers::KEY_ANNOTATION.to_owned(), w.public().to_string()));
-    let node_config = node::Config {
-        name: config.name.clone(),
-        addresses: config.addresses.clone(),
-        external_addresses: config.external_addresses.clone(),
-        labels: config.labels.clone(),
-        annotations: key.into_iter().collect(),
-        taints: config.taints.iter().map(Taint::to_json).collect(),
-        kubelet_port: config.kubelet_port,
-        grace: cluster.node_grace(),
-        data_dir: dirs.data_dir.clone(),
-        run_dir: place.run_dir.clone(),
-        log_dir: place.log_dir(),
-        cgroup_root: dirs.cgroup_root.clone(),
-        cluster_dns: if cluster.dns { vec![cluster.cluster_dns] } else { Vec::new() },
-        cluster_domain: cluster.cluster_domain.clone(),
-        default_registry: config.default_registry.clone(),
-        unsafe_sysctls: config.unsafe_sysctls.clone(),
-    };
+    let node_config = node_config(config, &dirs, key);
     let cidrs = heartbeat::register(&*client, &node_config).await.context("the node cannot be registered")?;
     let cidrs = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;
     let ranges =
@@ -192,6 +176,29 @@ pub async fn start(
     agent.tasks.push(task::spawn("image gc", node::image_gc::run(node.clone(), config.image_gc)));
     agent.tasks.push(task::spawn("heartbeat", heartbeat::run(node.clone())));
     Ok((agent, Arc::new(Access::new(node))))
+}
+
+/// What the node knows of itself; `key` is for the annotation of the encrypted tunnel.
+fn node_config(config: &Config, dirs: &containers::Config, key: Option<(String, String)>) -> node::Config {
+    let (place, cluster) = (&config.place, &config.cluster);
+    node::Config {
+        name: config.name.clone(),
+        addresses: config.addresses.clone(),
+        external_addresses: config.external_addresses.clone(),
+        labels: config.labels.clone(),
+        annotations: key.into_iter().collect(),
+        taints: config.taints.iter().map(Taint::to_json).collect(),
+        kubelet_port: config.kubelet_port,
+        grace: cluster.node_grace(),
+        data_dir: dirs.data_dir.clone(),
+        run_dir: place.run_dir.clone(),
+        log_dir: place.log_dir(),
+        cgroup_root: dirs.cgroup_root.clone(),
+        cluster_dns: if cluster.dns { vec![cluster.cluster_dns] } else { Vec::new() },
+        cluster_domain: cluster.cluster_domain.clone(),
+        default_registry: config.default_registry.clone(),
+        unsafe_sysctls: config.unsafe_sysctls.clone(),
+    }
 }
 
 /// The network of pods, and the way to those of other nodes.

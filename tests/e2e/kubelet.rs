@@ -35,8 +35,71 @@ metadata: {name: web, labels: {app: web}}
 spec:
   nodeName: NODE
   terminationGracePeriodSeconds: 1
-  containers: [{name: hello, image: amphipod.local/hello}]
+  containers: [{name: hello, image: amphipod.local/hello, resources: {limits: {cpu: 500m}}}]
 "#;
+
+/// Metrics that the rules and dashboards of kube-prometheus-stack read and that there is something of here: left out are those of
+/// etcd, of Go, of volumes and of APIs that are served elsewhere, and recording rules.
+const READ: [&str; 58] = [
+    "apiserver_client_certificate_expiration_seconds_bucket",
+    "apiserver_client_certificate_expiration_seconds_count",
+    "apiserver_request_sli_duration_seconds_bucket",
+    "apiserver_request_sli_duration_seconds_count",
+    "apiserver_request_terminations_total",
+    "apiserver_request_total",
+    "container_cpu_cfs_periods_total",
+    "container_cpu_cfs_throttled_periods_total",
+    "container_cpu_usage_seconds_total",
+    "container_fs_reads_bytes_total",
+    "container_fs_reads_total",
+    "container_fs_writes_bytes_total",
+    "container_fs_writes_total",
+    "container_memory_cache",
+    "container_memory_rss",
+    "container_memory_swap",
+    "container_memory_working_set_bytes",
+    "container_network_receive_bytes_total",
+    "container_network_receive_packets_dropped_total",
+    "container_network_receive_packets_total",
+    "container_network_transmit_bytes_total",
+    "container_network_transmit_packets_dropped_total",
+    "container_network_transmit_packets_total",
+    "coredns_cache_entries",
+    "coredns_cache_hits_total",
+    "coredns_cache_misses_total",
+    "coredns_dns_request_duration_seconds_bucket",
+    "coredns_dns_request_size_bytes_bucket",
+    "coredns_dns_requests_total",
+    "coredns_dns_response_size_bytes_bucket",
+    "coredns_dns_responses_total",
+    "kubelet_certificate_manager_client_ttl_seconds",
+    "kubelet_certificate_manager_server_ttl_seconds",
+    "kubelet_node_name",
+    "kubelet_pod_start_duration_seconds_bucket",
+    "kubelet_pod_start_duration_seconds_count",
+    "kubelet_running_containers",
+    "kubelet_running_pods",
+    "kubelet_runtime_operations_duration_seconds_bucket",
+    "kubelet_runtime_operations_errors_total",
+    "kubelet_runtime_operations_total",
+    "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
+    "kubeproxy_sync_proxy_rules_duration_seconds_count",
+    "kubernetes_build_info",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "rest_client_request_duration_seconds_bucket",
+    "rest_client_requests_total",
+    "scheduler_pod_scheduling_sli_duration_seconds_bucket",
+    "scheduler_pod_scheduling_sli_duration_seconds_count",
+    "scheduler_scheduling_algorithm_duration_seconds_bucket",
+    "scheduler_scheduling_algorithm_duration_seconds_count",
+    "scheduler_scheduling_attempt_duration_seconds_bucket",
+    "scheduler_scheduling_attempt_duration_seconds_count",
+    "workqueue_adds_total",
+    "workqueue_depth",
+    "workqueue_queue_duration_seconds_bucket",
+];
 
 /// What curl says of a URL: status and body; 0 where there is no answer.
 fn parsed(output: &Output) -> (u16, String) {
@@ -113,6 +176,24 @@ fn a_nodes_own_port_tells_its_metrics_to_whom_the_api_lets_ask() {
     let header = format!("Authorization: Bearer {scraper}");
     let seen = stage.machines.in_pod(&pod, &["curl", "-sS", "--cacert", &stage.authority, "-H", &header, &url]);
     assert!(seen.is_some_and(|all| all.contains("pod=\"web\"")), "the pod's own figures");
+
+    // What dashboards show: of a node with a limited pod that has asked the DNS for a name, and whose image is nowhere.
+    stage.machines.in_pod(&pod, &["dig", "+short", "@10.43.0.10", "kubernetes.default.svc.cluster.local"]);
+    stage.machines.in_pod(&pod, &["dig", "+short", "+time=1", "+tries=1", "@10.43.0.10", "example.com"]);
+    stage.machines.kubectl(&["run", "nowhere", "--image=registry.invalid/none:1"]);
+    let seen = || {
+        let of_nodes = |path: &str| stage.ask(0, path, Some(&scraper)).1 + &stage.ask(1, path, Some(&scraper)).1;
+        let paths = ["/metrics", "/metrics/cadvisor", "/metrics/resource"];
+        let text = paths.map(of_nodes).concat() + &stage.machines.kubectl(&["get", "--raw", "/metrics"]);
+        let names = text.lines().filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned);
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    stage
+        .machines
+        .until("an image that is nowhere is counted", || seen().contains("kubelet_runtime_operations_errors_total"));
+    let seen = seen();
+    let missing: Vec<&str> = READ.into_iter().filter(|name| !seen.contains(*name)).collect();
+    assert!((READ.len() - missing.len()) * 100 >= READ.len() * 80, "missing: {missing:?}");
 
     // A right that is given counts within half a minute, one for each subresource.
     stage.machines.kubectl(&["create", "clusterrole", "pods", "--verb=get", "--resource=nodes/pods,nodes/log"]);

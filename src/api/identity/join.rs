@@ -27,6 +27,7 @@ use crate::base::clock::{Clock, between, parse_time};
 use crate::base::file::write_atomically;
 use crate::base::json::{list, text};
 use crate::base::labels::dns_subdomain_error;
+use crate::base::metrics::{self, Pairs};
 use crate::base::object::Object;
 use crate::kinds::Kind;
 use crate::kinds::core::{node, secret};
@@ -500,6 +501,8 @@ pub fn check_member(api: &Api, name: &str) -> Result<()> {
 pub fn user_of(api: &Api, certificate: &[u8]) -> Option<(User, String)> {
     let user = User::from_certificate(certificate)?;
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let left = parsed.validity().not_after.timestamp() - api.clock.now().as_second();
+    metrics::CLIENT_CERTIFICATES.observe(Pairs([]), Duration::from_secs(u64::try_from(left).unwrap_or(0)));
     let key = key_digest(parsed.public_key().raw);
     let Some(node) = user.node_name() else { return Some((user, key)) };
     let kind = &secret::KIND;

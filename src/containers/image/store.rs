@@ -354,7 +354,7 @@ impl ImageStore {
             };
             pulls.entry(key.clone()).or_insert_with(start).clone()
         };
-        shared.await
+        crate::base::metrics::runtime_operation("pull_image", shared).await
     }
 
     /// Looks when another process may have changed the index, until it is dropped. Must be called inside a runtime.

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use self::index::Index;
 pub use self::plan::plan;
 use super::{Dataplane, DnsRedirect, HostPort, ServiceTable};
+use crate::base::metrics::{self, Pairs};
 use crate::base::task;
 use crate::kinds::core::service;
 use crate::kinds::discovery::endpointslice;
@@ -70,7 +71,10 @@ async fn run(services: Informer, slices: Informer, dataplane: Arc<dyn Dataplane>
             host_ports: feed.host_ports.borrow_and_update().clone(),
             dns: options.dns.clone(),
         };
-        let pause = match dataplane.apply(&table).await {
+        let began = Instant::now();
+        let applied = dataplane.apply(&table).await;
+        metrics::PROXY_SYNC.observe(Pairs([]), began.elapsed());
+        let pause = match applied {
             Ok(()) => {
                 retry = RETRY.0;
                 REPAIR
