@@ -126,8 +126,8 @@ const CLIENT_BOUNDS: &[Bound] = &[
     (30.0, "30"),
     (60.0, "60"),
 ];
-/// Of `scheduler_*`: powers of two from a millisecond.
-const SCHEDULER_BOUNDS: &[Bound] = &[
+/// Of `scheduler_*` and `kubeproxy_sync_proxy_rules_duration_seconds`: powers of two from a millisecond.
+const MILLISECONDS_BOUNDS: &[Bound] = &[
     (0.001, "0.001"),
     (0.002, "0.002"),
     (0.004, "0.004"),
@@ -213,24 +213,6 @@ const POD_START_BOUNDS: &[Bound] = &[
     (2700.0, "2700"),
     (3600.0, "3600"),
 ];
-/// Of `kubeproxy_sync_proxy_rules_duration_seconds`: powers of two from a millisecond.
-const PROXY_BOUNDS: &[Bound] = &[
-    (0.001, "0.001"),
-    (0.002, "0.002"),
-    (0.004, "0.004"),
-    (0.008, "0.008"),
-    (0.016, "0.016"),
-    (0.032, "0.032"),
-    (0.064, "0.064"),
-    (0.128, "0.128"),
-    (0.256, "0.256"),
-    (0.512, "0.512"),
-    (1.024, "1.024"),
-    (2.048, "2.048"),
-    (4.096, "4.096"),
-    (8.192, "8.192"),
-    (16.384, "16.384"),
-];
 /// Of `coredns_dns_request_duration_seconds`: powers of two from a quarter of a millisecond.
 const DNS_BOUNDS: &[Bound] = &[
     (0.00025, "0.00025"),
@@ -279,13 +261,13 @@ pub static SCHEDULE_ATTEMPTS: Counters<Pairs<2>> = Counters::new(
 pub static SCHEDULING_ATTEMPT: Histograms<Pairs<2>> = Histograms::new(
     "scheduler_scheduling_attempt_duration_seconds",
     "[STABLE] Scheduling attempt latency in seconds (scheduling algorithm + binding)",
-    SCHEDULER_BOUNDS,
+    MILLISECONDS_BOUNDS,
 );
 /// How long a decision took.
 pub static SCHEDULING_ALGORITHM: Histograms<Pairs<0>> = Histograms::new(
     "scheduler_scheduling_algorithm_duration_seconds",
     "[ALPHA] Scheduling algorithm latency in seconds",
-    SCHEDULER_BOUNDS,
+    MILLISECONDS_BOUNDS,
 );
 /// How long pods waited for their nodes.
 pub static POD_SCHEDULING: Histograms<Pairs<1>> = Histograms::new(
@@ -330,7 +312,7 @@ pub static POD_START: Histograms<Pairs<0>> = Histograms::new(
 pub static PROXY_SYNC: Histograms<Pairs<0>> = Histograms::new(
     "kubeproxy_sync_proxy_rules_duration_seconds",
     "[ALPHA] SyncProxyRules latency in seconds",
-    PROXY_BOUNDS,
+    MILLISECONDS_BOUNDS,
 );
 /// What was asked of the cluster DNS: family, protocol, type.
 pub static DNS_REQUESTS: Counters<Pairs<3>> =
