@@ -135,13 +135,13 @@ fn containers_are_what_their_images_say() {
     assert_eq!(said(&lab, "crlf"), ("exec ./crlf: no such file or directory\n".into(), 255));
 
     // Volumes of an image can be written, whatever the rest can.
-    let script = "cat /data/seed; echo; touch /data/w /new/volume/w && ls /data /new/volume; touch /x; grep -cE ' (/data|/new/volume) ' /proc/mounts";
+    let script = "cat /data/seed; echo; touch /data/w /new/volume/w && ls /data /new/volume; touch /x 2>&1; grep -cE ' (/data|/new/volume) ' /proc/mounts";
     let read_only = json!({"command": ["sh", "-c", script], "securityContext": {"readOnlyRootFilesystem": true}});
     pod(&lab, "volumes", &image("volumes"), &read_only, &json!({}));
     let expected = "seed\n/data:\nseed\nw\n\n/new/volume:\nw\ntouch: /x: Read-only file system\n2\n";
     assert_eq!(said(&lab, "volumes").0, expected);
     // The same for root of a pod with users of its own.
-    let script = "cat /data/seed; echo; touch /data/w /new/volume/w && stat -c %u:%a /data/w /new/volume; touch /x; \
+    let script = "cat /data/seed; echo; touch /data/w /new/volume/w && stat -c %u:%a /data/w /new/volume; touch /x 2>&1; \
         cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range; echo $HOME";
     let read_only = json!({"command": ["sh", "-c", script], "securityContext": {"readOnlyRootFilesystem": true}});
     pod(&lab, "mapped", &image("volumes"), &read_only, &json!({"hostUsers": false}));
