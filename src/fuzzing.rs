@@ -14,7 +14,7 @@ use crate::base::budget::{Budget, DEPTH_MAX, Size, size_of};
 use crate::base::labels::{FieldSelector, FieldTerm, Selector};
 use crate::schema::apply::{self, FieldSet, managed};
 use crate::schema::{TypeRef, decode, manifest, parse_json, parse_yaml, patch, type_of};
-use crate::{containers, dns, kinds, net, wire};
+use crate::{containers, dns, net, wire};
 
 const POD: &str = "io.k8s.api.core.v1.Pod";
 const NOW: &str = "2026-01-02T03:04:05Z";
@@ -253,8 +253,10 @@ fn again_as_json(value: &Value) {
 /// The type that an object says it has; of a Pod, if it says nothing that is known.
 fn shape_of(value: &Value) -> TypeRef<'static> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("");
-    let known = kinds::by_kind(text("apiVersion"), text("kind")).map_or(POD, |kind| kind.schema);
-    type_of(known).expect("a kind has a schema")
+    let known = crate::kinds::registry::builtin()
+        .by_kind(text("apiVersion"), text("kind"))
+        .map_or(POD.into(), |kind| kind.definition());
+    type_of(&known).expect("a kind has a schema")
 }
 
 /// An object that was given its type's form stays as it is when that is done again.

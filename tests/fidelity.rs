@@ -15,7 +15,7 @@ mod server;
 
 use std::collections::BTreeMap;
 
-use amphipod::kinds::{self, Kind};
+use amphipod::kinds::{self, KindRef};
 use serde_json::Value;
 use server::Server;
 
@@ -39,23 +39,23 @@ fn rows(table: &str) -> BTreeMap<(&str, &str), Vec<&str>> {
     cells.map(|c| ((c[0], c[1]), c[2..].to_vec())).collect()
 }
 
-fn listed<'t, T>(rows: &'t BTreeMap<(&str, &str), T>, kind: &Kind) -> Option<&'t T> {
+fn listed<'t, T>(rows: &'t BTreeMap<(&str, &str), T>, kind: &KindRef) -> Option<&'t T> {
     let version = kind.api_version();
-    rows.iter().find(|((v, plural), _)| *v == version && *plural == kind.plural).map(|(_, cells)| cells)
+    rows.iter().find(|((v, plural), _)| *v == version && *plural == kind.plural()).map(|(_, cells)| cells)
 }
 
 #[test]
 fn tables_have_the_columns_of_kubernetes() {
     let known = rows(COLUMNS);
     let mut compared = 0;
-    for kind in kinds::ALL {
+    for kind in kinds::registry::builtin().iter() {
         let Some(want) = listed(&known, kind) else { continue };
         let ours: Vec<String> =
-            kind.columns.iter().map(|c| format!("{}:{}:{}:{}", c.name, c.kind, c.format, c.priority)).collect();
+            kind.columns().iter().map(|c| format!("{}:{}:{}:{}", c.name, c.kind, c.format, c.priority)).collect();
         assert_eq!(ours.join("|"), want[0], "{kind:?}");
         compared += 1;
     }
-    let with_table = kinds::ALL.iter().filter(|k| k.is_stored()).count();
+    let with_table = kinds::registry::builtin().iter().filter(|k| k.is_stored()).count();
     assert_eq!(compared, with_table, "every kind that is stored has a table in Kubernetes");
 }
 
@@ -63,13 +63,13 @@ fn tables_have_the_columns_of_kubernetes() {
 fn discovery_tells_what_kubernetes_tells() {
     on_a_server(async |mut server| {
         let known = rows(DISCOVERY);
-        for kind in kinds::ALL {
+        for kind in kinds::registry::builtin().iter() {
             let want = listed(&known, kind).unwrap_or_else(|| panic!("{kind:?} is no kind of Kubernetes"));
             let version = kind.api_version();
-            let path = if kind.group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{version}") };
+            let path = if kind.group().is_empty() { "/api/v1".to_owned() } else { format!("/apis/{version}") };
             let list = server.get(&path).await;
             let all = list["resources"].as_array().unwrap();
-            let entry = all.iter().find(|r| r["name"] == kind.plural).unwrap();
+            let entry = all.iter().find(|r| r["name"] == kind.plural()).unwrap();
             let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
             let scope = if entry["namespaced"] == true { "Namespaced" } else { "Cluster" };
             let mut ours = vec![text("singularName"), text("kind"), scope.to_owned()];
@@ -85,8 +85,8 @@ fn joined(list: &Value) -> String {
 }
 
 /// `scale=autoscaling/v1/Scale:get,patch,update;status=...`
-fn subresources(kind: &Kind, all: &[Value]) -> String {
-    let prefix = format!("{}/", kind.plural);
+fn subresources(kind: &KindRef, all: &[Value]) -> String {
+    let prefix = format!("{}/", kind.plural());
     let ours = all.iter().filter_map(|r| Some((r["name"].as_str()?.strip_prefix(&prefix)?, r)));
     let mut texts: Vec<String> = ours
         .map(|(name, r)| {
@@ -106,7 +106,7 @@ fn subresources(kind: &Kind, all: &[Value]) -> String {
 fn bootstrap_roles_are_those_of_kubernetes() {
     on_a_server(async |mut server| {
         for (plural, want) in json(BOOTSTRAP).as_object().unwrap() {
-            let kind = kinds::ALL.iter().find(|k| k.plural == plural).unwrap();
+            let kind = kinds::registry::builtin().iter().find(|k| k.plural() == plural).unwrap();
             let want = by_name(want.as_array().unwrap());
             let path = format!("/apis/{}/{plural}", kind.api_version());
             // What aggregates is filled in by a controller.

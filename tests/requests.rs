@@ -5,6 +5,9 @@
 /// What is sent.
 #[path = "requests/bodies.rs"]
 mod bodies;
+/// A kind that comes and goes.
+#[path = "requests/kinds.rs"]
+mod kinds;
 #[allow(dead_code)] // The replay of recorded cases uses more of it.
 #[path = "fidelity/server.rs"]
 mod server;

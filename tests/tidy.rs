@@ -212,6 +212,40 @@ fn the_store_knows_no_kinds() {
     rule(&broken, "the store knows bytes, keys and revisions, and no kinds");
 }
 
+/// What of the API is about certain kinds; everything else there is for every kind, built in or custom.
+const ABOUT_KINDS: &[&str] = &[
+    "src/api/admission/",
+    "src/api/allocate.rs",
+    "src/api/bootstrap.rs",
+    "src/api/growth.rs",
+    "src/api/http/join.rs",
+    "src/api/http/proxy/place.rs",
+    "src/api/identity/",
+    "src/api/subresource/",
+];
+
+#[test]
+fn what_serves_every_kind_names_none() {
+    let is_generic =
+        |path: &str| path.ends_with("admission/mod.rs") || !ABOUT_KINDS.iter().any(|p| path.starts_with(p));
+    let mut broken = Vec::new();
+    let mut seen = 0;
+    for file in files("src/api").into_iter().filter(|f| is_generic(&f.path)) {
+        seen += 1;
+        let shipped = file.text.split("#[cfg(test)]").next().unwrap_or("");
+        let code = code(shipped);
+        let named = |import: &String| {
+            let mut parts = import.split("::").skip_while(|p| *p != "kinds").skip(1);
+            parts.next().is_some_and(|group| Path::new("src/kinds").join(group).is_dir() && group != "check")
+        };
+        broken.extend(imports(&code).iter().filter(|i| named(i)).map(|i| format!("{}: {i}", file.path)));
+        let compares = ["plural() == \"", "plural() != \"", "kind() == \"", "kind() != \""];
+        broken.extend(compares.iter().filter(|c| code.contains(**c)).map(|c| format!("{}: {c}", file.path)));
+    }
+    assert!(seen > 20, "the files of the API are somewhere else now");
+    rule(&broken, "what the API does for every kind asks the kind (`Strategy`), and names none");
+}
+
 #[test]
 fn crates_stay_behind_their_fences() {
     let mut broken = Vec::new();

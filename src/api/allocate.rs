@@ -13,21 +13,16 @@ use super::status::{Result, Status};
 use crate::base::json::{at, list, list_mut, set, text};
 use crate::base::object::Object;
 use crate::kinds::core::service;
-use crate::kinds::{Kind, field};
-
-/// Whether writes of this kind take addresses or ports.
-pub fn concerns(kind: &Kind) -> bool {
-    kind == &service::KIND
-}
+use crate::kinds::{KindRef, field};
 
 /// Gives a new object what it needs.
-pub fn on_create(api: &Api, kind: &Kind, value: &mut Value) -> Result<()> {
-    if concerns(kind) { allocate(api, value) } else { Ok(()) }
+pub fn on_create(api: &Api, kind: &KindRef, value: &mut Value) -> Result<()> {
+    if kind.allocates() { allocate(api, value) } else { Ok(()) }
 }
 
 /// Gives a changed object what it needs; what it no longer needs is free once the change is written.
-pub fn on_update(api: &Api, kind: &Kind, new: &mut Value, old: &Value) -> Result<()> {
-    if !concerns(kind) {
+pub fn on_update(api: &Api, kind: &KindRef, new: &mut Value, old: &Value) -> Result<()> {
+    if !kind.allocates() {
         return Ok(());
     }
     service::keep_allocated(new, old);

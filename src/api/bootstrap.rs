@@ -12,13 +12,13 @@ use super::status::Result;
 use super::write::Change;
 use super::{Api, Request};
 use crate::base::json::text;
-use crate::kinds::{Kind, core, discovery, rbac, scheduling};
+use crate::kinds::{KindRef, core, discovery, rbac, scheduling};
 
 /// The manager of what is made here.
 const MANAGER: &str = "amphipod";
 
 /// Facts of Kubernetes' own bootstrap policy.
-const DATA: &[(&Kind, &str)] = &[
+const DATA: &[(&KindRef, &str)] = &[
     (&rbac::clusterrole::KIND, include_str!("../../manifests/bootstrap/clusterroles.json")),
     (&rbac::clusterrolebinding::KIND, include_str!("../../manifests/bootstrap/clusterrolebindings.json")),
     (&rbac::role::KIND, include_str!("../../manifests/bootstrap/roles.json")),
@@ -92,7 +92,7 @@ async fn api_objects(api: &Api, endpoints: &Endpoints) -> Result<()> {
     write_api_endpoints(api, endpoints).await
 }
 
-async fn create_missing(api: &Api, objects: Vec<(&'static Kind, Value)>) -> Result<()> {
+async fn create_missing(api: &Api, objects: Vec<(&KindRef, Value)>) -> Result<()> {
     let missing = objects.into_iter().filter_map(|(kind, object)| {
         let (namespace, name) =
             (text(&object, "metadata.namespace").to_owned(), text(&object, "metadata.name").to_owned());

@@ -11,8 +11,9 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use crate::base::object::{Draft, Object};
 use crate::base::signal::{Receiver, Signal};
-use crate::kinds::{self, Kind};
-use crate::store::{Change, Error, Sink, Store};
+use crate::kinds::KindRef;
+use crate::kinds::registry::Registry;
+use crate::store::{Change, Error, Page, Sink, Store};
 
 /// Changes that a kind's ring keeps at most.
 const RING_EVENTS: usize = 4096;
@@ -26,14 +27,18 @@ const RING_FRESH: usize = 256;
 pub struct Cache(Arc<Inner>);
 
 struct Inner {
-    shelves: HashMap<String, Shelf>,
+    kinds: Registry,
+    /// By the prefix of their keys.
+    shelves: RwLock<HashMap<String, Arc<Shelf>>>,
     head: AtomicU64,
 }
 
 /// One kind's objects and recent changes.
 pub struct Shelf {
     /// The kind whose form is stored.
-    pub kind: &'static Kind,
+    pub kind: KindRef,
+    /// Everything up to this revision was loaded, and is not taken again where it is told late.
+    loaded: u64,
     content: RwLock<Content>,
     changed: Signal,
 }
@@ -70,28 +75,51 @@ pub struct Pending {
 // === impl Cache ===
 
 impl Cache {
-    /// Loads everything that lives in the store and from then on follows it.
+    /// Loads everything of the built-in kinds that lives in the store and from then on follows it.
     pub fn load(store: &dyn Store) -> Result<Self, Error> {
-        let head = store.head();
+        let (kinds, head) = (Registry::new(), store.head());
         let mut shelves = HashMap::new();
-        for kind in kinds::ALL.iter().filter(|k| k.is_stored() && k.stored_as.is_none()) {
-            let mut content = Content { ring_after: head, last: head, ..Content::default() };
-            for entry in store.range(&kind.prefix(), 0, "", 0)?.entries {
-                let object = decode(kind, entry.key.clone(), entry.value, entry.revision)
-                    .map_err(|e| Error::Failed(format!("{} cannot be decoded: {e}", entry.key)))?;
-                content.objects.insert(entry.key, Arc::new(object));
-            }
-            let shelf = Shelf { kind, content: RwLock::new(content), changed: Signal::default() };
-            shelves.insert(kind.prefix(), shelf);
+        for kind in kinds.snapshot().stored() {
+            shelves.insert(kind.prefix(), Arc::new(Shelf::load(kind, store.range(&kind.prefix(), 0, "", 0)?, head)?));
         }
-        let cache = Self(Arc::new(Inner { shelves, head: AtomicU64::new(head) }));
+        let cache = Self(Arc::new(Inner { kinds, shelves: RwLock::new(shelves), head: AtomicU64::new(head) }));
         store.attach(Box::new(cache.clone()));
         Ok(cache)
     }
 
-    /// The objects of a kind (of its stored form). Panics for kinds that are not stored.
-    pub fn shelf(&self, kind: &Kind) -> &Shelf {
-        self.0.shelves.get(&kind.prefix()).expect("every stored kind has a shelf")
+    /// The kinds that are served.
+    pub fn kinds(&self) -> &Registry {
+        &self.0.kinds
+    }
+
+    /// Serves a kind from now on, with what the store has of it.
+    pub fn add_kind(&self, store: &dyn Store, kind: KindRef) -> Result<(), Error> {
+        {
+            // What is committed meanwhile is told once the lock is free.
+            let mut shelves = self.0.shelves.write().expect("no panic while held");
+            if kind.owns_storage() && !shelves.contains_key(&kind.prefix()) {
+                let head = store.head();
+                let page = store.range(&kind.prefix(), head, "", 0)?;
+                shelves.insert(kind.prefix(), Arc::new(Shelf::load(&kind, page, head)?));
+            }
+        }
+        self.0.kinds.add(kind);
+        Ok(())
+    }
+
+    /// Serves a kind no longer: its watches end. What is stored of it stays in the store.
+    pub fn remove_kind(&self, kind: &KindRef) {
+        self.0.kinds.remove(kind);
+        let prefix = kind.prefix();
+        if !self.0.kinds.snapshot().stored().any(|other| other.prefix() == prefix) {
+            self.0.shelves.write().expect("no panic while held").remove(&prefix);
+        }
+    }
+
+    /// The objects of a kind (of its stored form); none for a kind that is not served.
+    pub fn shelf(&self, kind: &KindRef) -> Arc<Shelf> {
+        let found = self.0.shelves.read().expect("no panic while held").get(&kind.prefix()).cloned();
+        found.unwrap_or_else(|| Arc::new(Shelf::new(kind.stored(), 0, BTreeMap::new())))
     }
 
     /// The revision up to which the cache is complete.
@@ -109,11 +137,16 @@ impl std::fmt::Debug for Cache {
 impl Sink for Cache {
     fn publish(&mut self, changes: Vec<Change>) {
         let Some(head) = changes.last().map(|c| c.revision) else { return };
-        let mut touched: Vec<&Shelf> = Vec::new();
+        let shelves = self.0.shelves.read().expect("no panic while held");
+        let mut touched: Vec<&Arc<Shelf>> = Vec::new();
         for change in changes {
             let prefix_end = change.key.match_indices('/').nth(2).map_or(change.key.len(), |(i, _)| i + 1);
-            let Some(shelf) = self.0.shelves.get(&change.key[..prefix_end]) else { continue };
-            if !touched.iter().any(|t| std::ptr::eq(*t, shelf)) {
+            let Some(shelf) = shelves.get(&change.key[..prefix_end]) else {
+                // Its kind went while it was written.
+                Pending::settle(&change);
+                continue;
+            };
+            if !touched.iter().any(|t| Arc::ptr_eq(t, shelf)) {
                 touched.push(shelf);
             }
             shelf.take(change);
@@ -123,13 +156,30 @@ impl Sink for Cache {
     }
 
     fn forget(&mut self, through: u64) {
-        self.0.shelves.values().for_each(|shelf| shelf.content.write().expect("no panic while held").forget(through));
+        let shelves = self.0.shelves.read().expect("no panic while held");
+        shelves.values().for_each(|shelf| shelf.content.write().expect("no panic while held").forget(through));
     }
 }
 
 // === impl Shelf ===
 
 impl Shelf {
+    fn new(kind: &KindRef, loaded: u64, objects: BTreeMap<Arc<str>, Arc<Object>>) -> Self {
+        let content = Content { objects, ring_after: loaded, last: loaded, ..Content::default() };
+        Self { kind: kind.clone(), loaded, content: RwLock::new(content), changed: Signal::default() }
+    }
+
+    /// The objects that the store had at a revision.
+    fn load(kind: &KindRef, page: Page, revision: u64) -> Result<Self, Error> {
+        let mut objects = BTreeMap::new();
+        for entry in page.entries {
+            let object = decode(kind, entry.key.clone(), entry.value, entry.revision)
+                .map_err(|e| Error::Failed(format!("{} cannot be decoded: {e}", entry.key)))?;
+            objects.insert(entry.key, Arc::new(object));
+        }
+        Ok(Self::new(kind, revision, objects))
+    }
+
     /// The object under a key.
     pub fn get(&self, key: &str) -> Option<Arc<Object>> {
         self.read().objects.get(key).cloned()
@@ -185,13 +235,9 @@ impl Shelf {
     }
 
     fn take(&self, change: Change) {
-        let object = match change.companion.and_then(|c| c.downcast::<Pending>().ok()) {
-            Some(pending) => {
-                let object = Arc::new(pending.draft.at(change.revision));
-                let _ = pending.done.set(object.clone());
-                object
-            }
-            None => match decode(self.kind, change.key.clone(), change.value, change.revision) {
+        let object = match Pending::settle(&change) {
+            Some(object) => object,
+            None => match decode(&self.kind, change.key.clone(), change.value, change.revision) {
                 Ok(object) => Arc::new(object),
                 Err(error) => {
                     tracing::error!(key = %change.key, %error, "a change cannot be decoded");
@@ -199,6 +245,9 @@ impl Shelf {
                 }
             },
         };
+        if change.revision <= self.loaded {
+            return;
+        }
         let mut content = self.content.write().expect("no panic while held");
         let previous = if change.deleted {
             content.objects.remove(&change.key)
@@ -262,6 +311,14 @@ impl Pending {
         Arc::new(Self { draft, done: OnceLock::new() })
     }
 
+    /// The object of a change that was written in this process; whoever wrote it finds it.
+    fn settle(change: &Change) -> Option<Arc<Object>> {
+        let pending = change.companion.clone()?.downcast::<Self>().ok()?;
+        let object = Arc::new(pending.draft.at(change.revision));
+        let _ = pending.done.set(object.clone());
+        Some(object)
+    }
+
     /// The object that the committed draft became.
     pub fn object(&self) -> Arc<Object> {
         self.done.get().expect("an acknowledged commit was published first").clone()
@@ -269,6 +326,6 @@ impl Pending {
 }
 
 /// An object from its stored bytes.
-pub fn decode(kind: &Kind, key: Arc<str>, stored: bytes::Bytes, revision: u64) -> Result<Object, serde_json::Error> {
+pub fn decode(kind: &KindRef, key: Arc<str>, stored: bytes::Bytes, revision: u64) -> Result<Object, serde_json::Error> {
     Ok(Draft::decode(key, stored, |v| kind.field_values(v))?.at(revision))
 }

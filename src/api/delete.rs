@@ -6,15 +6,14 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
-use super::admission;
+use super::admission::Review;
 use super::cache::Pending;
 use super::status::{Result, Status};
 use super::{Api, Request, form};
 use crate::base::clock::seconds_text;
-use crate::base::json::{at, int, list, set, text};
+use crate::base::json::{at, int, list, remove, set};
 use crate::base::object::{Draft, Object};
-use crate::kinds::Kind;
-use crate::kinds::core::{namespace, pod};
+use crate::kinds::KindRef;
 use crate::store::{self, Op, Txn};
 
 /// Deletions of a collection that are under way at once; the store makes group commits of them.
@@ -115,25 +114,25 @@ fn invalid(field: &str, value: Option<&str>, why: &str) -> Status {
 impl Api {
     /// Deletes the named object, or begins to.
     pub async fn delete(&self, request: &Request, options: &DeleteOptions) -> Result<Deleted> {
-        let kind = request.kind;
+        let kind = &request.kind;
         loop {
             let old = self.cache.shelf(kind).get(&request.key());
             let Some(old) = old else { return Err(Status::not_found(kind, &request.name)) };
             let pinned = options.resource_version.is_some();
             check_preconditions(request, options, &old)?;
             let live = form::served(kind, old.value());
-            admission::before_delete(self, request, &live)?;
-            // Who watches a pod that was given time sees that the time is taken back, and only then its end.
-            let hurried = kind == &pod::KIND
+            Review::delete(self, request, &live, options).validate(&Value::Null).await?;
+            // Who watches an object that was given time sees that the time is taken back, and only then its end.
+            let hurried = kind.grace_seconds(None, &live).is_some()
                 && int(&live, "metadata.deletionGracePeriodSeconds").is_some_and(|grace| grace > 0)
                 && !(request.dry_run || options.dry_run);
-            let (remove, value) = match self.plan(request, options, &live)? {
+            let (removed, value) = match self.plan(request, options, &live)? {
                 Plan::Nothing => return Ok(Deleted { object: old, gone: false }),
                 Plan::Remove => (!hurried, self.last_state(kind, live)),
                 Plan::Mark(value) => (false, value),
             };
             let again = hurried && int(&value, "metadata.deletionGracePeriodSeconds") == Some(0);
-            match self.apply(request, options, &old, value, remove).await {
+            match self.apply(request, options, &old, value, removed).await {
                 Ok(_) if again => {}
                 Ok(deleted) => return Ok(deleted),
                 Err(Some(status)) => return Err(status),
@@ -164,13 +163,14 @@ impl Api {
         futures::stream::iter(deletions).buffered(PARALLEL).try_filter_map(|o| async move { Ok(o) }).try_collect().await
     }
 
-    /// How an object that is removed at once is told of: a pod ends with a grace of nothing.
-    fn last_state(&self, kind: &Kind, mut live: Value) -> Value {
+    /// How an object that is removed at once is told of: what may be given time ends with none.
+    fn last_state(&self, kind: &KindRef, mut live: Value) -> Value {
         let terminating = at(&live, "metadata.deletionTimestamp").is_some();
-        if kind == &pod::KIND || terminating {
+        let is_graceful = kind.grace_seconds(None, &live).is_some();
+        if is_graceful || terminating {
             set(&mut live, "metadata.deletionGracePeriodSeconds", 0);
         }
-        if kind == &pod::KIND && !terminating {
+        if is_graceful && !terminating {
             set(&mut live, "metadata.deletionTimestamp", self.clock.now_text());
             if let Some(generation) = int(&live, "metadata.generation") {
                 set(&mut live, "metadata.generation", generation + 1);
@@ -180,8 +180,8 @@ impl Api {
     }
 
     fn plan(&self, request: &Request, options: &DeleteOptions, live: &Value) -> Result<Plan> {
-        let kind = request.kind;
-        let grace = grace_seconds(kind == &pod::KIND, options, live);
+        let kind = &request.kind;
+        let grace = kind.grace_seconds(options.grace_seconds, live).unwrap_or(0);
         let terminating = at(live, "metadata.deletionTimestamp").is_some();
         let mut finalizers: Vec<Value> = list(live, "metadata.finalizers").to_vec();
         let held = finalizers.clone();
@@ -191,8 +191,7 @@ impl Api {
             Some(Propagation::Background) => finalizers.retain(|f| f != "orphan" && f != "foregroundDeletion"),
             None => {}
         }
-        let is_namespace = kind == &namespace::KIND;
-        let blocked = !finalizers.is_empty() || (is_namespace && !list(live, "spec.finalizers").is_empty());
+        let blocked = !finalizers.is_empty() || kind.is_held(live);
         if !blocked && grace == 0 {
             return Ok(Plan::Remove);
         }
@@ -202,7 +201,7 @@ impl Api {
         }
         let mut new = live.clone();
         if finalizers.is_empty() {
-            crate::base::json::remove(&mut new, "metadata.finalizers");
+            remove(&mut new, "metadata.finalizers");
         } else {
             set(&mut new, "metadata.finalizers", finalizers);
         }
@@ -214,10 +213,7 @@ impl Api {
                 set(&mut new, "metadata.generation", generation + 1);
             }
         }
-        if is_namespace {
-            set(&mut new, "status.phase", "Terminating");
-            crate::base::json::remove(&mut new, "metadata.deletionGracePeriodSeconds");
-        }
+        kind.prepare_deletion(&mut new);
         Ok(Plan::Mark(new))
     }
 
@@ -228,24 +224,24 @@ impl Api {
         options: &DeleteOptions,
         old: &Arc<Object>,
         mut value: Value,
-        remove: bool,
+        removed: bool,
     ) -> Result<Deleted, Option<Status>> {
-        let kind = request.kind;
+        let kind = &request.kind;
         form::stored(kind, &mut value);
         let draft = Draft::new(request.key(), &value, kind.stored().field_values(&value));
         if request.dry_run || options.dry_run {
-            return Ok(Deleted { object: Arc::new(draft.at(old.revision)), gone: remove });
+            return Ok(Deleted { object: Arc::new(draft.at(old.revision)), gone: removed });
         }
         let pending = Pending::new(draft);
         let (key, bytes, companion) =
             (request.key(), pending.draft.stored().clone(), Some(pending.clone() as store::Companion));
-        let op = if remove {
+        let op = if removed {
             Op::Delete { key: key.clone(), value: bytes, companion }
         } else {
-            Op::Put { key: key.clone(), value: bytes, companion, volatile: (kind.volatile)(&request.namespace) }
+            Op::Put { key: key.clone(), value: bytes, companion, volatile: kind.is_volatile_in(&request.namespace) }
         };
         match self.store.commit(Txn { expect: vec![(key, old.revision)], ops: vec![op] }).await {
-            Ok(_) => Ok(Deleted { object: pending.object(), gone: remove }),
+            Ok(_) => Ok(Deleted { object: pending.object(), gone: removed }),
             Err(store::Error::Conflict { .. }) => Err(None),
             Err(error) => Err(Some(error.into())),
         }
@@ -259,23 +255,8 @@ fn hold(finalizers: &mut Vec<Value>, add: &str, drop: &str) {
     }
 }
 
-/// How long the object may take to end. Only pods have grace, and only those that a node runs.
-fn grace_seconds(is_pod: bool, options: &DeleteOptions, live: &Value) -> i64 {
-    if !is_pod {
-        return 0;
-    }
-    let unscheduled = text(live, "spec.nodeName").is_empty();
-    let over = matches!(text(live, "status.phase"), "Succeeded" | "Failed");
-    if unscheduled || over {
-        return 0;
-    }
-    let grace = options.grace_seconds.or_else(|| int(live, "spec.terminationGracePeriodSeconds")).unwrap_or(30);
-    // A negative period means the shortest that still asks the processes to end.
-    if grace < 0 { 1 } else { grace }
-}
-
 fn check_preconditions(request: &Request, options: &DeleteOptions, old: &Object) -> Result<()> {
-    let (kind, name) = (request.kind, &request.name);
+    let (kind, name) = (&request.kind, &request.name);
     if let Some(uid) = &options.uid
         && **uid != *old.meta.uid
     {
@@ -295,8 +276,8 @@ fn check_preconditions(request: &Request, options: &DeleteOptions, old: &Object)
 }
 
 /// A precondition that does not hold; Kubernetes names the kind and not the resource here.
-fn unmet(kind: &Kind, name: &str, why: String) -> Status {
+fn unmet(kind: &KindRef, name: &str, why: String) -> Status {
     let mut status = Status::conflict(kind, name, why);
-    (status.details.kind, status.details.group) = (kind.kind.into(), kind.stored().group.into());
+    (status.details.kind, status.details.group) = (kind.kind().into(), kind.stored().group().into());
     status
 }

@@ -7,9 +7,9 @@ use super::{FieldValidation, Request};
 use crate::base::budget::{Budget, Exceeded, shortened};
 use crate::base::json::text;
 use crate::base::task;
-use crate::kinds::Kind;
+use crate::kinds::{KindRef, registry};
 use crate::schema::protobuf::ProtobufError;
-use crate::schema::{self, ParseError};
+use crate::schema::{self, ParseError, TypeRef};
 
 /// Bodies beyond this take long enough to be read that others would notice.
 pub const LONG_BYTES: usize = 64 << 10;
@@ -23,18 +23,18 @@ const FINDINGS_MAX: usize = 100;
 /// Unknown and duplicate fields are dropped, warned about or refused as the request's `fieldValidation` says.
 pub fn decode(
     request: &Request,
-    kind: &Kind,
+    kind: &KindRef,
     body: &[u8],
     encoding: Encoding,
     budget: &mut Budget,
 ) -> Result<(Value, Vec<String>)> {
-    decode_as(request, kind.schema, &kind.api_version(), kind.kind, body, encoding, budget)
+    decode_as(request, &kind.type_ref(), &kind.api_version(), kind.kind(), body, encoding, budget)
 }
 
 /// As [`decode`], for what is no kind of its own (DeleteOptions, Scale, Binding, ...).
 pub fn decode_as(
     request: &Request,
-    definition: &str,
+    shape: &TypeRef<'_>,
     api_version: &str,
     kind: &str,
     body: &[u8],
@@ -43,14 +43,14 @@ pub fn decode_as(
 ) -> Result<(Value, Vec<String>)> {
     task::in_place(body.len() > LONG_BYTES, || {
         let (value, duplicates) = parse(body, encoding, budget)?;
-        shaped(request, definition, api_version, kind, value, duplicates, budget)
+        shaped(request, shape, api_version, kind, value, duplicates, budget)
     })
 }
 
 /// As [`decode_as`], for a body that is parsed already.
 pub fn shaped(
     request: &Request,
-    definition: &str,
+    shape: &TypeRef<'_>,
     api_version: &str,
     kind: &str,
     mut value: Value,
@@ -76,7 +76,7 @@ pub fn shaped(
             shortened(version_given, SHOWN_BYTES_MAX)
         )));
     }
-    let warnings = check(request.validation, &mut value, definition, duplicates, budget).map_err(|mut status| {
+    let warnings = check(request.validation, &mut value, shape, duplicates, budget).map_err(|mut status| {
         if status.code == 400 {
             let version = api_version.rsplit('/').next().unwrap_or("");
             status.message = format!("{kind} in version {version:?} cannot be handled as a {kind}: {}", status.message);
@@ -109,7 +109,7 @@ fn parse_protobuf(body: &[u8], budget: &mut Budget) -> Result<(Value, Vec<String
 
 /// The definition of what an `apiVersion` and `kind` name, also for what is no kind of its own.
 fn definition(api_version: &str, kind: &str) -> Option<String> {
-    let known = crate::kinds::by_kind(api_version, kind).map(|k| k.schema);
+    let known = registry::builtin().by_kind(api_version, kind).map(|k| k.definition().into_owned());
     let other = match kind {
         "DeleteOptions" => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
         "Scale" => "io.k8s.api.autoscaling.v1.Scale",
@@ -118,7 +118,7 @@ fn definition(api_version: &str, kind: &str) -> Option<String> {
         "Binding" => "io.k8s.api.core.v1.Binding",
         _ => "",
     };
-    known.or(Some(other).filter(|d| !d.is_empty())).map(str::to_owned)
+    known.or_else(|| Some(other.to_owned()).filter(|d| !d.is_empty()))
 }
 
 /// Parses a body; the second part lists fields that stand twice.
@@ -151,12 +151,11 @@ fn unreadable(limit: Exceeded) -> Status {
 pub fn check(
     validation: FieldValidation,
     value: &mut Value,
-    definition: &str,
+    shape: &TypeRef<'_>,
     duplicates: Vec<String>,
     budget: &mut Budget,
 ) -> Result<Vec<String>> {
-    let shape = schema::type_of(definition).ok_or_else(|| Status::internal(format!("no schema for {definition}")))?;
-    let unknown = schema::decode(value, &shape, budget).map_err(|e| match e.limit {
+    let unknown = schema::decode(value, shape, budget).map_err(|e| match e.limit {
         Some(limit) => Status::exceeded(limit),
         None => Status::bad_request(e.to_string()),
     })?;
@@ -174,20 +173,16 @@ pub fn check(
 }
 
 /// A stored object in the form of the kind (and version) that is asked for, with `kind` and `apiVersion`.
-pub fn served(kind: &Kind, mut stored: Value) -> Value {
-    if let Some(conversion) = kind.stored_as {
-        (conversion.from_stored)(&mut stored);
-    }
+pub fn served(kind: &KindRef, mut stored: Value) -> Value {
+    kind.convert_from_stored(&mut stored);
     if let Some(map) = stored.as_object_mut() {
         map.insert("apiVersion".into(), kind.api_version().into());
-        map.insert("kind".into(), kind.kind.into());
+        map.insert("kind".into(), kind.kind().into());
     }
     stored
 }
 
 /// An object of the asked kind in the form that is stored.
-pub fn stored(kind: &Kind, value: &mut Value) {
-    if let Some(conversion) = kind.stored_as {
-        (conversion.to_stored)(value);
-    }
+pub fn stored(kind: &KindRef, value: &mut Value) {
+    kind.convert_to_stored(value);
 }

@@ -12,7 +12,7 @@ mod tests {
     use crate::api::{Api, FieldValidation, Request};
     use crate::base::budget::{Budget, steps_so_far};
     use crate::base::labels::{FieldSelector, Selector};
-    use crate::kinds::{Kind, Subresource, core, discovery, rbac};
+    use crate::kinds::{KindRef, Subresource, core, discovery, rbac};
     use crate::reconcile::in_memory;
     use crate::schema;
 
@@ -29,8 +29,8 @@ mod tests {
         Value::Object((0..n).map(|i| (format!("k{i}"), value(i))).collect())
     }
 
-    fn request(kind: &'static Kind, name: &str) -> Request {
-        let namespace = if kind.namespaced { "default" } else { "" };
+    fn request(kind: &KindRef, name: &str) -> Request {
+        let namespace = if kind.namespaced() { "default" } else { "" };
         let mut request = Request::internal("growth", kind, namespace, name);
         request.validation = FieldValidation::Warn;
         request
@@ -45,14 +45,14 @@ mod tests {
     }
 
     /// Sends a body that creates; what is answered does not matter here.
-    async fn post(api: &Api, kind: &'static Kind, body: &str, encoding: Encoding) {
+    async fn post(api: &Api, kind: &KindRef, body: &str, encoding: Encoding) {
         let request = request(kind, "");
         if let Ok((value, _)) = form::decode(&request, kind, body.as_bytes(), encoding, &mut Budget::new()) {
             let _ = api.create(&request, value).await;
         }
     }
 
-    async fn put(api: &Api, kind: &'static Kind, name: &str, subresource: Option<Subresource>, object: &Value) {
+    async fn put(api: &Api, kind: &KindRef, name: &str, subresource: Option<Subresource>, object: &Value) {
         let mut request = request(kind, name);
         request.subresource = subresource;
         let body = object.to_string();
@@ -68,8 +68,8 @@ mod tests {
         Apply,
     }
 
-    async fn patch(api: &Api, kind: &'static Kind, how: Patch, patch: &Value) {
-        let shape = schema::type_of(kind.schema).unwrap();
+    async fn patch(api: &Api, kind: &KindRef, how: Patch, patch: &Value) {
+        let shape = kind.type_ref();
         let mut request = request(kind, "x");
         request.manager = "patcher".into();
         let mut budget = Budget::new();
@@ -83,7 +83,7 @@ mod tests {
                 }
             };
             done.map_err(|e| crate::api::status::Status::bad_request(e.to_string()))?;
-            form::check(FieldValidation::Warn, &mut new, kind.schema, Vec::new(), &mut budget)?;
+            form::check(FieldValidation::Warn, &mut new, &shape, Vec::new(), &mut budget)?;
             Ok(new)
         };
         let _ = match how {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     /// Creates an object, changes all of it, applies it as somebody else, patches it and deletes it.
-    async fn live(api: &Api, kind: &'static Kind, object: Value) {
+    async fn live(api: &Api, kind: &KindRef, object: Value) {
         let mut object = object;
         object["metadata"]["name"] = "x".into();
         post(api, kind, &object.to_string(), Encoding::Json).await;
@@ -106,7 +106,7 @@ mod tests {
         changed["metadata"]["annotations"] = json!({"changed": "yes"});
         put(api, kind, "x", None, &changed).await;
         object["apiVersion"] = kind.api_version().into();
-        object["kind"] = kind.kind.into();
+        object["kind"] = kind.kind().into();
         patch(api, kind, Patch::Apply, &object).await;
         patch(api, kind, Patch::Strategic, &object).await;
         patch(api, kind, Patch::Merge, &object).await;
@@ -133,7 +133,7 @@ mod tests {
 
     /// Everything that can be repeated in an object, `n` times.
     #[allow(clippy::too_many_lines)] // A table.
-    fn objects(n: usize) -> Vec<(&'static str, &'static Kind, Value)> {
+    fn objects(n: usize) -> Vec<(&'static str, &'static KindRef, Value)> {
         let map = |metadata: Value| json!({"metadata": metadata});
         let name = |i: usize| format!("n{i}");
         let owner = |i| json!({"apiVersion": "v1", "kind": "Pod", "name": "n", "uid": name(i)});

@@ -28,7 +28,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::base::clock::Clock;
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::registry::Registry;
+use crate::kinds::{KindRef, Subresource};
 use crate::store::Store;
 use cache::Cache;
 use identity::User;
@@ -42,6 +43,7 @@ pub struct Api(Arc<Inner>);
 
 /// What [`Api`] holds.
 pub struct Inner {
+    pub kinds: Registry,
     pub store: Arc<dyn Store>,
     pub cache: Cache,
     pub clock: Clock,
@@ -80,7 +82,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub user: Arc<User>,
-    pub kind: &'static Kind,
+    pub kind: KindRef,
     /// Empty for cluster-scoped kinds and for all namespaces.
     pub namespace: String,
     /// Empty for collections.
@@ -116,12 +118,26 @@ impl Api {
             connections: http::connections::Connections::default(),
             flow: flowcontrol::FlowControl::default(),
             allocation: tokio::sync::Mutex::new(()),
+            kinds: cache.kinds().clone(),
             store,
             cache,
             clock,
             options,
             tokens,
         }))
+    }
+}
+
+/// Kinds that come and go.
+impl Api {
+    /// Serves a kind from now on, with what the store has of it.
+    pub fn add_kind(&self, kind: KindRef) -> status::Result<()> {
+        self.cache.add_kind(&*self.store, kind).map_err(Status::from)
+    }
+
+    /// Serves a kind no longer: its paths lead nowhere and its watches end. Its objects stay in the store.
+    pub fn remove_kind(&self, kind: &KindRef) {
+        self.cache.remove_kind(kind);
     }
 }
 
@@ -143,10 +159,10 @@ impl std::fmt::Debug for Api {
 
 impl Request {
     /// A request of a part of the server itself, with `manager` as its field manager.
-    pub fn internal(manager: &str, kind: &'static Kind, namespace: &str, name: &str) -> Self {
+    pub fn internal(manager: &str, kind: &KindRef, namespace: &str, name: &str) -> Self {
         Self {
             user: User::system(),
-            kind,
+            kind: kind.clone(),
             namespace: namespace.into(),
             name: name.into(),
             subresource: None,
@@ -182,6 +198,6 @@ impl Request {
     }
 
     fn not_found(&self) -> Status {
-        Status::not_found(self.kind, &self.name)
+        Status::not_found(&self.kind, &self.name)
     }
 }

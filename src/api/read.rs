@@ -12,7 +12,7 @@ use super::{Api, Request};
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::object::Object;
 use crate::base::task;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 
 /// Comparisons of a list beyond which others would notice.
 const LONG_COMPARISONS: usize = 100_000;
@@ -71,17 +71,15 @@ struct Token {
 
 impl Selection {
     /// Checks the selectors against what the kind can select.
-    pub fn new(kind: &Kind, labels: Selector, fields: &FieldSelector) -> Result<Self> {
-        let stored = kind.stored();
+    pub fn new(kind: &KindRef, labels: Selector, fields: &FieldSelector) -> Result<Self> {
         let mut terms = Vec::new();
         for t in fields.0.iter().filter(|t| !(t.field.is_empty() && t.value.is_empty())) {
             let what = match t.field.as_str() {
                 "metadata.name" => What::Name,
-                "metadata.namespace" if kind.namespaced => What::Namespace,
+                "metadata.namespace" if kind.namespaced() => What::Namespace,
                 name => {
-                    let index = kind.fields.iter().position(|f| f.name == name);
-                    let index = index.and_then(|i| stored.fields.get(i).map(|_| i));
-                    What::Field(index.ok_or_else(|| Status::bad_request(format!("field label not supported: {name}")))?)
+                    let unknown = || Status::bad_request(format!("field label not supported: {name}"));
+                    What::Field(kind.field_index(name).ok_or_else(unknown)?)
                 }
             };
             terms.push(Term { what, value: t.value.clone(), equal: t.equal });
@@ -123,8 +121,8 @@ impl Selection {
 impl Api {
     /// The named object.
     pub fn get(&self, request: &Request) -> Result<Arc<Object>> {
-        let object = self.cache.shelf(request.kind).get(&request.key());
-        object.ok_or_else(|| Status::not_found(request.kind, &request.name))
+        let object = self.cache.shelf(&request.kind).get(&request.key());
+        object.ok_or_else(|| Status::not_found(&request.kind, &request.name))
     }
 
     /// The objects of the collection that are meant.
@@ -142,19 +140,19 @@ impl Api {
                 at = 0;
             }
         }
-        let shelf = self.cache.shelf(request.kind);
+        let shelf = self.cache.shelf(&request.kind);
         let (revision, all) = if at == 0 || at >= shelf.last() {
             let head = self.cache.head();
             (if at == 0 { head } else { at }, shelf.list(&prefix, &after))
         } else {
-            (at, self.history(request.kind, &prefix, at, &after)?)
+            (at, self.history(&request.kind, &prefix, at, &after)?)
         };
         let long = all.len().saturating_mul(selection.terms()) > LONG_COMPARISONS;
         Ok(task::in_place(long, || page(all, selection, options.limit, revision, &prefix)))
     }
 
     /// The collection as it was, decoded from the store's history.
-    fn history(&self, kind: &Kind, prefix: &str, at: u64, after: &str) -> Result<Vec<Arc<Object>>> {
+    fn history(&self, kind: &KindRef, prefix: &str, at: u64, after: &str) -> Result<Vec<Arc<Object>>> {
         let page = self.store.range(prefix, at, after, 0).map_err(|e| match e {
             crate::store::Error::Compacted { .. } => Status::expired(
                 "The provided continue parameter is too old to display a consistent list result. You can start a new \

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::base::budget::{Exceeded, shortened};
-use crate::kinds::{Kind, field};
+use crate::kinds::{KindRef, field};
 use crate::store;
 
 /// A failed request, as the client sees it.
@@ -96,7 +96,7 @@ impl Status {
     }
 
     /// 403 about an object of a kind.
-    pub fn forbidden(kind: &Kind, name: &str, why: impl std::fmt::Display) -> Self {
+    pub fn forbidden(kind: &KindRef, name: &str, why: impl std::fmt::Display) -> Self {
         let message = match name {
             "" => format!("{} is forbidden: {why}", resource(kind)),
             _ => format!("{} \"{name}\" is forbidden: {why}", resource(kind)),
@@ -105,7 +105,7 @@ impl Status {
     }
 
     /// 404 of an object.
-    pub fn not_found(kind: &Kind, name: &str) -> Self {
+    pub fn not_found(kind: &KindRef, name: &str) -> Self {
         Self::new(404, "NotFound", format!("{} \"{name}\" not found", resource(kind))).about(kind, name)
     }
 
@@ -125,18 +125,18 @@ impl Status {
     }
 
     /// 409 on creation.
-    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+    pub fn already_exists(kind: &KindRef, name: &str) -> Self {
         Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource(kind))).about(kind, name)
     }
 
     /// 409 on a change.
-    pub fn conflict(kind: &Kind, name: &str, why: impl std::fmt::Display) -> Self {
+    pub fn conflict(kind: &KindRef, name: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource(kind));
         Self::new(409, "Conflict", message).about(kind, name)
     }
 
     /// 409 because somebody else was faster.
-    pub fn modified(kind: &Kind, name: &str) -> Self {
+    pub fn modified(kind: &KindRef, name: &str) -> Self {
         let why = "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(kind, name, why)
     }
@@ -165,7 +165,7 @@ impl Status {
     }
 
     /// 422 with a cause for each error.
-    pub fn invalid(kind: &Kind, name: &str, errors: &[field::Error]) -> Self {
+    pub fn invalid(kind: &KindRef, name: &str, errors: &[field::Error]) -> Self {
         let mut text = String::new();
         for error in errors {
             if text.len() > MESSAGE_BYTES_MAX {
@@ -177,11 +177,12 @@ impl Status {
         if errors.len() != 1 {
             text = format!("[{text}]");
         }
-        let long = if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
+        let long =
+            if kind.group().is_empty() { kind.kind().to_owned() } else { format!("{}.{}", kind.kind(), kind.group()) };
         let mut status = Self::new(422, "Invalid", format!("{long} \"{name}\" is invalid: {text}")).about(kind, name);
         // A kind that is stored as another one is checked as that one.
-        status.details.group = kind.stored().group.to_owned();
-        status.details.kind = kind.kind.to_owned();
+        status.details.group = kind.stored().group().to_owned();
+        status.details.kind = kind.kind().to_owned();
         let cause =
             |e: &field::Error| Cause { reason: e.reason.cause().into(), message: e.message(), field: e.field.clone() };
         status.details.causes = errors.iter().take(CAUSES_MAX).map(cause).collect();
@@ -224,10 +225,10 @@ impl Status {
     }
 
     /// Says which object it is about.
-    pub fn about(mut self, kind: &Kind, name: &str) -> Self {
+    pub fn about(mut self, kind: &KindRef, name: &str) -> Self {
         self.details.name = name.to_owned();
-        self.details.group = kind.group.to_owned();
-        self.details.kind = kind.plural.to_owned();
+        self.details.group = kind.group().to_owned();
+        self.details.kind = kind.plural().to_owned();
         self
     }
 
@@ -259,11 +260,11 @@ impl Status {
     }
 
     /// The answer of a deletion that left nothing.
-    pub fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
+    pub fn deleted(kind: &KindRef, name: &str, uid: &str) -> Value {
         let details = Details {
             name: name.into(),
-            group: kind.group.into(),
-            kind: kind.plural.into(),
+            group: kind.group().into(),
+            kind: kind.plural().into(),
             uid: uid.into(),
             ..Details::default()
         };
@@ -362,8 +363,8 @@ fn write_members(out: &mut Vec<u8>, object: &Value, order: &[&str]) {
 }
 
 /// `pods` or `deployments.apps`.
-pub fn resource(kind: &Kind) -> String {
-    if kind.group.is_empty() { kind.plural.to_owned() } else { format!("{}.{}", kind.plural, kind.group) }
+pub fn resource(kind: &KindRef) -> String {
+    if kind.group().is_empty() { kind.plural().to_owned() } else { format!("{}.{}", kind.plural(), kind.group()) }
 }
 
 #[cfg(test)]

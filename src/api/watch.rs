@@ -9,7 +9,7 @@ use super::status::{Result, Status};
 use super::{Api, Request};
 use crate::base::object::{Draft, Object};
 use crate::base::signal::Receiver;
-use crate::kinds::Kind;
+use crate::kinds::{KindRef, Volatile};
 
 /// Events that are taken from the ring at once.
 const BATCH: usize = 256;
@@ -39,7 +39,7 @@ pub enum Seen {
 /// A running watch.
 pub struct Watch {
     api: Api,
-    kind: &'static Kind,
+    kind: KindRef,
     prefix: String,
     selection: Selection,
     /// Everything up to this revision was looked at.
@@ -53,7 +53,7 @@ pub struct Watch {
 impl Api {
     /// Begins a watch of the collection.
     pub fn watch(&self, request: &Request, selection: Selection, options: &WatchOptions) -> Result<Watch> {
-        let shelf = self.cache.shelf(request.kind);
+        let shelf = self.cache.shelf(&request.kind);
         let changed = shelf.subscribe();
         let asked = parse_version(&options.resource_version)?;
         // A revision that is not reached yet is waited for; only the initial events must be as new as asked.
@@ -76,7 +76,7 @@ impl Api {
         } else {
             asked
         };
-        Ok(Watch { api: self.clone(), kind: request.kind, prefix, selection, position, ready, changed })
+        Ok(Watch { api: self.clone(), kind: request.kind.clone(), prefix, selection, position, ready, changed })
     }
 }
 
@@ -94,7 +94,9 @@ impl Watch {
                 continue;
             }
             if self.changed.changed().await.is_err() {
-                return Err(Status::unavailable("the server is shutting down"));
+                return Err(Status::unavailable(
+                    "the watch ends: the server is shutting down, or the kind is no longer served",
+                ));
             }
         }
     }
@@ -110,13 +112,13 @@ impl Watch {
     /// The revision that a bookmark may name now: everything before was sent or did not match.
     pub fn bookmark(&mut self) -> Result<Seen> {
         let head = self.api.cache.head();
-        let quiet = self.ready.is_empty() && self.api.cache.shelf(self.kind).last() <= self.position;
+        let quiet = self.ready.is_empty() && self.api.cache.shelf(&self.kind).last() <= self.position;
         Ok(Seen::Bookmark { revision: if quiet { head.max(self.position) } else { self.position }, initial: false })
     }
 
     /// Looks at what has happened since; true if anything was looked at.
     fn fill(&mut self) -> Result<bool> {
-        let shelf = self.api.cache.shelf(self.kind);
+        let shelf = self.api.cache.shelf(&self.kind);
         let events = match shelf.changes(self.position, BATCH) {
             Some(events) => events,
             None => self.from_history()?,
@@ -134,7 +136,7 @@ impl Watch {
     fn from_history(&self) -> Result<Vec<Event>> {
         let gone =
             || Status::expired(format!("too old resource version: {} ({})", self.position, self.api.store.oldest()));
-        if (self.kind.stored().volatile)("") || self.kind.plural == "leases" {
+        if self.kind.stored().volatile() != Volatile::Never {
             return Err(gone());
         }
         let prefix = self.kind.prefix();

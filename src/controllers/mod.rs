@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use crate::api::status::{Result, Status};
 use crate::base::clock::Clock;
 use crate::base::object::Object;
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::{KindRef, Subresource};
 use crate::reconcile::{Client, Controller, Patch, Recorder};
 use index::Index;
 
@@ -122,7 +122,7 @@ impl Context {
     /// Brings an object's status to `status`, with what `metadata` adds; no write when it is there already.
     pub async fn write_status(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         object: &Object,
         status: Value,
         metadata: Map<String, Value>,
@@ -173,9 +173,9 @@ pub fn absent_is_fine<T>(result: Result<T>) -> Result<()> {
 }
 
 /// The controlling ownerReference to an object.
-pub fn controller_reference(kind: &Kind, owner: &Object) -> Value {
+pub fn controller_reference(kind: &KindRef, owner: &Object) -> Value {
     serde_json::json!({
-        "apiVersion": kind.api_version(), "kind": kind.kind, "name": &*owner.meta.name, "uid": &*owner.meta.uid,
+        "apiVersion": kind.api_version(), "kind": kind.kind(), "name": &*owner.meta.name, "uid": &*owner.meta.uid,
         "controller": true, "blockOwnerDeletion": true,
     })
 }

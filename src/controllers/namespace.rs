@@ -14,7 +14,7 @@ use crate::api::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::base::object::Object;
 use crate::kinds::core::{namespace, pod};
-use crate::kinds::{self, Kind, Subresource};
+use crate::kinds::{KindRef, Subresource};
 use crate::reconcile::{Changed, Controller, Key, Outcome, Reconciler};
 
 /// The finalizer that this controller takes off.
@@ -22,29 +22,26 @@ const OURS: &str = "kubernetes";
 
 struct Namespaces(Arc<Context>);
 
-/// The kinds whose objects live in namespaces.
-fn contents() -> impl Iterator<Item = &'static Kind> {
-    kinds::ALL.iter().copied().filter(|k| k.namespaced && k.is_stored() && k.stored_as.is_none())
+/// Whether objects of the kind live in namespaces.
+fn is_content(kind: &KindRef) -> bool {
+    kind.namespaced()
 }
 
 /// The controller.
 pub fn controller(cx: &Arc<Context>) -> Controller {
-    let mut controller = Controller::new("namespace", Arc::new(Namespaces(cx.clone())), cx.clock.clone())
-        .owns(&*cx.client, &namespace::KIND);
-    for kind in contents() {
-        let namespaces = cx.client.informer(&namespace::KIND);
-        let ending = move |c: &Changed| {
-            let name = &c.object.meta.namespace;
-            // Only what goes or comes matters, and only in a namespace that ends.
-            let moves = c.deleted || c.previous.is_none() || c.object.meta.deleted.is_some();
-            match moves && namespaces.get("", name).is_some_and(|n| n.meta.deleted.is_some()) {
-                true => vec![Key::new("", name)],
-                false => Vec::new(),
-            }
-        };
-        controller = controller.watches(&*cx.client, kind, Box::new(ending));
-    }
-    controller
+    let namespaces = cx.client.informer(&namespace::KIND);
+    let ending = move |c: &Changed| {
+        let name = &c.object.meta.namespace;
+        // Only what goes or comes matters, and only in a namespace that ends.
+        let moves = c.deleted || c.previous.is_none() || c.object.meta.deleted.is_some();
+        match moves && namespaces.get("", name).is_some_and(|n| n.meta.deleted.is_some()) {
+            true => vec![Key::new("", name)],
+            false => Vec::new(),
+        }
+    };
+    Controller::new("namespace", Arc::new(Namespaces(cx.clone())), cx.clock.clone())
+        .owns(&*cx.client, &namespace::KIND)
+        .watches_every(&cx.client, is_content, ending)
 }
 
 #[async_trait]
@@ -60,13 +57,15 @@ impl Reconciler for Namespaces {
         if !finalizers.iter().any(|f| f == OURS) {
             return Ok(Outcome::Done);
         }
+        let kinds = client.kinds().snapshot();
+        let contents = || kinds.stored().filter(|k| is_content(k));
         // Pods first: what they use stays until they have ended.
         let mut failures = self.empty(&key.name, &[&pod::KIND]).await;
         if failures.is_empty() && client.informer(&pod::KIND).list(&key.name).is_empty() {
-            let rest: Vec<&'static Kind> = contents().filter(|k| *k != &pod::KIND).collect();
+            let rest: Vec<&KindRef> = contents().filter(|k| **k != pod::KIND).collect();
             failures = self.empty(&key.name, &rest).await;
         }
-        let left: Vec<(&'static Kind, Vec<Arc<Object>>)> =
+        let left: Vec<(&KindRef, Vec<Arc<Object>>)> =
             contents().map(|k| (k, client.informer(k).list(&key.name))).filter(|(_, all)| !all.is_empty()).collect();
         if left.is_empty() && failures.is_empty() {
             let rest: Vec<Value> = finalizers.iter().filter(|f| *f != OURS).cloned().collect();
@@ -88,7 +87,7 @@ impl Reconciler for Namespaces {
 
 impl Namespaces {
     /// Begins to delete everything of these kinds.
-    async fn empty(&self, namespace: &str, kinds: &[&'static Kind]) -> Vec<Status> {
+    async fn empty(&self, namespace: &str, kinds: &[&KindRef]) -> Vec<Status> {
         let client = &self.0.client;
         let mut deletions = Vec::new();
         for kind in kinds {
@@ -110,7 +109,7 @@ impl Namespaces {
 }
 
 /// The five conditions of an ending namespace, in Kubernetes' order.
-fn conditions(old: &[Value], left: &[(&Kind, Vec<Arc<Object>>)], failures: &[Status], now: &str) -> Value {
+fn conditions(old: &[Value], left: &[(&KindRef, Vec<Arc<Object>>)], failures: &[Status], now: &str) -> Value {
     let errors = failures.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join(", ");
     let (remaining, finalizers) = (remaining(left), finalizers(left));
     let all = [
@@ -164,16 +163,16 @@ fn condition(old: &[Value], of_type: &str, is: bool, reason: &str, message: &str
     json!({"type": of_type, "status": status, "reason": reason, "message": message, "lastTransitionTime": since})
 }
 
-fn remaining(left: &[(&Kind, Vec<Arc<Object>>)]) -> String {
+fn remaining(left: &[(&KindRef, Vec<Arc<Object>>)]) -> String {
     let mut out = String::from("Some resources are remaining: ");
     for (i, (kind, all)) in left.iter().enumerate() {
         let comma = if i > 0 { ", " } else { "" };
-        let _ = write!(out, "{comma}{}.{} has {} resource instances", kind.plural, kind.group, all.len());
+        let _ = write!(out, "{comma}{}.{} has {} resource instances", kind.plural(), kind.group(), all.len());
     }
     out
 }
 
-fn finalizers(left: &[(&Kind, Vec<Arc<Object>>)]) -> Option<String> {
+fn finalizers(left: &[(&KindRef, Vec<Arc<Object>>)]) -> Option<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for object in left.iter().flat_map(|(_, all)| all) {
         for finalizer in &object.meta.finalizers {

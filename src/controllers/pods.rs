@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::api::status::Result;
 use crate::base::object::Object;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::reconcile::{Client, Patch};
 
 /// The index keys of a pod: controlling owner (or none, by namespace), labels and node.
@@ -102,13 +102,13 @@ pub fn addresses(pod: &Pod) -> Vec<String> {
 }
 
 /// Makes `owner` the controller of an object.
-pub async fn adopt(client: &Arc<dyn Client>, kind: &'static Kind, object: &Object, reference: Value) -> Result<()> {
+pub async fn adopt(client: &Arc<dyn Client>, kind: &KindRef, object: &Object, reference: Value) -> Result<()> {
     let patch = json!({"metadata": {"uid": &*object.meta.uid, "ownerReferences": [reference]}});
     client.patch(kind, &object.meta.namespace, &object.meta.name, None, Patch::Strategic(patch)).await.map(|_| ())
 }
 
 /// Takes an owner with this uid off an object.
-pub async fn release(client: &Arc<dyn Client>, kind: &'static Kind, object: &Object, owner_uid: &str) -> Result<()> {
+pub async fn release(client: &Arc<dyn Client>, kind: &KindRef, object: &Object, owner_uid: &str) -> Result<()> {
     let gone = json!({"$patch": "delete", "uid": owner_uid});
     let patch = json!({"metadata": {"uid": &*object.meta.uid, "ownerReferences": [gone]}});
     let result = client.patch(kind, &object.meta.namespace, &object.meta.name, None, Patch::Strategic(patch)).await;

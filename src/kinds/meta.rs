@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::field::{self, Errors};
-use super::{Kind, NameRule};
+use super::{KindRef, NameRule};
 use crate::base::json::{at, int, list, map, text};
 use crate::base::labels::{dns_1035_error, dns_label_error, dns_subdomain_error, label_key_error, label_value_error};
 
@@ -31,21 +31,21 @@ fn path_segment_error(name: &str) -> Option<String> {
 }
 
 /// Errors in the metadata of a new object.
-pub fn validate(kind: &Kind, value: &Value) -> Errors {
+pub fn validate(kind: &KindRef, value: &Value) -> Errors {
     let mut errors = Errors::new();
     let (name, generate) = (text(value, "metadata.name"), text(value, "metadata.generateName"));
     if !generate.is_empty()
-        && let Some(why) = name_error(kind.name_rule, generate, true)
+        && let Some(why) = name_error(kind.name_rule(), generate, true)
     {
         errors.push(field::invalid("metadata.generateName", generate, why));
     }
     if name.is_empty() {
         errors.push(field::required("metadata.name", "name or generateName is required"));
-    } else if let Some(why) = name_error(kind.name_rule, name, false) {
+    } else if let Some(why) = name_error(kind.name_rule(), name, false) {
         errors.push(field::invalid("metadata.name", name, why));
     }
     let namespace = text(value, "metadata.namespace");
-    if kind.namespaced {
+    if kind.namespaced() {
         if namespace.is_empty() {
             errors.push(field::required("metadata.namespace", ""));
         } else if let Some(why) = dns_label_error(namespace) {
@@ -156,7 +156,7 @@ pub fn labels(path: &str, labels: Option<&Value>) -> Errors {
 }
 
 /// Errors in the change of metadata.
-pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Errors {
+pub fn validate_update(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let path = format!("metadata.{key}");
@@ -182,6 +182,5 @@ pub fn validate_update(kind: &Kind, new: &Value, old: &Value) -> Errors {
     errors.extend(validate_generation(new));
     errors.extend(validate_free(new));
     errors.extend(validate_managed(new));
-    let _ = kind;
     errors
 }

@@ -18,25 +18,25 @@ pub const AGE_DESCRIPTION: &str = "CreationTimestamp is a timestamp representing
     represented in RFC3339 form and is in UTC.";
 
 /// The Name column.
-pub const NAME: Column =
+pub const NAME: Column<'static> =
     Column { name: "Name", kind: "string", format: "name", priority: 0, description: NAME_DESCRIPTION };
 /// The Age column.
-pub const AGE: Column = string("Age", AGE_DESCRIPTION);
+pub const AGE: Column<'static> = string("Age", AGE_DESCRIPTION);
 /// The columns of kinds that show nothing of their own.
-pub const NAME_AGE: &[Column] = &[NAME, AGE];
+pub const NAME_AGE: &[Column<'static>] = &[NAME, AGE];
 
 /// A string column that is always shown.
-pub const fn string(name: &'static str, description: &'static str) -> Column {
+pub const fn string(name: &'static str, description: &'static str) -> Column<'static> {
     Column { name, kind: "string", format: "", priority: 0, description }
 }
 
 /// A string column of the wide output.
-pub const fn wide(name: &'static str, description: &'static str) -> Column {
+pub const fn wide(name: &'static str, description: &'static str) -> Column<'static> {
     Column { name, kind: "string", format: "", priority: 1, description }
 }
 
 /// An integer column that is always shown.
-pub const fn integer(name: &'static str, description: &'static str) -> Column {
+pub const fn integer(name: &'static str, description: &'static str) -> Column<'static> {
     Column { name, kind: "integer", format: "", priority: 0, description }
 }
 

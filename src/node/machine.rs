@@ -74,7 +74,7 @@ pub enum Stage {
     /// Volumes, network and sandbox are being made. Exits: `Up`, `Blocked`, `Failing`, `Stopping`.
     Preparing,
     /// They could not be made; tried again at the time. Exits: `Preparing`, `Failing`, `Stopping`.
-    Blocked { until: Timestamp, wait: Duration },
+    Blocked { until: Timestamp },
     /// Containers are run. Exits: `Preparing` (the sandbox was lost), `Failing`, `Finishing`, `Stopping`.
     Up,
     /// The pod has been active for too long: containers are asked to end. Exits: `Finishing`, `Stopping`.
@@ -371,7 +371,7 @@ impl PodState {
 
     /// When something is due even if nothing happens.
     pub fn next_at(&self) -> Option<Timestamp> {
-        let blocked = if let Stage::Blocked { until, .. } = &self.stage { Some(*until) } else { None };
+        let blocked = if let Stage::Blocked { until } = &self.stage { Some(*until) } else { None };
         let removal = self.removal.map(|(at, _)| at);
         let active = self.active_until.filter(|_| self.is_active());
         let containers = self.containers.iter().filter_map(|c| match &c.now {
@@ -543,7 +543,7 @@ fn blocked(state: &mut PodState, message: String, now: Timestamp) {
         let wait = grow(&mut wait, SANDBOX_RETRY_MIN, Duration::from_secs(60));
         state.sandbox_attempt += 1;
         state.message = message;
-        state.stage = Stage::Blocked { until: now + wait, wait };
+        state.stage = Stage::Blocked { until: now + wait };
     }
 }
 
@@ -791,7 +791,7 @@ fn advance(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
     }
     let may_work = state.out.is_none() && state.removal.is_none_or(|(at, _)| at <= now);
     match state.stage {
-        Stage::Blocked { until, .. } if until <= now => {
+        Stage::Blocked { until } if until <= now => {
             state.stage = Stage::Preparing;
             advance(state, now, effects);
         }

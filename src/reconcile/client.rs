@@ -9,7 +9,8 @@ use super::Informer;
 use crate::api::delete::DeleteOptions;
 use crate::api::status::Result;
 use crate::base::object::Object;
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::registry::Registry;
+use crate::kinds::{KindRef, Subresource};
 
 /// A change of an object that needs no knowledge of the rest of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,19 +24,22 @@ pub enum Patch {
 /// Reads through shared caches, writes through the API.
 #[async_trait]
 pub trait Client: Send + Sync + 'static {
+    /// The kinds that the server serves, as far as this client works with them.
+    fn kinds(&self) -> Registry;
+
     /// The shared view of all objects of a kind.
-    fn informer(&self, kind: &'static Kind) -> Informer;
+    fn informer(&self, kind: &KindRef) -> Informer;
 
     /// The object as the API has it now.
-    async fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Arc<Object>>;
+    async fn get(&self, kind: &KindRef, namespace: &str, name: &str) -> Result<Arc<Object>>;
 
     /// Creates an object; its name is in `value`.
-    async fn create(&self, kind: &'static Kind, namespace: &str, value: Value) -> Result<Arc<Object>>;
+    async fn create(&self, kind: &KindRef, namespace: &str, value: Value) -> Result<Arc<Object>>;
 
     /// Replaces an object or its subresource; `value` carries the resourceVersion it was made from, or none.
     async fn update(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         name: &str,
         subresource: Option<Subresource>,
@@ -46,7 +50,7 @@ pub trait Client: Send + Sync + 'static {
     /// refused as a conflict when they differ.
     async fn patch(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         name: &str,
         subresource: Option<Subresource>,
@@ -54,7 +58,7 @@ pub trait Client: Send + Sync + 'static {
     ) -> Result<Arc<Object>>;
 
     /// Deletes an object, or begins to.
-    async fn delete(&self, kind: &'static Kind, namespace: &str, name: &str, options: DeleteOptions) -> Result<()>;
+    async fn delete(&self, kind: &KindRef, namespace: &str, name: &str, options: DeleteOptions) -> Result<()>;
 
     /// Binds a pod to a node. A `uid` that is not empty must be the pod's.
     async fn bind(&self, namespace: &str, pod: &str, uid: &str, node: &str) -> Result<()>;
@@ -63,5 +67,5 @@ pub trait Client: Send + Sync + 'static {
     async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<Value>;
 
     /// Asks a review, a kind that is answered and never stored. Answers it with its status.
-    async fn review(&self, kind: &'static Kind, spec: Value) -> Result<Value>;
+    async fn review(&self, kind: &KindRef, spec: Value) -> Result<Value>;
 }

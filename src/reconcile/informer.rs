@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::base::object::Object;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 
 /// A shared view; cheap to clone.
 pub type Informer = Arc<dyn View>;
@@ -14,7 +14,7 @@ pub type Informer = Arc<dyn View>;
 #[async_trait]
 pub trait View: Send + Sync {
     /// The kind.
-    fn kind(&self) -> &'static Kind;
+    fn kind(&self) -> &KindRef;
 
     /// The named object.
     fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>>;

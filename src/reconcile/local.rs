@@ -16,7 +16,8 @@ use crate::base::budget::Budget;
 use crate::base::object::Object;
 use crate::base::signal::Receiver;
 use crate::kinds::core::{pod, serviceaccount};
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::registry::Registry;
+use crate::kinds::{KindRef, Subresource};
 use crate::schema;
 
 /// Changes that are taken at once.
@@ -37,22 +38,26 @@ impl Local {
         Self { api, manager: manager.into() }
     }
 
-    fn request(&self, kind: &'static Kind, namespace: &str, name: &str, subresource: Option<Subresource>) -> Request {
+    fn request(&self, kind: &KindRef, namespace: &str, name: &str, subresource: Option<Subresource>) -> Request {
         Request { subresource, ..Request::internal(&self.manager, kind, namespace, name) }
     }
 }
 
 #[async_trait]
 impl Client for Local {
-    fn informer(&self, kind: &'static Kind) -> Informer {
-        Arc::new(LocalView { api: self.api.clone(), kind })
+    fn kinds(&self) -> Registry {
+        self.api.kinds.clone()
     }
 
-    async fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Arc<Object>> {
+    fn informer(&self, kind: &KindRef) -> Informer {
+        Arc::new(LocalView { api: self.api.clone(), kind: kind.clone() })
+    }
+
+    async fn get(&self, kind: &KindRef, namespace: &str, name: &str) -> Result<Arc<Object>> {
         self.api.get(&self.request(kind, namespace, name, None))
     }
 
-    async fn create(&self, kind: &'static Kind, namespace: &str, value: Value) -> Result<Arc<Object>> {
+    async fn create(&self, kind: &KindRef, namespace: &str, value: Value) -> Result<Arc<Object>> {
         let mut value = value;
         decode(kind, &mut value)?;
         Ok(self.api.create(&self.request(kind, namespace, "", None), value).await?.object)
@@ -60,7 +65,7 @@ impl Client for Local {
 
     async fn update(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         name: &str,
         subresource: Option<Subresource>,
@@ -74,13 +79,13 @@ impl Client for Local {
 
     async fn patch(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         name: &str,
         subresource: Option<Subresource>,
         patch: Patch,
     ) -> Result<Arc<Object>> {
-        let shape = schema::type_of(kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
+        let shape = kind.type_ref();
         let mut change = |live: &Value| {
             let mut new = live.clone();
             match &patch {
@@ -95,7 +100,7 @@ impl Client for Local {
         Ok(self.api.update(&request, Change::Patch(&mut change)).await?.object)
     }
 
-    async fn delete(&self, kind: &'static Kind, namespace: &str, name: &str, options: DeleteOptions) -> Result<()> {
+    async fn delete(&self, kind: &KindRef, namespace: &str, name: &str, options: DeleteOptions) -> Result<()> {
         self.api.delete(&self.request(kind, namespace, name, None), &options).await.map(|_| ())
     }
 
@@ -105,39 +110,39 @@ impl Client for Local {
         self.api.bind(&request, &binding).await
     }
 
-    async fn review(&self, kind: &'static Kind, spec: Value) -> Result<Value> {
+    async fn review(&self, kind: &KindRef, spec: Value) -> Result<Value> {
         self.api.review(&self.request(kind, "", "", None), json!({"spec": spec}))
     }
 
     async fn token(&self, namespace: &str, account: &str, spec: Value) -> Result<Value> {
         let request = self.request(&serviceaccount::KIND, namespace, account, Some(Subresource::Token));
-        self.api.request_token(&request, json!({"spec": spec}))
+        self.api.request_token(&request, json!({"spec": spec})).await
     }
 }
 
 /// Gives what our own code has built the exact shape of the kind.
-fn decode(kind: &Kind, value: &mut Value) -> Result<()> {
-    let shape = schema::type_of(kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
+fn decode(kind: &KindRef, value: &mut Value) -> Result<()> {
+    let shape = kind.type_ref();
     schema::decode(value, &shape, &mut Budget::new()).map(|_| ()).map_err(|e| Status::bad_request(e.to_string()))
 }
 
 struct LocalView {
     api: Api,
-    kind: &'static Kind,
+    kind: KindRef,
 }
 
 // === impl LocalView ===
 
 impl LocalView {
-    fn shelf(&self) -> &Shelf {
-        self.api.cache.shelf(self.kind)
+    fn shelf(&self) -> Arc<Shelf> {
+        self.api.cache.shelf(&self.kind)
     }
 }
 
 #[async_trait]
 impl View for LocalView {
-    fn kind(&self) -> &'static Kind {
-        self.kind
+    fn kind(&self) -> &KindRef {
+        &self.kind
     }
 
     fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
@@ -155,7 +160,7 @@ impl View for LocalView {
     fn subscribe(&self) -> Box<dyn Changes> {
         let shelf = self.shelf();
         let changed = shelf.subscribe();
-        Box::new(LocalChanges { api: self.api.clone(), kind: self.kind, position: shelf.last(), changed })
+        Box::new(LocalChanges { api: self.api.clone(), kind: self.kind.clone(), position: shelf.last(), changed })
     }
 
     async fn synced(&self) {}
@@ -163,7 +168,7 @@ impl View for LocalView {
 
 struct LocalChanges {
     api: Api,
-    kind: &'static Kind,
+    kind: KindRef,
     position: u64,
     changed: Receiver,
 }
@@ -173,7 +178,7 @@ impl Changes for LocalChanges {
     async fn next(&mut self) -> Option<Vec<Changed>> {
         loop {
             self.changed.mark_unchanged();
-            let shelf = self.api.cache.shelf(self.kind);
+            let shelf = self.api.cache.shelf(&self.kind);
             match shelf.changes(self.position, BATCH) {
                 None => {
                     self.position = shelf.last();

@@ -13,7 +13,7 @@ use super::{Client, Patch};
 use crate::base::clock::Clock;
 use crate::base::object::Object;
 use crate::base::task;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::kinds::core::event;
 
 /// Events that may wait to be written.
@@ -42,7 +42,7 @@ pub struct Recorder {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Said {
-    kind: &'static str,
+    kind: String,
     api_version: String,
     namespace: String,
     name: String,
@@ -90,14 +90,14 @@ impl Recorder {
     }
 
     /// Says something about an object.
-    pub fn event(&self, kind: &Kind, about: &Object, event_type: EventType, reason: &str, message: &str) {
+    pub fn event(&self, kind: &KindRef, about: &Object, event_type: EventType, reason: &str, message: &str) {
         self.event_at(kind, about, "", event_type, reason, message);
     }
 
     /// Says something about a part of an object, such as `spec.containers{web}`.
     pub fn event_at(
         &self,
-        kind: &Kind,
+        kind: &KindRef,
         about: &Object,
         field_path: &str,
         event_type: EventType,
@@ -105,7 +105,7 @@ impl Recorder {
         message: &str,
     ) {
         let said = Said {
-            kind: kind.kind,
+            kind: kind.kind().to_owned(),
             api_version: kind.api_version(),
             namespace: about.meta.namespace.to_string(),
             name: about.meta.name.to_string(),

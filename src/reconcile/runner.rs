@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::informer::{Changed, Informer};
@@ -15,6 +15,8 @@ use super::{Client, Key};
 use crate::api::status::{Result, Status};
 use crate::base::clock::{Clock, between};
 use crate::base::{metrics, task};
+use crate::kinds::KindRef;
+use crate::kinds::registry::Snapshot;
 
 /// Wake-ups that may wait for the runner before sources wait.
 const WAKES: usize = 1024;
@@ -38,11 +40,19 @@ pub trait Reconciler: Send + Sync + 'static {
 /// Which keys a change wakes.
 pub type Wake = Box<dyn Fn(&Changed) -> Vec<Key> + Send + Sync>;
 
+/// Kinds that come and go, of which a controller watches those that it wants.
+struct EveryKind {
+    client: Arc<dyn Client>,
+    is_wanted: fn(&KindRef) -> bool,
+    wake: Arc<dyn Fn(&Changed) -> Vec<Key> + Send + Sync>,
+}
+
 /// A reconciler with what wakes it.
 pub struct Controller {
     name: &'static str,
     reconciler: Arc<dyn Reconciler>,
     sources: Vec<(Informer, Wake)>,
+    every_kind: Option<EveryKind>,
     workers: usize,
     clock: Clock,
 }
@@ -52,24 +62,20 @@ pub struct Controller {
 impl Controller {
     /// A controller that nothing wakes yet.
     pub fn new(name: &'static str, reconciler: Arc<dyn Reconciler>, clock: Clock) -> Self {
-        Self { name, reconciler, sources: Vec::new(), workers: 4, clock }
+        Self { name, reconciler, sources: Vec::new(), every_kind: None, workers: 4, clock }
     }
 
     /// Changes of a kind wake the keys of the changed objects themselves.
-    pub fn owns(self, client: &dyn Client, kind: &'static crate::kinds::Kind) -> Self {
+    pub fn owns(self, client: &dyn Client, kind: &KindRef) -> Self {
         self.watches(client, kind, Box::new(|c| vec![Key::of(&c.object)]))
     }
 
     /// Changes of objects wake their controlling owner of `owner_kind`.
-    pub fn watches_owned(
-        self,
-        client: &dyn Client,
-        kind: &'static crate::kinds::Kind,
-        owner_kind: &'static crate::kinds::Kind,
-    ) -> Self {
+    pub fn watches_owned(self, client: &dyn Client, kind: &KindRef, owner_kind: &KindRef) -> Self {
+        let owner_kind = owner_kind.clone();
         let wake = move |c: &Changed| {
             let owners = [Some(&c.object), c.previous.as_ref()].into_iter().flatten().filter_map(|o| {
-                let owner = o.controller().filter(|w| *w.kind == *owner_kind.kind)?;
+                let owner = o.controller().filter(|w| *w.kind == *owner_kind.kind())?;
                 Some(Key::new(&o.meta.namespace, &owner.name))
             });
             owners.collect()
@@ -78,8 +84,19 @@ impl Controller {
     }
 
     /// Changes of a kind wake what `wake` says.
-    pub fn watches(mut self, client: &dyn Client, kind: &'static crate::kinds::Kind, wake: Wake) -> Self {
+    pub fn watches(mut self, client: &dyn Client, kind: &KindRef, wake: Wake) -> Self {
         self.sources.push((client.informer(kind), wake));
+        self
+    }
+
+    /// Changes of every kind that is served and wanted wake what `wake` says, also of kinds that come later.
+    pub fn watches_every(
+        mut self,
+        client: &Arc<dyn Client>,
+        is_wanted: fn(&KindRef) -> bool,
+        wake: impl Fn(&Changed) -> Vec<Key> + Send + Sync + 'static,
+    ) -> Self {
+        self.every_kind = Some(EveryKind { client: client.clone(), is_wanted, wake: Arc::new(wake) });
         self
     }
 
@@ -96,11 +113,15 @@ impl Controller {
 
     async fn run(self) {
         let (send, mut wakes) = mpsc::channel(WAKES);
-        let mut tasks = tokio::task::JoinSet::new();
+        let mut tasks = JoinSet::new();
         for (informer, wake) in self.sources {
             informer.synced().await;
             #[allow(clippy::disallowed_methods)] // Ends with the runner, which a detached task would not.
             tasks.spawn(feed(informer, wake, send.clone()));
+        }
+        let mut every = self.every_kind.map(|every| Following::new(every, send));
+        if let Some(every) = &mut every {
+            every.follow(&mut tasks);
         }
         let counted = metrics::Workqueue::named(self.name);
         let mut queue = Queue::default();
@@ -133,6 +154,7 @@ impl Controller {
                     counted.added(new as u64, queue.depth());
                 }
                 () = sleep_until(due), if due.is_some() => {}
+                () = changed_kinds(&mut every) => every.iter_mut().for_each(|every| every.follow(&mut tasks)),
             }
         }
     }
@@ -142,6 +164,53 @@ impl std::fmt::Debug for Controller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Controller({})", self.name)
     }
+}
+
+/// The feeds of the kinds that are followed now.
+struct Following {
+    every: EveryKind,
+    kinds: watch::Receiver<Arc<Snapshot>>,
+    feeds: Vec<(KindRef, AbortHandle)>,
+    send: mpsc::Sender<Vec<Key>>,
+}
+
+// === impl Following ===
+
+impl Following {
+    fn new(every: EveryKind, send: mpsc::Sender<Vec<Key>>) -> Self {
+        let kinds = every.client.kinds().subscribe();
+        Self { every, kinds, feeds: Vec::new(), send }
+    }
+
+    /// Begins to follow kinds that came, and lets go of those that went.
+    fn follow(&mut self, tasks: &mut JoinSet<()>) {
+        let now = self.kinds.borrow_and_update().clone();
+        let wanted: Vec<&KindRef> = now.stored().filter(|k| (self.every.is_wanted)(k)).collect();
+        self.feeds.retain(|(kind, feed)| {
+            let stays = wanted.contains(&kind);
+            if !stays {
+                feed.abort();
+            }
+            stays
+        });
+        for kind in wanted {
+            if self.feeds.iter().all(|(known, _)| known != kind) {
+                let (informer, wake) = (self.every.client.informer(kind), self.every.wake.clone());
+                let feeding = feed(informer, Box::new(move |c| wake(c)), self.send.clone());
+                #[allow(clippy::disallowed_methods)] // Ends with the runner, which a detached task would not.
+                self.feeds.push((kind.clone(), tasks.spawn(feeding)));
+            }
+        }
+    }
+}
+
+async fn changed_kinds(every: &mut Option<Following>) {
+    if let Some(every) = every
+        && every.kinds.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 async fn sleep_until(at: Option<Instant>) {

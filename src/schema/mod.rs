@@ -5,6 +5,7 @@
 
 pub mod apply;
 mod bundle;
+mod custom;
 mod decode;
 mod findings;
 pub mod manifest;
@@ -16,6 +17,7 @@ mod types;
 mod yaml;
 
 pub use bundle::{Descriptions, bundle, type_of};
+pub use custom::{CustomNames, StructuralError};
 pub use decode::{DecodeError, decode, settle, zero};
 pub use parse::{ParseError, parse_json};
 pub use patch::PatchError;

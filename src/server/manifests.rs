@@ -24,7 +24,7 @@ use crate::base::file::write_atomically;
 use crate::base::json::text;
 use crate::base::object::Object;
 use crate::kinds::core::configmap;
-use crate::kinds::{self, Kind};
+use crate::kinds::{KindRef, registry};
 use crate::reconcile::{EventType, Local, Recorder};
 use crate::schema::manifest::{self, Manifest};
 use builtin::Values;
@@ -254,7 +254,7 @@ impl Deployer {
 
     async fn apply(&self, file: &str, manifest: &Manifest, effort: Effort) -> Result<Made> {
         let kind = kind_of(&manifest.api_version, &manifest.kind)?;
-        let namespace = match (&manifest.namespace, kind.namespaced) {
+        let namespace = match (&manifest.namespace, kind.namespaced()) {
             (Some(namespace), true) => namespace.clone(),
             (None, true) => "default".to_owned(),
             (_, false) => String::new(),
@@ -265,7 +265,7 @@ impl Deployer {
             return Err(Status::bad_request("metadata.annotations: expected keys and values"));
         }
         annotations[FILE] = file.into();
-        let request = Request::internal(MANAGER, kind, &namespace, &manifest.name);
+        let request = Request::internal(MANAGER, &kind, &namespace, &manifest.name);
         match self.api.apply_config(&request, config.clone()).await {
             // What cannot be changed, such as a Service's address, is made anew.
             Err(status) if status.code == 422 && effort == Effort::Replace => {
@@ -284,7 +284,7 @@ impl Deployer {
 
     async fn prune(&self, file: &str, gone: &Made) -> Result<()> {
         let Ok(kind) = kind_of(&gone.api_version, &gone.kind) else { return Ok(()) };
-        let request = Request::internal(MANAGER, kind, &gone.namespace, &gone.name);
+        let request = Request::internal(MANAGER, &kind, &gone.namespace, &gone.name);
         let Ok(live) = self.api.get(&request) else { return Ok(()) };
         if live.value()["metadata"]["annotations"][FILE] != file {
             return Ok(());
@@ -346,9 +346,11 @@ impl From<Status> for Failure {
     }
 }
 
-fn kind_of(api_version: &str, kind: &str) -> Result<&'static Kind> {
-    let found = kinds::by_kind(api_version, kind).filter(|k| k.is_stored());
-    found.ok_or_else(|| Status::bad_request(format!("no matches for kind {kind:?} in version {api_version:?}")))
+fn kind_of(api_version: &str, kind: &str) -> Result<KindRef> {
+    let found = registry::builtin().by_kind(api_version, kind).filter(|k| k.is_stored());
+    found
+        .cloned()
+        .ok_or_else(|| Status::bad_request(format!("no matches for kind {kind:?} in version {api_version:?}")))
 }
 
 /// The name of a file's ConfigMap: what a name may not have becomes a dash. Files that would have the same one are told apart by

@@ -24,7 +24,9 @@ use tokio::sync::watch;
 
 const ISSUER: &str = "https://kubernetes.default.svc";
 
+#[allow(dead_code)] // Not every test uses all of it.
 pub struct Server {
+    pub api: Api,
     client: Client,
     target: Target,
     _stop: watch::Sender<bool>,
@@ -70,7 +72,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let tls = wire::tls::server(&pki.server.chain, &pki.server.key, &pki.authority).unwrap();
         let (_, tls) = watch::channel(tls);
-        task::spawn("api", listen::serve(api, listener, tls, stopping));
+        task::spawn("api", listen::serve(api.clone(), listener, tls, stopping));
         let admin = Some((&*pki.admin.chain, &*pki.admin.key));
         let target = Target {
             server: format!("https://{address}").parse().unwrap(),
@@ -78,7 +80,7 @@ impl Server {
             token: None,
             user_agent: "fidelity".into(),
         };
-        Self { client: Client::new(target.clone()), target, _stop: stop, _keys: keys }
+        Self { api, client: Client::new(target.clone()), target, _stop: stop, _keys: keys }
     }
 
     /// The JSON at a path.

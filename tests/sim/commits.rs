@@ -82,7 +82,7 @@ impl Small {
         small
     }
 
-    fn read(&self, kind: &'static amphipod::kinds::Kind, namespace: &str, name: &str) -> Option<Value> {
+    fn read(&self, kind: &'static amphipod::kinds::KindRef, namespace: &str, name: &str) -> Option<Value> {
         self.world.user.informer(kind).get(namespace, name).map(|o| o.value())
     }
 

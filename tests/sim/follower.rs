@@ -10,7 +10,7 @@ use amphipod::api::watch::{Seen, WatchOptions};
 use amphipod::api::{Api, Request};
 use amphipod::base::object::Object;
 use amphipod::base::task;
-use amphipod::kinds::Kind;
+use amphipod::kinds::KindRef;
 use amphipod::store::Store;
 use tokio::task::JoinHandle;
 
@@ -18,7 +18,7 @@ use crate::checkers::Checkers;
 
 /// What it knows; outlives the servers that it asks.
 pub struct Follower {
-    kind: &'static Kind,
+    kind: KindRef,
     checkers: Arc<Mutex<Checkers>>,
     known: Mutex<Known>,
 }
@@ -34,8 +34,8 @@ struct Known {
 // === impl Follower ===
 
 impl Follower {
-    pub fn new(kind: &'static Kind, checkers: Arc<Mutex<Checkers>>) -> Arc<Self> {
-        Arc::new(Self { kind, checkers, known: Mutex::default() })
+    pub fn new(kind: &KindRef, checkers: Arc<Mutex<Checkers>>) -> Arc<Self> {
+        Arc::new(Self { kind: kind.clone(), checkers, known: Mutex::default() })
     }
 
     /// Goes on from where it was, with this server, until aborted.
@@ -46,7 +46,7 @@ impl Follower {
 
     /// Ends when the server says that history is gone.
     async fn watch(&self, api: &Api) -> Result<(), ()> {
-        let request = Request::internal("follower", self.kind, "", "");
+        let request = Request::internal("follower", &self.kind, "", "");
         let options = {
             let mut known = self.known.lock().unwrap();
             if !known.whole {
@@ -69,7 +69,7 @@ impl Follower {
 
     /// History may end, then it begins anew.
     fn lost(&self, why: &str) -> Result<(), ()> {
-        self.checkers.lock().unwrap().note(&format!("{} watch ended: {why}", self.kind.plural));
+        self.checkers.lock().unwrap().note(&format!("{} watch ended: {why}", self.kind.plural()));
         *self.known.lock().unwrap() = Known::default();
         Err(())
     }

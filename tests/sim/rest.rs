@@ -39,7 +39,7 @@ fn of<'a>(objects: &'a BTreeMap<String, Value>, prefix: &'a str) -> impl Iterato
 
 fn cache_is_store(world: &World) -> Vec<String> {
     let mut wrong = Vec::new();
-    for kind in kinds::ALL.iter().filter(|k| k.is_stored() && k.stored_as.is_none()) {
+    for kind in kinds::registry::builtin().stored() {
         let prefix = kind.prefix();
         let stored = world.store.range(&prefix, 0, "", 0).unwrap().entries.into_iter();
         let decoded = stored.map(|e| cache::decode(kind, e.key, e.value, e.revision).unwrap());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amphipod::api::delete::{DeleteOptions, Propagation};
-use amphipod::kinds::Kind;
+use amphipod::kinds::KindRef;
 use amphipod::kinds::apps::deployment;
 use amphipod::kinds::core::{namespace, pod, service};
 use amphipod::reconcile::Patch;
@@ -132,22 +132,22 @@ async fn doom_a_pod(world: &World, space: &str) {
     delete(world, &pod::KIND, space, &name, None).await;
 }
 
-async fn create(world: &World, kind: &'static Kind, space: &str, value: Value) {
-    world.note(&format!("user: create {} {space}/{}", kind.plural, value["metadata"]["name"]));
+async fn create(world: &World, kind: &KindRef, space: &str, value: Value) {
+    world.note(&format!("user: create {} {space}/{}", kind.plural(), value["metadata"]["name"]));
     if let Err(status) = world.user.create(kind, space, value).await {
         world.note(&format!("user: refused: {status}"));
     }
 }
 
-async fn patch(world: &World, kind: &'static Kind, space: &str, name: &str, patch: Value) {
-    world.note(&format!("user: patch {} {space}/{name} {patch}", kind.plural));
+async fn patch(world: &World, kind: &KindRef, space: &str, name: &str, patch: Value) {
+    world.note(&format!("user: patch {} {space}/{name} {patch}", kind.plural()));
     if let Err(status) = world.user.patch(kind, space, name, None, Patch::Strategic(patch)).await {
         world.note(&format!("user: refused: {status}"));
     }
 }
 
-async fn delete(world: &World, kind: &'static Kind, space: &str, name: &str, policy: Option<Propagation>) {
-    world.note(&format!("user: delete {} {space}/{name} {policy:?}", kind.plural));
+async fn delete(world: &World, kind: &KindRef, space: &str, name: &str, policy: Option<Propagation>) {
+    world.note(&format!("user: delete {} {space}/{name} {policy:?}", kind.plural()));
     let options = DeleteOptions { propagation: policy, ..DeleteOptions::default() };
     if let Err(status) = world.user.delete(kind, space, name, options).await {
         world.note(&format!("user: refused: {status}"));

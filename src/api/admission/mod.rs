@@ -1,82 +1,131 @@
 //! Admission: what a cluster adds to objects or refuses for reasons beyond the object itself.
 //!
-//! Plain functions in a fixed order, the built-in plugins that Kubernetes enables by default as far as their kinds exist.
+//! [`PLUGINS`] is Kubernetes' order of its plugins, as far as their kinds exist, a file each. All of them change an object
+//! before it is validated; all of them look at it once it is final. What is about a pod's own rules is the kind's.
 
-mod escalation;
-mod external_ips;
-mod ingress;
-mod lifecycle;
-mod node;
-mod pod;
-mod podsecurity;
+mod default_ingress_class;
+mod default_toleration_seconds;
+mod deny_service_external_ips;
+mod namespace_lifecycle;
+mod node_restriction;
+mod pod_security;
+mod priority;
+mod rbac_escalation;
+mod runtime_class;
+mod service_account;
+mod taint_nodes_by_condition;
 
+use async_trait::async_trait;
 use serde_json::Value;
 
-pub use node::restrict_token;
-
-use super::identity::join;
+use super::delete::DeleteOptions;
 use super::status::Result;
 use super::{Api, Request};
-use crate::kinds::{core, networking, rbac};
+use crate::kinds::KindRef;
 
-/// What is being done.
+/// What is being done (`admission.Operation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Create,
     Update,
+    Delete,
+    /// A stream to a pod, or a request through the proxy: the object is what was asked, such as `PodExecOptions`.
+    Connect,
 }
 
-/// Checks that come even before the object is looked at: does its namespace live?
-pub fn before_create(api: &Api, request: &Request, value: &Value) -> Result<()> {
-    lifecycle::namespace_lives(api, request, value)
+/// What a plugin is asked about (`admission.Attributes`): who asks for what, as a trial or not, is in the request.
+pub struct Review<'a> {
+    pub api: &'a Api,
+    pub request: &'a Request,
+    pub operation: Operation,
+    /// What the object was; `None` where it is new.
+    pub old: Option<&'a Value>,
+    /// How a deletion was asked for.
+    pub deletion: Option<&'a DeleteOptions>,
 }
 
-/// Lets the account of a new pod come into being: it follows its namespace by a moment.
-pub async fn wait(api: &Api, request: &Request, value: &Value) {
-    if request.kind == &core::pod::KIND && request.subresource.is_none() {
-        pod::wait_for_account(api, request, value).await;
+/// A part of the chain.
+#[async_trait]
+trait Plugin: Sync {
+    /// Whether it has anything to do with this; the chain goes on without it if not.
+    fn handles(&self, review: &Review<'_>) -> bool;
+
+    /// Changes or refuses an object before it is validated.
+    async fn mutate(&self, _review: &Review<'_>, _object: &mut Value) -> Result<()> {
+        Ok(())
+    }
+
+    /// Refuses an object in its last form (null where it is to be deleted), or warns the client of it.
+    async fn validate(&self, _review: &Review<'_>, _object: &Value) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 }
 
-/// Changes and refusals before validation.
-pub fn admit(api: &Api, request: &Request, operation: Operation, value: &mut Value, old: Option<&Value>) -> Result<()> {
-    if request.kind == &core::pod::KIND && operation == Operation::Create && request.subresource.is_none() {
-        pod::admit(api, request, value)?;
-    } else if request.kind == &core::node::KIND && operation == Operation::Create {
-        if let Some(own) = request.user.node_name() {
-            join::check_member(api, own)?;
+static PLUGINS: &[&dyn Plugin] = &[
+    &namespace_lifecycle::NamespaceLifecycle,
+    &service_account::ServiceAccount,
+    &node_restriction::NodeRestriction,
+    &taint_nodes_by_condition::TaintNodesByCondition,
+    &pod_security::PodSecurity,
+    &priority::Priority,
+    &default_toleration_seconds::DefaultTolerationSeconds,
+    &runtime_class::RuntimeClass,
+    &default_ingress_class::DefaultIngressClass,
+    &deny_service_external_ips::DenyServiceExternalIps,
+    &rbac_escalation::RbacEscalation,
+];
+
+// === impl Review ===
+
+impl<'a> Review<'a> {
+    /// About a new object.
+    pub fn create(api: &'a Api, request: &'a Request) -> Self {
+        Self { api, request, operation: Operation::Create, old: None, deletion: None }
+    }
+
+    /// About a change of what was `old`.
+    pub fn update(api: &'a Api, request: &'a Request, old: &'a Value) -> Self {
+        Self { operation: Operation::Update, old: Some(old), ..Self::create(api, request) }
+    }
+
+    /// About the end of what was `old`.
+    pub fn delete(api: &'a Api, request: &'a Request, old: &'a Value, options: &'a DeleteOptions) -> Self {
+        Self { operation: Operation::Delete, deletion: Some(options), ..Self::update(api, request, old) }
+    }
+
+    /// About a stream.
+    pub fn connect(api: &'a Api, request: &'a Request) -> Self {
+        Self { operation: Operation::Connect, ..Self::create(api, request) }
+    }
+
+    /// Lets every plugin change the object, or refuse it.
+    pub async fn mutate(&self, object: &mut Value) -> Result<()> {
+        for plugin in PLUGINS.iter().filter(|plugin| plugin.handles(self)) {
+            plugin.mutate(self, object).await?;
         }
-        node::admit(request, value);
-    } else if request.kind == &networking::ingress::KIND && operation == Operation::Create {
-        ingress::default_class(api, value);
-    } else if request.kind == &core::pod::KIND && request.subresource.is_none() {
-        pod::default_tolerations(value);
+        Ok(())
     }
-    node::restrict(request, operation, value, old)?;
-    match request.kind == &core::pod::KIND && operation == Operation::Create {
-        true => node::check_owner(api, request, value),
-        false => Ok(()),
-    }
-}
 
-/// Refusals that need the final object.
-pub fn validate(api: &Api, request: &Request, _operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
-    if request.kind == &core::service::KIND && request.subresource.is_none() {
-        external_ips::restrict(api, request, value, old)?;
+    /// Lets every plugin refuse the object in its last form; answers their warnings.
+    pub async fn validate(&self, object: &Value) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        for plugin in PLUGINS.iter().filter(|plugin| plugin.handles(self)) {
+            warnings.extend(plugin.validate(self, object).await?);
+        }
+        Ok(warnings)
     }
-    if request.kind.group == rbac::role::KIND.group {
-        escalation::check(api, request, value, old)?;
+
+    /// Whether an object of the kind itself is created or changed, and not a subresource.
+    fn writes(&self, kind: &KindRef) -> bool {
+        self.creates(kind) || (self.is_of(kind) && self.operation == Operation::Update)
     }
-    podsecurity::enforce(api, request, value, old)
-}
 
-/// What the client is warned of beyond the object itself.
-pub fn warnings(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Vec<String> {
-    podsecurity::warnings(api, request, value, old)
-}
+    /// Whether an object of the kind itself is created.
+    fn creates(&self, kind: &KindRef) -> bool {
+        self.is_of(kind) && self.operation == Operation::Create
+    }
 
-/// Refusals of deletions.
-pub fn before_delete(_api: &Api, request: &Request, live: &Value) -> Result<()> {
-    node::restrict_deletion(request, live)?;
-    lifecycle::may_delete(request)
+    fn is_of(&self, kind: &KindRef) -> bool {
+        self.request.kind == *kind && self.request.subresource.is_none()
+    }
 }

@@ -19,7 +19,7 @@ use crate::api::form;
 use crate::api::read::List;
 use crate::api::status::{Result, Status, written_in_order};
 use crate::base::object::Object;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 
 /// How many bytes of a list are gathered before they are sent.
 const CHUNK: usize = 64 << 10;
@@ -136,13 +136,13 @@ pub fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body>
 pub fn object(
     code: u16,
     form: Form,
-    kind: &Kind,
+    kind: &KindRef,
     object: &Arc<Object>,
     include: table::Include,
     now: Timestamp,
 ) -> Result<Response<Body>> {
     match form.shape {
-        Shape::Object if !form.yaml && kind.stored_as.is_none() => Ok(json_bytes(code, wire(kind, object))),
+        Shape::Object if !form.yaml && kind.owns_storage() => Ok(json_bytes(code, wire(kind, object))),
         Shape::Object => Ok(value(code, form, &served(kind, object))),
         Shape::PartialMetadata => Ok(value(code, form, &table::partial(&served(kind, object)))),
         Shape::Table => {
@@ -162,17 +162,9 @@ pub fn empty_list(form: Form, api_version: &str, kind: &str, revision: u64) -> R
 }
 
 /// A list.
-pub fn list(
-    form: Form,
-    kind: &'static Kind,
-    list: List,
-    include: table::Include,
-    now: Timestamp,
-) -> Result<Response<Body>> {
+pub fn list(form: Form, kind: &KindRef, list: List, include: table::Include, now: Timestamp) -> Result<Response<Body>> {
     match form.shape {
-        Shape::Object if !form.yaml && kind.stored_as.is_none() => {
-            Ok(typed(200, "application/json", spliced(kind, list)))
-        }
+        Shape::Object if !form.yaml && kind.owns_storage() => Ok(typed(200, "application/json", spliced(kind, list))),
         Shape::Table => {
             let mut table = table::of(kind, &list.items, list.revision, include, now);
             list_metadata(&mut table, &list);
@@ -187,7 +179,7 @@ pub fn list(
             let (version, name) = if partial {
                 ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
             } else {
-                (kind.api_version(), format!("{}List", kind.kind))
+                (kind.api_version(), format!("{}List", kind.kind()))
             };
             let mut out = json!({"kind": name, "apiVersion": version, "metadata": {"resourceVersion": list.revision.to_string()}, "items": items});
             list_metadata(&mut out, &list);
@@ -196,7 +188,7 @@ pub fn list(
     }
 }
 
-fn item(kind: &Kind, object: &Object, partial: bool) -> Value {
+fn item(kind: &KindRef, object: &Object, partial: bool) -> Value {
     let mut value = served(kind, object);
     if partial {
         return table::partial(&value);
@@ -218,33 +210,33 @@ fn list_metadata(out: &mut Value, list: &List) {
 }
 
 /// An object in the asked version, decoded.
-pub fn served(kind: &Kind, object: &Object) -> Value {
+pub fn served(kind: &KindRef, object: &Object) -> Value {
     form::served(kind, object.value())
 }
 
 /// An object's bytes with `kind` and `apiVersion` in front.
-pub fn wire(kind: &Kind, object: &Object) -> Bytes {
+pub fn wire(kind: &KindRef, object: &Object) -> Bytes {
     let mut out = BytesMut::with_capacity(object.body().len() + 64);
     splice(&mut out, kind, object);
     out.freeze()
 }
 
 /// Appends an object's bytes with `kind` and `apiVersion` in front.
-pub fn splice(out: &mut BytesMut, kind: &Kind, object: &Object) {
-    for part in [r#"{"kind":""#, kind.kind, r#"","apiVersion":""#] {
+pub fn splice(out: &mut BytesMut, kind: &KindRef, object: &Object) {
+    for part in [r#"{"kind":""#, kind.kind(), r#"","apiVersion":""#] {
         out.extend_from_slice(part.as_bytes());
     }
-    if !kind.group.is_empty() {
-        out.extend_from_slice(kind.group.as_bytes());
+    if !kind.group().is_empty() {
+        out.extend_from_slice(kind.group().as_bytes());
         out.extend_from_slice(b"/");
     }
-    out.extend_from_slice(kind.version.as_bytes());
+    out.extend_from_slice(kind.version().as_bytes());
     out.extend_from_slice(br#"","#);
     out.extend_from_slice(&object.body()[1..]);
 }
 
 /// A list whose items are copied as they are, a chunk at a time.
-fn spliced(kind: &Kind, list: List) -> Body {
+fn spliced(kind: &KindRef, list: List) -> Body {
     let mut metadata = json!({"resourceVersion": list.revision.to_string()});
     if !list.continue_token.is_empty() {
         metadata["continue"] = list.continue_token.as_str().into();
@@ -254,7 +246,7 @@ fn spliced(kind: &Kind, list: List) -> Body {
     }
     let head = format!(
         r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#,
-        kind.kind,
+        kind.kind(),
         kind.api_version()
     );
     let total: usize = list.items.iter().map(|o| o.body().len() + 1).sum();

@@ -3,7 +3,8 @@
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::kinds::{self, Kind};
+use crate::kinds::KindRef;
+use crate::kinds::registry::Snapshot;
 
 /// Groups in the order of Kubernetes' group priority; what is not listed follows in the order of the kinds.
 const GROUP_ORDER: &[&str] = &[
@@ -29,37 +30,37 @@ const GROUP_ORDER: &[&str] = &[
 ];
 
 /// The answer of a discovery path, if it is one.
-pub fn answer(path: &str, headers: &HeaderMap) -> Option<(Value, &'static str)> {
+pub fn answer(kinds: &Snapshot, path: &str, headers: &HeaderMap) -> Option<(Value, &'static str)> {
     let path = path.trim_end_matches('/');
     let plain = |v: Value| (v, "application/json");
     let aggregated = wants_aggregated(headers);
     const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     match path {
-        "/api" if aggregated => Some((aggregate(&[""]), AGGREGATED)),
-        "/apis" if aggregated => Some((aggregate(&groups()[1..]), AGGREGATED)),
+        "/api" if aggregated => Some((aggregate(kinds, &[""]), AGGREGATED)),
+        "/apis" if aggregated => Some((aggregate(kinds, &groups(kinds)[1..]), AGGREGATED)),
         "/api" => Some(plain(json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ""}],
         }))),
         "/apis" => {
-            let all: Vec<Value> = groups().iter().filter(|g| !g.is_empty()).map(|g| group(g)).collect();
+            let all: Vec<Value> = groups(kinds).iter().filter(|g| !g.is_empty()).map(|g| group(kinds, g)).collect();
             Some(plain(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": all})))
         }
-        "/api/v1" => Some(plain(resources("", "v1"))),
+        "/api/v1" => Some(plain(resources(kinds, "", "v1"))),
         _ => {
             let mut parts = path.strip_prefix("/apis/")?.split('/');
             let (name, version, end) = (parts.next()?, parts.next(), parts.next());
-            if end.is_some() || !groups().contains(&name) || name.is_empty() {
+            if end.is_some() || !groups(kinds).contains(&name) || name.is_empty() {
                 return None;
             }
             match version {
                 None => {
-                    let mut found = group(name);
+                    let mut found = group(kinds, name);
                     found["kind"] = "APIGroup".into();
                     found["apiVersion"] = "v1".into();
                     Some(plain(found))
                 }
-                Some(v) => versions(name).contains(&v).then(|| plain(resources(name, v))),
+                Some(v) => versions(kinds, name).contains(&v).then(|| plain(resources(kinds, name, v))),
             }
         }
     }
@@ -77,11 +78,11 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 }
 
 /// Every group that has kinds, in order.
-pub fn groups() -> Vec<&'static str> {
-    let mut found: Vec<&'static str> = Vec::new();
-    for kind in kinds::ALL {
-        if !found.contains(&kind.group) {
-            found.push(kind.group);
+pub fn groups(kinds: &Snapshot) -> Vec<&str> {
+    let mut found: Vec<&str> = Vec::new();
+    for kind in kinds.iter() {
+        if !found.contains(&kind.group()) {
+            found.push(kind.group());
         }
     }
     found.sort_by_key(|g| GROUP_ORDER.iter().position(|o| o == g).unwrap_or(GROUP_ORDER.len()));
@@ -89,55 +90,52 @@ pub fn groups() -> Vec<&'static str> {
 }
 
 /// The versions of a group.
-pub fn versions(group: &str) -> Vec<&'static str> {
-    let mut found: Vec<&'static str> = Vec::new();
-    for kind in kinds::ALL.iter().filter(|k| k.group == group) {
-        if !found.contains(&kind.version) {
-            found.push(kind.version);
+pub fn versions<'a>(kinds: &'a Snapshot, group: &str) -> Vec<&'a str> {
+    let mut found: Vec<&str> = Vec::new();
+    for kind in kinds.iter().filter(|k| k.group() == group) {
+        if !found.contains(&kind.version()) {
+            found.push(kind.version());
         }
     }
     found
 }
 
-fn of(group: &str, version: &str) -> Vec<&'static Kind> {
-    let mut kinds: Vec<&'static Kind> =
-        kinds::ALL.iter().copied().filter(|k| k.group == group && k.version == version).collect();
-    kinds.sort_by_key(|k| k.plural);
-    kinds
+fn of<'a>(kinds: &'a Snapshot, group: &str, version: &str) -> Vec<&'a KindRef> {
+    kinds.iter().filter(|k| k.group() == group && k.version() == version).collect()
 }
 
-fn group(name: &str) -> Value {
+fn group(kinds: &Snapshot, name: &str) -> Value {
     let all: Vec<Value> =
-        versions(name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+        versions(kinds, name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
     json!({"name": name, "versions": all, "preferredVersion": all[0]})
 }
 
-fn resources(group: &str, version: &str) -> Value {
+fn resources(kinds: &Snapshot, group: &str, version: &str) -> Value {
     let mut out = Vec::new();
-    for kind in of(group, version) {
+    for kind in of(kinds, group, version) {
         let mut entry = json!({
-            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind, "verbs": kind.verbs,
+            "name": kind.plural(), "singularName": kind.singular(), "namespaced": kind.namespaced(), "kind": kind.kind(), "verbs": kind.verbs(),
         });
-        if !kind.short_names.is_empty() {
-            entry["shortNames"] = json!(kind.short_names);
+        if !kind.short_names().is_empty() {
+            entry["shortNames"] = json!(kind.short_names());
         }
-        if !kind.categories.is_empty() {
-            entry["categories"] = json!(kind.categories);
+        if !kind.categories().is_empty() {
+            entry["categories"] = json!(kind.categories());
         }
         if kind.is_stored() {
             entry["storageVersionHash"] = storage_hash(kind).into();
         }
         out.push(entry);
-        let mut subs = kind.subresources.to_vec();
+        let mut subs = kind.subresources().to_vec();
         subs.sort_by_key(|s| s.name());
         for sub in subs {
             let mut entry = json!({
-                "name": format!("{}/{}", kind.plural, sub.name()), "singularName": "", "namespaced": kind.namespaced,
-                "kind": kind.kind, "verbs": sub.verbs(),
+                "name": format!("{}/{}", kind.plural(), sub.name()), "singularName": "", "namespaced": kind.namespaced(),
+                "kind": kind.kind(), "verbs": sub.verbs(),
             });
             if let Some((g, v, k)) = sub.gvk(kind) {
                 entry["kind"] = k.into();
-                if g != kind.group || v != kind.version {
+                if g != kind.group() || v != kind.version() {
                     if !g.is_empty() {
                         entry["group"] = g.into();
                     }
@@ -156,21 +154,21 @@ fn resources(group: &str, version: &str) -> Value {
 }
 
 /// Changes when the stored form of a kind would change.
-fn storage_hash(kind: &Kind) -> String {
+fn storage_hash(kind: &KindRef) -> String {
     use base64::Engine;
     let stored = kind.stored();
-    let text = format!("{}/{}/{}", stored.group, stored.version, stored.kind);
+    let text = format!("{}/{}/{}", stored.group(), stored.version(), stored.kind());
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     base64::engine::general_purpose::STANDARD.encode(&digest.as_ref()[..8])
 }
 
-fn aggregate(names: &[&str]) -> Value {
+fn aggregate(kinds: &Snapshot, names: &[&str]) -> Value {
     let items: Vec<Value> = names
         .iter()
         .map(|name| {
-            let versions: Vec<Value> = versions(name)
+            let versions: Vec<Value> = versions(kinds, name)
                 .iter()
-                .map(|v| json!({"version": v, "freshness": "Current", "resources": of(name, v).into_iter().map(aggregated_entry).collect::<Vec<_>>()}))
+                .map(|v| json!({"version": v, "freshness": "Current", "resources": of(kinds, name, v).into_iter().map(aggregated_entry).collect::<Vec<_>>()}))
                 .collect();
             let metadata = if name.is_empty() { json!({}) } else { json!({"name": name}) };
             json!({"metadata": metadata, "versions": versions})
@@ -179,24 +177,25 @@ fn aggregate(names: &[&str]) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
-fn aggregated_entry(kind: &Kind) -> Value {
+fn aggregated_entry(kind: &KindRef) -> Value {
     let gvk = |g: &str, v: &str, k: &str| json!({"group": g, "version": v, "kind": k});
     let mut entry = json!({
-        "resource": kind.plural, "responseKind": gvk(kind.group, kind.version, kind.kind),
-        "scope": if kind.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": kind.singular, "verbs": kind.verbs,
+        "resource": kind.plural(), "responseKind": gvk(kind.group(), kind.version(), kind.kind()),
+        "scope": if kind.namespaced() { "Namespaced" } else { "Cluster" }, "singularResource": kind.singular(), "verbs": kind.verbs(),
     });
-    if !kind.short_names.is_empty() {
-        entry["shortNames"] = json!(kind.short_names);
+    if !kind.short_names().is_empty() {
+        entry["shortNames"] = json!(kind.short_names());
     }
-    if !kind.categories.is_empty() {
-        entry["categories"] = json!(kind.categories);
+    if !kind.categories().is_empty() {
+        entry["categories"] = json!(kind.categories());
     }
-    if !kind.subresources.is_empty() {
-        let mut subs = kind.subresources.to_vec();
+    if !kind.subresources().is_empty() {
+        let mut subs = kind.subresources().to_vec();
         subs.sort_by_key(|s| s.name());
         let subs = subs.into_iter().map(|s| {
-            let (g, v, k) = s.gvk(kind).unwrap_or((kind.group, kind.version, kind.kind));
-            json!({"subresource": s.name(), "responseKind": gvk(g, v, k), "verbs": s.verbs()})
+            let own = (kind.group(), kind.version(), kind.kind().to_owned());
+            let (g, v, k) = s.gvk(kind).unwrap_or(own);
+            json!({"subresource": s.name(), "responseKind": gvk(g, v, &k), "verbs": s.verbs()})
         });
         entry["subresources"] = subs.collect();
     }

@@ -106,8 +106,8 @@ pub async fn end_connections_of_deleted_nodes(api: Api) {
     loop {
         let node = |meta: &Meta| Some(meta.name.to_string());
         let password = |meta: &Meta| node_of_password(&meta.namespace, &meta.name);
-        end_deleted(&api, nodes, &mut nodes_seen, node);
-        end_deleted(&api, secrets, &mut secrets_seen, password);
+        end_deleted(&api, &nodes, &mut nodes_seen, node);
+        end_deleted(&api, &secrets, &mut secrets_seen, password);
         tokio::select! {
             told = node_changes.changed() => if told.is_err() { return },
             told = secret_changes.changed() => if told.is_err() { return },

@@ -12,7 +12,7 @@ use super::paths;
 use super::route::{Route, Target};
 use crate::api::Api;
 use crate::base::metrics::{self, Bound, Counters, Histograms, Labels};
-use crate::kinds::{self, Subresource};
+use crate::kinds::{Subresource, registry};
 
 /// Of `apiserver_request_duration_seconds`; those of the indicator begin with the third.
 const BOUNDS: &[Bound] = &[
@@ -110,10 +110,10 @@ impl Asked {
             route.verb,
             headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/apply-patch")),
         );
-        let Some(kind) = kinds::by_plural(&resource.group, &resource.version, &resource.plural) else {
+        let Some(kind) = registry::builtin().by_plural(&resource.group, &resource.version, &resource.plural) else {
             return Self { verb, ..none };
         };
-        let sub = kind.subresources.iter().find(|s| s.name() == resource.subresource);
+        let sub = kind.subresources().iter().find(|s| s.name() == resource.subresource);
         let connects = matches!(
             sub,
             Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy)
@@ -124,9 +124,9 @@ impl Asked {
             () => "cluster",
         };
         Self {
-            group: kind.group,
-            version: kind.version,
-            resource: kind.plural,
+            group: kind.group(),
+            version: kind.version(),
+            resource: kind.plural(),
             subresource: sub.map_or("", |s| s.name()),
             scope,
             verb: if connects { "CONNECT" } else { verb },
@@ -191,13 +191,13 @@ pub fn text(api: &Api) -> String {
     let help = "Number of stored objects at the time of last check split by kind.";
     for name in ["apiserver_storage_objects", "apiserver_resource_objects"] {
         let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} gauge");
-        for kind in kinds::ALL.iter().filter(|k| k.is_stored() && k.stored_as.is_none()) {
+        for kind in api.kinds.snapshot().stored() {
             let count = api.cache.shelf(kind).len();
             let _ = match name {
                 "apiserver_storage_objects" => {
                     writeln!(out, "{name}{{resource=\"{}\"}} {count}", crate::api::status::resource(kind))
                 }
-                _ => writeln!(out, "{name}{{group=\"{}\",resource=\"{}\"}} {count}", kind.group, kind.plural),
+                _ => writeln!(out, "{name}{{group=\"{}\",resource=\"{}\"}} {count}", kind.group(), kind.plural()),
             };
         }
     }

@@ -1,5 +1,6 @@
 //! OpenAPI documents: made on demand, kept compressed.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +15,8 @@ use super::answer;
 use super::negotiate;
 use super::route::Query;
 use crate::api::status::{Result, Status};
-use crate::kinds::{self, Kind, Subresource};
+use crate::kinds::registry::Snapshot;
+use crate::kinds::{KindRef, Subresource};
 use crate::schema::openapi::{self, ApiKind, ApiSubresource};
 
 /// How many compressed documents are kept; the oldest is made anew when asked for again.
@@ -37,11 +39,11 @@ enum Keep {
 }
 
 /// Answers `/openapi/...`.
-pub fn respond(uri: &Uri, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
+pub fn respond(kinds: &Snapshot, uri: &Uri, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
     let path = path.trim_end_matches('/');
     let offered: &[&str] = if path == "/openapi/v2" { &[JSON, PROTOBUF_ASKED, PROTOBUF] } else { &[JSON] };
     let Some(media) = negotiate::media(headers, offered) else { return Ok(answer::empty(406)) };
-    let kinds = served();
+    let kinds: Vec<ApiKind> = kinds.iter().map(of).collect();
     let document = match path {
         "/openapi/v2" => {
             let tag = format!("{:016X}", openapi::v2_fingerprint(&kinds));
@@ -80,7 +82,7 @@ fn gzipped(
     let mut response = if known {
         answer::typed(304, media, answer::full(Bytes::new()))
     } else {
-        let compressed = kept(&format!("{path} {media}"), make)?;
+        let compressed = kept(&format!("{path} {media} {tag}"), make)?;
         let gzip = headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
         if gzip {
             let mut r = answer::typed(200, media, answer::full((*compressed).clone()));
@@ -121,43 +123,40 @@ fn kept(path: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Result<Arc<Bytes>
     Ok(compressed)
 }
 
-/// Every kind, as the documents describe them.
-fn served() -> Vec<ApiKind> {
-    kinds::ALL.iter().map(|k| of(k)).collect()
-}
-
-fn of(kind: &Kind) -> ApiKind {
+fn of(kind: &KindRef) -> ApiKind {
     ApiKind {
-        group: kind.group.into(),
-        version: kind.version.into(),
-        kind: kind.kind.into(),
-        plural: kind.plural.into(),
-        namespaced: kind.namespaced,
-        verbs: kind.verbs.iter().map(|v| (*v).to_owned()).collect(),
-        subresources: kind.subresources.iter().map(|s| subresource(*s, kind)).collect(),
-        definition: kind.schema.into(),
+        group: kind.group().into(),
+        version: kind.version().into(),
+        kind: kind.kind().into(),
+        plural: kind.plural().into(),
+        namespaced: kind.namespaced(),
+        verbs: kind.verbs().iter().map(|v| (*v).to_owned()).collect(),
+        subresources: kind.subresources().iter().map(|s| subresource(*s, kind)).collect(),
+        definition: kind.definition().into(),
+        schema: kind.own_schema(),
     }
 }
 
-fn subresource(sub: Subresource, kind: &Kind) -> ApiSubresource {
-    let (group, version, name) = sub.gvk(kind).unwrap_or((kind.group, kind.version, kind.kind));
-    let definition = match sub {
-        Subresource::Scale => crate::api::subresource::scale::SCHEMA,
-        Subresource::Token => crate::api::subresource::token::SCHEMA,
-        Subresource::Eviction => "io.k8s.api.policy.v1.Eviction",
-        Subresource::Binding => "io.k8s.api.core.v1.Binding",
+fn subresource(sub: Subresource, kind: &KindRef) -> ApiSubresource {
+    let own = (kind.group(), kind.version(), kind.kind().to_owned());
+    let (group, version, name) = sub.gvk(kind).unwrap_or(own);
+    let definition: Cow<'_, str> = match sub {
+        Subresource::Scale => crate::api::subresource::scale::SCHEMA.into(),
+        Subresource::Token => crate::api::subresource::token::SCHEMA.into(),
+        Subresource::Eviction => "io.k8s.api.policy.v1.Eviction".into(),
+        Subresource::Binding => "io.k8s.api.core.v1.Binding".into(),
         Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers | Subresource::Resize => {
-            kind.schema
+            kind.definition()
         }
         Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy => {
-            ""
+            "".into()
         }
     };
     ApiSubresource {
         name: sub.name().into(),
         group: group.into(),
         version: version.into(),
-        kind: name.into(),
+        kind: name,
         verbs: sub.verbs().iter().map(|v| (*v).to_owned()).collect(),
         definition: definition.into(),
     }

@@ -9,6 +9,7 @@ use super::{Body, answer, discovery, openapi};
 use crate::api::Api;
 use crate::api::identity::User;
 use crate::api::status::{Result, Status};
+use crate::kinds::registry::Snapshot;
 
 /// The Kubernetes version that is served.
 pub const GIT_VERSION: &str = concat!("v1.37.0+amphipod", env!("CARGO_PKG_VERSION"));
@@ -18,23 +19,24 @@ const CHECKS: &[&str] = &["ping", "log", "etcd", "informer-sync"];
 
 /// Answers a path that is no resource.
 pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Incoming>) -> Result<Response<Body>> {
+    let kinds = api.kinds.snapshot();
     let is_health = ["/healthz", "/livez", "/readyz"].iter().any(|p| path.starts_with(p));
     if *request.method() == Method::HEAD
         && !is_health
-        && (discovery::answer(path, request.headers()).is_some() || path.starts_with("/version"))
+        && (discovery::answer(&kinds, path, request.headers()).is_some() || path.starts_with("/version"))
     {
         return Err(Status::method_not_allowed());
     }
     // Kubernetes' aggregator lists the groups whatever the method is.
     let is_groups = path.trim_end_matches('/') == "/apis";
     if !matches!(*request.method(), Method::GET | Method::HEAD) && !is_health && !is_groups {
-        return Err(if discovery::answer(path, request.headers()).is_some() || is_version(path) {
+        return Err(if discovery::answer(&kinds, path, request.headers()).is_some() || is_version(path) {
             Status::method_not_allowed()
         } else {
             Status::no_such_path()
         });
     }
-    if let Some((value, media)) = discovery::answer(path, request.headers()) {
+    if let Some((value, media)) = discovery::answer(&kinds, path, request.headers()) {
         if media == "application/json" {
             negotiate::accept(request.headers(), Offer::Plain)?;
         }
@@ -47,7 +49,7 @@ pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Inco
             let form = negotiate::accept(request.headers(), Offer::Plain)?;
             Ok(answer::value(200, form, &version()))
         }
-        (_, "/") => Ok(answer::value(200, Form::default(), &json!({"paths": index()}))),
+        (_, "/") => Ok(answer::value(200, Form::default(), &json!({"paths": index(&kinds)}))),
         (_, "/metrics") => Ok(answer::text(200, super::metrics::text(api))),
         (_, "/openid/v1/jwks") => {
             let keys = serde_json::to_vec(&api.tokens.jwks()).unwrap_or_default();
@@ -56,7 +58,7 @@ pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Inco
         (_, "/.well-known/openid-configuration") => {
             Ok(answer::value(200, Form::default(), &openid(api.tokens.issuer())))
         }
-        ("openapi", _) => match openapi::respond(request.uri(), path, request.headers()) {
+        ("openapi", _) => match openapi::respond(&kinds, request.uri(), path, request.headers()) {
             Err(status) if status.code == 404 => Ok(answer::text(404, "")),
             answered => answered,
         },
@@ -112,12 +114,12 @@ fn openid(issuer: &str) -> serde_json::Value {
     })
 }
 
-fn index() -> Vec<String> {
+fn index(kinds: &Snapshot) -> Vec<String> {
     let mut paths: Vec<String> =
         vec!["/.well-known/openid-configuration".into(), "/api".into(), "/api/v1".into(), "/apis".into()];
-    for group in discovery::groups().into_iter().filter(|g| !g.is_empty()) {
+    for group in discovery::groups(kinds).into_iter().filter(|g| !g.is_empty()) {
         paths.push(format!("/apis/{group}"));
-        paths.extend(discovery::versions(group).iter().map(|v| format!("/apis/{group}/{v}")));
+        paths.extend(discovery::versions(kinds, group).iter().map(|v| format!("/apis/{group}/{v}")));
     }
     paths.extend(
         ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::answer;
 use crate::base::object::Object;
-use crate::kinds::{self, Column, Kind};
+use crate::kinds::{self, Column, KindRef};
 
 /// What of the object goes with each row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,11 +35,11 @@ impl Include {
 }
 
 /// The objects as a table.
-pub fn of(kind: &Kind, objects: &[Arc<Object>], revision: u64, include: Include, now: Timestamp) -> Value {
+pub fn of(kind: &KindRef, objects: &[Arc<Object>], revision: u64, include: Include, now: Timestamp) -> Value {
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1",
         "metadata": {"resourceVersion": revision.to_string()},
-        "columnDefinitions": kind.columns.iter().map(definition).collect::<Vec<_>>(),
+        "columnDefinitions": kind.columns().iter().map(definition).collect::<Vec<_>>(),
         "rows": objects.iter().map(|o| row(kind, o, include, now)).collect::<Vec<_>>(),
     })
 }
@@ -48,10 +48,10 @@ fn definition(c: &Column) -> Value {
     json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
 }
 
-fn row(kind: &Kind, object: &Object, include: Include, now: Timestamp) -> Value {
+fn row(kind: &KindRef, object: &Object, include: Include, now: Timestamp) -> Value {
     let value = answer::served(kind, object);
-    let mut row = json!({"cells": (kind.row)(&value, now)});
-    if let Some((reason, message)) = (kind.completed)(&value) {
+    let mut row = json!({"cells": kind.row(&value, now)});
+    if let Some((reason, message)) = kind.completed(&value) {
         row["conditions"] = json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]);
     }
     row["object"] = match include {

@@ -12,6 +12,7 @@ use super::negotiate::{self, Form, Offer};
 use super::route::{Query, Resource, Route, Target};
 use super::table::Include;
 use super::{Body, access, answer, body_of, proxy, stream, watching};
+use crate::api::admission::Review;
 use crate::api::delete::DeleteOptions;
 use crate::api::identity::User;
 use crate::api::identity::authorize::Attributes;
@@ -24,7 +25,7 @@ use crate::base::budget::{Budget, shortened};
 use crate::base::json::text;
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::task;
-use crate::kinds::{self, Kind, Subresource};
+use crate::kinds::{self, Creation, KindRef, Subresource};
 use crate::schema;
 
 /// Unknown members of JSON patches that are told of, and how much of each.
@@ -58,21 +59,23 @@ pub async fn respond(
             api.cache.head(),
         ));
     }
-    if !kinds::ALL.iter().any(|k| k.group == resource.group) {
+    let kinds = api.kinds.snapshot();
+    if !kinds.iter().any(|k| k.group() == resource.group) {
         return Ok(super::paths::unknown());
     }
     let kind =
-        kinds::by_plural(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
-    if !kind.namespaced && !resource.namespace.is_empty() && resource.plural != "namespaces" {
+        kinds.by_plural(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
+    if !kind.namespaced() && !resource.namespace.is_empty() && resource.plural != "namespaces" {
         return Err(Status::no_such_path());
     }
     let subresource = subresource(kind, &resource)?;
     // A path below `/watch` asks for another right than what it would do to the backend.
     let is_proxied = subresource == Some(Subresource::Proxy) && !resource.name.is_empty() && route.verb != "watch";
-    if is_proxied && (!kind.namespaced || !resource.namespace.is_empty()) {
+    if is_proxied && (!kind.namespaced() || !resource.namespace.is_empty()) {
         // The query is the backend's.
         let request = request(user, kind, &resource, subresource, route.verb, &Query::default(), http.headers())?;
         let call = Call { api: api.clone(), request, query: Query::default(), headers: HeaderMap::new() };
+        call.connect(&resource.rest).await?;
         return proxy::respond(call, &resource.rest, http).await;
     }
     let answered = match request(user, kind, &resource, subresource, route.verb, &route.query, http.headers()) {
@@ -82,7 +85,7 @@ pub async fn respond(
         }
         Err(status) => Err(status),
     };
-    match (kind.deprecation, answered) {
+    match (kind.deprecation(), answered) {
         (None, answered) => answered,
         (Some(text), Ok(response)) => Ok(answer::warn(response, &[text.to_owned()])),
         (Some(text), Err(status)) => Err(status.warned(&[text.to_owned()])),
@@ -96,8 +99,8 @@ fn is_collection(asked: &Resource, (group, version, plural, _): &(&str, &str, &s
 }
 
 async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -> Result<Response<Body>> {
-    let (kind, subresource) = (call.request.kind, call.request.subresource);
-    if kind.namespaced && call.request.namespace.is_empty() && !matches!(verb, "list" | "watch") {
+    let (kind, subresource) = (&call.request.kind, call.request.subresource);
+    if kind.namespaced() && call.request.namespace.is_empty() && !matches!(verb, "list" | "watch") {
         let named = !call.request.name.is_empty();
         return Err(if named { Status::no_such_path() } else { Status::method_not_allowed() });
     }
@@ -115,6 +118,7 @@ async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -
             // A websocket begins with a GET, which is `get`; what it does is no less than what a POST over SPDY does
             // (AuthorizePodWebsocketUpgradeCreatePermission, on since Kubernetes 1.35).
             access::require(&call.api, &call.request.user, &Attributes::of_request(&call.request, "create"))?;
+            call.connect("").await?;
             stream::respond(call, http).await
         }
         (verb, Some(sub)) => {
@@ -124,7 +128,7 @@ async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -
             call.on_subresource(verb, sub, http).await
         }
         (verb, None) => {
-            if !kind.verbs.contains(&verb) {
+            if !kind.verbs().contains(&verb) {
                 return Err(Status::method_not_allowed());
             }
             call.on_object(verb, http).await
@@ -132,17 +136,17 @@ async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -
     }
 }
 
-fn subresource(kind: &Kind, resource: &Resource) -> Result<Option<Subresource>> {
+fn subresource(kind: &KindRef, resource: &Resource) -> Result<Option<Subresource>> {
     if resource.subresource.is_empty() {
         return Ok(None);
     }
-    let found = kind.subresources.iter().find(|s| s.name() == resource.subresource);
+    let found = kind.subresources().iter().find(|s| s.name() == resource.subresource);
     found.copied().map(Some).ok_or_else(Status::no_such_path)
 }
 
 fn request(
     user: Arc<User>,
-    kind: &'static Kind,
+    kind: &KindRef,
     resource: &Resource,
     subresource: Option<Subresource>,
     verb: &str,
@@ -170,8 +174,8 @@ fn request(
     }
     Ok(Request {
         user,
-        kind,
-        namespace: if kind.namespaced { resource.namespace.clone() } else { String::new() },
+        kind: kind.clone(),
+        namespace: if kind.namespaced() { resource.namespace.clone() } else { String::new() },
         name: resource.name.clone(),
         subresource,
         dry_run,
@@ -215,7 +219,7 @@ impl Call {
             let value = self.request.name.clone();
             fields.0.push(crate::base::labels::FieldTerm { field: "metadata.name".into(), value, equal: true });
         }
-        Selection::new(self.request.kind, labels, &fields)
+        Selection::new(&self.request.kind, labels, &fields)
     }
 
     /// The parameters of a list or watch that exclude one another.
@@ -243,17 +247,40 @@ impl Call {
         let form = self.form()?;
         if self.request.dry_run && written.created && form.shape == negotiate::Shape::Object {
             // What is not stored has no version.
-            let mut value = form::served(self.request.kind, written.object.value());
+            let mut value = form::served(&self.request.kind, written.object.value());
             crate::base::json::remove(&mut value, "metadata.resourceVersion");
             return Ok(answer::warn(answer::value(code, form, &value), &warnings));
         }
-        let response = answer::object(code, form, self.request.kind, &written.object, self.include()?, now)?;
+        let response = answer::object(code, form, &self.request.kind, &written.object, self.include()?, now)?;
         Ok(answer::warn(response, &warnings))
+    }
+
+    /// Lets admission look at what a stream, or a request through the proxy, is asked for.
+    async fn connect(&self, path: &str) -> Result<()> {
+        let request = &self.request;
+        let Some((_, version, kind)) = request.subresource.and_then(|s| s.gvk(&request.kind)) else { return Ok(()) };
+        let mut options = serde_json::json!({"kind": kind, "apiVersion": version});
+        match request.subresource {
+            Some(Subresource::Proxy) => options["path"] = path.into(),
+            Some(Subresource::PortForward) => {
+                options["ports"] = self.query.all("ports").iter().filter_map(|p| p.parse::<i32>().ok()).collect();
+            }
+            _ => {
+                for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| self.query.has(flag)) {
+                    options[flag] = self.query.flag(flag).into();
+                }
+                options["container"] = self.query.get("container").into();
+                options["command"] = self.query.all("command").into();
+            }
+        }
+        let review = Review::connect(&self.api, request);
+        review.mutate(&mut options).await?;
+        review.validate(&options).await.map(drop)
     }
 
     async fn on_object(self, verb: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
         // What cannot be answered is refused before anything is done.
-        let (form, kind) = (self.form()?, self.request.kind);
+        let (form, kind) = (self.form()?, &self.request.kind);
         match verb {
             "get" => {
                 crate::api::read::parse_version(self.query.get("resourceVersion"))?;
@@ -282,7 +309,7 @@ impl Call {
         self.query.int("timeoutSeconds")?;
         self.list_parameters(false).check()?;
         let list = self.api.list(&self.request, &self.selection()?, &options)?;
-        answer::list(form, self.request.kind, list, self.include()?, self.api.clock.now())
+        answer::list(form, &self.request.kind, list, self.include()?, self.api.clock.now())
     }
 
     /// The request's body as an object of its kind, and what the client is warned of.
@@ -290,22 +317,24 @@ impl Call {
         let encoding = negotiate::body_encoding(http.headers())?;
         let body = body_of(http).await?;
         let mut budget = Budget::new();
-        let decoded = form::decode(&self.request, self.request.kind, &body, encoding, &mut budget)?;
+        let decoded = form::decode(&self.request, &self.request.kind, &body, encoding, &mut budget)?;
         self.request.heavy = budget.is_heavy();
         Ok(decoded)
     }
 
     async fn create(mut self, http: http::Request<Incoming>) -> Result<Response<Body>> {
         let (value, warnings) = self.decoded(http).await?;
-        if self.request.kind.plural == "bindings" {
-            return self.bind(value).await;
+        match self.request.kind.creation() {
+            Creation::Binding => self.bind(value).await,
+            Creation::Answered => {
+                let answered = task::in_place(self.request.heavy, || self.api.review(&self.request, value))?;
+                Ok(answer::warn(answer::value(201, self.form()?, &answered), &warnings))
+            }
+            Creation::Stored => {
+                let written = self.api.create(&self.request, value).await.map_err(|s| s.warned(&warnings))?;
+                self.written(201, &written, warnings)
+            }
         }
-        if !self.request.kind.is_stored() {
-            let answered = task::in_place(self.request.heavy, || self.api.review(&self.request, value))?;
-            return Ok(answer::warn(answer::value(201, self.form()?, &answered), &warnings));
-        }
-        let written = self.api.create(&self.request, value).await.map_err(|s| s.warned(&warnings))?;
-        self.written(201, &written, warnings)
     }
 
     async fn bind(&self, binding: Value) -> Result<Response<Body>> {
@@ -331,11 +360,11 @@ impl Call {
         let (patch, duplicates) = Patch::read(&self, http, &mut budget).await?;
         self.request.heavy = budget.is_heavy();
         let mut warnings = Vec::new();
-        let shape =
-            schema::type_of(self.request.kind.schema).ok_or_else(|| Status::internal("the kind has no schema"))?;
+        let kind = self.request.kind.clone();
+        let shape = kind.type_ref();
         let written = if let Patch::Apply { config, force } = &patch {
-            let kind = self.request.kind;
-            check_configuration(config, &kind.api_version(), kind.kind)?;
+            let kind = &self.request.kind;
+            check_configuration(config, &kind.api_version(), kind.kind())?;
             if self.request.validation == FieldValidation::Warn {
                 warnings.extend(duplicates.iter().map(|f| format!("duplicate field {f:?}")));
             }
@@ -343,7 +372,7 @@ impl Call {
             let mut apply = |live: Option<&Value>| self.applied(live, config, &shape, *force, &mut budget.clone());
             self.api.update(&self.request, Change::Apply(&mut apply)).await?
         } else {
-            let kind = self.request.kind;
+            let kind = &self.request.kind;
             if self.query.has("force") {
                 return Err(no_force());
             }
@@ -351,11 +380,10 @@ impl Call {
                 let (mut new, mut budget) = (live.clone(), budget.clone());
                 patch.apply(&mut new, &shape, &mut budget)?;
                 let (version, name) = (text(&new, "apiVersion"), text(&new, "kind"));
-                if (!name.is_empty() && name != kind.kind) || (!version.is_empty() && version != kind.api_version()) {
+                if (!name.is_empty() && name != kind.kind()) || (!version.is_empty() && version != kind.api_version()) {
                     return Err(unfit("the patch names another kind"));
                 }
-                let checked =
-                    form::check(self.request.validation, &mut new, kind.schema, duplicates.clone(), &mut budget);
+                let checked = form::check(self.request.validation, &mut new, &shape, duplicates.clone(), &mut budget);
                 warnings = checked.map_err(|s| if s.code == 413 { s } else { unfit(&s.message) })?;
                 Ok(new)
             };
@@ -392,7 +420,7 @@ impl Call {
                 )));
             }
             value = given;
-            form::check(FieldValidation::Ignore, &mut value, SCHEMA, Vec::new(), &mut budget)?;
+            form::check(FieldValidation::Ignore, &mut value, &definition(SCHEMA)?, Vec::new(), &mut budget)?;
         } else {
             if let Some(seconds) = self.query.int("gracePeriodSeconds")? {
                 value["gracePeriodSeconds"] = seconds.into();
@@ -411,9 +439,9 @@ impl Call {
 
     async fn delete(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
         let options = self.options(http).await?;
-        let (kind, form) = (self.request.kind, self.form()?);
+        let (kind, form) = (&self.request.kind, self.form()?);
         let deleted = self.api.delete(&self.request, &options).await?;
-        if !deleted.gone || kind.delete_answers_object {
+        if !deleted.gone || kind.delete_answers_object() {
             return answer::object(200, form, kind, &deleted.object, self.include()?, self.api.clock.now());
         }
         Ok(answer::value(200, form, &Status::deleted(kind, &self.request.name, &deleted.object.meta.uid)))
@@ -433,7 +461,7 @@ impl Call {
         let mut list = self.api.list(&self.request, &selection, &page)?;
         list.items = self.api.delete_collection(&self.request, list.items, &options).await?;
         list.revision = self.api.cache.head();
-        answer::list(form, self.request.kind, list, self.include()?, self.api.clock.now())
+        answer::list(form, &self.request.kind, list, self.include()?, self.api.clock.now())
     }
 
     async fn on_subresource(
@@ -445,7 +473,7 @@ impl Call {
         match (sub, verb) {
             (Subresource::Scale, _) => self.scale(verb, http).await,
             (Subresource::Binding | Subresource::Eviction | Subresource::Token, _) => {
-                let (definition, version, kind) = match sub {
+                let (name, version, kind) = match sub {
                     Subresource::Token => (token::SCHEMA, "authentication.k8s.io/v1", "TokenRequest"),
                     Subresource::Eviction => ("io.k8s.api.policy.v1.Eviction", "policy/v1", "Eviction"),
                     _ => ("io.k8s.api.core.v1.Binding", "v1", "Binding"),
@@ -459,18 +487,18 @@ impl Call {
                     value["apiVersion"] = version.into();
                 }
                 let (value, _) =
-                    form::shaped(&self.request, definition, version, kind, value, Vec::new(), &mut budget)?;
+                    form::shaped(&self.request, &definition(name)?, version, kind, value, Vec::new(), &mut budget)?;
                 match sub {
                     Subresource::Binding => self.bind(value).await,
                     Subresource::Eviction => {
                         Ok(answer::value(201, self.form()?, &self.api.evict(&self.request, &value).await?))
                     }
-                    _ => Ok(answer::value(201, self.form()?, &self.api.request_token(&self.request, value)?)),
+                    _ => Ok(answer::value(201, self.form()?, &self.api.request_token(&self.request, value).await?)),
                 }
             }
             (_, "get") => {
                 let object = self.api.get(&self.request)?;
-                answer::object(200, self.form()?, self.request.kind, &object, self.include()?, self.api.clock.now())
+                answer::object(200, self.form()?, &self.request.kind, &object, self.include()?, self.api.clock.now())
             }
             (_, "update") => self.update(http).await,
             (_, "patch") => self.patch(http).await,
@@ -479,7 +507,7 @@ impl Call {
     }
 
     async fn scale(self, verb: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
-        let (kind, form) = (self.request.kind, self.form()?);
+        let (kind, form) = (&self.request.kind, self.form()?);
         if verb == "get" {
             let object = self.api.get(&self.request)?;
             let scale = scale::of(kind, &object);
@@ -488,7 +516,7 @@ impl Call {
             }
             return Ok(answer::value(200, form, &scale));
         }
-        let shape = schema::type_of(scale::SCHEMA).ok_or_else(|| Status::internal("Scale has no schema"))?;
+        let shape = definition(scale::SCHEMA)?;
         let written = if verb == "patch" {
             let mut budget = Budget::new();
             let (patch, _) = Patch::read(&self, http, &mut budget).await?;
@@ -501,7 +529,7 @@ impl Call {
                 }
                 let (mut new, mut budget) = (live.clone(), budget.clone());
                 patch.apply(&mut new, &shape, &mut budget)?;
-                form::check(self.request.validation, &mut new, scale::SCHEMA, Vec::new(), &mut budget)?;
+                form::check(self.request.validation, &mut new, &shape, Vec::new(), &mut budget)?;
                 Ok(new)
             };
             let applied = matches!(patch, Patch::Apply { .. });
@@ -509,15 +537,8 @@ impl Call {
         } else {
             let encoding = negotiate::body_encoding(http.headers())?;
             let body = body_of(http).await?;
-            let (value, _) = form::decode_as(
-                &self.request,
-                scale::SCHEMA,
-                "autoscaling/v1",
-                "Scale",
-                &body,
-                encoding,
-                &mut Budget::new(),
-            )?;
+            let (value, _) =
+                form::decode_as(&self.request, &shape, "autoscaling/v1", "Scale", &body, encoding, &mut Budget::new())?;
             let name = text(&value, "metadata.name");
             if !name.is_empty() && name != self.request.name {
                 return Err(Status::bad_request(format!(
@@ -529,6 +550,11 @@ impl Call {
         };
         Ok(answer::value(200, form, &scale::of(kind, &written.object)))
     }
+}
+
+/// What is no kind of its own.
+fn definition(name: &str) -> Result<schema::TypeRef<'static>> {
+    schema::type_of(name).ok_or_else(|| Status::internal(format!("no schema for {name}")))
 }
 
 /// A PATCH body by its media type.

@@ -19,7 +19,7 @@ use crate::api::watch::{Seen, Watch, WatchOptions};
 use crate::base::budget::Budget;
 use crate::base::clock::Clock;
 use crate::base::object::Object;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::wire::websocket;
 
 /// Bookmarks come this often, where something has happened.
@@ -46,7 +46,7 @@ pub(super) fn respond(call: &Call, form: Form, http: http::Request<Incoming>) ->
     let now = tokio::time::Instant::now();
     let events = Events {
         watch,
-        kind: call.request.kind,
+        kind: call.request.kind.clone(),
         form,
         include: Include::parse(call.query.get("includeObject"))?,
         clock: call.api.clock.clone(),
@@ -77,7 +77,7 @@ fn messages(lines: Bytes) -> impl futures::Stream<Item = Message> {
 
 struct Events {
     watch: Watch,
-    kind: &'static Kind,
+    kind: KindRef,
     form: Form,
     include: Include,
     clock: Clock,
@@ -152,11 +152,11 @@ impl Events {
             Seen::Deleted(o) => ("DELETED", o),
             Seen::Bookmark { revision, initial } => return self.write_bookmark(*revision, *initial, out),
         };
-        if self.form.shape == Shape::Object && self.kind.stored_as.is_none() {
+        if self.form.shape == Shape::Object && self.kind.owns_storage() {
             out.put_slice(br#"{"type":""#);
             out.put_slice(name.as_bytes());
             out.put_slice(br#"","object":"#);
-            answer::splice(out, self.kind, object);
+            answer::splice(out, &self.kind, object);
             out.put_slice(b"}\n");
             return;
         }
@@ -172,10 +172,10 @@ impl Events {
 
     fn shown(&mut self, object: &std::sync::Arc<Object>, now: Timestamp) -> Value {
         match self.form.shape {
-            Shape::Object => answer::served(self.kind, object),
-            Shape::PartialMetadata | Shape::PartialMetadataList => table::partial(&answer::served(self.kind, object)),
+            Shape::Object => answer::served(&self.kind, object),
+            Shape::PartialMetadata | Shape::PartialMetadataList => table::partial(&answer::served(&self.kind, object)),
             Shape::Table => {
-                let mut table = table::of(self.kind, std::slice::from_ref(object), object.revision, self.include, now);
+                let mut table = table::of(&self.kind, std::slice::from_ref(object), object.revision, self.include, now);
                 self.columns_once(&mut table);
                 table
             }
@@ -197,19 +197,17 @@ impl Events {
         let object = match self.form.shape {
             Shape::Object => {
                 let mut zero = json!({"metadata": metadata});
-                if let Some(shape) = crate::schema::type_of(self.kind.schema) {
-                    let _ = crate::schema::decode(&mut zero, &shape, &mut Budget::new());
-                }
-                zero["kind"] = self.kind.kind.into();
+                let _ = crate::schema::decode(&mut zero, &self.kind.type_ref(), &mut Budget::new());
+                zero["kind"] = self.kind.kind().into();
                 zero["apiVersion"] = self.kind.api_version().into();
                 zero
             }
             Shape::Table => {
-                let mut table = table::of(self.kind, &[], revision, self.include, self.clock.now());
+                let mut table = table::of(&self.kind, &[], revision, self.include, self.clock.now());
                 let object =
-                    json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata});
+                    json!({"kind": self.kind.kind(), "apiVersion": self.kind.api_version(), "metadata": metadata});
                 table["rows"] =
-                    json!([{"cells": vec![Value::Null; self.kind.columns.len()], "object": table::partial(&object)}]);
+                    json!([{"cells": vec![Value::Null; self.kind.columns().len()], "object": table::partial(&object)}]);
                 self.columns_once(&mut table);
                 table
             }

@@ -42,8 +42,8 @@ impl Attributes {
     pub fn of_request(request: &Request, verb: &str) -> Self {
         Self {
             verb: verb.into(),
-            group: request.kind.group.into(),
-            resource: request.kind.plural.into(),
+            group: request.kind.group().into(),
+            resource: request.kind.plural().into(),
             subresource: request.subresource.map_or("", Subresource::name).into(),
             namespace: request.namespace.clone(),
             name: request.name.clone(),

@@ -29,7 +29,7 @@ use crate::base::json::{list, text};
 use crate::base::labels::dns_subdomain_error;
 use crate::base::metrics::{self, Pairs};
 use crate::base::object::Object;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::kinds::core::{node, secret};
 use crate::net::overlay::Backend;
 
@@ -484,8 +484,7 @@ impl Desk {
 /// Refuses a machine whose Node was deleted, which ends what its certificate is good for; a token makes it a node again. A machine
 /// that has just joined has no Node yet, but a password.
 pub fn check_member(api: &Api, name: &str) -> Result<()> {
-    let is_there =
-        |kind: &'static Kind, namespace, name| api.cache.shelf(kind).get(&kind.key(namespace, name)).is_some();
+    let is_there = |kind: &KindRef, namespace, name| api.cache.shelf(kind).get(&kind.key(namespace, name)).is_some();
     if is_there(&node::KIND, "", name) || is_there(&secret::KIND, NAMESPACE, &password_name(name)) {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use super::User;
 use super::authorize::Attributes;
 use crate::api::cache::Cache;
 use crate::base::object::Object;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::kinds::core::pod::{self, references::references};
 use crate::kinds::core::{configmap, node, secret};
 
@@ -58,7 +58,7 @@ pub fn allows(cache: &Cache, user: &User, a: &Attributes) -> bool {
 
 /// Whether an administrator has said that the node's word on tags counts.
 pub fn is_image_source(cache: &Cache, name: &str) -> bool {
-    let kind: &Kind = &node::KIND;
+    let kind: &KindRef = &node::KIND;
     let found = cache.shelf(kind).get(&kind.key("", name));
     found.is_some_and(|node| node.meta.labels.get(IMAGE_SOURCE).is_some_and(|value| &**value == "true"))
 }
@@ -79,7 +79,7 @@ fn runs(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
     found.and_then(|o| o.typed::<Pod>().ok()).is_some_and(|p| node_of(&p) == Some(node))
 }
 
-fn is_named(cache: &Cache, node: &str, kind: &Kind, namespace: &str, name: &str) -> bool {
+fn is_named(cache: &Cache, node: &str, kind: &KindRef, namespace: &str, name: &str) -> bool {
     !name.is_empty()
         && !namespace.is_empty()
         && pods_of(cache, node, namespace).any(|p| references(&p).iter().any(|(k, n)| *k == kind && n == name))
@@ -94,11 +94,11 @@ fn is_account(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::base::labels::FieldSelector;
-    use crate::kinds::Kind;
+    use crate::kinds::KindRef;
     use crate::reconcile::{Client, in_memory};
     use serde_json::{Value, json};
 
-    async fn put(client: &dyn Client, kind: &'static Kind, namespace: &str, value: Value) {
+    async fn put(client: &dyn Client, kind: &KindRef, namespace: &str, value: Value) {
         client.create(kind, namespace, value).await.unwrap();
     }
 

@@ -14,7 +14,7 @@ use crate::api::cache::Cache;
 use crate::base::budget::{Budget, Exceeded};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
-use crate::kinds::{Kind, rbac};
+use crate::kinds::{KindRef, rbac};
 
 /// One `PolicyRule`.
 #[derive(Clone, Debug, Default, Deserialize, serde::Serialize, PartialEq, Eq, Hash)]
@@ -65,7 +65,7 @@ struct Subject {
 /// Permissions that somebody lacks are told of up to this number.
 const MISSING_MAX: usize = 100;
 
-const KINDS: [&Kind; 4] =
+static KINDS: [&KindRef; 4] =
     [&rbac::clusterrole::KIND, &rbac::role::KIND, &rbac::clusterrolebinding::KIND, &rbac::rolebinding::KIND];
 
 // === impl Rbac ===
@@ -153,7 +153,7 @@ impl Rbac {
                     "" => object.meta.name.to_string(),
                     namespace => format!("{}/{namespace}", object.meta.name),
                 };
-                let name = format!("{} {place:?} of {} {}", kind.kind, role_kind.kind, value["roleRef"]["name"]);
+                let name = format!("{} {place:?} of {} {}", kind.kind(), role_kind.kind(), value["roleRef"]["name"]);
                 let binding = Binding { name, subjects, rules: rules.clone() };
                 match &*object.meta.namespace {
                     "" => out.cluster.push(binding),

@@ -129,7 +129,7 @@ impl Tokens {
         let claims = self.verify(token, audiences)?;
         let p = &claims.private;
         let now = self.clock.now();
-        let found = |kind: &'static crate::kinds::Kind, namespace: &str, r: &Reference| {
+        let found = |kind: &crate::kinds::KindRef, namespace: &str, r: &Reference| {
             let object = cache.shelf(kind).get(&kind.key(namespace, &r.name)).filter(|o| *o.meta.uid == *r.uid);
             // What waits for a finalizer is over all the same.
             let deleted = |o: &Object| o.meta.deleted.is_some_and(|at| between(at, now) > DELETION_LEEWAY);

@@ -73,7 +73,8 @@ impl Api {
             scheduled(&mut new, &now);
             Ok(new)
         };
-        let request = Request { kind, subresource: Some(crate::kinds::Subresource::Binding), ..request.clone() };
+        let request =
+            Request { kind: kind.clone(), subresource: Some(crate::kinds::Subresource::Binding), ..request.clone() };
         self.update(&request, Change::Patch(&mut bind)).await?;
         Ok(())
     }

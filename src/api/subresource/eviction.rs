@@ -18,7 +18,7 @@ impl Api {
             )));
         }
         let options = DeleteOptions::from_value(&eviction["deleteOptions"])?;
-        let request = Request { kind: &crate::kinds::core::pod::KIND, subresource: None, ..request.clone() };
+        let request = Request { kind: crate::kinds::core::pod::KIND.clone(), subresource: None, ..request.clone() };
         self.delete(&request, &options).await?;
         Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
     }

@@ -13,20 +13,20 @@ use crate::kinds::field;
 impl Api {
     /// Answers a review of the request's kind.
     pub fn review(&self, request: &Request, mut review: Value) -> Result<Value> {
-        if !request.kind.namespaced {
+        if !request.kind.namespaced() {
             crate::base::json::remove(&mut review, "metadata.namespace");
         }
-        match request.kind.kind {
+        match request.kind.kind() {
             "SelfSubjectReview" => {}
             // The answer holds rules and nothing of the question.
             "SelfSubjectRulesReview" => {
                 let status = self.rules_review(request, &review)?;
-                let (kind, version) = (request.kind.kind, request.kind.api_version());
+                let (kind, version) = (request.kind.kind(), request.kind.api_version());
                 return Ok(json!({"kind": kind, "apiVersion": version, "metadata": {}, "spec": {}, "status": status}));
             }
             _ => self.track(request, None, &mut review),
         }
-        let status = match request.kind.kind {
+        let status = match request.kind.kind() {
             "TokenReview" => self.token_review(&review)?,
             "SelfSubjectReview" => json!({"userInfo": user_info(&request.user)}),
             "SelfSubjectAccessReview" => self.access_review(request, &review, &request.user)?,
@@ -36,14 +36,14 @@ impl Api {
             }
         };
         set(&mut review, "status", status);
-        if request.kind.namespaced {
+        if request.kind.namespaced() {
             set(&mut review, "metadata.namespace", request.namespace.as_str());
         }
-        set(&mut review, "kind", request.kind.kind);
+        set(&mut review, "kind", request.kind.kind());
         set(&mut review, "apiVersion", request.kind.api_version());
         let metadata = review["metadata"].take();
         review["metadata"] = if metadata.is_object() { metadata } else { json!({}) };
-        if matches!(request.kind.kind, "SelfSubjectReview") {
+        if matches!(request.kind.kind(), "SelfSubjectReview") {
             set(&mut review, "metadata.creationTimestamp", self.clock.now_text());
         }
         Ok(review)
@@ -78,7 +78,7 @@ impl Api {
     fn access_review(&self, request: &Request, review: &Value, user: &User) -> Result<Value> {
         let (resource, path) = (at(review, "spec.resourceAttributes"), at(review, "spec.nonResourceAttributes"));
         let refuse = |path: &str, why: &str| Err(nameless(request, field::invalid(path, Value::Null, why)));
-        if request.kind.namespaced && path.is_some() {
+        if request.kind.namespaced() && path.is_some() {
             return refuse("spec.nonResourceAttributes", "disallowed on this kind of request");
         }
         let metadata = map(review, "metadata").into_iter().flatten();
@@ -125,7 +125,7 @@ impl Api {
                 Attributes { verb: text(p, "verb").into(), path: text(p, "path").into(), ..Attributes::default() }
             }
         };
-        if request.kind.namespaced && attributes.namespace != request.namespace {
+        if request.kind.namespaced() && attributes.namespace != request.namespace {
             let why = "must match the namespace of the request";
             let error = field::invalid("spec.resourceAttributes.namespace", attributes.namespace, why);
             return Err(nameless(request, error));
@@ -178,7 +178,7 @@ fn field_terms(resource: &Value) -> Vec<FieldTerm> {
 
 /// A refusal that names no kind, as Kubernetes' reviews give it.
 fn nameless(request: &Request, error: field::Error) -> Status {
-    let mut status = Status::invalid(request.kind, "", &[error]);
+    let mut status = Status::invalid(&request.kind, "", &[error]);
     status.details.kind.clear();
     status
 }

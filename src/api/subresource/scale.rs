@@ -9,7 +9,7 @@ use crate::base::budget::Budget;
 use crate::base::json::{at, int, set, text};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
-use crate::kinds::{Kind, Subresource, field};
+use crate::kinds::{KindRef, Subresource, field};
 use crate::schema::TypeRef;
 use crate::schema::apply::{self, FieldSet, managed};
 
@@ -20,7 +20,7 @@ pub const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
 const REPLICAS: &str = "spec.replicas";
 
 /// The Scale of a workload.
-pub fn of(kind: &Kind, object: &Object) -> Value {
+pub fn of(kind: &KindRef, object: &Object) -> Value {
     of_value(&form::served(kind, object.value()))
 }
 
@@ -120,17 +120,17 @@ fn check(request: &Request, new: &Value, live: &Value) -> Result<()> {
     }
     let given = text(new, "metadata.resourceVersion");
     if !given.is_empty() && given != text(live, "metadata.resourceVersion") {
-        return Err(Status::modified(request.kind, &request.name));
+        return Err(Status::modified(&request.kind, &request.name));
     }
     let (uid, actual) = (text(new, "metadata.uid"), text(live, "metadata.uid"));
     if !uid.is_empty() && uid != actual {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}");
-        return Err(Status::conflict(request.kind, &request.name, why));
+        return Err(Status::conflict(&request.kind, &request.name, why));
     }
     let replicas = int(new, REPLICAS).unwrap_or(0);
     if replicas < 0 {
         let error = field::invalid(REPLICAS, replicas, "must be greater than or equal to 0");
-        let mut status = Status::invalid(request.kind, named, &[error]);
+        let mut status = Status::invalid(&request.kind, named, &[error]);
         status.details.kind = "Scale".into();
         status.details.group = "autoscaling".into();
         return Err(status);

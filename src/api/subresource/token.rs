@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::api::admission::Review;
 use crate::api::identity::token::{Private, Reference, reference};
 use crate::api::status::{Result, Status};
-use crate::api::{Api, Request, admission};
+use crate::api::{Api, Request};
 use crate::base::clock::seconds_text;
 use crate::base::json::{at, int, list, set, text};
 use crate::kinds::core::{node, pod, secret};
 use crate::kinds::field;
+use crate::kinds::{Subresource, registry};
 use crate::schema::apply::{FieldSet, managed};
 
 /// The definition of what goes through it.
@@ -22,10 +24,12 @@ const DEFAULT_SECONDS: i64 = 3600;
 
 impl Api {
     /// Answers a TokenRequest for the named service account.
-    pub fn request_token(&self, request: &Request, asked: Value) -> Result<Value> {
+    pub async fn request_token(&self, request: &Request, asked: Value) -> Result<Value> {
+        let request = &request.clone().on(Subresource::Token);
         let account = self.get(request)?;
         check_place(request, &asked)?;
-        admission::restrict_token(self, request, &asked)?;
+        let mut asked = asked;
+        Review::create(self, request).mutate(&mut asked).await?;
         let seconds = int(&asked, "spec.expirationSeconds").unwrap_or(DEFAULT_SECONDS);
         if !SECONDS.contains(&seconds) {
             let why = if seconds < 600 {
@@ -72,7 +76,7 @@ impl Api {
             // What cannot be a version names nothing.
             (version, "Pod" | "Secret" | "Node") if version.matches('/').count() > 1 => {
                 let plural = format!("{}s", text(bound, "kind").to_lowercase());
-                let kind = crate::kinds::by_plural("", "v1", &plural).unwrap_or(&pod::KIND);
+                let kind = registry::builtin().by_plural("", "v1", &plural).unwrap_or(&pod::KIND);
                 return Err(Status::not_found(kind, text(bound, "name")));
             }
             (version, kind) => {
@@ -92,7 +96,7 @@ impl Api {
                 "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
             );
             let mut status = Status::conflict(kind, name, why);
-            status.details.kind = kind.kind.into();
+            status.details.kind = kind.kind().into();
             return Err(status);
         }
         let value = object.value();
@@ -129,7 +133,7 @@ impl Api {
 }
 
 fn refusal(request: &Request, name: &str, error: field::Error) -> Status {
-    let mut status = Status::invalid(request.kind, name, &[error]);
+    let mut status = Status::invalid(&request.kind, name, &[error]);
     (status.details.kind, status.details.group) = ("TokenRequest".into(), "authentication.k8s.io".into());
     status
 }
@@ -156,11 +160,11 @@ mod tests {
     use super::*;
     use crate::api::delete::DeleteOptions;
     use crate::api::identity::User;
-    use crate::kinds::Kind;
+    use crate::kinds::KindRef;
     use crate::kinds::core::{namespace, serviceaccount};
     use crate::reconcile::{Client, Local, Patch, in_memory};
 
-    async fn make(client: &Local, kind: &'static Kind, namespace: &str, value: Value) {
+    async fn make(client: &Local, kind: &KindRef, namespace: &str, value: Value) {
         client.create(kind, namespace, value).await.unwrap();
     }
 
@@ -178,25 +182,26 @@ mod tests {
         (api, client)
     }
 
-    fn ask(api: &Api, user: Arc<User>, spec: Value) -> Result<String> {
+    async fn ask(api: &Api, user: Arc<User>, spec: Value) -> Result<String> {
         let kind = &serviceaccount::KIND;
         let request = Request { user, ..Request::internal("test", kind, "default", "default") };
-        let answer = api.request_token(&request, json!({"spec": spec}))?;
+        let answer = api.request_token(&request, json!({"spec": spec})).await?;
         Ok(text(&answer, "status.token").to_owned())
     }
 
-    fn bound(api: &Api, kind: &'static Kind, namespace: &str, name: &str) -> Value {
+    fn bound(api: &Api, kind: &KindRef, namespace: &str, name: &str) -> Value {
         let uid = api.cache.shelf(kind).get(&kind.key(namespace, name)).unwrap().meta.uid.to_string();
-        json!({"apiVersion": "v1", "kind": kind.kind, "name": name, "uid": uid})
+        json!({"apiVersion": "v1", "kind": kind.kind(), "name": name, "uid": uid})
     }
 
     #[tokio::test]
     async fn a_token_ends_with_the_node_or_the_pod_that_it_is_bound_to() {
         let (api, client) = cluster().await;
         let holds = |token: &str| api.tokens.user(token, &[], &api.cache).is_some();
-        let of_node = ask(&api, User::system(), json!({"boundObjectRef": bound(&api, &node::KIND, "", "a")})).unwrap();
+        let of_node =
+            ask(&api, User::system(), json!({"boundObjectRef": bound(&api, &node::KIND, "", "a")})).await.unwrap();
         let of_pod = json!({"boundObjectRef": bound(&api, &pod::KIND, "default", "p")});
-        let of_pod = ask(&api, User::system(), of_pod).unwrap();
+        let of_pod = ask(&api, User::system(), of_pod).await.unwrap();
         assert!(holds(&of_node) && holds(&of_pod));
         client.delete(&node::KIND, "", "a", DeleteOptions::default()).await.unwrap();
         assert!(!holds(&of_node), "another Node of the same name is another one");
@@ -214,14 +219,14 @@ mod tests {
         let ask = |audiences: Value| {
             ask(&api, Arc::new(User::node("a")), json!({"audiences": audiences, "boundObjectRef": bound}))
         };
-        let refusal = |audiences: Value| ask(audiences).unwrap_err().message;
-        ask(json!(["vault"])).unwrap();
-        ask(json!([])).expect("the API's own, for the volume that every pod has");
+        let refusal = async |audiences: Value| ask(audiences).await.unwrap_err().message;
+        ask(json!(["vault"])).await.unwrap();
+        ask(json!([])).await.expect("the API's own, for the volume that every pod has");
         assert_eq!(
-            refusal(json!(["bank"])),
+            refusal(json!(["bank"])).await,
             "serviceaccounts \"default\" is forbidden: audience \"bank\" not found in pod spec volume, system:node:a is not \
              authorized to request tokens for this audience"
         );
-        assert!(refusal(json!(["vault", "bank"])).ends_with("node may only request 0 or 1 audiences"));
+        assert!(refusal(json!(["vault", "bank"])).await.ends_with("node may only request 0 or 1 audiences"));
     }
 }

@@ -123,8 +123,7 @@ pub trait Images: Send + Sync {
         self.pull(reference, credentials).await
     }
     /// What another node may have of the images here.
-    async fn offer(&self, ask: &Ask) -> Option<Found> {
-        let _ = ask;
+    async fn offer(&self, _ask: &Ask) -> Option<Found> {
         None
     }
     /// An image by name, name with digest, or id (also without `sha256:` and shortened to 12 digits or more).

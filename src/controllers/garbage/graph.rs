@@ -7,18 +7,23 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 
+use super::is_collected;
 use crate::base::object::Object;
-use crate::reconcile::{Changes, Informer};
+use crate::kinds::KindRef;
+use crate::kinds::registry::Snapshot;
+use crate::reconcile::{Changes, Client, Informer};
 
 /// The graph.
 pub(super) struct Graph {
-    informers: Vec<Informer>,
+    client: Arc<dyn Client>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
-    changes: Vec<Box<dyn Changes>>,
+    /// The kinds that were served when it was last asked.
+    kinds: Option<Arc<Snapshot>>,
+    followed: Vec<(Informer, Box<dyn Changes>)>,
     /// By owner uid, then by store key.
     dependents: HashMap<Box<str>, BTreeMap<Arc<str>, Arc<Object>>>,
     /// The last state of every object with owners.
@@ -28,27 +33,15 @@ struct Inner {
 // === impl Graph ===
 
 impl Graph {
-    pub(super) fn new(informers: Vec<Informer>) -> Self {
-        Self { informers, inner: Mutex::default() }
+    pub(super) fn new(client: Arc<dyn Client>) -> Self {
+        Self { client, inner: Mutex::default() }
     }
 
     /// The objects that name this uid as an owner, in the order of their store keys.
     pub(super) fn dependents(&self, uid: &str) -> Vec<Arc<Object>> {
         let mut inner = self.inner.lock().expect("no panic while held");
-        if inner.changes.is_empty() {
-            inner.changes = self.informers.iter().map(|i| i.subscribe()).collect();
-            self.informers.iter().for_each(|i| inner.fill(i));
-        }
-        for (i, informer) in self.informers.iter().enumerate() {
-            loop {
-                let next = inner.changes[i].next().now_or_never();
-                match next {
-                    None => break,
-                    Some(None) => inner.fill(informer),
-                    Some(Some(changes)) => changes.iter().for_each(|c| inner.take(&c.object, c.deleted)),
-                }
-            }
-        }
+        inner.follow(&*self.client);
+        inner.pull();
         inner.dependents.get(uid).map(|d| d.values().cloned().collect()).unwrap_or_default()
     }
 }
@@ -56,11 +49,50 @@ impl Graph {
 // === impl Inner ===
 
 impl Inner {
+    /// Takes up kinds that came, and forgets those that went.
+    fn follow(&mut self, client: &dyn Client) {
+        let now = client.kinds().snapshot();
+        if self.kinds.as_ref().is_some_and(|known| Arc::ptr_eq(known, &now)) {
+            return;
+        }
+        let wanted: Vec<&KindRef> = now.stored().filter(|k| is_collected(k)).collect();
+        let (stay, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.followed).into_iter().partition(|(informer, _)| wanted.contains(&informer.kind()));
+        gone.iter().for_each(|(informer, _)| self.clear(informer.kind()));
+        let new = wanted.iter().filter(|kind| stay.iter().all(|(informer, _)| informer.kind() != **kind));
+        let new: Vec<Informer> = new.map(|kind| client.informer(kind)).collect();
+        self.followed = stay;
+        for informer in new {
+            let changes = informer.subscribe();
+            self.fill(&informer);
+            self.followed.push((informer, changes));
+        }
+        self.kinds = Some(now);
+    }
+
+    /// Takes what has changed since.
+    fn pull(&mut self) {
+        let mut followed = std::mem::take(&mut self.followed);
+        for (informer, changes) in &mut followed {
+            while let Some(next) = changes.next().now_or_never() {
+                match next {
+                    None => self.fill(informer),
+                    Some(changes) => changes.iter().for_each(|c| self.take(&c.object, c.deleted)),
+                }
+            }
+        }
+        self.followed = followed;
+    }
+
     fn fill(&mut self, informer: &Informer) {
-        let prefix = informer.kind().prefix();
+        self.clear(informer.kind());
+        informer.list("").iter().for_each(|o| self.take(o, false));
+    }
+
+    fn clear(&mut self, kind: &KindRef) {
+        let prefix = kind.prefix();
         let old: Vec<_> = self.known.iter().filter(|(k, _)| k.starts_with(&prefix)).map(|(_, o)| o.clone()).collect();
         old.iter().for_each(|o| self.forget(o));
-        informer.list("").iter().for_each(|o| self.take(o, false));
     }
 
     fn take(&mut self, object: &Arc<Object>, deleted: bool) {

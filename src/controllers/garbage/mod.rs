@@ -18,7 +18,7 @@ use super::{Context, absent_is_fine};
 use crate::api::delete::{DeleteOptions, Propagation};
 use crate::api::status::Result;
 use crate::base::object::{Object, Owner};
-use crate::kinds::{self, Kind};
+use crate::kinds::{KindRef, Volatile};
 use crate::reconcile::{Changed, Client, Controller, Key, Outcome, Patch, Reconciler};
 use graph::Graph;
 
@@ -41,22 +41,21 @@ enum Tie {
     Waiting,
 }
 
-/// The kinds whose objects own and are owned.
-fn collected() -> impl Iterator<Item = &'static Kind> {
-    kinds::ALL.iter().copied().filter(|k| k.is_stored() && k.stored_as.is_none() && k.plural != "events")
+/// Whether objects of the kind own and are owned; what is not written down for good is not.
+fn is_collected(kind: &KindRef) -> bool {
+    kind.volatile() != Volatile::Always
 }
 
 /// The controller.
 pub fn controller(cx: &Arc<Context>) -> Controller {
-    let graph = Arc::new(Graph::new(collected().map(|k| cx.client.informer(k)).collect()));
+    let graph = Arc::new(Graph::new(cx.client.clone()));
     let garbage = Arc::new(Garbage { client: cx.client.clone(), graph: graph.clone() });
-    let mut controller = Controller::new("garbage-collector", garbage, cx.clock.clone()).workers(16);
-    for kind in collected() {
-        let (graph, client) = (graph.clone(), cx.client.clone());
-        let wake = move |c: &Changed| touched(&graph, &*client, c);
-        controller = controller.watches(&*cx.client, kind, Box::new(wake));
-    }
-    controller
+    let client = cx.client.clone();
+    Controller::new("garbage-collector", garbage, cx.clock.clone()).workers(16).watches_every(
+        &cx.client,
+        is_collected,
+        move |c| touched(&graph, &*client, c),
+    )
 }
 
 /// Who must be looked at after a change.
@@ -89,8 +88,9 @@ fn touched(graph: &Graph, client: &dyn Client, c: &Changed) -> Vec<Key> {
 
 /// The owner that a reference means, if it is there.
 fn find(client: &dyn Client, of: &Object, owner: &Owner) -> Option<Arc<Object>> {
-    let kind = kinds::by_kind(&owner.api_version, &owner.kind)?.stored();
-    let namespace = if kind.namespaced { &*of.meta.namespace } else { "" };
+    let kinds = client.kinds().snapshot();
+    let kind = kinds.by_kind(&owner.api_version, &owner.kind)?.stored();
+    let namespace = if kind.namespaced() { &*of.meta.namespace } else { "" };
     client.informer(kind).get(namespace, &owner.name).filter(|o| o.meta.uid == owner.uid)
 }
 
@@ -101,14 +101,14 @@ impl Reconciler for Garbage {
         let has = |f: &str| object.meta.finalizers.iter().any(|x| **x == *f);
         if object.meta.deleted.is_some() {
             if has(ORPHAN) {
-                return self.orphan(kind, &object).await;
+                return self.orphan(&kind, &object).await;
             }
             if has(FOREGROUND) {
-                return self.foreground(kind, &object).await;
+                return self.foreground(&kind, &object).await;
             }
             return Ok(Outcome::Done);
         }
-        self.collect(kind, &object).await?;
+        self.collect(&kind, &object).await?;
         Ok(Outcome::Done)
     }
 }
@@ -116,15 +116,20 @@ impl Reconciler for Garbage {
 // === impl Garbage ===
 
 impl Garbage {
-    fn load(&self, key: &str) -> Option<(&'static Kind, Arc<Object>)> {
-        let kind = kinds::by_key(key)?;
+    fn kind_of(&self, key: &str) -> Option<KindRef> {
+        self.client.kinds().snapshot().by_key(key).cloned()
+    }
+
+    fn load(&self, key: &str) -> Option<(KindRef, Arc<Object>)> {
+        let kind = self.kind_of(key)?;
         let rest = key.strip_prefix(kind.prefix().as_str())?;
-        let (namespace, name) = if kind.namespaced { rest.split_once('/')? } else { ("", rest) };
-        Some((kind, self.client.informer(kind).get(namespace, name)?))
+        let (namespace, name) = if kind.namespaced() { rest.split_once('/')? } else { ("", rest) };
+        let object = self.client.informer(&kind).get(namespace, name)?;
+        Some((kind, object))
     }
 
     /// Deletes the object if nobody owns it any more, or lets go of owners that are gone.
-    async fn collect(&self, kind: &'static Kind, object: &Arc<Object>) -> Result<()> {
+    async fn collect(&self, kind: &KindRef, object: &Arc<Object>) -> Result<()> {
         let mut ties = Vec::with_capacity(object.meta.owners.len());
         for owner in &object.meta.owners {
             ties.push((owner, self.tie(kind, object, owner).await?));
@@ -157,12 +162,13 @@ impl Garbage {
         absent_is_fine(self.client.delete(kind, namespace, name, options).await)
     }
 
-    async fn tie(&self, kind: &Kind, object: &Object, owner: &Owner) -> Result<Tie> {
-        let Some(owner_kind) = kinds::by_kind(&owner.api_version, &owner.kind) else { return Ok(Tie::Solid) };
-        if !owner_kind.is_stored() || (owner_kind.namespaced && !kind.namespaced) {
+    async fn tie(&self, kind: &KindRef, object: &Object, owner: &Owner) -> Result<Tie> {
+        let kinds = self.client.kinds().snapshot();
+        let Some(owner_kind) = kinds.by_kind(&owner.api_version, &owner.kind) else { return Ok(Tie::Solid) };
+        if !owner_kind.is_stored() || (owner_kind.namespaced() && !kind.namespaced()) {
             return Ok(Tie::Solid);
         }
-        let namespace = if owner_kind.namespaced { &*object.meta.namespace } else { "" };
+        let namespace = if owner_kind.namespaced() { &*object.meta.namespace } else { "" };
         let found = match find(&*self.client, object, owner) {
             Some(found) => found,
             // The view may be behind; the API is not.
@@ -177,22 +183,23 @@ impl Garbage {
         Ok(if waits && owner.block_owner_deletion { Tie::Waiting } else { Tie::Solid })
     }
 
-    async fn let_go(&self, kind: &'static Kind, object: &Object, uids: &[&str]) -> Result<()> {
+    async fn let_go(&self, kind: &KindRef, object: &Object, uids: &[&str]) -> Result<()> {
         let gone: Vec<Value> = uids.iter().map(|uid| json!({"$patch": "delete", "uid": uid})).collect();
         let patch = json!({"metadata": {"uid": &*object.meta.uid, "ownerReferences": gone}});
         let (namespace, name) = (&object.meta.namespace, &object.meta.name);
         absent_is_fine(self.client.patch(kind, namespace, name, None, Patch::Strategic(patch)).await)
     }
 
-    async fn orphan(&self, kind: &'static Kind, object: &Arc<Object>) -> Result<Outcome> {
+    async fn orphan(&self, kind: &KindRef, object: &Arc<Object>) -> Result<Outcome> {
         let uid = [&*object.meta.uid];
         let dependents = self.graph.dependents(&object.meta.uid);
-        let releases = dependents.iter().filter_map(|d| Some(self.let_go(kinds::by_key(&d.key)?, d, &uid)));
-        try_join_all(releases).await?;
+        let releases = dependents.iter().filter_map(|d| Some((self.kind_of(&d.key)?, d)));
+        let uids = &uid;
+        try_join_all(releases.map(|(kind, d)| async move { self.let_go(&kind, d, uids).await })).await?;
         self.unfinalize(kind, object, ORPHAN).await
     }
 
-    async fn foreground(&self, kind: &'static Kind, object: &Arc<Object>) -> Result<Outcome> {
+    async fn foreground(&self, kind: &KindRef, object: &Arc<Object>) -> Result<Outcome> {
         let uid = &object.meta.uid;
         let dependents = self.graph.dependents(uid);
         let blocks = |d: &Arc<Object>| d.meta.owners.iter().any(|o| o.uid == *uid && o.block_owner_deletion);
@@ -202,12 +209,13 @@ impl Garbage {
         }
         // Who waits for this object cannot be waited for. Letting off is a change of the dependent, which leads here again.
         for dependent in blocking {
-            if let Some(kind) = kinds::by_key(&dependent.key).filter(|_| self.waits_for(dependent, uid)) {
-                self.let_off(kind, dependent, uid).await?;
+            if let Some(kind) = self.kind_of(&dependent.key).filter(|_| self.waits_for(dependent, uid)) {
+                self.let_off(&kind, dependent, uid).await?;
             }
         }
         let living = dependents.iter().filter(|d| d.meta.deleted.is_none() && blocks(d));
-        try_join_all(living.filter_map(|d| Some(self.collect(kinds::by_key(&d.key)?, d)))).await?;
+        let living = living.filter_map(|d| Some((self.kind_of(&d.key)?, d)));
+        try_join_all(living.map(|(kind, d)| async move { self.collect(&kind, d).await })).await?;
         Ok(Outcome::Done)
     }
 
@@ -229,14 +237,14 @@ impl Garbage {
     }
 
     /// The owner need not wait for the object any more.
-    async fn let_off(&self, kind: &'static Kind, object: &Object, owner: &str) -> Result<()> {
+    async fn let_off(&self, kind: &KindRef, object: &Object, owner: &str) -> Result<()> {
         let owners = json!([{"uid": owner, "blockOwnerDeletion": false}]);
         let patch = json!({"metadata": {"uid": &*object.meta.uid, "ownerReferences": owners}});
         let (namespace, name) = (&object.meta.namespace, &object.meta.name);
         absent_is_fine(self.client.patch(kind, namespace, name, None, Patch::Strategic(patch)).await)
     }
 
-    async fn unfinalize(&self, kind: &'static Kind, object: &Arc<Object>, finalizer: &str) -> Result<Outcome> {
+    async fn unfinalize(&self, kind: &KindRef, object: &Arc<Object>, finalizer: &str) -> Result<Outcome> {
         let left: Vec<&str> = object.meta.finalizers.iter().map(|f| &**f).filter(|f| *f != finalizer).collect();
         let left = if left.is_empty() { Value::Null } else { json!(left) };
         let metadata = json!({"resourceVersion": object.revision.to_string(), "finalizers": left});

@@ -1,16 +1,18 @@
 //! ControllerRevision.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::{int, list, text};
 use crate::kinds::check::{self, IMMUTABLE, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Kind};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "apps",
     kind: "ControllerRevision",
     plural: "controllerrevisions",
@@ -18,11 +20,10 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.apps.v1.ControllerRevision",
     columns: COLUMNS,
     row,
-    validate,
-    validate_update,
+    strategy: Strategy { validate, validate_update, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"data":{"a":1},"revision":1}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

@@ -1,6 +1,7 @@
 //! Deployment.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::workload;
@@ -9,10 +10,11 @@ use crate::kinds::check::{self, Path};
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string, wide};
-use crate::kinds::{Column, Generation, Kind, Subresource};
+use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "apps",
     kind: "Deployment",
     plural: "deployments",
@@ -25,28 +27,32 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.apps.v1.Deployment",
     columns: COLUMNS,
     row,
-    default,
-    prepare_create: |d| {
-        workload::drop_disabled(d);
-        map_mut(d, "").insert("status".into(), json!({}));
-    },
-    prepare_status: |new, old| {
-        // Labels belong to the object and not to its status.
-        match at(old, "metadata.labels") {
-            Some(labels) => map_mut(new, "metadata").insert("labels".into(), labels.clone()),
-            None => map_mut(new, "metadata").remove("labels"),
-        };
-    },
     status_resets: &["spec", "metadata.labels"],
-    validate,
-    prepare_update: |new, _| workload::drop_disabled(new),
-    validate_update: workload::fixed_selector,
-    validate_status,
-    warnings: workload::warnings,
+    pod_template: Some("/spec/template"),
+    strategy: Strategy {
+        default,
+        prepare_create: |d| {
+            workload::drop_disabled(d);
+            map_mut(d, "").insert("status".into(), json!({}));
+        },
+        prepare_status: |new, old| {
+            // Labels belong to the object and not to its status.
+            match at(old, "metadata.labels") {
+                Some(labels) => map_mut(new, "metadata").insert("labels".into(), labels.clone()),
+                None => map_mut(new, "metadata").remove("labels"),
+            };
+        },
+        validate,
+        prepare_update: |new, _| workload::drop_disabled(new),
+        validate_update: workload::fixed_selector,
+        validate_status,
+        warnings: workload::warnings,
+        ..Strategy::BASE
+    },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{
         "metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

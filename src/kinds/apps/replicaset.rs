@@ -1,6 +1,7 @@
 //! ReplicaSet.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::workload;
@@ -8,10 +9,11 @@ use crate::base::json::{int, map_mut, set_default};
 use crate::kinds::core::podspec;
 use crate::kinds::field::Errors;
 use crate::kinds::table::{self, integer, wide};
-use crate::kinds::{Column, Generation, Kind, Subresource};
+use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "apps",
     kind: "ReplicaSet",
     plural: "replicasets",
@@ -24,26 +26,30 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.apps.v1.ReplicaSet",
     columns: COLUMNS,
     row,
-    default,
-    prepare_create: |r| {
-        workload::drop_disabled(r);
-        map_mut(r, "").insert("status".into(), json!({"replicas": 0}));
+    pod_template: Some("/spec/template"),
+    strategy: Strategy {
+        default,
+        prepare_create: |r| {
+            workload::drop_disabled(r);
+            map_mut(r, "").insert("status".into(), json!({"replicas": 0}));
+        },
+        validate: |r| {
+            let mut errors = Errors::new();
+            workload::validate(&mut errors, r);
+            errors
+        },
+        prepare_update: |new, _| workload::drop_disabled(new),
+        validate_update: workload::fixed_selector,
+        validate_status: |new, _| {
+            workload::validate_status(new, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"])
+        },
+        warnings: workload::warnings,
+        ..Strategy::BASE
     },
-    validate: |r| {
-        let mut errors = Errors::new();
-        workload::validate(&mut errors, r);
-        errors
-    },
-    prepare_update: |new, _| workload::drop_disabled(new),
-    validate_update: workload::fixed_selector,
-    validate_status: |new, _| {
-        workload::validate_status(new, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"])
-    },
-    warnings: workload::warnings,
     sample: r#"{"metadata":{"name":"sample"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{
         "metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

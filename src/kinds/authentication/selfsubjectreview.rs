@@ -1,9 +1,11 @@
 //! SelfSubjectReview.
 
-use crate::kinds::Kind;
+use crate::kinds::{BUILTIN, Creation, Kind, KindRef, Strategy};
+use linkme::distributed_slice;
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "authentication.k8s.io",
     kind: "SelfSubjectReview",
     plural: "selfsubjectreviews",
@@ -11,5 +13,6 @@ pub static KIND: Kind = Kind {
     namespaced: false,
     verbs: &["create"],
     schema: "io.k8s.api.authentication.v1.SelfSubjectReview",
+    strategy: Strategy { creation: Creation::Answered, ..Strategy::BASE },
     ..Kind::BASE
-};
+});

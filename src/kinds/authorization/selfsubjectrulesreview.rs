@@ -1,9 +1,11 @@
 //! SelfSubjectRulesReview.
 
-use crate::kinds::Kind;
+use crate::kinds::{BUILTIN, Creation, Kind, KindRef, Strategy};
+use linkme::distributed_slice;
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "authorization.k8s.io",
     kind: "SelfSubjectRulesReview",
     plural: "selfsubjectrulesreviews",
@@ -11,5 +13,6 @@ pub static KIND: Kind = Kind {
     namespaced: false,
     verbs: &["create"],
     schema: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+    strategy: Strategy { creation: Creation::Answered, ..Strategy::BASE },
     ..Kind::BASE
-};
+});

@@ -1,16 +1,18 @@
 //! Lease.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::{at, map_mut, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::Errors;
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Kind};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy, Volatile};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "coordination.k8s.io",
     kind: "Lease",
     plural: "leases",
@@ -18,15 +20,18 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.coordination.v1.Lease",
     create_on_update: true,
     unconditional_update: false,
-    volatile: |namespace| namespace == "kube-node-lease",
     columns: COLUMNS,
     row,
-    prepare_create: drop_coordinated,
-    prepare_update: |new, _| drop_coordinated(new),
-    validate,
+    strategy: Strategy {
+        volatile: Volatile::InNamespace("kube-node-lease"),
+        prepare_create: drop_coordinated,
+        prepare_update: |new, _| drop_coordinated(new),
+        validate,
+        ..Strategy::BASE
+    },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"holderIdentity":"h"}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[table::NAME, string("Holder", "Who holds it."), table::AGE];
 

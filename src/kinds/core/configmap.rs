@@ -1,16 +1,18 @@
 //! ConfigMap.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::map;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Kind};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "ConfigMap",
     plural: "configmaps",
     singular: "configmap",
@@ -18,11 +20,10 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.core.v1.ConfigMap",
     columns: COLUMNS,
     row,
-    validate,
-    validate_update,
+    strategy: Strategy { validate, validate_update, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"data":{"a":"b"}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[table::NAME, string("Data", "How many entries it has."), table::AGE];
 /// All keys and values together may be this long; also those of a Secret.

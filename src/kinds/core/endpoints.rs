@@ -1,16 +1,18 @@
 //! Endpoints.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::{list, list_mut, set_default, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Kind};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "Endpoints",
     plural: "endpoints",
     singular: "endpoints",
@@ -19,12 +21,11 @@ pub static KIND: Kind = Kind {
     create_on_update: true,
     columns: COLUMNS,
     row,
-    default,
-    validate,
     deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+    strategy: Strategy { default, validate, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"subsets":[{"addresses":[{"ip":"10.1.2.3"}],"ports":[{"port":80}]}]}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[table::NAME, string("Endpoints", "Addresses and ports that are ready."), table::AGE];
 /// More than this many are only counted.

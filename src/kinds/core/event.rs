@@ -1,29 +1,30 @@
 //! Event of the core group, which is also how the events of events.k8s.io are stored.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::{at, int, text};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string, wide};
-use crate::kinds::{Column, Field, Kind};
+use crate::kinds::{BUILTIN, Column, Field, Kind, KindRef, Strategy, Volatile};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "Event",
     plural: "events",
     singular: "event",
     short_names: &["ev"],
     schema: "io.k8s.api.core.v1.Event",
     create_on_update: true,
-    volatile: |_| true,
     columns: COLUMNS,
     row,
     fields: FIELDS,
-    validate,
+    strategy: Strategy { volatile: Volatile::Always, validate, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"involvedObject":{"kind":"Pod","name":"p"}}"#,
     ..Kind::BASE
-};
+});
 
 /// Columns of both groups' events.
 pub const COLUMNS: &[Column] = &[

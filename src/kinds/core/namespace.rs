@@ -1,17 +1,21 @@
 //! Namespace.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::podsecurity;
-use crate::base::json::{at, list, map_mut, set, text};
+use crate::base::json::{at, list, map_mut, remove, set, text};
 use crate::kinds::check::Path;
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Field, Kind, NameRule, Subresource};
+use crate::kinds::{
+    BUILTIN, Column, Field, Kind, KindRef, NameRule, Strategy, Subresource, UpdateStrategy, keep_all_but,
+};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "Namespace",
     plural: "namespaces",
     singular: "namespace",
@@ -25,15 +29,28 @@ pub static KIND: Kind = Kind {
     columns: COLUMNS,
     row,
     fields: &[Field { name: "status.phase", get: |n| text(n, "status.phase").into() }],
-    default,
-    prepare_create,
-    prepare_update,
-    validate,
-    validate_status,
-    validate_finalize,
+    strategy: Strategy {
+        default,
+        prepare_create,
+        prepare_update,
+        validate,
+        validate_status,
+        subresources: &[(
+            Subresource::Finalize,
+            UpdateStrategy {
+                prepare: |new, old| keep_all_but(new, old, &["spec", "metadata"]),
+                validate: validate_finalize,
+                tracked: true,
+            },
+        )],
+        creates_status: true,
+        is_held: |namespace| !list(namespace, "spec.finalizers").is_empty(),
+        prepare_deletion,
+        ..Strategy::BASE
+    },
     sample: r#"{"metadata":{"name":"sample"}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[table::NAME, string("Status", "The phase of its life."), table::AGE];
 /// Holds a namespace until what is in it is gone.
@@ -71,6 +88,12 @@ fn prepare_update(new: &mut Value, old: &Value) {
             map_mut(new, "spec").remove("finalizers");
         }
     }
+}
+
+/// An ending namespace says so; it has no period of grace.
+fn prepare_deletion(namespace: &mut Value) {
+    set(namespace, "status.phase", "Terminating");
+    remove(namespace, "metadata.deletionGracePeriodSeconds");
 }
 
 fn finalizer_error(name: &str) -> Option<String> {

@@ -1,6 +1,7 @@
 //! Node.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
@@ -11,10 +12,11 @@ use crate::base::quantity::Quantity;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string, wide};
-use crate::kinds::{Column, Field, Kind, Subresource};
+use crate::kinds::{BUILTIN, Column, Field, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "Node",
     plural: "nodes",
     singular: "node",
@@ -26,17 +28,21 @@ pub static KIND: Kind = Kind {
     columns: COLUMNS,
     row,
     fields: &[Field { name: "spec.unschedulable", get: |n| flag(n, "spec.unschedulable").to_string() }],
-    default,
-    prepare_create: drop_config,
-    prepare_update: |new, old| keep_config(new, old),
-    prepare_status: |new, old| keep_config(new, old),
-    validate,
-    validate_update,
-    validate_status,
-    warnings,
+    strategy: Strategy {
+        default,
+        prepare_create: drop_config,
+        prepare_update: |new, old| keep_config(new, old),
+        prepare_status: |new, old| keep_config(new, old),
+        validate,
+        validate_update,
+        validate_status,
+        warnings,
+        creates_status: true,
+        ..Strategy::BASE
+    },
     sample: r#"{"metadata":{"name":"sample"}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

@@ -1,6 +1,7 @@
 //! PodTemplate: pure data, which no controller of Kubernetes itself acts on.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::podspec;
@@ -8,10 +9,11 @@ use crate::base::json::{list, map, map_mut, text};
 use crate::kinds::check::Path;
 use crate::kinds::field::Errors;
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Generation, Kind};
+use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "PodTemplate",
     plural: "podtemplates",
     singular: "podtemplate",
@@ -20,23 +22,27 @@ pub static KIND: Kind = Kind {
     delete_answers_object: true,
     columns: COLUMNS,
     row,
-    default: |object| podspec::default_template(map_mut(object, "").entry("template").or_insert_with(|| json!({}))),
-    prepare_create: drop_disabled,
-    prepare_update: |new, _| drop_disabled(new),
-    validate: |object| {
-        let mut errors = Errors::new();
-        podspec::validate_free_template(&mut errors, &Path::root("template"), &object["template"]);
-        errors
-    },
-    warnings: |new, old| {
-        if old.is_some_and(|o| o["template"] == new["template"]) {
-            return Vec::new();
-        }
-        podspec::warnings_for_template(&Path::root("template"), &new["template"])
+    pod_template: Some("/template"),
+    strategy: Strategy {
+        default: |object| podspec::default_template(map_mut(object, "").entry("template").or_insert_with(|| json!({}))),
+        prepare_create: drop_disabled,
+        prepare_update: |new, _| drop_disabled(new),
+        validate: |object| {
+            let mut errors = Errors::new();
+            podspec::validate_free_template(&mut errors, &Path::root("template"), &object["template"]);
+            errors
+        },
+        warnings: |new, old| {
+            if old.is_some_and(|o| o["template"] == new["template"]) {
+                return Vec::new();
+            }
+            podspec::warnings_for_template(&Path::root("template"), &new["template"])
+        },
+        ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample"},"template":{"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use super::configmap;
@@ -10,10 +11,11 @@ use crate::base::json::{at, map, map_mut, set_default, text};
 use crate::kinds::check::{self, IMMUTABLE, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Field, Kind};
+use crate::kinds::{BUILTIN, Column, Field, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "Secret",
     plural: "secrets",
     singular: "secret",
@@ -21,13 +23,10 @@ pub static KIND: Kind = Kind {
     columns: COLUMNS,
     row,
     fields: &[Field { name: "type", get: |s| text(s, "type").into() }],
-    default,
-    validate,
-    validate_update,
-    warnings,
+    strategy: Strategy { default, validate, validate_update, warnings, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"stringData":{"a":"b"}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

@@ -1,12 +1,14 @@
 //! ServiceAccount.
 
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::at;
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::{BUILTIN, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "ServiceAccount",
     plural: "serviceaccounts",
     singular: "serviceaccount",
@@ -14,10 +16,10 @@ pub static KIND: Kind = Kind {
     subresources: &[Subresource::Token],
     schema: "io.k8s.api.core.v1.ServiceAccount",
     delete_answers_object: true,
-    warnings,
+    strategy: Strategy { warnings, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"}}"#,
     ..Kind::BASE
-};
+});
 
 /// Asks for what only secrets listed in an account could do.
 const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";

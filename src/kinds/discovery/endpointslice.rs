@@ -1,6 +1,7 @@
 //! EndpointSlice.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use std::collections::HashSet;
 
 use serde_json::Value;
@@ -9,10 +10,11 @@ use crate::base::json::{list, list_mut, map_mut, set_default, text};
 use crate::kinds::check::{self, IMMUTABLE, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Generation, Kind};
+use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "discovery.k8s.io",
     kind: "EndpointSlice",
     plural: "endpointslices",
@@ -21,16 +23,19 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.discovery.v1.EndpointSlice",
     columns: COLUMNS,
     row,
-    default,
-    prepare_create: drop_topology,
-    prepare_update,
-    validate,
-    validate_create: endpoints,
-    validate_update,
-    warnings,
+    strategy: Strategy {
+        default,
+        prepare_create: drop_topology,
+        prepare_update,
+        validate,
+        validate_create: endpoints,
+        validate_update,
+        warnings,
+        ..Strategy::BASE
+    },
     sample: r#"{"metadata":{"name":"sample"},"addressType":"IPv4","endpoints":[{"addresses":["10.1.2.3"]}],"ports":[{"port":80}]}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

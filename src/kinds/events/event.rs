@@ -1,15 +1,17 @@
 //! Event of events.k8s.io: the same stored objects as core events, under other field names.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::{at, int, text};
 use crate::kinds::check;
 use crate::kinds::field::{self, Errors};
-use crate::kinds::{Conversion, Field, Kind, core};
+use crate::kinds::{BUILTIN, Conversion, Field, Kind, KindRef, Strategy, Volatile, core};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "events.k8s.io",
     kind: "Event",
     plural: "events",
@@ -20,14 +22,12 @@ pub static KIND: Kind = Kind {
     row,
     fields: FIELDS,
     create_on_update: true,
-    volatile: |_| true,
     stored_as: Some(&CONVERSION),
-    validate,
-    validate_update,
+    strategy: Strategy { volatile: Volatile::Always, validate, validate_update, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"eventTime":"2020-01-01T00:00:00.000000Z","action":"A","reason":"R",
         "type":"Normal","regarding":{"kind":"Pod","name":"p"},"reportingController":"a.b/c","reportingInstance":"i"}"#,
     ..Kind::BASE
-};
+});
 
 static CONVERSION: Conversion = Conversion { stored: &core::event::KIND, from_stored, to_stored };
 

@@ -1,6 +1,7 @@
 //! Ingress.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use crate::base::json::{at, int, list, map_mut, text};
@@ -8,10 +9,11 @@ use crate::base::labels::{dns_label_error, dns_subdomain_error};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Generation, Kind, Subresource};
+use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "networking.k8s.io",
     kind: "Ingress",
     plural: "ingresses",
@@ -23,18 +25,22 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.networking.v1.Ingress",
     columns: COLUMNS,
     row,
-    prepare_create: |ingress| drop(map_mut(ingress, "").insert("status".into(), json!({"loadBalancer": {}}))),
-    validate,
-    validate_create,
-    validate_status,
-    warnings: |new, old| {
-        let annotated = old.is_none() && !class_annotation(new).is_empty();
-        let text = format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead");
-        annotated.then_some(text).into_iter().collect()
+    strategy: Strategy {
+        prepare_create: |ingress| drop(map_mut(ingress, "").insert("status".into(), json!({"loadBalancer": {}}))),
+        validate,
+        validate_create,
+        validate_status,
+        warnings: |new, old| {
+            let annotated = old.is_none() && !class_annotation(new).is_empty();
+            let text =
+                format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead");
+            annotated.then_some(text).into_iter().collect()
+        },
+        ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"defaultBackend":{"service":{"name":"s","port":{"number":80}}}}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

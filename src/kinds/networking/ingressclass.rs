@@ -1,6 +1,7 @@
 //! IngressClass.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::{at, set_default, text};
@@ -8,10 +9,11 @@ use crate::base::labels::dns_subdomain_error;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Generation, Kind};
+use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "networking.k8s.io",
     kind: "IngressClass",
     plural: "ingressclasses",
@@ -21,19 +23,22 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.networking.v1.IngressClass",
     columns: COLUMNS,
     row,
-    default: |class| {
-        if at(class, "spec.parameters").is_some_and(Value::is_object) {
-            set_default(class, "spec.parameters.scope", "Cluster");
-        }
-    },
-    validate,
-    validate_update: |new, old| {
-        let (is, was) = (text(new, "spec.controller"), text(old, "spec.controller"));
-        if is == was { Errors::new() } else { [field::invalid("spec.controller", is, check::IMMUTABLE)].into() }
+    strategy: Strategy {
+        default: |class| {
+            if at(class, "spec.parameters").is_some_and(Value::is_object) {
+                set_default(class, "spec.parameters.scope", "Cluster");
+            }
+        },
+        validate,
+        validate_update: |new, old| {
+            let (is, was) = (text(new, "spec.controller"), text(old, "spec.controller"));
+            if is == was { Errors::new() } else { [field::invalid("spec.controller", is, check::IMMUTABLE)].into() }
+        },
+        ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"controller":"example.com/c"}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

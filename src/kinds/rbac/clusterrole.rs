@@ -1,15 +1,17 @@
 //! ClusterRole.
 
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use super::rule;
 use crate::base::json::list;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
-use crate::kinds::{Kind, NameRule};
+use crate::kinds::{BUILTIN, Kind, KindRef, NameRule, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "rbac.authorization.k8s.io",
     kind: "ClusterRole",
     plural: "clusterroles",
@@ -20,10 +22,10 @@ pub static KIND: Kind = Kind {
     create_on_update: true,
     columns: rule::ROLE_COLUMNS,
     row: rule::role_row,
-    validate,
+    strategy: Strategy { validate, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["pods"]}]}"#,
     ..Kind::BASE
-};
+});
 
 fn validate(role: &Value) -> Errors {
     let mut errors = Errors::new();

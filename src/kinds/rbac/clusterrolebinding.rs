@@ -2,10 +2,12 @@
 
 use super::rule;
 use crate::kinds::field::Errors;
-use crate::kinds::{Kind, NameRule};
+use crate::kinds::{BUILTIN, Kind, KindRef, NameRule, Strategy};
+use linkme::distributed_slice;
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "rbac.authorization.k8s.io",
     kind: "ClusterRoleBinding",
     plural: "clusterrolebindings",
@@ -16,17 +18,20 @@ pub static KIND: Kind = Kind {
     create_on_update: true,
     columns: rule::BINDING_COLUMNS,
     row: rule::binding_row,
-    default: rule::default_binding,
-    validate: |binding| {
-        let mut errors = Errors::new();
-        rule::binding(&mut errors, binding, ROLES, false);
-        errors
+    strategy: Strategy {
+        default: rule::default_binding,
+        validate: |binding| {
+            let mut errors = Errors::new();
+            rule::binding(&mut errors, binding, ROLES, false);
+            errors
+        },
+        validate_update: rule::fixed_reference,
+        ..Strategy::BASE
     },
-    validate_update: rule::fixed_reference,
     sample: r#"{"metadata":{"name":"sample"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"r"},
         "subjects":[{"kind":"User","name":"u"}]}"#,
     ..Kind::BASE
-};
+});
 
 /// What it may grant.
 const ROLES: &[&str] = &["ClusterRole"];

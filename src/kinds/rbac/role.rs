@@ -2,10 +2,12 @@
 
 use super::rule;
 use crate::kinds::field::Errors;
-use crate::kinds::{Kind, NameRule};
+use crate::kinds::{BUILTIN, Kind, KindRef, NameRule, Strategy};
+use linkme::distributed_slice;
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "rbac.authorization.k8s.io",
     kind: "Role",
     plural: "roles",
@@ -15,11 +17,14 @@ pub static KIND: Kind = Kind {
     create_on_update: true,
     columns: rule::ROLE_COLUMNS,
     row: rule::role_row,
-    validate: |role| {
-        let mut errors = Errors::new();
-        rule::rules(&mut errors, role, true);
-        errors
+    strategy: Strategy {
+        validate: |role| {
+            let mut errors = Errors::new();
+            rule::rules(&mut errors, role, true);
+            errors
+        },
+        ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample"},"rules":[{"verbs":["get"],"apiGroups":[""],"resources":["pods"]}]}"#,
     ..Kind::BASE
-};
+});

@@ -81,7 +81,7 @@ pub(super) fn rules(errors: &mut Errors, role: &Value, namespaced: bool) {
 
 /// Groups of what a binding names.
 pub(super) fn default_binding(binding: &mut Value) {
-    let group = role::KIND.group;
+    let group = role::KIND.group();
     // An empty reference is still an object with three members.
     let reference = map_mut(binding, "roleRef");
     for key in ["apiGroup", "kind", "name"] {
@@ -99,7 +99,7 @@ pub(super) fn default_binding(binding: &mut Value) {
 
 /// Errors in a binding.
 pub(super) fn binding(errors: &mut Errors, binding: &Value, roles: &[&str], namespaced: bool) {
-    let group = role::KIND.group;
+    let group = role::KIND.group();
     let path = Path::root("roleRef");
     let reference = &binding["roleRef"];
     if text(reference, "apiGroup") != group {
@@ -136,8 +136,8 @@ fn subject(errors: &mut Errors, path: &Path<'_>, subject: &Value, namespaced: bo
             }
         }
         "User" | "Group" => {
-            if group != role::KIND.group {
-                errors.push(field::not_supported(&path.field("apiGroup"), group, &[role::KIND.group]));
+            if group != role::KIND.group() {
+                errors.push(field::not_supported(&path.field("apiGroup"), group, &[role::KIND.group()]));
             }
         }
         other => errors.push(field::not_supported(&path.field("kind"), other, &["Group", "ServiceAccount", "User"])),

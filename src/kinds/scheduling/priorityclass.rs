@@ -1,16 +1,18 @@
 //! PriorityClass.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::{flag, int, set_default, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, integer, string};
-use crate::kinds::{Column, Generation, Kind};
+use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "scheduling.k8s.io",
     kind: "PriorityClass",
     plural: "priorityclasses",
@@ -21,12 +23,15 @@ pub static KIND: Kind = Kind {
     schema: "io.k8s.api.scheduling.v1.PriorityClass",
     columns: COLUMNS,
     row,
-    default: |class| set_default(class, "preemptionPolicy", "PreemptLowerPriority"),
-    validate,
-    validate_update,
+    strategy: Strategy {
+        default: |class| set_default(class, "preemptionPolicy", "PreemptLowerPriority"),
+        validate,
+        validate_update,
+        ..Strategy::BASE
+    },
     sample: r#"{"metadata":{"name":"sample"},"value":1}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

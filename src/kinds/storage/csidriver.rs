@@ -1,6 +1,7 @@
 //! CSIDriver.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
@@ -9,10 +10,11 @@ use crate::base::json::{at, flag, int, list, set_default, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Kind};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "storage.k8s.io",
     kind: "CSIDriver",
     plural: "csidrivers",
@@ -23,20 +25,24 @@ pub static KIND: Kind = Kind {
     unconditional_update: false,
     columns: COLUMNS,
     row,
-    default,
-    validate,
-    validate_update,
-    warnings: |new, old| {
-        let asks = |driver: &Value| {
-            !list(driver, "spec.tokenRequests").is_empty() && at(driver, "spec.serviceAccountTokenInSecrets").is_none()
-        };
-        let text = "spec.tokenRequests is set without spec.serviceAccountTokenInSecrets: tokens are passed in the \
+    strategy: Strategy {
+        default,
+        validate,
+        validate_update,
+        warnings: |new, old| {
+            let asks = |driver: &Value| {
+                !list(driver, "spec.tokenRequests").is_empty()
+                    && at(driver, "spec.serviceAccountTokenInSecrets").is_none()
+            };
+            let text = "spec.tokenRequests is set without spec.serviceAccountTokenInSecrets: tokens are passed in the \
                     volume context, which may be logged";
-        (asks(new) && !old.is_some_and(asks)).then(|| text.to_owned()).into_iter().collect()
+            (asks(new) && !old.is_some_and(asks)).then(|| text.to_owned()).into_iter().collect()
+        },
+        ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample.example.com"},"spec":{}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,
@@ -53,7 +59,7 @@ const TOKEN_SECONDS_MIN: i64 = 600;
 /// The shortest period between updates of what a node can take, in seconds.
 const UPDATE_SECONDS_MIN: i64 = 10;
 
-const fn boolean(name: &'static str, description: &'static str) -> Column {
+const fn boolean(name: &'static str, description: &'static str) -> Column<'static> {
     Column { kind: "boolean", ..string(name, description) }
 }
 

@@ -1,6 +1,7 @@
 //! CSINode.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
@@ -10,10 +11,11 @@ use crate::base::labels::label_key_error;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, integer};
-use crate::kinds::{Column, Kind};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "storage.k8s.io",
     kind: "CSINode",
     plural: "csinodes",
@@ -24,12 +26,10 @@ pub static KIND: Kind = Kind {
     unconditional_update: false,
     columns: COLUMNS,
     row,
-    default: drop_disabled,
-    validate,
-    validate_update,
+    strategy: Strategy { default: drop_disabled, validate, validate_update, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"drivers":[]}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[table::NAME, integer("Drivers", "How many drivers the node has."), table::AGE];
 /// The longest id that a driver has for a node.

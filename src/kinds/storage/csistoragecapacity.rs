@@ -1,16 +1,18 @@
 //! CSIStorageCapacity.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::text;
 use crate::base::quantity::Quantity;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
-use crate::kinds::{Column, Kind, table};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy, table};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "storage.k8s.io",
     kind: "CSIStorageCapacity",
     plural: "csistoragecapacities",
@@ -19,11 +21,10 @@ pub static KIND: Kind = Kind {
     unconditional_update: false,
     columns: COLUMNS,
     row,
-    validate,
-    validate_update,
+    strategy: Strategy { validate, validate_update, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"storageClassName":"s"}"#,
     ..Kind::BASE
-};
+});
 
 /// The columns of kinds for which Kubernetes has no printer.
 const COLUMNS: &[Column] =

@@ -1,6 +1,7 @@
 //! StorageClass.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use std::collections::HashSet;
 
 use serde_json::Value;
@@ -9,10 +10,11 @@ use crate::base::json::{flag, list, set_default, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Kind};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "storage.k8s.io",
     kind: "StorageClass",
     plural: "storageclasses",
@@ -23,15 +25,18 @@ pub static KIND: Kind = Kind {
     delete_answers_object: true,
     columns: COLUMNS,
     row,
-    default: |class| {
-        set_default(class, "reclaimPolicy", "Delete");
-        set_default(class, "volumeBindingMode", "Immediate");
+    strategy: Strategy {
+        default: |class| {
+            set_default(class, "reclaimPolicy", "Delete");
+            set_default(class, "volumeBindingMode", "Immediate");
+        },
+        validate,
+        validate_update,
+        ..Strategy::BASE
     },
-    validate,
-    validate_update,
     sample: r#"{"metadata":{"name":"sample"},"provisioner":"example.com/p"}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

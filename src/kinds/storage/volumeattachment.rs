@@ -1,16 +1,18 @@
 //! VolumeAttachment.
 
 use jiff::Timestamp;
+use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use crate::base::json::{at, flag, map_mut, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
-use crate::kinds::{Column, Kind, Subresource};
+use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     group: "storage.k8s.io",
     kind: "VolumeAttachment",
     plural: "volumeattachments",
@@ -23,18 +25,21 @@ pub static KIND: Kind = Kind {
     unconditional_update: false,
     columns: COLUMNS,
     row,
-    prepare_create: |attachment| drop(map_mut(attachment, "").insert("status".into(), json!({"attached": false}))),
-    validate,
-    validate_update: |new, old| {
-        if new["spec"] == old["spec"] {
-            return Errors::new();
-        }
-        [field::invalid("spec", new["spec"].clone(), check::IMMUTABLE)].into()
+    strategy: Strategy {
+        prepare_create: |attachment| drop(map_mut(attachment, "").insert("status".into(), json!({"attached": false}))),
+        validate,
+        validate_update: |new, old| {
+            if new["spec"] == old["spec"] {
+                return Errors::new();
+            }
+            [field::invalid("spec", new["spec"].clone(), check::IMMUTABLE)].into()
+        },
+        ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"attacher":"d.example.com","nodeName":"n",
         "source":{"persistentVolumeName":"p"}}}"#,
     ..Kind::BASE
-};
+});
 
 const COLUMNS: &[Column] = &[
     table::NAME,

@@ -203,7 +203,7 @@ impl Shared {
         Ok(at(&review, "status.allowed") == Some(&Value::Bool(true)))
     }
 
-    async fn review(&self, kind: &'static crate::kinds::Kind, spec: Value) -> Result<Value> {
+    async fn review(&self, kind: &crate::kinds::KindRef, spec: Value) -> Result<Value> {
         let _turn = self.reviews.acquire().await.map_err(Status::internal)?;
         self.client.review(kind, spec).await
     }

@@ -19,7 +19,7 @@ use crate::api::identity::node::IMAGE_SOURCE;
 use crate::api::identity::pki::{Names, Pki, new_key, node_request};
 use crate::api::node_access::{Destination, ExecOptions, LogOptions, Target};
 use crate::base::clock::Clock;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::kinds::core::{configmap, namespace, node, pod, secret, serviceaccount};
 use crate::reconcile::{Client, Local, Patch, Remote, in_memory};
 use crate::wire::images::{Ask, Head, Peers};
@@ -305,7 +305,7 @@ async fn a_stream_carries_both_ends_and_goes_with_whoever_opened_it() {
     assert!(tokio::time::timeout(PATIENCE, told).await.expect("the node closes its end").is_err());
 }
 
-async fn make(local: &Local, kind: &'static Kind, name: &str, mut value: Value) {
+async fn make(local: &Local, kind: &KindRef, name: &str, mut value: Value) {
     value["metadata"]["name"] = name.into();
     local.create(kind, "default", value).await.unwrap();
 }

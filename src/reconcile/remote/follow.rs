@@ -25,7 +25,7 @@ use crate::base::json::{at, text};
 use crate::base::metrics;
 use crate::base::object::{Draft, Object};
 use crate::base::task;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 
 /// Waits between attempts while the server is away.
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -38,7 +38,7 @@ const LINE_BYTES: usize = 8 << 20;
 /// What is followed.
 #[derive(Clone, Debug)]
 pub struct Scope {
-    pub kind: &'static Kind,
+    pub kind: KindRef,
     /// Empty: all namespaces.
     pub namespace: String,
     /// As in `fieldSelector`; empty: everything.
@@ -116,7 +116,7 @@ pub fn spawn(
                     wait = (wait * 2).min(RETRY_MAX);
                 }
                 End::Broken(why) => {
-                    tracing::debug!(kind = scope.kind.plural, why, "a watch broke");
+                    tracing::debug!(kind = scope.kind.plural(), why, "a watch broke");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(RETRY_MAX);
                 }
@@ -172,7 +172,7 @@ async fn watch_once(
                 return End::Broken("a line that is no event".into());
             };
             metrics::TOLD.add();
-            if let Some(end) = take(scope.kind, event, sink, position, &mut seen, told).await {
+            if let Some(end) = take(&scope.kind, event, sink, position, &mut seen, told).await {
                 return end;
             }
         }
@@ -182,7 +182,7 @@ async fn watch_once(
 }
 
 async fn take(
-    kind: &'static Kind,
+    kind: &KindRef,
     event: Event,
     sink: &mut impl Sink,
     position: &mut Option<u64>,
@@ -223,12 +223,12 @@ async fn take(
     None
 }
 
-fn key(kind: &Kind, value: &Value) -> Arc<str> {
+fn key(kind: &KindRef, value: &Value) -> Arc<str> {
     kind.key(text(value, "metadata.namespace"), text(value, "metadata.name"))
 }
 
 /// An object as it came over the wire.
-pub fn decode(kind: &'static Kind, mut value: Value) -> Arc<Object> {
+pub fn decode(kind: &KindRef, mut value: Value) -> Arc<Object> {
     let revision = text(&value, "metadata.resourceVersion").parse().unwrap_or(0);
     let key = key(kind, &value);
     form::stored(kind, &mut value);
@@ -246,7 +246,7 @@ fn path(scope: &Scope, position: Option<u64>) -> String {
         Some(revision) => query.append_pair("resourceVersion", &revision.to_string()),
         None => query.append_pair("sendInitialEvents", "true").append_pair("resourceVersionMatch", "NotOlderThan"),
     };
-    format!("{}?{}", super::collection(scope.kind, &scope.namespace), query.finish())
+    format!("{}?{}", super::collection(&scope.kind, &scope.namespace), query.finish())
 }
 
 /// Everything of a kind, or a selection of it: the whole shelf belongs to this one watch.

@@ -21,7 +21,7 @@ use super::follow;
 use super::view::{RemoteView, Shelf};
 use crate::base::file::{self, claim_private_dir};
 use crate::base::object::Object;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::reconcile::informer::{Changed, View};
 
 /// The first word of the first line, with the version of the format.
@@ -60,17 +60,17 @@ impl Known {
         Self { directory: directory.to_owned(), head: format!("{FORMAT} {boot} {cluster} {node}\n").into() }
     }
 
-    fn path(&self, kind: &Kind) -> PathBuf {
-        self.directory.join(kind.plural)
+    fn path(&self, kind: &KindRef) -> PathBuf {
+        self.directory.join(kind.plural())
     }
 
     /// Whether there is anything of this boot about a kind.
-    pub fn has(&self, kind: &Kind) -> bool {
+    pub fn has(&self, kind: &KindRef) -> bool {
         self.begin(kind).is_ok_and(|file| file.is_some())
     }
 
     /// The file behind its first line, if it is of this boot, cluster and node.
-    fn begin(&self, kind: &Kind) -> io::Result<Option<BufReader<io::Take<File>>>> {
+    fn begin(&self, kind: &KindRef) -> io::Result<Option<BufReader<io::Take<File>>>> {
         let mut file = match file::open(&self.path(kind)) {
             Ok(file) => BufReader::new(file.take(READ_MAX)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -85,7 +85,7 @@ impl Known {
     pub fn recall(&self, shelf: &Shelf) {
         match self.read(shelf.kind()) {
             Ok(Some(objects)) => {
-                let (kind, count) = (shelf.kind().plural, objects.len());
+                let (kind, count) = (shelf.kind().plural(), objects.len());
                 tracing::info!(kind, count, "the server does not answer; what it told last is used");
                 shelf.recall(objects.into_values());
             }
@@ -97,7 +97,7 @@ impl Known {
         }
     }
 
-    fn read(&self, kind: &'static Kind) -> io::Result<Option<BTreeMap<Arc<str>, Arc<Object>>>> {
+    fn read(&self, kind: &KindRef) -> io::Result<Option<BTreeMap<Arc<str>, Arc<Object>>>> {
         let Some(mut file) = self.begin(kind)? else { return Ok(None) };
         let (mut objects, mut line) = (BTreeMap::new(), Vec::new());
         loop {
@@ -236,7 +236,7 @@ mod tests {
     use crate::base::task;
     use crate::kinds::core::secret;
 
-    const KIND: &Kind = &secret::KIND;
+    const KIND: &KindRef = &secret::KIND;
 
     fn object(name: &str, revision: u64, word: &str) -> Arc<Object> {
         let value = json!({"metadata": {"name": name, "namespace": "n", "uid": name, "resourceVersion":

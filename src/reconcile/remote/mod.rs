@@ -33,7 +33,8 @@ use crate::base::metrics::{self, ClientLabels};
 use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::core::{configmap, pod, secret, serviceaccount};
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::registry::Registry;
+use crate::kinds::{KindRef, Subresource};
 use crate::wire::channel::Channel;
 use follow::{Recall, Scope, Sink, Whole};
 pub use known::Known;
@@ -49,7 +50,7 @@ pub struct Remote {
     server: Arc<Server>,
     node: String,
     known: Option<Known>,
-    shelves: Mutex<HashMap<&'static str, Followed>>,
+    shelves: Mutex<HashMap<String, Followed>>,
 }
 
 struct Followed {
@@ -132,9 +133,9 @@ impl Remote {
         Self { server: Arc::new(Server(channel)), node: node.into(), known, shelves: Mutex::default() }
     }
 
-    fn shelf(&self, kind: &'static Kind) -> Arc<Shelf> {
+    fn shelf(&self, kind: &KindRef) -> Arc<Shelf> {
         let mut shelves = self.shelves.lock().expect("no panic while held");
-        if let Some(followed) = shelves.get(kind.schema) {
+        if let Some(followed) = shelves.get(&kind.prefix()) {
             return followed.shelf.clone();
         }
         let new = if [&pod::KIND, &secret::KIND, &configmap::KIND].contains(&kind) {
@@ -143,8 +144,8 @@ impl Remote {
             let shelf = Arc::new(Shelf::new(kind));
             vec![self.follow(&shelf, "", Whole(shelf.clone()), std::slice::from_ref(&shelf))]
         };
-        shelves.extend(new.into_iter().map(|followed| (followed.shelf.kind().schema, followed)));
-        shelves[kind.schema].shelf.clone()
+        shelves.extend(new.into_iter().map(|followed| (followed.shelf.kind().prefix(), followed)));
+        shelves[&kind.prefix()].shelf.clone()
     }
 
     /// The node's pods, and what they name: they decide what is followed of the other two kinds, which have nothing to
@@ -163,7 +164,7 @@ impl Remote {
 
     /// Follows what is on `shelf`; `recalled` is what is known of before, with `shelf` itself at the end.
     fn follow(&self, shelf: &Arc<Shelf>, fields: &str, sink: impl Sink, recalled: &[Arc<Shelf>]) -> Followed {
-        let scope = Scope { kind: shelf.kind(), namespace: String::new(), fields: fields.into() };
+        let scope = Scope { kind: shelf.kind().clone(), namespace: String::new(), fields: fields.into() };
         let recall = self.known.clone().map(|known| {
             let (shelf, all) = (shelf.clone(), recalled.to_vec());
             let recall = move || {
@@ -187,7 +188,7 @@ impl Remote {
 
     async fn write(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         method: Method,
         path: &str,
         content: &str,
@@ -207,22 +208,26 @@ impl Drop for Remote {
 
 #[async_trait]
 impl Client for Remote {
-    fn informer(&self, kind: &'static Kind) -> Informer {
+    fn kinds(&self) -> Registry {
+        Registry::new()
+    }
+
+    fn informer(&self, kind: &KindRef) -> Informer {
         Arc::new(RemoteView(self.shelf(kind)))
     }
 
-    async fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Arc<Object>> {
+    async fn get(&self, kind: &KindRef, namespace: &str, name: &str) -> Result<Arc<Object>> {
         let path = item(kind, namespace, name, None);
         Ok(follow::decode(kind, self.server.call(Method::GET, &path, "application/json", None).await?))
     }
 
-    async fn create(&self, kind: &'static Kind, namespace: &str, value: Value) -> Result<Arc<Object>> {
+    async fn create(&self, kind: &KindRef, namespace: &str, value: Value) -> Result<Arc<Object>> {
         self.write(kind, Method::POST, &collection(kind, namespace), "application/json", &named(kind, value)).await
     }
 
     async fn update(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         name: &str,
         subresource: Option<Subresource>,
@@ -234,7 +239,7 @@ impl Client for Remote {
 
     async fn patch(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         name: &str,
         subresource: Option<Subresource>,
@@ -247,7 +252,7 @@ impl Client for Remote {
         self.write(kind, Method::PATCH, &item(kind, namespace, name, subresource), content, patch).await
     }
 
-    async fn delete(&self, kind: &'static Kind, namespace: &str, name: &str, options: DeleteOptions) -> Result<()> {
+    async fn delete(&self, kind: &KindRef, namespace: &str, name: &str, options: DeleteOptions) -> Result<()> {
         let path = item(kind, namespace, name, None);
         let body = delete_options(&options);
         self.server.call(Method::DELETE, &path, "application/json", Some(&body)).await.map(|_| ())
@@ -260,8 +265,8 @@ impl Client for Remote {
         self.server.call(Method::POST, &path, "application/json", Some(&body)).await.map(|_| ())
     }
 
-    async fn review(&self, kind: &'static Kind, spec: Value) -> Result<Value> {
-        let body = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "spec": spec});
+    async fn review(&self, kind: &KindRef, spec: Value) -> Result<Value> {
+        let body = json!({"apiVersion": kind.api_version(), "kind": kind.kind(), "spec": spec});
         self.server.call(Method::POST, &collection(kind, ""), "application/json", Some(&body)).await
     }
 
@@ -272,27 +277,30 @@ impl Client for Remote {
     }
 }
 
-fn named(kind: &Kind, mut value: Value) -> Value {
+fn named(kind: &KindRef, mut value: Value) -> Value {
     if let Some(map) = value.as_object_mut() {
         map.insert("apiVersion".into(), kind.api_version().into());
-        map.insert("kind".into(), kind.kind.into());
+        map.insert("kind".into(), kind.kind().into());
     }
     value
 }
 
 /// The path of a kind's objects in a namespace (empty: all).
-fn collection(kind: &Kind, namespace: &str) -> String {
-    let root =
-        if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}", kind.api_version()) };
+fn collection(kind: &KindRef, namespace: &str) -> String {
+    let root = if kind.group().is_empty() {
+        format!("/api/{}", kind.version())
+    } else {
+        format!("/apis/{}", kind.api_version())
+    };
     match namespace {
-        namespace if kind.namespaced && !namespace.is_empty() => {
-            format!("{root}/namespaces/{namespace}/{}", kind.plural)
+        namespace if kind.namespaced() && !namespace.is_empty() => {
+            format!("{root}/namespaces/{namespace}/{}", kind.plural())
         }
-        _ => format!("{root}/{}", kind.plural),
+        _ => format!("{root}/{}", kind.plural()),
     }
 }
 
-fn item(kind: &Kind, namespace: &str, name: &str, subresource: Option<Subresource>) -> String {
+fn item(kind: &KindRef, namespace: &str, name: &str, subresource: Option<Subresource>) -> String {
     let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
     let tail = subresource.map(|s| format!("/{}", s.name())).unwrap_or_default();
     format!("{}/{name}{tail}", collection(kind, namespace))

@@ -13,7 +13,7 @@ use super::Server;
 use super::follow::{self, One, Scope, Sink};
 use super::view::Shelf;
 use crate::base::object::Object;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::kinds::core::pod::references::references;
 use crate::kinds::core::secret;
 
@@ -46,14 +46,14 @@ impl Pods {
         Self { server, pods, secrets, maps, named: HashMap::new(), followed: HashMap::new() }
     }
 
-    fn follow(&mut self, kind: &'static Kind, namespace: &str, name: &str) -> Arc<str> {
+    fn follow(&mut self, kind: &KindRef, namespace: &str, name: &str) -> Arc<str> {
         let key = kind.key(namespace, name);
         if let Some(followed) = self.followed.get_mut(&key) {
             followed.users += 1;
             return key;
         }
         let shelf = if *kind == secret::KIND { self.secrets.clone() } else { self.maps.clone() };
-        let scope = Scope { kind, namespace: namespace.into(), fields: format!("metadata.name={name}") };
+        let scope = Scope { kind: kind.clone(), namespace: namespace.into(), fields: format!("metadata.name={name}") };
         let (tell, told) = watch::channel(false);
         let sink = One { shelf: shelf.clone(), key: key.clone() };
         let task = follow::spawn(self.server.clone(), scope, sink, tell, None);

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::base::object::Object;
 use crate::base::signal::{Receiver, Signal};
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::reconcile::informer::{Changed, Changes, View};
 
 /// Changes that are kept for readers who are behind.
@@ -23,7 +23,7 @@ const BATCH: usize = 512;
 /// The objects of one kind.
 #[derive(Debug)]
 pub struct Shelf {
-    kind: &'static Kind,
+    kind: KindRef,
     content: RwLock<Content>,
     changed: Signal,
     filled: watch::Sender<bool>,
@@ -41,9 +41,9 @@ struct Content {
 
 impl Shelf {
     /// Nothing is known yet.
-    pub fn new(kind: &'static Kind) -> Self {
+    pub fn new(kind: &KindRef) -> Self {
         let (filled, _) = watch::channel(false);
-        Self { kind, content: RwLock::default(), changed: Signal::default(), filled }
+        Self { kind: kind.clone(), content: RwLock::default(), changed: Signal::default(), filled }
     }
 
     /// Takes one state of an object. One with a lower revision counts as well: a server that was restored from a snapshot
@@ -96,8 +96,8 @@ impl Shelf {
     }
 
     /// What the objects are of.
-    pub fn kind(&self) -> &'static Kind {
-        self.kind
+    pub fn kind(&self) -> &KindRef {
+        &self.kind
     }
 
     /// The object of a key.
@@ -125,8 +125,8 @@ pub struct RemoteView(pub Arc<Shelf>);
 
 #[async_trait]
 impl View for RemoteView {
-    fn kind(&self) -> &'static Kind {
-        self.0.kind
+    fn kind(&self) -> &KindRef {
+        &self.0.kind
     }
 
     fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {

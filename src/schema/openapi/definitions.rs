@@ -122,14 +122,14 @@ fn scalar_schema(name: &str, dialect: Dialect) -> Option<Value> {
 /// One definition.
 pub(super) fn schema(
     types: &Schema,
-    descriptions: &Descriptions,
+    descriptions: Option<&Descriptions>,
     name: &str,
     dialect: Dialect,
     group_versions: &BTreeSet<(&str, &str)>,
 ) -> Value {
     let Some(id) = types.by_name.get(name) else { return scalar_schema(name, dialect).unwrap_or_else(|| json!({})) };
     let of = &types.structs[*id as usize];
-    let mut lines = descriptions.all_of(*id);
+    let mut lines = descriptions.into_iter().flat_map(|d| d.all_of(*id));
     let mut map = Map::new();
     put_text(&mut map, lines.next());
     map.insert("type".into(), "object".into());

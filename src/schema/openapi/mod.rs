@@ -9,14 +9,16 @@ mod paths;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::bundle::{Descriptions, bundle};
+use super::types::Schema;
 use definitions::{Dialect, META};
 
 /// One served kind, as far as the documents need it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct ApiKind {
     /// Empty for the core group.
     pub group: String,
@@ -30,6 +32,8 @@ pub struct ApiKind {
     pub subresources: Vec<ApiSubresource>,
     /// The schema's name, such as `io.k8s.api.core.v1.Pod`.
     pub definition: String,
+    /// The schema of a custom kind, which the bundle does not have.
+    pub schema: Option<Arc<Schema>>,
 }
 
 /// A subresource of a kind.
@@ -207,9 +211,18 @@ fn each_definition(kinds: &[ApiKind], all: &[ApiKind], dialect: Dialect, mut wri
     }
     let group_versions: BTreeSet<(&str, &str)> = all.iter().map(ApiKind::group_version).collect();
     let descriptions = Descriptions::load();
-    for name in definitions::reachable(bundle(), &roots) {
-        let schema = definitions::schema(bundle(), &descriptions, &name, dialect, &group_versions);
-        write(&name, &schema);
+    let mut written = definitions::reachable(bundle(), &roots);
+    for name in &written {
+        let schema = definitions::schema(bundle(), Some(&descriptions), name, dialect, &group_versions);
+        write(name, &schema);
+    }
+    for (kind, own) in kinds.iter().filter_map(|k| Some((k, k.schema.as_ref()?))) {
+        let roots = BTreeSet::from([kind.definition.clone(), format!("{}List", kind.definition)]);
+        for name in definitions::reachable(own, &roots) {
+            if written.insert(name.clone()) {
+                write(&name, &definitions::schema(own, None, &name, dialect, &group_versions));
+            }
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl Place {
     /// Finds what the request names.
     pub(super) fn find(api: &Api, request: &Request) -> Result<Self> {
         let id = request.name.as_str();
-        let kind = request.kind.plural.trim_end_matches('s');
+        let kind = request.kind.plural().trim_end_matches('s');
         let named = Named::parse(id).ok_or_else(|| Status::bad_request(format!("invalid {kind} request {id:?}")))?;
         match kind {
             "node" => of_node(api, named),

@@ -5,16 +5,18 @@ mod row;
 mod status;
 mod update;
 
+use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::podspec::{self, Rules};
 use crate::base::json::{at, flag, int, list, map_mut, set, text};
 use crate::kinds::check::Path;
 use crate::kinds::field::Errors;
-use crate::kinds::{Field, Generation, Kind, Subresource};
+use crate::kinds::{BUILTIN, Field, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "Pod",
     plural: "pods",
     singular: "pod",
@@ -44,29 +46,31 @@ pub static KIND: Kind = Kind {
         _ => None,
     },
     fields: FIELDS,
-    default,
-    prepare_create,
-    prepare_update: update::prepare,
-    prepare_status: status::prepare,
-    validate,
-    validate_create: |pod| {
-        if list(pod, "spec.ephemeralContainers").is_empty() {
-            return Errors::new();
-        }
-        let why = "cannot be set on create";
-        [crate::kinds::field::forbidden("spec.ephemeralContainers", why)].into()
-    },
-    validate_update: update::validate,
-    validate_status: status::validate,
-    validate_ephemeral: update::validate_ephemeral,
-    validate_resize: update::validate_resize,
-    warnings: |pod, old| match old {
-        None => podspec::warnings_for_pod(pod),
-        Some(old) => podspec::warnings_for_pod_update(pod, old),
+    strategy: Strategy {
+        default,
+        prepare_create,
+        prepare_status: status::prepare,
+        validate,
+        validate_create: |pod| {
+            if list(pod, "spec.ephemeralContainers").is_empty() {
+                return Errors::new();
+            }
+            let why = "cannot be set on create";
+            [crate::kinds::field::forbidden("spec.ephemeralContainers", why)].into()
+        },
+        validate_update: update::validate,
+        validate_status: status::validate,
+        subresources: update::SUBRESOURCES,
+        grace_seconds: Some(grace_seconds),
+        warnings: |pod, old| match old {
+            None => podspec::warnings_for_pod(pod),
+            Some(old) => podspec::warnings_for_pod_update(pod, old),
+        },
+        ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}"#,
     ..Kind::BASE
-};
+});
 
 const FIELDS: &[Field] = &[
     Field { name: "spec.nodeName", get: |p| text(p, "spec.nodeName").into() },
@@ -160,6 +164,18 @@ fn validate(pod: &Value) -> Errors {
     errors
 }
 
+/// How long a pod may take to end: none where no node runs it.
+fn grace_seconds(asked: Option<i64>, pod: &Value) -> i64 {
+    let unscheduled = text(pod, "spec.nodeName").is_empty();
+    let over = matches!(text(pod, "status.phase"), "Succeeded" | "Failed");
+    if unscheduled || over {
+        return 0;
+    }
+    let grace = asked.or_else(|| int(pod, "spec.terminationGracePeriodSeconds")).unwrap_or(30);
+    // A negative period means the shortest that still asks the processes to end.
+    if grace < 0 { 1 } else { grace }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,21 +188,21 @@ mod tests {
     fn a_minimal_pod_is_completed_and_valid() {
         let mut pod = json!({"metadata": {"name": "p", "creationTimestamp": "2020-01-01T00:00:00Z"},
             "spec": {"containers": [{"name": "c", "image": "busybox", "resources": {}}]}});
-        (KIND.default)(&mut pod);
-        (KIND.prepare_create)(&mut pod);
-        assert_eq!((KIND.validate)(&pod), Errors::new());
+        KIND.default(&mut pod);
+        KIND.prepare_create(&mut pod);
+        assert_eq!(KIND.validate(&pod), Errors::new());
         assert_eq!(pod["spec"]["containers"][0]["imagePullPolicy"], "Always");
         assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
         let again = pod.clone();
-        (KIND.default)(&mut pod);
+        KIND.default(&mut pod);
         assert_eq!(pod, again, "defaulting twice changes nothing");
     }
 
     #[test]
     fn all_errors_are_told_at_once() {
         let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{}, {"name": "A"}], "volumes": [{}], "restartPolicy": "X"}});
-        (KIND.default)(&mut pod);
-        let errors = (KIND.validate)(&pod);
+        KIND.default(&mut pod);
+        let errors = KIND.validate(&pod);
         for field in
             ["spec.containers[0].name", "spec.containers[1].image", "spec.volumes[0].name", "spec.restartPolicy"]
         {
@@ -197,11 +213,11 @@ mod tests {
     #[test]
     fn a_running_pod_changes_little() {
         let mut old = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "a"}], "activeDeadlineSeconds": 9}});
-        (KIND.default)(&mut old);
+        KIND.default(&mut old);
         let change = |path: &str, value: Value| {
             let mut new = old.clone();
             set(&mut new, path, value);
-            (KIND.validate_update)(&new, &old)
+            KIND.validate_update(&new, &old)
         };
         assert_eq!(change("spec.activeDeadlineSeconds", json!(5)), Errors::new());
         assert_eq!(fields(&change("spec.activeDeadlineSeconds", json!(10))), ["spec.activeDeadlineSeconds"]);
@@ -209,6 +225,6 @@ mod tests {
         assert_eq!(fields(&change("spec.containers", json!([]))), ["spec.containers"]);
         let mut new = old.clone();
         new["spec"]["containers"][0]["image"] = "b".into();
-        assert_eq!((KIND.validate_update)(&new, &old), Errors::new());
+        assert_eq!(KIND.validate_update(&new, &old), Errors::new());
     }
 }

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Pod};
 
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::kinds::core::{configmap, secret};
 
 /// The Secrets and ConfigMaps that a pod names, each once.
-pub fn references(pod: &Pod) -> Vec<(&'static Kind, String)> {
+pub fn references(pod: &Pod) -> Vec<(&'static KindRef, String)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let mut found = Found::default();
     for pull in spec.image_pull_secrets.iter().flatten() {
@@ -37,7 +37,7 @@ pub fn references(pod: &Pod) -> Vec<(&'static Kind, String)> {
 
 #[derive(Default)]
 struct Found {
-    all: Vec<(&'static Kind, String)>,
+    all: Vec<(&'static KindRef, String)>,
     /// By kind and name.
     seen: HashSet<(&'static str, String)>,
 }
@@ -51,8 +51,8 @@ impl Found {
         self.note(&configmap::KIND, name);
     }
 
-    fn note(&mut self, kind: &'static Kind, name: &str) {
-        if !name.is_empty() && self.seen.insert((kind.kind, name.to_owned())) {
+    fn note(&mut self, kind: &'static KindRef, name: &str) {
+        if !name.is_empty() && self.seen.insert((kind.kind(), name.to_owned())) {
             self.all.push((kind, name.to_owned()));
         }
     }
@@ -92,8 +92,9 @@ mod tests {
                 {"name": "c", "projected": {"sources": [{"secret": {"name": "p"}}, {"configMap": {"name": "q"}}]}}],
         }});
         let found = references(&serde_json::from_value(pod).unwrap());
-        let names =
-            |kind: &Kind| -> Vec<&str> { found.iter().filter(|(k, _)| *k == kind).map(|(_, n)| n.as_str()).collect() };
+        let names = |kind: &KindRef| -> Vec<&str> {
+            found.iter().filter(|(k, _)| *k == kind).map(|(_, n)| n.as_str()).collect()
+        };
         assert_eq!(names(&secret::KIND), ["pull", "init", "volume", "p"]);
         assert_eq!(names(&configmap::KIND), ["all", "one", "q"]);
     }

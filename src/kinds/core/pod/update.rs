@@ -1,19 +1,33 @@
 //! What may change in a pod after it is made: images, the deadline, gates, tolerations; little else.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::KIND;
 use crate::base::json::{at, list, map_mut, remove, set, text};
 use crate::kinds::check::{IMMUTABLE, Path};
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
+use crate::kinds::{Subresource, UpdateStrategy};
 
-/// Keeps what clients that do not know newer fields leave out.
-pub(super) fn prepare(new: &mut Value, old: &Value) {
-    // The account fields were defaulted by admission and follow each other.
-    let _ = (new, old);
-}
+/// How a pod changes through what only pods have.
+pub(super) const SUBRESOURCES: &[(Subresource, UpdateStrategy)] = &[
+    // Made by the server itself of a checked Binding.
+    (Subresource::Binding, UpdateStrategy { prepare: |_, _| {}, validate: |_, _| Errors::new(), tracked: false }),
+    (
+        Subresource::EphemeralContainers,
+        UpdateStrategy { prepare: keep_all_but_ephemeral, validate: validate_ephemeral, tracked: true },
+    ),
+    (
+        Subresource::Resize,
+        UpdateStrategy {
+            prepare: keep_all_but_resources,
+            validate: |new, old| KIND.validate(new).into_iter().chain(validate_resize(new, old)).collect(),
+            tracked: true,
+        },
+    ),
+];
 
 /// Errors in the change of a pod.
 pub(super) fn validate(new: &Value, old: &Value) -> Errors {
@@ -157,7 +171,7 @@ fn keep(value: &mut Value, old: &Value, key: &str) {
 }
 
 /// Errors in a change through the ephemeralcontainers subresource.
-pub(super) fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
+fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     let path = Path::root("spec");
     let path = path.field("ephemeralContainers");
@@ -173,7 +187,7 @@ pub(super) fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
 }
 
 /// Errors in a change through the resize subresource: only amounts of CPU and memory change, and the class of service stays.
-pub(super) fn validate_resize(new: &Value, old: &Value) -> Errors {
+fn validate_resize(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     let path = Path::root("spec");
     let (new_spec, old_spec) = (&new["spec"], &old["spec"]);
@@ -206,6 +220,52 @@ fn amounts(errors: &mut Errors, path: &Path<'_>, now: &Value, was: &Value, which
             errors.push(field::forbidden(path, format!("resource {which} cannot be removed")));
         } else if !resizable && now.get(name) != was.get(name) {
             errors.push(field::forbidden(&path.key(name), "only cpu and memory resources are mutable"));
+        }
+    }
+}
+
+/// Puts everything but the resources of containers back to what it was.
+fn keep_all_but_resources(new: &mut Value, old: &Value) {
+    let wanted = ["containers", "initContainers"].map(|g| list(new, &format!("spec.{g}")).to_vec());
+    keep_all_but_ephemeral(new, old);
+    match at(old, "spec.ephemeralContainers") {
+        Some(containers) => set(new, "spec.ephemeralContainers", containers.clone()),
+        None => {
+            remove(new, "spec.ephemeralContainers");
+        }
+    }
+    for (group, wanted) in ["containers", "initContainers"].into_iter().zip(wanted) {
+        let mut by_name = HashMap::new();
+        for container in &wanted {
+            by_name.entry(text(container, "name")).or_insert(container);
+        }
+        for container in new["spec"].get_mut(group).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(from) = by_name.get(text(container, "name")) else { continue };
+            for key in ["resources", "resizePolicy"] {
+                if let Some(value) = from.get(key) {
+                    map_mut(container, "").insert(key.into(), value.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Puts everything but the ephemeral containers back to what it was.
+fn keep_all_but_ephemeral(new: &mut Value, old: &Value) {
+    let containers = at(new, "spec.ephemeralContainers").cloned();
+    let tracked = ["resourceVersion", "managedFields"].map(|k| (k, new["metadata"].get(k).cloned()));
+    let kind = (new["apiVersion"].clone(), new["kind"].clone());
+    *new = old.clone();
+    (new["apiVersion"], new["kind"]) = kind;
+    for (key, value) in tracked {
+        if let Some(value) = value {
+            map_mut(new, "metadata").insert(key.into(), value);
+        }
+    }
+    match containers {
+        Some(containers) => set(new, "spec.ephemeralContainers", containers),
+        None => {
+            remove(new, "spec.ephemeralContainers");
         }
     }
 }

@@ -24,7 +24,7 @@ impl<'a> Names<'a> {
         for volume in list(spec, "volumes") {
             let name = text(volume, "name");
             volumes.entry(name).or_insert(volume);
-            if !sound.contains_key(name) && is_sound(spec, volume) {
+            if !sound.contains_key(name) && is_sound(volume) {
                 sound.insert(name, volume);
             }
         }
@@ -48,9 +48,9 @@ impl<'a> Names<'a> {
     }
 }
 
-fn is_sound(spec: &Value, volume: &Value) -> bool {
+fn is_sound(volume: &Value) -> bool {
     let mut errors = Errors::new();
-    volume_sources::validate(&mut errors, &Path::root(""), volume, spec);
+    volume_sources::validate(&mut errors, &Path::root(""), volume);
     check::dns_label(&mut errors, &Path::root("name"), text(volume, "name"));
     errors.is_empty()
 }

@@ -18,7 +18,7 @@ pub(super) fn validate_all(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
         let path = path.index(i);
         let name = text(volume, "name");
         let name_path = path.field("name");
-        volume_sources::validate(errors, &path, volume, spec);
+        volume_sources::validate(errors, &path, volume);
         if name.is_empty() {
             errors.push(field::required(&name_path, ""));
             continue;

@@ -44,7 +44,7 @@ const SOURCES: &[(&str, &[&str])] = &[
 ];
 
 /// Checks the one source of a volume.
-pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, volume: &Value, spec: &Value) {
+pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, volume: &Value) {
     let mut given = 0;
     for (name, required) in SOURCES {
         let Some(source) = volume.get(*name) else { continue };
@@ -63,14 +63,14 @@ pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, volume: &Value, spe
                 errors.push(field::required(&path.field(key), ""));
             }
         }
-        special(errors, &path, name, source, volume, spec);
+        special(errors, &path, name, source, volume);
     }
     if given == 0 {
         errors.push(field::required(path, "must specify a volume type"));
     }
 }
 
-fn special(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value, volume: &Value, spec: &Value) {
+fn special(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value, volume: &Value) {
     match name {
         "emptyDir" => {
             let limit = source.get("sizeLimit").and_then(Value::as_str).and_then(|s| s.parse::<Quantity>().ok());
@@ -120,7 +120,7 @@ fn special(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value, vol
         "ephemeral" => {
             if let Some(template) = source.get("volumeClaimTemplate").filter(|t| t.is_object()) {
                 volume::claim_template(errors, &path.field("volumeClaimTemplate"), template);
-                claim_name(errors, path, volume, spec);
+                claim_name(errors, path, volume);
             }
         }
         _ => {}
@@ -128,8 +128,7 @@ fn special(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value, vol
 }
 
 /// The claim is named after the pod and the volume; both together must be a name.
-fn claim_name(errors: &mut Errors, path: &Path<'_>, volume: &Value, spec: &Value) {
-    let _ = spec;
+fn claim_name(errors: &mut Errors, path: &Path<'_>, volume: &Value) {
     let name = text(volume, "name");
     if name.len() > 253 {
         errors.push(field::invalid(path, name, "the name of its claim is too long"));

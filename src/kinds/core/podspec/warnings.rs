@@ -158,8 +158,6 @@ fn names(out: &mut Vec<String>, path: &Path<'_>, spec: &Value, metadata: Option<
             path.field("terminationGracePeriodSeconds")
         ));
     }
-    let old = text(spec, "serviceAccount");
-    let _ = old;
 }
 
 fn annotations(out: &mut Vec<String>, metadata: Option<&Value>) {
@@ -190,12 +188,7 @@ fn volumes(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
                 out.push(format!("{}: {why}", path.field(kind)));
             }
         }
-        let claim = at(volume, "ephemeral.volumeClaimTemplate.spec.storageClassName");
-        let _ = claim;
         projected(out, &path, volume);
-        if volume.get("glusterfs").is_some() || volume.get("iscsi").is_some() {
-            continue;
-        }
     }
 }
 

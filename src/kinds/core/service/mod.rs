@@ -5,17 +5,19 @@ mod row;
 mod update;
 mod validate;
 
+use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use crate::base::json::{at, list, list_mut, map_mut, remove, set, set_default, text};
 use crate::kinds::check::{self, Path};
-use crate::kinds::{Field, Kind, NameRule, Subresource};
+use crate::kinds::{BUILTIN, Field, Kind, KindRef, NameRule, Strategy, Subresource};
 
 pub use families::{check as check_addresses, choose as choose_families};
 pub use update::{keep_allocated, wants_health_port};
 
 /// The kind.
-pub static KIND: Kind = Kind {
+#[distributed_slice(BUILTIN)]
+pub static KIND: KindRef = KindRef::builtin(&Kind {
     kind: "Service",
     plural: "services",
     singular: "service",
@@ -33,19 +35,23 @@ pub static KIND: Kind = Kind {
         Field { name: "spec.clusterIP", get: |s| text(s, "spec.clusterIP").into() },
         Field { name: "spec.type", get: |s| text(s, "spec.type").into() },
     ],
-    default,
-    prepare_create: |s| {
-        set(s, "status", json!({"loadBalancer": {}}));
-        normalize(s, None);
+    strategy: Strategy {
+        default,
+        prepare_create: |s| {
+            set(s, "status", json!({"loadBalancer": {}}));
+            normalize(s, None);
+        },
+        prepare_update: update::prepare,
+        validate: validate::validate,
+        validate_update: update::validate,
+        validate_status: validate::status,
+        warnings,
+        allocates: true,
+        ..Strategy::BASE
     },
-    prepare_update: update::prepare,
-    validate: validate::validate,
-    validate_update: update::validate,
-    validate_status: validate::status,
-    warnings,
     sample: r#"{"metadata":{"name":"sample"},"spec":{"ports":[{"port":80}]}}"#,
     ..Kind::BASE
-};
+});
 
 /// Whether the outside reaches it.
 fn is_external(service: &Value) -> bool {

@@ -2,14 +2,31 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use serde_json::Value;
 
+use super::{Plugin, Review};
 use crate::api::Api;
+use crate::api::status::Result;
 use crate::base::json::{set, text};
 use crate::base::object::Object;
 use crate::kinds::networking::{ingress, ingressclass};
 
-pub(super) fn default_class(api: &Api, value: &mut Value) {
+pub(super) struct DefaultIngressClass;
+
+#[async_trait]
+impl Plugin for DefaultIngressClass {
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates(&ingress::KIND)
+    }
+
+    async fn mutate(&self, review: &Review<'_>, ingress: &mut Value) -> Result<()> {
+        default_class(review.api, ingress);
+        Ok(())
+    }
+}
+
+fn default_class(api: &Api, value: &mut Value) {
     if !text(value, "spec.ingressClassName").is_empty() || !ingress::class_annotation(value).is_empty() {
         return;
     }

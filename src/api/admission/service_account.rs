@@ -1,34 +1,44 @@
-//! What a new pod gets from its cluster: service account and its token, default tolerations, priority.
+//! ServiceAccount: a new pod gets an account, the account's token and its pull secrets.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use super::{Plugin, Review};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
-use crate::base::json::{at, int, list, map_mut, set, text};
+use crate::base::json::{at, list, map_mut, set, text};
+use crate::base::task;
+use crate::kinds::core::pod;
 use crate::kinds::core::serviceaccount;
-use crate::kinds::scheduling::priorityclass;
 
 /// Where containers find their token.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long a projected token lives. Kubernetes asks for an hour and seven seconds, and so recognises its own.
 const TOKEN_SECONDS: i64 = 3607;
-/// How long a pod stays on a node that is not ready or not reachable.
-const TOLERATION_SECONDS: i64 = 300;
 /// On an account: its pods may use only the secrets it names.
 const ENFORCE_MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 /// Set on pods that a node made for itself.
 pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
-pub(super) fn admit(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
-    if !is_mirror(request, pod) {
-        service_account(api, request, pod)?;
+pub(super) struct ServiceAccount;
+
+#[async_trait]
+impl Plugin for ServiceAccount {
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.creates(&pod::KIND)
     }
-    default_tolerations(pod);
-    runtime_class(request, pod)?;
-    priority(api, request, pod)
+
+    async fn mutate(&self, review: &Review<'_>, pod: &mut Value) -> Result<()> {
+        let (api, request) = (review.api, review.request);
+        if is_mirror(request, pod) {
+            return Ok(());
+        }
+        wait_for_account(api, request, pod).await;
+        task::in_place(request.heavy, || service_account(api, request, pod))
+    }
 }
 
 /// Whether a node shows a pod of its own, which must stay as it is (NodeRestriction sees to what it may refer to). Anybody
@@ -41,8 +51,8 @@ fn is_mirror(request: &Request, pod: &Value) -> bool {
 const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 
 /// Waits until the default account is there; other accounts were there before or are the client's mistake.
-pub(super) async fn wait_for_account(api: &Api, request: &Request, pod: &Value) {
-    if !matches!(text(pod, "spec.serviceAccountName"), "" | "default") || is_mirror(request, pod) {
+async fn wait_for_account(api: &Api, request: &Request, pod: &Value) {
+    if !matches!(text(pod, "spec.serviceAccountName"), "" | "default") {
         return;
     }
     let kind = &serviceaccount::KIND;
@@ -69,7 +79,7 @@ fn service_account(api: &Api, request: &Request, pod: &mut Value) -> Result<()> 
     let Some(account) = api.cache.shelf(kind).get(&kind.key(&request.namespace, &name)) else {
         let why =
             format!("error looking up service account {}/{name}: serviceaccount {name:?} not found", request.namespace);
-        return Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why));
+        return Err(Status::forbidden(&request.kind, text(pod, "metadata.name"), why));
     };
     let account = account.value();
     if account["metadata"]["annotations"][ENFORCE_MOUNTABLE] == "true" {
@@ -102,7 +112,7 @@ fn mountable_only(request: &Request, pod: &Value, account: &Value) -> Result<()>
     let Some(secret) = used.or(pulled) else { return Ok(()) };
     let account = text(account, "metadata.name");
     let why = format!("secret {secret:?} is not allowed because service account {account} does not reference it");
-    Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why))
+    Err(Status::forbidden(&request.kind, text(pod, "metadata.name"), why))
 }
 
 fn mount_token(api: &Api, pod: &mut Value) {
@@ -140,74 +150,4 @@ fn token_volume(name: &str) -> Value {
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
         {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
     ]}})
-}
-
-/// There are no runtime classes, so none can be found; and overhead is what a class asks for.
-fn runtime_class(request: &Request, pod: &Value) -> Result<()> {
-    let name = text(pod, "metadata.name");
-    if let Some(class) = at(pod, "spec.runtimeClassName").and_then(Value::as_str) {
-        let why = format!("pod rejected: RuntimeClass {class:?} not found");
-        return Err(Status::forbidden(request.kind, name, why));
-    }
-    if at(pod, "spec.overhead").is_some_and(|o| o.as_object().is_some_and(|o| !o.is_empty())) {
-        let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
-        return Err(Status::forbidden(request.kind, name, why));
-    }
-    Ok(())
-}
-
-pub(super) fn default_tolerations(pod: &mut Value) {
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerates = |t: &Value| {
-            let effect = text(t, "effect");
-            (text(t, "key") == key || text(t, "key").is_empty()) && (effect.is_empty() || effect == "NoExecute")
-        };
-        if list(pod, "spec.tolerations").iter().any(tolerates) {
-            continue;
-        }
-        let tolerations = map_mut(pod, "spec").entry("tolerations").or_insert_with(|| json!([]));
-        if let Some(tolerations) = tolerations.as_array_mut() {
-            let toleration = json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS});
-            tolerations.push(toleration);
-        }
-    }
-}
-
-fn priority(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
-    let kind = &priorityclass::KIND;
-    let shelf = api.cache.shelf(kind);
-    let refuse = |pod: &Value, why: String| Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why));
-    let (class, policy) = match text(pod, "spec.priorityClassName") {
-        "" => {
-            let classes = shelf.list(&kind.prefix(), "");
-            let default = classes.iter().map(|o| o.value()).filter(|c| c["globalDefault"] == true);
-            let lowest = default.min_by_key(|c| c["value"].as_i64());
-            if let Some(class) = &lowest {
-                set(pod, "spec.priorityClassName", text(class, "metadata.name"));
-            }
-            let value = lowest.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
-            (value, lowest.and_then(|c| c.get("preemptionPolicy").cloned()))
-        }
-        name => match shelf.get(&kind.key("", name)) {
-            Some(class) => {
-                let class = class.value();
-                (class["value"].as_i64().unwrap_or(0), class.get("preemptionPolicy").cloned())
-            }
-            None => return refuse(pod, format!("no PriorityClass with name {name} was found")),
-        },
-    };
-    if int(pod, "spec.priority").is_some_and(|given| given != class) {
-        let why = "the integer value of priority must not be provided in pod spec; priority admission controller \
-                   computed a different value from the given PriorityClass name";
-        return refuse(pod, why.into());
-    }
-    set(pod, "spec.priority", class);
-    let policy = policy.unwrap_or_else(|| "PreemptLowerPriority".into());
-    if at(pod, "spec.preemptionPolicy").is_some_and(|given| *given != policy) {
-        let why = "the string value of PreemptionPolicy must not be provided in pod spec; priority admission \
-                   controller computed a different value from the given PriorityClass name";
-        return refuse(pod, why.into());
-    }
-    set(pod, "spec.preemptionPolicy", policy);
-    Ok(())
 }

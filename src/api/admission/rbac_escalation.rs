@@ -1,15 +1,34 @@
 //! RBAC escalation: nobody may grant what they do not hold, unless they have `escalate` or `bind`.
 
+use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::{Operation, Plugin, Review};
 use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::identity::rbac::Rule;
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::text;
+use crate::base::task;
+use crate::kinds::rbac::role;
 
-pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Result<()> {
+pub(super) struct RbacEscalation;
+
+#[async_trait]
+impl Plugin for RbacEscalation {
+    fn handles(&self, review: &Review<'_>) -> bool {
+        let writes = matches!(review.operation, Operation::Create | Operation::Update);
+        writes && review.request.kind.group() == role::KIND.group()
+    }
+
+    async fn validate(&self, review: &Review<'_>, object: &Value) -> Result<Vec<String>> {
+        let request = review.request;
+        task::in_place(request.heavy, || check(review.api, request, object, review.old)).map(|()| Vec::new())
+    }
+}
+
+fn check(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Result<()> {
     let binding = value.get("roleRef").is_some();
     let unchanged = |key: &str| old.is_some_and(|o| o.get(key) == value.get(key));
     let aggregates = value.get("aggregationRule").is_some_and(|a| !a.is_null());
@@ -24,7 +43,7 @@ pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Va
     if binding && !crate::api::identity::rbac::role_exists(api, &request.namespace, &value["roleRef"]) {
         return match request.user.is_in(crate::api::identity::MASTERS) {
             true => Ok(()),
-            false => Err(Status::not_found(request.kind, text(value, "roleRef.name"))),
+            false => Err(Status::not_found(&request.kind, text(value, "roleRef.name"))),
         };
     }
     let granted = if binding {
@@ -57,19 +76,19 @@ pub(super) fn check(api: &Api, request: &Request, value: &Value, old: Option<&Va
         request.user.groups,
         rules.join("\n")
     );
-    Err(Status::forbidden(request.kind, name, why))
+    Err(Status::forbidden(&request.kind, name, why))
 }
 
 fn attributes(request: &Request, value: &Value, binding: bool) -> Attributes {
     let plural = match (binding, text(value, "roleRef.kind")) {
-        (false, _) => request.kind.plural,
+        (false, _) => request.kind.plural(),
         (true, "Role") => "roles",
         (true, _) => "clusterroles",
     };
     let name = if binding { text(value, "roleRef.name") } else { text(value, "metadata.name") };
     Attributes {
         verb: if binding { "bind" } else { "escalate" }.into(),
-        group: request.kind.group.into(),
+        group: request.kind.group().into(),
         resource: plural.into(),
         namespace: request.namespace.clone(),
         name: name.into(),

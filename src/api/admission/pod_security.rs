@@ -1,19 +1,41 @@
 //! PodSecurity: a namespace's labels say which pods it refuses, and of which it warns.
 
+use async_trait::async_trait;
 use serde_json::Value;
 
+use super::{Operation, Plugin, Review};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::text;
+use crate::base::task;
 use crate::kinds::core::podsecurity::{Level, Standard};
 use crate::kinds::core::{namespace, pod};
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::{KindRef, Subresource};
 
 /// How many existing pods are named when a namespace becomes stricter.
 const NAMED: usize = 10;
 
+pub(super) struct PodSecurity;
+
+#[async_trait]
+impl Plugin for PodSecurity {
+    fn handles(&self, review: &Review<'_>) -> bool {
+        let kind = &review.request.kind;
+        matches!(review.operation, Operation::Create | Operation::Update)
+            && (*kind == namespace::KIND || *kind == pod::KIND || kind.pod_template().is_some())
+    }
+
+    async fn validate(&self, review: &Review<'_>, object: &Value) -> Result<Vec<String>> {
+        let (api, request, old) = (review.api, review.request, review.old);
+        task::in_place(request.heavy, || {
+            enforce(api, request, object, old)?;
+            Ok(warnings(api, request, object, old))
+        })
+    }
+}
+
 /// Refuses a pod that its namespace forbids.
-pub(super) fn enforce(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Result<()> {
+fn enforce(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Result<()> {
     let standard = standard(api, request, "enforce");
     if standard.level == Level::Privileged || !concerns(request, value, old) {
         return Ok(());
@@ -23,12 +45,12 @@ pub(super) fn enforce(api: &Api, request: &Request, value: &Value, old: Option<&
         return Ok(());
     }
     let why = format!("violates PodSecurity \"{standard}\": {}", violations.join(", "));
-    Err(Status::forbidden(request.kind, text(value, "metadata.name"), why))
+    Err(Status::forbidden(&request.kind, text(value, "metadata.name"), why))
 }
 
 /// Warnings about a pod, the template of a workload, or the pods of a namespace that becomes stricter.
-pub(super) fn warnings(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Vec<String> {
-    if request.kind == &namespace::KIND {
+fn warnings(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Vec<String> {
+    if request.kind == namespace::KIND {
         return about_existing(api, value, old);
     }
     let standard = standard(api, request, "warn");
@@ -38,8 +60,8 @@ pub(super) fn warnings(api: &Api, request: &Request, value: &Value, old: Option<
     let part = if concerns(request, value, old) {
         value
     } else {
-        match template(request.kind, value) {
-            Some(new) if request.subresource.is_none() && old.and_then(|o| template(request.kind, o)) != Some(new) => {
+        match template(&request.kind, value) {
+            Some(new) if request.subresource.is_none() && old.and_then(|o| template(&request.kind, o)) != Some(new) => {
                 new
             }
             _ => return Vec::new(),
@@ -55,15 +77,13 @@ pub(super) fn warnings(api: &Api, request: &Request, value: &Value, old: Option<
 /// Whether it is a pod that is new or changed in what the standards look at.
 fn concerns(request: &Request, value: &Value, old: Option<&Value>) -> bool {
     let parts = ["containers", "initContainers", "ephemeralContainers", "securityContext", "volumes"];
-    request.kind == &pod::KIND
+    request.kind == pod::KIND
         && matches!(request.subresource, None | Some(Subresource::EphemeralContainers))
         && old.is_none_or(|o| parts.iter().any(|p| o["spec"].get(*p) != value["spec"].get(*p)))
 }
 
-fn template<'v>(kind: &Kind, value: &'v Value) -> Option<&'v Value> {
-    let path = if kind.plural == "podtemplates" { "/template" } else { "/spec/template" };
-    let workload = matches!(kind.plural, "podtemplates" | "deployments" | "replicasets");
-    value.pointer(path).filter(|_| workload)
+fn template<'v>(kind: &KindRef, value: &'v Value) -> Option<&'v Value> {
+    value.pointer(kind.pod_template()?)
 }
 
 fn standard(api: &Api, request: &Request, mode: &str) -> Standard {

@@ -3,8 +3,10 @@
 
 use std::net::IpAddr;
 
+use async_trait::async_trait;
 use serde_json::Value;
 
+use super::{Plugin, Review};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::{list, text};
@@ -12,8 +14,21 @@ use crate::kinds::core::service;
 
 const DENIED: &str = "Use of external IPs is denied by admission control";
 
+pub(super) struct DenyServiceExternalIps;
+
+#[async_trait]
+impl Plugin for DenyServiceExternalIps {
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.writes(&service::KIND)
+    }
+
+    async fn validate(&self, review: &Review<'_>, service: &Value) -> Result<Vec<String>> {
+        restrict(review.api, review.request, service, review.old).map(|()| Vec::new())
+    }
+}
+
 /// Refuses addresses that are new in a Service and not allowed.
-pub(super) fn restrict(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Result<()> {
+fn restrict(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Result<()> {
     let addresses = |service: &Value| -> Vec<String> {
         list(service, "spec.externalIPs").iter().filter_map(Value::as_str).map(str::to_owned).collect()
     };

@@ -1,24 +1,23 @@
-//! Nodes and their agents: what a new node is marked with (TaintNodesByCondition), and what an agent may write at all
-//! (NodeRestriction): its own Node, its own Lease, its own pods and tokens for them.
+//! NodeRestriction: what an agent may write at all: its own Node, its own Lease, its own pods and tokens for them.
 
+use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::Operation;
-use super::pod::MIRROR;
+use super::service_account::MIRROR;
+use super::{Operation, Plugin, Review};
 use crate::api::identity::authorize::{Attributes, authorize};
+use crate::api::identity::join;
 use crate::api::identity::node::LEASES;
-use crate::api::identity::{NODES, User};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
-use crate::base::json::{at, flag, list, map, map_mut, text};
+use crate::base::json::{at, flag, list, map, text};
 use crate::kinds::coordination::lease;
 use crate::kinds::core::pod::references::references;
-use crate::kinds::core::{node, pod, secret};
+use crate::kinds::core::{node, pod, secret, serviceaccount};
 use crate::kinds::storage::csidriver;
-use crate::kinds::{Kind, Subresource};
+use crate::kinds::{KindRef, Subresource};
 
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
 /// Labels in Kubernetes' own domains that an agent may give its node (`k8s.io/kubelet/pkg/apis/well_known_labels.go`).
 const OWN_LABELS: [&str; 14] = [
     "kubernetes.io/hostname",
@@ -38,31 +37,48 @@ const OWN_LABELS: [&str; 14] = [
 ];
 const OWN_LABEL_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 
-/// Our own agents register a node only once it can run pods, so nobody would take the taint off again.
-fn is_agent(user: &User) -> bool {
-    user.is_in(NODES) || *user == *User::system()
-}
+pub(super) struct NodeRestriction;
 
-pub(super) fn admit(request: &Request, node: &mut Value) {
-    let there = |t: &Value| text(t, "key") == NOT_READY && text(t, "effect") == "NoSchedule";
-    if is_agent(&request.user) || list(node, "spec.taints").iter().any(there) {
-        return;
+#[async_trait]
+impl Plugin for NodeRestriction {
+    fn handles(&self, review: &Review<'_>) -> bool {
+        review.request.user.node_name().is_some() && review.operation != Operation::Connect
     }
-    let taints = map_mut(node, "spec").entry("taints").or_insert_with(|| json!([]));
-    if let Some(taints) = taints.as_array_mut() {
-        taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+
+    async fn mutate(&self, review: &Review<'_>, object: &mut Value) -> Result<()> {
+        let (api, request) = (review.api, review.request);
+        if review.creates(&node::KIND)
+            && let Some(own) = request.user.node_name()
+        {
+            join::check_member(api, own)?;
+        }
+        if request.kind == serviceaccount::KIND && request.subresource == Some(Subresource::Token) {
+            return restrict_token(api, request, object);
+        }
+        restrict(request, review.operation, object, review.old)?;
+        match review.creates(&pod::KIND) {
+            true => check_owner(api, request, object),
+            false => Ok(()),
+        }
+    }
+
+    async fn validate(&self, review: &Review<'_>, _object: &Value) -> Result<Vec<String>> {
+        match (review.operation, review.old) {
+            (Operation::Delete, Some(old)) => restrict_deletion(review.request, old).map(|()| Vec::new()),
+            _ => Ok(Vec::new()),
+        }
     }
 }
 
 /// Refuses what an agent may not create or change.
-pub(super) fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
+fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
     let Some(own) = request.user.node_name() else { return Ok(()) };
     let name = match request.name.as_str() {
         "" => text(value, "metadata.name"),
         name => name,
     };
-    let refuse = |why: String| Err(Status::forbidden(request.kind, name, why));
-    let why = match request.kind {
+    let refuse = |why: String| Err(Status::forbidden(&request.kind, name, why));
+    let why = match &request.kind {
         k if *k == pod::KIND => pod_refusal(own, request, operation, value, old),
         k if *k == node::KIND => node_refusal(own, name, operation, value, old),
         k if *k == lease::KIND => lease_refusal(own, name, request),
@@ -72,7 +88,7 @@ pub(super) fn restrict(request: &Request, operation: Operation, value: &Value, o
 }
 
 /// Refuses a pod of an agent whose owner is a Node that was there before and has the same name.
-pub(super) fn check_owner(api: &Api, request: &Request, pod: &Value) -> Result<()> {
+fn check_owner(api: &Api, request: &Request, pod: &Value) -> Result<()> {
     let (Some(own), [owner]) = (request.user.node_name(), list(pod, "metadata.ownerReferences")) else { return Ok(()) };
     let found = api.cache.shelf(&node::KIND).get(&node::KIND.key("", own));
     let Some(found) = found else { return Err(Status::not_found(&node::KIND, own)) };
@@ -80,20 +96,20 @@ pub(super) fn check_owner(api: &Api, request: &Request, pod: &Value) -> Result<(
         return Ok(());
     }
     let why = format!("node {own} UID mismatch: expected {} got {}", found.meta.uid, text(owner, "uid"));
-    Err(Status::forbidden(request.kind, text(pod, "metadata.name"), why))
+    Err(Status::forbidden(&request.kind, text(pod, "metadata.name"), why))
 }
 
 /// Refuses what an agent may not delete.
-pub(super) fn restrict_deletion(request: &Request, live: &Value) -> Result<()> {
+fn restrict_deletion(request: &Request, live: &Value) -> Result<()> {
     let Some(own) = request.user.node_name() else { return Ok(()) };
-    let why = match request.kind {
+    let why = match &request.kind {
         k if *k == pod::KIND && text(live, "spec.nodeName") != own => {
             Some(format!("node {own:?} can only delete pods with spec.nodeName set to itself"))
         }
         k if *k == lease::KIND => lease_refusal(own, &request.name, request),
         _ => None,
     };
-    why.map_or(Ok(()), |why| Err(Status::forbidden(request.kind, &request.name, why)))
+    why.map_or(Ok(()), |why| Err(Status::forbidden(&request.kind, &request.name, why)))
 }
 
 fn pod_refusal(
@@ -153,7 +169,7 @@ fn mirror_refusal(own: &str, value: &Value) -> Option<String> {
         tokens |= sources.into_iter().any(|s| s.service_account_token.is_some());
     }
     match () {
-        () if named.iter().any(|(kind, _)| **kind == secret::KIND) => cannot("secrets"),
+        () if named.iter().any(|(kind, _)| *kind == &secret::KIND) => cannot("secrets"),
         () if !named.is_empty() => cannot("configmaps"),
         () if claims => cannot("persistentvolumeclaims"),
         () if tokens => cannot("a service account"),
@@ -205,12 +221,12 @@ fn lease_refusal(own: &str, name: &str, request: &Request) -> Option<String> {
 }
 
 /// Refuses a token that is not for a pod of the agent's own node.
-pub fn restrict_token(api: &Api, request: &Request, asked: &Value) -> Result<()> {
+fn restrict_token(api: &Api, request: &Request, asked: &Value) -> Result<()> {
     let Some(own) = request.user.node_name() else { return Ok(()) };
-    let refuse = |why: &str| Err(Status::forbidden(request.kind, &request.name, why));
+    let refuse = |why: &str| Err(Status::forbidden(&request.kind, &request.name, why));
     let bound = at(asked, "spec.boundObjectRef").filter(|b| text(b, "kind") == "Pod" && !text(b, "uid").is_empty());
     let Some(bound) = bound else { return refuse("node requested token not bound to a pod") };
-    let kind: &Kind = &pod::KIND;
+    let kind: &KindRef = &pod::KIND;
     let found = api.cache.shelf(kind).get(&kind.key(&request.namespace, text(bound, "name")));
     match found.map(|o| o.value()) {
         Some(pod) if text(&pod, "metadata.uid") != text(bound, "uid") => refuse("the pod is another one by now"),
@@ -223,7 +239,7 @@ pub fn restrict_token(api: &Api, request: &Request, asked: &Value) -> Result<()>
 /// Refuses a token for somebody whom the pod has nothing to show to: the audience is one of the pod's projected tokens, one that
 /// a driver of its volumes asks for, or one that a rule lets nodes ask for.
 fn restrict_audience(api: &Api, request: &Request, asked: &Value, pod: &Value) -> Result<()> {
-    let refuse = |why: &str| Err(Status::forbidden(request.kind, &request.name, why));
+    let refuse = |why: &str| Err(Status::forbidden(&request.kind, &request.name, why));
     let audience = match list(asked, "spec.audiences") {
         [] => "",
         [audience] => audience.as_str().unwrap_or_default(),
@@ -258,9 +274,12 @@ fn restrict_audience(api: &Api, request: &Request, asked: &Value, pod: &Value) -
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
 
-    fn request(kind: &'static Kind, name: &str, subresource: Option<Subresource>) -> Request {
+    use super::*;
+    use crate::api::identity::User;
+
+    fn request(kind: &KindRef, name: &str, subresource: Option<Subresource>) -> Request {
         let user = std::sync::Arc::new(User::node("a"));
         Request { user, subresource, ..Request::internal("kubelet", kind, "default", name) }
     }

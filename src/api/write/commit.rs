@@ -1,0 +1,103 @@
+//! The commit that all writes share.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::api::cache::Pending;
+use crate::api::status::{Result, Status};
+use crate::api::{Api, Request, form};
+use crate::base::budget::{self, Budget, STORED_BYTES_MAX};
+use crate::base::json::{at, int, list};
+use crate::base::object::{Draft, Object};
+use crate::base::task;
+use crate::kinds::KindRef;
+use crate::store::{self, Op, Txn};
+
+/// Why a commit failed.
+pub(super) enum Failure {
+    /// Somebody else was faster.
+    Conflict,
+    Status(Status),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl Api {
+    /// Writes an object in the served form; `old` is what was loaded (absent: it must be new).
+    ///
+    /// An object that is being deleted and that nothing holds any more is removed instead.
+    pub(super) async fn commit(
+        &self,
+        request: &Request,
+        mut value: Value,
+        old: Option<&Arc<Object>>,
+    ) -> Result<Arc<Object>, Failure> {
+        let kind = &request.kind;
+        form::stored(kind, &mut value);
+        let stored = kind.stored();
+        let written = || Draft::new(request.key(), &value, stored.field_values(&value));
+        let draft = task::in_place(request.heavy, written);
+        check_size(&value, draft.stored().len(), old)?;
+        if request.dry_run {
+            return Ok(Arc::new(draft.at(old.map_or(0, |o| o.revision))));
+        }
+        // Who watches is told of the last state that was stored, who asked of what they made of it.
+        let released = old.filter(|_| is_released(kind, &value));
+        let pending = match released {
+            Some(old) => {
+                let last = old.value();
+                Pending::new(Draft::new(request.key(), &last, stored.field_values(&last)))
+            }
+            None => Pending::new(draft.clone()),
+        };
+        let (key, bytes) = (request.key(), pending.draft.stored().clone());
+        let expect = vec![(key.clone(), old.map_or(0, |o| o.revision))];
+        let companion = Some(pending.clone() as store::Companion);
+        let op = if released.is_some() {
+            Op::Delete { key, value: bytes, companion }
+        } else {
+            Op::Put { key, value: bytes, companion, volatile: kind.is_volatile_in(&request.namespace) }
+        };
+        match self.store.commit(Txn { expect, ops: vec![op] }).await {
+            Ok(_) if released.is_some() => Ok(Arc::new(draft.at(pending.object().revision))),
+            Ok(_) => Ok(pending.object()),
+            Err(store::Error::Conflict { .. }) => Err(Failure::Conflict),
+            Err(error) => Err(Failure::Status(error.into())),
+        }
+    }
+
+    /// Held while a kind whose objects take addresses or ports is written.
+    pub(super) async fn lock_allocation(&self, kind: &KindRef) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if kind.allocates() { Some(self.allocation.lock().await) } else { None }
+    }
+}
+
+/// Refuses what would be too large to be read again; what was so before may only become smaller.
+fn check_size(value: &Value, bytes: usize, old: Option<&Arc<Object>>) -> Result<()> {
+    let size = budget::size_of(value);
+    let limits = budget::check_depth(0, size.depth).and_then(|()| Budget::new().copy(size));
+    if bytes <= STORED_BYTES_MAX && limits.is_ok() {
+        return Ok(());
+    }
+    if let Some(old) = old {
+        let before = budget::size_of(&old.value());
+        if bytes <= old.body().len() && size.bytes <= before.bytes && size.depth <= before.depth {
+            return Ok(());
+        }
+    }
+    limits.map_err(Status::exceeded)?;
+    Err(Status::too_large(format!("the object has {bytes} bytes, limit is {STORED_BYTES_MAX}")))
+}
+
+/// Whether the object waits for its end and nothing holds it any more.
+fn is_released(kind: &KindRef, value: &Value) -> bool {
+    at(value, "metadata.deletionTimestamp").is_some()
+        && int(value, "metadata.deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && list(value, "metadata.finalizers").is_empty()
+        && !kind.is_held(value)
+}
