@@ -25,7 +25,7 @@ pub mod net;
 /// Layer 5: the node agent.
 pub mod node;
 /// Layer 6: the names one node has on its machine.
-pub mod place;
+pub mod node_paths;
 /// Layer 4: clients, informers, work queues and the controller runner.
 pub mod reconcile;
 /// Layer 5: binds pods to nodes.

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::cache::Cache;
-use crate::api::identity::join::{Cluster, Desk};
+use crate::api::identity::join::{Cluster, Joiner};
 use crate::api::identity::pki::{Names, Pki, renewal_due};
 use crate::api::identity::token::Tokens;
 use crate::api::{Api, Options, bootstrap};
@@ -33,7 +33,7 @@ use crate::base::{metrics, task};
 use crate::containers::image::Policy;
 use crate::node::access::Access;
 use crate::node::endpoints::port::Port;
-use crate::place::Place;
+use crate::node_paths::NodePaths;
 use crate::reconcile::{Client, Local};
 use crate::store::sqlite::{Retention, Sqlite};
 use crate::store::{self, Store};
@@ -167,7 +167,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let mut reasons = Reasons::new()?;
 
     // Before anything is touched: one process a run directory, and one a data directory.
-    let place = Place::new(&config.data_dir, &config.run_dir);
+    let place = NodePaths::new(&config.data_dir, &config.run_dir);
     let _claims = (place.claim()?, place.claim_data()?);
     let server_dir = config.data_dir.join("server");
     make_private_dir(&server_dir).with_context(|| {
@@ -183,7 +183,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let tokens = Tokens::new(&pki.token_key, ISSUER, clock.clone())
         .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
     let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
-    let desk = Desk::new(&server_dir, &pki, config.cluster.clone(), clock.clone());
+    let desk = Joiner::new(&server_dir, &pki, config.cluster.clone(), clock.clone());
     let _ = api.joining.set(if config.agent { desk.reserving(&config.node.name) } else { desk });
     let manifests = server_dir.join("manifests");
     make_private_dir(&manifests).with_context(|| format!("{} cannot be made", manifests.display()))?;
@@ -304,7 +304,7 @@ fn serve_kubelet_port(
 /// The node half's part of what was decided; only the node beside the server says that it is the control plane's.
 fn node_config(
     options: &NodeOptions,
-    place: Place,
+    place: NodePaths,
     config_dir: &Path,
     cluster: Cluster,
     is_server: bool,

@@ -33,7 +33,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("node", 5),
     ("docker", 5),
     ("observe", 5),
-    ("place", 6),
+    ("node_paths", 6),
     ("fuzzing", 6),
     ("server", 6),
     ("cli", 6),
@@ -219,7 +219,7 @@ const ABOUT_KINDS: &[&str] = &[
     "src/api/bootstrap.rs",
     "src/api/growth.rs",
     "src/api/http/join.rs",
-    "src/api/http/proxy/place.rs",
+    "src/api/http/proxy/target.rs",
     "src/api/identity/",
     "src/api/subresource/",
 ];

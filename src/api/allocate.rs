@@ -195,7 +195,7 @@ impl Taken {
     fn except(api: &Api, key: &str) -> Self {
         let kind = &service::KIND;
         let mut out = Self { addresses: HashSet::new(), ports: HashSet::new() };
-        for object in api.cache.shelf(kind).list(&kind.prefix(), "") {
+        for object in api.cache.kind(kind).list(&kind.prefix(), "") {
             if *object.key != *key {
                 out.add(&object);
             }

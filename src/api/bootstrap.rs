@@ -64,11 +64,11 @@ pub async fn run(api: &Api, endpoints: &Endpoints) -> Result<()> {
 /// aborted.
 pub async fn keep(api: Api, endpoints: Endpoints) {
     let kinds = [&core::service::KIND, &core::endpoints::KIND, &discovery::endpointslice::KIND];
-    let shelves = kinds.map(|k| (api.cache.shelf(k), k.key("default", "kubernetes")));
-    let mut told = shelves.each_ref().map(|(shelf, _)| shelf.subscribe());
+    let kind_caches = kinds.map(|k| (api.cache.kind(k), k.key("default", "kubernetes")));
+    let mut told = kind_caches.each_ref().map(|(kind_cache, _)| kind_cache.subscribe());
     let mut kept = None;
     loop {
-        let now = shelves.each_ref().map(|(shelf, key)| shelf.get(key).map(|o| o.revision));
+        let now = kind_caches.each_ref().map(|(kind_cache, key)| kind_cache.get(key).map(|o| o.revision));
         if kept != Some(now) {
             match api_objects(&api, &endpoints).await {
                 // Looked at again: until nothing is written any more.
@@ -96,7 +96,7 @@ async fn create_missing(api: &Api, objects: Vec<(&KindRef, Value)>) -> Result<()
     let missing = objects.into_iter().filter_map(|(kind, object)| {
         let (namespace, name) =
             (text(&object, "metadata.namespace").to_owned(), text(&object, "metadata.name").to_owned());
-        let there = api.cache.shelf(kind).get(&kind.key(&namespace, &name)).is_some();
+        let there = api.cache.kind(kind).get(&kind.key(&namespace, &name)).is_some();
         (!there).then(|| async move {
             let request = Request::internal(MANAGER, kind, &namespace, &name);
             match api.create(&request, object).await {

@@ -29,12 +29,12 @@ pub struct Cache(Arc<Inner>);
 struct Inner {
     kinds: Registry,
     /// By the prefix of their keys.
-    shelves: RwLock<HashMap<String, Arc<Shelf>>>,
+    kind_caches: RwLock<HashMap<String, Arc<KindCache>>>,
     head: AtomicU64,
 }
 
 /// One kind's objects and recent changes.
-pub struct Shelf {
+pub struct KindCache {
     /// The kind whose form is stored.
     pub kind: KindRef,
     /// Everything up to this revision was loaded, and is not taken again where it is told late.
@@ -78,11 +78,12 @@ impl Cache {
     /// Loads everything of the built-in kinds that lives in the store and from then on follows it.
     pub fn load(store: &dyn Store) -> Result<Self, Error> {
         let (kinds, head) = (Registry::new(), store.head());
-        let mut shelves = HashMap::new();
+        let mut kind_caches = HashMap::new();
         for kind in kinds.snapshot().stored() {
-            shelves.insert(kind.prefix(), Arc::new(Shelf::load(kind, store.range(&kind.prefix(), 0, "", 0)?, head)?));
+            kind_caches
+                .insert(kind.prefix(), Arc::new(KindCache::load(kind, store.range(&kind.prefix(), 0, "", 0)?, head)?));
         }
-        let cache = Self(Arc::new(Inner { kinds, shelves: RwLock::new(shelves), head: AtomicU64::new(head) }));
+        let cache = Self(Arc::new(Inner { kinds, kind_caches: RwLock::new(kind_caches), head: AtomicU64::new(head) }));
         store.attach(Box::new(cache.clone()));
         Ok(cache)
     }
@@ -96,11 +97,11 @@ impl Cache {
     pub fn add_kind(&self, store: &dyn Store, kind: KindRef) -> Result<(), Error> {
         {
             // What is committed meanwhile is told once the lock is free.
-            let mut shelves = self.0.shelves.write().expect("no panic while held");
-            if kind.owns_storage() && !shelves.contains_key(&kind.prefix()) {
+            let mut kind_caches = self.0.kind_caches.write().expect("no panic while held");
+            if kind.owns_storage() && !kind_caches.contains_key(&kind.prefix()) {
                 let head = store.head();
                 let page = store.range(&kind.prefix(), head, "", 0)?;
-                shelves.insert(kind.prefix(), Arc::new(Shelf::load(&kind, page, head)?));
+                kind_caches.insert(kind.prefix(), Arc::new(KindCache::load(&kind, page, head)?));
             }
         }
         self.0.kinds.add(kind);
@@ -112,14 +113,14 @@ impl Cache {
         self.0.kinds.remove(kind);
         let prefix = kind.prefix();
         if !self.0.kinds.snapshot().stored().any(|other| other.prefix() == prefix) {
-            self.0.shelves.write().expect("no panic while held").remove(&prefix);
+            self.0.kind_caches.write().expect("no panic while held").remove(&prefix);
         }
     }
 
     /// The objects of a kind (of its stored form); none for a kind that is not served.
-    pub fn shelf(&self, kind: &KindRef) -> Arc<Shelf> {
-        let found = self.0.shelves.read().expect("no panic while held").get(&kind.prefix()).cloned();
-        found.unwrap_or_else(|| Arc::new(Shelf::new(kind.stored(), 0, BTreeMap::new())))
+    pub fn kind(&self, kind: &KindRef) -> Arc<KindCache> {
+        let found = self.0.kind_caches.read().expect("no panic while held").get(&kind.prefix()).cloned();
+        found.unwrap_or_else(|| Arc::new(KindCache::new(kind.stored(), 0, BTreeMap::new())))
     }
 
     /// The revision up to which the cache is complete.
@@ -137,33 +138,35 @@ impl std::fmt::Debug for Cache {
 impl Sink for Cache {
     fn publish(&mut self, changes: Vec<Change>) {
         let Some(head) = changes.last().map(|c| c.revision) else { return };
-        let shelves = self.0.shelves.read().expect("no panic while held");
-        let mut touched: Vec<&Arc<Shelf>> = Vec::new();
+        let kind_caches = self.0.kind_caches.read().expect("no panic while held");
+        let mut touched: Vec<&Arc<KindCache>> = Vec::new();
         for change in changes {
             let prefix_end = change.key.match_indices('/').nth(2).map_or(change.key.len(), |(i, _)| i + 1);
-            let Some(shelf) = shelves.get(&change.key[..prefix_end]) else {
+            let Some(kind_cache) = kind_caches.get(&change.key[..prefix_end]) else {
                 // Its kind went while it was written.
                 Pending::settle(&change);
                 continue;
             };
-            if !touched.iter().any(|t| Arc::ptr_eq(t, shelf)) {
-                touched.push(shelf);
+            if !touched.iter().any(|t| Arc::ptr_eq(t, kind_cache)) {
+                touched.push(kind_cache);
             }
-            shelf.take(change);
+            kind_cache.take(change);
         }
         self.0.head.store(head, Ordering::Release);
-        touched.iter().for_each(|shelf| shelf.changed.tell());
+        touched.iter().for_each(|kind_cache| kind_cache.changed.tell());
     }
 
     fn forget(&mut self, through: u64) {
-        let shelves = self.0.shelves.read().expect("no panic while held");
-        shelves.values().for_each(|shelf| shelf.content.write().expect("no panic while held").forget(through));
+        let kind_caches = self.0.kind_caches.read().expect("no panic while held");
+        kind_caches
+            .values()
+            .for_each(|kind_cache| kind_cache.content.write().expect("no panic while held").forget(through));
     }
 }
 
-// === impl Shelf ===
+// === impl KindCache ===
 
-impl Shelf {
+impl KindCache {
     fn new(kind: &KindRef, loaded: u64, objects: BTreeMap<Arc<str>, Arc<Object>>) -> Self {
         let content = Content { objects, ring_after: loaded, last: loaded, ..Content::default() };
         Self { kind: kind.clone(), loaded, content: RwLock::new(content), changed: Signal::default() }
@@ -313,7 +316,7 @@ impl Pending {
 
     /// The object of a change that was written in this process; whoever wrote it finds it.
     fn settle(change: &Change) -> Option<Arc<Object>> {
-        let pending = change.companion.clone()?.downcast::<Self>().ok()?;
+        let pending = change.payload.clone()?.downcast::<Self>().ok()?;
         let object = Arc::new(pending.draft.at(change.revision));
         let _ = pending.done.set(object.clone());
         Some(object)

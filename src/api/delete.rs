@@ -116,7 +116,7 @@ impl Api {
     pub async fn delete(&self, request: &Request, options: &DeleteOptions) -> Result<Deleted> {
         let kind = &request.kind;
         loop {
-            let old = self.cache.shelf(kind).get(&request.key());
+            let old = self.cache.kind(kind).get(&request.key());
             let Some(old) = old else { return Err(Status::not_found(kind, &request.name)) };
             let pinned = options.resource_version.is_some();
             check_preconditions(request, options, &old)?;
@@ -233,12 +233,12 @@ impl Api {
             return Ok(Deleted { object: Arc::new(draft.at(old.revision)), gone: removed });
         }
         let pending = Pending::new(draft);
-        let (key, bytes, companion) =
-            (request.key(), pending.draft.stored().clone(), Some(pending.clone() as store::Companion));
+        let (key, bytes, payload) =
+            (request.key(), pending.draft.stored().clone(), Some(pending.clone() as store::CommitPayload));
         let op = if removed {
-            Op::Delete { key: key.clone(), value: bytes, companion }
+            Op::Delete { key: key.clone(), value: bytes, payload }
         } else {
-            Op::Put { key: key.clone(), value: bytes, companion, volatile: kind.is_volatile_in(&request.namespace) }
+            Op::Put { key: key.clone(), value: bytes, payload, volatile: kind.is_volatile_in(&request.namespace) }
         };
         match self.store.commit(Txn { expect: vec![(key, old.revision)], ops: vec![op] }).await {
             Ok(_) => Ok(Deleted { object: pending.object(), gone: removed }),

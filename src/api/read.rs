@@ -121,7 +121,7 @@ impl Selection {
 impl Api {
     /// The named object.
     pub fn get(&self, request: &Request) -> Result<Arc<Object>> {
-        let object = self.cache.shelf(&request.kind).get(&request.key());
+        let object = self.cache.kind(&request.kind).get(&request.key());
         object.ok_or_else(|| Status::not_found(&request.kind, &request.name))
     }
 
@@ -140,10 +140,10 @@ impl Api {
                 at = 0;
             }
         }
-        let shelf = self.cache.shelf(&request.kind);
-        let (revision, all) = if at == 0 || at >= shelf.last() {
+        let kind_cache = self.cache.kind(&request.kind);
+        let (revision, all) = if at == 0 || at >= kind_cache.last() {
             let head = self.cache.head();
-            (if at == 0 { head } else { at }, shelf.list(&prefix, &after))
+            (if at == 0 { head } else { at }, kind_cache.list(&prefix, &after))
         } else {
             (at, self.history(&request.kind, &prefix, at, &after)?)
         };

@@ -25,7 +25,7 @@ pub struct WatchOptions {
 
 /// A watch event.
 #[derive(Clone, Debug)]
-pub enum Seen {
+pub enum WatchEvent {
     Added(Arc<Object>),
     Modified(Arc<Object>),
     Deleted(Arc<Object>),
@@ -44,7 +44,7 @@ pub struct Watch {
     selection: Selection,
     /// Everything up to this revision was looked at.
     position: u64,
-    ready: VecDeque<Seen>,
+    ready: VecDeque<WatchEvent>,
     changed: Receiver,
 }
 
@@ -53,8 +53,8 @@ pub struct Watch {
 impl Api {
     /// Begins a watch of the collection.
     pub fn watch(&self, request: &Request, selection: Selection, options: &WatchOptions) -> Result<Watch> {
-        let shelf = self.cache.shelf(&request.kind);
-        let changed = shelf.subscribe();
+        let kind_cache = self.cache.kind(&request.kind);
+        let changed = kind_cache.subscribe();
         let asked = parse_version(&options.resource_version)?;
         // A revision that is not reached yet is waited for; only the initial events must be as new as asked.
         let head = self.cache.head();
@@ -65,14 +65,14 @@ impl Api {
         let mut ready = VecDeque::new();
         let initial = options.initial_events.unwrap_or(asked == 0);
         let position = if initial {
-            let (objects, last) = shelf.snapshot(&prefix);
-            ready.extend(objects.into_iter().filter(|o| selection.matches(o)).map(Seen::Added));
+            let (objects, last) = kind_cache.snapshot(&prefix);
+            ready.extend(objects.into_iter().filter(|o| selection.matches(o)).map(WatchEvent::Added));
             if options.initial_events == Some(true) && options.bookmarks {
-                ready.push_back(Seen::Bookmark { revision: last.max(asked).max(1), initial: true });
+                ready.push_back(WatchEvent::Bookmark { revision: last.max(asked).max(1), initial: true });
             }
             last
         } else if asked == 0 {
-            shelf.last()
+            kind_cache.last()
         } else {
             asked
         };
@@ -84,7 +84,7 @@ impl Api {
 
 impl Watch {
     /// The next event; waits for it. An error ends the watch.
-    pub async fn next(&mut self) -> Result<Seen> {
+    pub async fn next(&mut self) -> Result<WatchEvent> {
         loop {
             if let Some(seen) = self.ready.pop_front() {
                 return Ok(seen);
@@ -102,7 +102,7 @@ impl Watch {
     }
 
     /// An event that is ready now.
-    pub fn ready(&mut self) -> Result<Option<Seen>> {
+    pub fn ready(&mut self) -> Result<Option<WatchEvent>> {
         if self.ready.is_empty() {
             self.fill()?;
         }
@@ -110,16 +110,19 @@ impl Watch {
     }
 
     /// The revision that a bookmark may name now: everything before was sent or did not match.
-    pub fn bookmark(&mut self) -> Result<Seen> {
+    pub fn bookmark(&mut self) -> Result<WatchEvent> {
         let head = self.api.cache.head();
-        let quiet = self.ready.is_empty() && self.api.cache.shelf(&self.kind).last() <= self.position;
-        Ok(Seen::Bookmark { revision: if quiet { head.max(self.position) } else { self.position }, initial: false })
+        let quiet = self.ready.is_empty() && self.api.cache.kind(&self.kind).last() <= self.position;
+        Ok(WatchEvent::Bookmark {
+            revision: if quiet { head.max(self.position) } else { self.position },
+            initial: false,
+        })
     }
 
     /// Looks at what has happened since; true if anything was looked at.
     fn fill(&mut self) -> Result<bool> {
-        let shelf = self.api.cache.shelf(&self.kind);
-        let events = match shelf.changes(self.position, BATCH) {
+        let kind_cache = self.api.cache.kind(&self.kind);
+        let events = match kind_cache.changes(self.position, BATCH) {
             Some(events) => events,
             None => self.from_history()?,
         };
@@ -158,16 +161,16 @@ impl Watch {
         Ok(events)
     }
 
-    fn see(&self, event: &Event) -> Option<Seen> {
+    fn see(&self, event: &Event) -> Option<WatchEvent> {
         let was = event.previous.as_ref().is_some_and(|p| self.selection.matches(p));
         let is = !event.deleted && self.selection.matches(&event.object);
         match (was, is) {
             (false, false) => None,
-            (false, true) => Some(Seen::Added(event.object.clone())),
-            (true, true) => Some(Seen::Modified(event.object.clone())),
-            (true, false) if event.deleted => Some(Seen::Deleted(event.object.clone())),
+            (false, true) => Some(WatchEvent::Added(event.object.clone())),
+            (true, true) => Some(WatchEvent::Modified(event.object.clone())),
+            (true, false) if event.deleted => Some(WatchEvent::Deleted(event.object.clone())),
             // It left the selection: shown as it was when it still matched, at the revision of its leaving.
-            (true, false) => event.previous.as_ref().map(|p| Seen::Deleted(Arc::new(restamp(p, event.revision)))),
+            (true, false) => event.previous.as_ref().map(|p| WatchEvent::Deleted(Arc::new(restamp(p, event.revision)))),
         }
     }
 }

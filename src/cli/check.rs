@@ -12,10 +12,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::{Directories, output};
-use crate::base::space::Space;
+use crate::base::fs_stats::FsStats;
 use crate::containers::cgroup::Layout;
 use crate::net::check::Missing;
-use crate::place::{Place, Ranges};
+use crate::node_paths::{NodePaths, Ranges};
 use crate::{containers, net};
 
 /// Kernels before it lack something of what the data plane and the containers use.
@@ -53,7 +53,7 @@ pub fn run(args: &CheckArgs) -> Result<()> {
 }
 
 fn probe(directories: &Directories) -> Result<()> {
-    let place = Place::new(&directories.data_dir, &directories.run_dir);
+    let place = NodePaths::new(&directories.data_dir, &directories.run_dir);
     let root = nix::unistd::geteuid().is_root();
     let mut failed = 0;
     let mut show = |what: &str, found: Found| {
@@ -209,7 +209,7 @@ fn clock(now_seconds: i64) -> Found {
 
 fn disk(data_dir: &Path) -> Found {
     let Some(path) = existing(data_dir) else { return Fail("--data-dir: no part of the path exists".into()) };
-    let (free, total) = match Space::of(&path) {
+    let (free, total) = match FsStats::of(&path) {
         Ok(space) => (space.available_bytes, space.capacity_bytes.max(1)),
         Err(error) => return Warn(format!("{} cannot be looked at: {error}", path.display())),
     };

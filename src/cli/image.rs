@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::{Directories, output};
 use crate::containers::Images;
 use crate::containers::image::{Image, ImageStore, Registries};
-use crate::place::Place;
+use crate::node_paths::NodePaths;
 
 /// Flags of `image`.
 #[derive(Clone, Debug, Args)]
@@ -54,7 +54,7 @@ enum Command {
 /// Runs the command.
 pub fn run(args: ImageArgs) -> Result<()> {
     let directories = &args.directories;
-    let config = Place::new(&directories.data_dir, &directories.run_dir).containers();
+    let config = NodePaths::new(&directories.data_dir, &directories.run_dir).containers();
     let path = directories.config_dir.join("registries.yaml");
     let registries = Registries::load(&path).with_context(|| path.display().to_string())?;
     let store = ImageStore::open(&config, registries)

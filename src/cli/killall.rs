@@ -13,7 +13,7 @@ use clap::Args;
 
 use super::{Directories, complain, output};
 use crate::base::{file, tree};
-use crate::place::{Place, Ranges};
+use crate::node_paths::{NodePaths, Ranges};
 use crate::{containers, net};
 
 /// How long containers may take to end when the machine shuts down.
@@ -36,7 +36,7 @@ pub fn run(args: &KillallArgs) -> Result<()> {
         bail!("killall needs root");
     }
     file::keep_new_files_private();
-    let place = Place::new(&directories.data_dir, &directories.run_dir);
+    let place = NodePaths::new(&directories.data_dir, &directories.run_dir);
     let claim = if place.run_dir.exists() { Some(place.claim()?) } else { None };
     if place.data_dir.exists() {
         place.take_data_dir()?;
@@ -83,7 +83,7 @@ fn default_ranges() -> Ranges {
 }
 
 /// The logs of the sandboxes that are there, and of the pods whose volumes are in the data directory.
-fn log_dirs(place: &Place, of_sandboxes: &[PathBuf]) -> Vec<PathBuf> {
+fn log_dirs(place: &NodePaths, of_sandboxes: &[PathBuf]) -> Vec<PathBuf> {
     let names = |path: &Path| -> Vec<String> {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         entries.filter_map(|e| e.file_name().into_string().ok()).collect()

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::{Directories, complain, output};
 use crate::base::clock::{Clock, seconds_text};
-use crate::place::Place;
+use crate::node_paths::NodePaths;
 use crate::server::snapshot;
 
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ pub fn run(args: SnapshotArgs) -> Result<()> {
         }
         SnapshotCommand::Restore { snapshot: file } => {
             // Held until the end: no server starts meanwhile.
-            let _claim = Place::new(&args.directories.data_dir, &args.directories.run_dir).claim_data()?;
+            let _claim = NodePaths::new(&args.directories.data_dir, &args.directories.run_dir).claim_data()?;
             if !file.exists() {
                 bail!("{} is not there; `amphipod snapshot list` shows those there are", file.display());
             }

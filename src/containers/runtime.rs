@@ -60,12 +60,12 @@ struct Inner {
     tree: Tree,
     users: users::Registry,
     lacks_for_users: tokio::sync::OnceCell<Option<String>>,
-    sandboxes: Mutex<BTreeMap<String, Known>>,
+    sandboxes: Mutex<BTreeMap<String, SandboxEntry>>,
     events: broadcast::Sender<Event>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct SandboxEntry {
     saved: Saved,
     pid: u32,
     alive: bool,
@@ -98,7 +98,7 @@ impl ShimRuntime {
         Ok(runtime)
     }
 
-    fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+    fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, SandboxEntry>> {
         self.inner.sandboxes()
     }
 
@@ -106,7 +106,7 @@ impl ShimRuntime {
     async fn adopt(&self, saved: Saved) -> bool {
         let id = saved.spec.id.clone();
         let directory = self.inner.config.sandbox_dir(&id);
-        let known = Known { saved, pid: 0, alive: false, containers: BTreeMap::new(), watcher: None };
+        let known = SandboxEntry { saved, pid: 0, alive: false, containers: BTreeMap::new(), watcher: None };
         self.sandboxes().insert(id.clone(), known);
         let Ok(mut connection) = Connection::open(&directory) else { return false };
         let asked = async {
@@ -259,7 +259,7 @@ impl ShimRuntime {
 }
 
 impl Inner {
-    fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+    fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, SandboxEntry>> {
         self.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 

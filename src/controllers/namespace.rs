@@ -40,7 +40,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         }
     };
     Controller::new("namespace", Arc::new(Namespaces(cx.clone())), cx.clock.clone())
-        .owns(&*cx.client, &namespace::KIND)
+        .for_kind(&*cx.client, &namespace::KIND)
         .watches_every(&cx.client, is_content, ending)
 }
 

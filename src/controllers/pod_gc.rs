@@ -52,7 +52,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         keys
     };
     Controller::new("pod-gc", Arc::new(PodGc { cx: cx.clone(), missing: Mutex::default() }), cx.clock.clone())
-        .owns(&*cx.client, &node::KIND)
+        .for_kind(&*cx.client, &node::KIND)
         .watches(&*cx.client, &pod::KIND, Box::new(by_pod))
         .workers(1)
 }

@@ -26,7 +26,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         false => Vec::new(),
     };
     Controller::new("root-ca", Arc::new(RootCa(cx.clone())), cx.clock.clone())
-        .owns(&*cx.client, &namespace::KIND)
+        .for_kind(&*cx.client, &namespace::KIND)
         .watches(&*cx.client, &configmap::KIND, Box::new(ours))
 }
 

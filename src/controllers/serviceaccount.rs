@@ -21,7 +21,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         false => Vec::new(),
     };
     Controller::new("serviceaccount", Arc::new(ServiceAccounts(cx.clone())), cx.clock.clone())
-        .owns(&*cx.client, &namespace::KIND)
+        .for_kind(&*cx.client, &namespace::KIND)
         .watches(&*cx.client, &serviceaccount::KIND, Box::new(gone))
 }
 

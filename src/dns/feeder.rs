@@ -22,8 +22,8 @@ use crate::base::task;
 use crate::kinds::core::{namespace, service};
 use crate::kinds::discovery::endpointslice;
 use crate::net::Protocol;
-use crate::reconcile::grouped::SERVICE_NAME;
-use crate::reconcile::{Client, Grouped, Informer, Key};
+use crate::reconcile::label_index::SERVICE_NAME;
+use crate::reconcile::{Client, Informer, Key, LabelIndex};
 
 /// [`Records`] from the API.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ async fn follow(services: Informer, slices: Informer, index: Arc<RwLock<Index>>,
 #[derive(Debug)]
 struct Index {
     services: HashMap<Key, Arc<Object>>,
-    slices: Grouped,
+    slices: LabelIndex,
     records: HashMap<Key, Arc<ServiceRecord>>,
     addresses: HashMap<IpAddr, BTreeSet<Key>>,
 }
@@ -128,7 +128,7 @@ impl Default for Index {
     fn default() -> Self {
         Self {
             services: HashMap::new(),
-            slices: Grouped::by(SERVICE_NAME),
+            slices: LabelIndex::by(SERVICE_NAME),
             records: HashMap::new(),
             addresses: HashMap::new(),
         }

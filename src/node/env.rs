@@ -11,7 +11,7 @@ use crate::reconcile::Client;
 
 /// What is known of the running pod when an environment is made.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct DownwardValues {
     pub pod_ips: Vec<String>,
     pub host_ips: Vec<String>,
     pub node_name: String,
@@ -25,7 +25,7 @@ pub fn of(
     client: &dyn Client,
     pod: &Pod,
     container: &Container,
-    facts: &Facts,
+    facts: &DownwardValues,
 ) -> Result<Vec<(String, String)>, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let mut out = services(client, pod, namespace);
@@ -70,7 +70,7 @@ fn referenced(
     client: &dyn Client,
     pod: &Pod,
     container: &Container,
-    facts: &Facts,
+    facts: &DownwardValues,
     namespace: &str,
     from: &k8s_openapi::api::core::v1::EnvVarSource,
 ) -> Result<Option<String>, String> {
@@ -144,7 +144,7 @@ fn strings(secret: &Secret) -> BTreeMap<String, String> {
 }
 
 /// The value of a downward API field.
-pub fn field(pod: &Pod, facts: &Facts, path: &str) -> Result<String, String> {
+pub fn field(pod: &Pod, facts: &DownwardValues, path: &str) -> Result<String, String> {
     let (meta, spec) = (&pod.metadata, pod.spec.as_ref());
     let first = |v: &[String]| v.first().cloned().unwrap_or_default();
     let text = |v: &Option<String>| v.clone().unwrap_or_default();
@@ -179,7 +179,12 @@ fn lines(map: Option<&BTreeMap<String, String>>) -> String {
 }
 
 /// The value of a resource, in units of the divisor, rounded up.
-pub fn resource(container: &Container, facts: &Facts, name: &str, divisor: Option<&str>) -> Result<String, String> {
+pub fn resource(
+    container: &Container,
+    facts: &DownwardValues,
+    name: &str,
+    divisor: Option<&str>,
+) -> Result<String, String> {
     let (list, what) = name.split_once('.').ok_or_else(|| format!("unsupported container resource: {name}"))?;
     let all = container.resources.as_ref();
     let limit = |what: &str| all.and_then(|r| r.limits.as_ref()?.get(what)).map(|q| q.0.clone());
@@ -302,7 +307,7 @@ mod tests {
             "name": "x", "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}}
         }))
         .unwrap();
-        let facts = Facts { node_cpu_milli: 4000, ..Facts::default() };
+        let facts = DownwardValues { node_cpu_milli: 4000, ..DownwardValues::default() };
         assert_eq!(resource(&c, &facts, "limits.cpu", None).unwrap(), "2");
         assert_eq!(resource(&c, &facts, "limits.cpu", Some("1m")).unwrap(), "1500");
         assert_eq!(resource(&c, &facts, "requests.memory", Some("1Mi")).unwrap(), "64");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Config, Node};
 use crate::api::http::paths::GIT_VERSION;
 use crate::api::status::{Result, Status};
-use crate::base::space::Space;
+use crate::base::fs_stats::FsStats;
 use crate::containers::{Images, Runtime};
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
@@ -45,7 +45,7 @@ impl Capacity {
         let kb = memory
             .lines()
             .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        let disk = Space::of(directory).unwrap_or_default().capacity_bytes;
+        let disk = FsStats::of(directory).unwrap_or_default().capacity_bytes;
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             memory_bytes: kb.unwrap_or(0) * 1024,

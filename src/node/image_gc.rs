@@ -102,11 +102,11 @@ fn say(of: &Node, reason: &str, why: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::space::Space;
+    use crate::base::fs_stats::FsStats;
 
     #[test]
     fn too_little_room_is_said_as_kubernetes_says_it() {
-        let space = Space { capacity_bytes: 10 << 30, available_bytes: 1 << 30, ..Space::default() };
+        let space = FsStats { capacity_bytes: 10 << 30, available_bytes: 1 << 30, ..FsStats::default() };
         let mut collected = Collected { space, wanted_bytes: 1 << 30, freed_bytes: 7, ..Collected::default() };
         let said = complaint(&collected).unwrap();
         assert!(said.contains("image filesystem (90% of 10.0 GiB used)") && said.contains("(freed 7 bytes)"), "{said}");

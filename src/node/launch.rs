@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
-use super::env::{self, Facts};
+use super::env::{self, DownwardValues};
 use super::files::Files;
 use super::volumes::pin::Pins;
 use super::volumes::{self, Paths};
@@ -25,14 +25,14 @@ const SECCOMP_DIR: &str = "seccomp";
 
 /// Everything that starting a container needs beside the container itself.
 #[derive(Clone, Debug)]
-pub struct Setting {
+pub struct SandboxContext {
     pub sandbox: String,
     pub addresses: Vec<IpAddr>,
     /// The pod's own; `None` is the machine's.
     pub users: Option<Users>,
     pub volumes: Paths,
     pub files: Files,
-    pub facts: Facts,
+    pub facts: DownwardValues,
     /// A volume is to be looked at again soon.
     pub stale: bool,
 }
@@ -55,7 +55,7 @@ pub async fn start(
     c: &Container,
     image: &Image,
     attempt: u32,
-    at: &Setting,
+    at: &SandboxContext,
 ) -> Result<(String, u32), Failed> {
     let id = containers::new_id();
     let rootfs = node
@@ -85,7 +85,7 @@ pub async fn start(
 }
 
 /// The pod's volumes, with the images among them that the container mounts mounted for it.
-async fn with_images(node: &Node, pod: &Pod, c: &Container, id: &str, at: &Setting) -> Result<Paths, Failed> {
+async fn with_images(node: &Node, pod: &Pod, c: &Container, id: &str, at: &SandboxContext) -> Result<Paths, Failed> {
     let mut all = at.volumes.clone();
     for (name, reference, _) in volumes::images(pod, c) {
         let mounted = node.images.prepare_volume(reference, id, name, at.users.as_ref()).await;
@@ -111,7 +111,7 @@ fn specification(
     c: &Container,
     image: &Image,
     attempt: u32,
-    at: &Setting,
+    at: &SandboxContext,
     volumes: &Paths,
     id: &str,
     rootfs: PathBuf,

@@ -32,12 +32,12 @@ const REMOVAL_RETRY_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub restart: Restart,
-    pub containers: Vec<Part>,
+    pub containers: Vec<ContainerPlan>,
 }
 
 /// One container of the plan, in the order of the spec: init containers first, ephemeral ones last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Part {
+pub struct ContainerPlan {
     pub name: String,
     pub role: Role,
     pub startup_probe: bool,
@@ -190,7 +190,7 @@ pub enum Event {
     /// The worker begins (or goes on, with adopted containers).
     Begin,
     /// The pod has got another ephemeral container.
-    Added(Part),
+    Added(ContainerPlan),
     /// Volumes, network and sandbox are there.
     Prepared,
     PrepareFailed(String),

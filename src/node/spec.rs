@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
     Container, EphemeralContainer, Pod, PodSecurityContext, Probe, ResourceRequirements, SecurityContext,
 };
 
-use super::machine::{Part, Plan, Restart, Role};
+use super::machine::{ContainerPlan, Plan, Restart, Role};
 use crate::base::quantity::Quantity;
 use crate::containers::{CapabilityChange, Mount, MountSource, Propagation, Resources, Seccomp};
 
@@ -25,7 +25,7 @@ pub fn plan(pod: &Pod) -> Plan {
         Some("OnFailure") => Restart::OnFailure,
         _ => Restart::Always,
     };
-    let part = |c: &Container, role: Role| Part {
+    let part = |c: &Container, role: Role| ContainerPlan {
         name: c.name.clone(),
         role,
         startup_probe: c.startup_probe.is_some(),
@@ -38,7 +38,8 @@ pub fn plan(pod: &Pod) -> Plan {
     });
     let main = spec.containers.iter().map(|c| part(c, Role::Main));
     let ephemeral = spec.ephemeral_containers.iter().flatten();
-    let ephemeral = ephemeral.map(|c| Part { name: c.name.clone(), role: Role::Ephemeral, ..Part::default() });
+    let ephemeral =
+        ephemeral.map(|c| ContainerPlan { name: c.name.clone(), role: Role::Ephemeral, ..ContainerPlan::default() });
     Plan { restart, containers: init.chain(main).chain(ephemeral).collect() }
 }
 

@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::env::Facts;
-use super::launch::{self, Failed, Setting};
-use super::machine::{self, Effect, Ended, Event, Now, Part, PodState, Role, Stage};
+use super::env::DownwardValues;
+use super::launch::{self, Failed, SandboxContext};
+use super::machine::{self, ContainerPlan, Effect, Ended, Event, Now, PodState, Role, Stage};
 use super::{Node, admit, files, probes, pull, spec, status, volumes};
 use crate::api::delete::DeleteOptions;
 use crate::base::clock::between;
@@ -56,7 +56,7 @@ pub enum Message {
     /// Something the machine must know.
     Happened(Event),
     /// The sandbox is up.
-    Prepared(Box<Setting>),
+    Prepared(Box<SandboxContext>),
     /// A sandbox is gone.
     SandboxGone { sandbox: String },
     /// A container of the sandbox has ended: look how.
@@ -84,7 +84,7 @@ struct Worker {
     object: Arc<Object>,
     pod: Arc<Pod>,
     state: PodState,
-    setting: Option<Box<Setting>>,
+    setting: Option<Box<SandboxContext>>,
     /// A sandbox that is to be removed before anything else is made.
     leaving: Option<String>,
     /// A sandbox that was gone before it was known to be there.
@@ -308,7 +308,7 @@ impl Worker {
 
     fn take_in_ephemeral(&mut self) {
         let parts = spec::plan(&self.pod).containers.into_iter().filter(|p| p.role == Role::Ephemeral);
-        let new: Vec<Part> = parts.filter(|p| self.state.container(&p.name).is_none()).collect();
+        let new: Vec<ContainerPlan> = parts.filter(|p| self.state.container(&p.name).is_none()).collect();
         for part in new {
             self.happened(Event::Added(part));
         }
@@ -413,7 +413,7 @@ impl Worker {
         }
     }
 
-    fn facts(&self) -> Facts {
+    fn facts(&self) -> DownwardValues {
         facts(&self.node, &self.addresses)
     }
 
@@ -516,7 +516,11 @@ impl Worker {
         });
     }
 
-    async fn prepare(&self, attempt: u32, adopted: Option<&Sandbox>) -> Result<Box<Setting>, (&'static str, String)> {
+    async fn prepare(
+        &self,
+        attempt: u32,
+        adopted: Option<&Sandbox>,
+    ) -> Result<Box<SandboxContext>, (&'static str, String)> {
         prepare(&self.node, &self.granted_pod(), attempt, adopted).await
     }
 
@@ -757,9 +761,9 @@ async fn send(node: &Node, object: &Object, status: Value) -> bool {
     }
 }
 
-fn facts(node: &Node, addresses: &[IpAddr]) -> Facts {
+fn facts(node: &Node, addresses: &[IpAddr]) -> DownwardValues {
     let text = |all: &[IpAddr]| all.iter().map(ToString::to_string).collect();
-    Facts {
+    DownwardValues {
         pod_ips: text(addresses),
         host_ips: text(&node.config.addresses),
         node_name: node.config.name.clone(),
@@ -774,7 +778,7 @@ async fn prepare(
     pod: &Pod,
     attempt: u32,
     adopted: Option<&Sandbox>,
-) -> Result<Box<Setting>, (&'static str, String)> {
+) -> Result<Box<SandboxContext>, (&'static str, String)> {
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let name = pod.metadata.name.clone().unwrap_or_default();
@@ -830,7 +834,7 @@ async fn prepare(
             id
         }
     };
-    Ok(Box::new(Setting { sandbox, addresses, users, volumes, files, facts, stale }))
+    Ok(Box::new(SandboxContext { sandbox, addresses, users, volumes, files, facts, stale }))
 }
 
 /// The users of a pod that is to have its own, or why it cannot. What runs already is as it was made.

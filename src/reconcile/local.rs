@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::informer::{Changed, Changes, Informer, View};
 use super::{Client, Patch};
-use crate::api::cache::Shelf;
+use crate::api::cache::KindCache;
 use crate::api::delete::DeleteOptions;
 use crate::api::status::{Result, Status};
 use crate::api::write::Change;
@@ -134,8 +134,8 @@ struct LocalView {
 // === impl LocalView ===
 
 impl LocalView {
-    fn shelf(&self) -> Arc<Shelf> {
-        self.api.cache.shelf(&self.kind)
+    fn kind_cache(&self) -> Arc<KindCache> {
+        self.api.cache.kind(&self.kind)
     }
 }
 
@@ -146,21 +146,21 @@ impl View for LocalView {
     }
 
     fn get(&self, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.shelf().get(&self.kind.key(namespace, name))
+        self.kind_cache().get(&self.kind.key(namespace, name))
     }
 
     fn list(&self, namespace: &str) -> Vec<Arc<Object>> {
         let prefix = self.kind.prefix();
         match namespace {
-            "" => self.shelf().list(&prefix, ""),
-            namespace => self.shelf().list(&format!("{prefix}{namespace}/"), ""),
+            "" => self.kind_cache().list(&prefix, ""),
+            namespace => self.kind_cache().list(&format!("{prefix}{namespace}/"), ""),
         }
     }
 
     fn subscribe(&self) -> Box<dyn Changes> {
-        let shelf = self.shelf();
-        let changed = shelf.subscribe();
-        Box::new(LocalChanges { api: self.api.clone(), kind: self.kind.clone(), position: shelf.last(), changed })
+        let kind_cache = self.kind_cache();
+        let changed = kind_cache.subscribe();
+        Box::new(LocalChanges { api: self.api.clone(), kind: self.kind.clone(), position: kind_cache.last(), changed })
     }
 
     async fn synced(&self) {}
@@ -178,10 +178,10 @@ impl Changes for LocalChanges {
     async fn next(&mut self) -> Option<Vec<Changed>> {
         loop {
             self.changed.mark_unchanged();
-            let shelf = self.api.cache.shelf(&self.kind);
-            match shelf.changes(self.position, BATCH) {
+            let kind_cache = self.api.cache.kind(&self.kind);
+            match kind_cache.changes(self.position, BATCH) {
                 None => {
-                    self.position = shelf.last();
+                    self.position = kind_cache.last();
                     return None;
                 }
                 Some(events) if !events.is_empty() => {

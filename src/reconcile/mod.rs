@@ -5,10 +5,10 @@
 //! is the retry. The runner owns the queue, keeps two runs of one key apart, backs off on errors, and counts.
 
 pub mod client;
-pub mod grouped;
 #[cfg(test)]
 pub(crate) mod in_memory;
 pub mod informer;
+pub mod label_index;
 pub mod local;
 pub mod queue;
 pub mod recorder;
@@ -16,11 +16,11 @@ pub mod remote;
 pub mod runner;
 
 pub use client::{Client, Patch};
-pub use grouped::Grouped;
 pub use informer::{Changed, Changes, Informer, View};
+pub use label_index::LabelIndex;
 pub use local::Local;
 pub use recorder::{EventType, Recorder};
-pub use remote::{Known, Remote};
+pub use remote::{Checkpoint, Remote};
 pub use runner::{Controller, Outcome, Reconciler, Wake};
 
 use std::sync::Arc;

@@ -66,12 +66,12 @@ impl Controller {
     }
 
     /// Changes of a kind wake the keys of the changed objects themselves.
-    pub fn owns(self, client: &dyn Client, kind: &KindRef) -> Self {
+    pub fn for_kind(self, client: &dyn Client, kind: &KindRef) -> Self {
         self.watches(client, kind, Box::new(|c| vec![Key::of(&c.object)]))
     }
 
     /// Changes of objects wake their controlling owner of `owner_kind`.
-    pub fn watches_owned(self, client: &dyn Client, kind: &KindRef, owner_kind: &KindRef) -> Self {
+    pub fn owns(self, client: &dyn Client, kind: &KindRef, owner_kind: &KindRef) -> Self {
         let owner_kind = owner_kind.clone();
         let wake = move |c: &Changed| {
             let owners = [Some(&c.object), c.previous.as_ref()].into_iter().flatten().filter_map(|o| {

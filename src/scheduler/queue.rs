@@ -32,11 +32,11 @@ struct Entry {
     view: Arc<PodView>,
     arrival: u64,
     attempts: u32,
-    place: Place,
+    place: QueueState,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum QueueState {
     /// To be tried now.
     Active,
     /// To be tried at a time.
@@ -59,16 +59,16 @@ impl Queue {
                     old.view.pod.spec != view.pod.spec || old.view.object.meta.labels != view.object.meta.labels;
                 let (arrival, attempts, place) = (old.arrival, old.attempts, old.place.clone());
                 let place = match place {
-                    _ if gated => Place::Gated,
-                    Place::Gated => Place::Active,
-                    Place::Unschedulable { since, .. } if decides => due(attempts, since, now),
+                    _ if gated => QueueState::Gated,
+                    QueueState::Gated => QueueState::Active,
+                    QueueState::Unschedulable { since, .. } if decides => due(attempts, since, now),
                     same => same,
                 };
                 self.enter(key, Entry { view, arrival, attempts, place });
             }
             _ => {
                 self.arrivals += 1;
-                let place = if gated { Place::Gated } else { Place::Active };
+                let place = if gated { QueueState::Gated } else { QueueState::Active };
                 self.enter(key, Entry { view, arrival: self.arrivals, attempts: 0, place });
             }
         }
@@ -87,7 +87,7 @@ impl Queue {
             if at > now {
                 break;
             }
-            self.move_to(&key, Place::Active);
+            self.move_to(&key, QueueState::Active);
         }
         let (_, key) = self.active.pop_first()?;
         let entry = self.entries.remove(&key)?;
@@ -96,12 +96,12 @@ impl Queue {
 
     /// No node would do; `by` are the plugins that said so.
     pub fn unschedulable(&mut self, view: Arc<PodView>, attempts: u32, by: BTreeSet<&'static str>, now: Instant) {
-        self.put_back(view, attempts, Place::Unschedulable { by, since: now });
+        self.put_back(view, attempts, QueueState::Unschedulable { by, since: now });
     }
 
     /// Something went wrong; it is tried again by time.
     pub fn failed(&mut self, view: Arc<PodView>, attempts: u32, now: Instant) {
-        let place = Place::Backoff(now + backoff(attempts));
+        let place = QueueState::Backoff(now + backoff(attempts));
         self.put_back(view, attempts, place);
     }
 
@@ -110,7 +110,7 @@ impl Queue {
         let concerned = |by: &BTreeSet<&'static str>| plugins.is_none_or(|p| p.iter().any(|p| by.contains(p)));
         let mut moves = Vec::new();
         for (key, entry) in &self.entries {
-            if let Place::Unschedulable { by, since } = &entry.place
+            if let QueueState::Unschedulable { by, since } = &entry.place
                 && concerned(by)
             {
                 moves.push((key.clone(), due(entry.attempts, *since, now)));
@@ -136,13 +136,13 @@ impl Queue {
         self.entries.keys().cloned().collect()
     }
 
-    fn put_back(&mut self, view: Arc<PodView>, attempts: u32, place: Place) {
+    fn put_back(&mut self, view: Arc<PodView>, attempts: u32, place: QueueState) {
         self.arrivals += 1;
         let (key, arrival) = (view.key.clone(), self.arrivals);
         self.enter(key, Entry { view, arrival, attempts, place });
     }
 
-    fn move_to(&mut self, key: &Key, place: Place) {
+    fn move_to(&mut self, key: &Key, place: QueueState) {
         if let Some(entry) = self.entries.remove(key) {
             self.leave(key, &entry);
             self.enter(key.clone(), Entry { place, ..entry });
@@ -152,34 +152,34 @@ impl Queue {
     fn enter(&mut self, key: Key, entry: Entry) {
         self.remove(&key);
         match &entry.place {
-            Place::Active => {
+            QueueState::Active => {
                 self.active.insert((Reverse(entry.view.priority), entry.arrival), key.clone());
             }
-            Place::Backoff(at) => {
+            QueueState::Backoff(at) => {
                 self.backoff.insert((*at, key.clone()));
             }
-            Place::Unschedulable { .. } | Place::Gated => {}
+            QueueState::Unschedulable { .. } | QueueState::Gated => {}
         }
         self.entries.insert(key, entry);
     }
 
     fn leave(&mut self, key: &Key, entry: &Entry) {
         match &entry.place {
-            Place::Active => {
+            QueueState::Active => {
                 self.active.remove(&(Reverse(entry.view.priority), entry.arrival));
             }
-            Place::Backoff(at) => {
+            QueueState::Backoff(at) => {
                 self.backoff.remove(&(*at, key.clone()));
             }
-            Place::Unschedulable { .. } | Place::Gated => {}
+            QueueState::Unschedulable { .. } | QueueState::Gated => {}
         }
     }
 }
 
 /// Where a pod goes that failed at `since` and is to be tried again.
-fn due(attempts: u32, since: Instant, now: Instant) -> Place {
+fn due(attempts: u32, since: Instant, now: Instant) -> QueueState {
     let at = since + backoff(attempts);
-    if at <= now { Place::Active } else { Place::Backoff(at) }
+    if at <= now { QueueState::Active } else { QueueState::Backoff(at) }
 }
 
 fn backoff(attempts: u32) -> Duration {

@@ -22,7 +22,7 @@ use crate::net::overlay::{self, Backend, Overlay, WireGuard};
 use crate::net::pod::KernelPodNetwork;
 use crate::net::{self, DnsRedirect, peers, proxy};
 use crate::node::{self, Node, access::Access, heartbeat};
-use crate::place::{Place, Ranges};
+use crate::node_paths::{NodePaths, Ranges};
 use crate::reconcile::{Client, Recorder};
 use crate::wire::images::Peers;
 
@@ -32,7 +32,7 @@ const DNS_PORT: u16 = 1053;
 /// What a node is told by its user, and by its cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub place: Place,
+    pub place: NodePaths,
     pub config_dir: PathBuf,
     pub name: String,
     pub addresses: Vec<IpAddr>,
@@ -213,7 +213,7 @@ fn open_network(
 }
 
 /// Removes what a start has made on the machine that cannot be completed.
-async fn leave_nothing(place: &Place, net: net::Config) {
+async fn leave_nothing(place: &NodePaths, net: net::Config) {
     let containers = place.containers();
     let removed = tokio::task::spawn_blocking(move || {
         let network = net::destroy(&net).map_err(|error| full(&error));

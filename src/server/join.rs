@@ -25,7 +25,7 @@ use super::{
     serve_kubelet_port, stopping_now,
 };
 use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
-use crate::api::identity::join::{Application, Cluster, JoinToken, Welcome, authority_hash};
+use crate::api::identity::join::{Cluster, JoinRequest, JoinResponse, JoinToken, authority_hash};
 use crate::api::identity::pki::{
     RENEW_SECONDS, RENEWAL_RETRY, new_key, node_certificate_end, node_request, renewal_due, serves_as_well,
 };
@@ -36,8 +36,8 @@ use crate::base::json::text;
 use crate::base::metrics;
 use crate::base::task;
 use crate::kinds::core::node;
-use crate::place::Place;
-use crate::reconcile::{Client, Known, Remote};
+use crate::node_paths::NodePaths;
+use crate::reconcile::{Checkpoint, Client, Remote};
 use crate::wire;
 use crate::wire::channel::Channel;
 use crate::wire::client::Target;
@@ -80,7 +80,7 @@ pub fn run(config: Config) -> Result<()> {
 async fn serve(config: Config) -> Result<Ended> {
     let clock = Clock::system();
     let mut reasons = Reasons::new()?;
-    let place = Place::new(&config.data_dir, &config.run_dir);
+    let place = NodePaths::new(&config.data_dir, &config.run_dir);
     let _claims = (place.claim()?, place.claim_data()?);
     let keep = Keep::new(&config, clock.clone())?;
     let kubelet_port = kubelet_port(config.node.kubelet_port)?;
@@ -152,8 +152,8 @@ struct Membership {
 
 impl Membership {
     /// What the machine was told before, in this boot and cluster.
-    fn known(&self, directory: &Path, node: &str) -> Option<Known> {
-        let known = Known::open(directory, &authority_hash(&self.authority), node);
+    fn known(&self, directory: &Path, node: &str) -> Option<Checkpoint> {
+        let known = Checkpoint::open(directory, &authority_hash(&self.authority), node);
         let error = match known {
             Ok(known) => return Some(known),
             Err(error) => error,
@@ -193,7 +193,7 @@ struct Keep {
 impl Keep {
     fn new(config: &Config, clock: Clock) -> Result<Self> {
         let directory = config.data_dir.join("agent");
-        Place::new(&config.data_dir, &config.run_dir).take_data_dir()?;
+        NodePaths::new(&config.data_dir, &config.run_dir).take_data_dir()?;
         let made = make_private_dir(&directory).and_then(|()| make_private_dir(&directory.join("tls")));
         made.with_context(|| {
             format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())
@@ -330,7 +330,7 @@ impl Keep {
             self.clock.random(&mut bytes);
             Ok(hex::encode(bytes).into_bytes())
         })?;
-        let application = Application {
+        let application = JoinRequest {
             node_name: self.node.clone(),
             password: String::from_utf8_lossy(&password).into_owned(),
             csr: node_request(&self.node, &key)?,
@@ -345,13 +345,13 @@ impl Keep {
     async fn renew(&self, config: &Config, old: &Membership) -> Result<Membership> {
         let csr = node_request(&self.node, &old.key)?;
         let (node_name, addresses) = (self.node.clone(), self.addresses.clone());
-        let application = Application { node_name, password: String::new(), csr, addresses };
+        let application = JoinRequest { node_name, password: String::new(), csr, addresses };
         let answer = ask(config, old.tls()?, Method::POST, RENEW_PATH, None, Some(&application)).await?;
         self.take(old.authority.clone(), old.key.clone(), &answer)
     }
 
     fn take(&self, authority: Vec<u8>, key: Vec<u8>, answer: &[u8]) -> Result<Membership> {
-        let welcome: Welcome = serde_json::from_slice(answer).context("the server's answer cannot be read")?;
+        let welcome: JoinResponse = serde_json::from_slice(answer).context("the server's answer cannot be read")?;
         let kept = self.read("tls/node.crt").unwrap_or_default();
         let name = format!("system:node:{}", self.node);
         let left = node_certificate_end(&kept, &authority, &name).map(|end| end - self.clock.now().as_second());
@@ -376,7 +376,7 @@ async fn ask(
     method: Method,
     path: &str,
     token: Option<&str>,
-    body: Option<&Application>,
+    body: Option<&JoinRequest>,
 ) -> Result<Bytes> {
     let target = Target { server: config.server.clone(), tls, token: None, user_agent: user_agent() };
     let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, "application/json");
@@ -447,7 +447,7 @@ async fn renew(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::identity::join::Desk;
+    use crate::api::identity::join::Joiner;
     use crate::api::identity::pki::{Names, Pki};
 
     fn config(directory: &Path) -> Config {
@@ -484,10 +484,10 @@ mod tests {
 
         let names = Names { dns: vec!["localhost".into()], addresses: Vec::new() };
         let pki = Pki::load(&directory.path().join("server"), &names, None, &Clock::system()).unwrap();
-        let desk = Desk::new(directory.path(), &pki, Cluster::sample(), Clock::system());
+        let desk = Joiner::new(directory.path(), &pki, Cluster::sample(), Clock::system());
         let key = keep.kept_or("tls/node.key", new_key).unwrap();
         let csr = node_request("one", &key).unwrap();
-        let application = Application { node_name: "one".into(), password: String::new(), csr, addresses: Vec::new() };
+        let application = JoinRequest { node_name: "one".into(), password: String::new(), csr, addresses: Vec::new() };
         let api = crate::reconcile::in_memory::api();
         let welcome = desk.renew(&api, "one", "", &application).await.unwrap();
         let welcome = serde_json::to_vec(&welcome).unwrap();

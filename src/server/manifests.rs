@@ -297,7 +297,7 @@ impl Deployer {
 
     fn record(&self, name: &str) -> Option<Arc<Object>> {
         let kind = &configmap::KIND;
-        self.api.cache.shelf(kind).get(&kind.key(NAMESPACE, &record_name(name)))
+        self.api.cache.kind(kind).get(&kind.key(NAMESPACE, &record_name(name)))
     }
 
     async fn note(&self, file: &File<'_>, digest: &str, made: &[Made]) -> Result<()> {
@@ -414,7 +414,7 @@ mod tests {
 
     fn data(api: &Api, name: &str) -> Option<String> {
         let kind = &configmap::KIND;
-        let found = api.cache.shelf(kind).get(&kind.key("default", name));
+        let found = api.cache.kind(kind).get(&kind.key("default", name));
         found.map(|o| text(&o.value(), "data.a").to_owned())
     }
 
@@ -512,7 +512,7 @@ mod tests {
             assert!(!deployer.all(&mut BTreeMap::new(), Effort::All).await);
         };
         let service = || {
-            let found = api.cache.shelf(&service::KIND).get(&service::KIND.key(NAMESPACE, "kube-dns"));
+            let found = api.cache.kind(&service::KIND).get(&service::KIND.key(NAMESPACE, "kube-dns"));
             found.map(|o| (text(&o.value(), "spec.clusterIP").to_owned(), o.revision))
         };
         start(&[], "10.43.0.10").await;

@@ -361,7 +361,7 @@ mod tests {
 
     async fn put(store: &Sqlite, key: &str) {
         let value = bytes::Bytes::from(format!("{{\"metadata\":{{\"name\":\"{}\"}}}}", "x".repeat(2000)));
-        let op = Op::Put { key: key.into(), value, companion: None, volatile: false };
+        let op = Op::Put { key: key.into(), value, payload: None, volatile: false };
         store.commit(Txn { expect: vec![], ops: vec![op] }).await.unwrap();
     }
 

@@ -132,15 +132,15 @@ impl Inner {
         let mut changes = Vec::with_capacity(txn.ops.len());
         for op in txn.ops {
             let change = match op {
-                Op::Put { key, value, companion, .. } => Change { key, revision: 0, value, deleted: false, companion },
+                Op::Put { key, value, payload, .. } => Change { key, revision: 0, value, deleted: false, payload },
                 Op::Delete { key, .. } if self.living(&key, u64::MAX).is_none() => continue,
-                Op::Delete { key, value, companion } => Change { key, revision: 0, value, deleted: true, companion },
+                Op::Delete { key, value, payload } => Change { key, revision: 0, value, deleted: true, payload },
             };
             self.head += 1;
             let change = Change { revision: self.head, ..change };
             let version = (self.head, (!change.deleted).then(|| change.value.clone()));
             self.keys.entry(change.key.clone()).or_default().push(version);
-            self.log.insert(self.head, Change { companion: None, ..change.clone() });
+            self.log.insert(self.head, Change { payload: None, ..change.clone() });
             changes.push(change);
         }
         if let (Some(sink), false) = (&mut self.sink, changes.is_empty()) {

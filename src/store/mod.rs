@@ -22,7 +22,7 @@ pub mod sqlite;
 mod suite;
 
 /// What goes with a value through the store untouched, so that nobody parses the bytes again.
-pub type Companion = Arc<dyn Any + Send + Sync>;
+pub type CommitPayload = Arc<dyn Any + Send + Sync>;
 
 /// A living key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,14 +47,14 @@ pub enum Op {
     Put {
         key: Arc<str>,
         value: Bytes,
-        companion: Option<Companion>,
+        payload: Option<CommitPayload>,
         volatile: bool,
     },
     /// `value` is the last value, which watchers see; deleting a key that does not exist changes nothing.
     Delete {
         key: Arc<str>,
         value: Bytes,
-        companion: Option<Companion>,
+        payload: Option<CommitPayload>,
     },
 }
 
@@ -66,7 +66,7 @@ pub struct Change {
     /// The value, or the last one where `deleted`.
     pub value: Bytes,
     pub deleted: bool,
-    pub companion: Option<Companion>,
+    pub payload: Option<CommitPayload>,
 }
 
 /// A part of a range.

@@ -19,15 +19,15 @@ impl Sink for Recorder {
 }
 
 fn put(key: &str, value: &str) -> Op {
-    Op::Put { key: key.into(), value: Bytes::copy_from_slice(value.as_bytes()), companion: None, volatile: false }
+    Op::Put { key: key.into(), value: Bytes::copy_from_slice(value.as_bytes()), payload: None, volatile: false }
 }
 
 fn volatile(key: &str, value: &str) -> Op {
-    Op::Put { key: key.into(), value: Bytes::copy_from_slice(value.as_bytes()), companion: None, volatile: true }
+    Op::Put { key: key.into(), value: Bytes::copy_from_slice(value.as_bytes()), payload: None, volatile: true }
 }
 
 fn delete(key: &str) -> Op {
-    Op::Delete { key: key.into(), value: Bytes::from_static(b"last"), companion: None }
+    Op::Delete { key: key.into(), value: Bytes::from_static(b"last"), payload: None }
 }
 
 async fn commit(store: &dyn Store, ops: Vec<Op>) -> u64 {

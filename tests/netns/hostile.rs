@@ -9,7 +9,7 @@ use amphipod::net::pod::KernelPodNetwork;
 use amphipod::net::{Config, PodAttachment, PodNetwork, ServiceTable};
 
 use crate::frames::{self, HOST_END, Mac, send};
-use crate::lab::{HOST, Lab, OUTSIDE, Space, machine, run};
+use crate::lab::{FsStats, HOST, Lab, OUTSIDE, machine, run};
 
 const TAKEN: u16 = 7777;
 const TUNNEL: u16 = 8472;
@@ -21,7 +21,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 /// The hardware address of a link, once it carries: a little after both ends are up, the kernel says so, and drops until then.
-fn mac_of(space: &Space, link: &str) -> Mac {
+fn mac_of(space: &FsStats, link: &str) -> Mac {
     let line = format!("ip -o link show {link}");
     let text = space.inside(move || {
         let began = std::time::Instant::now();
@@ -49,7 +49,7 @@ fn pod_links() -> Vec<String> {
 struct Ear(UdpSocket);
 
 impl Ear {
-    fn new(space: &Space, address: &str, port: u16) -> Self {
+    fn new(space: &FsStats, address: &str, port: u16) -> Self {
         let address = ip(address);
         let socket = space.inside(move || UdpSocket::bind((address, port)).unwrap());
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -81,8 +81,8 @@ fn with_guard(lab: &Lab) {
     lab.network.guard().repair().unwrap();
 }
 
-fn host() -> Space {
-    Space::here()
+fn host() -> FsStats {
+    FsStats::here()
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_pod_sends_from_no_address_but_its_own_even_where_the_kernels_own_check_is_o
         // The larger of this and the link's own counts. What other programs on a machine set for all links, they set for ours.
         run("sysctl -qw net.ipv4.conf.all.rp_filter=0");
         run(&format!("sysctl -qw net.ipv4.conf.{}.rp_filter=0", pod_links()[0]));
-        let space = Space::open(&mine.netns);
+        let space = FsStats::open(&mine.netns);
         let macs = (mac_of(&space, "eth0"), HOST_END);
         let ear = Ear::new(&host(), "0.0.0.0", TAKEN);
         let attack = || {
@@ -128,7 +128,7 @@ fn the_same_in_the_other_family_and_pods_of_both_go_on() {
         };
         let (mine, other) = (attach("a"), attach("b"));
         let (own, gateway) = (mine.addresses[1], ip("fd42::"));
-        let space = Space::open(&mine.netns);
+        let space = FsStats::open(&mine.netns);
         let macs = (mac_of(&space, "eth0"), HOST_END);
         let ear = Ear::new(&host(), "::", TAKEN);
         let attack = move || {
@@ -144,7 +144,7 @@ fn the_same_in_the_other_family_and_pods_of_both_go_on() {
         assert!(attack().contains(&"fd42::99".to_owned()), "the same frames get through without the rules");
         network.guard().repair().unwrap();
         // From pod to pod, with the kernel's own packets: nothing that IPv6 needs was forbidden.
-        let (a, b) = (Space::open(&mine.netns), Space::open(&attach("b").netns));
+        let (a, b) = (FsStats::open(&mine.netns), FsStats::open(&attach("b").netns));
         mac_of(&b, "eth0");
         let there = attach("b").addresses[1];
         let ear = Ear::new(&b, "::", TAKEN);
@@ -157,7 +157,7 @@ fn the_same_in_the_other_family_and_pods_of_both_go_on() {
 fn a_router_advertisement_of_a_pod_does_not_configure_the_host() {
     machine(|lab| {
         let mine = lab.attach("a");
-        let space = Space::open(&mine.netns);
+        let space = FsStats::open(&mine.netns);
         let mac = mac_of(&space, "eth0");
         let link = pod_links().remove(0);
         let switch = |name: &str| run(&format!("sysctl -n net.ipv6.conf.{link}.{name}")).trim().to_owned();
@@ -192,7 +192,7 @@ fn a_router_advertisement_of_a_pod_does_not_configure_the_host() {
 fn questions_for_hardware_addresses_do_not_fill_the_hosts_table() {
     machine(|lab| {
         let mine = lab.attach("a");
-        let space = Space::open(&mine.netns);
+        let space = FsStats::open(&mine.netns);
         let mac = mac_of(&space, "eth0");
         let ear = Ear::new(&host(), "0.0.0.0", TAKEN);
         let question = |n: u8| frames::arp_question(mac, Ipv4Addr::new(10, 42, 0, n), Ipv4Addr::new(10, 42, 0, 1));
@@ -230,7 +230,7 @@ fn the_tunnel_takes_frames_of_nodes_alone_and_in_them_no_foreign_source() {
         let pod = mine.addresses[0];
         let overlay = overlay(lab);
         overlay.apply(&peer(PEER)).unwrap();
-        let pod_space = Space::open(&mine.netns);
+        let pod_space = FsStats::open(&mine.netns);
         mac_of(&pod_space, "eth0");
         let ear = Ear::new(&pod_space, "0.0.0.0", TAKEN);
         let gateway = HOST;
@@ -268,7 +268,7 @@ fn a_pod_reaches_no_tunnels_port_neither_its_nodes_nor_another_nodes() {
         let overlay = overlay(lab);
         // The outside plays a node, so that frames from its address would be taken.
         overlay.apply(&peer(OUTSIDE)).unwrap();
-        let (space, victim) = (Space::open(&mine.netns), Space::open(&other.netns));
+        let (space, victim) = (FsStats::open(&mine.netns), FsStats::open(&other.netns));
         mac_of(&space, "eth0");
         mac_of(&victim, "eth0");
         let (there, at_victim) = (Ear::new(&lab.outside, OUTSIDE, TUNNEL), Ear::new(&victim, "0.0.0.0", TAKEN));
@@ -304,7 +304,7 @@ fn a_stranger_that_uses_the_clusters_own_addresses_is_dropped() {
     machine(|lab| {
         let mine = lab.attach("a");
         let pod = mine.addresses[0];
-        let pod_space = Space::open(&mine.netns);
+        let pod_space = FsStats::open(&mine.netns);
         mac_of(&pod_space, "eth0");
         let ear = Ear::new(&pod_space, "0.0.0.0", TAKEN);
         let macs = (mac_of(&lab.outside, "out0"), mac_of(&host(), "up0"));
@@ -336,7 +336,7 @@ fn the_dns_listener_is_for_pods_and_the_machine_alone() {
             ask("stranger");
         };
         lab.outside.inside(from_outside);
-        let pod = Space::open(&mine.netns);
+        let pod = FsStats::open(&mine.netns);
         mac_of(&pod, "eth0");
         pod.inside(move || ask("pod"));
         assert_eq!(ear.until("pod"), [""; 0]);
@@ -352,7 +352,7 @@ fn the_dns_listener_is_for_pods_and_the_machine_alone() {
 fn the_hosts_loopback_is_out_of_reach_without_a_service_proxy() {
     machine(|lab| {
         let mine = lab.attach("a");
-        let space = Space::open(&mine.netns);
+        let space = FsStats::open(&mine.netns);
         let macs = (mac_of(&space, "eth0"), HOST_END);
         let (secret, open) = (Ear::new(&host(), "127.0.0.1", TAKEN), Ear::new(&host(), HOST, TAKEN));
         let attack = || {

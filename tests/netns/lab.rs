@@ -25,15 +25,15 @@ pub struct Lab {
     pub config: Config,
     pub network: KernelPodNetwork,
     pub dataplane: NftDataplane,
-    pub outside: Space,
+    pub outside: FsStats,
     pub runtime: tokio::runtime::Runtime,
     _directory: tempfile::TempDir,
 }
 
 /// A network namespace held open.
-pub struct Space(File);
+pub struct FsStats(File);
 
-impl Space {
+impl FsStats {
     pub fn here() -> Self {
         Self(File::open("/proc/thread-self/ns/net").unwrap())
     }
@@ -65,7 +65,7 @@ impl Space {
 }
 
 /// Moves a link of this thread's namespace into another one.
-pub fn give(link: &str, to: &Space) {
+pub fn give(link: &str, to: &FsStats) {
     run(&format!("ip link set {link} netns /proc/{}/fd/{}", std::process::id(), to.0.as_raw_fd()));
 }
 
@@ -120,8 +120,8 @@ impl Drop for Clean {
     }
 }
 
-fn cable() -> Space {
-    let outside = Space::new();
+fn cable() -> FsStats {
+    let outside = FsStats::new();
     run("ip link add up0 type veth peer name out0");
     give("out0", &outside);
     run(&format!("ip addr add {HOST}/24 dev up0"));
@@ -142,16 +142,16 @@ impl Lab {
     }
 
     /// A pod that answers on TCP and UDP port 8080 with its name and the address it saw.
-    pub fn serving_pod(&self, id: &str) -> (Space, IpAddr) {
+    pub fn serving_pod(&self, id: &str) -> (FsStats, IpAddr) {
         let attached = self.attach(id);
-        let space = Space::open(&attached.netns);
+        let space = FsStats::open(&attached.netns);
         serve(&space, id, 8080);
         (space, attached.addresses[0])
     }
 }
 
 /// Answers every TCP connection and UDP packet at `port` inside `space` with `name address-of-the-asker`.
-pub fn serve(space: &Space, name: &str, port: u16) {
+pub fn serve(space: &FsStats, name: &str, port: u16) {
     let (tcp, udp) = space.inside(move || {
         let any = SocketAddr::from(([0, 0, 0, 0], port));
         (TcpListener::bind(any).unwrap(), UdpSocket::bind(any).unwrap())

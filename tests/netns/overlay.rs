@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpSocket;
 
 use super::frames;
-use super::lab::{Space, give, run};
+use super::lab::{FsStats, give, run};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 const PORT: u16 = 8080;
@@ -24,7 +24,7 @@ const FAR: &str = "198.51.100.3";
 
 /// A node whose only pod is an address.
 struct Node {
-    space: Space,
+    space: FsStats,
     number: u8,
     address: IpAddr,
     config: Config,
@@ -34,11 +34,11 @@ struct Node {
 }
 
 impl Node {
-    fn new(number: u8, space: Space, address: &str) -> Self {
+    fn new(number: u8, space: FsStats, address: &str) -> Self {
         Self::with(number, space, address, Backend::Vxlan)
     }
 
-    fn with(number: u8, space: Space, address: &str, backend: Backend) -> Self {
+    fn with(number: u8, space: FsStats, address: &str, backend: Backend) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = Config {
             cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()],
@@ -65,7 +65,7 @@ impl Node {
         Self { space, number, address, config, overlay, backend, _directory: directory }
     }
 
-    fn open(space: &Space, config: &Config, address: IpAddr, backend: Backend) -> Arc<Overlay> {
+    fn open(space: &FsStats, config: &Config, address: IpAddr, backend: Backend) -> Arc<Overlay> {
         let options = Options { backend, direct_routing: true, address };
         let config = config.clone();
         let open = move || {
@@ -142,10 +142,10 @@ fn all_reach_all(nodes: &[Node]) {
 }
 
 /// A cable from a node to the switch.
-fn plug(switch: &Space, node: &Space, port: &str, address: &str, gateway: &str) {
-    let inside = |space: &Space, lines: Vec<String>| space.inside(move || lines.iter().for_each(|l| drop(run(l))));
+fn plug(switch: &FsStats, node: &FsStats, port: &str, address: &str, gateway: &str) {
+    let inside = |space: &FsStats, lines: Vec<String>| space.inside(move || lines.iter().for_each(|l| drop(run(l))));
     let name = port.to_owned();
-    let raw = node.inside(Space::here);
+    let raw = node.inside(FsStats::here);
     switch.inside(move || {
         // The same hardware address wherever it is plugged in.
         let number = name.trim_start_matches('p');
@@ -161,7 +161,7 @@ fn plug(switch: &Space, node: &Space, port: &str, address: &str, gateway: &str) 
 }
 
 /// The third node gets a cable: to the bridge of the segment, or to the router beside it.
-fn place(switch: &Space, node: &Space, near: bool) {
+fn place(switch: &FsStats, node: &FsStats, near: bool) {
     let (address, gateway) = if near { (NEAR, "192.0.2.254") } else { (FAR, "198.51.100.254") };
     plug(switch, node, "p3", address, gateway);
     switch.inside(move || match near {
@@ -173,14 +173,14 @@ fn place(switch: &Space, node: &Space, near: bool) {
 #[test]
 fn nodes_on_the_segment_get_plain_routes_and_those_behind_a_router_the_tunnel() {
     // Switch and router are one machine: a bridge with an address, and a port beside it.
-    let switch = Space::new();
+    let switch = FsStats::new();
     switch.inside(|| {
         run("ip link add bridge type bridge");
         run("ip addr add 192.0.2.254/24 dev bridge");
         run("ip link set bridge up");
         run("sysctl -qw net.ipv4.ip_forward=1");
     });
-    let spaces = [Space::new(), Space::new(), Space::new()];
+    let spaces = [FsStats::new(), FsStats::new(), FsStats::new()];
     for (space, port, address) in [(&spaces[0], "p1", "192.0.2.1"), (&spaces[1], "p2", "192.0.2.2")] {
         plug(&switch, space, port, address, "192.0.2.254");
         let port = port.to_owned();
@@ -220,13 +220,13 @@ fn nodes_on_the_segment_get_plain_routes_and_those_behind_a_router_the_tunnel() 
 }
 
 /// Two machines and a stranger on one segment, and the switch, which must be held.
-fn segment() -> [Space; 4] {
-    let switch = Space::new();
+fn segment() -> [FsStats; 4] {
+    let switch = FsStats::new();
     switch.inside(|| {
         run("ip link add bridge type bridge");
         run("ip link set bridge up");
     });
-    let spaces = [Space::new(), Space::new(), Space::new()];
+    let spaces = [FsStats::new(), FsStats::new(), FsStats::new()];
     for (n, space) in (1..).zip(&spaces) {
         plug(&switch, space, &format!("p{n}"), &format!("192.0.2.{n}"), "");
         switch.inside(move || run(&format!("ip link set p{n} master bridge")));

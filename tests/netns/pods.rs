@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use amphipod::net::pod::{KernelPodNetwork, suite};
 use amphipod::net::{self, PodNetwork};
 
-use crate::lab::{FAR, HOST, OUTSIDE, Space, ask, ask_udp, machine, run, serve};
+use crate::lab::{FAR, FsStats, HOST, OUTSIDE, ask, ask_udp, machine, run, serve};
 
 #[test]
 fn the_kernel_passes_the_suite() {
@@ -33,7 +33,7 @@ fn pods_reach_each_other_the_host_and_the_world() {
         // Nobody has this address: refused at once, not sent to the world.
         let error = a.inside(|| ask("10.42.0.250:80")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{error}");
-        let host = Space::open(std::path::Path::new("/proc/thread-self/ns/net"));
+        let host = FsStats::open(std::path::Path::new("/proc/thread-self/ns/net"));
         serve(&host, "host", 7070);
         assert_eq!(a.inside(|| ask("10.42.0.1:7070")).unwrap(), ("host".into(), a_ip.to_string()));
     });
@@ -61,7 +61,7 @@ fn a_restart_finds_everything_and_repairs_what_is_missing() {
             run(&format!("ip link del {name}"));
         }
         assert_eq!(attach("a"), first);
-        let space = Space::open(&first.netns);
+        let space = FsStats::open(&first.netns);
         serve(&space, "a", 8080);
         assert_eq!(ask(&format!("{}:8080", first.addresses[0])).unwrap().0, "a");
         let gone = lab.runtime.block_on(again.adopt(&["a".into()])).unwrap();
@@ -83,9 +83,9 @@ fn two_families() {
         };
         let (a, b) = (attach("a"), attach("b"));
         assert_eq!(b.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.77.0.3", "fd77::3"]);
-        let listener = Space::open(&b.netns).inside(|| std::net::TcpListener::bind("[::]:8080").unwrap());
+        let listener = FsStats::open(&b.netns).inside(|| std::net::TcpListener::bind("[::]:8080").unwrap());
         let peer = std::thread::spawn(move || listener.accept().unwrap().1.ip());
-        Space::open(&a.netns).inside(|| std::net::TcpStream::connect("[fd77::3]:8080").unwrap());
+        FsStats::open(&a.netns).inside(|| std::net::TcpStream::connect("[fd77::3]:8080").unwrap());
         assert_eq!(peer.join().unwrap(), a.addresses[1]);
         net::destroy(&config).unwrap();
     });
@@ -119,7 +119,7 @@ fn after_a_reboot_left_over_files_do_not_matter() {
         let pod = net::PodAttachment { id: "a".into(), namespace: "test".into(), name: "a".into(), netns: None };
         let attached = lab.runtime.block_on(again.attach(pod)).unwrap();
         assert_eq!(attached.addresses[0].to_string(), "10.42.0.77");
-        let space = Space::open(&attached.netns);
+        let space = FsStats::open(&attached.netns);
         assert!(space.inside(|| run("ip -o addr show eth0")).contains("10.42.0.77/32"));
     });
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use amphipod::net::nft::{Written, suite};
 use amphipod::net::{DnsRedirect, Endpoint, HostPort, Protocol, ServicePort, ServiceTable};
 
-use crate::lab::{HOST, Lab, Space, ask, ask_udp, machine, run, serve};
+use crate::lab::{FsStats, HOST, Lab, ask, ask_udp, machine, run, serve};
 
 const VIP: &str = "10.43.0.80:80";
 
@@ -145,7 +145,7 @@ fn without_endpoints_a_service_refuses_at_once() {
 #[test]
 fn affinity_keeps_a_client_at_its_endpoint_while_that_exists() {
     machine(|lab| {
-        let pods: Vec<(Space, IpAddr)> = ["a", "b", "c", "d"].iter().map(|id| lab.serving_pod(id)).collect();
+        let pods: Vec<(FsStats, IpAddr)> = ["a", "b", "c", "d"].iter().map(|id| lab.serving_pod(id)).collect();
         let all: Vec<IpAddr> = pods.iter().map(|(_, address)| *address).collect();
         let sticky = |endpoints: &[IpAddr], seconds| {
             let affinity = Some(Duration::from_secs(seconds));
@@ -248,7 +248,7 @@ fn udp_flows_leave_a_backend_that_is_gone() {
 fn cluster_dns_goes_to_this_nodes_listener() {
     machine(|lab| {
         let (a, a_ip) = lab.serving_pod("a");
-        let host = Space::open(std::path::Path::new("/proc/thread-self/ns/net"));
+        let host = FsStats::open(std::path::Path::new("/proc/thread-self/ns/net"));
         serve(&host, "dns", 1053);
         let dns = Some(DnsRedirect {
             cluster_ips: vec!["10.43.0.10".parse().unwrap()],

@@ -9,11 +9,11 @@ use amphipod::containers::{ContainerSpec, Runtime, SandboxSpec, new_id};
 use amphipod::net::nft::NftDataplane;
 use amphipod::net::pod::KernelPodNetwork;
 use amphipod::net::{PodAttachment, PodNetwork, ServiceTable};
-use amphipod::place::{Place, Ranges};
+use amphipod::node_paths::{NodePaths, Ranges};
 
 use crate::lab::busybox_rootfs;
 
-fn killall(place: &Place, config: &Path, flags: &[&str]) -> Output {
+fn killall(place: &NodePaths, config: &Path, flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_amphipod"));
     command.arg("killall").args(flags).args(["--data-dir", place.data_dir.to_str().unwrap()]);
     command.args(["--run-dir", place.run_dir.to_str().unwrap(), "--config-dir", config.to_str().unwrap()]);
@@ -21,7 +21,7 @@ fn killall(place: &Place, config: &Path, flags: &[&str]) -> Output {
 }
 
 /// What a node can leave on a machine: mounts, control groups, links, rules, logs.
-fn machine(place: &Place) -> Vec<String> {
+fn machine(place: &NodePaths) -> Vec<String> {
     let output = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output().unwrap();
         assert!(output.status.success(), "{program} {args:?}");
@@ -39,7 +39,7 @@ fn machine(place: &Place) -> Vec<String> {
 }
 
 /// A pod with a container, its address and its logs, as the node makes them.
-async fn a_pod(place: &Place, ranges: &Ranges, directory: &Path) -> u32 {
+async fn a_pod(place: &NodePaths, ranges: &Ranges, directory: &Path) -> u32 {
     let mut config = place.containers();
     config.executable = env!("CARGO_BIN_EXE_amphipod").into();
     let network = place.network(ranges);
@@ -74,7 +74,7 @@ async fn a_pod(place: &Place, ranges: &Ranges, directory: &Path) -> u32 {
 fn scenario() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     let directory = tempfile::Builder::new().prefix("amphipod-killall").tempdir().unwrap();
-    let place = Place::new(&directory.path().join("data"), &directory.path().join("run"));
+    let place = NodePaths::new(&directory.path().join("data"), &directory.path().join("run"));
     let before = machine(&place);
     let claim = place.claim().unwrap();
     let ranges = Ranges { pods: vec!["10.42.0.0/24".parse().unwrap()], ..Ranges::default() };

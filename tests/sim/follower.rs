@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use amphipod::api::read::Selection;
-use amphipod::api::watch::{Seen, WatchOptions};
+use amphipod::api::watch::{WatchEvent, WatchOptions};
 use amphipod::api::{Api, Request};
 use amphipod::base::object::Object;
 use amphipod::base::task;
@@ -74,24 +74,24 @@ impl Follower {
         Err(())
     }
 
-    fn believe(&self, seen: Seen) {
+    fn believe(&self, seen: WatchEvent) {
         let mut known = self.known.lock().unwrap();
-        if matches!(seen, Seen::Bookmark { initial: true, .. }) {
+        if matches!(seen, WatchEvent::Bookmark { initial: true, .. }) {
             known.whole = true;
         }
         let whole = known.whole;
         let (revision, key, wrong) = match seen {
-            Seen::Bookmark { revision, .. } => (revision, Arc::from("bookmark"), revision < known.revision),
-            Seen::Added(o) => {
+            WatchEvent::Bookmark { revision, .. } => (revision, Arc::from("bookmark"), revision < known.revision),
+            WatchEvent::Added(o) => {
                 let late = o.revision <= known.revision && whole;
                 let was = known.objects.insert(o.key.clone(), o.clone());
                 (o.revision, o.key.clone(), late || was.is_some())
             }
-            Seen::Modified(o) => {
+            WatchEvent::Modified(o) => {
                 let was = known.objects.insert(o.key.clone(), o.clone());
                 (o.revision, o.key.clone(), o.revision <= known.revision || was.is_none())
             }
-            Seen::Deleted(o) => {
+            WatchEvent::Deleted(o) => {
                 let was = known.objects.remove(&o.key);
                 (o.revision, o.key.clone(), o.revision <= known.revision || was.is_none())
             }

@@ -44,7 +44,7 @@ fn cache_is_store(world: &World) -> Vec<String> {
         let stored = world.store.range(&prefix, 0, "", 0).unwrap().entries.into_iter();
         let decoded = stored.map(|e| cache::decode(kind, e.key, e.value, e.revision).unwrap());
         let stored: Vec<_> = decoded.map(|o| (o.key.clone(), o.revision, o.body().clone(), o.meta)).collect();
-        let cached = world.api.cache.shelf(kind).list(&prefix, "");
+        let cached = world.api.cache.kind(kind).list(&prefix, "");
         let cached: Vec<_> =
             cached.iter().map(|o| (o.key.clone(), o.revision, o.body().clone(), o.meta.clone())).collect();
         if stored != cached {

@@ -31,7 +31,7 @@ fn default_class(api: &Api, value: &mut Value) {
         return;
     }
     let kind = &ingressclass::KIND;
-    let classes = api.cache.shelf(kind).list(&kind.prefix(), "");
+    let classes = api.cache.kind(kind).list(&kind.prefix(), "");
     let marked = classes.into_iter().filter(|c| ingressclass::is_default(&c.value()));
     // Of those made in one second, the first by name.
     let age = |c: &Arc<Object>| {

@@ -41,7 +41,7 @@ fn namespace_lives(api: &Api, request: &Request, value: &Value) -> Result<()> {
         return Ok(());
     }
     let kind = &namespace::KIND;
-    let Some(found) = api.cache.shelf(kind).get(&kind.key("", &request.namespace)) else {
+    let Some(found) = api.cache.kind(kind).get(&kind.key("", &request.namespace)) else {
         return Err(Status::not_found(kind, &request.namespace));
     };
     if found.meta.deleted.is_some() {

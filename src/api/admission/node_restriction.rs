@@ -90,7 +90,7 @@ fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<
 /// Refuses a pod of an agent whose owner is a Node that was there before and has the same name.
 fn check_owner(api: &Api, request: &Request, pod: &Value) -> Result<()> {
     let (Some(own), [owner]) = (request.user.node_name(), list(pod, "metadata.ownerReferences")) else { return Ok(()) };
-    let found = api.cache.shelf(&node::KIND).get(&node::KIND.key("", own));
+    let found = api.cache.kind(&node::KIND).get(&node::KIND.key("", own));
     let Some(found) = found else { return Err(Status::not_found(&node::KIND, own)) };
     if *found.meta.uid == *text(owner, "uid") {
         return Ok(());
@@ -227,7 +227,7 @@ fn restrict_token(api: &Api, request: &Request, asked: &Value) -> Result<()> {
     let bound = at(asked, "spec.boundObjectRef").filter(|b| text(b, "kind") == "Pod" && !text(b, "uid").is_empty());
     let Some(bound) = bound else { return refuse("node requested token not bound to a pod") };
     let kind: &KindRef = &pod::KIND;
-    let found = api.cache.shelf(kind).get(&kind.key(&request.namespace, text(bound, "name")));
+    let found = api.cache.kind(kind).get(&kind.key(&request.namespace, text(bound, "name")));
     match found.map(|o| o.value()) {
         Some(pod) if text(&pod, "metadata.uid") != text(bound, "uid") => refuse("the pod is another one by now"),
         Some(pod) if text(&pod, "spec.nodeName") == own => restrict_audience(api, request, asked, &pod),
@@ -249,7 +249,7 @@ fn restrict_audience(api: &Api, request: &Request, asked: &Value, pod: &Value) -
     let sources = volumes.iter().flat_map(|volume| list(volume, "projected.sources"));
     let mut projected = sources.filter_map(|source| at(source, "serviceAccountToken")).filter(|token| !token.is_null());
     let driver_asks = |driver: &str| {
-        let found = api.cache.shelf(&csidriver::KIND).get(&csidriver::KIND.key("", driver));
+        let found = api.cache.kind(&csidriver::KIND).get(&csidriver::KIND.key("", driver));
         found.is_some_and(|d| list(&d.value(), "spec.tokenRequests").iter().any(|r| text(r, "audience") == audience))
     };
     let mut drivers = volumes.iter().map(|volume| text(volume, "csi.driver")).filter(|driver| !driver.is_empty());

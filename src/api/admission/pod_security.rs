@@ -88,7 +88,7 @@ fn template<'v>(kind: &KindRef, value: &'v Value) -> Option<&'v Value> {
 
 fn standard(api: &Api, request: &Request, mode: &str) -> Standard {
     let kind = &namespace::KIND;
-    let namespace = api.cache.shelf(kind).get(&kind.key("", &request.namespace));
+    let namespace = api.cache.kind(kind).get(&kind.key("", &request.namespace));
     let none = Standard { level: Level::Privileged, minor: None };
     namespace.map_or(none, |n| Standard::of(|key| n.meta.labels.get(key).map(|v| &**v), mode))
 }
@@ -102,7 +102,7 @@ fn about_existing(api: &Api, new: &Value, old: Option<&Value>) -> Vec<String> {
         return Vec::new();
     }
     let name = text(new, "metadata.name");
-    let pods = api.cache.shelf(&pod::KIND).list(&format!("{}{name}/", pod::KIND.prefix()), "");
+    let pods = api.cache.kind(&pod::KIND).list(&format!("{}{name}/", pod::KIND.prefix()), "");
     let mut found = Vec::new();
     for pod in pods {
         let violations = standard.violations(&pod.value()["metadata"], &pod.value()["spec"]);

@@ -25,11 +25,11 @@ impl Plugin for Priority {
 
 fn priority(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
     let kind = &priorityclass::KIND;
-    let shelf = api.cache.shelf(kind);
+    let kind_cache = api.cache.kind(kind);
     let refuse = |pod: &Value, why: String| Err(Status::forbidden(&request.kind, text(pod, "metadata.name"), why));
     let (class, policy) = match text(pod, "spec.priorityClassName") {
         "" => {
-            let classes = shelf.list(&kind.prefix(), "");
+            let classes = kind_cache.list(&kind.prefix(), "");
             let default = classes.iter().map(|o| o.value()).filter(|c| c["globalDefault"] == true);
             let lowest = default.min_by_key(|c| c["value"].as_i64());
             if let Some(class) = &lowest {
@@ -38,7 +38,7 @@ fn priority(api: &Api, request: &Request, pod: &mut Value) -> Result<()> {
             let value = lowest.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
             (value, lowest.and_then(|c| c.get("preemptionPolicy").cloned()))
         }
-        name => match shelf.get(&kind.key("", name)) {
+        name => match kind_cache.get(&kind.key("", name)) {
             Some(class) => {
                 let class = class.value();
                 (class["value"].as_i64().unwrap_or(0), class.get("preemptionPolicy").cloned())

@@ -57,10 +57,10 @@ async fn wait_for_account(api: &Api, request: &Request, pod: &Value) {
     }
     let kind = &serviceaccount::KIND;
     let key = kind.key(&request.namespace, "default");
-    let shelf = api.cache.shelf(kind);
-    let mut changes = shelf.subscribe();
+    let kind_cache = api.cache.kind(kind);
+    let mut changes = kind_cache.subscribe();
     let there = async {
-        while shelf.get(&key).is_none() {
+        while kind_cache.get(&key).is_none() {
             if changes.changed().await.is_err() {
                 return;
             }
@@ -76,7 +76,7 @@ fn service_account(api: &Api, request: &Request, pod: &mut Value) -> Result<()> 
     }
     let name = text(pod, "spec.serviceAccountName").to_owned();
     let kind = &serviceaccount::KIND;
-    let Some(account) = api.cache.shelf(kind).get(&kind.key(&request.namespace, &name)) else {
+    let Some(account) = api.cache.kind(kind).get(&kind.key(&request.namespace, &name)) else {
         let why =
             format!("error looking up service account {}/{name}: serviceaccount {name:?} not found", request.namespace);
         return Err(Status::forbidden(&request.kind, text(pod, "metadata.name"), why));

@@ -12,9 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Body, Peer, answer, negotiate::Form};
 use crate::api::Api;
-use crate::api::cache::Shelf;
+use crate::api::cache::KindCache;
 use crate::api::identity::User;
-use crate::api::identity::join::{Application, Desk, check_member, node_of_password};
+use crate::api::identity::join::{JoinRequest, Joiner, check_member, node_of_password};
 use crate::api::identity::node::is_image_source;
 use crate::api::status::{Result, Status};
 use crate::base::object::Meta;
@@ -39,7 +39,7 @@ const APPLICATION_PATIENCE: Duration = Duration::from_secs(10);
 static JOINS: Semaphore = Semaphore::const_new(32);
 
 /// Set once by a server that lets machines join.
-pub type Joining = OnceLock<Desk>;
+pub type Joining = OnceLock<Joiner>;
 
 /// Whether the path is one of these.
 pub fn is_for(path: &str) -> bool {
@@ -100,7 +100,7 @@ fn node_of(api: &Api, peer: &Peer) -> Result<String> {
 /// Ends the connections of machines whose Node is deleted, or whose name is free for another machine: what they have open
 /// lasts no longer than their right to it. Never returns.
 pub async fn end_connections_of_deleted_nodes(api: Api) {
-    let (nodes, secrets) = (api.cache.shelf(&node::KIND), api.cache.shelf(&secret::KIND));
+    let (nodes, secrets) = (api.cache.kind(&node::KIND), api.cache.kind(&secret::KIND));
     let (mut node_changes, mut secret_changes) = (nodes.subscribe(), secrets.subscribe());
     let (mut nodes_seen, mut secrets_seen) = (nodes.last(), secrets.last());
     loop {
@@ -115,13 +115,13 @@ pub async fn end_connections_of_deleted_nodes(api: Api) {
     }
 }
 
-fn end_deleted(api: &Api, shelf: &Shelf, seen: &mut u64, node: impl Fn(&Meta) -> Option<String>) {
+fn end_deleted(api: &Api, kind_cache: &KindCache, seen: &mut u64, node: impl Fn(&Meta) -> Option<String>) {
     const AT_ONCE: usize = 256;
     loop {
-        let Some(events) = shelf.changes(*seen, AT_ONCE) else {
+        let Some(events) = kind_cache.changes(*seen, AT_ONCE) else {
             // Too much has happened to tell of what: who still is a node comes again.
             api.connections.end_nodes();
-            *seen = shelf.last();
+            *seen = kind_cache.last();
             return;
         };
         let Some(last) = events.last() else { return };
@@ -132,7 +132,7 @@ fn end_deleted(api: &Api, shelf: &Shelf, seen: &mut u64, node: impl Fn(&Meta) ->
     }
 }
 
-async fn application(request: http::Request<Incoming>) -> Result<Application> {
+async fn application(request: http::Request<Incoming>) -> Result<JoinRequest> {
     // Anybody may send this, so it is short.
     let body = Limited::new(request.into_body(), APPLICATION_BYTES).collect();
     let body = tokio::time::timeout(APPLICATION_PATIENCE, body).await;
@@ -142,7 +142,7 @@ async fn application(request: http::Request<Incoming>) -> Result<Application> {
     serde_json::from_slice(&body).map_err(|e| Status::bad_request(format!("the application to join is malformed: {e}")))
 }
 
-fn welcome(welcome: crate::api::identity::join::Welcome) -> Result<Response<Body>> {
+fn welcome(welcome: crate::api::identity::join::JoinResponse) -> Result<Response<Body>> {
     let value = serde_json::to_value(welcome).map_err(|e| Status::internal(e.to_string()))?;
     Ok(answer::value(200, Form::default(), &value))
 }

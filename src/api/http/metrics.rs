@@ -192,7 +192,7 @@ pub fn text(api: &Api) -> String {
     for name in ["apiserver_storage_objects", "apiserver_resource_objects"] {
         let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} gauge");
         for kind in api.kinds.snapshot().stored() {
-            let count = api.cache.shelf(kind).len();
+            let count = api.cache.kind(kind).len();
             let _ = match name {
                 "apiserver_storage_objects" => {
                     writeln!(out, "{name}{{resource=\"{}\"}} {count}", crate::api::status::resource(kind))

@@ -15,7 +15,7 @@ use super::table::{self, Include};
 use super::verbs::Call;
 use super::{Body, answer, socket};
 use crate::api::status::Result;
-use crate::api::watch::{Seen, Watch, WatchOptions};
+use crate::api::watch::{Watch, WatchEvent, WatchOptions};
 use crate::base::budget::Budget;
 use crate::base::clock::Clock;
 use crate::base::object::Object;
@@ -124,16 +124,16 @@ impl Events {
         }
         if self.bookmark_at.is_some_and(|at| now >= at) {
             self.bookmark_at = Some(now + BOOKMARK_EVERY);
-            if let Ok(Seen::Bookmark { revision, initial }) = self.watch.bookmark()
+            if let Ok(WatchEvent::Bookmark { revision, initial }) = self.watch.bookmark()
                 && revision > self.bookmarked
             {
                 self.bookmarked = revision;
-                self.write(&Seen::Bookmark { revision, initial }, out);
+                self.write(&WatchEvent::Bookmark { revision, initial }, out);
             }
         }
     }
 
-    fn take(&mut self, seen: Result<Seen>, out: &mut BytesMut) {
+    fn take(&mut self, seen: Result<WatchEvent>, out: &mut BytesMut) {
         match seen {
             Ok(seen) => self.write(&seen, out),
             Err(status) => {
@@ -145,12 +145,12 @@ impl Events {
         }
     }
 
-    fn write(&mut self, seen: &Seen, out: &mut BytesMut) {
+    fn write(&mut self, seen: &WatchEvent, out: &mut BytesMut) {
         let (name, object) = match seen {
-            Seen::Added(o) => ("ADDED", o),
-            Seen::Modified(o) => ("MODIFIED", o),
-            Seen::Deleted(o) => ("DELETED", o),
-            Seen::Bookmark { revision, initial } => return self.write_bookmark(*revision, *initial, out),
+            WatchEvent::Added(o) => ("ADDED", o),
+            WatchEvent::Modified(o) => ("MODIFIED", o),
+            WatchEvent::Deleted(o) => ("DELETED", o),
+            WatchEvent::Bookmark { revision, initial } => return self.write_bookmark(*revision, *initial, out),
         };
         if self.form.shape == Shape::Object && self.kind.owns_storage() {
             out.put_slice(br#"{"type":""#);

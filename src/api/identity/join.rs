@@ -76,7 +76,7 @@ pub struct JoinToken {
 /// What an agent asks with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Application {
+pub struct JoinRequest {
     pub node_name: String,
     /// Of the machine's own making; the first one under a name counts.
     #[serde(default)]
@@ -90,7 +90,7 @@ pub struct Application {
 
 /// What it gets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Welcome {
+pub struct JoinResponse {
     pub certificate: String,
     /// What the node shows to its own clients, for the same key: PEM.
     #[serde(default)]
@@ -146,7 +146,7 @@ impl Cluster {
 }
 
 /// The server's side of joining.
-pub struct Desk {
+pub struct Joiner {
     /// Holds `token` and `token.old`.
     directory: PathBuf,
     authority: Vec<u8>,
@@ -204,9 +204,9 @@ fn same(a: &str, b: &str) -> bool {
     digest(a).as_ref() == digest(b).as_ref()
 }
 
-// === impl Desk ===
+// === impl Joiner ===
 
-impl Desk {
+impl Joiner {
     /// Where machines apply; `directory` is the server's own.
     pub fn new(directory: &Path, pki: &Pki, cluster: Cluster, clock: Clock) -> Self {
         let (authority, authority_key) = (pki.authority.clone(), pki.authority_key.clone());
@@ -226,7 +226,7 @@ impl Desk {
     }
 
     /// Lets a machine with a token become a node.
-    pub async fn join(&self, api: &Api, token: &str, application: &Application) -> Result<Welcome> {
+    pub async fn join(&self, api: &Api, token: &str, application: &JoinRequest) -> Result<JoinResponse> {
         let name = &application.node_name;
         if let Some(why) = dns_subdomain_error(name) {
             return Err(Status::bad_request(format!("the node name {name:?} cannot be used: {why}")));
@@ -248,7 +248,7 @@ impl Desk {
     }
 
     /// Gives a node that shows its certificate, which is for the key `shown`, a new one.
-    pub async fn renew(&self, api: &Api, node: &str, shown: &str, application: &Application) -> Result<Welcome> {
+    pub async fn renew(&self, api: &Api, node: &str, shown: &str, application: &JoinRequest) -> Result<JoinResponse> {
         if application.node_name != node {
             let asked = &application.node_name;
             let why = format!("node {node:?} cannot ask for a certificate of node {asked:?}");
@@ -261,7 +261,7 @@ impl Desk {
 
     /// From now on the node's certificates are for the key of the application, or for the one before: the answer may be
     /// lost, or the old certificate still be shown.
-    async fn record_key(&self, api: &Api, application: &Application, before: Option<&str>) -> Result<()> {
+    async fn record_key(&self, api: &Api, application: &JoinRequest, before: Option<&str>) -> Result<()> {
         let key = key_of(application).ok_or_else(|| Status::bad_request("the certificate request has no key"))?;
         let mut change = |live: &Value| {
             let known = Kept(live.clone()).get(KEY);
@@ -282,7 +282,7 @@ impl Desk {
     }
 
     /// Refuses a token that does not hold; answers one that is for one machine and that nobody has used.
-    fn check_token(&self, api: &Api, given: &str, application: &Application) -> Result<Option<Arc<Object>>> {
+    fn check_token(&self, api: &Api, given: &str, application: &JoinRequest) -> Result<Option<Arc<Object>>> {
         let Ok(token) = JoinToken::parse(given) else { return refuse("no token was shown") };
         if self.is_server_token(&token.secret) {
             return Ok(None);
@@ -292,7 +292,7 @@ impl Desk {
         let Some((id, part)) = token.parts() else { return refuse(wrong) };
         let kind = &secret::KIND;
         let name = format!("{TOKEN_NAME}{id}");
-        let Some(found) = api.cache.shelf(kind).get(&kind.key(NAMESPACE, &name)) else { return refuse(wrong) };
+        let Some(found) = api.cache.kind(kind).get(&kind.key(NAMESPACE, &name)) else { return refuse(wrong) };
         let kept = Kept(found.value());
         if text(&kept.0, "type") != TOKEN_TYPE || !same(&kept.get("token-secret"), part) {
             return refuse(wrong);
@@ -310,13 +310,13 @@ impl Desk {
     }
 
     /// Whether the machine that has used a token asks once more.
-    fn is_repeated(&self, used: &Used, application: &Application) -> bool {
+    fn is_repeated(&self, used: &Used, application: &JoinRequest) -> bool {
         let soon = between(used.at, self.clock.now()) < REPEAT;
         soon && fingerprint(application).is_some_and(|own| same(&own, &used.by))
     }
 
     /// The token is this machine's from now on, if no other was faster.
-    async fn use_up(&self, api: &Api, token: &Object, application: &Application) -> Result<()> {
+    async fn use_up(&self, api: &Api, token: &Object, application: &JoinRequest) -> Result<()> {
         let own = fingerprint(application).ok_or_else(|| Status::bad_request("the certificate request has no key"))?;
         let mut claim = |live: &Value| {
             match Kept(live.clone()).used() {
@@ -341,7 +341,7 @@ impl Desk {
     async fn sweep(&self, api: &Api) {
         let now = self.clock.now();
         let is_over = |o: &Arc<Object>| Kept(o.value()).used().is_some_and(|used| between(used.at, now) >= REPEAT);
-        let all = api.cache.shelf(&secret::KIND).list(&secret::KIND.key(NAMESPACE, TOKEN_NAME), "");
+        let all = api.cache.kind(&secret::KIND).list(&secret::KIND.key(NAMESPACE, TOKEN_NAME), "");
         for token in all.into_iter().filter(is_over) {
             let options = DeleteOptions { uid: Some(token.meta.uid.to_string()), ..DeleteOptions::default() };
             let request = Request::internal("join", &secret::KIND, NAMESPACE, &token.meta.name);
@@ -356,7 +356,7 @@ impl Desk {
     }
 
     /// The first machine under a name sets its password; it counts as long as the Node exists.
-    async fn check_password(&self, api: &Api, application: &Application) -> Result<()> {
+    async fn check_password(&self, api: &Api, application: &JoinRequest) -> Result<()> {
         let name = &application.node_name;
         if application.password.len() < 16 {
             return Err(Status::bad_request("the node password is missing or too short"));
@@ -364,9 +364,9 @@ impl Desk {
         let hash = password_hash(name, &application.password);
         let kind = &secret::KIND;
         let secret_name = password_name(name);
-        let kept = api.cache.shelf(kind).get(&kind.key(NAMESPACE, &secret_name));
+        let kept = api.cache.kind(kind).get(&kind.key(NAMESPACE, &secret_name));
         let kept_hash = kept.as_ref().map(|o| Kept(o.value()).get("hash"));
-        let exists = api.cache.shelf(&node::KIND).get(&node::KIND.key("", name)).is_some();
+        let exists = api.cache.kind(&node::KIND).get(&node::KIND.key("", name)).is_some();
         match kept_hash {
             Some(kept) if same(&kept, &hash) => return self.record_key(api, application, None).await,
             Some(_) if !exists && kept.as_ref().is_some_and(|o| self.is_young(o)) => {
@@ -403,7 +403,7 @@ impl Desk {
 
     /// A certificate for the node's key. The request may ask for this name or be refused.
     /// Certificates for the name of the application, which the caller has checked.
-    fn sign(&self, api: &Api, application: &Application) -> Result<Welcome> {
+    fn sign(&self, api: &Api, application: &JoinRequest) -> Result<JoinResponse> {
         let (node, csr) = (application.node_name.as_str(), application.csr.as_str());
         let wrong = |why: String| Status::bad_request(format!("the certificate request cannot be used: {why}"));
         let (_, pem) =
@@ -433,16 +433,16 @@ impl Desk {
             serving_params(&wanted, NODES, &self.names_of(api, application), &self.clock).map_err(|e| internal(&e))?;
         let serving = request.signed_by(&issuer).map_err(|e| internal(&e))?;
         let (certificate, serving_certificate) = (certificate.pem(), serving.pem());
-        Ok(Welcome { certificate, serving_certificate, cluster: self.cluster.clone() })
+        Ok(JoinResponse { certificate, serving_certificate, cluster: self.cluster.clone() })
     }
 
     /// The names under which a node may be believed to answer: its own, and of the addresses that it says those that are not
     /// the server's, another node's, or of the cluster's inside.
-    fn names_of(&self, api: &Api, application: &Application) -> Names {
+    fn names_of(&self, api: &Api, application: &JoinRequest) -> Names {
         let node = &application.node_name;
         let others: HashSet<IpAddr> = api
             .cache
-            .shelf(&node::KIND)
+            .kind(&node::KIND)
             .list(&node::KIND.prefix(), "")
             .iter()
             .filter(|other| *other.meta.name != **node)
@@ -484,7 +484,7 @@ impl Desk {
 /// Refuses a machine whose Node was deleted, which ends what its certificate is good for; a token makes it a node again. A machine
 /// that has just joined has no Node yet, but a password.
 pub fn check_member(api: &Api, name: &str) -> Result<()> {
-    let is_there = |kind: &KindRef, namespace, name| api.cache.shelf(kind).get(&kind.key(namespace, name)).is_some();
+    let is_there = |kind: &KindRef, namespace, name| api.cache.kind(kind).get(&kind.key(namespace, name)).is_some();
     if is_there(&node::KIND, "", name) || is_there(&secret::KIND, NAMESPACE, &password_name(name)) {
         return Ok(());
     }
@@ -505,7 +505,7 @@ pub fn user_of(api: &Api, certificate: &[u8]) -> Option<(User, String)> {
     let key = key_digest(parsed.public_key().raw);
     let Some(node) = user.node_name() else { return Some((user, key)) };
     let kind = &secret::KIND;
-    let kept = api.cache.shelf(kind).get(&kind.key(NAMESPACE, &password_name(node))).map(|o| Kept(o.value()));
+    let kept = api.cache.kind(kind).get(&kind.key(NAMESPACE, &password_name(node))).map(|o| Kept(o.value()));
     let keys = kept.map(|kept| [kept.get(KEY), kept.get(PREVIOUS_KEY)]);
     // A record of before keys were kept has none.
     if keys.is_some_and(|keys| !keys[0].is_empty() && !keys.contains(&key)) {
@@ -553,7 +553,7 @@ fn key_digest(public_key: &[u8]) -> String {
 }
 
 /// The digest of the key that an application wants a certificate for.
-fn key_of(application: &Application) -> Option<String> {
+fn key_of(application: &JoinRequest) -> Option<String> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(application.csr.as_bytes()).ok()?;
     let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
     Some(key_digest(request.certification_request_info.subject_pki.raw))
@@ -568,7 +568,7 @@ fn password_hash(node: &str, password: &str) -> String {
 }
 
 /// What is the same of a machine that asks again: name, password and key, not to be told from each other.
-fn fingerprint(application: &Application) -> Option<String> {
+fn fingerprint(application: &JoinRequest) -> Option<String> {
     let key = key_of(application)?;
     Some(password_hash(&application.node_name, &format!("{}\n{key}", application.password)))
 }
@@ -620,16 +620,16 @@ mod tests {
         params.serialize_request(&key).unwrap().pem().unwrap()
     }
 
-    fn application(node: &str, password: &str) -> Application {
+    fn application(node: &str, password: &str) -> JoinRequest {
         let csr = csr(&format!("system:node:{node}"), NODES);
-        Application { node_name: node.into(), password: password.into(), csr, addresses: Vec::new() }
+        JoinRequest { node_name: node.into(), password: password.into(), csr, addresses: Vec::new() }
     }
 
-    async fn desk() -> (tempfile::TempDir, Pki, Desk, Api) {
+    async fn desk() -> (tempfile::TempDir, Pki, Joiner, Api) {
         let dir = tempfile::tempdir().unwrap();
         let names = Names { dns: vec!["localhost".into()], addresses: Vec::new() };
         let pki = Pki::load(dir.path(), &names, None, &Clock::system()).unwrap();
-        let desk = Desk::new(dir.path(), &pki, Cluster::sample(), Clock::system());
+        let desk = Joiner::new(dir.path(), &pki, Cluster::sample(), Clock::system());
         let api = in_memory::api();
         let client = Local::new(api.clone(), "test");
         let namespace = &crate::kinds::core::namespace::KIND;
@@ -646,7 +646,7 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let names = Names { dns: vec!["kubernetes".into()], addresses: vec![address("192.0.2.1")] };
         let pki = Pki::load(dir.path(), &names, None, &Clock::system()).unwrap();
-        let desk = Desk::new(dir.path(), &pki, Cluster::sample(), Clock::system());
+        let desk = Joiner::new(dir.path(), &pki, Cluster::sample(), Clock::system());
         let api = crate::reconcile::in_memory::api();
         let client = crate::reconcile::Local::new(api.clone(), "test");
         let other = json!({"metadata": {"name": "other"}});
@@ -669,7 +669,7 @@ mod tests {
         .map(address)
         .to_vec();
         let serves = |name: &str| {
-            let application = Application { addresses: told.clone(), ..application(name, PASSWORD) };
+            let application = JoinRequest { addresses: told.clone(), ..application(name, PASSWORD) };
             let welcome = desk.sign(&api, &application).unwrap();
             let (_, pem) = parse_x509_pem(welcome.serving_certificate.as_bytes()).unwrap();
             let certificate = pem.parse_x509().unwrap();
@@ -696,7 +696,7 @@ mod tests {
         let wrong = desk.join(&api, "wrong", &application("two", PASSWORD)).await.unwrap_err();
         assert_eq!((wrong.code, wrong.message.contains("token create")), (401, true));
         for csr in [csr("system:node:other", NODES), csr("system:node:two", "system:masters"), csr("admin", NODES)] {
-            let tampered = Application { csr, ..application("two", PASSWORD) };
+            let tampered = JoinRequest { csr, ..application("two", PASSWORD) };
             assert_eq!(desk.join(&api, &token.secret, &tampered).await.unwrap_err().code, 403);
         }
         assert!(desk.renew(&api, "one", "", &application("one", "")).await.is_ok());
@@ -733,7 +733,7 @@ mod tests {
     async fn a_nodes_certificate_is_good_for_the_machine_that_joined_last() {
         let (_dir, pki, desk, api) = desk().await;
         let token = JoinToken::parse(&pki.join_token).unwrap().secret;
-        let join = async |application: &Application| {
+        let join = async |application: &JoinRequest| {
             let welcome = desk.join(&api, &token, application).await.unwrap();
             crate::wire::tls::certificates(welcome.certificate.as_bytes()).unwrap().remove(0)
         };
@@ -771,7 +771,7 @@ mod tests {
         }
         let expired = desk.join(&api, "aaaaaa.0123456789abcdef", &application("one", PASSWORD)).await.unwrap_err();
         assert!(expired.message.starts_with("the token expired at 2020-01-01"), "{}", expired.message);
-        let tampered = Application { csr: csr("admin", NODES), ..application("one", PASSWORD) };
+        let tampered = JoinRequest { csr: csr("admin", NODES), ..application("one", PASSWORD) };
         let refused = desk.join(&api, "bbbbbb.0123456789abcdef", &tampered).await.unwrap_err();
         assert_eq!(refused.code, 403, "and the token is not used up");
         let (first, token) = (application("one", PASSWORD), "bbbbbb.0123456789abcdef");
@@ -780,8 +780,8 @@ mod tests {
         desk.join(&api, token, &first).await.unwrap();
         let others = [
             application("two", PASSWORD),
-            Application { node_name: "two".into(), ..first.clone() },
-            Application { password: "another-password-".into(), ..first.clone() },
+            JoinRequest { node_name: "two".into(), ..first.clone() },
+            JoinRequest { password: "another-password-".into(), ..first.clone() },
             application("one", PASSWORD),
         ];
         for other in others {

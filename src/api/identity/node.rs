@@ -59,7 +59,7 @@ pub fn allows(cache: &Cache, user: &User, a: &Attributes) -> bool {
 /// Whether an administrator has said that the node's word on tags counts.
 pub fn is_image_source(cache: &Cache, name: &str) -> bool {
     let kind: &KindRef = &node::KIND;
-    let found = cache.shelf(kind).get(&kind.key("", name));
+    let found = cache.kind(kind).get(&kind.key("", name));
     found.is_some_and(|node| node.meta.labels.get(IMAGE_SOURCE).is_some_and(|value| &**value == "true"))
 }
 
@@ -67,7 +67,7 @@ pub fn is_image_source(cache: &Cache, name: &str) -> bool {
 fn pods_of(cache: &Cache, node: &str, namespace: &str) -> impl Iterator<Item = std::sync::Arc<Pod>> {
     let prefix = format!("{}{namespace}/", pod::KIND.prefix());
     let on = |o: &Object| o.typed::<Pod>().ok().filter(|p| node_of(p) == Some(node));
-    cache.shelf(&pod::KIND).list(&prefix, "").iter().filter_map(|o| on(o)).collect::<Vec<_>>().into_iter()
+    cache.kind(&pod::KIND).list(&prefix, "").iter().filter_map(|o| on(o)).collect::<Vec<_>>().into_iter()
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
@@ -75,7 +75,7 @@ fn node_of(pod: &Pod) -> Option<&str> {
 }
 
 fn runs(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
-    let found = cache.shelf(&pod::KIND).get(&pod::KIND.key(namespace, name));
+    let found = cache.kind(&pod::KIND).get(&pod::KIND.key(namespace, name));
     found.and_then(|o| o.typed::<Pod>().ok()).is_some_and(|p| node_of(&p) == Some(node))
 }
 

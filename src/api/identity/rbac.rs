@@ -123,11 +123,11 @@ impl Rbac {
     pub fn role_rules(&self, namespace: &str, role_ref: &Value) -> Vec<Rule> {
         let kind = if role_ref["kind"] == "Role" { &rbac::role::KIND } else { &rbac::clusterrole::KIND };
         let key = kind.key(namespace, role_ref["name"].as_str().unwrap_or(""));
-        self.cache.shelf(kind).get(&key).map(|o| rules_of(&o)).unwrap_or_default()
+        self.cache.kind(kind).get(&key).map(|o| rules_of(&o)).unwrap_or_default()
     }
 
     fn current(&self) -> Arc<Compiled> {
-        let revisions = KINDS.map(|k| self.cache.shelf(k).last());
+        let revisions = KINDS.map(|k| self.cache.kind(k).last());
         let compiled = self.compiled.read().expect("no panic while held").clone();
         if compiled.revisions == revisions && !compiled.cluster.is_empty() {
             return compiled;
@@ -141,12 +141,12 @@ impl Rbac {
         let mut out = Compiled { revisions, ..Compiled::default() };
         let mut roles: HashMap<Arc<str>, Arc<Vec<Rule>>> = HashMap::new();
         for kind in [KINDS[2], KINDS[3]] {
-            for object in self.cache.shelf(kind).list(&kind.prefix(), "") {
+            for object in self.cache.kind(kind).list(&kind.prefix(), "") {
                 let value = object.value();
                 let role_kind = if value["roleRef"]["kind"] == "Role" { KINDS[1] } else { KINDS[0] };
                 let role_key = role_kind.key(&object.meta.namespace, value["roleRef"]["name"].as_str().unwrap_or(""));
                 let rules = roles.entry(role_key.clone()).or_insert_with(|| {
-                    Arc::new(self.cache.shelf(role_kind).get(&role_key).map(|o| rules_of(&o)).unwrap_or_default())
+                    Arc::new(self.cache.kind(role_kind).get(&role_key).map(|o| rules_of(&o)).unwrap_or_default())
                 });
                 let subjects = Vec::<Subject>::deserialize(&value["subjects"]).unwrap_or_default();
                 let place = match &*object.meta.namespace {
@@ -184,7 +184,7 @@ impl std::fmt::Debug for Rbac {
 /// Whether a `roleRef` in a namespace leads anywhere.
 pub fn role_exists(api: &crate::api::Api, namespace: &str, role_ref: &Value) -> bool {
     let kind = if role_ref["kind"] == "Role" { KINDS[1] } else { KINDS[0] };
-    api.cache.shelf(kind).get(&kind.key(namespace, role_ref["name"].as_str().unwrap_or(""))).is_some()
+    api.cache.kind(kind).get(&kind.key(namespace, role_ref["name"].as_str().unwrap_or(""))).is_some()
 }
 
 /// The `rules` of a Role or ClusterRole.
@@ -198,7 +198,7 @@ pub fn aggregate(cache: &Cache, selectors: &Value) -> Vec<Rule> {
         selectors.as_array().into_iter().flatten().filter_map(|s| Selector::from_object(s).ok()).collect();
     let kind = KINDS[0];
     let (mut rules, mut seen) = (Vec::new(), HashSet::new());
-    for role in cache.shelf(kind).list(&kind.prefix(), "") {
+    for role in cache.kind(kind).list(&kind.prefix(), "") {
         if selectors.iter().any(|s| s.matches(&role.meta.labels)) {
             for rule in rules_of(&role) {
                 if seen.insert(rule.clone()) {

@@ -130,7 +130,7 @@ impl Tokens {
         let p = &claims.private;
         let now = self.clock.now();
         let found = |kind: &crate::kinds::KindRef, namespace: &str, r: &Reference| {
-            let object = cache.shelf(kind).get(&kind.key(namespace, &r.name)).filter(|o| *o.meta.uid == *r.uid);
+            let object = cache.kind(kind).get(&kind.key(namespace, &r.name)).filter(|o| *o.meta.uid == *r.uid);
             // What waits for a finalizer is over all the same.
             let deleted = |o: &Object| o.meta.deleted.is_some_and(|at| between(at, now) > DELETION_LEEWAY);
             object.filter(|o| !deleted(o))

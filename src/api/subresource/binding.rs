@@ -85,7 +85,7 @@ impl Api {
     /// The node's own labels count before those that the binding brings.
     fn topology(&self, binding: &Value, node: &str) -> Vec<(String, Value)> {
         let kind = &crate::kinds::core::node::KIND;
-        let node = self.cache.shelf(kind).get(&kind.key("", node));
+        let node = self.cache.kind(kind).get(&kind.key("", node));
         let of_node = |label: &str| Some(Value::from(&**node.as_ref()?.meta.labels.get(label)?));
         let given = |label: &str| binding["metadata"]["labels"].get(label).cloned();
         let labels = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];

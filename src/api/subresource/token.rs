@@ -87,7 +87,7 @@ impl Api {
             }
         };
         let name = text(bound, "name");
-        let Some(object) = self.cache.shelf(kind).get(&kind.key(&request.namespace, name)) else {
+        let Some(object) = self.cache.kind(kind).get(&kind.key(&request.namespace, name)) else {
             return Err(Status::not_found(kind, name));
         };
         let uid = text(bound, "uid");
@@ -109,7 +109,7 @@ impl Api {
                 )));
             }
             let on = text(&value, "spec.nodeName");
-            let found = self.cache.shelf(&node::KIND).get(&node::KIND.key("", on));
+            let found = self.cache.kind(&node::KIND).get(&node::KIND.key("", on));
             private.node = found.map(|n| Reference { name: on.into(), uid: n.meta.uid.to_string() });
         }
         Ok(())
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn bound(api: &Api, kind: &KindRef, namespace: &str, name: &str) -> Value {
-        let uid = api.cache.shelf(kind).get(&kind.key(namespace, name)).unwrap().meta.uid.to_string();
+        let uid = api.cache.kind(kind).get(&kind.key(namespace, name)).unwrap().meta.uid.to_string();
         json!({"apiVersion": "v1", "kind": kind.kind(), "name": name, "uid": uid})
     }
 

@@ -57,11 +57,11 @@ impl Api {
         };
         let (key, bytes) = (request.key(), pending.draft.stored().clone());
         let expect = vec![(key.clone(), old.map_or(0, |o| o.revision))];
-        let companion = Some(pending.clone() as store::Companion);
+        let payload = Some(pending.clone() as store::CommitPayload);
         let op = if released.is_some() {
-            Op::Delete { key, value: bytes, companion }
+            Op::Delete { key, value: bytes, payload }
         } else {
-            Op::Put { key, value: bytes, companion, volatile: kind.is_volatile_in(&request.namespace) }
+            Op::Put { key, value: bytes, payload, volatile: kind.is_volatile_in(&request.namespace) }
         };
         match self.store.commit(Txn { expect, ops: vec![op] }).await {
             Ok(_) if released.is_some() => Ok(Arc::new(draft.at(pending.object().revision))),

@@ -129,6 +129,6 @@ mod tests {
             let made = make(&configmap::KIND, "n", json!({"generateName": "b-"})).await.unwrap();
             assert!(made.object.meta.name.starts_with("b-"));
         }
-        assert_eq!(api.cache.shelf(&configmap::KIND).len(), 3);
+        assert_eq!(api.cache.kind(&configmap::KIND).len(), 3);
     }
 }

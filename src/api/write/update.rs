@@ -19,7 +19,7 @@ impl Api {
     pub async fn update(&self, request: &Request, mut change: Change<'_>) -> Result<Written> {
         let kind = &request.kind;
         for _ in 0..ATTEMPTS {
-            let Some(old) = self.cache.shelf(kind).get(&request.key()) else {
+            let Some(old) = self.cache.kind(kind).get(&request.key()) else {
                 return self.update_missing(request, change).await;
             };
             let heavy = request.heavy || old.body().len() > form::LONG_BYTES;

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::store::Inner;
 use super::{ImageError, Result};
-use crate::base::space::Space;
+use crate::base::fs_stats::FsStats;
 
 /// When images go, and which may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Default for Policy {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     /// How full it was before.
-    pub space: Space,
+    pub space: FsStats,
     /// How much had to be freed.
     pub wanted_bytes: u64,
     pub freed_bytes: u64,
@@ -65,7 +65,7 @@ pub(super) struct Candidate {
 
 impl Policy {
     /// How much has to be freed; 0 below the high threshold.
-    fn wanted_bytes(&self, space: Space) -> u64 {
+    fn wanted_bytes(&self, space: FsStats) -> u64 {
         if self.high_percent >= 100 || space.used_percent() < u64::from(self.high_percent) {
             return 0;
         }
@@ -103,10 +103,10 @@ impl Interest {
 }
 
 impl Inner {
-    fn space(&self) -> Result<Space> {
+    fn space(&self) -> Result<FsStats> {
         let directory = &self.directory;
-        match Space::of(directory).map_err(super::error::io("looking at the file system of", directory))? {
-            Space { capacity_bytes: 0, .. } => Err(ImageError::invalid("capacity", "0 on the image file system")),
+        match FsStats::of(directory).map_err(super::error::io("looking at the file system of", directory))? {
+            FsStats { capacity_bytes: 0, .. } => Err(ImageError::invalid("capacity", "0 on the image file system")),
             space => Ok(space),
         }
     }
@@ -150,8 +150,8 @@ mod tests {
         Timestamp::from_second(1_000_000 + seconds).unwrap()
     }
 
-    fn space(used: u64) -> Space {
-        Space { capacity_bytes: 1000, available_bytes: 1000 - used, ..Space::default() }
+    fn space(used: u64) -> FsStats {
+        FsStats { capacity_bytes: 1000, available_bytes: 1000 - used, ..FsStats::default() }
     }
 
     #[test]
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(never.wanted_bytes(space(1000)), 0);
         let all = Policy { high_percent: 0, low_percent: 0, ..policy };
         assert_eq!(all.wanted_bytes(space(10)), 10);
-        let huge = Space { capacity_bytes: u64::MAX, ..Space::default() };
+        let huge = FsStats { capacity_bytes: u64::MAX, ..FsStats::default() };
         assert_eq!((huge.used_percent(), policy.wanted_bytes(huge) / (u64::MAX / 100)), (100, 20));
     }
 

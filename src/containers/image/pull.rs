@@ -16,7 +16,7 @@ use super::client::Repository;
 use super::content::Documents;
 use super::document::{List, Map};
 use super::error::{io, shortened};
-use super::source::{Neighbours, Source};
+use super::source::{PeerNodes, Source};
 use super::store::{ImageStore, blob_name, chain_ids};
 use super::unpack::usable_space;
 use super::{Credentials, Image, ImageConfig, ImageError, Images, Reference, Result};
@@ -237,9 +237,9 @@ async fn download(
     let inner = &store.inner;
     // What an archive brought here is newer than what any agent has, but not than what the server has.
     let server_only = fresh && inner.image(&reference.to_string()).is_some();
-    let neighbours = inner.peers.get().map(|peers| Neighbours::new(&**peers, reference, server_only));
+    let neighbours = inner.peers.get().map(|peers| PeerNodes::new(&**peers, reference, server_only));
     if let Some(neighbours) = neighbours.as_ref().filter(|_| !fresh || inner.registries.offline) {
-        match pull_from(store, reference, &Source::Neighbours(neighbours)).await {
+        match pull_from(store, reference, &Source::PeerNodes(neighbours)).await {
             Ok(image) => return Ok(image),
             Err(error) => tracing::debug!(image = %reference, %error, "no other node"),
         }

@@ -20,13 +20,13 @@ pub(super) enum Source<'a> {
     /// With nodes that may have what the registry means.
     Registry {
         repository: &'a Repository<'a>,
-        nearer: Option<&'a Neighbours<'a>>,
+        nearer: Option<&'a PeerNodes<'a>>,
     },
-    Neighbours(&'a Neighbours<'a>),
+    PeerNodes(&'a PeerNodes<'a>),
 }
 
 /// The other nodes, asked for one image.
-pub(super) struct Neighbours<'a> {
+pub(super) struct PeerNodes<'a> {
     peers: &'a dyn Peers,
     reference: String,
     name: String,
@@ -41,7 +41,7 @@ impl Source<'_> {
     pub(super) async fn manifest(&self, version: &str) -> Result<Bytes> {
         match self {
             Self::Registry { repository, .. } => repository.manifest(version).await.map(|(_, bytes)| bytes),
-            Self::Neighbours(neighbours) => neighbours.manifest(version).await,
+            Self::PeerNodes(neighbours) => neighbours.manifest(version).await,
         }
     }
 
@@ -49,7 +49,7 @@ impl Source<'_> {
     pub(super) fn opened_by(&self) -> Option<Credentials> {
         match self {
             Self::Registry { repository, .. } => repository.opened_by(),
-            Self::Neighbours(_) => None,
+            Self::PeerNodes(_) => None,
         }
     }
 
@@ -68,7 +68,7 @@ impl Source<'_> {
     pub(super) async fn small_blob(&self, digest: &str) -> Result<Bytes> {
         match self {
             Self::Registry { repository, .. } => repository.small_blob(digest).await,
-            Self::Neighbours(neighbours) => neighbours.small_blob(digest).await,
+            Self::PeerNodes(neighbours) => neighbours.small_blob(digest).await,
         }
     }
 
@@ -85,14 +85,14 @@ impl Source<'_> {
                     result => result,
                 }
             }
-            Self::Neighbours(neighbours) => neighbours.blob(digest, size_bytes, path).await,
+            Self::PeerNodes(neighbours) => neighbours.blob(digest, size_bytes, path).await,
         }
     }
 }
 
-// === impl Neighbours ===
+// === impl PeerNodes ===
 
-impl<'a> Neighbours<'a> {
+impl<'a> PeerNodes<'a> {
     pub(super) fn new(peers: &'a dyn Peers, reference: &Reference, server_only: bool) -> Self {
         Self { peers, reference: reference.to_string(), name: reference.name(), server_only }
     }

@@ -50,7 +50,7 @@ pub(super) struct Inner {
     pub config: Config,
     pub directory: PathBuf,
     pub registries: Registries,
-    index: Mutex<Known>,
+    index: Mutex<CachedIndex>,
     _user: super::lock::Lock,
     /// Pulls under way, so that others can wait for them.
     pulls: Mutex<HashMap<PullKey, SharedPull>>,
@@ -69,7 +69,7 @@ pub(super) struct Inner {
 }
 
 /// The index as it was read last, and of which file.
-struct Known {
+struct CachedIndex {
     index: Index,
     file: Option<FileStamp>,
 }
@@ -90,7 +90,7 @@ pub(super) fn stamp(path: &Path) -> Option<FileStamp> {
     Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
-fn read_index(path: &Path) -> Result<Known> {
+fn read_index(path: &Path) -> Result<CachedIndex> {
     // Before the content: who replaces it in between makes the next reader read again.
     let file = stamp(path);
     let index = match crate::base::file::read(path, INDEX_BYTES_MAX) {
@@ -98,7 +98,7 @@ fn read_index(path: &Path) -> Result<Known> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index::default(),
         Err(error) => return Err(io("reading", path)(error)),
     };
-    Ok(Known { index, file })
+    Ok(CachedIndex { index, file })
 }
 
 /// The index at a start: one that cannot be used is set aside, and images are pulled again.
@@ -125,7 +125,7 @@ fn first_index(directory: &Path) -> Result<Index> {
 }
 
 /// The index of one who holds the lock.
-struct Reading<'a>(MutexGuard<'a, Known>);
+struct Reading<'a>(MutexGuard<'a, CachedIndex>);
 
 impl std::ops::Deref for Reading<'_> {
     type Target = Index;
@@ -428,7 +428,7 @@ impl Inner {
         let path = self.index_path();
         let bytes = serde_json::to_vec(&next).map_err(|error| ImageError::invalid("image index", error))?;
         write_atomically(&path, &bytes, 0o600).map_err(io("writing", &path))?;
-        *known = Known { index: next, file: stamp(&path) };
+        *known = CachedIndex { index: next, file: stamp(&path) };
         Ok(result)
     }
 

@@ -58,8 +58,8 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         all.iter().filter(selects).map(|d| Key::of(d)).collect()
     };
     Controller::new("deployment", Arc::new(Deployments { cx: cx.clone(), recorder }), cx.clock.clone())
-        .owns(&*cx.client, &deployment::KIND)
-        .watches_owned(&*cx.client, &replicaset::KIND, &deployment::KIND)
+        .for_kind(&*cx.client, &deployment::KIND)
+        .owns(&*cx.client, &replicaset::KIND, &deployment::KIND)
         .watches(&*cx.client, &replicaset::KIND, Box::new(free))
         .workers(16)
 }

@@ -26,8 +26,8 @@ struct Classic(Arc<Context>);
 pub fn controller(cx: &Arc<Context>) -> Controller {
     let by_pod = cx.clone();
     Controller::new("endpoint", Arc::new(Classic(cx.clone())), cx.clock.clone())
-        .owns(&*cx.client, &service::KIND)
-        .owns(&*cx.client, &endpoints::KIND)
+        .for_kind(&*cx.client, &service::KIND)
+        .for_kind(&*cx.client, &endpoints::KIND)
         .watches(&*cx.client, &pod::KIND, Box::new(move |c| services_of(&by_pod, c)))
 }
 

@@ -53,7 +53,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         false => Vec::new(),
     };
     Controller::new("endpointslice", Arc::new(Slices(cx.clone())), cx.clock.clone())
-        .owns(&*cx.client, &service::KIND)
+        .for_kind(&*cx.client, &service::KIND)
         .watches(&*cx.client, &pod::KIND, Box::new(move |c| services_of(&by_pod, c)))
         .watches(&*cx.client, &endpointslice::KIND, Box::new(owned))
         .watches(&*cx.client, &node::KIND, Box::new(nodes))

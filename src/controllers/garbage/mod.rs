@@ -32,7 +32,7 @@ struct Garbage {
 
 /// What becomes of an owner reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tie {
+enum OwnerState {
     /// The owner lives, or may live.
     Solid,
     /// There is no such owner.
@@ -130,18 +130,18 @@ impl Garbage {
 
     /// Deletes the object if nobody owns it any more, or lets go of owners that are gone.
     async fn collect(&self, kind: &KindRef, object: &Arc<Object>) -> Result<()> {
-        let mut ties = Vec::with_capacity(object.meta.owners.len());
+        let mut states = Vec::with_capacity(object.meta.owners.len());
         for owner in &object.meta.owners {
-            ties.push((owner, self.tie(kind, object, owner).await?));
+            states.push((owner, self.owner_state(kind, object, owner).await?));
         }
-        if ties.is_empty() || (ties.iter().all(|(_, t)| *t == Tie::Solid)) {
+        if states.is_empty() || (states.iter().all(|(_, t)| *t == OwnerState::Solid)) {
             return Ok(());
         }
-        if ties.iter().any(|(_, t)| *t == Tie::Solid) {
-            let gone = ties.iter().filter(|(_, t)| *t != Tie::Solid).map(|(o, _)| &*o.uid).collect::<Vec<_>>();
+        if states.iter().any(|(_, t)| *t == OwnerState::Solid) {
+            let gone = states.iter().filter(|(_, t)| *t != OwnerState::Solid).map(|(o, _)| &*o.uid).collect::<Vec<_>>();
             return self.let_go(kind, object, &gone).await;
         }
-        let waiting = ties.iter().any(|(_, t)| *t == Tie::Waiting);
+        let waiting = states.iter().any(|(_, t)| *t == OwnerState::Waiting);
         let has = |f: &str| object.meta.finalizers.iter().any(|x| **x == *f);
         let propagation = if waiting && !self.graph.dependents(&object.meta.uid).is_empty() {
             Propagation::Foreground
@@ -162,11 +162,11 @@ impl Garbage {
         absent_is_fine(self.client.delete(kind, namespace, name, options).await)
     }
 
-    async fn tie(&self, kind: &KindRef, object: &Object, owner: &Owner) -> Result<Tie> {
+    async fn owner_state(&self, kind: &KindRef, object: &Object, owner: &Owner) -> Result<OwnerState> {
         let kinds = self.client.kinds().snapshot();
-        let Some(owner_kind) = kinds.by_kind(&owner.api_version, &owner.kind) else { return Ok(Tie::Solid) };
+        let Some(owner_kind) = kinds.by_kind(&owner.api_version, &owner.kind) else { return Ok(OwnerState::Solid) };
         if !owner_kind.is_stored() || (owner_kind.namespaced() && !kind.namespaced()) {
-            return Ok(Tie::Solid);
+            return Ok(OwnerState::Solid);
         }
         let namespace = if owner_kind.namespaced() { &*object.meta.namespace } else { "" };
         let found = match find(&*self.client, object, owner) {
@@ -174,13 +174,13 @@ impl Garbage {
             // The view may be behind; the API is not.
             None => match self.client.get(owner_kind, namespace, &owner.name).await {
                 Ok(found) if found.meta.uid == owner.uid => found,
-                Ok(_) => return Ok(Tie::Dangling),
-                Err(status) if status.code == 404 => return Ok(Tie::Dangling),
+                Ok(_) => return Ok(OwnerState::Dangling),
+                Err(status) if status.code == 404 => return Ok(OwnerState::Dangling),
                 Err(status) => return Err(status),
             },
         };
         let waits = found.meta.deleted.is_some() && found.meta.finalizers.iter().any(|f| **f == *FOREGROUND);
-        Ok(if waits && owner.block_owner_deletion { Tie::Waiting } else { Tie::Solid })
+        Ok(if waits && owner.block_owner_deletion { OwnerState::Waiting } else { OwnerState::Solid })
     }
 
     async fn let_go(&self, kind: &KindRef, object: &Object, uids: &[&str]) -> Result<()> {

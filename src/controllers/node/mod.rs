@@ -43,7 +43,7 @@ const PRESSURE: [(&str, &str); 4] = [
 const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// By the clock that nobody sets: a machine that learns the time after its boot must not lose all nodes.
-type Heard = Arc<Mutex<HashMap<String, Instant>>>;
+type LastSeen = Arc<Mutex<HashMap<String, Instant>>>;
 
 /// Pods that are written at once.
 const AT_ONCE: usize = 16;
@@ -51,13 +51,13 @@ const AT_ONCE: usize = 16;
 struct Nodes {
     cx: Arc<Context>,
     /// When nodes were heard last. Lost with the process: then every node has its time anew.
-    heard: Heard,
+    heard: LastSeen,
     recorder: Recorder,
 }
 
 /// The controller.
 pub fn controller(cx: &Arc<Context>) -> Controller {
-    let heard = Heard::default();
+    let heard = LastSeen::default();
     let (seen, context) = (heard.clone(), cx.clone());
     let renewed = move |c: &Changed| {
         if *c.object.meta.namespace != *LEASES || c.deleted {
@@ -71,7 +71,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
     };
     let recorder = cx.recorder("node-controller");
     Controller::new("node-lifecycle", Arc::new(Nodes { cx: cx.clone(), heard, recorder }), cx.clock.clone())
-        .owns(&*cx.client, &node::KIND)
+        .for_kind(&*cx.client, &node::KIND)
         .watches(&*cx.client, &lease::KIND, Box::new(renewed))
 }
 

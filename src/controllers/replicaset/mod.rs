@@ -61,8 +61,8 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         sets.iter().filter(selects).map(|s| Key::of(s)).collect()
     };
     Controller::new("replicaset", Arc::new(ReplicaSets { cx: cx.clone(), recorder }), cx.clock.clone())
-        .owns(&*cx.client, &replicaset::KIND)
-        .watches_owned(&*cx.client, &pod::KIND, &replicaset::KIND)
+        .for_kind(&*cx.client, &replicaset::KIND)
+        .owns(&*cx.client, &pod::KIND, &replicaset::KIND)
         .watches(&*cx.client, &pod::KIND, Box::new(free))
         .workers(16)
 }

@@ -11,15 +11,15 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use super::plan::plan;
 use crate::base::object::Object;
 use crate::net::ServicePort;
-use crate::reconcile::grouped::SERVICE_NAME;
-use crate::reconcile::{Grouped, Key};
+use crate::reconcile::label_index::SERVICE_NAME;
+use crate::reconcile::{Key, LabelIndex};
 
 /// What is known of the cluster's Services.
 #[derive(Debug)]
 pub(super) struct Index {
     node: String,
     services: BTreeMap<Key, Arc<Object>>,
-    slices: Grouped,
+    slices: LabelIndex,
     planned: BTreeMap<Key, Vec<ServicePort>>,
     marked: BTreeSet<Key>,
 }
@@ -31,7 +31,7 @@ impl Index {
         Self {
             node,
             services: BTreeMap::new(),
-            slices: Grouped::by(SERVICE_NAME),
+            slices: LabelIndex::by(SERVICE_NAME),
             planned: BTreeMap::new(),
             marked: BTreeSet::new(),
         }

@@ -7,7 +7,7 @@ use super::disk::Taken;
 use super::network::{Interface, Network};
 use super::usage::{ContainerUsage, PodUsage, Snapshot, Usage};
 use crate::base::clock::seconds_text;
-use crate::base::space::Space;
+use crate::base::fs_stats::FsStats;
 
 /// The whole answer; without `everything` only CPU and memory.
 pub(super) fn of(snapshot: &Snapshot, node: &str, memory_capacity: u64, everything: bool) -> Value {
@@ -37,7 +37,7 @@ pub(super) fn of(snapshot: &Snapshot, node: &str, memory_capacity: u64, everythi
     json!({"node": out.0, "pods": pods})
 }
 
-fn pod(p: &PodUsage, space: Option<&Space>, at: Timestamp) -> Value {
+fn pod(p: &PodUsage, space: Option<&FsStats>, at: Timestamp) -> Value {
     let mut out = Object::default();
     out.put("podRef", Some(json!({"name": p.name, "namespace": p.namespace, "uid": p.uid})));
     out.put("startTime", Some(seconds_text(p.started)));
@@ -63,7 +63,7 @@ fn pod(p: &PodUsage, space: Option<&Space>, at: Timestamp) -> Value {
     Value::Object(out.0)
 }
 
-fn container(c: &ContainerUsage, space: Option<&Space>, at: Timestamp) -> Value {
+fn container(c: &ContainerUsage, space: Option<&FsStats>, at: Timestamp) -> Value {
     let mut out = Object::default();
     out.put("name", Some(c.name.as_str()));
     out.put("startTime", Some(seconds_text(c.started)));
@@ -75,14 +75,14 @@ fn container(c: &ContainerUsage, space: Option<&Space>, at: Timestamp) -> Value 
     Value::Object(out.0)
 }
 
-fn whole(space: &Space) -> Taken {
+fn whole(space: &FsStats) -> Taken {
     Taken {
         bytes: space.capacity_bytes.saturating_sub(space.free_bytes),
         inodes: space.inodes.saturating_sub(space.inodes_free),
     }
 }
 
-fn file_system(space: &Space, taken: Option<Taken>, at: Timestamp) -> Value {
+fn file_system(space: &FsStats, taken: Option<Taken>, at: Timestamp) -> Value {
     let mut out = Object::default();
     out.put("time", Some(seconds_text(at)));
     out.put("availableBytes", Some(space.available_bytes));

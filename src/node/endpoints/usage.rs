@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use super::disk::{Counts, Taken};
 use super::network::Network;
-use crate::base::space::Space;
+use crate::base::fs_stats::FsStats;
 use crate::containers::{ContainerState, Sandbox, Stats};
 use crate::kinds::core::pod;
 use crate::node::{Node, status};
@@ -50,7 +50,7 @@ pub(super) struct Snapshot {
 /// Where pods and images are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Disk {
-    pub node: Option<Space>,
+    pub node: Option<FsStats>,
     pub images: Option<Taken>,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct PodUsage {
 pub(super) struct VolumeUsage {
     pub name: String,
     /// Of its own file system, which is one of memory for some.
-    pub space: Space,
+    pub space: FsStats,
     pub taken: Taken,
     pub in_memory: bool,
 }
@@ -169,7 +169,7 @@ impl Samples {
     async fn disks(&self, node: &Node, snapshot: &mut Snapshot) {
         snapshot.network = Network::of_process("self");
         let data = &node.config.data_dir;
-        snapshot.disk.node = Space::of(data).ok();
+        snapshot.disk.node = FsStats::of(data).ok();
         let images = data.join("images");
         let mut wanted = Vec::new();
         let root = |id: &str| data.join("containers").join(id).join("upper");
@@ -202,7 +202,7 @@ impl Samples {
 
 fn volume(name: String, path: &Path, taken: Taken) -> Option<VolumeUsage> {
     let kind = rustix::fs::statfs(path).ok()?.f_type;
-    Some(VolumeUsage { name, space: Space::of(path).ok()?, taken, in_memory: kind == TMPFS })
+    Some(VolumeUsage { name, space: FsStats::of(path).ok()?, taken, in_memory: kind == TMPFS })
 }
 
 /// Fills in the rates; false where one is missing that a second sample would give.
@@ -314,7 +314,7 @@ pub(super) mod tests {
         let network = Some(Network { interfaces, default: Some("eth0".into()) });
         let taken = |bytes| Some(Taken { bytes, inodes: 1 });
         let volume = |name: &str, bytes, in_memory| {
-            let (space, taken) = (Space { capacity_bytes: 5000, ..Space::default() }, Taken { bytes, inodes: 1 });
+            let (space, taken) = (FsStats { capacity_bytes: 5000, ..FsStats::default() }, Taken { bytes, inodes: 1 });
             VolumeUsage { name: name.into(), space, taken, in_memory }
         };
         let container = ContainerUsage {
@@ -338,7 +338,8 @@ pub(super) mod tests {
             containers: vec![container],
             volumes: vec![volume("scratch", 20, false), volume("memory", 1000, true)],
         };
-        let space = Space { capacity_bytes: 1000, available_bytes: 300, free_bytes: 400, inodes: 100, inodes_free: 40 };
+        let space =
+            FsStats { capacity_bytes: 1000, available_bytes: 300, free_bytes: 400, inodes: 100, inodes_free: 40 };
         let booted = Timestamp::from_second(1000).ok();
         let disk = Disk { node: Some(space), images: taken(50) };
         Snapshot { at: now, booted, machine: usage.clone(), all: usage, network, disk, pods: vec![pod] }

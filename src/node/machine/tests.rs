@@ -9,8 +9,8 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + seconds).unwrap()
 }
 
-fn part(name: &str, role: Role) -> Part {
-    Part { name: name.into(), role, ..Part::default() }
+fn part(name: &str, role: Role) -> ContainerPlan {
+    ContainerPlan { name: name.into(), role, ..ContainerPlan::default() }
 }
 
 fn ended(code: i32, from: i64, to: i64) -> Ended {
@@ -20,7 +20,7 @@ fn ended(code: i32, from: i64, to: i64) -> Ended {
 struct Run(PodState, Vec<Effect>);
 
 impl Run {
-    fn new(restart: Restart, parts: Vec<Part>) -> Self {
+    fn new(restart: Restart, parts: Vec<ContainerPlan>) -> Self {
         let state = PodState::new(Plan { restart, containers: parts });
         Self(state, Vec::new()).on(Event::Begin, 0).on(Event::Prepared, 0)
     }
@@ -205,7 +205,7 @@ fn a_pod_that_is_active_for_too_long_fails_and_keeps_what_its_containers_did() {
 
 #[test]
 fn whoever_comes_after_a_hook_waits_for_it_but_not_for_its_next_try() {
-    let hooked = Part { post_start: true, ..part("a", Role::Main) };
+    let hooked = ContainerPlan { post_start: true, ..part("a", Role::Main) };
     let r = Run::new(Restart::Always, vec![hooked, part("b", Role::Main)]);
     let pulled = |name: &str| Event::Pulled { container: name.into(), image_id: String::new() };
     let starts =
@@ -223,7 +223,7 @@ fn whoever_comes_after_a_hook_waits_for_it_but_not_for_its_next_try() {
 
 #[test]
 fn readiness_is_asked_for_until_a_container_that_is_being_stopped_has_ended() {
-    let probed = Part { readiness_probe: true, ..part("a", Role::Main) };
+    let probed = ContainerPlan { readiness_probe: true, ..part("a", Role::Main) };
     let r = Run::new(Restart::Always, vec![probed]).up("a", 0);
     let ready = |ready| Event::Ready { container: "a".into(), ready };
     let r = r.on(ready(true), 1).on(Event::Delete { deadline: at(40) }, 2);

@@ -14,7 +14,7 @@ use crate::api::Api;
 use crate::api::delete::DeleteOptions;
 use crate::api::http::join::end_connections_of_deleted_nodes;
 use crate::api::http::listen;
-use crate::api::identity::join::{self, Application, Cluster, Desk, JoinToken};
+use crate::api::identity::join::{self, Cluster, JoinRequest, JoinToken, Joiner};
 use crate::api::identity::node::IMAGE_SOURCE;
 use crate::api::identity::pki::{Names, Pki, new_key, node_request};
 use crate::api::node_access::{Destination, ExecOptions, LogOptions, Target};
@@ -52,9 +52,9 @@ async fn joined() -> Joined {
     let cluster = json!({"clusterCidrs": ["10.42.0.0/16"], "serviceCidrs": ["10.43.0.0/16"], "clusterDns": "10.43.0.10",
         "clusterDomain": "cluster.local", "dns": true, "serviceProxy": true, "nodeGraceSeconds": 40});
     let cluster: Cluster = serde_json::from_value(cluster).unwrap();
-    let desk = Desk::new(keys.path(), &pki, cluster, clock);
+    let desk = Joiner::new(keys.path(), &pki, cluster, clock);
     let key = new_key().unwrap();
-    let application = Application {
+    let application = JoinRequest {
         node_name: "a".into(),
         password: "0123456789abcdef".into(),
         csr: node_request("a", &key).unwrap(),

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Node;
 use super::write;
 use crate::base::json::text;
-use crate::node::env::{self, Facts};
+use crate::node::env::{self, DownwardValues};
 
 /// Path, bytes and mode of each file.
 pub type Files = BTreeMap<String, (Vec<u8>, u32)>;
@@ -53,7 +53,7 @@ pub fn shows_metadata(v: &Volume) -> bool {
 }
 
 /// The files of a volume, which is or will be at `path`, as they must be now.
-pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &Facts, path: &Path) -> Result<Content, String> {
+pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &DownwardValues, path: &Path) -> Result<Content, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let client = &*node.client;
     if let Some(m) = &v.config_map {
@@ -95,7 +95,7 @@ fn projection(
     namespace: &str,
     source: &VolumeProjection,
     mode: i32,
-    facts: &Facts,
+    facts: &DownwardValues,
 ) -> Result<Files, String> {
     let client = &*node.client;
     if let Some(m) = &source.config_map {
@@ -174,7 +174,12 @@ fn keys(
     Ok(files)
 }
 
-fn downward(pod: &Pod, facts: &Facts, items: Option<&[DownwardAPIVolumeFile]>, mode: i32) -> Result<Files, String> {
+fn downward(
+    pod: &Pod,
+    facts: &DownwardValues,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    mode: i32,
+) -> Result<Files, String> {
     let mut files = Files::new();
     for item in items.into_iter().flatten() {
         let value = if let Some(f) = &item.field_ref {

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
 use nix::mount::MsFlags;
 
 use super::Node;
-use super::env::Facts;
+use super::env::DownwardValues;
 use crate::base::file::make_private_dir;
 use crate::base::tree;
 use crate::containers::unmount_below;
@@ -38,7 +38,7 @@ pub enum Place {
 /// Makes (or brings up to date) all volumes of a pod. With `adopted`, what comes from API objects and is there already is
 /// left as it is: [`refresh`] comes next, and the API may be away. True if one is to be looked at again soon. The error is fit
 /// for a FailedMount event.
-pub async fn prepare(node: &Node, pod: &Pod, facts: &Facts, adopted: bool) -> Result<(Paths, bool), String> {
+pub async fn prepare(node: &Node, pod: &Pod, facts: &DownwardValues, adopted: bool) -> Result<(Paths, bool), String> {
     let uid = pod.metadata.uid.as_deref().unwrap_or("");
     let (mut paths, mut any_stale) = (Paths::new(), false);
     remove_pins(node, uid);
@@ -57,7 +57,7 @@ pub async fn prepare(node: &Node, pod: &Pod, facts: &Facts, adopted: bool) -> Re
 }
 
 /// Brings what comes from API objects up to date in a running pod. One volume that cannot be does not stop the others.
-pub async fn refresh(node: &Node, pod: &Pod, facts: &Facts) -> Result<(), String> {
+pub async fn refresh(node: &Node, pod: &Pod, facts: &DownwardValues) -> Result<(), String> {
     let (mut any_stale, mut errors) = (false, Vec::new());
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| content::is_content(v)) {
         match one(node, pod, pod.metadata.uid.as_deref().unwrap_or(""), volume, facts).await {
@@ -144,7 +144,13 @@ fn content_dir(node: &Node, uid: &str, volume: &Volume) -> PathBuf {
 }
 
 /// Makes one volume, or brings it up to date; true if it is to be looked at again soon.
-async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Facts) -> Result<(Place, bool), String> {
+async fn one(
+    node: &Node,
+    pod: &Pod,
+    uid: &str,
+    volume: &Volume,
+    facts: &DownwardValues,
+) -> Result<(Place, bool), String> {
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     let io = |e: std::io::Error| e.to_string();
     if let Some(empty) = &volume.empty_dir {

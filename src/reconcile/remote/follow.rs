@@ -1,8 +1,8 @@
-//! Keeps shelves equal to what the server has, by one watch for each thing that is followed.
+//! Keeps stores equal to what the server has, by one watch for each thing that is followed.
 //!
 //! A watch begins with all present states and a mark that they are complete (`sendInitialEvents`), and goes on from its last
 //! revision after a break. While the server is away nothing is forgotten, and where it is away from the beginning, what an
-//! earlier process was told will do. Invariant: what is on a shelf was there at the server at some time, and after the mark
+//! earlier process was told will do. Invariant: what is on a store was there at the server at some time, and after the mark
 //! everything that had gone is gone here too.
 
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Server;
-use super::view::Shelf;
+use super::view::Store;
 use crate::api::form;
 use crate::api::status::Status;
 use crate::base::json::{at, text};
@@ -47,7 +47,7 @@ pub struct Scope {
 
 /// Where the changes go.
 pub trait Sink: Send + 'static {
-    /// A state; returns when it is on the shelf.
+    /// A state; returns when it is on the store.
     fn put(&mut self, object: Arc<Object>) -> impl Future<Output = ()> + Send;
     /// An end.
     fn remove(&mut self, key: &str);
@@ -55,8 +55,8 @@ pub trait Sink: Send + 'static {
     fn complete(&mut self, keys: &HashSet<Arc<str>>);
 }
 
-/// Called once if the server does not tell everything soon: puts on the shelf what was known before.
-pub type Recall = Box<dyn FnOnce() + Send>;
+/// Called once if the server does not tell everything soon: puts on the store what was known before.
+pub type Fallback = Box<dyn FnOnce() + Send>;
 
 #[derive(Deserialize)]
 struct Event {
@@ -80,7 +80,7 @@ pub fn spawn(
     scope: Scope,
     mut sink: impl Sink,
     told: watch::Sender<bool>,
-    mut recall: Option<Recall>,
+    mut restore: Option<Fallback>,
 ) -> tokio::task::JoinHandle<Option<()>> {
     task::spawn("follow", async move {
         let mut position = None;
@@ -91,15 +91,15 @@ pub fn spawn(
                 let attempt = watch_once(&server, &scope, &mut sink, &mut position, &told);
                 tokio::pin!(attempt);
                 let absent = tokio::time::timeout_at(began + ABSENCE, &mut attempt);
-                match recall.take() {
+                match restore.take() {
                     None => attempt.await,
-                    Some(recall) => match absent.await {
+                    Some(restore) => match absent.await {
                         Ok(end) => {
-                            recall();
+                            restore();
                             end
                         }
                         Err(_) => {
-                            recall();
+                            restore();
                             attempt.await
                         }
                     },
@@ -249,8 +249,8 @@ fn path(scope: &Scope, position: Option<u64>) -> String {
     format!("{}?{}", super::collection(&scope.kind, &scope.namespace), query.finish())
 }
 
-/// Everything of a kind, or a selection of it: the whole shelf belongs to this one watch.
-pub struct Whole(pub Arc<Shelf>);
+/// Everything of a kind, or a selection of it: the whole store belongs to this one watch.
+pub struct Whole(pub Arc<Store>);
 
 impl Sink for Whole {
     async fn put(&mut self, object: Arc<Object>) {
@@ -269,24 +269,24 @@ impl Sink for Whole {
     }
 }
 
-/// One object of a shelf that it shares with others.
+/// One object of a store that it shares with others.
 pub struct One {
-    pub shelf: Arc<Shelf>,
+    pub store: Arc<Store>,
     pub key: Arc<str>,
 }
 
 impl Sink for One {
     async fn put(&mut self, object: Arc<Object>) {
-        self.shelf.put(object);
+        self.store.put(object);
     }
 
     fn remove(&mut self, key: &str) {
-        self.shelf.remove(key);
+        self.store.remove(key);
     }
 
     fn complete(&mut self, keys: &HashSet<Arc<str>>) {
         if !keys.contains(&self.key) {
-            self.shelf.remove(&self.key);
+            self.store.remove(&self.key);
         }
     }
 }

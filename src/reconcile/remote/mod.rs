@@ -1,12 +1,12 @@
 //! The client of an agent: the same [`Client`] over one HTTPS connection to a server.
 //!
-//! Reads come from shelves that watches keep current, writes are requests. The pods are those of the agent's own node, and
+//! Reads come from stores that watches keep current, writes are requests. The pods are those of the agent's own node, and
 //! of Secrets and ConfigMaps only those that these pods name are followed: an agent may read no others. Invariant: a pod is
 //! shown only after what it names was asked for, so that nothing seems to be missing that is only late. What was told is
-//! kept for a process that begins while the server is away ([`Known`]).
+//! kept for a process that begins while the server is away ([`Checkpoint`]).
 
+mod checkpoint;
 mod follow;
-mod known;
 mod pods;
 mod view;
 
@@ -36,9 +36,9 @@ use crate::kinds::core::{configmap, pod, secret, serviceaccount};
 use crate::kinds::registry::Registry;
 use crate::kinds::{KindRef, Subresource};
 use crate::wire::channel::Channel;
-use follow::{Recall, Scope, Sink, Whole};
-pub use known::Known;
-use view::{RemoteView, Shelf};
+pub use checkpoint::Checkpoint;
+use follow::{Fallback, Scope, Sink, Whole};
+use view::{RemoteView, Store};
 
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,12 +49,12 @@ const ANSWER_BYTES: usize = 64 << 20;
 pub struct Remote {
     server: Arc<Server>,
     node: String,
-    known: Option<Known>,
-    shelves: Mutex<HashMap<String, Followed>>,
+    known: Option<Checkpoint>,
+    stores: Mutex<HashMap<String, Followed>>,
 }
 
 struct Followed {
-    shelf: Arc<Shelf>,
+    store: Arc<Store>,
     tasks: Vec<JoinHandle<Option<()>>>,
 }
 
@@ -129,60 +129,60 @@ async fn status_of(response: Response<Incoming>) -> Status {
 impl Remote {
     /// A client that sees the cluster as the named node does. What it is told is kept in `known`, and taken from there
     /// while the server is away. Must be made inside a tokio runtime.
-    pub fn new(channel: Arc<Channel>, node: &str, known: Option<Known>) -> Self {
-        Self { server: Arc::new(Server(channel)), node: node.into(), known, shelves: Mutex::default() }
+    pub fn new(channel: Arc<Channel>, node: &str, known: Option<Checkpoint>) -> Self {
+        Self { server: Arc::new(Server(channel)), node: node.into(), known, stores: Mutex::default() }
     }
 
-    fn shelf(&self, kind: &KindRef) -> Arc<Shelf> {
-        let mut shelves = self.shelves.lock().expect("no panic while held");
-        if let Some(followed) = shelves.get(&kind.prefix()) {
-            return followed.shelf.clone();
+    fn store(&self, kind: &KindRef) -> Arc<Store> {
+        let mut stores = self.stores.lock().expect("no panic while held");
+        if let Some(followed) = stores.get(&kind.prefix()) {
+            return followed.store.clone();
         }
         let new = if [&pod::KIND, &secret::KIND, &configmap::KIND].contains(&kind) {
             self.follow_pods()
         } else {
-            let shelf = Arc::new(Shelf::new(kind));
-            vec![self.follow(&shelf, "", Whole(shelf.clone()), std::slice::from_ref(&shelf))]
+            let store = Arc::new(Store::new(kind));
+            vec![self.follow(&store, "", Whole(store.clone()), std::slice::from_ref(&store))]
         };
-        shelves.extend(new.into_iter().map(|followed| (followed.shelf.kind().prefix(), followed)));
-        shelves[&kind.prefix()].shelf.clone()
+        stores.extend(new.into_iter().map(|followed| (followed.store.kind().prefix(), followed)));
+        stores[&kind.prefix()].store.clone()
     }
 
     /// The node's pods, and what they name: they decide what is followed of the other two kinds, which have nothing to
     /// wait for by themselves.
     fn follow_pods(&self) -> Vec<Followed> {
-        let [pods, secrets, maps] = [&pod::KIND, &secret::KIND, &configmap::KIND].map(|k| Arc::new(Shelf::new(k)));
+        let [pods, secrets, maps] = [&pod::KIND, &secret::KIND, &configmap::KIND].map(|k| Arc::new(Store::new(k)));
         secrets.fill();
         maps.fill();
         let sink = pods::Pods::new(self.server.clone(), pods.clone(), secrets.clone(), maps.clone());
         // The pods come last: whoever sees one finds what it names.
         let all = [secrets.clone(), maps.clone(), pods.clone()];
         let followed = self.follow(&pods, &format!("spec.nodeName={}", self.node), sink, &all);
-        let others = [secrets, maps].map(|shelf| Followed { tasks: self.keep(&shelf, &pods), shelf });
+        let others = [secrets, maps].map(|store| Followed { tasks: self.keep(&store, &pods), store });
         std::iter::once(followed).chain(others).collect()
     }
 
-    /// Follows what is on `shelf`; `recalled` is what is known of before, with `shelf` itself at the end.
-    fn follow(&self, shelf: &Arc<Shelf>, fields: &str, sink: impl Sink, recalled: &[Arc<Shelf>]) -> Followed {
-        let scope = Scope { kind: shelf.kind().clone(), namespace: String::new(), fields: fields.into() };
-        let recall = self.known.clone().map(|known| {
-            let (shelf, all) = (shelf.clone(), recalled.to_vec());
-            let recall = move || {
-                if !shelf.is_filled() && known.has(shelf.kind()) {
-                    all.iter().for_each(|shelf| known.recall(shelf));
+    /// Follows what is on `store`; `recalled` is what is known of before, with `store` itself at the end.
+    fn follow(&self, store: &Arc<Store>, fields: &str, sink: impl Sink, recalled: &[Arc<Store>]) -> Followed {
+        let scope = Scope { kind: store.kind().clone(), namespace: String::new(), fields: fields.into() };
+        let restore = self.known.clone().map(|known| {
+            let (store, all) = (store.clone(), recalled.to_vec());
+            let restore = move || {
+                if !store.is_filled() && known.has(store.kind()) {
+                    all.iter().for_each(|store| known.restore(store));
                 }
             };
-            Box::new(recall) as Recall
+            Box::new(restore) as Fallback
         });
         let (told, _) = watch::channel(false);
-        let mut tasks = self.keep(shelf, shelf);
-        tasks.push(follow::spawn(self.server.clone(), scope, sink, told, recall));
-        Followed { shelf: shelf.clone(), tasks }
+        let mut tasks = self.keep(store, store);
+        tasks.push(follow::spawn(self.server.clone(), scope, sink, told, restore));
+        Followed { store: store.clone(), tasks }
     }
 
-    /// Keeps what is on a shelf, once `after` is filled too.
-    fn keep(&self, shelf: &Arc<Shelf>, after: &Arc<Shelf>) -> Vec<JoinHandle<Option<()>>> {
-        let keep = |known: Known| task::spawn("known", known.keep(shelf.clone(), after.clone()));
+    /// Keeps what is on a store, once `after` is filled too.
+    fn keep(&self, store: &Arc<Store>, after: &Arc<Store>) -> Vec<JoinHandle<Option<()>>> {
+        let keep = |known: Checkpoint| task::spawn("known", known.keep(store.clone(), after.clone()));
         self.known.clone().map(keep).into_iter().collect()
     }
 
@@ -201,8 +201,8 @@ impl Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        let shelves = self.shelves.get_mut().expect("no panic while held");
-        shelves.values().flat_map(|f| &f.tasks).for_each(JoinHandle::abort);
+        let stores = self.stores.get_mut().expect("no panic while held");
+        stores.values().flat_map(|f| &f.tasks).for_each(JoinHandle::abort);
     }
 }
 
@@ -213,7 +213,7 @@ impl Client for Remote {
     }
 
     fn informer(&self, kind: &KindRef) -> Informer {
-        Arc::new(RemoteView(self.shelf(kind)))
+        Arc::new(RemoteView(self.store(kind)))
     }
 
     async fn get(&self, kind: &KindRef, namespace: &str, name: &str) -> Result<Arc<Object>> {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::Server;
 use super::follow::{self, One, Scope, Sink};
-use super::view::Shelf;
+use super::view::Store;
 use crate::base::object::Object;
 use crate::kinds::KindRef;
 use crate::kinds::core::pod::references::references;
@@ -23,16 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Where the watch over the node's pods leads.
 pub struct Pods {
     server: Arc<Server>,
-    pods: Arc<Shelf>,
-    secrets: Arc<Shelf>,
-    maps: Arc<Shelf>,
+    pods: Arc<Store>,
+    secrets: Arc<Store>,
+    maps: Arc<Store>,
     /// What each pod names, by the pods' keys, and the generation that said so.
     named: HashMap<Arc<str>, (i64, Vec<Arc<str>>)>,
     followed: HashMap<Arc<str>, Followed>,
 }
 
 struct Followed {
-    shelf: Arc<Shelf>,
+    store: Arc<Store>,
     task: JoinHandle<Option<()>>,
     told: watch::Receiver<bool>,
     users: usize,
@@ -41,8 +41,8 @@ struct Followed {
 // === impl Pods ===
 
 impl Pods {
-    /// Fills the three shelves.
-    pub fn new(server: Arc<Server>, pods: Arc<Shelf>, secrets: Arc<Shelf>, maps: Arc<Shelf>) -> Self {
+    /// Fills the three stores.
+    pub fn new(server: Arc<Server>, pods: Arc<Store>, secrets: Arc<Store>, maps: Arc<Store>) -> Self {
         Self { server, pods, secrets, maps, named: HashMap::new(), followed: HashMap::new() }
     }
 
@@ -52,12 +52,12 @@ impl Pods {
             followed.users += 1;
             return key;
         }
-        let shelf = if *kind == secret::KIND { self.secrets.clone() } else { self.maps.clone() };
+        let store = if *kind == secret::KIND { self.secrets.clone() } else { self.maps.clone() };
         let scope = Scope { kind: kind.clone(), namespace: namespace.into(), fields: format!("metadata.name={name}") };
         let (tell, told) = watch::channel(false);
-        let sink = One { shelf: shelf.clone(), key: key.clone() };
+        let sink = One { store: store.clone(), key: key.clone() };
         let task = follow::spawn(self.server.clone(), scope, sink, tell, None);
-        self.followed.insert(key.clone(), Followed { shelf, task, told, users: 1 });
+        self.followed.insert(key.clone(), Followed { store, task, told, users: 1 });
         key
     }
 
@@ -67,7 +67,7 @@ impl Pods {
             followed.users -= 1;
             if followed.users == 0 {
                 followed.task.abort();
-                followed.shelf.remove(&key);
+                followed.store.remove(&key);
                 self.followed.remove(&key);
             }
         }
@@ -105,9 +105,9 @@ impl Sink for Pods {
             self.remove(key);
         }
         // What an earlier process knew, and no pod names any more.
-        for shelf in [&self.secrets, &self.maps] {
-            for key in shelf.keys().iter().filter(|k| !self.followed.contains_key(*k)) {
-                shelf.remove(key);
+        for store in [&self.secrets, &self.maps] {
+            for key in store.keys().iter().filter(|k| !self.followed.contains_key(*k)) {
+                store.remove(key);
             }
         }
         self.pods.fill();

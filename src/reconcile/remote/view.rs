@@ -22,7 +22,7 @@ const BATCH: usize = 512;
 
 /// The objects of one kind.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct Store {
     kind: KindRef,
     content: RwLock<Content>,
     changed: Signal,
@@ -37,9 +37,9 @@ struct Content {
     first: u64,
 }
 
-// === impl Shelf ===
+// === impl Store ===
 
-impl Shelf {
+impl Store {
     /// Nothing is known yet.
     pub fn new(kind: &KindRef) -> Self {
         let (filled, _) = watch::channel(false);
@@ -86,7 +86,7 @@ impl Shelf {
     }
 
     /// Takes what was known before, as far as nothing better is here, as the first states.
-    pub fn recall(&self, objects: impl Iterator<Item = Arc<Object>>) {
+    pub fn restore(&self, objects: impl Iterator<Item = Arc<Object>>) {
         for object in objects {
             if self.get(&object.key).is_none() {
                 self.put(object);
@@ -120,8 +120,8 @@ impl Content {
     }
 }
 
-/// A [`Shelf`] as its readers see it.
-pub struct RemoteView(pub Arc<Shelf>);
+/// A [`Store`] as its readers see it.
+pub struct RemoteView(pub Arc<Store>);
 
 #[async_trait]
 impl View for RemoteView {
@@ -142,7 +142,7 @@ impl View for RemoteView {
     fn subscribe(&self) -> Box<dyn Changes> {
         let changed = self.0.changed.subscribe();
         let position = self.0.content.read().expect("no panic while held").end();
-        Box::new(RemoteChanges { shelf: self.0.clone(), position, changed })
+        Box::new(RemoteChanges { store: self.0.clone(), position, changed })
     }
 
     async fn synced(&self) {
@@ -151,7 +151,7 @@ impl View for RemoteView {
 }
 
 struct RemoteChanges {
-    shelf: Arc<Shelf>,
+    store: Arc<Store>,
     position: u64,
     changed: Receiver,
 }
@@ -162,7 +162,7 @@ impl Changes for RemoteChanges {
         loop {
             self.changed.mark_unchanged();
             {
-                let content = self.shelf.content.read().expect("no panic while held");
+                let content = self.store.content.read().expect("no panic while held");
                 if self.position < content.first {
                     self.position = content.end();
                     return None;
@@ -195,15 +195,15 @@ mod tests {
 
     #[tokio::test]
     async fn changes_come_once_and_in_order_and_what_a_restored_server_tells_counts() {
-        let shelf = Arc::new(Shelf::new(&configmap::KIND));
-        let view = RemoteView(shelf.clone());
-        shelf.put(object("before", 1));
+        let store = Arc::new(Store::new(&configmap::KIND));
+        let view = RemoteView(store.clone());
+        store.put(object("before", 1));
         let mut changes = view.subscribe();
-        shelf.put(object("a", 5));
-        shelf.put(object("a", 5));
-        shelf.put(object("a", 6));
-        shelf.put(object("a", 4));
-        shelf.remove(&configmap::KIND.key("n", "a"));
+        store.put(object("a", 5));
+        store.put(object("a", 5));
+        store.put(object("a", 6));
+        store.put(object("a", 4));
+        store.remove(&configmap::KIND.key("n", "a"));
         let seen = changes.next().await.unwrap();
         let brief: Vec<(u64, bool)> = seen.iter().map(|c| (c.object.revision, c.deleted)).collect();
         assert_eq!(brief, [(5, false), (6, false), (4, false), (4, true)]);
@@ -212,12 +212,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_fell_behind_is_told_to_list_again() {
-        let shelf = Arc::new(Shelf::new(&configmap::KIND));
-        let view = RemoteView(shelf.clone());
+        let store = Arc::new(Store::new(&configmap::KIND));
+        let view = RemoteView(store.clone());
         let mut changes = view.subscribe();
-        (1..=RING as u64 + 1).for_each(|n| shelf.put(object("a", n)));
+        (1..=RING as u64 + 1).for_each(|n| store.put(object("a", n)));
         assert!(changes.next().await.is_none());
-        shelf.put(object("b", 1));
+        store.put(object("b", 1));
         assert_eq!(changes.next().await.map(|c| c.len()), Some(1));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::extract::{Place, Shape, field_element, item_element, member, shape};
+use super::extract::{Shape, TypeAt, field_element, item_element, member, shape};
 use super::fieldset::FieldSet;
 use crate::schema::types::ListKind;
 
@@ -56,7 +56,7 @@ impl Comparison {
 }
 
 /// Compares two objects of this type.
-pub(super) fn compare(place: Place<'_>, old: &Value, new: &Value) -> Comparison {
+pub(super) fn compare(place: TypeAt<'_>, old: &Value, new: &Value) -> Comparison {
     walk(place, Some(old), Some(new)).below
 }
 
@@ -69,7 +69,7 @@ fn leaf(old: Option<&Value>, new: Option<&Value>) -> Option<Change> {
     }
 }
 
-fn walk(place: Place<'_>, old: Option<&Value>, new: Option<&Value>) -> Found {
+fn walk(place: TypeAt<'_>, old: Option<&Value>, new: Option<&Value>) -> Found {
     // What is equal has no changes; telling so early saves the work of most updates.
     if let (Some(old), Some(new)) = (old, new)
         && old == new
@@ -121,7 +121,7 @@ fn presence(old: Option<&Value>, new: Option<&Value>) -> Option<Change> {
     }
 }
 
-fn members(place: Place<'_>, old: &Map<String, Value>, new: &Map<String, Value>, out: &mut Comparison) {
+fn members(place: TypeAt<'_>, old: &Map<String, Value>, new: &Map<String, Value>, out: &mut Comparison) {
     for (name, value) in old {
         let other = new.get(name);
         if other != Some(value) {
@@ -138,7 +138,7 @@ fn members(place: Place<'_>, old: &Map<String, Value>, new: &Map<String, Value>,
 /// Items with the same path element, of both lists.
 type Pairs<'v> = BTreeMap<String, (Vec<&'v Value>, Vec<&'v Value>)>;
 
-fn items(kind: &ListKind, place: Place<'_>, old: &[Value], new: &[Value], out: &mut Comparison) {
+fn items(kind: &ListKind, place: TypeAt<'_>, old: &[Value], new: &[Value], out: &mut Comparison) {
     let mut pairs = Pairs::new();
     for item in old {
         if let Some(element) = item_element(kind, item) {

@@ -9,7 +9,7 @@ use super::fieldset::FieldSet;
 use crate::schema::types::{ListKey, ListKind, Node, TypeRef};
 
 /// A place in an object; `None` is inside a value without a schema.
-pub(super) type Place<'a> = Option<TypeRef<'a>>;
+pub(super) type TypeAt<'a> = Option<TypeRef<'a>>;
 
 /// How the value at a place is merged.
 #[derive(Clone, Copy)]
@@ -18,11 +18,11 @@ pub(super) enum Shape<'a> {
     /// Member by member: a struct or a map.
     Members,
     /// Item by item.
-    Items(&'a ListKind, Place<'a>),
+    Items(&'a ListKind, TypeAt<'a>),
 }
 
 /// The shape of a place, where `value` decides if the schema does not.
-pub(super) fn shape<'a>(place: Place<'a>, value: &Value) -> Shape<'a> {
+pub(super) fn shape<'a>(place: TypeAt<'a>, value: &Value) -> Shape<'a> {
     let Some(of) = place else { return untyped(value) };
     match of.node() {
         Node::Scalar(_) => Shape::Leaf,
@@ -40,7 +40,7 @@ fn untyped<'a>(value: &Value) -> Shape<'a> {
 }
 
 /// The place of a member; `named` tells a struct's field from a map's key.
-pub(super) fn member<'a>(place: Place<'a>, name: &str) -> (Place<'a>, bool) {
+pub(super) fn member<'a>(place: TypeAt<'a>, name: &str) -> (TypeAt<'a>, bool) {
     let Some(of) = place else { return (None, false) };
     match of.field(name) {
         Some(field) => (Some(of.of(field)), true),
@@ -86,7 +86,7 @@ pub(super) fn item_element(kind: &ListKind, item: &Value) -> Option<String> {
 }
 
 /// The paths an object has, as one who applies it owns them.
-pub(super) fn field_set(place: Place<'_>, value: &Value) -> FieldSet {
+pub(super) fn field_set(place: TypeAt<'_>, value: &Value) -> FieldSet {
     let mut set = FieldSet::default();
     match (shape(place, value), value) {
         (Shape::Members, Value::Object(map)) => members(place, map, &mut set),
@@ -102,7 +102,7 @@ pub(super) fn field_set(place: Place<'_>, value: &Value) -> FieldSet {
     set
 }
 
-fn members(place: Place<'_>, map: &Map<String, Value>, set: &mut FieldSet) {
+fn members(place: TypeAt<'_>, map: &Map<String, Value>, set: &mut FieldSet) {
     for (name, value) in map {
         let (below_place, named) = member(place, name);
         let leaf = matches!(shape(below_place, value), Shape::Leaf);
@@ -113,7 +113,7 @@ fn members(place: Place<'_>, map: &Map<String, Value>, set: &mut FieldSet) {
 }
 
 /// Adds the parents of everything in the set, where they are fields of structs.
-pub(super) fn with_named_parents(place: Place<'_>, set: &FieldSet) -> FieldSet {
+pub(super) fn with_named_parents(place: TypeAt<'_>, set: &FieldSet) -> FieldSet {
     let mut full = FieldSet::default();
     for (element, node) in &set.nodes {
         let (below, named) = match element.split_at_checked(2) {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::{Map, Value, json};
 
 use super::compare::compare;
-use super::extract::Place;
+use super::extract::TypeAt;
 use super::fieldset::FieldSet;
 use crate::schema::decode::zero;
 use crate::schema::types::TypeRef;
@@ -241,7 +241,7 @@ fn start(live: Option<&Value>, given: Option<&Value>, ignore_given: bool) -> Man
 }
 
 /// Moves ownership for a change from `old` to `new` by this writer.
-pub(super) fn update(managed: &mut Managed, place: Place<'_>, old: &Value, new: &Value, writer: &Writer<'_>) {
+pub(super) fn update(managed: &mut Managed, place: TypeAt<'_>, old: &Value, new: &Value, writer: &Writer<'_>) {
     let mut changes = compare(place, old, new);
     changes.exclude(writer.reset);
     let mut taken = changes.modified;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::extract::{Place, Shape, field_element, item_element, member, shape};
+use super::extract::{Shape, TypeAt, field_element, item_element, member, shape};
 use super::fieldset::FieldSet;
 use crate::base::budget::shortened;
 use crate::schema::types::{ListKey, ListKind, Node, Scalar};
@@ -13,7 +13,7 @@ use crate::schema::types::{ListKey, ListKind, Node, Scalar};
 const SHOWN_BYTES_MAX: usize = 1024;
 
 /// The live object with everything the configuration says; the configuration wins.
-pub(super) fn merge(place: Place<'_>, live: &Value, config: &Value) -> Value {
+pub(super) fn merge(place: TypeAt<'_>, live: &Value, config: &Value) -> Value {
     let guide = if config.is_null() { live } else { config };
     match (shape(place, guide), live, config) {
         (Shape::Members, live, Value::Object(new)) if !new.is_empty() => {
@@ -33,7 +33,7 @@ pub(super) fn merge(place: Place<'_>, live: &Value, config: &Value) -> Value {
     }
 }
 
-fn merge_members(place: Place<'_>, map: &mut Map<String, Value>, new: &Map<String, Value>) {
+fn merge_members(place: TypeAt<'_>, map: &mut Map<String, Value>, new: &Map<String, Value>) {
     for (name, value) in new {
         match map.get_mut(name) {
             Some(old) => *old = merge(member(place, name).0, old, value),
@@ -43,7 +43,7 @@ fn merge_members(place: Place<'_>, map: &mut Map<String, Value>, new: &Map<Strin
 }
 
 /// Items both sides have follow the configuration's order; items of one side keep their neighbours.
-fn merge_items(kind: &ListKind, place: Place<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
+fn merge_items(kind: &ListKind, place: TypeAt<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
     let elements =
         |items: &[Value]| items.iter().map(|i| item_element(kind, i).unwrap_or_default()).collect::<Vec<_>>();
     let (left, right) = (elements(live), elements(config));
@@ -98,7 +98,7 @@ fn merge_items(kind: &ListKind, place: Place<'_>, live: &[Value], config: &[Valu
 }
 
 /// The object without these paths. What becomes empty becomes null, which decoding drops.
-pub(super) fn remove(place: Place<'_>, value: &Value, paths: &FieldSet) -> Value {
+pub(super) fn remove(place: TypeAt<'_>, value: &Value, paths: &FieldSet) -> Value {
     if paths.is_empty() {
         return value.clone();
     }
@@ -158,7 +158,7 @@ impl std::fmt::Display for Fault {
 }
 
 /// Complains about what the schema does not allow in a configuration: undeclared fields, wrong types, repeated items.
-pub(super) fn check(place: Place<'_>, value: &Value) -> Result<(), Box<Fault>> {
+pub(super) fn check(place: TypeAt<'_>, value: &Value) -> Result<(), Box<Fault>> {
     let Some(of) = place else { return Ok(()) };
     let wrong = |want: &str| {
         let shown = value.to_string();
@@ -193,7 +193,7 @@ pub(super) fn check(place: Place<'_>, value: &Value) -> Result<(), Box<Fault>> {
     }
 }
 
-fn check_items(kind: &ListKind, place: Place<'_>, items: &[Value]) -> Result<(), Box<Fault>> {
+fn check_items(kind: &ListKind, place: TypeAt<'_>, items: &[Value]) -> Result<(), Box<Fault>> {
     let mut seen = BTreeSet::new();
     for (i, item) in items.iter().enumerate() {
         check_item(kind, place, item, &mut seen).map_err(|fault| fault.within(format!("[{i}]")))?;
@@ -201,7 +201,7 @@ fn check_items(kind: &ListKind, place: Place<'_>, items: &[Value]) -> Result<(),
     Ok(())
 }
 
-fn check_item(kind: &ListKind, place: Place<'_>, item: &Value, seen: &mut BTreeSet<String>) -> Result<(), Box<Fault>> {
+fn check_item(kind: &ListKind, place: TypeAt<'_>, item: &Value, seen: &mut BTreeSet<String>) -> Result<(), Box<Fault>> {
     if *kind != ListKind::Atomic {
         let Some(element) = item_element(kind, item).filter(|_| !item.is_null()) else {
             let keys = match kind {

@@ -173,7 +173,7 @@ mod tests {
 
     fn put_txn(key: &str, value: &str) -> Txn {
         let value = Bytes::copy_from_slice(value.as_bytes());
-        Txn { expect: vec![], ops: vec![Op::Put { key: key.into(), value, companion: None, volatile: false }] }
+        Txn { expect: vec![], ops: vec![Op::Put { key: key.into(), value, payload: None, volatile: false }] }
     }
 
     async fn filled(path: &Path, from: usize, to: usize) -> u64 {

@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Change, Commit, Entry, Error, Page, Sink, Store, Txn, prefix_end};
-use crate::base::space::Space;
+use crate::base::fs_stats::FsStats;
 
 /// Every released schema step, in order; append only.
 const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/0001_log.sql")];
@@ -219,7 +219,7 @@ impl Store for Sqlite {
             .query_map(params![after as i64, prefix, prefix_end(prefix), limit as i64], |row| {
                 let entry = row_entry(row)?;
                 let Entry { key, revision, value } = entry;
-                Ok(Change { key, revision, value, deleted: row.get(3)?, companion: None })
+                Ok(Change { key, revision, value, deleted: row.get(3)?, payload: None })
             })?
             .collect()
         })
@@ -336,5 +336,5 @@ fn failure(path: &Path, error: &rusqlite::Error) -> Error {
 /// Whether nothing more fits on the disk.
 fn is_full(path: &Path) -> bool {
     let directory = path.parent().unwrap_or(path);
-    Space::of(directory).is_ok_and(|s| s.available_bytes < FULL_BYTES)
+    FsStats::of(directory).is_ok_and(|s| s.available_bytes < FULL_BYTES)
 }

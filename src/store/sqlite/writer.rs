@@ -263,16 +263,16 @@ impl Writer {
             self.head += 1;
             let created = living.map_or(self.head, |(_, created)| created);
             let change = match op {
-                Op::Put { key, value, companion, volatile: true } => {
+                Op::Put { key, value, payload, volatile: true } => {
                     group.insert(key.clone(), Volatile { revision: self.head, created, value: value.clone() });
-                    changes.push(Change { key, revision: self.head, value, deleted: false, companion });
+                    changes.push(Change { key, revision: self.head, value, deleted: false, payload });
                     continue;
                 }
-                Op::Put { key, value, companion, .. } => {
-                    Change { key, revision: self.head, value, deleted: false, companion }
+                Op::Put { key, value, payload, .. } => {
+                    Change { key, revision: self.head, value, deleted: false, payload }
                 }
-                Op::Delete { key, value, companion } => {
-                    Change { key, revision: self.head, value, deleted: true, companion }
+                Op::Delete { key, value, payload } => {
+                    Change { key, revision: self.head, value, deleted: true, payload }
                 }
             };
             let in_file = self.in_file(&change.key)?;
@@ -427,7 +427,7 @@ impl Writer {
                     revision: v.revision,
                     value: v.value.clone(),
                     deleted: false,
-                    companion: None,
+                    payload: None,
                 };
                 self.insert(&change, v.created)?;
             }

@@ -4,8 +4,8 @@
 //! behind address translation need nothing else. Bodies are handed on as they come, both ways; only pages of `text/html` are
 //! held back to mend their links. Invariant: who asked here is not known there: credentials of the API stay here.
 
-mod place;
 mod rewrite;
+mod target;
 
 use std::net::IpAddr;
 
@@ -16,8 +16,8 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use self::place::{Place, unreachable};
 use self::rewrite::Links;
+use self::target::{ProxyTarget, unreachable};
 use super::verbs::Call;
 use super::{Body, answer};
 use crate::api::node_access::{Duplex, NodeAccess};
@@ -64,7 +64,7 @@ pub(super) async fn respond(call: Call, rest: &str, http: http::Request<Incoming
     if !METHODS.contains(&http.method().as_str()) {
         return Err(Status::method_not_allowed());
     }
-    let place = Place::find(&call.api, &call.request)?;
+    let place = ProxyTarget::find(&call.api, &call.request)?;
     let way = Way::of(http.uri(), rest);
     let upgrade = relay::upgrade_of(http.headers());
     if way.path.is_empty() && matches!(*http.method(), Method::GET | Method::HEAD) && upgrade.is_none() {
@@ -181,7 +181,11 @@ fn headers_there(headers: &mut HeaderMap, host: &str, from: Option<IpAddr>, uri:
     }
 }
 
-async fn send(node: &dyn NodeAccess, place: &Place, request: http::Request<Incoming>) -> Result<Response<Incoming>> {
+async fn send(
+    node: &dyn NodeAccess,
+    place: &ProxyTarget,
+    request: http::Request<Incoming>,
+) -> Result<Response<Incoming>> {
     let stream = node.dial(&place.to).await.map_err(|s| unreachable(&s.message))?;
     let sent = match place.secure {
         true => {

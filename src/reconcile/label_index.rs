@@ -14,16 +14,16 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Objects by the name in one label, in their own namespace.
 #[derive(Debug)]
-pub struct Grouped {
+pub struct LabelIndex {
     label: &'static str,
     groups: HashMap<Key, BTreeMap<Arc<str>, Arc<Object>>>,
     /// In which group each object is.
     places: HashMap<Key, Key>,
 }
 
-// === impl Grouped ===
+// === impl LabelIndex ===
 
-impl Grouped {
+impl LabelIndex {
     /// Nothing, to be grouped by `label`.
     pub fn by(label: &'static str) -> Self {
         Self { label, groups: HashMap::new(), places: HashMap::new() }
@@ -79,10 +79,10 @@ mod tests {
 
     #[test]
     fn an_object_follows_its_label() {
-        let mut grouped = Grouped::by(SERVICE_NAME);
+        let mut grouped = LabelIndex::by(SERVICE_NAME);
         let (a, b) = (Key::new("n", "a"), Key::new("n", "b"));
-        let names = |g: &Grouped, k: &Key| g.members(k).map(|o| o.meta.name.to_string()).collect::<Vec<_>>();
-        let took = |g: &mut Grouped, o: &Arc<Object>, deleted| g.take(o, deleted).collect::<Vec<_>>();
+        let names = |g: &LabelIndex, k: &Key| g.members(k).map(|o| o.meta.name.to_string()).collect::<Vec<_>>();
+        let took = |g: &mut LabelIndex, o: &Arc<Object>, deleted| g.take(o, deleted).collect::<Vec<_>>();
         assert_eq!(took(&mut grouped, &object("x", Some("a")), false), [a.clone()]);
         assert_eq!(grouped.take(&object("x", Some("b")), false).collect::<Vec<_>>(), [a.clone(), b.clone()]);
         assert_eq!((names(&grouped, &a).len(), names(&grouped, &b)), (0, vec!["x".to_owned()]));

@@ -32,7 +32,7 @@ const HEIR_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node's place on its machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct NodePaths {
     pub data_dir: PathBuf,
     pub run_dir: PathBuf,
 }
@@ -49,9 +49,9 @@ pub struct Ranges {
 #[derive(Debug)]
 pub struct Claim(#[allow(dead_code, reason = "closing it is what gives it up")] File);
 
-// === impl Place ===
+// === impl NodePaths ===
 
-impl Place {
+impl NodePaths {
     /// A node's place.
     pub fn new(data_dir: &Path, run_dir: &Path) -> Self {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -195,18 +195,18 @@ mod tests {
 
     #[test]
     fn nodes_differ_in_their_names() {
-        let plain = Place::new(Path::new("/var/lib/amphipod"), Path::new(PLAIN));
+        let plain = NodePaths::new(Path::new("/var/lib/amphipod"), Path::new(PLAIN));
         assert_eq!((plain.bridge(), plain.cgroup_root()), ("amphipod0".into(), "amphipod".into()));
-        let other = Place::new(Path::new("/x"), Path::new("/x/run"));
+        let other = NodePaths::new(Path::new("/x"), Path::new("/x/run"));
         assert!(other.bridge().len() <= 12 && other.bridge() != plain.bridge());
-        assert_ne!(other.cgroup_root(), Place::new(Path::new("/x"), Path::new("/y/run")).cgroup_root());
+        assert_ne!(other.cgroup_root(), NodePaths::new(Path::new("/x"), Path::new("/y/run")).cgroup_root());
         assert_ne!(plain.network(&Ranges::default()).table(), other.network(&Ranges::default()).table());
     }
 
     #[test]
     fn a_run_directory_is_claimed_once_and_freed_with_its_holder() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(dir.path(), &dir.path().join("run"));
+        let place = NodePaths::new(dir.path(), &dir.path().join("run"));
         let first = place.claim().unwrap();
         let refused = place.claim().unwrap_err().to_string();
         assert!(
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_data_directory_has_one_holder_whatever_run_directories_there_are() {
         let dir = tempfile::tempdir().unwrap();
-        let place = |run: &str| Place::new(&dir.path().join("data"), &dir.path().join(run));
+        let place = |run: &str| NodePaths::new(&dir.path().join("data"), &dir.path().join(run));
         let (one, two) = (place("one"), place("two"));
         let _running = (one.claim().unwrap(), one.claim_data().unwrap());
         let _other = two.claim().unwrap();
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn the_claim_of_a_dead_server_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(dir.path(), dir.path());
+        let place = NodePaths::new(dir.path(), dir.path());
         let heir = place.claim().unwrap();
         let mut ended = std::process::Command::new("true").spawn().unwrap();
         fs::write(dir.path().join(PID_FILE), format!("{}\n", ended.id())).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn what_is_recorded_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(dir.path(), dir.path());
+        let place = NodePaths::new(dir.path(), dir.path());
         assert_eq!(place.recorded().unwrap(), None);
         let ranges = Ranges { pods: vec!["10.42.0.0/24".parse().unwrap()], ..Ranges::default() };
         place.record(&ranges).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// A file system as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Space {
+pub struct FsStats {
     pub capacity_bytes: u64,
     /// What is free for everybody, without the reserve for root.
     pub available_bytes: u64,
@@ -14,9 +14,9 @@ pub struct Space {
     pub inodes_free: u64,
 }
 
-// === impl Space ===
+// === impl FsStats ===
 
-impl Space {
+impl FsStats {
     /// The file system on which a path is.
     pub fn of(path: &Path) -> io::Result<Self> {
         let s = rustix::fs::statvfs(path)?;
@@ -42,8 +42,8 @@ mod tests {
     #[test]
     fn a_file_system_has_room() {
         let directory = tempfile::tempdir().unwrap();
-        let space = Space::of(directory.path()).unwrap();
+        let space = FsStats::of(directory.path()).unwrap();
         assert!(space.capacity_bytes >= space.free_bytes && space.free_bytes >= space.available_bytes);
-        assert!(Space::of(&directory.path().join("absent")).is_err());
+        assert!(FsStats::of(&directory.path().join("absent")).is_err());
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Named<'a> {
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ProxyTarget {
     /// The node from which it is reached.
     pub node: String,
     pub to: Destination,
@@ -52,9 +52,9 @@ impl<'a> Named<'a> {
     }
 }
 
-// === impl Place ===
+// === impl ProxyTarget ===
 
-impl Place {
+impl ProxyTarget {
     /// Host and port as they would stand in a URL.
     pub(super) fn host(&self) -> String {
         match self.to {
@@ -76,10 +76,10 @@ impl Place {
     }
 }
 
-fn of_node(api: &Api, named: Named<'_>) -> Result<Place> {
+fn of_node(api: &Api, named: Named<'_>) -> Result<ProxyTarget> {
     let found = api.get(&Request::internal("", &node::KIND, "", named.name))?;
     if matches!(named.port, "" | NODE_PORT) {
-        return Ok(Place { node: named.name.into(), to: Destination::Endpoints, secure: false });
+        return Ok(ProxyTarget { node: named.name.into(), to: Destination::Endpoints, secure: false });
     }
     let found = found.typed::<Node>().map_err(Status::internal)?;
     let addresses = found.status.iter().flat_map(|s| s.addresses.iter().flatten());
@@ -88,7 +88,7 @@ fn of_node(api: &Api, named: Named<'_>) -> Result<Place> {
     place(named.name, own, &named, named.port)
 }
 
-fn of_pod(api: &Api, namespace: &str, named: Named<'_>) -> Result<Place> {
+fn of_pod(api: &Api, namespace: &str, named: Named<'_>) -> Result<ProxyTarget> {
     let found = api.get(&Request::internal("", &pod::KIND, namespace, named.name))?;
     let found = found.typed::<Pod>().map_err(Status::internal)?;
     let spec = found.spec.as_ref();
@@ -105,13 +105,17 @@ fn of_pod(api: &Api, namespace: &str, named: Named<'_>) -> Result<Place> {
     place(node, address, &named, &port)
 }
 
-fn place(node: &str, address: IpAddr, named: &Named<'_>, port: &str) -> Result<Place> {
+fn place(node: &str, address: IpAddr, named: &Named<'_>, port: &str) -> Result<ProxyTarget> {
     if !is_global_unicast(address) {
         return Err(Status::bad_request("address not allowed"));
     }
     let wrong = || unreachable(&format!("dial tcp: address {port}: invalid port"));
     let port = port.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong)?;
-    Ok(Place { node: node.into(), to: Destination::Address(SocketAddr::new(address, port)), secure: named.secure })
+    Ok(ProxyTarget {
+        node: node.into(),
+        to: Destination::Address(SocketAddr::new(address, port)),
+        secure: named.secure,
+    })
 }
 
 /// Whether it may be an address of a pod or node, and none that means something else to each machine.
@@ -124,12 +128,12 @@ fn is_global_unicast(address: IpAddr) -> bool {
     !(local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
-fn of_service(api: &Api, namespace: &str, named: Named<'_>, id: &str) -> Result<Place> {
+fn of_service(api: &Api, namespace: &str, named: Named<'_>, id: &str) -> Result<ProxyTarget> {
     let found = api.get(&Request::internal("", &service::KIND, namespace, named.name))?;
     let found = found.typed::<Service>().map_err(Status::internal)?;
     let port = port_name(&found, &named)?;
     let prefix = Request::internal("", &endpointslice::KIND, namespace, "").prefix();
-    let slices = api.cache.shelf(&endpointslice::KIND).list(&prefix, "");
+    let slices = api.cache.kind(&endpointslice::KIND).list(&prefix, "");
     let mine = |o: &&std::sync::Arc<crate::base::object::Object>| {
         o.meta.labels.get(SERVICE_NAME).is_some_and(|v| **v == *named.name)
     };

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::follow;
-use super::view::{RemoteView, Shelf};
+use super::view::{RemoteView, Store};
 use crate::base::file::{self, claim_private_dir};
 use crate::base::object::Object;
 use crate::kinds::KindRef;
@@ -40,15 +40,15 @@ const RETRY: Duration = Duration::from_secs(600);
 
 /// Where it is kept.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct Checkpoint {
     directory: PathBuf,
     /// The first line of every file, with its end.
     head: Arc<str>,
 }
 
-// === impl Known ===
+// === impl Checkpoint ===
 
-impl Known {
+impl Checkpoint {
     /// In a directory of its own, which is made; `cluster` tells one cluster from another.
     pub fn open(directory: &Path, cluster: &str, node: &str) -> io::Result<Self> {
         claim_private_dir(directory)?;
@@ -81,17 +81,17 @@ impl Known {
         Ok((*head == *self.head).then_some(file))
     }
 
-    /// Puts on a shelf what was known, except where the server has told better already; then the shelf counts as filled.
-    pub fn recall(&self, shelf: &Shelf) {
-        match self.read(shelf.kind()) {
+    /// Puts on a store what was known, except where the server has told better already; then the store counts as filled.
+    pub fn restore(&self, store: &Store) {
+        match self.read(store.kind()) {
             Ok(Some(objects)) => {
-                let (kind, count) = (shelf.kind().plural(), objects.len());
+                let (kind, count) = (store.kind().plural(), objects.len());
                 tracing::info!(kind, count, "the server does not answer; what it told last is used");
-                shelf.recall(objects.into_values());
+                store.restore(objects.into_values());
             }
             Ok(None) => {}
             Err(error) => {
-                let path = self.path(shelf.kind());
+                let path = self.path(store.kind());
                 tracing::warn!(%error, path = %path.display(), "what the server told last cannot be used");
             }
         }
@@ -117,21 +117,21 @@ impl Known {
         }
     }
 
-    /// Keeps a kind from when its shelf and `after` are filled until the task is aborted.
-    pub async fn keep(self, shelf: Arc<Shelf>, after: Arc<Shelf>) {
-        let view = RemoteView(shelf.clone());
+    /// Keeps a kind from when its store and `after` are filled until the task is aborted.
+    pub async fn keep(self, store: Arc<Store>, after: Arc<Store>) {
+        let view = RemoteView(store.clone());
         RemoteView(after).synced().await;
         view.synced().await;
         let mut changes = view.subscribe();
-        let path = self.path(shelf.kind());
-        let mut log = self.whole(&path, &shelf);
+        let path = self.path(store.kind());
+        let mut log = self.whole(&path, &store);
         loop {
             if let Err(error) = &log {
                 // What is not whole would be taken for the truth.
                 let _ = fs::remove_file(&path);
                 tracing::warn!(%error, path = %path.display(), "what the server tells cannot be kept for a start without it");
                 tokio::time::sleep(RETRY).await;
-                log = self.whole(&path, &shelf);
+                log = self.whole(&path, &store);
                 continue;
             }
             let mut keys = BTreeSet::new();
@@ -153,17 +153,17 @@ impl Known {
                 }
             }
             log = match log {
-                Ok(log) if !lapsed => log.add(&records(&shelf, &keys)).and_then(|log| match log {
+                Ok(log) if !lapsed => log.add(&records(&store, &keys)).and_then(|log| match log {
                     Some(log) => Ok(log),
-                    None => self.whole(&path, &shelf),
+                    None => self.whole(&path, &store),
                 }),
-                _ => self.whole(&path, &shelf),
+                _ => self.whole(&path, &store),
             };
         }
     }
 
-    fn whole(&self, path: &Path, shelf: &Arc<Shelf>) -> io::Result<Log> {
-        let objects = RemoteView(shelf.clone()).list("");
+    fn whole(&self, path: &Path, store: &Arc<Store>) -> io::Result<Log> {
+        let objects = RemoteView(store.clone()).list("");
         let bytes = self.head.len() as u64 + objects.iter().map(|o| o.body().len() as u64 + 2).sum::<u64>();
         if bytes > MOST_BYTES {
             return Err(io::Error::other(format!("it would take {bytes} bytes, and at most {MOST_BYTES} are used")));
@@ -192,10 +192,10 @@ fn put(to: &mut impl Write, object: &Object) -> io::Result<()> {
 }
 
 /// The lines that tell of some keys what they are now.
-fn records(shelf: &Shelf, keys: &BTreeSet<Arc<str>>) -> Vec<u8> {
+fn records(store: &Store, keys: &BTreeSet<Arc<str>>) -> Vec<u8> {
     let mut lines = Vec::new();
     for key in keys {
-        match shelf.get(key) {
+        match store.get(key) {
             Some(object) => put(&mut lines, &object).expect("writing to memory"),
             None => lines.extend_from_slice(format!("-{key}\n").as_bytes()),
         }
@@ -244,17 +244,17 @@ mod tests {
         follow::decode(KIND, value)
     }
 
-    fn known(directory: &Path) -> Known {
-        Known::of_boot(directory, "boot", "cluster", "node")
+    fn known(directory: &Path) -> Checkpoint {
+        Checkpoint::of_boot(directory, "boot", "cluster", "node")
     }
 
     /// What a later process would begin with: names, revisions and words.
-    fn recalled(known: &Known) -> Option<Vec<(String, u64, String)>> {
-        let shelf = Arc::new(Shelf::new(KIND));
+    fn recalled(known: &Checkpoint) -> Option<Vec<(String, u64, String)>> {
+        let store = Arc::new(Store::new(KIND));
         let word = |o: &Object| o.value()["data"]["word"].as_str().unwrap().to_owned();
         let one = |o: Arc<Object>| (o.meta.name.to_string(), o.revision, word(&o));
-        known.recall(&shelf);
-        shelf.is_filled().then(|| RemoteView(shelf).list("").into_iter().map(one).collect())
+        known.restore(&store);
+        store.is_filled().then(|| RemoteView(store).list("").into_iter().map(one).collect())
     }
 
     async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -267,37 +267,37 @@ mod tests {
         panic!("never: {what}");
     }
 
-    fn keeping(directory: &Path) -> (Arc<Shelf>, Known) {
-        let (shelf, known) = (Arc::new(Shelf::new(KIND)), known(directory));
-        drop(task::spawn("known", known.clone().keep(shelf.clone(), shelf.clone())));
-        (shelf, known)
+    fn keeping(directory: &Path) -> (Arc<Store>, Checkpoint) {
+        let (store, known) = (Arc::new(Store::new(KIND)), known(directory));
+        drop(task::spawn("known", known.clone().keep(store.clone(), store.clone())));
+        (store, known)
     }
 
     #[tokio::test]
     async fn what_was_told_is_known_to_the_next_process_of_the_same_boot_cluster_and_node() {
         let dir = tempfile::tempdir().unwrap();
-        let (shelf, known) = keeping(dir.path());
-        shelf.put(object("a", 1, "one"));
+        let (store, known) = keeping(dir.path());
+        store.put(object("a", 1, "one"));
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!known.has(KIND) && recalled(&known).is_none(), "not before everything was told");
-        shelf.fill();
+        store.fill();
         until("it is written", || known.has(KIND)).await;
         let path = known.path(KIND);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        shelf.put(object("b", 2, "two\nlines"));
+        store.put(object("b", 2, "two\nlines"));
         until("a new one is written", || recalled(&known).is_some_and(|r| r.len() == 2)).await;
-        shelf.put(object("a", 3, "changed"));
-        shelf.remove(&KIND.key("n", "b"));
+        store.put(object("a", 3, "changed"));
+        store.remove(&KIND.key("n", "b"));
         let expect = [("a".to_owned(), 3, "changed".to_owned())];
         until("ends and changes are written", || recalled(&known).is_some_and(|r| r == expect)).await;
         for (boot, cluster, node) in
             [("other", "cluster", "node"), ("boot", "other", "node"), ("boot", "cluster", "other")]
         {
-            assert_eq!(recalled(&Known::of_boot(dir.path(), boot, cluster, node)), None);
+            assert_eq!(recalled(&Checkpoint::of_boot(dir.path(), boot, cluster, node)), None);
         }
         // A change alone waits for others, and nothing is written while nothing changes.
         let before = fs::metadata(&path).unwrap().len();
-        shelf.put(object("a", 4, "again"));
+        store.put(object("a", 4, "again"));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(fs::metadata(&path).unwrap().len(), before);
         until("and is written then", || recalled(&known).is_some_and(|r| r[0].1 == 4)).await;
@@ -306,14 +306,14 @@ mod tests {
     #[tokio::test]
     async fn a_file_does_not_grow_without_end() {
         let dir = tempfile::tempdir().unwrap();
-        let (shelf, known) = keeping(dir.path());
-        shelf.fill();
+        let (store, known) = keeping(dir.path());
+        store.fill();
         until("it is written", || known.has(KIND)).await;
         let long = "x".repeat(30_000);
         for revision in 1..20 {
-            shelf.put(object("a", revision, &long));
+            store.put(object("a", revision, &long));
             until("it is written", || recalled(&known).is_some_and(|r| r.len() == 1 && r[0].1 == revision)).await;
-            shelf.remove(&KIND.key("n", "a"));
+            store.remove(&KIND.key("n", "a"));
             until("its end is written", || recalled(&known).is_some_and(|r| r.is_empty())).await;
             assert!(fs::metadata(known.path(KIND)).unwrap().len() < 2 * (SLACK_BYTES + 40_000));
         }
@@ -323,16 +323,16 @@ mod tests {
     fn what_the_server_has_told_is_not_replaced_and_half_a_line_counts_for_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let known = known(dir.path());
-        let shelf = Arc::new(Shelf::new(KIND));
-        shelf.put(object("a", 1, "old"));
-        shelf.put(object("b", 2, "old"));
-        let mut log = known.whole(&known.path(KIND), &shelf).unwrap();
+        let store = Arc::new(Store::new(KIND));
+        store.put(object("a", 1, "old"));
+        store.put(object("b", 2, "old"));
+        let mut log = known.whole(&known.path(KIND), &store).unwrap();
         log.file.write_all(b"+{\"metadata\":{\"name\":\"c\"").unwrap();
-        let shelf = Shelf::new(KIND);
-        shelf.put(object("a", 5, "told"));
-        known.recall(&shelf);
-        assert!(shelf.is_filled());
-        let revision = |name: &str| shelf.get(&KIND.key("n", name)).map(|o| o.revision);
+        let store = Store::new(KIND);
+        store.put(object("a", 5, "told"));
+        known.restore(&store);
+        assert!(store.is_filled());
+        let revision = |name: &str| store.get(&KIND.key("n", name)).map(|o| o.revision);
         assert_eq!([revision("a"), revision("b"), revision("c")], [Some(5), Some(2), None]);
     }
 
