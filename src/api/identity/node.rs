@@ -1,7 +1,7 @@
 //! What the agent of a node may do, by what runs on its node (Kubernetes' Node authorizer).
 //!
 //! Rules of roles cannot say "the secrets of its own pods". This answers from the pods in the cache at the time of the
-//! request; what is left to say about objects themselves is `admission::node`'s. Invariant: an agent whose node runs no pod
+//! request; what is left to say about objects themselves is NodeRestriction's. Invariant: an agent whose node runs no pod
 //! that names a Secret cannot read it.
 
 use k8s_openapi::api::core::v1::Pod;
