@@ -56,8 +56,8 @@ pub(crate) fn dns_query(data: &[u8]) {
     for udp in [true, false] {
         let answer = match server.begin(data, udp) {
             None => continue,
-            Some(Step::Done(answer)) => answer,
-            Some(Step::Ask(query)) => {
+            Some((_, Step::Done(answer))) => answer,
+            Some((_, Step::Ask(query))) => {
                 server.finish(&query, udp).now_or_never().expect("without upstream servers nobody waits")
             }
         };

@@ -59,18 +59,19 @@ pub struct Listening {
 /// A query that is to be counted when it is answered.
 struct Asked {
     at: Instant,
-    labels: Pairs<3>,
+    family: &'static str,
+    protocol: &'static str,
 }
 
 impl Asked {
-    fn new(query: &[u8], peer: IpAddr, udp: bool) -> Self {
+    fn now(peer: IpAddr, udp: bool) -> Self {
         let family = if peer.to_canonical().is_ipv4() { "1" } else { "2" };
-        let labels = [("family", family), ("proto", if udp { "udp" } else { "tcp" }), ("type", type_of(query))];
-        Self { at: Instant::now(), labels: Pairs(labels) }
+        Self { at: Instant::now(), family, protocol: if udp { "udp" } else { "tcp" } }
     }
 
-    fn answered(&self, answer: &[u8]) {
-        metrics::DNS_REQUESTS.add(self.labels);
+    fn answered(&self, kind: Option<RecordType>, answer: &[u8]) {
+        let labels = [("family", self.family), ("proto", self.protocol), ("type", name_of(kind))];
+        metrics::DNS_REQUESTS.add(Pairs(labels));
         metrics::DNS_DURATIONS.observe(Pairs([]), self.at.elapsed());
         let code = match answer.get(3).map_or(0, |flags| flags & 0xf) {
             0 => "NOERROR",
@@ -85,25 +86,19 @@ impl Asked {
     }
 }
 
-/// The type that a query asks for, one of those that are told apart.
-fn type_of(query: &[u8]) -> &'static str {
-    // After twelve bytes of header comes the name: labels with their lengths, up to an empty one.
-    let mut at = 12;
-    while let Some(length) = query.get(at).filter(|length| **length != 0) {
-        at += 1 + usize::from(*length);
-    }
-    let kind = query.get(at + 1..at + 3).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+/// The type that is asked for, if it is one of those that are told apart.
+fn name_of(kind: Option<RecordType>) -> &'static str {
     match kind {
-        Some(1) => "A",
-        Some(2) => "NS",
-        Some(5) => "CNAME",
-        Some(6) => "SOA",
-        Some(12) => "PTR",
-        Some(15) => "MX",
-        Some(16) => "TXT",
-        Some(28) => "AAAA",
-        Some(33) => "SRV",
-        Some(65) => "HTTPS",
+        Some(RecordType::A) => "A",
+        Some(RecordType::NS) => "NS",
+        Some(RecordType::CNAME) => "CNAME",
+        Some(RecordType::SOA) => "SOA",
+        Some(RecordType::PTR) => "PTR",
+        Some(RecordType::MX) => "MX",
+        Some(RecordType::TXT) => "TXT",
+        Some(RecordType::AAAA) => "AAAA",
+        Some(RecordType::SRV) => "SRV",
+        Some(RecordType::HTTPS) => "HTTPS",
         _ => "other",
     }
 }
@@ -157,19 +152,19 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 continue;
             };
-            let asked = Asked::new(&buffer[..length], peer.ip(), true);
+            let asked = Asked::now(peer.ip(), true);
             match self.begin(&buffer[..length], true) {
-                Some(Step::Done(bytes)) => {
-                    asked.answered(&bytes);
+                Some((kind, Step::Done(bytes))) => {
+                    asked.answered(kind, &bytes);
                     drop(socket.send_to(&bytes, peer).await);
                 }
-                Some(Step::Ask(query)) => {
+                Some((kind, Step::Ask(query))) => {
                     // Too many are waiting: the client asks again.
                     let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else { continue };
                     let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
                     task::spawn("dns-query", async move {
                         let bytes = server.finish(&query, true).await;
-                        asked.answered(&bytes);
+                        asked.answered(kind, &bytes);
                         let _ = socket.send_to(&bytes, peer).await;
                         drop(permit);
                     });
@@ -196,33 +191,38 @@ impl Server {
 
     async fn serve_connection(&self, mut stream: TcpStream, peer: IpAddr) {
         while let Ok(Ok(bytes)) = timeout(CONNECTION_IDLE, read_framed(&mut stream)).await {
-            let asked = Asked::new(&bytes, peer, false);
-            let answer = match self.begin(&bytes, false) {
-                Some(Step::Done(answer)) => answer,
-                Some(Step::Ask(query)) => self.finish(&query, false).await,
-                None => return,
+            let asked = Asked::now(peer, false);
+            let Some((kind, step)) = self.begin(&bytes, false) else { return };
+            let answer = match step {
+                Step::Done(answer) => answer,
+                Step::Ask(query) => self.finish(&query, false).await,
             };
-            asked.answered(&answer);
+            asked.answered(kind, &answer);
             if !matches!(timeout(CONNECTION_IDLE, write_framed(&mut stream, &answer)).await, Ok(Ok(()))) {
                 return;
             }
         }
     }
 
-    /// Answers what needs no waiting. `None` for what is no query at all.
-    pub(super) fn begin(&self, bytes: &[u8], udp: bool) -> Option<Step> {
-        let query = match Message::from_vec(bytes) {
-            Ok(message) if message.metadata.message_type == MessageType::Query => message,
-            Ok(_) => return None,
+    /// Answers what needs no waiting, and says what type was asked for. `None` for what is no query at all.
+    pub(super) fn begin(&self, bytes: &[u8], udp: bool) -> Option<(Option<RecordType>, Step)> {
+        match Message::from_vec(bytes) {
+            Ok(query) if query.metadata.message_type == MessageType::Query => {
+                let kind = query.queries.first().map(|question| question.query_type);
+                Some((kind, self.look_up(query, udp)))
+            }
+            Ok(_) => None,
             Err(_) => {
                 let id = u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?);
                 let is_query = bytes.get(2)? & 0x80 == 0;
                 let error = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
-                return is_query.then(|| Step::Done(error.to_vec().unwrap_or_default()));
+                is_query.then(|| (None, Step::Done(error.to_vec().unwrap_or_default())))
             }
-        };
-        let refuse =
-            |code| Some(Step::Done(encode(respond(&query, Answer { code, ..Answer::default() }), &query, udp)));
+        }
+    }
+
+    fn look_up(&self, query: Message, udp: bool) -> Step {
+        let refuse = |code| Step::Done(encode(respond(&query, Answer { code, ..Answer::default() }), &query, udp));
         if query.metadata.op_code != OpCode::Query {
             return refuse(ResponseCode::NotImp);
         }
@@ -235,15 +235,15 @@ impl Server {
         }
         if let Some(own) = answer(&self.zone, question, self.records.as_ref()) {
             if own.chase.is_some() {
-                return Some(Step::Ask(Box::new(query)));
+                return Step::Ask(Box::new(query));
             }
-            return Some(Step::Done(encode(own_response(&query, own), &query, udp)));
+            return Step::Done(encode(own_response(&query, own), &query, udp));
         }
         let cached = self.forwarder.cached(question, wants_dnssec(&query));
         if cached.is_some() { &metrics::DNS_CACHE_HITS } else { &metrics::DNS_CACHE_MISSES }.add(Pairs([]));
         match cached {
-            Some(found) => Some(Step::Done(encode(respond(&query, foreign(found)), &query, udp))),
-            None => Some(Step::Ask(Box::new(query))),
+            Some(found) => Step::Done(encode(respond(&query, foreign(found)), &query, udp)),
+            None => Step::Ask(Box::new(query)),
         }
     }
 

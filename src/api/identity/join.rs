@@ -498,8 +498,8 @@ pub fn check_member(api: &Api, name: &str) -> Result<()> {
 /// The user of a client certificate, with the digest of its key. A node's certificate is good only for the machine that
 /// joined last under the node's name: `None` for any other.
 pub fn user_of(api: &Api, certificate: &[u8]) -> Option<(User, String)> {
-    let user = User::from_certificate(certificate)?;
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let user = User::named_by(&parsed)?;
     let left = parsed.validity().not_after.timestamp() - api.clock.now().as_second();
     metrics::CLIENT_CERTIFICATES.observe(Pairs([]), Duration::from_secs(u64::try_from(left).unwrap_or(0)));
     let key = key_digest(parsed.public_key().raw);

@@ -55,6 +55,10 @@ impl User {
     /// From a client certificate that TLS has verified: the common name and the organisations.
     pub fn from_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        Self::named_by(&certificate)
+    }
+
+    fn named_by(certificate: &X509Certificate<'_>) -> Option<Self> {
         let subject = certificate.subject();
         let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
         let organisations = subject.iter_organization().filter_map(|o| o.as_str().ok());

@@ -182,6 +182,28 @@ async fn bad_messages_get_an_error_or_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_is_counted_by_its_type() {
+    let server = Server::new(zone(), Arc::new(Cluster), Forwarder::new(Upstreams::fixed(Vec::new())));
+    let counted = |bytes: &[u8]| server.begin(bytes, true).map(|(kind, _)| name_of(kind));
+    for (kind, name) in [
+        (RecordType::A, "A"),
+        (RecordType::AAAA, "AAAA"),
+        (RecordType::SRV, "SRV"),
+        (RecordType::HTTPS, "HTTPS"),
+        (RecordType::CAA, "other"),
+    ] {
+        let bytes = query("kubernetes.default.svc.cluster.local.", kind, None).to_vec().unwrap();
+        assert_eq!(counted(&bytes), Some(name));
+        assert_eq!(counted(&bytes[..20]), Some("other"), "it cannot be read");
+    }
+    // A pointer where the name is: four bytes on, in the header, stands an empty name.
+    let mut bytes = query(".", RecordType::AAAA, None).to_vec().unwrap();
+    bytes.splice(12..13, [0xc0, 8]);
+    assert_eq!(counted(&bytes), Some("AAAA"));
+    assert_eq!(counted(&Message::response(7, OpCode::Query).to_vec().unwrap()), None);
+}
+
+#[tokio::test]
 async fn random_bytes_never_stop_it() {
     let server = Server::new(zone(), Arc::new(Cluster), Forwarder::new(Upstreams::fixed(Vec::new())));
     let mut bytes = query("_https._tcp.pets.default.svc.cluster.local.", RecordType::SRV, Some(1232)).to_vec().unwrap();
