@@ -9,7 +9,7 @@ use amphipod::containers::*;
 use serde_json::json;
 
 use crate::lab::Lab;
-use crate::registry::{Registry, tar_of};
+use crate::registry::{Behaviour, Registry, tar_of};
 
 pub fn store(lab: &Lab) -> ImageStore {
     ImageStore::open(&lab.config, Registries::default()).unwrap()
@@ -252,6 +252,76 @@ async fn who_a_registry_redirects_to_gets_no_credentials() {
     *elsewhere.behaviour.lock().unwrap() = crate::registry::Behaviour::default();
     store.pull(&name, &[login("me", "secret")]).await.unwrap();
     assert_eq!(*elsewhere.authorizations.lock().unwrap(), Vec::<String>::new());
+}
+
+/// Work in a network of its own, where this machine has an address, and one that clouds tell machines their credentials at.
+fn in_a_network(work: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        for words in ["link set lo up", "addr add 192.0.2.1/32 dev lo", "addr add 169.254.169.254/32 dev lo"] {
+            assert!(std::process::Command::new("ip").args(words.split(' ')).status().unwrap().success());
+        }
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_registry_sends_nobody_to_what_only_the_node_reaches() {
+    in_a_network(async {
+        let lab = Lab::new().await;
+        let registry = Registry::start_at("192.0.2.1");
+        registry.publish("a", "1", &[tar_of(&[("f", b"1")])], json!({}));
+        let name = format!("{}/a:1", registry.address);
+        let plain = |configs: &str| {
+            let text = format!(
+                "mirrors: {{ '{0}': {{ endpoint: ['http://{0}'] }} }}\nconfigs: {{ {configs} }}\n",
+                registry.address
+            );
+            let file = lab.config.data_dir.join("registries.yaml");
+            fs::write(&file, text).unwrap();
+            ImageStore::open(&lab.config, Registries::load(&file).unwrap()).unwrap()
+        };
+        let behave = |behaviour| *registry.behaviour.lock().unwrap() = behaviour;
+        let redirect = |to: &str| Behaviour { redirect_to: Some(to.to_owned()), ..Behaviour::default() };
+        let realm = |to: &str| Behaviour { realm: Some(format!("http://{to}/token")), ..Behaviour::default() };
+        let store = plain("");
+        for near in [Registry::start(), Registry::start_at("169.254.169.254"), Registry::start_at("::1")] {
+            near.publish("a", "1", &[tar_of(&[("f", b"1")])], json!({}));
+            let by_name = near.address.replace("127.0.0.1", "localhost");
+            let unspecified = near.address.replace("127.0.0.1", "0.0.0.0").replace("[::1]", "[::]");
+            let mapped = near.address.replace("127.0.0.1", "[::ffff:127.0.0.1]");
+            for target in [near.address.clone(), by_name, unspecified, mapped] {
+                for (behaviour, words) in [(redirect(&target), "redirects to"), (realm(&target), "token service")] {
+                    behave(behaviour);
+                    let refused = store.pull(&name, &[]).await.unwrap_err().to_string();
+                    assert!(refused.contains(words) && refused.contains(&target), "{refused}");
+                    assert!(refused.contains("no registry elsewhere may send it"), "{refused}");
+                }
+            }
+            assert_eq!(near.requests.load(Ordering::SeqCst), 0, "nothing was asked of {}", near.address);
+            // An idle connection of somebody who may is of no use to somebody who may not.
+            let own = format!("{}/a:1", near.address);
+            if near.address.starts_with("127.") {
+                store.pull(&own, &[]).await.unwrap();
+                store.remove(&own).await.unwrap();
+                let before = near.requests.load(Ordering::SeqCst);
+                behave(redirect(&near.address));
+                store.pull(&name, &[]).await.unwrap_err();
+                assert_eq!(near.requests.load(Ordering::SeqCst), before);
+            }
+            // What an administrator has named may be led to.
+            behave(redirect(&near.address));
+            let configured = plain(&format!("'{}': {{}}", near.address));
+            configured.pull(&name, &[]).await.unwrap();
+            assert!(near.requests.load(Ordering::SeqCst) > 0);
+            configured.remove(&name).await.unwrap();
+        }
+        let other = Registry::start_at("192.0.2.1");
+        other.publish("a", "1", &[tar_of(&[("f", b"1")])], json!({}));
+        behave(redirect(&other.address));
+        store.pull(&name, &[]).await.unwrap();
+    });
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ pub struct Behaviour {
     pub ranges: bool,
     /// Every request is sent on to this host.
     pub redirect_to: Option<String>,
+    /// Whoever brings no token is sent to this token service.
+    pub realm: Option<String>,
 }
 
 #[derive(Clone)]
@@ -31,18 +33,25 @@ pub struct Registry {
     content: Arc<Mutex<HashMap<String, (String, Vec<u8>)>>>,
     pub behaviour: Arc<Mutex<Behaviour>>,
     pub blob_requests: Arc<AtomicUsize>,
+    /// Of whatever kind.
+    pub requests: Arc<AtomicUsize>,
     /// All that has come in `Authorization` headers.
     pub authorizations: Arc<Mutex<Vec<String>>>,
 }
 
 impl Registry {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1")
+    }
+
+    pub fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let registry = Self {
             address: listener.local_addr().unwrap().to_string(),
             content: Arc::default(),
             behaviour: Arc::default(),
             blob_requests: Arc::default(),
+            requests: Arc::default(),
             authorizations: Arc::default(),
         };
         let shared = registry.clone();
@@ -135,6 +144,7 @@ impl Registry {
                 }
                 head.push_str(&line);
             }
+            self.requests.fetch_add(1, Ordering::SeqCst);
             let path = head.split(' ').nth(1).unwrap().to_owned();
             let header = |name: &str| {
                 head.lines().find_map(|line| {
@@ -158,6 +168,10 @@ impl Registry {
             let all = usize::MAX;
             if let Some(host) = &behaviour.redirect_to {
                 answer("307 Temporary Redirect", &format!("Location: http://{host}{path}\r\n"), b"", all);
+                continue;
+            }
+            if let Some(realm) = behaviour.realm.as_ref().filter(|_| authorization.is_empty()) {
+                answer("401 Unauthorized", &format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n"), b"{}", all);
                 continue;
             }
             if path.starts_with("/token") {

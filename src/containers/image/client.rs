@@ -1,10 +1,12 @@
 //! The registry protocol: authenticated GET requests with redirects, and blobs into files.
 //!
 //! Credentials go only to the host that they were configured for and to the token service that this host itself names:
-//! never to a redirect's target, whatever that asks for.
+//! never to a redirect's target, whatever that asks for. What a registry says of other places is followed only as far as
+//! [`reach`](super::reach) lets it, and never from TLS to plain text.
 
 use std::collections::HashMap;
 use std::io::{Seek, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::connect::{Sender, connect};
 use super::error::{io, shortened};
+use super::reach::{Reach, SentBy};
 use super::registries::{Endpoint, Registries};
 use super::{Credentials, ImageError, Result};
 
@@ -39,9 +42,22 @@ const IDLE_MAX: usize = 16;
 /// Keeps connections and tokens between requests.
 #[derive(Default)]
 pub(super) struct Client {
-    idle: Mutex<Vec<(String, Sender)>>,
+    idle: Mutex<Vec<Idle>>,
     /// What opened a repository, and whose it was.
     tokens: Mutex<HashMap<String, (String, Credentials)>>,
+}
+
+struct Idle {
+    /// Scheme and host.
+    key: String,
+    sender: Sender,
+    address: IpAddr,
+}
+
+/// What was answered, and from where.
+struct Answer {
+    response: Response<Incoming>,
+    from: Reach,
 }
 
 /// One repository on one endpoint, with what may open it.
@@ -57,33 +73,43 @@ pub(super) struct Repository<'a> {
 }
 
 impl Client {
-    async fn sender(&self, registries: &Registries, https: bool, host: &str) -> Result<Sender> {
+    async fn sender(
+        &self,
+        registries: &Registries,
+        https: bool,
+        host: &str,
+        sent_by: SentBy,
+    ) -> Result<(Sender, IpAddr)> {
         let key = format!("{https} {host}");
         loop {
             let idle = {
                 let mut idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let index =
-                    idle.iter().position(|(other, sender)| *other == key && (sender.is_ready() || sender.is_closed()));
-                index.map(|index| idle.swap_remove(index).1)
+                let fits = |idle: &Idle| {
+                    let usable = idle.sender.is_ready() || idle.sender.is_closed();
+                    idle.key == key && usable && sent_by.refuses(idle.address).is_none()
+                };
+                let index = idle.iter().position(fits);
+                index.map(|index| idle.swap_remove(index))
             };
             match idle {
-                Some(sender) if sender.is_closed() => {}
-                Some(sender) => return Ok(sender),
+                Some(idle) if idle.sender.is_closed() => {}
+                Some(idle) => return Ok((idle.sender, idle.address)),
                 None => break,
             }
         }
         let unreachable = |reason| ImageError::Unreachable { registry: host.to_owned(), reason };
-        connect(https, host, registries.tls(host)).await.map_err(unreachable)
+        connect(https, host, registries.tls(host), sent_by).await.map_err(unreachable)
     }
 
     /// One request without redirects and authentication.
-    async fn get(&self, registries: &Registries, url: &Uri, headers: &HeaderMap) -> Result<Response<Incoming>> {
+    async fn get(&self, registries: &Registries, url: &Uri, headers: &HeaderMap, sent_by: SentBy) -> Result<Answer> {
         let https = url.scheme_str() != Some("http");
         let host = url.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
+        let sent_by = if registries.names(&host) { SentBy::Named } else { sent_by };
         let unreachable = |reason: String| ImageError::Unreachable { registry: host.clone(), reason };
         let path = url.path_and_query().map_or("/", |path| path.as_str());
         for attempt in 0..2 {
-            let mut sender = self.sender(registries, https, &host).await?;
+            let (mut sender, address) = self.sender(registries, https, &host, sent_by).await?;
             let mut request = Request::get(path).header(header::HOST, &host).header(header::USER_AGENT, "amphipod");
             if let Some(into) = request.headers_mut() {
                 into.extend(headers.clone());
@@ -92,11 +118,11 @@ impl Client {
             match tokio::time::timeout(ANSWER_PATIENCE, sender.send_request(request)).await {
                 Ok(Ok(response)) => {
                     let mut idle = self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    idle.retain(|(_, sender)| !sender.is_closed());
+                    idle.retain(|idle| !idle.sender.is_closed());
                     if idle.len() < IDLE_MAX {
-                        idle.push((format!("{https} {host}"), sender));
+                        idle.push(Idle { key: format!("{https} {host}"), sender, address });
                     }
-                    return Ok(response);
+                    return Ok(Answer { response, from: Reach::of(address) });
                 }
                 // An idle connection may have been closed by the other side just now.
                 Ok(Err(_)) if attempt == 0 => {}
@@ -132,7 +158,7 @@ impl Repository<'_> {
             self.credentials.iter().chain(std::iter::once(&Credentials::default())).cloned().collect::<Vec<_>>();
         tries.reverse();
         loop {
-            let (response, from) =
+            let (Answer { response, from: reach }, from) =
                 self.follow(url.clone(), headers, authorization.as_ref().map(|(value, _)| value.as_str())).await?;
             let refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
             if refused && !same_origin(&from, &url) {
@@ -157,7 +183,8 @@ impl Repository<'_> {
             authorization = None;
             while authorization.is_none() {
                 let Some(credentials) = tries.pop() else { return Err(self.unauthorized(&refusal)) };
-                authorization = self.authorize(&challenge, &credentials).await?.map(|value| (value, credentials));
+                authorization =
+                    self.authorize(&challenge, reach, &credentials).await?.map(|value| (value, credentials));
             }
         }
     }
@@ -183,13 +210,9 @@ impl Repository<'_> {
     }
 
     /// Answers with the URL that the redirects led to.
-    async fn follow(
-        &self,
-        origin: Uri,
-        headers: &HeaderMap,
-        authorization: Option<&str>,
-    ) -> Result<(Response<Incoming>, Uri)> {
+    async fn follow(&self, origin: Uri, headers: &HeaderMap, authorization: Option<&str>) -> Result<(Answer, Uri)> {
         let mut url = origin.clone();
+        let mut sent_by = SentBy::Named;
         for _ in 0..REDIRECTS_MAX {
             let mut headers = headers.clone();
             if let Some(value) = authorization.filter(|_| same_origin(&url, &origin))
@@ -197,23 +220,36 @@ impl Repository<'_> {
             {
                 headers.insert(header::AUTHORIZATION, value);
             }
-            let response = self.client.get(self.registries, &url, &headers).await?;
+            let answer = self.client.get(self.registries, &url, &headers, sent_by).await;
+            let answer = answer.map_err(|error| match sent_by {
+                SentBy::Named => error,
+                SentBy::Server(_) => self.astray(&format!("it redirects to {url}"), &error),
+            })?;
+            let response = &answer.response;
             if !response.status().is_redirection() {
-                return Ok((response, url));
+                return Ok((answer, url));
             }
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("");
-            url = join(&url, location).ok_or_else(|| ImageError::Registry {
+            url = join(&url, location).map_err(|why| ImageError::Registry {
                 registry: self.endpoint.host.clone(),
                 status: response.status().as_u16(),
-                reason: format!("redirect to {:?}", shortened(location)),
+                reason: format!("it redirects to {:?}, {why}", shortened(location)),
             })?;
+            sent_by = SentBy::Server(answer.from);
         }
         let reason = "too many redirects".to_owned();
         Err(ImageError::Registry { registry: self.endpoint.host.clone(), status: 310, reason })
     }
 
-    /// The value of `Authorization` that answers a challenge; `None` when these credentials are no answer to it.
-    async fn authorize(&self, challenge: &str, credentials: &Credentials) -> Result<Option<String>> {
+    /// Where the registry sent us could not be reached.
+    fn astray(&self, what: &str, error: &ImageError) -> ImageError {
+        let registry = self.endpoint.host.clone();
+        ImageError::Unreachable { registry, reason: format!("{}: {error}", shortened(what)) }
+    }
+
+    /// The value of `Authorization` that answers a challenge, which came from so far; `None` when these credentials are no answer
+    /// to it.
+    async fn authorize(&self, challenge: &str, from: Reach, credentials: &Credentials) -> Result<Option<String>> {
         if !credentials.registry_token.is_empty() {
             return Ok(Some(format!("Bearer {}", credentials.registry_token)));
         }
@@ -229,16 +265,19 @@ impl Repository<'_> {
         let scope = parameters.get("scope").cloned().unwrap_or_else(|| self.scope());
         let service = parameters.get("service").map(String::as_str);
         let url = token_url(realm, &scope, service)?;
+        if url.scheme_str() != Some("https") && (self.endpoint.https || url.scheme_str() != Some("http")) {
+            let why = format!("its token service {:?} is without TLS, which it has itself", shortened(realm));
+            return Err(self.unauthorized(&why));
+        }
         let mut headers = HeaderMap::new();
-        // Only a registry that is itself without TLS may send credentials to a service without.
-        let secure = url.scheme_str() == Some("https") || !self.endpoint.https;
         if !credentials.username.is_empty()
-            && secure
             && let Ok(value) = basic(credentials).parse()
         {
             headers.insert(header::AUTHORIZATION, value);
         }
-        let response = self.client.get(self.registries, &url, &headers).await?;
+        let answer = self.client.get(self.registries, &url, &headers, SentBy::Server(from)).await;
+        let what = || format!("its token service is {realm:?}");
+        let response = answer.map_err(|error| self.astray(&what(), &error))?.response;
         if !response.status().is_success() {
             return Ok(None);
         }
@@ -430,15 +469,19 @@ fn same_origin(a: &Uri, b: &Uri) -> bool {
 }
 
 /// Where a redirect leads: never from TLS to plain text, where anybody on the way could answer.
-fn join(base: &Uri, location: &str) -> Option<Uri> {
-    let (scheme, authority) = (base.scheme_str()?, base.authority()?);
-    if location.starts_with("https://") || (location.starts_with("http://") && scheme == "http") {
-        return location.parse().ok();
-    }
-    if !location.starts_with('/') {
-        return None;
-    }
-    format!("{scheme}://{authority}{location}").parse().ok()
+fn join(base: &Uri, location: &str) -> std::result::Result<Uri, &'static str> {
+    const NOWHERE: &str = "which is no address of a web server";
+    let (Some(scheme), Some(authority)) = (base.scheme_str(), base.authority()) else { return Err(NOWHERE) };
+    let text = match location {
+        _ if location.starts_with("https://") => location.to_owned(),
+        _ if location.starts_with("http://") && scheme == "http" => location.to_owned(),
+        _ if location.starts_with("http://") => return Err("which is without TLS"),
+        // `//host/path` is on another host.
+        _ if location.starts_with("//") => format!("{scheme}:{location}"),
+        _ if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
+        _ => return Err(NOWHERE),
+    };
+    text.parse().map_err(|_| NOWHERE)
 }
 
 #[cfg(test)]
@@ -458,8 +501,9 @@ mod tests {
         let base: Uri = "https://r.example/v2/a".parse().unwrap();
         assert_eq!(join(&base, "/x?y").unwrap(), "https://r.example/x?y");
         assert_eq!(join(&base, "https://cdn.example/z").unwrap(), "https://cdn.example/z");
-        assert!(join(&base, "ftp://x").is_none());
-        assert!(join(&base, "http://cdn.example/z").is_none());
+        assert_eq!(join(&base, "//cdn.example/z").unwrap(), "https://cdn.example/z");
+        assert!(join(&base, "ftp://x").is_err() && join(&base, "").is_err() && join(&base, "https://").is_err());
+        assert_eq!(join(&base, "http://cdn.example/z"), Err("which is without TLS"));
         let plain: Uri = "http://r.example/v2/a".parse().unwrap();
         assert_eq!(join(&plain, "http://cdn.example/z").unwrap(), "http://cdn.example/z");
         assert!(same_origin(&base, &join(&base, "/x").unwrap()) && !same_origin(&base, &plain));

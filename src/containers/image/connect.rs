@@ -2,7 +2,7 @@
 //!
 //! Names are resolved without the C library (it is linked statically): the host's own file first, then DNS.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::reach::SentBy;
 use super::registries::Tls;
 use crate::wire::{resolve, tls};
 
@@ -22,32 +23,44 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) type Sender = SendRequest<Empty<Bytes>>;
 
-/// Opens a connection to `host[:port]`. The error is text for the user.
-pub(super) async fn connect(https: bool, host: &str, tls: Option<&Tls>) -> Result<Sender, String> {
+/// Opens a connection to `host[:port]`, unless whoever sent us may not lead there, and says what address it is to. The error is text
+/// for the user.
+pub(super) async fn connect(
+    https: bool,
+    host: &str,
+    tls: Option<&Tls>,
+    sent_by: SentBy,
+) -> Result<(Sender, IpAddr), String> {
     let (name, port) = split_port(host, if https { 443 } else { 80 });
     let reach = async {
         let addresses = resolve::addresses(name).await.map_err(|e| e.to_string())?;
         let mut failure = format!("no address for {name}");
         for address in addresses {
+            if let Some(why) = sent_by.refuses(address) {
+                failure = why;
+                continue;
+            }
             match TcpStream::connect(SocketAddr::new(address, port)).await {
                 Ok(stream) => {
                     let _ = stream.set_nodelay(true);
-                    return Ok(stream);
+                    return Ok((stream, address));
                 }
                 Err(error) => failure = format!("{address}:{port}: {error}"),
             }
         }
         Err(failure)
     };
-    let stream =
+    let (stream, address) =
         tokio::time::timeout(CONNECT_PATIENCE, reach).await.map_err(|_| "connecting timed out".to_owned())??;
     if !https {
-        return start(stream).await;
+        return Ok((start(stream).await?, address));
     }
     let server = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|error| error.to_string())?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config(tls)?));
     let handshaken = tokio::time::timeout(CONNECT_PATIENCE, connector.connect(server, stream)).await;
-    start(handshaken.map_err(|_| "TLS handshake timed out".to_owned())?.map_err(|error| format!("TLS: {error}"))?).await
+    let stream =
+        handshaken.map_err(|_| "TLS handshake timed out".to_owned())?.map_err(|error| format!("TLS: {error}"))?;
+    Ok((start(stream).await?, address))
 }
 
 async fn start(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Sender, String> {

@@ -20,6 +20,7 @@ mod gc;
 mod inbox;
 mod lock;
 mod pull;
+mod reach;
 mod reference;
 mod registries;
 mod rootfs;

@@ -140,6 +140,14 @@ impl Registries {
         list
     }
 
+    /// Whether an administrator has named this very host, as a mirror or by what belongs to it.
+    pub(super) fn names(&self, host: &str) -> bool {
+        let mut mirrors = self.mirrors.values().flat_map(|mirror| &mirror.endpoints);
+        (host != "*" && self.configs.contains_key(host))
+            || mirrors.any(|url| split_url(url).is_some_and(|(_, named, _)| named == host))
+            || self.default_registry.as_deref().is_some_and(|default| default.split('/').next() == Some(host))
+    }
+
     fn config(&self, host: &str) -> Option<&RegistryConfig> {
         let docker = (host == "registry-1.docker.io").then(|| self.configs.get("docker.io")).flatten();
         self.configs.get(host).or(docker).or_else(|| self.configs.get("*"))
@@ -254,6 +262,16 @@ configs:
             assert_eq!((credentials.username.as_str(), credentials.password.as_str()), ("me", "secret"));
         }
         assert!(registries.tls("mirror.example:5000").unwrap().insecure_skip_verify);
+        for (host, named) in [
+            ("mirror.example:5000", true),
+            ("registry.example", true),
+            ("127.0.0.1:5001", true),
+            ("127.0.0.1:5002", false),
+            ("docker.io", false),
+            ("*", false),
+        ] {
+            assert_eq!(registries.names(host), named, "{host}");
+        }
         assert!(registries.credentials("other").is_none());
     }
 
