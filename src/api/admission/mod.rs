@@ -7,6 +7,7 @@ mod default_ingress_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
 mod namespace_lifecycle;
+mod node_address;
 mod node_restriction;
 mod pod_security;
 mod priority;

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use super::service_account::MIRROR;
-use super::{Operation, Plugin, Review};
+use super::{Operation, Plugin, Review, node_address};
 use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::identity::join;
 use crate::api::identity::node::LEASES;
@@ -55,7 +55,7 @@ impl Plugin for NodeRestriction {
         if request.kind == serviceaccount::KIND && request.subresource == Some(Subresource::Token) {
             return restrict_token(api, request, object);
         }
-        restrict(request, review.operation, object, review.old)?;
+        restrict(api, request, review.operation, object, review.old)?;
         match review.creates(&pod::KIND) {
             true => check_owner(api, request, object),
             false => Ok(()),
@@ -71,7 +71,13 @@ impl Plugin for NodeRestriction {
 }
 
 /// Refuses what an agent may not create or change.
-fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
+fn restrict(
+    api: &Api,
+    request: &Request,
+    operation: Operation,
+    value: &Value,
+    old: Option<&Value>,
+) -> Result<()> {
     let Some(own) = request.user.node_name() else { return Ok(()) };
     let name = match request.name.as_str() {
         "" => text(value, "metadata.name"),
@@ -79,8 +85,9 @@ fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<
     };
     let refuse = |why: String| Err(Status::forbidden(&request.kind, name, why));
     let why = match &request.kind {
-        k if *k == pod::KIND => pod_refusal(own, request, operation, value, old),
-        k if *k == node::KIND => node_refusal(own, name, operation, value, old),
+        k if *k == pod::KIND => pod_refusal(api, own, request, operation, value, old),
+        k if *k == node::KIND => node_refusal(own, name, operation, value, old)
+            .or_else(|| node_address::refusal_of_node(api, own, value, old)),
         k if *k == lease::KIND => lease_refusal(own, name, request),
         _ => None,
     };
@@ -113,6 +120,7 @@ fn restrict_deletion(request: &Request, live: &Value) -> Result<()> {
 }
 
 fn pod_refusal(
+    api: &Api,
     own: &str,
     request: &Request,
     operation: Operation,
@@ -136,7 +144,10 @@ fn pod_refusal(
         return Some(format!("node {own:?} can only update pod status for pods with spec.nodeName set to itself"));
     }
     let labels = |pod: &Value| map(pod, "metadata.labels").cloned().unwrap_or_default();
-    (labels(old) != labels(value)).then(|| format!("node {own:?} cannot update labels through pod status"))
+    if labels(old) != labels(value) {
+        return Some(format!("node {own:?} cannot update labels through pod status"));
+    }
+    node_address::refusal_of_pod(api, own, value, old)
 }
 
 /// What a mirror pod may not name: through it an agent could read any Secret there is.
@@ -278,6 +289,11 @@ mod tests {
 
     use super::*;
     use crate::api::identity::User;
+    use crate::reconcile::in_memory;
+
+    fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
+        super::restrict(&in_memory::api(), request, operation, value, old)
+    }
 
     fn request(kind: &KindRef, name: &str, subresource: Option<Subresource>) -> Request {
         let user = std::sync::Arc::new(User::node("a"));
