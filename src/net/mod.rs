@@ -207,6 +207,8 @@ pub trait PodNetwork: Send + Sync {
     async fn list(&self) -> Result<Vec<(String, Vec<IpAddr>)>, Error>;
     /// Connects to a port as a program in the pod would, through its loopback: what listens nowhere else is reached, too.
     async fn connect(&self, id: &str, port: u16) -> std::io::Result<TcpStream>;
+    /// Whether the address is this machine's, so that what is sent there ends here.
+    fn is_local(&self, address: IpAddr) -> bool;
     /// After a restart: detaches every id that is not in `in_use`, and answers which these were.
     async fn adopt(&self, in_use: &[String]) -> Result<Vec<String>, Error>;
 }

@@ -21,6 +21,20 @@ pub fn by_default_route() -> Option<IpAddr> {
     socket.local_addr().ok().map(|address| address.ip())
 }
 
+/// Whether the kernel takes what is sent to this address as its own. Only who has an address may listen there; that is asked, and
+/// nobody listens. (With `ip_nonlocal_bind`, which machines that take over each other's addresses set, every one counts.)
+pub fn is_local(address: IpAddr) -> bool {
+    let group = match address {
+        IpAddr::V4(a) => a.is_broadcast() || a.is_multicast(),
+        IpAddr::V6(a) => a.is_multicast(),
+    };
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => !group,
+        // One of a link, of which it is not said which.
+        Err(error) => error.kind() == io::ErrorKind::InvalidInput,
+    }
+}
+
 fn by_card() -> io::Result<Option<IpAddr>> {
     let mut socket = Socket::route()?;
     let (links, addresses) = (socket.links()?, socket.addresses(family(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))?);

@@ -9,6 +9,7 @@ pub mod endpoints;
 pub mod env;
 pub mod files;
 pub mod heartbeat;
+pub mod host_ports;
 pub mod image_config;
 pub mod image_gc;
 pub mod launch;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,11 +9,11 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::worker::{self, Handle, Message, UID_LABEL};
-use super::{Node, status, volumes};
+use super::{Node, host_ports, status, volumes};
 use crate::base::object::Object;
 use crate::containers::{Event, Sandbox};
 use crate::kinds::core::{configmap, pod, secret};
-use crate::net::{HostPort, Protocol};
+use crate::net::HostPort;
 use crate::reconcile::{Changed, Informer};
 
 /// Ended workers that may wait to be noticed.
@@ -162,7 +161,7 @@ impl Pods {
         match self.workers.get_mut(&uid) {
             Some(running) => {
                 let message = if change.deleted { Message::Vanished } else { Message::Pod(change.object.clone()) };
-                let moved = host_ports(&running.object) != host_ports(&change.object);
+                let moved = host_ports::published(&running.object) != host_ports::published(&change.object);
                 let less = takes_less(&running.object, &change.object);
                 running.object = change.object;
                 let _ = running.handle.send(message).await;
@@ -267,7 +266,7 @@ impl Pods {
         let mut ports: Vec<HostPort> = Vec::new();
         for running in self.workers.values() {
             // From the API's form: the address is there once the worker has reported it.
-            ports.extend(host_ports(&running.object));
+            ports.extend(host_ports::published(&running.object));
         }
         ports.sort_by(|a, b| (a.host_port, &a.pod_address).cmp(&(b.host_port, &b.pod_address)));
         self.node.host_ports.send_if_modified(|old| {
@@ -304,33 +303,4 @@ fn remove_logs(directory: &Path, uid: &str) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The host ports that a pod asks for, once it has an address and is no part of the host's own network.
-fn host_ports(object: &Object) -> Vec<HostPort> {
-    let Ok(pod) = object.typed::<Pod>() else { return Vec::new() };
-    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return Vec::new() };
-    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let Some(pod_address) = status.pod_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()) else {
-        return Vec::new();
-    };
-    if over || spec.host_network == Some(true) {
-        return Vec::new();
-    }
-    let all = spec.init_containers.iter().flatten().chain(&spec.containers).flat_map(|c| c.ports.iter().flatten());
-    let port = |p: &k8s_openapi::api::core::v1::ContainerPort| {
-        let unspecified = if pod_address.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u8; 16]) };
-        Some(HostPort {
-            host_ip: p.host_ip.as_deref().and_then(|ip| ip.parse().ok()).unwrap_or(unspecified),
-            host_port: u16::try_from(p.host_port?).ok().filter(|n| *n > 0)?,
-            protocol: match p.protocol.as_deref() {
-                Some("UDP") => Protocol::Udp,
-                Some("SCTP") => Protocol::Sctp,
-                _ => Protocol::Tcp,
-            },
-            pod_address,
-            pod_port: p.container_port as u16,
-        })
-    };
-    all.filter_map(port).collect()
 }

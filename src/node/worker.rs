@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use super::env::DownwardValues;
 use super::launch::{self, Failed, SandboxContext};
 use super::machine::{self, ContainerPlan, Effect, Ended, Event, Now, PodState, Role, Stage};
-use super::{Node, admit, files, probes, pull, spec, status, volumes};
+use super::{Node, admit, files, host_ports, probes, pull, spec, status, volumes};
 use crate::api::delete::DeleteOptions;
 use crate::base::clock::between;
 use crate::base::file::make_private_dir;
@@ -507,7 +507,12 @@ impl Worker {
                 Err(failed) => Err(failed),
             };
             match prepared {
-                Ok(setting) => Message::Prepared(setting),
+                Ok(setting) => {
+                    for why in host_ports::unreachable(&pod, &setting.addresses, |a| node.network.is_local(a)) {
+                        node.recorder.event(&pod::KIND, &object, EventType::Warning, "HostPortNotPublished", &why);
+                    }
+                    Message::Prepared(setting)
+                }
                 Err((reason, why)) => {
                     node.recorder.event(&pod::KIND, &object, EventType::Warning, reason, &why);
                     Message::Happened(Event::PrepareFailed(why))

@@ -23,7 +23,8 @@ fn start(name: &str) -> Machines {
 }
 
 fn apply(machines: &Machines, objects: &[Value]) {
-    let list = objects.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
+    // One document: kubectl guesses the form of several from how much of them has come by then.
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
     let mut kubectl = machines.command(0, "kubectl").args(["apply", "-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut kubectl.stdin.take().unwrap(), list.as_bytes()).unwrap();
     assert!(kubectl.wait().unwrap().success(), "{list}");
@@ -392,5 +393,51 @@ fn resources_change_while_a_pod_runs() {
             now["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"] == nearly.as_str()
                 && condition(&now, "PodResizePending").is_none()
         });
+    }
+}
+
+#[test]
+fn a_host_ip_that_is_not_the_nodes_is_told_of_and_opens_nothing() {
+    let machines = start("hostip");
+    let serve =
+        "/bin/busybox mkdir -p /tmp/www; echo here > /tmp/www/index.html; /bin/busybox httpd -f -p 8080 -h /tmp/www";
+    for n in 0..2 {
+        let port = |number: u16, ip: &str| json!({"containerPort": 8080, "hostPort": number, "hostIP": ip});
+        let ports =
+            [port(8001, &machines.all[n].address), port(8002, "203.0.113.9"), port(8003, "nonsense"), port(8004, "")];
+        let c = container("c", serve, json!({"ports": ports}));
+        apply(&machines, &[pod(&machines, "ports", n, &[c], json!({}))]);
+    }
+    for n in 0..2 {
+        let address = machines.all[n].address.clone();
+        let answers = |port: u16| {
+            let url = format!("http://{address}:{port}/");
+            let said = machines.command(1 - n, "curl").args(["-sS", "--max-time", "5", &url]).output().unwrap();
+            said.status.success()
+        };
+        machines.until("both good ports answer", || answers(8001) && answers(8004));
+        assert!(!answers(8002) && !answers(8003), "on {address}");
+        let events = || {
+            let of = format!("involvedObject.name=ports-{n}");
+            let list = machines.json(&["get", "events", "--field-selector", &of]);
+            let told = |e: &Value| {
+                (e["type"] == "Warning" && e["reason"] == "HostPortNotPublished")
+                    .then(|| text(e, "/message").to_owned())
+            };
+            list["items"].as_array().unwrap().iter().filter_map(told).collect::<Vec<_>>()
+        };
+        machines.until("both others are told of", || events().len() >= 2);
+        let mut told = events();
+        told.sort();
+        let begin = "spec.containers[0].ports";
+        assert_eq!(
+            told,
+            [
+                format!(
+                    "{begin}[1].hostIP: \"203.0.113.9\" is not an address of this node: host port 8002/TCP is not published"
+                ),
+                format!("{begin}[2].hostIP: \"nonsense\" is no IP address: host port 8003/TCP is not published"),
+            ]
+        );
     }
 }

@@ -59,6 +59,10 @@ impl PodNetwork for FakePodNetwork {
         Err(std::io::ErrorKind::ConnectionRefused.into())
     }
 
+    fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback()
+    }
+
     async fn detach(&self, id: &str) -> Result<(), Error> {
         self.state().held.remove(id);
         Ok(())

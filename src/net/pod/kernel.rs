@@ -28,7 +28,7 @@ use crate::net::netlink::link::{Link, Mac, VethEnd};
 use crate::net::netlink::route::{Route, Way, host_net, octets};
 use crate::net::nft::Guard;
 use crate::net::settings::{is_settled, settle};
-use crate::net::{Attached, Config, Error, PodAttachment, PodNetwork};
+use crate::net::{Attached, Config, Error, PodAttachment, PodNetwork, own_address};
 
 const POD_LINK: &str = "eth0";
 const LOOPBACK_INDEX: u32 = 1;
@@ -117,6 +117,10 @@ impl PodNetwork for KernelPodNetwork {
         let stream = receive.await.map_err(io::Error::other)??;
         let _ = stream.set_nodelay(true);
         TcpStream::from_std(stream)
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        own_address::is_local(address)
     }
 
     async fn adopt(&self, in_use: &[String]) -> Result<Vec<String>, Error> {

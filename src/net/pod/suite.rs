@@ -22,6 +22,8 @@ pub async fn run(network: &dyn PodNetwork) {
     }
     assert!(network.connect("a", 9).await.is_err(), "nobody listens");
     assert!(network.connect("never-seen", 9).await.is_err());
+    let local = |text: &str| network.is_local(text.parse().expect("an address"));
+    assert!(local("127.0.0.1") && !local("203.0.113.9") && !local("224.0.0.1") && !local("255.255.255.255"));
     let listed = network.list().await.expect("list");
     assert_eq!(listed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ids);
     assert_eq!(listed.iter().flat_map(|(_, a)| a.clone()).collect::<BTreeSet<_>>(), addresses);
