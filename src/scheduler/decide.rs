@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::plugins::{self, Cycle};
+use super::plugins::{self, Cycle, Filter};
 use super::snapshot::{NodeView, PodView, Snapshot};
 use crate::base::labels::Selector;
 
@@ -20,8 +20,9 @@ pub struct Unschedulable {
 pub fn decide(pod: &PodView, snapshot: &Snapshot, alike: impl FnOnce() -> Selector) -> Result<Arc<str>, Unschedulable> {
     let mut refusals = Refusals::default();
     let (mut names, mut fitting) = (Vec::new(), Vec::new());
+    let filters: Filters<'_> = plugins::ALL.iter().map(|plugin| plugin.pre_filter(pod, snapshot)).collect();
     for (name, node) in &snapshot.nodes {
-        if refusals.ask(pod, node) {
+        if refusals.ask(pod, node, &filters) {
             names.push(name);
             fitting.push(node);
         }
@@ -50,6 +51,9 @@ pub fn scores<'c>(cycle: &'c Cycle<'c>, nodes: &[&'c NodeView]) -> Vec<i64> {
     totals
 }
 
+/// What plugins know of the whole cluster, in their order.
+type Filters<'c> = Vec<Option<Box<dyn Filter + 'c>>>;
+
 #[derive(Default)]
 struct Refusals {
     reasons: BTreeMap<String, usize>,
@@ -63,9 +67,9 @@ struct Refusals {
 
 impl Refusals {
     /// Whether the node would do; notes why not.
-    fn ask(&mut self, pod: &PodView, node: &NodeView) -> bool {
-        for plugin in plugins::ALL {
-            let refusal = plugin.filter(pod, node);
+    fn ask(&mut self, pod: &PodView, node: &NodeView, filters: &Filters<'_>) -> bool {
+        for (plugin, filter) in plugins::ALL.iter().zip(filters) {
+            let refusal = filter.as_ref().map_or_else(|| plugin.filter(pod, node), |filter| filter.filter(node));
             if refusal.reasons.is_empty() {
                 continue;
             }

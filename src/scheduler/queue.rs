@@ -24,6 +24,8 @@ pub struct Queue {
     entries: HashMap<Key, Entry>,
     active: BTreeMap<Turn, Key>,
     backoff: BTreeSet<(Instant, Key)>,
+    /// How many wait for a change that a plugin looks at.
+    waiting: BTreeMap<&'static str, usize>,
     arrivals: u64,
 }
 
@@ -107,6 +109,9 @@ impl Queue {
 
     /// Something changed that these plugins look at (`None`: all).
     pub fn stir(&mut self, plugins: Option<&[&'static str]>, now: Instant) {
+        if plugins.is_some_and(|p| p.iter().all(|p| !self.waiting.contains_key(p))) {
+            return;
+        }
         let concerned = |by: &BTreeSet<&'static str>| plugins.is_none_or(|p| p.iter().any(|p| by.contains(p)));
         let mut moves = Vec::new();
         for (key, entry) in &self.entries {
@@ -158,7 +163,8 @@ impl Queue {
             QueueState::Backoff(at) => {
                 self.backoff.insert((*at, key.clone()));
             }
-            QueueState::Unschedulable { .. } | QueueState::Gated => {}
+            QueueState::Unschedulable { by, .. } => by.iter().for_each(|by| *self.waiting.entry(by).or_default() += 1),
+            QueueState::Gated => {}
         }
         self.entries.insert(key, entry);
     }
@@ -171,7 +177,17 @@ impl Queue {
             QueueState::Backoff(at) => {
                 self.backoff.remove(&(*at, key.clone()));
             }
-            QueueState::Unschedulable { .. } | QueueState::Gated => {}
+            QueueState::Unschedulable { by, .. } => {
+                for by in by {
+                    if let Some(count) = self.waiting.get_mut(by) {
+                        *count -= 1;
+                        if *count == 0 {
+                            self.waiting.remove(by);
+                        }
+                    }
+                }
+            }
+            QueueState::Gated => {}
         }
     }
 }

@@ -27,7 +27,9 @@ const WRITES_MAX: usize = 256;
 /// Decisions before changes are taken in again.
 const DECISIONS: usize = 64;
 /// What the removal of a pod may help.
-const ROOM: &[&str] = &["NodeResourcesFit", "NodePorts"];
+const ROOM: &[&str] = &["NodeResourcesFit", "NodePorts", SPREAD];
+/// What another pod's place may help.
+const SPREAD: &str = "PodTopologySpread";
 
 /// How a write ended.
 enum Done {
@@ -132,7 +134,7 @@ impl Scheduler {
         } else if !view.node().is_empty() {
             self.forget(&key);
             let node = view.node().to_owned();
-            self.snapshot.place(Arc::new(view), &node, false);
+            self.place(Arc::new(view), &node, false);
         } else if change.object.meta.deleted.is_some() || !is_ours(&view) {
             self.forget(&key);
         } else if !self.snapshot.is_assumed(&key, &change.object.meta.uid) {
@@ -140,6 +142,13 @@ impl Scheduler {
                 view.pod.spec.as_ref().is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()));
             self.since.entry(key).or_insert(now);
             self.queue.put(Arc::new(view), gated, now);
+        }
+    }
+
+    /// Enters a pod on a node; others may be waiting for its domain to fill up.
+    fn place(&mut self, view: Arc<PodView>, node: &str, assumed: bool) {
+        if self.snapshot.place(view, node, assumed) {
+            self.queue.stir(Some(&[SPREAD]), Instant::now());
         }
     }
 
@@ -157,7 +166,7 @@ impl Scheduler {
             metrics::SCHEDULING_ALGORITHM.observe(Pairs([]), begun.elapsed());
             match decided {
                 Ok(node) => {
-                    self.snapshot.place(view.clone(), &node, true);
+                    self.place(view.clone(), &node, true);
                     self.bind(view, node, attempts, begun);
                 }
                 Err(why) => {

@@ -161,8 +161,11 @@ impl Snapshot {
         self.nodes.remove(name);
     }
 
-    /// Enters a pod on a node.
-    pub fn place(&mut self, view: Arc<PodView>, node: &str, assumed: bool) {
+    /// Enters a pod on a node. Answers whether that changes what others count there.
+    pub fn place(&mut self, view: Arc<PodView>, node: &str, assumed: bool) -> bool {
+        let counts = |o: &Object| (o.meta.labels.clone(), o.meta.deleted.is_some());
+        let before = self.placed.get(&view.key.namespace).and_then(|here| here.get(&view.key.name));
+        let same = before.is_some_and(|p| *p.node == *node && counts(&p.view.object) == counts(&view.object));
         self.remove_pod(&view.key);
         let node: Arc<str> = node.into();
         if let Some(here) = self.nodes.get_mut(&node) {
@@ -170,6 +173,7 @@ impl Snapshot {
         }
         let (namespace, name) = (view.key.namespace.clone(), view.key.name.clone());
         self.placed.entry(namespace).or_default().insert(name, Placed { view, node, assumed });
+        !same
     }
 
     /// Removes a pod; answers whether it was there.

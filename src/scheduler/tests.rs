@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -12,8 +13,11 @@ use super::plugins::{Cycle, Plugin, spread};
 use super::queue::Queue;
 use super::resources;
 use super::snapshot::{PodView, Snapshot};
+use crate::base::clock::Clock;
 use crate::base::labels::Selector;
 use crate::base::object::Object;
+use crate::kinds::core::{namespace, node, pod, serviceaccount};
+use crate::reconcile::{Client, in_memory};
 
 fn pod(name: &str, spec: Value) -> Arc<PodView> {
     let mut spec = spec;
@@ -164,6 +168,93 @@ fn spreading_is_rated_with_the_arithmetic_of_kubernetes() {
     assert_eq!(without, [300 + 95, 300 + 97, 300 + 97, 300 + 98]);
 }
 
+/// Constraints of a pod with the label `app=a`, over zones unless they say otherwise.
+fn bound(name: &str, constraints: &[Value]) -> Arc<PodView> {
+    let whole = |more: &Value| {
+        let mut c = json!({"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
+            "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "a"}}});
+        c.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        c
+    };
+    let all: Vec<Value> = constraints.iter().map(whole).collect();
+    labelled(name, json!({"containers": [{"name": "c"}], "topologySpreadConstraints": all}))
+}
+
+#[test]
+fn no_domain_gets_more_pods_than_the_emptiest_by_more_than_the_skew() {
+    let mut s = Snapshot::default();
+    for (name, zone) in [("a", "z1"), ("b", "z1"), ("c", "z2"), ("d", "")] {
+        sized(&mut s, name, zone, "4");
+    }
+    let mut zones = Vec::new();
+    for i in 0..6 {
+        let view = bound(&format!("p{i}"), &[json!({})]);
+        let node = decide(&view, &s).unwrap();
+        zones.push(if &*node == "c" { 2 } else { 1 });
+        s.place(view, &node, true);
+        let twos = zones.iter().filter(|z| **z == 2).count();
+        assert!(twos.abs_diff(zones.len() - twos) <= 1, "{zones:?}");
+    }
+    // Three in each zone; the node without a zone is never one.
+    s.place(labelled("more", json!({})), "a", false);
+    assert_eq!(&*decide(&bound("p", &[json!({})]), &s).unwrap(), "c");
+    let full = json!({"nodeSelector": {"kubernetes.io/hostname": "a"}});
+    let mut spec = json!(bound("p", &[json!({"nodeAffinityPolicy": "Ignore"})]).pod.spec);
+    spec["nodeSelector"] = full["nodeSelector"].clone();
+    assert_eq!(
+        why(&labelled("p", spec), &s),
+        "0/4 nodes are available: 1 node(s) didn't match pod topology spread constraints, 3 node(s) didn't match Pod's node \
+         affinity/selector. preemption: 0/4 nodes are available: 1 No preemption victims found for incoming pod, 3 Preemption \
+         is not helpful for scheduling."
+    );
+    // By default only the nodes count that the pod may go to: of one zone alone, it is the emptiest.
+    let mut spec = json!(bound("p", &[json!({})]).pod.spec);
+    spec["nodeSelector"] = full["nodeSelector"].clone();
+    assert_eq!(&*decide(&labelled("p", spec.clone()), &s).unwrap(), "a");
+    // Unless there ought to be more domains.
+    spec["topologySpreadConstraints"][0]["minDomains"] = 2.into();
+    assert!(why(&labelled("p", spec), &s).contains("1 node(s) didn't match pod topology spread constraints,"));
+    let by_disk = why(&bound("p", &[json!({"topologyKey": "disk"})]), &s);
+    assert!(
+        by_disk.contains("4 node(s) didn't match pod topology spread constraints (missing required label)"),
+        "{by_disk}"
+    );
+    // Others do not count: not those of another label, not those that are ending, and who is not selected itself may go anywhere.
+    let other = bound("p", &[json!({"labelSelector": {"matchLabels": {"app": "b"}}})]);
+    assert!(decide(&other, &s).is_ok());
+    assert!(decide(&bound("p", &[json!({"labelSelector": null})]), &s).is_ok());
+}
+
+#[test]
+fn each_of_several_constraints_holds_and_ending_pods_make_room() {
+    let mut s = Snapshot::default();
+    for (name, zone) in [("a", "z1"), ("b", "z2")] {
+        sized(&mut s, name, zone, "4");
+    }
+    let ending = json!({"metadata": {"name": "e", "namespace": "n", "uid": "e", "labels": {"app": "a", "v": "1"},
+        "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"containers": [{"name": "c"}]}});
+    let ending = PodView::new(&Arc::new(Object::new("e".into(), 1, &ending, Box::default()))).unwrap();
+    s.place(Arc::new(ending), "a", false);
+    let hostname = json!({"topologyKey": "kubernetes.io/hostname", "maxSkew": 2});
+    let two = [json!({}), hostname.clone()];
+    assert_eq!(&*decide(&bound("p", &two), &s).unwrap(), "b", "fewest pods; who is ending counts for room alone");
+    s.place(bound("q", &[]), "a", false);
+    assert_eq!(&*decide(&bound("p", &two), &s).unwrap(), "b");
+    s.place(bound("r", &[]), "b", false);
+    s.place(bound("t", &[]), "b", false);
+    assert_eq!(&*decide(&bound("p", &two), &s).unwrap(), "a");
+    let repelled = json!({"metadata": {"name": "c", "labels": {"kubernetes.io/hostname": "c", "topology.kubernetes.io/zone": "z3"}},
+        "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]},
+        "status": {"allocatable": {"cpu": "4", "memory": "1Gi", "pods": "9"}}});
+    s.put_node(&Arc::new(Object::new("c".into(), 1, &repelled, Box::default())));
+    // An empty zone that it cannot go to counts, unless taints are honoured.
+    assert!(decide(&bound("p", &[json!({})]), &s).is_err());
+    assert_eq!(&*decide(&bound("p", &[json!({"nodeTaintsPolicy": "Honor"})]), &s).unwrap(), "a");
+    // Only pods of the same revision, by the label that is named.
+    let keys = json!({"matchLabelKeys": ["app", "none"], "nodeTaintsPolicy": "Honor"});
+    assert_eq!(&*decide(&bound("p", &[keys]), &s).unwrap(), "a");
+}
+
 #[test]
 fn affinity_and_tolerations_choose_nodes() {
     let taint = json!({"taints": [{"key": "k", "effect": "NoExecute"}]});
@@ -215,10 +306,45 @@ async fn pods_wait_for_what_refused_them_and_for_their_turn() {
     }
     q.stir(Some(&["NodePorts"]), now);
     assert_eq!(q.next_at(), None);
+    assert!(names(&mut q, now + Duration::from_secs(60)).is_empty(), "nothing that they wait for has changed");
     q.stir(Some(&["NodeResourcesFit"]), now);
     assert_eq!(q.next_at(), Some(now + Duration::from_secs(1)));
     assert!(names(&mut q, now).is_empty());
     assert_eq!(names(&mut q, now + Duration::from_secs(1)).len(), 2);
     q.put(pod("gated", json!({})), false, now);
     assert_eq!(names(&mut q, now).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_waits_for_its_domain_goes_on_when_others_have_filled_up() {
+    let client: Arc<dyn Client> = in_memory::client();
+    client.create(&namespace::KIND, "", json!({"metadata": {"name": "n"}})).await.unwrap();
+    client.create(&serviceaccount::KIND, "n", json!({"metadata": {"name": "default"}})).await.unwrap();
+    for (name, zone, cordoned) in [("a", "z1", false), ("b", "z2", true)] {
+        let labels = json!({"topology.kubernetes.io/zone": zone});
+        let status = json!({"allocatable": {"cpu": "4", "memory": "4Gi", "pods": "9"}});
+        let object = json!({"metadata": {"name": name, "labels": labels}, "spec": {"unschedulable": cordoned}, "status": status});
+        client.create(&node::KIND, "", object).await.unwrap();
+    }
+    let _tasks = super::start(client.clone(), Clock::system());
+    let create = async |view: Arc<PodView>, node: &str| {
+        let mut spec = json!(view.pod.spec);
+        spec["nodeName"] = node.into();
+        spec["containers"][0]["image"] = "i".into();
+        let object = json!({"metadata": {"name": &*view.key.name, "labels": {"app": "a"}}, "spec": spec});
+        client.create(&pod::KIND, "n", object).await.unwrap();
+    };
+    let node_of = |name: &str| {
+        let object = client.informer(&pod::KIND).get("n", name).unwrap();
+        json!(object.typed::<Pod>().unwrap().spec)["nodeName"].as_str().unwrap_or_default().to_owned()
+    };
+    create(bound("first", &[json!({})]), "").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    create(bound("second", &[json!({})]), "").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((node_of("first"), node_of("second")), ("a".to_owned(), String::new()), "the empty zone is cordoned");
+    // Somebody else's pod comes to that zone.
+    create(bound("other", &[]), "b").await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(node_of("second"), "a");
 }

@@ -1,6 +1,7 @@
 //! What decides about nodes, a file each: plugins refuse nodes and rate them, in the steps of Kubernetes' framework.
 //!
-//! A decision asks every plugin's [`Plugin::filter`] about every node, then [`Plugin::pre_score`] about those that are left;
+//! A decision asks every plugin's [`Plugin::filter`] about every node (or what its [`Plugin::pre_filter`] has made of the whole
+//! cluster before), then [`Plugin::pre_score`] about those that are left;
 //! a plugin that has something to say rates each of them, its rates are normalised to 0 to 100, and count with its weight.
 
 pub mod affinity;
@@ -48,6 +49,11 @@ pub trait Plugin: Send + Sync {
         Refusal::NONE
     }
 
+    /// What it takes to know of the whole cluster before nodes are filtered; `None`: [`Plugin::filter`] is enough for this pod.
+    fn pre_filter<'c>(&self, _pod: &'c PodView, _snapshot: &'c Snapshot) -> Option<Box<dyn Filter + 'c>> {
+        None
+    }
+
     /// What it takes to rate these nodes for the pod, computed once; `None`: it says nothing about this pod.
     fn pre_score<'c>(&self, _cycle: &'c Cycle<'c>, _nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
         None
@@ -57,6 +63,12 @@ pub trait Plugin: Send + Sync {
     fn weight(&self) -> i64 {
         1
     }
+}
+
+/// A plugin's view of the cluster in one decision.
+pub trait Filter {
+    /// Why the node will not do.
+    fn filter(&self, node: &NodeView) -> Refusal;
 }
 
 /// A plugin's view of the nodes in one decision.

@@ -1,7 +1,8 @@
 //! Pods that are alike go to different nodes and zones, by the constraints that Kubernetes' scheduler has for pods that name
 //! none: what a node already has of the pod's like counts against it.
 //!
-//! A pod's own constraints take their place where it has some; only those that are wishes (`ScheduleAnyway`) are rated.
+//! A pod's own constraints take their place where it has some: wishes (`ScheduleAnyway`) are rated, and what must hold
+//! (`DoNotSchedule`) keeps nodes out whose domain would have more pods than the emptiest one by too many.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,14 +11,18 @@ use serde_json::json;
 
 use super::affinity::admits;
 use super::taint::repels;
-use super::{Cycle, Plugin, Rating, SCORE_MAX};
+use super::{Cycle, Filter, Plugin, Rating, Refusal, SCORE_MAX};
 use crate::base::labels::{Op, Requirement, Selector};
-use crate::scheduler::snapshot::{NodeView, PodView};
+use crate::scheduler::snapshot::{NodeView, PodView, Snapshot};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The constraints of pods that name none: topology and skew.
 const DEFAULTS: [(&str, i32); 2] = [(HOSTNAME, 3), (ZONE, 5)];
+const WISH: &str = "ScheduleAnyway";
+const RULE: &str = "DoNotSchedule";
+const UNEVEN: &str = "node(s) didn't match pod topology spread constraints";
+const UNLABELLED: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
 
 /// The plugin.
 #[derive(Debug)]
@@ -27,7 +32,8 @@ pub struct PodTopologySpread;
 struct Constraint {
     topology: String,
     skew_max: i32,
-    selector: Selector,
+    /// `None` selects nothing.
+    selector: Option<Selector>,
     honours_affinity: bool,
     honours_taints: bool,
     /// Matching pods by node, for the topology of nodes.
@@ -37,6 +43,20 @@ struct Constraint {
     /// The more domains, the fewer pods each has; this keeps small topologies from being lost among large ones.
     weight: f64,
 }
+
+/// A constraint that must hold.
+struct Rule {
+    topology: String,
+    skew_max: i64,
+    /// How many pods are matched more by placing this one.
+    own: i64,
+    /// Matching pods by domain, of all domains that count.
+    by_domain: HashMap<String, i64>,
+    /// How many the emptiest domain has.
+    least: i64,
+}
+
+struct Rules(Vec<Rule>);
 
 struct Spread {
     constraints: Vec<Constraint>,
@@ -49,13 +69,30 @@ impl Plugin for PodTopologySpread {
         "PodTopologySpread"
     }
 
+    fn pre_filter<'c>(&self, pod: &'c PodView, snapshot: &'c Snapshot) -> Option<Box<dyn Filter + 'c>> {
+        let own = pod.pod.spec.iter().flat_map(|s| s.topology_spread_constraints.iter().flatten());
+        let rules: Vec<_> = own.filter(|own| own.when_unsatisfiable == RULE).collect();
+        if rules.is_empty() {
+            return None;
+        }
+        // A node that lacks one of the topologies is in no domain of the others either.
+        let complete = |n: &&NodeView| rules.iter().all(|c| domain(n, &c.topology_key).is_some());
+        let counted: Vec<&NodeView> = snapshot.nodes.values().filter(complete).collect();
+        Some(Box::new(Rules(rules.iter().map(|own| Rule::of(own, pod, snapshot, &counted)).collect())))
+    }
+
     fn pre_score<'c>(&self, cycle: &'c Cycle<'c>, nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
         let own = cycle.pod.pod.spec.iter().flat_map(|s| s.topology_spread_constraints.iter().flatten());
         let own: Vec<_> = own.into_iter().collect();
         let mut constraints: Vec<Constraint> = match (own.is_empty(), cycle.alike.is_empty()) {
             (true, true) => return None,
-            (true, false) => DEFAULTS.iter().map(|(t, skew)| Constraint::new(t, *skew, cycle.alike.clone())).collect(),
-            (false, _) => own.iter().filter_map(|c| Constraint::of(c, cycle.pod)).collect(),
+            (true, false) => {
+                DEFAULTS.iter().map(|(t, skew)| Constraint::new(t, *skew, Some(cycle.alike.clone()))).collect()
+            }
+            (false, _) => {
+                let wishes = own.iter().filter(|own| own.when_unsatisfiable == WISH);
+                wishes.map(|own| Constraint::of(own, cycle.pod)).collect()
+            }
         };
         if constraints.is_empty() {
             return None;
@@ -82,7 +119,7 @@ fn domain<'n>(node: &'n NodeView, topology: &str) -> Option<&'n str> {
 // === impl Constraint ===
 
 impl Constraint {
-    fn new(topology: &str, skew_max: i32, selector: Selector) -> Self {
+    fn new(topology: &str, skew_max: i32, selector: Option<Selector>) -> Self {
         Self {
             topology: topology.to_owned(),
             skew_max,
@@ -95,35 +132,40 @@ impl Constraint {
         }
     }
 
-    /// A pod's own, if it is a wish.
-    fn of(own: &TopologySpreadConstraint, pod: &PodView) -> Option<Self> {
-        if own.when_unsatisfiable != "ScheduleAnyway" {
-            return None;
-        }
-        // No selector selects nothing.
-        let selector = Selector::from_object(&json!(own.label_selector.as_ref()?)).ok()?;
-        let mut constraint = Self::new(&own.topology_key, own.max_skew, selector);
+    /// A pod's own.
+    fn of(own: &TopologySpreadConstraint, pod: &PodView) -> Self {
+        let mut selector = own.label_selector.as_ref().and_then(|s| Selector::from_object(&json!(s)).ok());
         for key in own.match_label_keys.iter().flatten() {
-            if let Some(value) = pod.object.meta.labels.get(key.as_str()) {
+            if let (Some(selector), Some(value)) = (&mut selector, pod.object.meta.labels.get(key.as_str())) {
                 let values = vec![value.to_string()];
-                constraint.selector.0.push(Requirement { key: key.clone(), op: Op::In, values });
+                selector.0.push(Requirement { key: key.clone(), op: Op::In, values });
             }
         }
+        let mut constraint = Self::new(&own.topology_key, own.max_skew, selector);
         constraint.honours_affinity = own.node_affinity_policy.as_deref() != Some("Ignore");
         constraint.honours_taints = own.node_taints_policy.as_deref() == Some("Honor");
-        Some(constraint)
+        constraint
+    }
+
+    fn matches(&self, pod: &PodView) -> bool {
+        self.selector.as_ref().is_some_and(|selector| selector.matches(&pod.object.meta.labels))
+    }
+
+    /// The pods of the namespace that it selects, by node.
+    fn placed(&self, namespace: &str, snapshot: &Snapshot) -> HashMap<String, i64> {
+        let mut by_node: HashMap<String, i64> = HashMap::new();
+        for (pod, node) in snapshot.placed_in(namespace) {
+            // What is on its way out makes room.
+            if pod.object.meta.deleted.is_none() && self.matches(pod) {
+                *by_node.entry(node.to_string()).or_default() += 1;
+            }
+        }
+        by_node
     }
 
     /// Counts the matching pods: on each node, or in each domain that one of the `rated` nodes is in.
     fn count(&mut self, cycle: &Cycle<'_>, rated: &[&NodeView], counted: &[&NodeView]) {
-        let namespace = &cycle.pod.key.namespace;
-        let mut by_node: HashMap<String, i64> = HashMap::new();
-        for (pod, node) in cycle.snapshot.placed_in(namespace) {
-            // What is on its way out makes room.
-            if pod.object.meta.deleted.is_none() && self.selector.matches(&pod.object.meta.labels) {
-                *by_node.entry(node.to_string()).or_default() += 1;
-            }
-        }
+        let by_node = self.placed(&cycle.pod.key.namespace, cycle.snapshot);
         let mut domains = rated.len();
         if self.topology == HOSTNAME {
             self.by_node = by_node;
@@ -154,6 +196,42 @@ impl Constraint {
         };
         // The skew that is allowed makes differences count less.
         count.copied().unwrap_or(0) as f64 * self.weight + f64::from(self.skew_max - 1)
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    /// Counts the matching pods in each domain of the nodes that count.
+    fn of(own: &TopologySpreadConstraint, pod: &PodView, snapshot: &Snapshot, counted: &[&NodeView]) -> Self {
+        let constraint = Constraint::of(own, pod);
+        let by_node = constraint.placed(&pod.key.namespace, snapshot);
+        let mut by_domain: HashMap<String, i64> = HashMap::new();
+        for node in counted.iter().filter(|node| constraint.includes(pod, node)) {
+            let here = by_node.get(&*node.object.meta.name).copied().unwrap_or(0);
+            let domain = domain(node, &own.topology_key).unwrap_or("");
+            *by_domain.entry(domain.to_owned()).or_default() += here;
+        }
+        // Too few domains count as if there were an empty one beside them.
+        let wanted = usize::try_from(own.min_domains.unwrap_or(1)).unwrap_or(1);
+        let least = by_domain.values().min().copied().filter(|_| by_domain.len() >= wanted).unwrap_or(0);
+        let (topology, skew_max) = (own.topology_key.clone(), i64::from(own.max_skew));
+        Self { topology, skew_max, own: i64::from(constraint.matches(pod)), by_domain, least }
+    }
+}
+
+// === impl Rules ===
+
+impl Filter for Rules {
+    fn filter(&self, node: &NodeView) -> Refusal {
+        for rule in &self.0 {
+            let Some(domain) = domain(node, &rule.topology) else { return Refusal::hopeless_if(true, UNLABELLED) };
+            let here = rule.by_domain.get(domain).copied().unwrap_or(0);
+            if here + rule.own - rule.least > rule.skew_max {
+                return Refusal { reasons: vec![UNEVEN.to_owned()], preemption_helps: true };
+            }
+        }
+        Refusal::NONE
     }
 }
 
