@@ -151,7 +151,7 @@ fn specification(
     let mounted: Vec<&Path> = mounts.iter().map(|m| m.container_path.as_path()).collect();
     let volumes = image_config::volumes(&image.config, &mounted);
     let user = image_config::user(pod, c, &image.config, &rootfs)?;
-    let resources = spec::resources(c.resources.as_ref());
+    let resources = spec::resources(pod, c);
     Ok(ContainerSpec {
         id: id.into(),
         name: c.name.clone(),

@@ -50,13 +50,20 @@ pub enum Step {
 // === impl Amounts ===
 
 impl Amounts {
-    /// What a pod requests while it runs: its containers and sidecars together.
+    /// What a pod requests while it runs: as a whole, or its containers and sidecars together.
     pub fn of(pod: &Pod) -> Self {
         let mut sum = Self::default();
         for c in resizable(pod) {
             let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
             sum.cpu_milli += quantity(requests, "cpu").map_or(0, |q| q.milli());
             sum.memory_bytes += quantity(requests, "memory").map_or(0, |q| q.units());
+        }
+        let whole = pod.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+        if let Some(cpu) = quantity(whole, "cpu") {
+            sum.cpu_milli = cpu.milli();
+        }
+        if let Some(memory) = quantity(whole, "memory") {
+            sum.memory_bytes = memory.units();
         }
         sum
     }
@@ -198,7 +205,7 @@ pub fn plan(
             true => Step::Restart { name },
             false => {
                 let memory_shrinks = memory.zip(old_memory).map_or(old_memory.is_none(), |(new, old)| new < old);
-                let limits = spec::resources(c.resources.as_ref());
+                let limits = spec::resources(&after, c);
                 Step::Container { name, limits, memory_shrinks: memory_shrinks && memory.is_some() }
             }
         });
@@ -266,6 +273,9 @@ mod tests {
             matches!(decide("1", "2Gi", 0), Decision::Infeasible(why) if why.contains("memory, requested: 2147483648"))
         );
         assert_eq!(decide("400m", "100Mi", 1900), Decision::Granted, "less is never refused");
+        let mut whole = one("500m", "100Mi");
+        whole.spec.as_mut().unwrap().resources = serde_json::from_value(json!({"requests": {"cpu": "1500m"}})).unwrap();
+        assert_eq!(Amounts::of(&whole), Amounts { cpu_milli: 1500, memory_bytes: 100 << 20 });
     }
 
     #[test]

@@ -122,14 +122,27 @@ fn quantity(
     map?.get(name)?.0.parse().ok()
 }
 
-/// Limits of a container, from its requests and limits (`cpu.shares` as the kubelet computes them).
-pub fn resources(r: Option<&ResourceRequirements>) -> Resources {
-    let limit = |name| quantity(r.and_then(|r| r.limits.as_ref()), name);
-    let request = |name| quantity(r.and_then(|r| r.requests.as_ref()), name).or_else(|| limit(name));
-    let shares = request("cpu").map_or(2, |q| (q.milli() * 1024 / 1000).clamp(2, 262_144) as u64);
-    let quota = limit("cpu").map(|q| (q.milli() * PERIOD as i64 / 1000).max(QUOTA_MIN));
+/// `cpu.shares` for a request, as the kubelet computes them.
+fn shares(milli: i64) -> u64 {
+    (milli * 1024 / 1000).clamp(2, 262_144) as u64
+}
+
+fn quota(milli: i64) -> i64 {
+    (milli * PERIOD as i64 / 1000).max(QUOTA_MIN)
+}
+
+/// Limits of a container, from its requests and limits. Where it names no limit, that of the pod as a whole is its own.
+pub fn resources(pod: &Pod, container: &Container) -> Resources {
+    let (own, whole) = (container.resources.as_ref(), whole(pod));
+    let limit = |name| {
+        let of = |r: Option<&ResourceRequirements>| quantity(r?.limits.as_ref(), name).filter(|q| !q.is_zero());
+        // A limit of nothing is none.
+        of(own).or_else(|| of(whole))
+    };
+    let request = |name| quantity(own.and_then(|r| r.requests.as_ref()), name).or_else(|| limit(name));
+    let quota = limit("cpu").map(|q| quota(q.milli()));
     Resources {
-        cpu_shares: Some(shares),
+        cpu_shares: Some(request("cpu").map_or(2, |q| shares(q.milli()))),
         cpu_quota: quota,
         cpu_period: quota.map(|_| PERIOD),
         memory_limit_bytes: limit("memory").map(|q| q.units().max(0) as u64),
@@ -137,23 +150,49 @@ pub fn resources(r: Option<&ResourceRequirements>) -> Resources {
     }
 }
 
-/// Limits of the pod as a whole: the sum of its containers' where every one has a limit.
+/// What the pod as a whole may use, where it says so itself.
+fn whole(pod: &Pod) -> Option<&ResourceRequirements> {
+    pod.spec.as_ref()?.resources.as_ref()
+}
+
+/// What containers use at most at a time: those that run together, or the hungriest start. `None` where one does not say.
+fn together(pod: &Pod, of: impl Fn(&Container) -> Option<i64>) -> Option<i64> {
+    let spec = pod.spec.as_ref()?;
+    let (mut starts, mut sidecars) = (0, 0i64);
+    for container in spec.init_containers.iter().flatten() {
+        let now = sidecars.saturating_add(of(container)?);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars = now;
+        }
+        starts = starts.max(now);
+    }
+    let runs = spec.containers.iter().try_fold(sidecars, |sum, c| Some(sum.saturating_add(of(c)?)))?;
+    Some(runs.max(starts))
+}
+
+/// Limits of the pod as a whole: its own, or the sum of its containers' where every one has a limit.
 pub fn pod_resources(pod: &Pod) -> Resources {
-    let Some(spec) = &pod.spec else { return Resources::default() };
-    let all: Vec<Resources> = spec.containers.iter().map(|c| resources(c.resources.as_ref())).collect();
-    let inits: Vec<Resources> =
-        spec.init_containers.iter().flatten().map(|c| resources(c.resources.as_ref())).collect();
-    let sum = |f: fn(&Resources) -> Option<u64>| -> Option<u64> {
-        let mains = all.iter().map(f).sum::<Option<u64>>()?;
-        let init = inits.iter().map(f).collect::<Option<Vec<u64>>>()?.into_iter().max().unwrap_or(0);
-        Some(mains.max(init))
+    let (limits, requests) = (whole(pod).and_then(|r| r.limits.as_ref()), whole(pod).and_then(|r| r.requests.as_ref()));
+    let limit_of = |name: &'static str, amount: fn(&Quantity) -> i64| {
+        let own = quantity(limits, name).filter(|q| !q.is_zero()).map(|q| amount(&q));
+        own.or_else(|| {
+            let of = |c: &Container| quantity(c.resources.as_ref()?.limits.as_ref(), name).map(|q| amount(&q));
+            together(pod, |c| of(c).filter(|amount| *amount > 0))
+        })
     };
-    let quota = sum(|r| r.cpu_quota.map(|q| q as u64)).map(|q| q as i64);
+    let request = quantity(requests, "cpu").or_else(|| quantity(limits, "cpu")).map(|q| q.milli());
+    let requested = |c: &Container| {
+        let own = c.resources.as_ref();
+        let named = quantity(own.and_then(|r| r.requests.as_ref()), "cpu");
+        Some(named.or_else(|| quantity(own.and_then(|r| r.limits.as_ref()), "cpu")).map_or(0, |q| q.milli()))
+    };
+    let milli = request.or_else(|| together(pod, requested)).unwrap_or(0);
+    let quota = limit_of("cpu", Quantity::milli).map(quota);
     Resources {
-        cpu_shares: sum(|r| r.cpu_shares).map(|s| s.min(262_144)),
+        cpu_shares: Some(shares(milli)),
         cpu_quota: quota,
         cpu_period: quota.map(|_| PERIOD),
-        memory_limit_bytes: sum(|r| r.memory_limit_bytes),
+        memory_limit_bytes: limit_of("memory", Quantity::units).map(|bytes| bytes.max(0) as u64),
         ..Resources::default()
     }
 }
@@ -164,8 +203,17 @@ pub fn oom_score(pod: &Pod, container: &Container, memory_bytes: u64) -> i32 {
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => {
-            let request = quantity(container.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory");
-            let share = request.map_or(0, |q| 1000 * q.units().max(0) / memory_bytes.max(1) as i64);
+            let request = |c: &Container| {
+                quantity(c.resources.as_ref().and_then(|r| r.requests.as_ref()), "memory")
+                    .map_or(0, |q| q.units().max(0))
+            };
+            // What the pod has beyond its containers is for all of them.
+            let of_pod = quantity(whole(pod).and_then(|r| r.requests.as_ref()), "memory").map_or(0, |q| q.units());
+            let count =
+                pod.spec.as_ref().map_or(1, |s| s.containers.len() + s.init_containers.iter().flatten().count());
+            let rest = of_pod.saturating_sub(together(pod, |c| Some(request(c))).unwrap_or(0)).max(0);
+            let asked = request(container).saturating_add(rest / count.max(1) as i64);
+            let share = asked.saturating_mul(1000) / memory_bytes.max(1) as i64;
             (1000 - share).clamp(3, 999) as i32
         }
     }
@@ -217,17 +265,54 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn limits(v: serde_json::Value) -> ResourceRequirements {
-        serde_json::from_value(v).unwrap()
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec, "status": {"qosClass": "Burstable"}}))
+            .unwrap()
+    }
+
+    fn shown(r: &Resources) -> (Option<u64>, Option<i64>, Option<u64>) {
+        (r.cpu_shares, r.cpu_quota, r.memory_limit_bytes.map(|bytes| bytes >> 20))
+    }
+
+    fn with(name: &str, resources: serde_json::Value) -> serde_json::Value {
+        json!({"name": name, "resources": resources})
     }
 
     #[test]
     fn requests_and_limits_become_shares_and_quotas() {
-        let r =
-            resources(Some(&limits(json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "1", "memory": "64Mi"}}))));
-        assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_bytes), (Some(256), Some(100_000), Some(64 << 20)));
-        let r = resources(None);
-        assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_bytes), (Some(2), None, None));
+        let limits = json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "1", "memory": "64Mi"}});
+        let pod = pod(json!({"containers": [with("a", limits), with("b", json!({}))]}));
+        let containers = &pod.spec.as_ref().unwrap().containers;
+        assert_eq!(shown(&resources(&pod, &containers[0])), (Some(256), Some(100_000), Some(64)));
+        assert_eq!(shown(&resources(&pod, &containers[1])), (Some(2), None, None));
+        assert_eq!(shown(&pod_resources(&pod)), (Some(256), None, None), "one container has no limit");
+        let none: Container =
+            serde_json::from_value(with("c", json!({"limits": {"cpu": "0", "memory": "0"}}))).unwrap();
+        assert_eq!(shown(&resources(&pod, &none)), (Some(2), None, None), "a limit of nothing is none");
+    }
+
+    #[test]
+    fn sidecars_and_containers_share_the_limit_of_the_pod() {
+        let of = |cpu: &str, memory: &str| json!({"limits": {"cpu": cpu, "memory": memory}});
+        let mut sidecar = with("s", of("1", "32Mi"));
+        sidecar["restartPolicy"] = "Always".into();
+        let inits = json!([sidecar, with("i", of("4", "16Mi"))]);
+        let pod = pod(json!({"initContainers": inits, "containers": [with("a", of("1", "64Mi"))]}));
+        assert_eq!(shown(&pod_resources(&pod)), (Some(5120), Some(500_000), Some(96)));
+    }
+
+    #[test]
+    fn a_pod_that_says_what_it_may_use_as_a_whole_has_that() {
+        let whole = json!({"requests": {"cpu": "500m", "memory": "100Mi"}, "limits": {"cpu": "2", "memory": "200Mi"}});
+        let small = json!({"requests": {"cpu": "100m", "memory": "20Mi"}, "limits": {"memory": "50Mi"}});
+        let pod = pod(json!({"resources": whole, "containers": [with("a", small), with("b", json!({}))]}));
+        assert_eq!(shown(&pod_resources(&pod)), (Some(512), Some(200_000), Some(200)));
+        let containers = &pod.spec.as_ref().unwrap().containers;
+        assert_eq!(shown(&resources(&pod, &containers[0])), (Some(102), Some(200_000), Some(50)));
+        assert_eq!(shown(&resources(&pod, &containers[1])), (Some(2048), Some(200_000), Some(200)));
+        // 80Mi are asked for beside the 20Mi of the first, 40Mi for each.
+        let score = |c: usize| oom_score(&pod, &containers[c], 1000 << 20);
+        assert_eq!((score(0), score(1)), (1000 - 60, 1000 - 40));
     }
 
     #[test]

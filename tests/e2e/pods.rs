@@ -301,7 +301,10 @@ fn volumes_follow_what_they_show_whatever_is_mounted_in_them() {
 
 /// CPU quota and memory limit of a container, or of the pod around it, from whatever control groups this machine has.
 fn limits(pod: &Value, machines: &Machines, around: bool) -> (String, String) {
-    let pid = machines.processes(pod)[0].pid;
+    limits_of(machines.processes(pod)[0].pid, around)
+}
+
+fn limits_of(pid: i32, around: bool) -> (String, String) {
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = |controller: &str| {
         let line = groups.lines().find(|l| l.split(':').nth(1).is_some_and(|c| c.split(',').any(|c| c == controller)));
@@ -316,6 +319,31 @@ fn limits(pod: &Value, machines: &Machines, around: bool) -> (String, String) {
         text.split_whitespace().next().unwrap().to_owned()
     };
     (read("cpu", "cpu.cfs_quota_us", "cpu.max"), read("memory", "memory.limit_in_bytes", "memory.max"))
+}
+
+#[test]
+fn a_pod_has_as_a_whole_what_it_says() {
+    let machines = start("whole");
+    for n in 0..2 {
+        let whole = json!({"requests": {"cpu": "200m", "memory": "64Mi"}, "limits": {"cpu": "400m", "memory": "96Mi"}});
+        let small = json!({"resources": {"limits": {"memory": "32Mi"}, "requests": {"memory": "16Mi"}}});
+        let containers = [container("c", WAIT, small), container("d", WAIT, json!({}))];
+        apply(&machines, &[pod(&machines, "whole", n, &containers, json!({"resources": whole}))]);
+    }
+    for n in 0..2 {
+        machines.until("it runs", || ready(&get(&machines, "whole", n)));
+        let found = get(&machines, "whole", n);
+        assert_eq!(found["status"]["qosClass"], "Burstable");
+        let mebibytes = |n: u64| (n << 20).to_string();
+        assert_eq!(limits(&found, &machines, true), ("40000".to_owned(), mebibytes(96)));
+        let pids: Vec<i32> = machines.processes(&found).iter().map(|p| p.pid).collect();
+        let mut own: Vec<_> = pids.iter().map(|pid| limits_of(*pid, false)).collect();
+        own.sort();
+        // Who names no limit may use all that the pod has.
+        let mut expect = vec![("40000".to_owned(), mebibytes(32)), ("40000".to_owned(), mebibytes(96))];
+        expect.sort();
+        assert_eq!(own, expect);
+    }
 }
 
 #[test]

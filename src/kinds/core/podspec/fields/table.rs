@@ -66,7 +66,7 @@ pub(super) const TABLE: &[Row] = &[
     row("PodSpec", "priorityClassName", Honoured(FIELDS)),
     row("PodSpec", "readinessGates", Honoured(FIELDS)),
     row("PodSpec", "resourceClaims", Warned(NOT_HONOURED)),
-    row("PodSpec", "resources", Warned("not enforced for the pod as a whole by this version")),
+    row("PodSpec", "resources", Honoured("a_pod_has_as_a_whole_what_it_says")),
     row("PodSpec", "restartPolicy", Honoured(FIELDS)),
     row("PodSpec", "runtimeClassName", Refused("RuntimeClass \"x\" not found")),
     row("PodSpec", "schedulerName", Honoured(FIELDS)),
