@@ -10,6 +10,7 @@ use super::{Config, Node};
 use crate::api::http::paths::GIT_VERSION;
 use crate::api::status::{Result, Status};
 use crate::base::fs_stats::FsStats;
+use crate::base::json::list;
 use crate::containers::{Images, Runtime};
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
@@ -25,6 +26,9 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(super) const REPORT: Duration = Duration::from_secs(3600);
 /// Pods that a node takes.
 pub(super) const PODS: u64 = 110;
+/// The condition of a node whose pods have no network, and our reason for it.
+const NO_NETWORK: &str = "NetworkUnavailable";
+const NETWORK_FAILED: &str = "NetworkFailed";
 /// How long a node waits for its pod range before it says so.
 const RANGE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -255,25 +259,76 @@ async fn images(images: &dyn Images) -> Vec<Value> {
 async fn report(node: &Node, status: &Value) -> Result<()> {
     let (client, name, now) = (&*node.client, node.config.name.as_str(), node.clock.now_text());
     let current = client.get(&crate::kinds::core::node::KIND, "", name).await?.value();
-    let old = current["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let mut conditions: Vec<Value> = [
+    let mut conditions: Vec<Condition<'_>> = vec![
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-    ]
-    .into_iter()
-    .map(|(kind, value, reason, message)| {
-        let since =
-            old.iter().find(|c| c["type"] == kind && c["status"] == value).map(|c| c["lastTransitionTime"].clone());
-        json!({"type": kind, "status": value, "reason": reason, "message": message, "lastHeartbeatTime": now,
-               "lastTransitionTime": since.unwrap_or_else(|| now.as_str().into())})
-    })
-    .collect();
-    let known: Vec<Value> = conditions.iter().map(|c| c["type"].clone()).collect();
-    conditions.extend(old.into_iter().filter(|c| !known.contains(&c["type"])));
+    ];
+    // Others may say this, too: of their own networks.
+    let failed = |c: &Value| c["type"] == NO_NETWORK && c["reason"] == NETWORK_FAILED;
+    if list(&current, "status.conditions").iter().any(failed) {
+        conditions.push((NO_NETWORK, "False", "NetworkIsUp", "the network of this node's pods is set up"));
+    }
     let mut full = status.clone();
-    full["conditions"] = conditions.into();
+    full["conditions"] = with_conditions(&current, &conditions, &now);
     let patch = Patch::Merge(json!({"status": full}));
     client.patch(&crate::kinds::core::node::KIND, "", name, Some(Subresource::Status), patch).await.map(|_| ())
+}
+
+/// Says of a Node, if there is one, why its pods cannot have a network, before its agent gives up: nothing else of it would show.
+pub async fn report_no_network(client: &dyn Client, name: &str, why: &str, now: &str) -> Result<()> {
+    let current = client.get(&node::KIND, "", name).await?.value();
+    let message = format!("container runtime network not ready: {why}");
+    let conditions =
+        [(NO_NETWORK, "True", NETWORK_FAILED, why), ("Ready", "False", "KubeletNotReady", message.as_str())];
+    let patch = Patch::Merge(json!({"status": {"conditions": with_conditions(&current, &conditions, now)}}));
+    client.patch(&node::KIND, "", name, Some(Subresource::Status), patch).await.map(|_| ())
+}
+
+/// Type, status, reason and message.
+type Condition<'a> = (&'a str, &'a str, &'a str, &'a str);
+
+/// These conditions, and those of other types that the Node has.
+fn with_conditions(node: &Value, conditions: &[Condition<'_>], now: &str) -> Value {
+    let old = list(node, "status.conditions");
+    let new = conditions.iter().map(|(kind, value, reason, message)| {
+        let since =
+            old.iter().find(|c| c["type"] == *kind && c["status"] == *value).map(|c| c["lastTransitionTime"].clone());
+        json!({"type": kind, "status": value, "reason": reason, "message": message, "lastHeartbeatTime": now,
+               "lastTransitionTime": since.unwrap_or_else(|| now.into())})
+    });
+    let others = old.iter().filter(|c| !conditions.iter().any(|(kind, ..)| c["type"] == *kind));
+    new.chain(others.cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::in_memory;
+
+    #[tokio::test]
+    async fn a_node_without_a_network_says_why_and_keeps_its_other_conditions() {
+        let client = in_memory::client();
+        assert_eq!(report_no_network(&*client, "a", "no", "2026-01-01T00:00:00Z").await.unwrap_err().code, 404);
+        let before = json!([
+            {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastTransitionTime": "2025-01-01T00:00:00Z"},
+            {"type": "Own", "status": "True"},
+        ]);
+        let object = json!({"metadata": {"name": "a"}, "status": {"conditions": before}});
+        client.create(&node::KIND, "", object).await.unwrap();
+        for (why, time) in [("a port is taken", "2026-01-01T00:00:00Z"), ("another", "2026-02-02T00:00:00Z")] {
+            report_no_network(&*client, "a", why, time).await.unwrap();
+            let node = client.get(&node::KIND, "", "a").await.unwrap().value();
+            let expect = json!([
+                {"type": "NetworkUnavailable", "status": "True", "reason": "NetworkFailed", "message": why,
+                 "lastHeartbeatTime": time, "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                {"type": "Ready", "status": "False", "reason": "KubeletNotReady",
+                 "message": format!("container runtime network not ready: {why}"),
+                 "lastHeartbeatTime": time, "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                {"type": "Own", "status": "True", "lastHeartbeatTime": null, "lastTransitionTime": null},
+            ]);
+            assert_eq!(node["status"]["conditions"], expect);
+        }
+    }
 }

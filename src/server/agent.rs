@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
@@ -28,6 +29,8 @@ use crate::wire::images::Peers;
 
 /// Where the node's DNS listens on the gateway address; the data plane leads port 53 of the cluster DNS here.
 const DNS_PORT: u16 = 1053;
+/// How long a machine that cannot be a node tries to say so.
+const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a node is told by its user, and by its cluster.
 #[derive(Clone, Debug)]
@@ -108,7 +111,10 @@ pub async fn start(
     let runtime = Arc::new(ShimRuntime::open(dirs.clone()).await.context("the container runtime cannot be started")?);
     let address = config.addresses.first().copied().context("the node has no address")?;
     let mtu = overlay::mtu(cluster.overlay, address).context("the network cannot be looked at")?;
-    let wireguard = wireguard(config, mtu, clock).await?;
+    let wireguard = match wireguard(config, mtu, clock).await {
+        Err(error) => return Err(without_network(&*client, config, clock, error).await),
+        opened => opened?,
+    };
     let key = wireguard.as_ref().map(|w| (peers::KEY_ANNOTATION.to_owned(), w.public().to_string()));
     let node_config = node_config(config, &dirs, key);
     let cidrs = heartbeat::register(&*client, &node_config).await.context("the node cannot be registered")?;
@@ -135,12 +141,15 @@ pub async fn start(
         tokio::task::spawn_blocking(move || open_network(net, options, wireguard)).await?
     };
     let (network, overlay) = match opened {
-        Err(error) if is_first => {
-            // No pod has used any of it.
-            leave_nothing(place, net).await;
+        Err(error) => {
+            let error = without_network(&*client, config, clock, error).await;
+            if is_first {
+                // No pod has used any of it.
+                leave_nothing(place, net).await;
+            }
             return Err(error);
         }
-        opened => opened?,
+        Ok(opened) => opened,
     };
     let host_ports = watch::Sender::new(Vec::new());
     let mut agent = Agent { tasks: vec![taking_in, watching], _dns: None };
@@ -210,6 +219,20 @@ fn open_network(
     let network = KernelPodNetwork::open(net.clone()).context("the pod network cannot be set up")?;
     let overlay = Overlay::open(net, options, network.guard(), wireguard).context("the overlay cannot be set up")?;
     Ok((network, overlay))
+}
+
+/// Says in the API that the machine cannot be a node because of its network, and gives the reason back.
+async fn without_network(client: &dyn Client, config: &Config, clock: &Clock, error: anyhow::Error) -> anyhow::Error {
+    let (why, now) = (format!("{error:#}"), clock.now_text());
+    let said = heartbeat::report_no_network(client, &config.name, &why, &now);
+    match tokio::time::timeout(REPORT_PATIENCE, said).await {
+        Ok(Ok(())) => {}
+        // It has no Node yet, so nobody waits for it.
+        Ok(Err(status)) if status.code == 404 => {}
+        Ok(Err(status)) => tracing::warn!(%status, "the Node does not show why it has no network"),
+        Err(_) => tracing::warn!("the Node does not show why it has no network: the server did not answer in time"),
+    }
+    error
 }
 
 /// Removes what a start has made on the machine that cannot be completed.

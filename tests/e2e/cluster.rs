@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lab::{BINARY, ip, run};
 use crate::machines::{GRACE, Machines};
@@ -169,9 +169,27 @@ fn an_agent_whose_overlay_cannot_be_set_up_leaves_nothing_and_says_why() {
     for part in ["node.json", "netns", "sandboxes"] {
         assert!(!machines.all[1].path("run").join(part).exists(), "{part}");
     }
+    let unavailable = || {
+        let node = machines.json(&["get", "node", &name]);
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        let tainted = taints.iter().any(|t| t["key"] == "node.kubernetes.io/network-unavailable");
+        (conditions.into_iter().find(|c| c["type"] == "NetworkUnavailable").unwrap_or_default(), tainted)
+    };
+    machines.until("its Node keeps pods away", || unavailable().1);
+    let (condition, _) = unavailable();
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("NetworkFailed")));
+    assert!(text(&condition, "/message").contains("UDP port 8472"), "{condition}");
     ip(&format!("-n {name} link del others"));
     machines.start_agent(1, &token);
     machines.until("it joins when the other tunnel is gone", || machines.is_ready(1));
+    let machines = machines;
+    machines.until("and its Node says so", || {
+        let node = machines.json(&["get", "node", &name]);
+        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let is_up = conditions.iter().any(|c| c["type"] == "NetworkUnavailable" && c["status"] == "False");
+        is_up && node["spec"].get("taints").is_none_or(|t| !t.to_string().contains("network-unavailable"))
+    });
 }
 
 /// `externalTrafficPolicy` and `internalTrafficPolicy` Local: only pods of the node that is asked answer.
