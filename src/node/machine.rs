@@ -7,6 +7,7 @@
 //! container in its [`Now`]. Invariant: one effect of the pod as a whole is out at a time, and none while a container is being
 //! started; so whatever an effect makes is there, and known, when the next one removes it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -137,6 +138,8 @@ pub struct Container {
     /// How the run before this one ended.
     pub last: Option<Ended>,
     pub image_id: String,
+    /// The images that it mounts, by the names of the volumes.
+    pub volume_images: BTreeMap<String, String>,
     pub ready: bool,
     /// The startup probe has passed (or there is none and it runs).
     pub started: bool,
@@ -202,6 +205,7 @@ pub enum Event {
     Pulled {
         container: String,
         image_id: String,
+        volume_images: BTreeMap<String, String>,
     },
     PullFailed {
         container: String,
@@ -453,7 +457,9 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
         }
         Event::Refused { .. } => {}
         Event::PrepareFailed(message) => blocked(&mut state, message, now),
-        Event::Pulled { container, image_id } => pulled(&mut state, &container, image_id),
+        Event::Pulled { container, image_id, volume_images } => {
+            pulled(&mut state, &container, image_id, volume_images);
+        }
         Event::PullFailed { container, reason, message } => {
             if let Some(c) = find(&mut state, &container).filter(|c| c.now == Now::Pulling) {
                 let until = now + grow(&mut c.pull_wait, RETRY_MIN, RETRY_MAX);
@@ -558,9 +564,9 @@ fn torn_down(state: &mut PodState) {
     }
 }
 
-fn pulled(state: &mut PodState, name: &str, image_id: String) {
+fn pulled(state: &mut PodState, name: &str, image_id: String, volume_images: BTreeMap<String, String>) {
     if let Some(c) = find(state, name).filter(|c| c.now == Now::Pulling) {
-        c.image_id = image_id;
+        (c.image_id, c.volume_images) = (image_id, volume_images);
         c.pull_wait = None;
         c.now = Now::Pulled;
     }

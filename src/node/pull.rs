@@ -1,5 +1,7 @@
 //! Which image a container gets: pull policy, credentials, and the reasons that users see.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use serde_json::Value;
@@ -14,6 +16,9 @@ use crate::containers::image::{Credentials, ImageError, SecretName};
 use crate::kinds::core::pod;
 use crate::reconcile::EventType;
 
+/// The longest name of a volume's image in a status.
+const ID_BYTES: usize = 256;
+
 /// Why there is no image: the reason and message of the waiting container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
@@ -21,14 +26,26 @@ pub struct Failed {
     pub message: String,
 }
 
-/// The image of a container, pulled where the policy says so, once those that it mounts as volumes are here, too.
-pub async fn ensure(node: &Node, object: &Object, pod: &Pod, container: &Container) -> Result<Image, Failed> {
+/// What the images of a container are known by: its own, and those of its volumes by the names of these. Where each can be had by
+/// digest, or else the digest of its configuration.
+#[derive(Debug)]
+pub struct Ids {
+    pub own: String,
+    pub volumes: BTreeMap<String, String>,
+}
+
+/// The images of a container, pulled where the policy says so: first those that it mounts as volumes.
+pub async fn ensure(node: &Node, object: &Object, pod: &Pod, container: &Container) -> Result<Ids, Failed> {
     let part = super::spec::field_of(pod, &container.name);
-    for (_, reference, policy) in volumes::images(pod, container) {
-        one(node, object, pod, &part, reference, policy).await?;
+    let mut volumes = BTreeMap::new();
+    for (name, reference, policy) in volumes::images(pod, container) {
+        let image = one(node, object, pod, &part, reference, policy).await?;
+        let digest = image.digests.into_iter().next().filter(|digest| digest.len() <= ID_BYTES);
+        volumes.insert(name.to_owned(), digest.unwrap_or(image.id));
     }
     let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-    one(node, object, pod, &part, container.image.as_deref().unwrap_or(""), policy).await
+    let own = one(node, object, pod, &part, container.image.as_deref().unwrap_or(""), policy).await?;
+    Ok(Ids { own: own.digests.into_iter().next().unwrap_or(own.id), volumes })
 }
 
 async fn one(

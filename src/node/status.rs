@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, VolumeMount};
 use serde_json::{Map, Value, json};
 
 use super::machine::{Container, Ended, Now, Phase, PodState, Restart, Role, Stage};
@@ -210,6 +210,10 @@ fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role, resources: &Res
         "state": now_state(state, c, role, &image),
         "lastState": last_state(c),
     });
+    let mounts = mounts(pod, c);
+    if !mounts.is_empty() {
+        out["volumeMounts"] = mounts.into();
+    }
     if let (Some(granted), Some(has)) = (resources.granted.get(&c.name), resources.has.get(&c.name)) {
         out["resources"] = json!(has);
         if let Some(requests) = granted.requests.as_ref().filter(|r| !r.is_empty()) {
@@ -225,6 +229,24 @@ fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role, resources: &Res
         out["containerID"] = format!("amphipod://{id}").into();
     }
     out
+}
+
+/// What a container mounts of the pod's volumes; of an image, which one it is, once it is known.
+fn mounts(pod: &Pod, c: &Container) -> Vec<Value> {
+    let container = spec::container(pod, &c.name);
+    let mount = |m: &VolumeMount| {
+        let mut out = json!({"name": m.name, "mountPath": m.mount_path});
+        if m.read_only == Some(true) {
+            out["readOnly"] = true.into();
+            // What is mounted below a volume is as it is.
+            out["recursiveReadOnly"] = "Disabled".into();
+        }
+        if let Some(image) = c.volume_images.get(&m.name) {
+            out["volumeStatus"] = json!({"image": {"imageRef": image}});
+        }
+        out
+    };
+    container.iter().flat_map(|c| c.volume_mounts.iter().flatten()).map(mount).collect()
 }
 
 fn waiting(reason: &str, message: &str) -> Value {
@@ -309,7 +331,11 @@ mod tests {
         let container = || name.to_owned();
         let id = format!("{name}-id");
         vec![
-            Event::Pulled { container: container(), image_id: String::new() },
+            Event::Pulled {
+                container: container(),
+                image_id: String::new(),
+                volume_images: [("v".to_owned(), "r/i@sha256:1".to_owned())].into(),
+            },
             Event::Started { container: container(), id, pid: 1, since: at(0) },
         ]
     }
@@ -337,6 +363,25 @@ mod tests {
         let alone = super::tests::pod(json!({"containers": [{"name": "a", "image": "b"}]}));
         let waits = &status(&alone, Vec::new())["containerStatuses"][0]["state"];
         assert_eq!(*waits, json!({"waiting": {"reason": "ContainerCreating"}}));
+    }
+
+    #[test]
+    fn mounts_are_told_with_the_images_that_they_are_of() {
+        let mounts = json!([{"name": "v", "mountPath": "/v"}, {"name": "e", "mountPath": "/e", "readOnly": true}]);
+        let pod = pod(json!({
+            "volumes": [{"name": "v", "image": {"reference": "r/i"}}, {"name": "e", "emptyDir": {}}],
+            "containers": [{"name": "a", "image": "b", "volumeMounts": mounts}, {"name": "b", "image": "b"}],
+        }));
+        let of_volume = json!({"name": "e", "mountPath": "/e", "readOnly": true, "recursiveReadOnly": "Disabled"});
+        let before = status(&pod, Vec::new());
+        let plain = json!({"name": "v", "mountPath": "/v"});
+        assert_eq!(before["containerStatuses"][0]["volumeMounts"], json!([plain, of_volume]));
+        assert_eq!(before["containerStatuses"][1].get("volumeMounts"), None);
+        let of_image = json!({"name": "v", "mountPath": "/v", "volumeStatus": {"image": {"imageRef": "r/i@sha256:1"}}});
+        for events in [run("a"), [run("a"), vec![exit("a", 1)]].concat()] {
+            let after = status(&pod, events);
+            assert_eq!(after["containerStatuses"][0]["volumeMounts"], json!([of_image, of_volume]));
+        }
     }
 
     #[test]

@@ -536,9 +536,8 @@ impl Worker {
         let Some(c) = spec::container(&self.pod, &name).map(Cow::into_owned) else { return };
         self.work("image", otherwise, async move {
             Message::Happened(match pull::ensure(&node, &object, &pod, &c).await {
-                Ok(image) => {
-                    let image_id = image.digests.first().cloned().unwrap_or(image.id);
-                    Event::Pulled { container: c.name, image_id }
+                Ok(pull::Ids { own, volumes }) => {
+                    Event::Pulled { container: c.name, image_id: own, volume_images: volumes }
                 }
                 Err(failed) => Event::PullFailed { container: c.name, reason: failed.reason, message: failed.message },
             })

@@ -272,6 +272,9 @@ fn an_image_is_a_volume_for_reading_only() {
     let before = mounted();
     pod(&lab, "stays", IMAGE, &own, &volume(&image("data")));
     lab.until("it runs", || lab.pod("stays")["status"]["phase"] == "Running");
+    let mounted_image = &lab.pod("stays")["status"]["containerStatuses"][0]["volumeMounts"][0];
+    let known_by = mounted_image["volumeStatus"]["image"]["imageRef"].as_str().unwrap_or_default();
+    assert!(known_by.contains("sha256:"), "{mounted_image}");
     let mut remove = lab.command(crate::lab::BINARY);
     let removed = remove.arg("image").args(lab.directories()).args(["rm", &image("data")]).output().unwrap();
     assert!(!removed.status.success(), "{removed:?}");

@@ -32,8 +32,11 @@ impl Run {
 
     fn up(self, name: &str, seconds: i64) -> Self {
         let (container, id) = (name.to_owned(), format!("{name}-id"));
-        self.on(Event::Pulled { container: container.clone(), image_id: "img".into() }, seconds)
-            .on(Event::Started { container, id, pid: 7, since: at(seconds) }, seconds)
+        self.on(
+            Event::Pulled { container: container.clone(), image_id: "img".into(), volume_images: BTreeMap::new() },
+            seconds,
+        )
+        .on(Event::Started { container, id, pid: 7, since: at(seconds) }, seconds)
     }
 
     fn exit(self, name: &str, code: i32, from: i64, to: i64) -> Self {
@@ -172,7 +175,9 @@ fn a_pod_that_never_restarts_has_failed_when_its_sandbox_is_lost() {
     let r = Run::new(Restart::Never, parts()).up("a", 0).exit("a", 0, 0, 1).up("b", 1).on(Event::SandboxGone, 5);
     assert_eq!((&r.0.stage, r.0.phase(), r.1.last()), (&Stage::Finishing, Phase::Failed, Some(&Effect::Finish)));
     // What is being started when it is lost is waited for, and does not begin either.
-    let pulled = |r: Run| r.on(Event::Pulled { container: "b".into(), image_id: String::new() }, 3);
+    let pulled = |r: Run| {
+        r.on(Event::Pulled { container: "b".into(), image_id: String::new(), volume_images: BTreeMap::new() }, 3)
+    };
     let r = pulled(Run::new(Restart::Never, parts()).up("a", 0)).on(Event::SandboxGone, 5);
     assert!(r.0.stage == Stage::Up && !r.1.contains(&Effect::Finish), "{:?}", r.0);
     let r = r.on(Event::StartFailed { container: "b".into(), reason: "e", message: String::new() }, 6);
@@ -207,7 +212,8 @@ fn a_pod_that_is_active_for_too_long_fails_and_keeps_what_its_containers_did() {
 fn whoever_comes_after_a_hook_waits_for_it_but_not_for_its_next_try() {
     let hooked = ContainerPlan { post_start: true, ..part("a", Role::Main) };
     let r = Run::new(Restart::Always, vec![hooked, part("b", Role::Main)]);
-    let pulled = |name: &str| Event::Pulled { container: name.into(), image_id: String::new() };
+    let pulled =
+        |name: &str| Event::Pulled { container: name.into(), image_id: String::new(), volume_images: BTreeMap::new() };
     let starts =
         |r: &Run, name: &str| r.1.iter().any(|e| matches!(e, Effect::Start { container, .. } if container == name));
     let r = r.on(pulled("b"), 1);
@@ -239,7 +245,7 @@ fn readiness_is_asked_for_until_a_container_that_is_being_stopped_has_ended() {
 #[test]
 fn a_pod_that_is_deleted_while_its_lost_sandbox_is_waited_for_ends() {
     let parts = vec![part("a", Role::Main), part("b", Role::Main)];
-    let pulled = Event::Pulled { container: "b".into(), image_id: String::new() };
+    let pulled = Event::Pulled { container: "b".into(), image_id: String::new(), volume_images: BTreeMap::new() };
     let r = Run::new(Restart::Always, parts).up("a", 0).on(pulled, 1).on(Event::SandboxGone, 2);
     let r = r.on(Event::Delete { deadline: at(30) }, 3);
     assert!(!r.1.contains(&Effect::TearDown) && r.0.any_alive(), "b is being started: {:?}", r.0);
@@ -265,7 +271,11 @@ fn any_event() -> impl Strategy<Value = (Event, i64)> {
     let event = prop_oneof![
         Just(Event::Prepared),
         Just(Event::PrepareFailed("x".into())),
-        name.clone().prop_map(|container| Event::Pulled { container, image_id: String::new() }),
+        name.clone().prop_map(|container| Event::Pulled {
+            container,
+            image_id: String::new(),
+            volume_images: BTreeMap::new()
+        }),
         name.clone().prop_map(|container| Event::PullFailed {
             container,
             reason: "ErrImagePull",
@@ -389,7 +399,9 @@ impl World {
                 Event::Prepared
             }
             Effect::Prepare => Event::PrepareFailed("x".into()),
-            Effect::Pull { container } if well => Event::Pulled { container, image_id: String::new() },
+            Effect::Pull { container } if well => {
+                Event::Pulled { container, image_id: String::new(), volume_images: BTreeMap::new() }
+            }
             Effect::Pull { container } => {
                 Event::PullFailed { container, reason: "ErrImagePull", message: String::new() }
             }

@@ -1,7 +1,7 @@
 //! A worker that begins: what the API knows of the pod, and what an earlier process left running of it.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ContainerStateTerminated;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, VolumeMountStatus};
 
 use super::{Worker, remove_sandbox};
 use crate::containers::{ContainerState, Sandbox};
@@ -19,6 +19,7 @@ impl Worker {
             let Some(c) = self.state.containers.iter_mut().find(|c| c.name == s.name) else { continue };
             c.restarts = s.restart_count.max(0) as u32;
             c.image_id = s.image_id;
+            c.volume_images = s.volume_mounts.iter().flatten().filter_map(volume_image).collect();
             c.last = s.last_state.and_then(|l| l.terminated).map(|t| remembered(&t, now));
             let id = s.container_id.unwrap_or_default().trim_start_matches("amphipod://").to_owned();
             let state = s.state.unwrap_or_default();
@@ -111,6 +112,12 @@ impl Worker {
             self.leaving = Some(sandbox.spec.id.clone());
         }
     }
+}
+
+/// The image of a volume that the API knows of.
+fn volume_image(mount: &VolumeMountStatus) -> Option<(String, String)> {
+    let image = mount.volume_status.as_ref()?.image.as_ref()?;
+    Some((mount.name.clone(), image.image_ref.clone()))
 }
 
 /// How a run ended that the API knows of.
