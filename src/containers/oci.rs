@@ -169,7 +169,10 @@ fn stage(users: &Users, container: &ContainerSpec, host: &Host, config: &mut Val
         |path: &Path| path == host.cgroup_frame || host.cgroup_views.iter().any(|(_, directory)| directory == path);
     // What is of the root file system or of an image has its ids already.
     let has_ids = |path: &Path| {
-        let of_image = |m: &Mount| matches!(&m.source, MountSource::Image { host_path } if host_path == path);
+        let of_image = |m: &Mount| match &m.source {
+            MountSource::Image { host_path } | MountSource::OfRootfs { host_path } => host_path == path,
+            MountSource::Bind { .. } | MountSource::Tmpfs { .. } => false,
+        };
         path.starts_with(&container.rootfs) || container.mounts.iter().any(of_image)
     };
     for mount in config["mounts"].as_array_mut().into_iter().flatten().filter(|mount| mount["type"] == "bind") {
@@ -467,6 +470,9 @@ fn own_mount(wanted: &Mount) -> Result<Value> {
         MountSource::Image { host_path } => {
             let options = ["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"];
             mount(&destination, "bind", &host_path.to_string_lossy(), &options)
+        }
+        MountSource::OfRootfs { host_path } => {
+            mount(&destination, "bind", &host_path.to_string_lossy(), &["rbind", "rprivate", access])
         }
         MountSource::Tmpfs { size_bytes } => {
             let size = size_bytes.map(|bytes| format!("size={bytes}"));

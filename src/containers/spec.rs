@@ -175,6 +175,10 @@ pub enum MountSource {
     Image {
         host_path: PathBuf,
     },
+    /// A directory of the container's own root file system, held under another name.
+    OfRootfs {
+        host_path: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -110,8 +110,9 @@ fn signal(name: &str) -> Option<i32> {
     }
 }
 
-/// Paths of the image that are volumes of their own, less those where the pod mounts something: each is a mount of what the image
-/// has there, which can be written also where the rest cannot.
+/// Paths of the image that are volumes of their own, less those where the pod mounts something itself: each is a mount of what the
+/// image has there, which can be written also where the rest cannot. One inside of what the pod mounts lies over it, as with
+/// containerd: what is written there is the container's and not the pod's.
 pub fn volumes(image: &ImageConfig, mounted: &[&Path]) -> Vec<PathBuf> {
     let plain = |path: &String| {
         let mut plain = PathBuf::from("/");
@@ -124,12 +125,9 @@ pub fn volumes(image: &ImageConfig, mounted: &[&Path]) -> Vec<PathBuf> {
         }
         plain
     };
-    // What lies in a volume of the pod is a part of that.
-    let is_free = |path: &PathBuf| {
-        path.parent().is_some()
-            && !path.to_string_lossy().contains('\0')
-            && !mounted.iter().any(|m| path.starts_with(m))
-    };
+    let taken: Vec<PathBuf> = mounted.iter().map(|m| plain(&m.to_string_lossy().into_owned())).collect();
+    let is_free =
+        |path: &PathBuf| path.parent().is_some() && !path.to_string_lossy().contains('\0') && !taken.contains(path);
     let of_system = |path: &PathBuf| ["/proc", "/sys", "/dev"].iter().any(|system| path.starts_with(system));
     let mut all: Vec<PathBuf> = image.volumes.iter().map(plain).filter(|p| is_free(p) && !of_system(p)).collect();
     all.sort();
@@ -315,8 +313,8 @@ mod tests {
             (
                 json!({"volumes": ["/data", "/data2", "/data/in"]}),
                 none(),
-                json!({"volumeMounts": [{"name": "v", "mountPath": "/data"}]}),
-                r#"[] in "" as 0:0 [0, 6666] with ["/data2"]"#,
+                json!({"volumeMounts": [{"name": "v", "mountPath": "/data/"}]}),
+                r#"[] in "" as 0:0 [0, 6666] with ["/data/in", "/data2"]"#,
             ),
             // What the runtime has no use for.
             (

@@ -147,9 +147,17 @@ fn specification(
             return Err(config_error(format!("volume mount {:?}: bind mount options are not supported", m.name)));
         }
     }
-    mounts.extend(volumes::mounts::of(c, volumes, &known, &mounts, pins).map_err(config_error)?);
-    let mounted: Vec<&Path> = mounts.iter().map(|m| m.container_path.as_path()).collect();
-    let volumes = image_config::volumes(&image.config, &mounted);
+    let own_mounts = c.volume_mounts.iter().flatten().map(|m| Path::new(&m.mount_path));
+    let mounted: Vec<&Path> = mounts.iter().map(|m| m.container_path.as_path()).chain(own_mounts).collect();
+    let of_image = image_config::volumes(&image.config, &mounted);
+    mounts.extend(volumes::mounts::of(c, volumes, &known, &mounts, &of_image, pins).map_err(config_error)?);
+    let is_inside = |path: &PathBuf| mounts.iter().any(|m| path.starts_with(&m.container_path));
+    let (inside, volumes): (Vec<PathBuf>, Vec<PathBuf>) = of_image.into_iter().partition(is_inside);
+    let first_id = at.users.as_ref().map(|users| users.first_id);
+    for path in inside {
+        let held = volumes::mounts::of_rootfs(&rootfs, &path, first_id, pins);
+        mounts.extend(held.map_err(|why| config_error(format!("volume {} of the image: {why}", path.display())))?);
+    }
     let user = image_config::user(pod, c, &image.config, &rootfs)?;
     let resources = spec::resources(pod, c);
     Ok(ContainerSpec {

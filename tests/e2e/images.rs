@@ -76,6 +76,12 @@ fn containers_are_what_their_images_say() {
         ("app/crlf", Entry::File(0o755, &b"#!/bin/sh\r\necho\r\n"[..])),
     ];
     let data = [("data", Entry::Directory), ("data/seed", Entry::File(0o644, &b"seed"[..]))];
+    let nested = [
+        ("outer", Entry::Directory),
+        ("outer/in", Entry::Directory),
+        ("outer/in/seed", Entry::File(0o644, &b"seed"[..])),
+        ("outer/hidden", Entry::File(0o644, &b""[..])),
+    ];
     let lower = [("var", Entry::Directory), ("var/run", Entry::Link("/run"))];
     let upper = [("var/run/app", Entry::Directory), ("var/run/app/pid", Entry::File(0o644, &b"1"[..]))];
     let lab = lab(
@@ -84,6 +90,7 @@ fn containers_are_what_their_images_say() {
             ("users", &[&users], json!({"Env": [PATH, "ALONE", "A=1", "A=2"], "User": "app:extra"})),
             ("scripts", &[&scripts], json!({"Env": [PATH], "WorkingDir": "/app"})),
             ("volumes", &[&data], json!({"Env": [PATH], "Volumes": {"/data": {}, "/new/volume": {}}})),
+            ("nested", &[&nested], json!({"Env": [PATH], "Volumes": {"/outer/in": {}, "/words/of/image": {}}})),
             ("links", &[&lower, &upper], json!({"Env": [PATH]})),
             ("signal", &[], json!({"Env": [PATH], "StopSignal": "SIGRTMIN+3"})),
         ],
@@ -151,6 +158,22 @@ fn containers_are_what_their_images_say() {
         "volumeMounts": [{"name": "own", "mountPath": "/data"}]});
     pod(&lab, "covered", &image("volumes"), &own, &json!({"volumes": [{"name": "own", "emptyDir": {}}]}));
     assert_eq!(said(&lab, "covered").0, "1\n");
+    // Inside of what the pod mounts it lies over that, with what the image has there, also where it is read-only.
+    lab.kubectl(&["create", "configmap", "words", "--from-literal=word=hello"]);
+    let script = "cat /outer/in/seed; echo; touch /outer/in/w && ls /outer /outer/in /words; cat /words/word; \
+        stat -c %u:%a /outer/in/seed /words/of/image; touch /words/of/image/x && ls /words/of/image";
+    let mounts = json!([{"name": "own", "mountPath": "/outer"}, {"name": "words", "mountPath": "/words"}]);
+    let container = json!({"command": ["sh", "-c", script], "volumeMounts": mounts});
+    let volumes = json!([{"name": "own", "emptyDir": {}}, {"name": "words", "configMap": {"name": "words"}}]);
+    let expected = "seed\n/outer:\nin\n\n/outer/in:\nseed\nw\n\n/words:\nof\nword\nhello0:644\n0:755\nx\n";
+    for (name, users) in [("inside", Value::Null), ("inside-mapped", Value::Bool(false))] {
+        let mut spec = json!({"volumes": volumes});
+        if !users.is_null() {
+            spec["hostUsers"] = users;
+        }
+        pod(&lab, name, &image("nested"), &container, &spec);
+        assert_eq!(said(&lab, name).0, expected, "{name}");
+    }
 
     pod(
         &lab,

@@ -15,6 +15,8 @@ use rustix::fs::FileType;
 use super::pin::Pins;
 use super::{Paths, Place, host_path};
 use crate::base::beneath::Root;
+use crate::base::error::full;
+use crate::containers::image::make_directory_in;
 use crate::containers::{Mount, MountSource};
 use crate::node::{env, spec};
 
@@ -25,18 +27,20 @@ struct Nested<'a> {
     is_directory: bool,
 }
 
-/// The mounts of a container's volumes. `others` are those it has beside them; `pins` must live until it runs. The error is
-/// fit for an event.
+/// The mounts of a container's volumes. `others` are those it has beside them, as files, and `of_image` the directories that its
+/// image mounts; `pins` must live until it runs. The error is fit for an event.
 pub fn of(
     c: &Container,
     volumes: &Paths,
     variables: &BTreeMap<String, String>,
     others: &[Mount],
+    of_image: &[PathBuf],
     pins: &mut Pins,
 ) -> Result<Vec<Mount>, String> {
     let mut all = Vec::new();
     // Where each is in the container, and whether it is a directory.
-    let mut places: Vec<(PathBuf, bool)> = others.iter().map(|m| (m.container_path.clone(), false)).collect();
+    let others = others.iter().map(|m| (m.container_path.clone(), false));
+    let mut places: Vec<(PathBuf, bool)> = others.chain(of_image.iter().map(|path| (path.clone(), true))).collect();
     let mut written: Vec<(&Path, &Path)> = Vec::new();
     for m in c.volume_mounts.iter().flatten() {
         let place = volumes.get(&m.name).ok_or_else(|| format!("volume {:?} not found", m.name))?;
@@ -64,6 +68,20 @@ pub fn of(
         nested.make().map_err(|e| format!("no place for a mount in volume {}: {e}", nested.volume.display()))?;
     }
     Ok(all)
+}
+
+/// The mount of a directory of the container's root file system that lies inside of another mount: by its name it would be a part of
+/// that. It is made where it is missing, `first_id` is root's there. None for what its links make the whole root.
+pub fn of_rootfs(rootfs: &Path, path: &Path, first_id: Option<u32>, pins: &mut Pins) -> Result<Option<Mount>, String> {
+    let made = make_directory_in(rootfs, path, first_id).map_err(|error| full(&error))?;
+    let number = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let (own, whole) = (rustix::fs::fstat(&made), rustix::fs::stat(rootfs));
+    if own.and_then(|own| Ok(number(own) == number(whole?))).map_err(|e| io::Error::from(e).to_string())? {
+        return Ok(None);
+    }
+    let host_path = pins.pin(made.as_fd(), false).map_err(|error| format!("it cannot be held: {error}"))?;
+    let source = MountSource::OfRootfs { host_path };
+    Ok(Some(Mount { container_path: path.to_owned(), read_only: false, source }))
 }
 
 /// What of the volume is wanted, as the container's variables have it.
@@ -185,7 +203,8 @@ mod tests {
             let variables = BTreeMap::from([("POD".to_owned(), "p0".to_owned()), ("UP".to_owned(), "../x".to_owned())]);
             let mut pins = Pins::new(self.dir.path().join("pins"));
             let others = [spec::bind("/x", "/cfg/termination", false, None)];
-            of(&container, &self.volumes, &variables, &others, &mut pins).map(|all| (all, pins))
+            of(&container, &self.volumes, &variables, &others, &["/cfg/of/image".into()], &mut pins)
+                .map(|all| (all, pins))
         }
     }
 
@@ -208,6 +227,7 @@ mod tests {
             {"name": "scratch", "mountPath": "/cfg/f", "subPath": "file"}, {"name": "scratch", "mountPath": "/cfg/key/x"}]);
         let (_, _pins) = world.mounts(mounts).unwrap();
         assert!(path.join("d/e").is_dir() && path.join("f").is_file() && path.join("termination").is_file());
+        assert!(path.join("of/image").is_dir());
         assert!(fs::read_link(path.join("key")).is_ok());
     }
 
