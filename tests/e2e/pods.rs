@@ -23,8 +23,7 @@ fn start(name: &str) -> Machines {
 }
 
 fn apply(machines: &Machines, objects: &[Value]) {
-    // One document: kubectl guesses the form of several from how much of them has come by then.
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+    let list = objects.iter().map(Value::to_string).collect::<Vec<_>>().join("\n---\n");
     let mut kubectl = machines.command(0, "kubectl").args(["apply", "-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut kubectl.stdin.take().unwrap(), list.as_bytes()).unwrap();
     assert!(kubectl.wait().unwrap().success(), "{list}");
