@@ -1,5 +1,6 @@
 //! The node itself in the API: registration, capacity, conditions, and the Lease that says it lives.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::api::http::paths::GIT_VERSION;
 use crate::api::status::{Result, Status};
 use crate::base::fs_stats::FsStats;
 use crate::base::json::list;
+use crate::base::object::Object;
 use crate::containers::{Images, Runtime};
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
@@ -77,13 +79,14 @@ pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String
             let annotations: serde_json::Map<String, Value> =
                 config.annotations.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
             let metadata = json!({"name": config.name, "labels": labels(config), "annotations": annotations});
-            let object = json!({"metadata": metadata, "spec": spec});
+            // Whose pods are where is believed only of addresses that the Node has.
+            let object = json!({"metadata": metadata, "spec": spec, "status": {"addresses": addresses(config)}});
             match client.create(&node::KIND, "", object).await {
                 Err(error) if error.code != 409 => return Err(error),
                 _ => {}
             }
         }
-        Some(_) => match label(client, config).await {
+        Some(old) => match label(client, config).await.and(tell_addresses(client, config, &old).await) {
             // Known from before: `run` does it once the server is there.
             Err(error) if error.code == 503 => {}
             other => other?,
@@ -118,6 +121,24 @@ fn labels(config: &Config) -> Value {
         labels[key] = value.as_str().into();
     }
     labels
+}
+
+fn addresses(config: &Config) -> Vec<Value> {
+    let of = |kind: &'static str, all: &[IpAddr]| -> Vec<Value> {
+        all.iter().map(|a| json!({"type": kind, "address": a.to_string()})).collect()
+    };
+    let name = json!({"type": "Hostname", "address": config.name});
+    [of("InternalIP", &config.addresses), of("ExternalIP", &config.external_addresses), vec![name]].concat()
+}
+
+/// Gives the Node the machine's addresses, if it has others.
+async fn tell_addresses(client: &dyn Client, config: &Config, old: &Object) -> Result<()> {
+    let addresses = addresses(config);
+    if list(&old.value(), "status.addresses") == addresses {
+        return Ok(());
+    }
+    let patch = Patch::Merge(json!({"status": {"addresses": addresses}}));
+    client.patch(&node::KIND, "", &config.name, Some(Subresource::Status), patch).await.map(|_| ())
 }
 
 /// Gives the Node the labels that it lacks.
@@ -218,16 +239,11 @@ async fn renew(of: &Node) -> Result<()> {
 /// Everything but the times.
 async fn status(node: &Node) -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let mut addresses: Vec<Value> =
-        node.config.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a.to_string()})).collect();
-    let external = node.config.external_addresses.iter();
-    addresses.extend(external.map(|a| json!({"type": "ExternalIP", "address": a.to_string()})));
-    addresses.push(json!({"type": "Hostname", "address": node.config.name}));
     let os = read("/etc/os-release");
     let os =
         os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map_or("Linux", |v| v.trim_matches('"')).to_owned();
     json!({
-        "capacity": node.capacity.to_json(), "allocatable": node.capacity.to_json(), "addresses": addresses,
+        "capacity": node.capacity.to_json(), "allocatable": node.capacity.to_json(), "addresses": addresses(&node.config),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": node.config.kubelet_port}},
         "nodeInfo": {
             "machineID": read("/etc/machine-id"), "systemUUID": read("/sys/class/dmi/id/product_uuid"),
