@@ -118,7 +118,7 @@ mod tests {
     }
 
     async fn report(api: &Api, user: User, kind: &KindRef, name: &str, status: Value) -> Result<()> {
-        let namespace = if kind.namespaced { "default" } else { "" };
+        let namespace = if kind.namespaced() { "default" } else { "" };
         let request = Request::internal("kubelet", kind, namespace, name).on(Subresource::Status);
         let mut change = |live: &Value| {
             let mut new = live.clone();

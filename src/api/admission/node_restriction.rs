@@ -71,13 +71,7 @@ impl Plugin for NodeRestriction {
 }
 
 /// Refuses what an agent may not create or change.
-fn restrict(
-    api: &Api,
-    request: &Request,
-    operation: Operation,
-    value: &Value,
-    old: Option<&Value>,
-) -> Result<()> {
+fn restrict(api: &Api, request: &Request, operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
     let Some(own) = request.user.node_name() else { return Ok(()) };
     let name = match request.name.as_str() {
         "" => text(value, "metadata.name"),
