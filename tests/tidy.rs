@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::too_many_lines)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -75,7 +76,14 @@ const FENCES: &[(&str, &[&str])] = &[
     ("libcgroups", &["src/containers"]),
     ("oci_spec", &["src/containers"]),
     ("libseccomp", &["src/containers"]),
+    ("netlink_packet_core", &["src/net"]),
+    ("netlink_packet_generic", &["src/net"]),
+    ("netlink_packet_netfilter", &["src/net"]),
+    ("netlink_packet_route", &["src/net"]),
+    ("netlink_packet_wireguard", &["src/net"]),
+    ("netlink_proto", &["src/net"]),
     ("netlink_sys", &["src/net"]),
+    ("rtnetlink", &["src/net"]),
     ("hickory_proto", &["src/dns"]),
     ("hickory_resolver", &["src/dns", "src/wire/resolve.rs"]),
     ("clap", &["src/cli"]),
@@ -413,6 +421,55 @@ fn every_crate_has_its_reason() {
         }
     }
     rule(&broken, "a crate enters with one line of why, and leaves when nothing uses it");
+}
+
+/// Packages of a lock file with what they depend on; a dependency says its version where there are several.
+fn locked(text: &str) -> Vec<(String, String, Vec<String>)> {
+    let field = |package: &str, name: &str| {
+        let line = package.lines().find_map(|line| line.strip_prefix(&format!("{name} = ")));
+        line.map(|value| value.trim_matches('"').to_owned()).unwrap_or_default()
+    };
+    let packages = text.split("[[package]]").skip(1);
+    packages
+        .map(|package| {
+            let needs = package.lines().filter_map(|line| line.strip_prefix(" \"")?.strip_suffix("\","));
+            (field(package, "name"), field(package, "version"), needs.map(str::to_owned).collect())
+        })
+        .collect()
+}
+
+/// libcontainer brings netlink crates of its own, of versions that no release of rtnetlink goes with.
+#[test]
+fn there_is_one_version_of_each_netlink_crate() {
+    let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).unwrap();
+    let packages = locked(&lock);
+    let is_netlink = |name: &str| name.contains("netlink");
+    let mut by_libcontainer: Vec<(String, String)> = Vec::new();
+    let mut next = vec![("libcontainer".to_owned(), String::new())];
+    while let Some((name, version)) = next.pop() {
+        let of = packages.iter().find(|(n, v, _)| *n == name && (version.is_empty() || *v == version)).unwrap();
+        for need in &of.2 {
+            let (name, version) = need.split_once(' ').unwrap_or((need, ""));
+            let known = packages.iter().find(|(n, v, _)| n == name && (version.is_empty() || v == version)).unwrap();
+            let found = (known.0.clone(), known.1.clone());
+            if is_netlink(name) && !by_libcontainer.contains(&found) {
+                by_libcontainer.push(found.clone());
+                next.push(found);
+            }
+        }
+    }
+    let (mut seen, mut broken) = (BTreeMap::new(), Vec::new());
+    for (name, version, _) in packages.iter().filter(|(name, ..)| is_netlink(name)) {
+        if !by_libcontainer.contains(&(name.clone(), version.clone()))
+            && let Some(other) = seen.insert(name, version)
+        {
+            broken.push(format!("{name} is there as {other} and as {version}"));
+        }
+    }
+    assert!(seen.contains_key(&"rtnetlink".to_owned()) && !by_libcontainer.is_empty(), "the lock file is read");
+    // Then this test gets simpler, and docs/dependencies.md shorter.
+    assert!(by_libcontainer.iter().any(|(name, version)| seen.get(name).is_some_and(|own| *own != version)));
+    rule(&broken, "one version of each netlink crate beside those of libcontainer");
 }
 
 #[test]

@@ -2,13 +2,18 @@
 
 use std::io;
 
+use rtnetlink::MulticastGroup;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
-/// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`.
-const GROUPS: u32 = 0x10 | 0x100;
+/// What is told of the addresses of both families.
+const GROUPS: u32 = bit(MulticastGroup::Ipv4Ifaddr) | bit(MulticastGroup::Ipv6Ifaddr);
+
+const fn bit(group: MulticastGroup) -> u32 {
+    1 << (group as u32 - 1)
+}
 
 /// A watch on the addresses of the network namespace that it was made in.
 #[derive(Debug)]

@@ -4,9 +4,14 @@
 
 use std::io;
 
-use super::netlink::Socket;
-use super::netlink::link::VethEnd;
+use netlink_packet_route::link::InfoKind;
+
+use super::netlink::link::{NewLink, Vxlan};
+use super::netlink::{Connection, Mac};
 use super::{Config, nft};
+
+const MAC: Mac = [0x0a, 0x58, 0, 0, 0, 2];
+const UNUSED_PORT: u16 = 64_999;
 
 /// What is missing and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -38,47 +43,38 @@ pub fn conntrack() -> Result<(), Missing> {
 
 /// Links of the kinds we need can be made.
 pub fn links() -> Result<(), Missing> {
-    for (kind, remedy) in
-        [("bridge", "load the kernel module bridge, as root"), ("veth", "load the kernel module veth, as root")]
-    {
-        try_link(kind, false).map_err(|e| missing(&format!("{kind} links cannot be made"), remedy, e))?;
+    for (kind, remedy) in [
+        (InfoKind::Bridge, "load the kernel module bridge, as root"),
+        (InfoKind::Veth, "load the kernel module veth, as root"),
+    ] {
+        let problem = format!("{kind} links cannot be made");
+        let made = try_link(|host, name| host.add_simple(kind, &NewLink { name, mac: MAC, group: 0, mtu: 0 }));
+        made.map_err(|e| missing(&problem, remedy, e))?;
     }
     Ok(())
 }
 
 /// Overlay links can be made.
 pub fn vxlan() -> Result<(), Missing> {
-    try_link("vxlan", true)
+    let vxlan = Vxlan { id: 0x00fe_dcba, port: UNUSED_PORT, local: None };
+    try_link(|host, name| host.add_vxlan(&NewLink { name, mac: MAC, group: 0, mtu: 0 }, &vxlan))
         .map_err(|e| missing("vxlan links cannot be made", "load the kernel module vxlan, as root", e))
 }
 
 /// The encrypted overlay can be made.
 pub fn wireguard() -> Result<(), Missing> {
-    let name = format!("ampc{}", std::process::id());
-    let attempt = || {
-        let mut socket = Socket::route()?;
-        socket.add_wireguard(&name, 0, 0)?;
-        match socket.link(&name)? {
-            Some(link) => socket.delete_link(link.index),
-            None => Ok(()),
-        }
-    };
-    attempt().map_err(|e: io::Error| {
+    try_link(|host, name| host.add_wireguard(name, 0, 0)).map_err(|e| {
         missing("wireguard links cannot be made", "load the kernel module wireguard (kernel 5.6 or newer), as root", e)
     })
 }
 
-fn try_link(kind: &str, vxlan: bool) -> io::Result<()> {
+/// Makes a link, and removes it.
+fn try_link(make: impl FnOnce(&mut Connection, &str) -> io::Result<()>) -> io::Result<()> {
     let name = format!("ampc{}", std::process::id());
-    let mut socket = Socket::route()?;
-    socket.add_kind(kind, &VethEnd { name: &name, mac: [0x0a, 0x58, 0, 0, 0, 2], group: 0 }, |b| {
-        if vxlan {
-            b.attr_u32(1, 0x00fe_dcba); // network id
-            b.attr(15, &64_999u16.to_be_bytes()); // a port nobody uses
-        }
-    })?;
-    match socket.link(&name)? {
-        Some(link) => socket.delete_link(link.index),
+    let mut host = Connection::open()?;
+    make(&mut host, &name)?;
+    match host.link(&name)? {
+        Some(link) => host.delete_link(link.index),
         None => Ok(()),
     }
 }

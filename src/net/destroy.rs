@@ -3,7 +3,7 @@
 //! Works from the configuration and what the kernel lists, not from memory, so it also cleans up after a kill.
 //! Sysctls stay as they are: others may rely on forwarding by now.
 
-use super::netlink::Socket;
+use super::netlink::Connection;
 use super::netlink::route::{Route, Way};
 use super::pod::{group, netns};
 use super::{Config, Error, nft};
@@ -23,7 +23,7 @@ pub fn destroy(config: &Config) -> Result<(), Error> {
 }
 
 fn links_and_routes(config: &Config) -> Result<(), Error> {
-    let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
+    let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
     let mut errors = Vec::new();
     let links = host.links().map_err(Error::kernel("cannot list links"))?;
     for link in links.into_iter().filter(|l| l.group == group(config)) {

@@ -3,11 +3,13 @@
 //! Invariant: never one of a link that this program made, so a restarted node finds what it found the first time.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 
-use super::netlink::Socket;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::link::InfoKind;
+
+use super::netlink::Connection;
 use super::netlink::link::Link;
-use super::netlink::route::family;
 
 /// The address of the default route; without one (a network of its own) that of the first card; nothing without both.
 pub fn own_address() -> Option<IpAddr> {
@@ -36,16 +38,18 @@ pub fn is_local(address: IpAddr) -> bool {
 }
 
 fn by_card() -> io::Result<Option<IpAddr>> {
-    let mut socket = Socket::route()?;
-    let (links, addresses) = (socket.links()?, socket.addresses(family(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))?);
+    let mut host = Connection::open()?;
+    let (links, addresses) = (host.links()?, host.addresses(AddressFamily::Inet)?);
     Ok(choose(&links, &addresses))
 }
 
 /// Links that programs make hold addresses of networks inside of this machine; ours are in a group beside.
 fn choose(links: &[Link], addresses: &[(u32, IpAddr)]) -> Option<IpAddr> {
-    let made = ["bridge", "vxlan", "dummy", "ipvlan", "tun", "wireguard"];
-    let mut cards: Vec<&Link> =
-        links.iter().filter(|l| l.up && l.group == 0 && !made.contains(&l.kind.as_str())).collect();
+    let is_made = |link: &Link| {
+        use InfoKind::{Bridge, Dummy, IpVlan, Tun, Vxlan, Wireguard};
+        matches!(link.kind, Some(Bridge | Dummy | IpVlan | Tun | Vxlan | Wireguard))
+    };
+    let mut cards: Vec<&Link> = links.iter().filter(|l| l.up && l.group == 0 && !is_made(l)).collect();
     cards.sort_by_key(|link| link.index);
     let outside = |address: &IpAddr| match address {
         IpAddr::V4(a) => !a.is_loopback() && !a.is_link_local(),
@@ -61,21 +65,22 @@ mod tests {
 
     #[test]
     fn the_first_card_counts_and_nothing_that_was_made() {
-        let link = |index, kind: &str, group, up| Link {
+        let link = |index, kind: Option<InfoKind>, group, up| Link {
             index,
             name: format!("l{index}"),
             group,
             up,
             mtu: 1500,
-            kind: kind.into(),
+            kind,
+            vxlan_local: None,
         };
         let links = [
-            link(9, "", 0, true),
-            link(4, "", 0, true),
-            link(3, "", 0, false),
-            link(2, "bridge", 0, true),
-            link(5, "veth", 77, true),
-            link(1, "", 0, true),
+            link(9, None, 0, true),
+            link(4, None, 0, true),
+            link(3, None, 0, false),
+            link(2, Some(InfoKind::Bridge), 0, true),
+            link(5, Some(InfoKind::Veth), 77, true),
+            link(1, None, 0, true),
         ];
         let at = |index, text: &str| (index, text.parse::<IpAddr>().unwrap());
         let addresses = [

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 
-use super::netlink::Socket;
+use super::netlink::Connection;
 
 /// IPv6 switches that are off on our links.
 const OFF: [&str; 3] = ["accept_ra", "accept_redirects", "autoconf"];
@@ -17,8 +17,13 @@ fn path(link: &str, switch: &str) -> String {
 }
 
 /// Tells it to a link of the network namespace of the calling thread, in which `host` must have been opened, too.
-pub(crate) fn settle(host: &mut Socket, index: u32, name: &str) -> io::Result<()> {
+pub(crate) fn settle(host: &mut Connection, index: u32, name: &str) -> io::Result<()> {
     host.set_without_neighbours(index)?;
+    believe_no_router(name)
+}
+
+/// The part of it that is not said over netlink.
+pub(crate) fn believe_no_router(name: &str) -> io::Result<()> {
     for switch in OFF {
         let path = path(name, switch);
         match fs::read_to_string(&path) {

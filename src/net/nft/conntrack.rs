@@ -10,15 +10,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use super::table::{Protocol, ServiceTable};
-use crate::net::netlink::message::Attributes;
-use crate::net::netlink::{Answer, Buffer, Socket};
+use netlink_packet_core::Nla;
+use netlink_packet_netfilter::conntrack::{self, ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
-const SUBSYSTEM: u16 = 1 << 8;
-const GET: u16 = SUBSYSTEM | 1;
-const DELETE: u16 = SUBSYSTEM | 2;
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
+use super::table::{Protocol, ServiceTable};
+use crate::net::netlink::Socket;
+
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 
@@ -65,49 +63,87 @@ pub(super) fn forget(socket: &mut Socket, stale: &Stale) -> io::Result<()> {
     if stale.gone.is_empty() && stale.begun.is_empty() {
         return Ok(());
     }
-    for answer in socket.dump(GET, |b| b.put(&[0; 4]))? {
-        let Some(flow) = Flow::decode(&answer) else { continue };
-        if flow.matches(stale) {
-            flow.delete(socket)?;
-        }
-    }
-    Ok(())
+    let mut found = Vec::new();
+    socket.dump(all_flows(), |message| found.extend(Flow::decode(message).filter(|flow| flow.matches(stale))))?;
+    found.into_iter().try_for_each(|flow| match socket.request(flow.deletion()) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    })
 }
 
-pub(super) struct Flow<'a> {
-    family: u8,
+fn all_flows() -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0), ConntrackMessage::Get(Vec::new()))
+}
+
+/// A tracked flow of a protocol whose flows do not end by themselves.
+pub(super) struct Flow {
+    family: NetfilterProtoFamily,
     protocol: Protocol,
     original_destination: Target,
     reply_source: Target,
-    original: &'a [u8],
-    id: Option<&'a [u8]>,
-    zone: Option<&'a [u8]>,
+    /// What names it to the kernel: one direction, its number, its zone.
+    name: Vec<ConntrackAttribute>,
 }
 
-/// One direction of a flow: source, destination, protocol number.
-fn tuple(bytes: &[u8]) -> Option<(Target, Target, u8)> {
-    let ip = Attributes(bytes).find(1)?;
-    let ports = Attributes(bytes).find(2)?;
-    let address = |v4: u16, v6: u16| -> Option<IpAddr> {
-        if let Some(bytes) = Attributes(ip).find(v4) {
-            return Some(<[u8; 4]>::try_from(bytes).ok()?.into());
+/// One direction of a flow.
+struct Direction {
+    source: Target,
+    destination: Target,
+    protocol: conntrack::Protocol,
+}
+
+// === impl Direction ===
+
+impl Direction {
+    fn decode(tuple: &[Tuple]) -> Option<Self> {
+        let (mut from, mut to, mut from_port, mut to_port, mut protocol) = (None, None, None, None, None);
+        for part in tuple {
+            match part {
+                Tuple::Ip(addresses) => addresses.iter().for_each(|address| match address {
+                    IPTuple::SourceAddress(address) => from = Some(*address),
+                    IPTuple::DestinationAddress(address) => to = Some(*address),
+                    _ => {}
+                }),
+                Tuple::Proto(ports) => ports.iter().for_each(|port| match port {
+                    ProtoTuple::SourcePort(port) => from_port = Some(*port),
+                    ProtoTuple::DestinationPort(port) => to_port = Some(*port),
+                    ProtoTuple::Protocol(number) => protocol = Some(*number),
+                    _ => {}
+                }),
+                _ => {}
+            }
         }
-        Some(<[u8; 16]>::try_from(Attributes(ip).find(v6)?).ok()?.into())
-    };
-    let port = |kind| Some(u16::from_be_bytes(Attributes(ports).find(kind)?.try_into().ok()?));
-    let protocol = *Attributes(ports).find(1)?.first()?;
-    Some(((address(1, 3)?, port(2)?), (address(2, 4)?, port(3)?), protocol))
+        Some(Self { source: (from?, from_port?), destination: (to?, to_port?), protocol: protocol? })
+    }
 }
 
-impl<'a> Flow<'a> {
-    pub(super) fn decode(answer: &'a Answer) -> Option<Self> {
-        let attributes = || Attributes(answer.body.get(4..).unwrap_or_default());
-        let original = attributes().find(CTA_TUPLE_ORIG)?;
-        let (_, original_destination, number) = tuple(original)?;
-        let (reply_source, ..) = tuple(attributes().find(CTA_TUPLE_REPLY)?)?;
-        let protocol = [Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.number() == number)?;
-        let (id, zone) = (attributes().find(CTA_ID), attributes().find(CTA_ZONE));
-        Some(Self { family: *answer.body.first()?, protocol, original_destination, reply_source, original, id, zone })
+// === impl Flow ===
+
+impl Flow {
+    pub(super) fn decode(message: NetfilterMessage) -> Option<Self> {
+        let family = message.header.family;
+        let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner else { return None };
+        let (mut original, mut reply) = (None, None);
+        for attribute in &attributes {
+            match attribute {
+                ConntrackAttribute::CtaTupleOrig(tuple) => original = Direction::decode(tuple),
+                ConntrackAttribute::CtaTupleReply(tuple) => reply = Direction::decode(tuple),
+                _ => {}
+            }
+        }
+        let (original, reply) = (original?, reply?);
+        let protocol = match original.protocol {
+            conntrack::Protocol::Udp => Protocol::Udp,
+            conntrack::Protocol::Sctp => Protocol::Sctp,
+            _ => return None,
+        };
+        let names = |attribute: &ConntrackAttribute| match attribute {
+            ConntrackAttribute::CtaTupleOrig(_) => true,
+            ConntrackAttribute::Other(other) => [CTA_ID, CTA_ZONE].contains(&other.kind()),
+            _ => false,
+        };
+        let name = attributes.into_iter().filter(names).collect();
+        Some(Self { family, protocol, original_destination: original.destination, reply_source: reply.source, name })
     }
 
     pub(super) fn matches(&self, stale: &Stale) -> bool {
@@ -121,30 +157,14 @@ impl<'a> Flow<'a> {
         })
     }
 
-    /// What names it, when it is to be deleted.
-    pub(super) fn write(&self, b: &mut Buffer) {
-        b.put(&[self.family, 0, 0, 0]);
-        b.nest(CTA_TUPLE_ORIG, |b| b.put(self.original));
-        if let Some(id) = self.id {
-            b.attr(CTA_ID, id);
-        }
-        if let Some(zone) = self.zone {
-            b.attr(CTA_ZONE, zone);
-        }
-    }
-
-    fn delete(&self, socket: &mut Socket) -> io::Result<()> {
-        let deleted = socket.request(DELETE, 0, |b| self.write(b));
-        match deleted {
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            other => other,
-        }
+    pub(super) fn deletion(self) -> NetfilterMessage {
+        NetfilterMessage::new(NetfilterHeader::new(self.family, 0, 0), ConntrackMessage::Delete(self.name))
     }
 }
 
 /// Whether flows can be listed.
 pub(crate) fn probe() -> io::Result<()> {
-    Socket::netfilter()?.dump(GET, |b| b.put(&[0; 4])).map(|_| ())
+    Socket::netfilter()?.dump(all_flows(), |_| {})
 }
 
 #[cfg(test)]

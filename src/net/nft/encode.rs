@@ -11,16 +11,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
+use super::buffer::{Buffer, Message, text, value, values};
 use super::diff::{Change, Elements};
 use super::ruleset::{CLIENTS_MAX, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement, Target, Value};
-use crate::net::netlink::message::Attributes;
-use crate::net::netlink::route::{address_of, octets};
-use crate::net::netlink::{Buffer, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
-pub(super) const SUBSYSTEM: u16 = 10 << 8;
-pub(super) const GETRULE: u16 = SUBSYSTEM | 7;
-pub(super) const GETSETELEM: u16 = SUBSYSTEM | 13;
+const SUBSYSTEM: u16 = 10 << 8;
+const GETRULE: u16 = SUBSYSTEM | 7;
+const GETSETELEM: u16 = SUBSYSTEM | 13;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = SUBSYSTEM;
@@ -66,7 +65,7 @@ const RANDOM_FULLY: u32 = 16;
 const ELEMENTS_PER_MESSAGE: usize = 400;
 
 /// The chain whose only rule carries the fingerprint.
-pub(super) const REVISION: &str = "revision";
+const REVISION: &str = "revision";
 
 /// A number that tells rulesets apart; equal for equal rulesets of one build of the program.
 pub(super) fn fingerprint(ruleset: &Ruleset) -> u64 {
@@ -424,12 +423,6 @@ fn comment(text: &str) -> Vec<u8> {
     [&[0, length], text.as_bytes(), &[0]].concat()
 }
 
-/// Reads back what [`Batch::stamp`] wrote.
-pub(super) fn read_stamp(user_data: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(user_data.get(2..)?.strip_suffix(&[0])?).ok()?;
-    u64::from_str_radix(text, 16).ok()
-}
-
 fn part_code(part: Part, family: Family) -> (u32, u32) {
     match (part, family) {
         (Part::Address, Family::Ip) => (7, 4),
@@ -486,15 +479,53 @@ fn target_bytes((address, port): Target) -> Vec<u8> {
     pad([octets(address), port.to_be_bytes().to_vec()].concat())
 }
 
-/// The addresses in one message of a list of a set's elements.
-pub(super) fn read_addresses(body: &[u8]) -> Vec<IpAddr> {
-    let mut found = Vec::new();
-    let Some(list) = Attributes(body.get(4..).unwrap_or_default()).find(3) else { return found };
-    for (_, element) in Attributes(list) {
-        let key = Attributes(element).find(1).and_then(|key| Attributes(key).find(1));
-        found.extend(key.and_then(address_of));
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
     }
-    found
+}
+
+/// An address in network byte order.
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// The question for the rule that carries the fingerprint.
+pub(super) fn stamp_of(table: &str, family: Family) -> Message {
+    Message::new(GETRULE, |b| {
+        fixed(b, family_number(family), 0);
+        b.attr_str(1, table);
+        b.attr_str(2, REVISION);
+    })
+}
+
+/// The fingerprint, if this is an answer to [`stamp_of`].
+pub(super) fn read_stamp(rule: &Message, table: &str) -> Option<u64> {
+    let attributes = rule.attributes();
+    let named = |kind| value(attributes, kind).and_then(text);
+    if named(1) != Some(table) || named(2) != Some(REVISION) {
+        return None;
+    }
+    let comment = std::str::from_utf8(value(attributes, 7)?.get(2..)?.strip_suffix(&[0])?).ok()?;
+    u64::from_str_radix(comment, 16).ok()
+}
+
+/// The question for the elements of a set.
+pub(super) fn elements_of(table: &str, family: Family, set: &str) -> Message {
+    Message::new(GETSETELEM, |b| {
+        fixed(b, family_number(family), 0);
+        b.attr_str(1, table);
+        b.attr_str(2, set);
+    })
+}
+
+/// The addresses in one answer to [`elements_of`].
+pub(super) fn read_addresses(elements: &Message) -> Vec<IpAddr> {
+    let list = value(elements.attributes(), 3).unwrap_or_default();
+    let key = |element| value(value(element, 1)?, 1).and_then(address_of);
+    values(list).filter_map(|(_, element)| key(element)).collect()
 }
 
 fn expression(b: &mut Buffer, name: &str, body: impl FnOnce(&mut Buffer)) {

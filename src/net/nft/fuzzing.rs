@@ -1,21 +1,26 @@
 //! Answers of netfilter, as bytes, through every reader of this room.
 
-use super::conntrack::{Flow, stale};
-use super::decode_stamp;
-use super::table::{Endpoint, Protocol, ServicePort, ServiceTable};
-use crate::net::netlink::fuzzing::answers;
-use crate::net::netlink::{Answer, Buffer};
+use netlink_packet_core::NetlinkSerializable;
+use netlink_packet_netfilter::NetfilterMessage;
 
-/// Rules, as they are listed to find the stamp of ours.
+use super::buffer::Message;
+use super::conntrack::{Flow, stale};
+use super::encode;
+use super::table::{Endpoint, Protocol, ServicePort, ServiceTable};
+use crate::net::netlink::fuzzing::{answers, bare};
+
+/// Rules, as they are listed to find the stamp of ours, and elements of sets.
 pub(crate) fn rule_answer(data: &[u8]) {
-    let bare = Answer { body: data.to_vec() };
-    for answer in answers(data).iter().chain([&bare]) {
-        let _ = decode_stamp(answer, "amphipod");
+    for answer in answers::<Message>(data).into_iter().chain(bare(data, 0)) {
+        assert!(answer.body.len() <= data.len());
+        let _ = encode::read_stamp(&answer, "amphipod");
+        assert!(encode::read_addresses(&answer).len() * 4 <= data.len());
     }
 }
 
 /// Flows: one that was read is named to the kernel with what came of it, and no more.
 pub(crate) fn flow_answer(data: &[u8]) {
+    const NEW_FLOW: u16 = 1 << 8;
     let endpoint = Endpoint { address: [10, 42, 0, 2].into(), port: 53, local: true };
     let service = ServicePort {
         protocol: Protocol::Udp,
@@ -26,13 +31,13 @@ pub(crate) fn flow_answer(data: &[u8]) {
     };
     let table = ServiceTable { services: vec![service], ..ServiceTable::default() };
     let gone = stale(Some(&table), &ServiceTable::default());
-    let bare = Answer { body: data.to_vec() };
-    for answer in answers(data).iter().chain([&bare]) {
+    for answer in answers::<NetfilterMessage>(data).into_iter().chain(bare(data, NEW_FLOW)) {
         let Some(flow) = Flow::decode(answer) else { continue };
-        let mut buffer = Buffer::default();
-        flow.write(&mut buffer);
-        // Without the reply's direction it is no whole flow, but everything that is there was there before.
-        assert!(buffer.bytes().len() <= answer.body.len() + 16, "a flow grew");
         let _ = flow.matches(&gone);
+        let message = flow.deletion();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        // Everything that is there was there before; what was not padded is now.
+        assert!(bytes.len() <= 2 * data.len(), "a flow grew");
     }
 }

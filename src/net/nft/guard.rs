@@ -203,13 +203,10 @@ impl std::fmt::Debug for Guard {
 }
 
 fn read_set(kernel: &mut Kernel, table: &str, family: Family, set: &str) -> io::Result<BTreeSet<IpAddr>> {
-    let answers = kernel.socket.dump(encode::GETSETELEM, |b| {
-        b.put(&[if family == Family::Ip { 2 } else { 10 }, 0, 0, 0]);
-        b.attr_str(1, table);
-        b.attr_str(2, set);
-    });
-    match answers {
-        Ok(answers) => Ok(answers.iter().flat_map(|a| encode::read_addresses(&a.body)).collect()),
+    let mut found = BTreeSet::new();
+    let question = encode::elements_of(table, family, set);
+    match kernel.socket.dump(question, |elements| found.extend(encode::read_addresses(&elements))) {
+        Ok(()) => Ok(found),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(BTreeSet::new()),
         Err(e) => Err(e),
     }

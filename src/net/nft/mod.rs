@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
+mod buffer;
 mod conntrack;
 pub mod diff;
 mod encode;
@@ -31,12 +32,12 @@ pub use fake::FakeDataplane;
 pub use guard::Guard;
 pub use plan::plan;
 
+use self::buffer::Message;
 use self::diff::Change;
 use self::encode::Batch;
 use self::ruleset::{Family, Ruleset};
 use self::table::ServiceTable;
-use super::netlink::message::{Attributes, text};
-use super::netlink::{Answer, Socket};
+use super::netlink::Socket;
 use super::{Config, Dataplane, Error};
 
 /// What an apply did, for logs and tests.
@@ -141,7 +142,7 @@ impl Kernel {
         };
         let family = ruleset.tables.keys().next().copied().unwrap_or(Family::Ip);
         let (buffer, last) = batch.finish(family);
-        if let Err(error) = self.socket.batch(buffer.bytes(), last) {
+        if let Err(error) = self.socket.batch::<Message>(buffer.bytes(), last) {
             self.known = old;
             return Err(Error::kernel("cannot write the nftables rules")(error));
         }
@@ -164,25 +165,12 @@ impl Kernel {
 }
 
 fn read_stamp(socket: &mut Socket, table: &str, family: Family) -> io::Result<Option<u64>> {
-    let number = if family == Family::Ip { 2 } else { 10 };
-    let answers = socket.dump(encode::GETRULE, |b| {
-        b.put(&[number, 0, 0, 0]);
-        b.attr_str(1, table);
-        b.attr_str(2, encode::REVISION);
-    });
-    let answers = match answers {
-        Ok(answers) => answers,
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    Ok(answers.iter().find_map(|answer| decode_stamp(answer, table)))
-}
-
-fn decode_stamp(answer: &Answer, table: &str) -> Option<u64> {
-    let attributes = || Attributes(answer.body.get(4..).unwrap_or_default());
-    let ours = attributes().find(1).and_then(text) == Some(table)
-        && attributes().find(2).and_then(text) == Some(encode::REVISION);
-    encode::read_stamp(attributes().find(7).filter(|_| ours)?)
+    let mut found = None;
+    match socket.dump(encode::stamp_of(table, family), |rule| found = found.or(encode::read_stamp(&rule, table))) {
+        Ok(()) => Ok(found),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The table from nothing; what was there under its name goes in the same instant.
@@ -215,7 +203,7 @@ pub(super) fn remove_tables(config: &Config) -> Result<(), Error> {
         let mut batch = Batch::new(name);
         batch.clear_table(family);
         let (buffer, last) = batch.finish_empty();
-        let removed = match socket.batch(buffer.bytes(), last) {
+        let removed = match socket.batch::<Message>(buffer.bytes(), last) {
             // A kernel without IPv6 has no such tables.
             Err(e) if family == Family::Ip6 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
             other => other,
@@ -234,7 +222,7 @@ pub(super) fn probe(config: &Config) -> Result<(), Error> {
         let mut batch = whole(&ruleset, 0);
         ruleset.tables.keys().for_each(|family| batch.push(*family, &Change::DeleteTable));
         let (buffer, last) = batch.finish_empty();
-        socket.batch(buffer.bytes(), last).map_err(Error::kernel("nftables refuses our rules"))?;
+        socket.batch::<Message>(buffer.bytes(), last).map_err(Error::kernel("nftables refuses our rules"))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use netlink_packet_route::link::InfoKind;
 
 use super::plan::{self, Entries, Links, Peer, Step, Tunnel};
 use super::wireguard::{self, Device, Partners, PublicKey};
@@ -15,9 +16,9 @@ use super::{
     Backend, ENCRYPTED_BYTES, ENCRYPTED_BYTES_IPV6, HEADER_BYTES, HEADER_BYTES_IPV6, NETWORK_ID, Options, PORT,
     WIREGUARD_PORT, key, vxlan_name, wireguard_name,
 };
-use crate::net::netlink::Socket;
-use crate::net::netlink::link::{Link, VethEnd, Vxlan};
-use crate::net::netlink::route::{Way, family, host_net};
+use crate::net::netlink::Connection;
+use crate::net::netlink::link::{Link, NewLink, Vxlan};
+use crate::net::netlink::route::{Way, host_net};
 use crate::net::nft::Guard;
 use crate::net::nft::guard::Segment;
 use crate::net::pod::group;
@@ -73,8 +74,8 @@ impl WireGuard {
         };
         let name = wireguard_name(config);
         let open = || -> io::Result<(u32, Device, PublicKey)> {
-            let mut host = Socket::route()?;
-            let fits = |l: &Link| l.kind == "wireguard" && (config.mtu == 0 || l.mtu == config.mtu);
+            let mut host = Connection::open()?;
+            let fits = |l: &Link| l.kind == Some(InfoKind::Wireguard) && (config.mtu == 0 || l.mtu == config.mtu);
             if !host.link(&name)?.as_ref().is_some_and(fits) {
                 remove(&mut host, &name)?;
                 host.add_wireguard(&name, group(config), config.mtu)?;
@@ -94,7 +95,7 @@ impl WireGuard {
                 Ok(Self { index, device, directory, made: kept.made, public, told })
             }
             Err(error) => {
-                let _ = Socket::route().and_then(|mut host| remove(&mut host, &name));
+                let _ = Connection::open().and_then(|mut host| remove(&mut host, &name));
                 Err(Error::kernel(format!("cannot make the WireGuard link {name} on port {WIREGUARD_PORT}"))(error))
             }
         }
@@ -124,7 +125,7 @@ impl std::fmt::Debug for WireGuard {
 
 /// The largest packets that pods may send so that they fit through the overlay; 0 leaves it to the kernel.
 pub fn mtu(backend: Backend, address: IpAddr) -> Result<u32, Error> {
-    let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
+    let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
     let below = underlay(&mut host, address).map_err(Error::kernel("cannot list addresses"))?;
     let below = below.map_or(USUAL_MTU, |l| if l.name == "lo" { USUAL_MTU } else { l.mtu });
     Ok(match (backend, address) {
@@ -136,7 +137,7 @@ pub fn mtu(backend: Backend, address: IpAddr) -> Result<u32, Error> {
     })
 }
 
-fn underlay(host: &mut Socket, address: IpAddr) -> io::Result<Option<Link>> {
+fn underlay(host: &mut Connection, address: IpAddr) -> io::Result<Option<Link>> {
     match host.link_of(address)? {
         Some(index) => host.link_at(index),
         None => Ok(None),
@@ -154,7 +155,7 @@ impl Overlay {
         guard: Arc<Guard>,
         wireguard: Option<WireGuard>,
     ) -> Result<Self, Error> {
-        let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
+        let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
         let failed = |name: &str| Error::kernel(format!("cannot make the overlay link {name}"));
         let name = vxlan_name(&config);
         let tunnel = match options.backend.has_vxlan() {
@@ -204,7 +205,7 @@ impl Overlay {
         let kept = key::make(now)?;
         let name = format!("ampk{}", std::process::id());
         let known = || -> io::Result<PublicKey> {
-            let mut host = Socket::route()?;
+            let mut host = Connection::open()?;
             remove(&mut host, &name)?;
             host.add_wireguard(&name, group(&self.config), 0)?;
             let told = Device::open(&name).and_then(|mut device| {
@@ -242,7 +243,7 @@ impl Overlay {
         if self.options.backend == Backend::None {
             return Ok(chosen);
         }
-        let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
+        let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
         let segment = host.link_of(self.options.address).map_err(Error::kernel("cannot list addresses"))?;
         let own = &self.config.pod_cidrs;
         let mut encrypted = None;
@@ -271,7 +272,7 @@ impl Overlay {
     }
 
     /// The addresses of those that get plain routes.
-    fn near(&self, host: &mut Socket, links: Links, peers: &[Peer]) -> io::Result<BTreeSet<IpAddr>> {
+    fn near(&self, host: &mut Connection, links: Links, peers: &[Peer]) -> io::Result<BTreeSet<IpAddr>> {
         let all = peers.iter().map(|p| p.address);
         match (links.segment, self.options.backend) {
             (Some(_), Backend::HostGw) => Ok(all.collect()),
@@ -290,7 +291,7 @@ impl Overlay {
 }
 
 /// What is there of ours, on both links, so that it is found also after a change of the backend.
-fn present(host: &mut Socket, links: Links) -> io::Result<Entries> {
+fn present(host: &mut Connection, links: Links) -> io::Result<Entries> {
     let ours = |way: &Way| match way {
         Way::Onlink { index, .. } | Way::Gateway { index, .. } => [links.tunnel, links.segment].contains(&Some(*index)),
         Way::Link { index, .. } => links.wireguard == Some(*index),
@@ -302,7 +303,7 @@ fn present(host: &mut Socket, links: Links) -> io::Result<Entries> {
     Ok(Entries { routes, neighbours, forwardings: host.forwardings(tunnel)?.into_iter().collect() })
 }
 
-fn take(host: &mut Socket, tunnel: u32, step: &Step) -> io::Result<()> {
+fn take(host: &mut Connection, tunnel: u32, step: &Step) -> io::Result<()> {
     match step {
         Step::AddForwarding(mac, address) => host.add_forwarding(tunnel, *mac, *address),
         Step::AddNeighbour(address, mac) => host.add_neighbour(tunnel, *address, *mac),
@@ -319,18 +320,18 @@ impl std::fmt::Debug for Overlay {
     }
 }
 
-fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u32> {
+fn tunnel(host: &mut Connection, config: &Config, options: &Options) -> io::Result<u32> {
     let name = vxlan_name(config);
     let first = config.pod_cidrs.first().copied().ok_or(io::ErrorKind::InvalidInput)?;
-    let vxlan = Vxlan { id: NETWORK_ID, port: PORT, local: options.address, mtu: config.mtu };
-    let end = VethEnd { name: &name, mac: plan::mac(&first), group: group(config) };
+    let vxlan = Vxlan { id: NETWORK_ID, port: PORT, local: Some(options.address) };
+    let end = NewLink { name: &name, mac: plan::mac(&first), group: group(config), mtu: config.mtu };
     // Kept over restarts, so that no connection is interrupted; another range or address needs another link.
     let fits = match host.link(&name)? {
         Some(link) => {
-            link.kind == "vxlan"
+            link.kind == Some(InfoKind::Vxlan)
                 && link.mtu == config.mtu
-                && has(host, link.index, plan::end(&first))?
-                && host.vxlan_local(&name)? == Some(options.address)
+                && link.vxlan_local == Some(options.address)
+                && host.has_address(link.index, plan::end(&first))?
         }
         None => false,
     };
@@ -348,8 +349,9 @@ fn tunnel(host: &mut Socket, config: &Config, options: &Options) -> io::Result<u
 }
 
 /// Why there can be no VXLAN link, with what helps.
-fn refused(host: &mut Socket, name: &str, error: io::Error) -> Error {
-    let others = host.links().unwrap_or_default().into_iter().filter(|l| l.kind == "vxlan" && l.name != name);
+fn refused(host: &mut Connection, name: &str, error: io::Error) -> Error {
+    let others =
+        host.links().unwrap_or_default().into_iter().filter(|l| l.kind == Some(InfoKind::Vxlan) && l.name != name);
     let others: Vec<String> = others.map(|l| l.name).collect();
     let why = match (error.kind(), others.as_slice()) {
         (io::ErrorKind::AlreadyExists | io::ErrorKind::AddrInUse, [_, ..]) => format!(
@@ -371,11 +373,7 @@ fn refused(host: &mut Socket, name: &str, error: io::Error) -> Error {
     Error::kernel(why)(error)
 }
 
-fn has(host: &mut Socket, index: u32, address: IpAddr) -> io::Result<bool> {
-    Ok(host.addresses(family(address))?.contains(&(index, address)))
-}
-
-fn remove(host: &mut Socket, name: &str) -> io::Result<()> {
+fn remove(host: &mut Connection, name: &str) -> io::Result<()> {
     match host.link(name)? {
         Some(link) => host.delete_link(link.index),
         None => Ok(()),

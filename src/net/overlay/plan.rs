@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::Backend;
 use super::wireguard::{Partner, Partners, PublicKey, endpoint};
 use crate::net::netlink::link::Mac;
-use crate::net::netlink::route::{Route, Way, octets};
+use crate::net::netlink::route::{Route, Way};
 
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,11 +86,9 @@ pub(super) struct Entries {
 
 /// The hardware address of the end of the tunnel on the node with this pod range.
 pub(super) fn mac(cidr: &IpNet) -> Mac {
-    let bytes = octets(cidr.network());
-    let last = &bytes[..bytes.len().min(4)];
     let mut mac = [0x0a, 0x58, 0, 0, 0, 0];
     match cidr {
-        IpNet::V4(_) => mac[2..].copy_from_slice(last),
+        IpNet::V4(net) => mac[2..].copy_from_slice(&net.network().octets()),
         IpNet::V6(net) => {
             // The part that tells the nodes of a cluster apart.
             let parts = net.network().segments();

@@ -14,33 +14,15 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
+use netlink_packet_generic::{GenlFamily, GenlMessage};
+use netlink_packet_wireguard::{
+    WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute, WireguardCmd,
+    WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
+};
 
 use super::WIREGUARD_PORT;
-use crate::net::netlink::generic::{attributes, command};
-use crate::net::netlink::message::Attributes;
-use crate::net::netlink::route::{address_of, family, octets};
-use crate::net::netlink::{Buffer, Socket};
+use crate::net::netlink::Socket;
 
-const NAME: &str = "wireguard";
-const VERSION: u8 = 1;
-const GET_DEVICE: u8 = 0;
-const SET_DEVICE: u8 = 1;
-const DEVICE_IFNAME: u16 = 2;
-const DEVICE_PRIVATE_KEY: u16 = 3;
-const DEVICE_PUBLIC_KEY: u16 = 4;
-const DEVICE_LISTEN_PORT: u16 = 6;
-const DEVICE_PEERS: u16 = 8;
-const PEER_PUBLIC_KEY: u16 = 1;
-const PEER_FLAGS: u16 = 3;
-const PEER_ENDPOINT: u16 = 4;
-const PEER_KEEPALIVE: u16 = 5;
-const PEER_ALLOWED: u16 = 9;
-const ALLOWED_FAMILY: u16 = 1;
-const ALLOWED_ADDRESS: u16 = 2;
-const ALLOWED_LENGTH: u16 = 3;
-const REMOVE_ME: u32 = 1;
-const REPLACE_ALLOWED: u32 = 2;
-const UPDATE_ONLY: u32 = 4;
 /// An attribute holds less than 64 KiB.
 const PEERS_PER_MESSAGE: usize = 100;
 
@@ -163,38 +145,27 @@ impl Device {
     /// The link of this name, which must be there.
     pub(super) fn open(name: &str) -> io::Result<Self> {
         let mut socket = Socket::generic()?;
-        let family = socket.family(NAME)?;
+        let family = socket.family(WireguardMessage::family_name())?;
         Ok(Self { name: name.to_owned(), socket, family })
     }
 
     /// Gives the link its key and its port. The same ones again change nothing.
     pub(super) fn set_key(&mut self, key: &PrivateKey, port: u16) -> io::Result<()> {
-        let name = self.name.clone();
-        self.socket.request(self.family, 0, |b| write_key(b, &name, key, port))
+        self.set(key_and_port(key, port))
     }
 
     /// What the link is known by, and its peers.
     pub(super) fn read(&mut self) -> io::Result<(Option<PublicKey>, Partners)> {
-        let name = self.name.clone();
-        let answers = self.socket.dump(self.family, |b| {
-            command(b, GET_DEVICE, VERSION);
-            b.attr_str(DEVICE_IFNAME, &name);
-        })?;
+        let question = self.message(WireguardCmd::GetDevice, Vec::new());
         let mut key = None;
         let mut partners = Partners::new();
-        for answer in &answers {
-            key = key.or_else(|| public_key(attributes(answer).find(DEVICE_PUBLIC_KEY)?));
-            for (_, peer) in Attributes(attributes(answer).find(DEVICE_PEERS).unwrap_or_default()) {
-                read_peer(peer, &mut partners);
-            }
-        }
+        self.socket.dump(question, |answer| read_answer(&answer.payload, &mut key, &mut partners))?;
         Ok((key, partners))
     }
 
     pub(super) fn apply(&mut self, changes: &[Change]) -> io::Result<()> {
         for portion in changes.chunks(PEERS_PER_MESSAGE) {
-            let name = self.name.clone();
-            self.socket.request(self.family, 0, |b| write_peers(b, &name, portion))?;
+            self.set(vec![WireguardAttribute::Peers(portion.iter().map(changed).collect())])?;
         }
         let new = |change: &Change| match change {
             Change::Set { key, is_new: true, .. } => Some(*key),
@@ -206,106 +177,124 @@ impl Device {
     /// Speaks to peers, without leaving them something to repeat.
     pub(super) fn greet(&mut self, keys: &[PublicKey]) -> io::Result<()> {
         for portion in keys.chunks(PEERS_PER_MESSAGE) {
-            for seconds in [1u16, 0] {
-                let name = self.name.clone();
-                self.socket.request(self.family, 0, |b| write_keepalive(b, &name, portion, seconds))?;
+            for seconds in [1, 0] {
+                let peers = portion.iter().map(|key| kept_alive(key, seconds)).collect();
+                self.set(vec![WireguardAttribute::Peers(peers)])?;
             }
         }
         Ok(())
     }
+
+    fn set(&mut self, attributes: Vec<WireguardAttribute>) -> io::Result<()> {
+        let message = self.message(WireguardCmd::SetDevice, attributes);
+        self.socket.request(message)
+    }
+
+    fn message(&self, cmd: WireguardCmd, attributes: Vec<WireguardAttribute>) -> GenlMessage<WireguardMessage> {
+        let mut message = GenlMessage::from_payload(about(&self.name, cmd, attributes));
+        message.set_resolved_family_id(self.family);
+        message
+    }
 }
 
-fn write_key(b: &mut Buffer, name: &str, key: &PrivateKey, port: u16) {
-    command(b, SET_DEVICE, VERSION);
-    b.attr_str(DEVICE_IFNAME, name);
-    b.attr(DEVICE_PRIVATE_KEY, &key.0);
-    b.attr(DEVICE_LISTEN_PORT, &port.to_ne_bytes());
+/// A command for the link of this name.
+fn about(name: &str, cmd: WireguardCmd, mut attributes: Vec<WireguardAttribute>) -> WireguardMessage {
+    attributes.insert(0, WireguardAttribute::IfName(name.to_owned()));
+    WireguardMessage { cmd, attributes }
 }
 
-fn write_peers(b: &mut Buffer, name: &str, changes: &[Change]) {
-    command(b, SET_DEVICE, VERSION);
-    b.attr_str(DEVICE_IFNAME, name);
-    b.nest(DEVICE_PEERS, |b| {
-        for change in changes {
-            b.nest(0, |b| write_change(b, change));
-        }
-    });
+fn key_and_port(key: &PrivateKey, port: u16) -> Vec<WireguardAttribute> {
+    vec![WireguardAttribute::PrivateKey(key.0), WireguardAttribute::ListenPort(port)]
 }
 
-fn write_change(b: &mut Buffer, change: &Change) {
+fn changed(change: &Change) -> WireguardPeer {
     match change {
-        Change::Remove(key) => {
-            b.attr(PEER_PUBLIC_KEY, &key.0);
-            b.attr_u32(PEER_FLAGS, REMOVE_ME);
-        }
+        Change::Remove(key) => WireguardPeer(vec![
+            WireguardPeerAttribute::PublicKey(key.0),
+            WireguardPeerAttribute::Flags(WireguardPeerFlags::RemoveMe),
+        ]),
         Change::Set { key, endpoint, ranges, is_new } => {
-            b.attr(PEER_PUBLIC_KEY, &key.0);
-            let update = if *is_new { 0 } else { UPDATE_ONLY };
-            b.attr_u32(PEER_FLAGS, update | if ranges.is_some() { REPLACE_ALLOWED } else { 0 });
-            if let Some(endpoint) = endpoint {
-                b.attr(PEER_ENDPOINT, &socket_address(endpoint));
-            }
-            if let Some(ranges) = ranges {
-                b.nest(PEER_ALLOWED, |b| ranges.iter().for_each(|range| b.nest(0, |b| write_range(b, range))));
-            }
+            let mut flags = WireguardPeerFlags::empty();
+            flags.set(WireguardPeerFlags::UpdateOnly, !is_new);
+            flags.set(WireguardPeerFlags::ReplaceAllowedIps, ranges.is_some());
+            let mut attributes = vec![WireguardPeerAttribute::PublicKey(key.0), WireguardPeerAttribute::Flags(flags)];
+            attributes.extend(endpoint.map(WireguardPeerAttribute::Endpoint));
+            let ranges = ranges.as_ref().map(|ranges| ranges.iter().map(allowed).collect());
+            attributes.extend(ranges.map(WireguardPeerAttribute::AllowedIps));
+            WireguardPeer(attributes)
         }
     }
 }
 
-fn write_range(b: &mut Buffer, range: &IpNet) {
-    b.attr(ALLOWED_FAMILY, &u16::from(family(range.addr())).to_ne_bytes());
-    b.attr(ALLOWED_ADDRESS, &octets(range.network()));
-    b.attr(ALLOWED_LENGTH, &[range.prefix_len()]);
+fn allowed(range: &IpNet) -> WireguardAllowedIp {
+    let family = match range {
+        IpNet::V4(_) => WireguardAddressFamily::Ipv4,
+        IpNet::V6(_) => WireguardAddressFamily::Ipv6,
+    };
+    WireguardAllowedIp(vec![
+        WireguardAllowedIpAttr::Family(family),
+        WireguardAllowedIpAttr::IpAddr(range.network()),
+        WireguardAllowedIpAttr::Cidr(range.prefix_len()),
+    ])
 }
 
-fn write_keepalive(b: &mut Buffer, name: &str, keys: &[PublicKey], seconds: u16) {
-    command(b, SET_DEVICE, VERSION);
-    b.attr_str(DEVICE_IFNAME, name);
-    b.nest(DEVICE_PEERS, |b| {
-        for key in keys {
-            b.nest(0, |b| {
-                b.attr(PEER_PUBLIC_KEY, &key.0);
-                b.attr_u32(PEER_FLAGS, UPDATE_ONLY);
-                b.attr(PEER_KEEPALIVE, &seconds.to_ne_bytes());
-            });
+fn kept_alive(key: &PublicKey, seconds: u16) -> WireguardPeer {
+    WireguardPeer(vec![
+        WireguardPeerAttribute::PublicKey(key.0),
+        WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly),
+        WireguardPeerAttribute::PersistentKeepalive(seconds),
+    ])
+}
+
+fn public_key(bytes: &[u8; 32]) -> Option<PublicKey> {
+    (*bytes != [0; 32]).then_some(PublicKey(*bytes))
+}
+
+/// One piece of the description of a link.
+fn read_answer(answer: &WireguardMessage, key: &mut Option<PublicKey>, partners: &mut Partners) {
+    for attribute in &answer.attributes {
+        match attribute {
+            WireguardAttribute::PublicKey(bytes) => *key = key.or(public_key(bytes)),
+            WireguardAttribute::Peers(peers) => peers.iter().for_each(|peer| read_peer(peer, partners)),
+            _ => {}
         }
-    });
-}
-
-fn public_key(bytes: &[u8]) -> Option<PublicKey> {
-    bytes.try_into().ok().filter(|key| *key != [0; 32]).map(PublicKey)
+    }
 }
 
 /// One peer; of one with many ranges the rest comes in the next message, under the same key.
-fn read_peer(bytes: &[u8], partners: &mut Partners) {
-    let Some(key) = Attributes(bytes).find(PEER_PUBLIC_KEY).and_then(public_key) else { return };
-    let endpoint = Attributes(bytes).find(PEER_ENDPOINT).and_then(read_socket_address);
-    let partner = partners.entry(key).or_insert(Partner { endpoint: None, ranges: BTreeSet::new() });
-    partner.endpoint = partner.endpoint.or(endpoint);
-    for (_, range) in Attributes(Attributes(bytes).find(PEER_ALLOWED).unwrap_or_default()) {
-        let address = Attributes(range).find(ALLOWED_ADDRESS).and_then(address_of);
-        let length = Attributes(range).find(ALLOWED_LENGTH).and_then(|l| l.first().copied());
-        partner.ranges.extend(address.zip(length).and_then(|(address, length)| IpNet::new(address, length).ok()));
-    }
-}
-
-/// `struct sockaddr_in` or `sockaddr_in6`.
-fn socket_address(address: &SocketAddr) -> Vec<u8> {
-    let head = [&u16::from(family(address.ip())).to_ne_bytes()[..], &address.port().to_be_bytes()].concat();
-    match address.ip() {
-        IpAddr::V4(a) => [&head[..], &a.octets(), &[0; 8]].concat(),
-        IpAddr::V6(a) => [&head[..], &[0; 4], &a.octets(), &[0; 4]].concat(),
-    }
-}
-
-fn read_socket_address(bytes: &[u8]) -> Option<SocketAddr> {
-    let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
-    let address = match u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) {
-        2 => address_of(bytes.get(4..8)?)?,
-        10 => address_of(bytes.get(8..24)?)?,
-        _ => return None,
+fn read_peer(peer: &WireguardPeer, partners: &mut Partners) {
+    let key = |attribute: &WireguardPeerAttribute| match attribute {
+        WireguardPeerAttribute::PublicKey(bytes) => public_key(bytes),
+        _ => None,
     };
-    Some((address, port).into())
+    let Some(key) = peer.iter().find_map(key) else { return };
+    let partner = partners.entry(key).or_insert(Partner { endpoint: None, ranges: BTreeSet::new() });
+    for attribute in peer.iter() {
+        match attribute {
+            WireguardPeerAttribute::Endpoint(endpoint) => {
+                partner.endpoint = partner.endpoint.or(Some(plain(*endpoint)))
+            }
+            WireguardPeerAttribute::AllowedIps(ranges) => partner.ranges.extend(ranges.iter().filter_map(read_range)),
+            _ => {}
+        }
+    }
+}
+
+/// Without the flow label and the scope, which differ between what is set and what is read.
+fn plain(endpoint: SocketAddr) -> SocketAddr {
+    (endpoint.ip(), endpoint.port()).into()
+}
+
+fn read_range(range: &WireguardAllowedIp) -> Option<IpNet> {
+    let (mut address, mut length) = (None, None);
+    for attribute in range.iter() {
+        match attribute {
+            WireguardAllowedIpAttr::IpAddr(found) => address = Some(*found),
+            WireguardAllowedIpAttr::Cidr(found) => length = Some(*found),
+            _ => {}
+        }
+    }
+    IpNet::new(address?, length?).ok()
 }
 
 /// Where a node is spoken to.
@@ -315,6 +304,8 @@ pub(super) fn endpoint(address: IpAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::{Emitable, NetlinkDeserializable, NetlinkHeader};
+
     use super::*;
 
     fn key(byte: u8) -> PublicKey {
@@ -325,10 +316,11 @@ mod tests {
         Partner { endpoint: Some(endpoint(address.parse().unwrap())), ranges: [range.parse().unwrap()].into() }
     }
 
-    fn bytes(write: impl FnOnce(&mut Buffer)) -> String {
-        let mut buffer = Buffer::default();
-        write(&mut buffer);
-        hex::encode(buffer.bytes())
+    fn bytes(attributes: Vec<WireguardAttribute>) -> String {
+        let message = GenlMessage::from_payload(about("wg", WireguardCmd::SetDevice, attributes));
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        hex::encode(bytes)
     }
 
     #[test]
@@ -347,10 +339,7 @@ mod tests {
             "0000", // port 51871, of the machine's order
         ]
         .concat();
-        assert_eq!(
-            bytes(|b| write_key(b, "wg", &private, WIREGUARD_PORT)),
-            want.replace("07000200776730", "07000200776700")
-        );
+        assert_eq!(bytes(key_and_port(&private, WIREGUARD_PORT)), want.replace("07000200776730", "07000200776700"));
     }
 
     #[test]
@@ -359,7 +348,8 @@ mod tests {
         let set = Change::Set { key: key(7), is_new: true, endpoint: new.endpoint, ranges: Some(new.ranges.clone()) };
         let six: SocketAddr = "[2001:db8::2]:51871".parse().unwrap();
         let moved = Change::Set { key: key(8), is_new: false, endpoint: Some(six), ranges: None };
-        let got = bytes(|b| write_peers(b, "wg", &[Change::Remove(key(9)), set, moved]));
+        let peers = [Change::Remove(key(9)), set.clone(), moved].iter().map(changed).collect();
+        let got = bytes(vec![WireguardAttribute::Peers(peers)]);
         let want = [
             "01010000",
             "0700020077670000",
@@ -401,16 +391,56 @@ mod tests {
         let total = 0x30 + 0x64 + 0x50 + 4;
         assert_eq!(got, want.replace("f8000880", &format!("{}0880", hex::encode((total as u16).to_le_bytes()))));
         let mut partners = Partners::new();
-        let mut buffer = Buffer::default();
-        write_change(
-            &mut buffer,
-            &Change::Set { key: key(7), is_new: true, endpoint: new.endpoint, ranges: Some(new.ranges.clone()) },
-        );
-        read_peer(buffer.bytes(), &mut partners);
+        read_peer(&changed(&set), &mut partners);
         assert_eq!(partners, Partners::from([(key(7), new)]));
-        for end in 0..buffer.bytes().len() {
-            read_peer(&buffer.bytes()[..end], &mut Partners::new());
-        }
+    }
+
+    #[test]
+    fn peers_are_read_as_the_kernel_lists_them() {
+        // A link with a key, a port and one peer, that has been heard from.
+        let peer = [
+            "24000100",
+            &"07".repeat(32),
+            "24000200",
+            &"00".repeat(32), // no key is shared beforehand
+            "14000600",
+            &"01".repeat(16), // the last handshake
+            "0600050000000000",
+            "0c000800",
+            "0900000000000000",
+            "0c000700",
+            "0900000000000000",
+            "08000a0001000000",
+            "14000400",
+            "0200ca9fc00002020000000000000000",
+            "20000980",
+            "1c000080",
+            "0500030018000000",
+            "0600010002000000",
+            "080002000a2a0100",
+        ]
+        .concat();
+        let length = |bytes: usize| hex::encode(u16::try_from(bytes).unwrap().to_le_bytes());
+        let peers = format!("{}0080{peer}", length(peer.len() / 2 + 4));
+        let body = [
+            "00010000",
+            "06000600ca9f0000",
+            "0800070000000000",
+            "0800010005000000",
+            "0700020077670000",
+            "24000400",
+            &"05".repeat(32),
+            &length(peers.len() / 2 + 4),
+            "0880",
+            &peers,
+        ]
+        .concat();
+        let header = NetlinkHeader::default();
+        let answer = GenlMessage::<WireguardMessage>::deserialize(&header, &hex::decode(body).unwrap()).unwrap();
+        let (mut public, mut partners) = (None, Partners::new());
+        read_answer(&answer.payload, &mut public, &mut partners);
+        assert_eq!(public, Some(key(5)));
+        assert_eq!(partners, Partners::from([(key(7), partner("192.0.2.2", "10.42.1.0/24"))]));
     }
 
     #[test]

@@ -17,17 +17,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use netlink_packet_route::link::InfoKind;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::ipam::Ipam;
 use super::netns;
-use crate::net::netlink::Socket;
-use crate::net::netlink::link::{Link, Mac, VethEnd};
-use crate::net::netlink::route::{Route, Way, host_net, octets};
+use crate::net::netlink::Connection;
+use crate::net::netlink::link::{Link, Mac, NewLink};
+use crate::net::netlink::route::{Route, Way, host_net};
 use crate::net::nft::Guard;
-use crate::net::settings::{is_settled, settle};
+use crate::net::settings::{believe_no_router, is_settled, settle};
 use crate::net::{Attached, Config, Error, PodAttachment, PodNetwork, own_address};
 
 const POD_LINK: &str = "eth0";
@@ -153,7 +154,7 @@ impl Inner {
     fn attach(&self, pod: &PodAttachment) -> Result<Attached, Error> {
         let addresses = self.ipam().reserve(&pod.id)?;
         let attached = Attached { netns: self.config.netns_path(&pod.id), addresses };
-        let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
+        let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
         if self.is_complete(&mut host, pod, &attached) {
             return Ok(attached);
         }
@@ -166,7 +167,7 @@ impl Inner {
     }
 
     /// The host routes are made last: where they are, all is.
-    fn is_complete(&self, host: &mut Socket, pod: &PodAttachment, attached: &Attached) -> bool {
+    fn is_complete(&self, host: &mut Connection, pod: &PodAttachment, attached: &Attached) -> bool {
         let is_there = match &pod.netns {
             None => netns::is_pinned(&attached.netns),
             Some(given) => netns::is_same(given, &attached.netns),
@@ -185,29 +186,28 @@ impl Inner {
     }
 
     /// Moves this thread into the pod's new namespace; `host` stays a socket of the host's.
-    fn build(&self, host: &mut Socket, pod: &PodAttachment, attached: &Attached) -> Result<(), Error> {
+    fn build(&self, host: &mut Connection, pod: &PodAttachment, attached: &Attached) -> Result<(), Error> {
         let what = |part: &str| Error::kernel(format!("cannot {part} of pod {}/{}", pod.namespace, pod.name));
         let host_namespace = netns::current().map_err(what("find the host's namespace"))?;
         match &pod.netns {
             None => netns::enter_new(&attached.netns).map_err(what("make the network namespace"))?,
             Some(given) => netns::enter_given(given, &attached.netns).map_err(what("join the network namespace"))?,
         }
-        let mut inside = Socket::route().map_err(what("enter the network namespace"))?;
+        let mut inside = Connection::open().map_err(what("enter the network namespace"))?;
         let pod_mac = mac(&attached.addresses);
         let outer_name = host_link(&self.config, &pod.id);
-        let inner_end = VethEnd { name: POD_LINK, mac: pod_mac, group: 0 };
-        let outer_end = VethEnd { name: &outer_name, mac: HOST_MAC, group: group(&self.config) };
+        let mtu = self.config.mtu;
+        let inner_end = NewLink { name: POD_LINK, mac: pod_mac, group: 0, mtu };
+        let outer_end = NewLink { name: &outer_name, mac: HOST_MAC, group: group(&self.config), mtu };
         inside.set_up(LOOPBACK_INDEX).map_err(what("set up the loopback"))?;
-        inside
-            .add_veth(&inner_end, &outer_end, host_namespace.as_fd(), self.config.mtu)
-            .map_err(what("make the link"))?;
+        inside.add_veth(&inner_end, &outer_end, host_namespace.as_fd()).map_err(what("make the link"))?;
         self.fill_inside(&mut inside, attached).map_err(what("set the addresses"))?;
         // Switches of a link are seen from its own namespace.
         netns::enter(&host_namespace).map_err(what("leave the network namespace"))?;
         self.fill_outside(host, &outer_name, pod_mac, attached).map_err(what("set the routes"))
     }
 
-    fn fill_inside(&self, inside: &mut Socket, attached: &Attached) -> io::Result<()> {
+    fn fill_inside(&self, inside: &mut Connection, attached: &Attached) -> io::Result<()> {
         let link = inside.link(POD_LINK)?.ok_or(io::ErrorKind::NotFound)?;
         for address in &attached.addresses {
             inside.add_address(link.index, host_net(*address))?;
@@ -222,9 +222,9 @@ impl Inner {
         Ok(())
     }
 
-    fn fill_outside(&self, host: &mut Socket, name: &str, pod_mac: Mac, attached: &Attached) -> io::Result<()> {
+    fn fill_outside(&self, host: &mut Connection, name: &str, pod_mac: Mac, attached: &Attached) -> io::Result<()> {
         let link = host.link(name)?.ok_or(io::ErrorKind::NotFound)?;
-        settle(host, link.index, name)?;
+        believe_no_router(name)?;
         host.set_pod_side(link.index)?;
         for address in &attached.addresses {
             let source = self.gateway_of(*address);
@@ -239,7 +239,7 @@ impl Inner {
         self.config.gateways().into_iter().find(same_family)
     }
 
-    fn remove_kernel_parts(&self, host: &mut Socket, id: &str) -> Result<(), Error> {
+    fn remove_kernel_parts(&self, host: &mut Connection, id: &str) -> Result<(), Error> {
         let mut errors = Vec::new();
         let name = host_link(&self.config, id);
         let removed = host.link(&name).and_then(|link| link.map_or(Ok(()), |link| host.delete_link(link.index)));
@@ -250,7 +250,7 @@ impl Inner {
     }
 
     fn detach(&self, id: &str) -> Result<(), Error> {
-        let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
+        let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
         // The address stays reserved when the kernel may still use it.
         self.remove_kernel_parts(&mut host, id)?;
         self.ipam().release(id)
@@ -287,10 +287,10 @@ fn prepare_node(config: &Config) -> Result<(), Error> {
         }
     }
     let name = &config.bridge;
-    let mut host = Socket::route().map_err(Error::kernel("cannot open a netlink socket"))?;
+    let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
     let mut shared = || -> io::Result<()> {
         if host.link(name)?.is_none() {
-            host.add_simple("bridge", &VethEnd { name, mac: HOST_MAC, group: group(config) })?;
+            host.add_simple(InfoKind::Bridge, &NewLink { name, mac: HOST_MAC, group: group(config), mtu: 0 })?;
         }
         // Also those of pods that an older build made.
         let is_new = |l: &&Link| l.group == group(config) && (l.name == *name || !is_settled(&l.name));
@@ -330,11 +330,12 @@ fn turn_on(path: &Path) -> Result<(), Error> {
 
 /// The pod's hardware address, made from its IP so that it is the same after a repair.
 fn mac(addresses: &[IpAddr]) -> Mac {
-    let bytes = addresses.first().copied().map(octets).unwrap_or_default();
-    let last = &bytes[bytes.len().saturating_sub(4)..];
-    let mut mac = [0x0a, 0x58, 0, 0, 0, 0];
-    mac[6 - last.len()..].copy_from_slice(last);
-    mac
+    let [.., a, b, c, d] = match addresses.first() {
+        Some(IpAddr::V4(address)) => address.to_ipv6_mapped().octets(),
+        Some(IpAddr::V6(address)) => address.octets(),
+        None => [0; 16],
+    };
+    [0x0a, 0x58, a, b, c, d]
 }
 
 fn digest(parts: &[&str]) -> String {
