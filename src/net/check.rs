@@ -48,7 +48,7 @@ pub fn links() -> Result<(), Missing> {
         (InfoKind::Veth, "load the kernel module veth, as root"),
     ] {
         let problem = format!("{kind} links cannot be made");
-        let made = try_link(|host, name| host.add_simple(kind, &NewLink { name, mac: MAC, group: 0, mtu: 0 }));
+        let made = try_link(|host, name| host.add_plain_link(kind, &NewLink { name, mac: MAC, group: 0, mtu: 0 }));
         made.map_err(|e| missing(&problem, remedy, e))?;
     }
     Ok(())

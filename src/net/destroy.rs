@@ -4,7 +4,7 @@
 //! Sysctls stay as they are: others may rely on forwarding by now.
 
 use super::netlink::Connection;
-use super::netlink::route::{Route, Way};
+use super::netlink::route::{NextHop, Route};
 use super::pod::{group, netns};
 use super::{Config, Error, nft};
 use crate::base::tree;
@@ -32,7 +32,7 @@ fn links_and_routes(config: &Config) -> Result<(), Error> {
     }
     // Routes through links of ours went with them; these have none, or one that is the machine's.
     let plain = |r: &Route| {
-        matches!(r.way, Way::Gateway { .. }) && config.cluster_cidrs.iter().any(|c| c.contains(&r.destination))
+        matches!(r.next_hop, NextHop::Gateway { .. }) && config.cluster_cidrs.iter().any(|c| c.contains(&r.destination))
     };
     let found = host.own_routes().map_err(Error::kernel("cannot list routes"))?;
     for route in super::pod::node_routes(config).into_iter().chain(found.into_iter().filter(plain)) {

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
-use amphipod::net::overlay::{Backend, Options, Overlay, Peer};
+use amphipod::net::overlay::{Backend, Options, Overlay, PeerNode};
 use amphipod::net::pod::KernelPodNetwork;
 use amphipod::net::{Config, PodAttachment, PodNetwork, ServiceTable};
 
@@ -211,9 +211,9 @@ fn overlay(lab: &Lab) -> Overlay {
     Overlay::open(lab.config.clone(), options, lab.network.guard(), None).unwrap()
 }
 
-fn peer(address: &str) -> Vec<Peer> {
+fn peer(address: &str) -> Vec<PeerNode> {
     let pod_cidrs = vec!["10.42.1.0/24".parse().unwrap()];
-    vec![Peer { name: "peer".into(), address: ip(address), pod_cidrs, key: None }]
+    vec![PeerNode { name: "peer".into(), address: ip(address), pod_cidrs, key: None }]
 }
 
 /// A frame for the host's end of the tunnel with this inner source.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use amphipod::net::nft::Guard;
-use amphipod::net::overlay::{Backend, Options, Overlay, Peer, Tunnel, WireGuard};
+use amphipod::net::overlay::{Backend, Options, Overlay, PeerNode, Tunnel, WireGuard};
 use amphipod::net::{Config, destroy};
 
 use tokio::io::AsyncReadExt;
@@ -82,9 +82,14 @@ impl Node {
         [10, 42, number, 2].into()
     }
 
-    fn peer(&self) -> Peer {
+    fn peer(&self) -> PeerNode {
         let name = format!("node-{}", self.number);
-        Peer { name, address: self.address, pod_cidrs: self.config.pod_cidrs.clone(), key: self.overlay.public_key() }
+        PeerNode {
+            name,
+            address: self.address,
+            pod_cidrs: self.config.pod_cidrs.clone(),
+            key: self.overlay.public_key(),
+        }
     }
 
     /// The way to another node's pods, as `ip` says it.
@@ -126,7 +131,7 @@ impl Drop for Node {
 
 fn apply(nodes: &[Node]) {
     for node in nodes {
-        let peers: Vec<Peer> = nodes.iter().filter(|n| n.number != node.number).map(Node::peer).collect();
+        let peers: Vec<PeerNode> = nodes.iter().filter(|n| n.number != node.number).map(Node::peer).collect();
         let overlay = node.overlay.clone();
         node.space.inside(move || overlay.apply(&peers).unwrap());
     }
@@ -293,12 +298,12 @@ fn wireguard_connects_pods_of_nodes_that_all_have_it() {
     let (mut other, _) = taken.accept().unwrap();
     other.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let overlay = nodes[0].overlay.clone();
-    let fresh = nodes[0].space.inside(move || overlay.fresh_key(jiff::Timestamp::now()).unwrap());
-    let told = Peer { key: Some(fresh.public), ..nodes[0].peer() };
+    let pending = nodes[0].space.inside(move || overlay.make_pending_key(jiff::Timestamp::now()).unwrap());
+    let told = PeerNode { key: Some(pending.public), ..nodes[0].peer() };
     let overlay = nodes[1].overlay.clone();
     nodes[1].space.inside(move || overlay.apply(&[told]).unwrap());
     let began = Instant::now();
-    nodes[0].overlay.use_key(fresh).unwrap();
+    nodes[0].overlay.activate_key(pending).unwrap();
     std::io::Write::write_all(&mut open, b"on").unwrap();
     other.read_exact(&mut [0; 2]).unwrap();
     let gap = began.elapsed();
@@ -308,7 +313,7 @@ fn wireguard_connects_pods_of_nodes_that_all_have_it() {
     all_reach_all(&nodes);
 
     // One that has none keeps all of them from it, and they go on by the other tunnel.
-    let keyless = Peer { key: None, ..nodes[1].peer() };
+    let keyless = PeerNode { key: None, ..nodes[1].peer() };
     let overlay = nodes[0].overlay.clone();
     let chosen = nodes[0].space.inside(move || overlay.apply(&[keyless]).unwrap());
     assert!(matches!(chosen, Tunnel::Vxlan { because: Some(why) } if why.contains("node-2")));

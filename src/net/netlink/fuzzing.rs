@@ -32,7 +32,7 @@ pub(crate) fn route_answer(data: &[u8]) {
                 let _ = neighbour::decode(&message, index);
             }
             RouteNetlinkMessage::NewRoute(message) => {
-                let _ = [0, 1, 2].map(|index| route::leads_straight(&message, index));
+                let _ = [0, 1, 2].map(|index| route::is_direct(&message, index));
                 let Some(found) = route::decode(&message) else { continue };
                 let written = RouteNetlinkMessage::NewRoute(route::encode(&found));
                 let mut bytes = vec![0; written.buffer_len()];

@@ -102,7 +102,7 @@ impl Connection {
     }
 
     /// Makes a link of a kind that needs no options, up.
-    pub(crate) fn add_simple(&mut self, kind: InfoKind, link: &NewLink<'_>) -> io::Result<()> {
+    pub(crate) fn add_plain_link(&mut self, kind: InfoKind, link: &NewLink<'_>) -> io::Result<()> {
         self.add_link(link.of_kind::<LinkUnspec>(Some(kind)).up().build())
     }
 
@@ -141,7 +141,7 @@ impl Connection {
 
     /// The host end of a pod link: its neighbours are fixed, the source check is strict (a pod sends only from its own
     /// addresses), it gets no address of its own, and it is set up.
-    pub(crate) fn set_pod_side(&mut self, index: u32) -> io::Result<()> {
+    pub(crate) fn configure_pod_link(&mut self, index: u32) -> io::Result<()> {
         let switches = || ipv4([&FIXED_NEIGHBOURS[..], &[(DEVCONF_RP_FILTER, 1)]].concat());
         let no_address = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         self.set_link(settings(index, vec![switches(), no_address]))
@@ -152,7 +152,7 @@ impl Connection {
 
     /// A link on which all neighbours are fixed: no question for a hardware address is answered (nor who asks remembered), no
     /// redirect believed or sent. Answers to what 127.0.0.1 asked of a translated port may come in by it.
-    pub(crate) fn set_without_neighbours(&mut self, index: u32) -> io::Result<()> {
+    pub(crate) fn set_fixed_neighbours(&mut self, index: u32) -> io::Result<()> {
         self.set_link(settings(index, vec![ipv4(FIXED_NEIGHBOURS.to_vec())]))
     }
 

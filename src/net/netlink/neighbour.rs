@@ -44,7 +44,7 @@ impl Connection {
     }
 
     /// Frames to `mac` leave the tunnel link for the machine with `address`.
-    pub(crate) fn add_forwarding(&mut self, index: u32, mac: Mac, address: IpAddr) -> io::Result<()> {
+    pub(crate) fn add_fdb_entry(&mut self, index: u32, mac: Mac, address: IpAddr) -> io::Result<()> {
         let request = self.handle().neighbours().add_bridge(index, &mac).destination(address);
         // An entry of the link's own table rather than of a bridge's.
         let request =
@@ -52,8 +52,8 @@ impl Connection {
         self.wait(request.execute())
     }
 
-    /// Undoes [`Connection::add_forwarding`].
-    pub(crate) fn delete_forwarding(&mut self, index: u32, mac: Mac, address: IpAddr) -> io::Result<()> {
+    /// Undoes [`Connection::add_fdb_entry`].
+    pub(crate) fn delete_fdb_entry(&mut self, index: u32, mac: Mac, address: IpAddr) -> io::Result<()> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
         message.header.ifindex = index;
@@ -65,7 +65,7 @@ impl Connection {
     }
 
     /// The forwarding entries of a tunnel link.
-    pub(crate) fn forwardings(&mut self, index: u32) -> io::Result<Vec<(Mac, IpAddr)>> {
+    pub(crate) fn fdb_entries(&mut self, index: u32) -> io::Result<Vec<(Mac, IpAddr)>> {
         Ok(self.entries(AddressFamily::Bridge, index)?.into_iter().map(|(address, mac)| (mac, address)).collect())
     }
 

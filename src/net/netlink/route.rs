@@ -16,14 +16,14 @@ use super::address::family;
 use super::{Connection, gone_is_fine};
 
 /// What a look-up fails with where no route leads, or one that refuses.
-const NO_WAY: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
+const NO_ROUTE: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
 
 /// `RTPROT` of all our routes (not in iproute2's list).
 pub(crate) const PROTOCOL: u8 = 0xa5;
 
 /// What a route does with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
+pub(crate) enum NextHop {
     /// Straight out of the link; the destination is on it.
     Link { index: u32, source: Option<IpAddr> },
     /// Through a gateway on the link.
@@ -38,7 +38,7 @@ pub(crate) enum Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Route {
     pub(crate) destination: IpNet,
-    pub(crate) way: Way,
+    pub(crate) next_hop: NextHop,
 }
 
 /// The network that holds only this address.
@@ -84,9 +84,9 @@ impl Connection {
         question.attributes.push(RouteAttribute::Destination(address.into()));
         let request = self.handle().route().get(question);
         match self.first(request.execute()) {
-            Ok(answer) => Ok(answer.is_some_and(|found| leads_straight(&found, index))),
+            Ok(answer) => Ok(answer.is_some_and(|found| is_direct(&found, index))),
             // There is no way at all, or one that refuses.
-            Err(e) if e.raw_os_error().is_some_and(|n| NO_WAY.contains(&n)) => Ok(false),
+            Err(e) if e.raw_os_error().is_some_and(|n| NO_ROUTE.contains(&n)) => Ok(false),
             Err(e) => Err(e),
         }
     }
@@ -100,34 +100,34 @@ pub(super) fn encode(route: &Route) -> RouteMessage {
     header.destination_prefix_length = route.destination.prefix_len();
     header.table = RouteHeader::RT_TABLE_MAIN;
     header.protocol = PROTOCOL.into();
-    header.kind = if route.way == Way::Unreachable { RouteType::Unreachable } else { RouteType::Unicast };
-    if matches!(route.way, Way::Link { .. }) && address.is_ipv4() {
+    header.kind = if route.next_hop == NextHop::Unreachable { RouteType::Unreachable } else { RouteType::Unicast };
+    if matches!(route.next_hop, NextHop::Link { .. }) && address.is_ipv4() {
         header.scope = RouteScope::Link;
     }
-    if matches!(route.way, Way::Onlink { .. }) {
+    if matches!(route.next_hop, NextHop::Onlink { .. }) {
         header.flags = RouteFlags::Onlink;
     }
     let attributes = &mut message.attributes;
     if route.destination.prefix_len() > 0 {
         attributes.push(RouteAttribute::Destination(address.into()));
     }
-    match route.way {
-        Way::Link { index, source } => {
+    match route.next_hop {
+        NextHop::Link { index, source } => {
             attributes.push(RouteAttribute::Oif(index));
             attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
         }
-        Way::Gateway { index, gateway } | Way::Onlink { index, gateway } => {
+        NextHop::Gateway { index, gateway } | NextHop::Onlink { index, gateway } => {
             attributes.push(RouteAttribute::Oif(index));
             attributes.push(RouteAttribute::Gateway(gateway.into()));
         }
         // Behind every other route, so that it only catches what nobody wants.
-        Way::Unreachable => attributes.push(RouteAttribute::Priority(0x7fff_ffff)),
+        NextHop::Unreachable => attributes.push(RouteAttribute::Priority(0x7fff_ffff)),
     }
     message
 }
 
 /// Whether a route that was found needs no gateway on this link; the default route says nothing about what is on a link.
-pub(super) fn leads_straight(message: &RouteMessage, index: u32) -> bool {
+pub(super) fn is_direct(message: &RouteMessage, index: u32) -> bool {
     let header = &message.header;
     let indirect = |a: &RouteAttribute| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
     header.kind == RouteType::Unicast
@@ -155,13 +155,13 @@ pub(super) fn decode(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    let way = match (header.kind, gateway) {
-        (RouteType::Unreachable, _) => Way::Unreachable,
-        (_, Some(gateway)) if header.flags.contains(RouteFlags::Onlink) => Way::Onlink { index, gateway },
-        (_, Some(gateway)) => Way::Gateway { index, gateway },
-        _ => Way::Link { index, source },
+    let next_hop = match (header.kind, gateway) {
+        (RouteType::Unreachable, _) => NextHop::Unreachable,
+        (_, Some(gateway)) if header.flags.contains(RouteFlags::Onlink) => NextHop::Onlink { index, gateway },
+        (_, Some(gateway)) => NextHop::Gateway { index, gateway },
+        _ => NextHop::Link { index, source },
     };
-    Some(Route { destination: IpNet::new(destination, header.destination_prefix_length).ok()?, way })
+    Some(Route { destination: IpNet::new(destination, header.destination_prefix_length).ok()?, next_hop })
 }
 
 fn address_of(address: &RouteAddress) -> Option<IpAddr> {
@@ -191,13 +191,13 @@ mod tests {
     #[test]
     fn our_routes_are_found_among_those_that_a_kernel_lists() {
         let found = listed(include_bytes!("../../../tests/fuzz/corpus/netlink_route/34"));
-        let of = |net: &str| found.iter().find(|r| r.destination == net.parse().unwrap()).map(|r| r.way);
+        let of = |net: &str| found.iter().find(|r| r.destination == net.parse().unwrap()).map(|r| r.next_hop);
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         assert_eq!(found.len(), 3, "{found:?}");
-        assert_eq!(of("10.42.0.0/24"), Some(Way::Unreachable));
-        let Some(Way::Link { source: Some(source), .. }) = of("10.42.0.5/32") else { panic!("{found:?}") };
+        assert_eq!(of("10.42.0.0/24"), Some(NextHop::Unreachable));
+        let Some(NextHop::Link { source: Some(source), .. }) = of("10.42.0.5/32") else { panic!("{found:?}") };
         assert_eq!(source, address("10.42.0.1"));
-        let Some(Way::Onlink { gateway, .. }) = of("10.42.1.0/24") else { panic!("{found:?}") };
+        let Some(NextHop::Onlink { gateway, .. }) = of("10.42.1.0/24") else { panic!("{found:?}") };
         assert_eq!(gateway, address("10.42.1.0"));
         let found = listed(include_bytes!("../../../tests/fuzz/corpus/netlink_route/35"));
         assert_eq!(found.len(), 2, "{found:?}");
@@ -205,17 +205,17 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let link = |source: Option<&str>| Way::Link { index: 4, source: source.map(|s| s.parse().unwrap()) };
+        let link = |source: Option<&str>| NextHop::Link { index: 4, source: source.map(|s| s.parse().unwrap()) };
         let gateway = |text: &str| text.parse::<IpAddr>().unwrap();
-        for (net, way) in [
+        for (net, next_hop) in [
             ("10.42.0.5/32", link(None)),
             ("10.42.0.5/32", link(Some("10.42.0.1"))),
-            ("0.0.0.0/0", Way::Gateway { index: 4, gateway: gateway("10.42.0.1") }),
-            ("::/0", Way::Gateway { index: 4, gateway: gateway("fd42::1") }),
-            ("10.42.1.0/24", Way::Onlink { index: 4, gateway: gateway("10.42.1.0") }),
-            ("fd42::/64", Way::Unreachable),
+            ("0.0.0.0/0", NextHop::Gateway { index: 4, gateway: gateway("10.42.0.1") }),
+            ("::/0", NextHop::Gateway { index: 4, gateway: gateway("fd42::1") }),
+            ("10.42.1.0/24", NextHop::Onlink { index: 4, gateway: gateway("10.42.1.0") }),
+            ("fd42::/64", NextHop::Unreachable),
         ] {
-            let route = Route { destination: net.parse().unwrap(), way };
+            let route = Route { destination: net.parse().unwrap(), next_hop };
             assert_eq!(decode(&encode(&route)), Some(route), "{net}");
         }
     }

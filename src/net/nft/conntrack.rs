@@ -21,46 +21,47 @@ const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 
 /// Where clients send to: `None` is any local address.
-type Front = (Option<IpAddr>, Protocol, u16);
-type Target = (IpAddr, u16);
+type Frontend = (Option<IpAddr>, Protocol, u16);
+type Backend = (IpAddr, u16);
 
 /// What must be forgotten.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Stale {
-    /// Flows to this front that were translated to this backend.
-    gone: BTreeSet<(Front, Target)>,
-    /// Flows to this front that were not translated.
-    begun: BTreeSet<Front>,
+pub(super) struct StaleFlows {
+    /// Flows to this frontend that were translated to this backend.
+    left_backends: BTreeSet<(Frontend, Backend)>,
+    /// Flows to this frontend that were not translated.
+    untranslated: BTreeSet<Frontend>,
 }
 
-/// Compares two tables; without an old one (first apply after a start) every front counts as changed.
-pub(super) fn stale(old: Option<&ServiceTable>, new: &ServiceTable) -> Stale {
+/// Compares two tables; without an old one (first apply after a start) every frontend counts as changed.
+pub(super) fn stale_flows(old: Option<&ServiceTable>, new: &ServiceTable) -> StaleFlows {
     let (before, after) = (old.map(pairs).unwrap_or_default(), pairs(new));
-    let fronts = |pairs: &BTreeSet<(Front, Target)>| pairs.iter().map(|(front, _)| *front).collect::<BTreeSet<_>>();
-    let begun = fronts(&after).difference(&fronts(&before)).copied().collect();
-    Stale { gone: before.difference(&after).copied().collect(), begun }
+    let frontends =
+        |pairs: &BTreeSet<(Frontend, Backend)>| pairs.iter().map(|(frontend, _)| *frontend).collect::<BTreeSet<_>>();
+    let untranslated = frontends(&after).difference(&frontends(&before)).copied().collect();
+    StaleFlows { left_backends: before.difference(&after).copied().collect(), untranslated }
 }
 
-fn pairs(table: &ServiceTable) -> BTreeSet<(Front, Target)> {
+fn pairs(table: &ServiceTable) -> BTreeSet<(Frontend, Backend)> {
     let mut pairs = BTreeSet::new();
     for service in table.services.iter().filter(|s| s.protocol != Protocol::Tcp) {
         let addresses = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
-        let mut fronts: Vec<Front> = addresses.map(|a| (Some(*a), service.protocol, service.port)).collect();
-        fronts.extend(service.node_port.map(|port| (None, service.protocol, port)));
+        let mut frontends: Vec<Frontend> = addresses.map(|a| (Some(*a), service.protocol, service.port)).collect();
+        frontends.extend(service.node_port.map(|port| (None, service.protocol, port)));
         for endpoint in &service.endpoints {
-            pairs.extend(fronts.iter().map(|front| (*front, (endpoint.address, endpoint.port))));
+            pairs.extend(frontends.iter().map(|frontend| (*frontend, (endpoint.address, endpoint.port))));
         }
     }
     for port in table.host_ports.iter().filter(|p| p.protocol != Protocol::Tcp) {
-        let place = (!port.host_ip.is_unspecified()).then_some(port.host_ip);
-        pairs.insert(((place, port.protocol, port.host_port), (port.pod_address, port.pod_port)));
+        let address = (!port.host_ip.is_unspecified()).then_some(port.host_ip);
+        pairs.insert(((address, port.protocol, port.host_port), (port.pod_address, port.pod_port)));
     }
     pairs
 }
 
 /// Deletes matching flows. Without anything to forget the kernel is not asked.
-pub(super) fn forget(socket: &mut Socket, stale: &Stale) -> io::Result<()> {
-    if stale.gone.is_empty() && stale.begun.is_empty() {
+pub(super) fn delete_flows(socket: &mut Socket, stale: &StaleFlows) -> io::Result<()> {
+    if stale.left_backends.is_empty() && stale.untranslated.is_empty() {
         return Ok(());
     }
     let mut found = Vec::new();
@@ -79,16 +80,16 @@ fn all_flows() -> NetfilterMessage {
 pub(super) struct Flow {
     family: NetfilterProtoFamily,
     protocol: Protocol,
-    original_destination: Target,
-    reply_source: Target,
+    original_destination: Backend,
+    reply_source: Backend,
     /// What names it to the kernel: one direction, its number, its zone.
     name: Vec<ConntrackAttribute>,
 }
 
 /// One direction of a flow.
 struct Direction {
-    source: Target,
-    destination: Target,
+    source: Backend,
+    destination: Backend,
     protocol: conntrack::Protocol,
 }
 
@@ -146,14 +147,14 @@ impl Flow {
         Some(Self { family, protocol, original_destination: original.destination, reply_source: reply.source, name })
     }
 
-    pub(super) fn matches(&self, stale: &Stale) -> bool {
+    pub(super) fn matches(&self, stale: &StaleFlows) -> bool {
         let (address, port) = self.original_destination;
-        [Some(address), None].into_iter().any(|place| {
-            let front = (place, self.protocol, port);
+        [Some(address), None].into_iter().any(|address| {
+            let frontend = (address, self.protocol, port);
             if self.reply_source == self.original_destination {
-                return stale.begun.contains(&front);
+                return stale.untranslated.contains(&frontend);
             }
-            stale.gone.contains(&(front, self.reply_source))
+            stale.left_backends.contains(&(frontend, self.reply_source))
         })
     }
 
@@ -188,14 +189,14 @@ mod tests {
     #[test]
     fn only_what_changed_is_forgotten() {
         let old = dns(&["10.42.0.2", "10.42.0.3"]);
-        assert_eq!(stale(Some(&old), &old), Stale::default());
-        let less = stale(Some(&old), &dns(&["10.42.0.3"]));
-        assert_eq!(less.gone.len(), 2, "one front by address, one by port");
-        assert!(less.gone.iter().all(|(_, (address, _))| address.to_string() == "10.42.0.2"));
-        assert!(less.begun.is_empty());
-        let first = stale(Some(&dns(&[])), &old);
-        assert!(first.gone.is_empty());
-        assert_eq!(first.begun.len(), 2);
-        assert_eq!(stale(Some(&old), &dns(&[])).gone.len(), 4);
+        assert_eq!(stale_flows(Some(&old), &old), StaleFlows::default());
+        let less = stale_flows(Some(&old), &dns(&["10.42.0.3"]));
+        assert_eq!(less.left_backends.len(), 2, "one frontend by address, one by port");
+        assert!(less.left_backends.iter().all(|(_, (address, _))| address.to_string() == "10.42.0.2"));
+        assert!(less.untranslated.is_empty());
+        let first = stale_flows(Some(&dns(&[])), &old);
+        assert!(first.left_backends.is_empty());
+        assert_eq!(first.untranslated.len(), 2);
+        assert_eq!(stale_flows(Some(&old), &dns(&[])).left_backends.len(), 4);
     }
 }

@@ -4,7 +4,7 @@ use netlink_packet_core::NetlinkSerializable;
 use netlink_packet_netfilter::NetfilterMessage;
 
 use super::buffer::Message;
-use super::conntrack::{Flow, stale};
+use super::conntrack::{Flow, stale_flows};
 use super::encode;
 use super::table::{Endpoint, Protocol, ServicePort, ServiceTable};
 use crate::net::netlink::fuzzing::{answers, bare};
@@ -13,7 +13,7 @@ use crate::net::netlink::fuzzing::{answers, bare};
 pub(crate) fn rule_answer(data: &[u8]) {
     for answer in answers::<Message>(data).into_iter().chain(bare(data, 0)) {
         assert!(answer.body.len() <= data.len());
-        let _ = encode::read_stamp(&answer, "amphipod");
+        let _ = encode::read_fingerprint(&answer, "amphipod");
         assert!(encode::read_addresses(&answer).len() * 4 <= data.len());
     }
 }
@@ -30,7 +30,7 @@ pub(crate) fn flow_answer(data: &[u8]) {
         ..ServicePort::default()
     };
     let table = ServiceTable { services: vec![service], ..ServiceTable::default() };
-    let gone = stale(Some(&table), &ServiceTable::default());
+    let gone = stale_flows(Some(&table), &ServiceTable::default());
     for answer in answers::<NetfilterMessage>(data).into_iter().chain(bare(data, NEW_FLOW)) {
         let Some(flow) = Flow::decode(answer) else { continue };
         let _ = flow.matches(&gone);

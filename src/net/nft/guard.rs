@@ -43,20 +43,20 @@ const ROUTER_ICMP6: [u8; 3] = [133, 134, 137];
 
 /// The nodes of the cluster as far as the guard has to know them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Segment {
+pub struct NodeSets {
     /// Addresses of all nodes: pods send nothing to their tunnel's port.
     pub nodes: BTreeSet<IpAddr>,
     /// Those of them whose frames the tunnel takes.
     pub senders: BTreeSet<IpAddr>,
 }
 
-/// The ruleset for a segment. Also for a family that pods have no addresses of: they can send in it nevertheless.
-pub fn plan(config: &Config, segment: &Segment) -> Ruleset {
-    let tables = [Family::Ip, Family::Ip6].map(|family| (family, table(config, segment, family)));
+/// The ruleset for these nodes. Also for a family that pods have no addresses of: they can send in it nevertheless.
+pub fn plan(config: &Config, nodes: &NodeSets) -> Ruleset {
+    let tables = [Family::Ip, Family::Ip6].map(|family| (family, table(config, nodes, family)));
     Ruleset { name: config.guard_table(), tables: tables.into() }
 }
 
-fn table(config: &Config, segment: &Segment, family: Family) -> Table {
+fn table(config: &Config, nodes: &NodeSets, family: Family) -> Table {
     let mut table = Table::default();
     let mut chain = |name: &str, hook: Option<Hook>, rules: Vec<Rule>| {
         table.chains.insert(name.into(), Chain { hook, rules });
@@ -89,7 +89,7 @@ fn table(config: &Config, segment: &Segment, family: Family) -> Table {
         let strangers = S::SourceAmong { set: SENDERS.into(), not: true };
         chain(TUNNEL_PORT, None, vec![vec![pods.clone(), S::Drop], vec![strangers, S::Drop]]);
         forward.push(vec![pods, to_tunnel, S::DestinationIn(NODES.into()), S::Drop]);
-        for (name, addresses) in [(NODES, &segment.nodes), (SENDERS, &segment.senders)] {
+        for (name, addresses) in [(NODES, &nodes.nodes), (SENDERS, &nodes.senders)] {
             table.sets.insert(name.into(), set_of(addresses, family));
         }
     }
@@ -124,7 +124,7 @@ fn arriving(config: &Config, family: Family, pods: &S) -> Vec<Rule> {
 /// link-local address, and no answer to the question whether one is in use.
 fn from_pod(config: &Config, family: Family) -> Vec<Rule> {
     let never: &[&str] = if family == Family::Ip { &["0.0.0.0/8"] } else { &["::/128", "fe80::/10"] };
-    let mut rules = vec![vec![S::NoWayBack, S::Drop]];
+    let mut rules = vec![vec![S::NoReverseRoute, S::Drop]];
     rules.extend(never.iter().map(|text| vec![S::Source { net: net(text), not: false }, S::Drop]));
     if config.block_metadata {
         rules.push(vec![S::Destination { net: metadata(family), not: false }, S::Drop]);
@@ -152,7 +152,7 @@ fn from_tunnel(config: &Config, family: Family) -> Vec<Rule> {
 /// The rules in the kernel.
 pub struct Guard {
     config: Config,
-    state: Mutex<(Kernel, Segment)>,
+    state: Mutex<(Kernel, NodeSets)>,
     /// Without IPv6 there is nothing to guard in it.
     families: Vec<Family>,
 }
@@ -166,33 +166,33 @@ impl Guard {
         let mut kernel = Kernel::open()?;
         let mut families = vec![Family::Ip];
         families.extend(fs::metadata("/proc/sys/net/ipv6").is_ok().then_some(Family::Ip6));
-        let mut segment = Segment { nodes: config.addresses.iter().copied().collect(), ..Segment::default() };
+        let mut nodes = NodeSets { nodes: config.addresses.iter().copied().collect(), ..NodeSets::default() };
         for family in &families {
             let mut known = |set| read_set(&mut kernel, &config.guard_table(), *family, set);
             let read = known(NODES).and_then(|nodes| Ok((nodes, known(SENDERS)?)));
-            let (nodes, senders) = read.map_err(Error::kernel("cannot read the nftables rules"))?;
-            segment.nodes.extend(nodes);
-            segment.senders.extend(senders);
+            let (known_nodes, senders) = read.map_err(Error::kernel("cannot read the nftables rules"))?;
+            nodes.nodes.extend(known_nodes);
+            nodes.senders.extend(senders);
         }
-        let guard = Self { config, state: Mutex::new((kernel, segment.clone())), families };
-        guard.apply(&segment)?;
+        let guard = Self { config, state: Mutex::new((kernel, nodes.clone())), families };
+        guard.apply(&nodes)?;
         Ok(guard)
     }
 
     /// Makes the kernel hold the rules for these nodes, in one atomic change.
-    pub fn apply(&self, segment: &Segment) -> Result<Written, Error> {
-        let mut ruleset = plan(&self.config, segment);
+    pub fn apply(&self, nodes: &NodeSets) -> Result<Written, Error> {
+        let mut ruleset = plan(&self.config, nodes);
         ruleset.tables.retain(|family, _| self.families.contains(family));
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let written = state.0.write(ruleset)?;
-        state.1 = segment.clone();
+        state.1 = nodes.clone();
         Ok(written)
     }
 
     /// Writes the rules again, if somebody else has removed them.
     pub fn repair(&self) -> Result<Written, Error> {
-        let segment = self.state.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
-        self.apply(&segment)
+        let nodes = self.state.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
+        self.apply(&nodes)
     }
 }
 
@@ -204,7 +204,7 @@ impl std::fmt::Debug for Guard {
 
 fn read_set(kernel: &mut Kernel, table: &str, family: Family, set: &str) -> io::Result<BTreeSet<IpAddr>> {
     let mut found = BTreeSet::new();
-    let question = encode::elements_of(table, family, set);
+    let question = encode::elements_query(table, family, set);
     match kernel.socket.dump(question, |elements| found.extend(encode::read_addresses(&elements))) {
         Ok(()) => Ok(found),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(BTreeSet::new()),

@@ -62,7 +62,7 @@ struct State {
     /// What was applied last.
     table: Option<ServiceTable>,
     /// What of it was not.
-    left_out: Vec<String>,
+    skipped: Vec<String>,
 }
 
 /// Writes rulesets of one name, and remembers what the kernel holds of it.
@@ -76,7 +76,7 @@ impl NftDataplane {
     /// Works in the network namespace of the calling thread, also when applied from another thread later.
     pub fn open(config: Config) -> Result<Self, Error> {
         Ok(Self {
-            inner: Arc::new(Mutex::new(State { config, kernel: Kernel::open()?, table: None, left_out: Vec::new() })),
+            inner: Arc::new(Mutex::new(State { config, kernel: Kernel::open()?, table: None, skipped: Vec::new() })),
         })
     }
 
@@ -100,23 +100,23 @@ impl Dataplane for NftDataplane {
 
 impl State {
     fn apply(&mut self, table: &ServiceTable) -> Result<Written, Error> {
-        let (ruleset, left_out) = plan::plan_telling(&self.config, table);
-        for what in left_out.iter().filter(|what| !self.left_out.contains(what)) {
+        let (ruleset, skipped) = plan::plan_with_skipped(&self.config, table);
+        for what in skipped.iter().filter(|what| !self.skipped.contains(what)) {
             tracing::warn!("{what}; it is left out");
         }
-        self.left_out = left_out;
+        self.skipped = skipped;
         let written = self.kernel.write(ruleset)?;
         // After a start, or after rules of somebody else's, every front counts as changed.
         let before = self.table.as_ref().filter(|_| written != Written::Whole);
         let stale = match (written, before) {
-            (Written::Nothing, _) => conntrack::Stale::default(),
-            (_, before) => conntrack::stale(before, table),
+            (Written::Nothing, _) => conntrack::StaleFlows::default(),
+            (_, before) => conntrack::stale_flows(before, table),
         };
         if written != Written::Nothing || self.table.is_none() {
             self.table = Some(table.clone());
         }
-        let forgotten = conntrack::forget(&mut self.kernel.socket, &stale);
-        forgotten.map_err(Error::kernel("cannot forget old UDP flows"))?;
+        let deleted = conntrack::delete_flows(&mut self.kernel.socket, &stale);
+        deleted.map_err(Error::kernel("cannot forget old UDP flows"))?;
         Ok(written)
     }
 }
@@ -154,19 +154,21 @@ impl Kernel {
     fn read_fingerprint(&mut self, ruleset: &Ruleset) -> io::Result<Option<u64>> {
         let mut found = None;
         for family in ruleset.tables.keys() {
-            let stamp = read_stamp(&mut self.socket, &ruleset.name, *family)?;
-            if stamp.is_none() || found.is_some_and(|f| Some(f) != stamp) {
+            let written = find_fingerprint(&mut self.socket, &ruleset.name, *family)?;
+            if written.is_none() || found.is_some_and(|f| Some(f) != written) {
                 return Ok(None);
             }
-            found = stamp;
+            found = written;
         }
         Ok(found)
     }
 }
 
-fn read_stamp(socket: &mut Socket, table: &str, family: Family) -> io::Result<Option<u64>> {
+fn find_fingerprint(socket: &mut Socket, table: &str, family: Family) -> io::Result<Option<u64>> {
     let mut found = None;
-    match socket.dump(encode::stamp_of(table, family), |rule| found = found.or(encode::read_stamp(&rule, table))) {
+    match socket
+        .dump(encode::fingerprint_query(table, family), |rule| found = found.or(encode::read_fingerprint(&rule, table)))
+    {
         Ok(()) => Ok(found),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(e) => Err(e),
@@ -181,7 +183,7 @@ fn whole(ruleset: &Ruleset, fingerprint: u64) -> Batch {
     }
     let nothing = Ruleset { name: ruleset.name.clone(), tables: BTreeMap::new() };
     diff(&nothing, ruleset).iter().for_each(|(family, change)| batch.push(*family, change));
-    ruleset.tables.keys().for_each(|family| batch.stamp(*family, fingerprint, true));
+    ruleset.tables.keys().for_each(|family| batch.write_fingerprint(*family, fingerprint, true));
     batch
 }
 
@@ -190,7 +192,7 @@ fn changes(old: &Ruleset, new: &Ruleset, fingerprint: u64) -> (Batch, Written) {
     let list = diff(old, new);
     list.iter().for_each(|(family, change)| batch.push(*family, change));
     let fresh = |family: &Family| list.contains(&(*family, Change::AddTable));
-    new.tables.keys().for_each(|family| batch.stamp(*family, fingerprint, fresh(family)));
+    new.tables.keys().for_each(|family| batch.write_fingerprint(*family, fingerprint, fresh(family)));
     (batch, Written::Changes(list.len()))
 }
 
@@ -217,7 +219,7 @@ pub(super) fn remove_tables(config: &Config) -> Result<(), Error> {
 pub(super) fn probe(config: &Config) -> Result<(), Error> {
     let name = format!("{}-probe-{}", config.table(), std::process::id());
     let mut socket = Socket::netfilter().map_err(Error::kernel("cannot open a netfilter socket"))?;
-    for ruleset in [plan(config, &probe_table(config)), guard::plan(config, &guard::Segment::default())] {
+    for ruleset in [plan(config, &probe_table(config)), guard::plan(config, &guard::NodeSets::default())] {
         let ruleset = Ruleset { name: name.clone(), ..ruleset };
         let mut batch = whole(&ruleset, 0);
         ruleset.tables.keys().for_each(|family| batch.push(*family, &Change::DeleteTable));

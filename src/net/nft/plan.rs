@@ -36,26 +36,26 @@ const REJECT: &str = "reject";
 
 /// The ruleset this node must have. One table per family that has pod addresses.
 pub fn plan(config: &Config, table: &ServiceTable) -> Ruleset {
-    plan_telling(config, table).0
+    plan_with_skipped(config, table).0
 }
 
 /// The same, with what of the table was left out because it would take what is not a Service's to have.
-pub(super) fn plan_telling(config: &Config, table: &ServiceTable) -> (Ruleset, Vec<String>) {
+pub(super) fn plan_with_skipped(config: &Config, table: &ServiceTable) -> (Ruleset, Vec<String>) {
     let mut ruleset = Ruleset { name: config.table(), ..Ruleset::default() };
     let taken = Taken::of(config, table);
-    let mut left_out = Vec::new();
+    let mut skipped = Vec::new();
     for family in [Family::Ip, Family::Ip6] {
         if config.pod_cidrs.iter().any(|net| Family::of(&net.addr()) == family) {
             let mut planner =
-                Planner { family, config, taken: &taken, out: frame(config, family), left_out: Vec::new() };
+                Planner { family, config, taken: &taken, out: frame(config, family), skipped: Vec::new() };
             planner.fill(table);
             ruleset.tables.insert(family, planner.out);
-            left_out.append(&mut planner.left_out);
+            skipped.append(&mut planner.skipped);
         }
     }
-    left_out.sort();
-    left_out.dedup();
-    (ruleset, left_out)
+    skipped.sort();
+    skipped.dedup();
+    (ruleset, skipped)
 }
 
 /// What belongs to somebody already, before the first Service from outside is looked at.
@@ -127,15 +127,15 @@ fn frame(config: &Config, family: Family) -> Table {
     );
     chain(LOCAL, None, vec![vec![S::ServiceVmap(HOST_PORTS.into())], vec![S::PortVmap(PORTS.into())]]);
     chain("postrouting", Some(Hook::NatPostrouting), masquerade_rules(config, family, loopback));
-    let mut refuse = vec![vec![S::New, S::ServiceVmap(NO_ENDPOINTS.into())]];
+    let mut refuse = vec![vec![S::CtNew, S::ServiceVmap(NO_ENDPOINTS.into())]];
     for net in of_family(&config.service_cidrs, family) {
         refuse.push(vec![S::Destination { net, not: false }, S::Goto(REJECT.into())]);
     }
     chain("refuse-forward", Some(Hook::FilterForward), refuse.clone());
-    let local_ports = vec![S::New, S::DestinationIsLocal, S::PortVmap(NO_ENDPOINT_PORTS.into())];
+    let local_ports = vec![S::CtNew, S::DestinationIsLocal, S::PortVmap(NO_ENDPOINT_PORTS.into())];
     refuse.push(local_ports.clone());
     chain("refuse-output", Some(Hook::FilterOutput), refuse);
-    let input = vec![vec![S::New, S::ServiceVmap(NO_ENDPOINTS.into())], local_ports];
+    let input = vec![vec![S::CtNew, S::ServiceVmap(NO_ENDPOINTS.into())], local_ports];
     chain("refuse-input", Some(Hook::FilterInput), input);
     // Of its own ports none is refused because a Service says so.
     chain(REJECT, None, vec![own, vec![S::Protocol(Protocol::Tcp), S::RejectReset], vec![S::RejectUnreachable]]);
@@ -152,10 +152,10 @@ fn masquerade_rules(config: &Config, family: Family, loopback: IpNet) -> Vec<Rul
     let mut rules = Vec::new();
     // Masquerading would take any address of the host; the one in the pod range is what pods know the node by.
     if let Some(gateway) = config.gateways().into_iter().find(|g| Family::of(g) == family) {
-        rules.push(vec![S::Translated, S::PairIn(HAIRPIN.into()), S::Snat(gateway)]);
+        rules.push(vec![S::CtDnat, S::PairIn(HAIRPIN.into()), S::Snat(gateway)]);
         for net in from_loopback(config, family) {
             let (from, to) = (S::Source { net: loopback, not: false }, S::Destination { net, not: false });
-            rules.push(vec![S::NotToLoopback, S::Translated, from, to, S::Snat(gateway)]);
+            rules.push(vec![S::NotToLoopback, S::CtDnat, from, to, S::Snat(gateway)]);
         }
     }
     let multicast = if family == Family::Ip { net("224.0.0.0/4") } else { net("ff00::/8") };
@@ -167,7 +167,7 @@ fn masquerade_rules(config: &Config, family: Family, loopback: IpNet) -> Vec<Rul
         rules.push(rule);
     }
     // From outside the cluster to an endpoint on another node: the reply must come back through here.
-    let mut transit = vec![S::NotToLoopback, S::Translated];
+    let mut transit = vec![S::NotToLoopback, S::CtDnat];
     transit.extend(of_family(&config.cluster_cidrs, family).map(|net| S::Source { net, not: true }));
     transit.extend(outside(&config.pod_cidrs));
     transit.push(S::Masquerade);
@@ -191,7 +191,7 @@ struct Planner<'a> {
     config: &'a Config,
     taken: &'a Taken,
     out: Table,
-    left_out: Vec<String>,
+    skipped: Vec<String>,
 }
 
 /// The addresses and ports a Service is reached at from one side (inside or outside).
@@ -226,7 +226,7 @@ impl Planner<'_> {
         let (given, refused): (Vec<IpAddr>, Vec<IpAddr>) =
             all.partition(|a| self.may_take(a, service.protocol, service.port));
         for address in refused {
-            self.left_out.push(format!(
+            self.skipped.push(format!(
                 "Service {}/{}: {address} {}/{} is not a Service's to have",
                 service.namespace,
                 service.name,
@@ -273,7 +273,7 @@ impl Planner<'_> {
         }
         if self.taken.own_ports.contains(&(port.protocol, port.host_port)) {
             let (number, protocol) = (port.host_port, port.protocol.name());
-            self.left_out
+            self.skipped
                 .push(format!("host port {number}/{protocol} of the pod {}: it is this node's own", port.pod_address));
             return;
         }
@@ -384,11 +384,11 @@ impl Planner<'_> {
             self.out.sets.insert(set.clone(), clients);
             let dnat = S::Dnat(vec![*target]);
             // The second rule is reached when the set is full.
-            self.chain(&chain, vec![vec![S::Remember(set.clone()), dnat.clone()], vec![dnat]]);
+            self.chain(&chain, vec![vec![S::UpdateSet(set.clone()), dnat.clone()], vec![dnat]]);
             recall.push(vec![S::SourceIn(set), S::Goto(chain.clone())]);
             chains.push(chain);
         }
-        recall.push(vec![S::Pick(chains)]);
+        recall.push(vec![S::RandomChain(chains)]);
         recall
     }
 

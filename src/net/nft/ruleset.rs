@@ -120,7 +120,7 @@ pub enum Statement {
         not: bool,
     },
     /// No route leads back to the source by the link that the packet came in by.
-    NoWayBack,
+    NoReverseRoute,
     Source {
         net: IpNet,
         not: bool,
@@ -131,8 +131,8 @@ pub enum Statement {
     },
     SourceIsLocal,
     DestinationIsLocal,
-    New,
-    Translated,
+    CtNew,
+    CtDnat,
     Protocol(Protocol),
     /// ICMP of the table's family.
     Icmp,
@@ -167,9 +167,9 @@ pub enum Statement {
     /// Source address in a set of clients.
     SourceIn(String),
     /// To one of these chains, at random, evenly.
-    Pick(Vec<String>),
+    RandomChain(Vec<String>),
     /// Adds the source address to a set of clients, or begins its time anew; does not match if the set is full.
-    Remember(String),
+    UpdateSet(String),
 }
 
 impl fmt::Display for Ruleset {
@@ -274,7 +274,7 @@ impl Statement {
     pub(crate) fn set(&self) -> Option<&String> {
         match self {
             Self::ServiceVmap(set) | Self::PortVmap(set) | Self::PairIn(set) => Some(set),
-            Self::SourceIn(set) | Self::Remember(set) => Some(set),
+            Self::SourceIn(set) | Self::UpdateSet(set) => Some(set),
             Self::PortIn(set) | Self::SourceAmong { set, .. } | Self::DestinationIn(set) => Some(set),
             _ => None,
         }
@@ -288,13 +288,13 @@ impl Statement {
             Self::NotToLoopback => "oif != lo".into(),
             Self::FromLink(name) => format!("iifname \"{name}\""),
             Self::FromGroup { group, not } => format!("iifgroup {}{group}", op(not)),
-            Self::NoWayBack => "fib saddr . iif oif missing".into(),
+            Self::NoReverseRoute => "fib saddr . iif oif missing".into(),
             Self::Source { net, not } => format!("{ip} saddr {}{net}", op(not)),
             Self::Destination { net, not } => format!("{ip} daddr {}{net}", op(not)),
             Self::SourceIsLocal => "fib saddr type local".into(),
             Self::DestinationIsLocal => "fib daddr type local".into(),
-            Self::New => "ct state new".into(),
-            Self::Translated => "ct status dnat".into(),
+            Self::CtNew => "ct state new".into(),
+            Self::CtDnat => "ct status dnat".into(),
             Self::Protocol(protocol) => format!("meta l4proto {}", protocol.name()),
             Self::Icmp => format!("meta l4proto {}", if family == Family::Ip { "icmp" } else { "ipv6-icmp" }),
             Self::IcmpType(kind) => format!("{} type {kind}", if family == Family::Ip { "icmp" } else { "icmpv6" }),
@@ -315,11 +315,11 @@ impl Statement {
             Self::Snat(address) => format!("snat to {address} fully-random"),
             Self::Dnat(among) => format!("dnat to {}", targets(among)),
             Self::SourceIn(set) => format!("{ip} saddr @{set}"),
-            Self::Pick(chains) => {
+            Self::RandomChain(chains) => {
                 let list: Vec<String> = chains.iter().enumerate().map(|(i, c)| format!("{i} : goto {c}")).collect();
                 format!("numgen random mod {} vmap {{ {} }}", chains.len(), list.join(", "))
             }
-            Self::Remember(set) => format!("update @{set} {{ {ip} saddr }}"),
+            Self::UpdateSet(set) => format!("update @{set} {{ {ip} saddr }}"),
         }
     }
 }

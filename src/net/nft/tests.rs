@@ -1,8 +1,8 @@
 //! Golden text of a ruleset, and the law of `diff` on a model of the kernel.
 
 use super::diff::{Change, diff};
-use super::guard::{self, Segment};
-use super::plan::plan_telling;
+use super::guard::{self, NodeSets};
+use super::plan::plan_with_skipped;
 use super::ruleset::{Chain, Family, Ruleset, Statement, Table, Value};
 use super::table::{Endpoint, HostPort, Protocol, ServicePort, ServiceTable};
 use super::{encode, plan, suite};
@@ -66,7 +66,7 @@ fn the_guards_are_as_recorded() {
     two.cluster_cidrs.push("fd42::/56".parse().unwrap());
     two.service_cidrs.push("fd43::/112".parse().unwrap());
     let nodes = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
-    let segment = Segment { nodes: nodes(&["192.0.2.1", "192.0.2.2", "2001:db8::2"]), senders: nodes(&["192.0.2.2"]) };
+    let segment = NodeSets { nodes: nodes(&["192.0.2.1", "192.0.2.2", "2001:db8::2"]), senders: nodes(&["192.0.2.2"]) };
     check_golden("guard-tunnel", &guard::plan(&tunnel, &segment).to_string());
     check_golden("guard-two-families", &guard::plan(&two, &segment).to_string());
     check_golden(
@@ -79,8 +79,8 @@ fn the_guards_are_as_recorded() {
 fn a_new_node_changes_elements_of_the_guard_and_no_rule() {
     let tunnel = Config { tunnel: true, ..config() };
     let one = |last: u8| [IpAddr::from([192, 0, 2, last])].into();
-    let before = guard::plan(&tunnel, &Segment { nodes: one(1), senders: one(1) });
-    let after = guard::plan(&tunnel, &Segment { nodes: one(1), senders: one(2) });
+    let before = guard::plan(&tunnel, &NodeSets { nodes: one(1), senders: one(1) });
+    let after = guard::plan(&tunnel, &NodeSets { nodes: one(1), senders: one(2) });
     let changes: Vec<Change> = diff(&before, &after).into_iter().map(|(_, change)| change).collect();
     assert!(
         matches!(&changes[..], [Change::DeleteElements(a, ..), Change::AddElements(b, ..)] if a == b && a == "senders"),
@@ -137,7 +137,7 @@ fn no_service_from_outside_takes_an_address_of_the_cluster_or_of_the_api() {
                 }
                 services.push(service);
             }
-            let (ruleset, left_out) = plan_telling(&config, &ServiceTable { services, ..ServiceTable::default() });
+            let (ruleset, skipped) = plan_with_skipped(&config, &ServiceTable { services, ..ServiceTable::default() });
             for (set, port) in [("services", 443), ("services", 6443), ("no-endpoints", 443), ("no-endpoints", 6443)] {
                 for address in special.iter().chain(&cluster) {
                     let held = holder(&ruleset, set, address, port).unwrap_or_default();
@@ -151,7 +151,7 @@ fn no_service_from_outside_takes_an_address_of_the_cluster_or_of_the_api() {
             }
             assert_eq!(holder(&ruleset, "services", "10.99.0.7", 443).unwrap(), "service/default/z/tcp/443");
             assert_eq!(holder(&ruleset, "services", "10.43.0.1", 443).unwrap(), "service/default/kubernetes/tcp/443");
-            assert!(left_out.iter().any(|l| l.contains("default/a6443: 192.0.2.50 6443/tcp")), "{left_out:?}");
+            assert!(skipped.iter().any(|l| l.contains("default/a6443: 192.0.2.50 6443/tcp")), "{skipped:?}");
         }
     }
 }
@@ -175,8 +175,8 @@ fn a_host_port_takes_local_addresses_alone_and_no_port_of_the_nodes_own() {
         ],
         ..ServiceTable::default()
     };
-    let (ruleset, left_out) = plan_telling(&config, &table);
-    assert_eq!(left_out.len(), 2, "by port and protocol: {left_out:?}");
+    let (ruleset, skipped) = plan_with_skipped(&config, &table);
+    assert_eq!(skipped.len(), 2, "by port and protocol: {skipped:?}");
     let text = ruleset.to_string();
     assert_eq!(text.matches("hostport/").count(), 2, "a chain and an element: {text}");
     assert!(holder(&ruleset, "host-ports", "198.51.100.9", 80).is_some());

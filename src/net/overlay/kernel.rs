@@ -10,19 +10,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 use netlink_packet_route::link::InfoKind;
 
-use super::plan::{self, Entries, Links, Peer, Step, Tunnel};
-use super::wireguard::{self, Device, Partners, PublicKey};
+use super::plan::{self, Entries, Links, PeerNode, Step, Tunnel};
+use super::wireguard::{self, Device, DevicePeers, PublicKey};
 use super::{
     Backend, ENCRYPTED_BYTES, ENCRYPTED_BYTES_IPV6, HEADER_BYTES, HEADER_BYTES_IPV6, NETWORK_ID, Options, PORT,
     WIREGUARD_PORT, key, vxlan_name, wireguard_name,
 };
 use crate::net::netlink::Connection;
 use crate::net::netlink::link::{Link, NewLink, Vxlan};
-use crate::net::netlink::route::{Way, host_net};
+use crate::net::netlink::route::{NextHop, host_net};
 use crate::net::nft::Guard;
-use crate::net::nft::guard::Segment;
+use crate::net::nft::guard::NodeSets;
 use crate::net::pod::group;
-use crate::net::settings::settle;
+use crate::net::settings::configure_link;
 use crate::net::{Config, Error};
 
 /// What the kernel takes for a link whose own limit is not known.
@@ -36,7 +36,7 @@ pub struct Overlay {
     wireguard: Option<Mutex<WireGuard>>,
     guard: Arc<Guard>,
     /// One change at a time.
-    turn: Mutex<()>,
+    applying: Mutex<()>,
 }
 
 /// The encrypted tunnel's link, which is there before the node is known to the cluster, so that the node comes with its key.
@@ -47,13 +47,13 @@ pub struct WireGuard {
     made: Timestamp,
     public: PublicKey,
     /// Endpoints that were set by this process.
-    told: BTreeMap<PublicKey, SocketAddr>,
+    configured: BTreeMap<PublicKey, SocketAddr>,
 }
 
 /// A key that is not used yet.
 #[derive(Debug)]
-pub struct Fresh {
-    kept: key::Kept,
+pub struct PendingKey {
+    stored: key::Stored,
     /// What the node will be known by.
     pub public: PublicKey,
 }
@@ -64,12 +64,12 @@ impl WireGuard {
     /// Makes the link where it is missing, with the key that is kept in `directory`, or a new one. Works in the network namespace
     /// of the calling thread.
     pub fn open(config: &Config, directory: &Path, now: Timestamp) -> Result<Self, Error> {
-        let kept = match key::load(directory, now)? {
-            Some(kept) => kept,
+        let stored = match key::load(directory, now)? {
+            Some(stored) => stored,
             None => {
-                let kept = key::make(now)?;
-                key::save(directory, &kept)?;
-                kept
+                let stored = key::make(now)?;
+                key::save(directory, &stored)?;
+                stored
             }
         };
         let name = wireguard_name(config);
@@ -82,17 +82,17 @@ impl WireGuard {
             }
             let link = host.link(&name)?.ok_or(io::ErrorKind::NotFound)?;
             let mut device = Device::open(&name)?;
-            device.set_key(&kept.key, WIREGUARD_PORT)?;
+            device.set_key(&stored.key, WIREGUARD_PORT)?;
             let public = device.read()?.0.ok_or(io::ErrorKind::InvalidData)?;
-            settle(&mut host, link.index, &name)?;
+            configure_link(&mut host, link.index, &name)?;
             // Fails where somebody else has the port.
             host.set_up(link.index)?;
             Ok((link.index, device, public))
         };
         match open() {
             Ok((index, device, public)) => {
-                let (directory, told) = (directory.to_owned(), BTreeMap::new());
-                Ok(Self { index, device, directory, made: kept.made, public, told })
+                let (directory, configured) = (directory.to_owned(), BTreeMap::new());
+                Ok(Self { index, device, directory, made: stored.made, public, configured })
             }
             Err(error) => {
                 let _ = Connection::open().and_then(|mut host| remove(&mut host, &name));
@@ -106,13 +106,13 @@ impl WireGuard {
         self.public
     }
 
-    fn apply(&mut self, wanted: &Partners) -> io::Result<()> {
+    fn apply(&mut self, wanted: &DevicePeers) -> io::Result<()> {
         let present = self.device.read()?.1;
-        let changes = wireguard::changes(&present, wanted, &self.told);
+        let changes = wireguard::changes(&present, wanted, &self.configured);
         if !changes.is_empty() {
             self.device.apply(&changes)?;
         }
-        self.told = wanted.iter().filter_map(|(key, partner)| Some((*key, partner.endpoint?))).collect();
+        self.configured = wanted.iter().filter_map(|(key, device_peer)| Some((*key, device_peer.endpoint?))).collect();
         Ok(())
     }
 }
@@ -173,17 +173,17 @@ impl Overlay {
         };
         match &wireguard {
             Some(wireguard) => {
-                let ends = || config.pod_cidrs.iter().map(plan::end).collect::<BTreeSet<_>>().into_iter();
+                let ends = || config.pod_cidrs.iter().map(plan::tunnel_address).collect::<BTreeSet<_>>().into_iter();
                 let added = ends().try_for_each(|end| host.add_address(wireguard.index, host_net(end)));
                 added.map_err(failed(&wireguard_name(&config)))?;
             }
             None => remove(&mut host, &wireguard_name(&config)).map_err(failed(&wireguard_name(&config)))?,
         }
-        let segment = host.link_of(options.address).map_err(Error::kernel("cannot list addresses"))?;
-        if segment.is_none() && options.backend == Backend::HostGw {
+        let underlay = host.link_of(options.address).map_err(Error::kernel("cannot list addresses"))?;
+        if underlay.is_none() && options.backend == Backend::HostGw {
             return Err(Error::Config(format!("no link has the node's address {}", options.address)));
         }
-        Ok(Self { config, options, tunnel, wireguard: wireguard.map(Mutex::new), guard, turn: Mutex::default() })
+        Ok(Self { config, options, tunnel, wireguard: wireguard.map(Mutex::new), guard, applying: Mutex::default() })
     }
 
     fn wireguard(&self) -> Option<MutexGuard<'_, WireGuard>> {
@@ -196,39 +196,39 @@ impl Overlay {
     }
 
     /// How long the key is still good.
-    pub fn key_rest(&self, now: Timestamp) -> Option<Duration> {
-        key::rest(self.wireguard()?.made, now)
+    pub fn key_lifetime_left(&self, now: Timestamp) -> Option<Duration> {
+        key::lifetime_left(self.wireguard()?.made, now)
     }
 
     /// Makes another key. The kernel says what it will be known by, on a link that is there for this alone.
-    pub fn fresh_key(&self, now: Timestamp) -> Result<Fresh, Error> {
-        let kept = key::make(now)?;
+    pub fn make_pending_key(&self, now: Timestamp) -> Result<PendingKey, Error> {
+        let stored = key::make(now)?;
         let name = format!("ampk{}", std::process::id());
         let known = || -> io::Result<PublicKey> {
             let mut host = Connection::open()?;
             remove(&mut host, &name)?;
             host.add_wireguard(&name, group(&self.config), 0)?;
-            let told = Device::open(&name).and_then(|mut device| {
-                device.set_key(&kept.key, 0)?;
+            let public = Device::open(&name).and_then(|mut device| {
+                device.set_key(&stored.key, 0)?;
                 device.read()?.0.ok_or_else(|| io::ErrorKind::InvalidData.into())
             });
             remove(&mut host, &name)?;
-            told
+            public
         };
         let public = known().map_err(Error::kernel("cannot make another WireGuard key"))?;
-        Ok(Fresh { kept, public })
+        Ok(PendingKey { stored, public })
     }
 
-    /// Uses a key that the other nodes have been told of. Peers are greeted, so that sessions begin anew from both ends.
-    pub fn use_key(&self, fresh: Fresh) -> Result<(), Error> {
+    /// Uses a key that the other nodes have been told of. Handshakes are begun with all peers, so that sessions begin anew from both ends.
+    pub fn activate_key(&self, pending: PendingKey) -> Result<(), Error> {
         let Some(mut wireguard) = self.wireguard() else { return Ok(()) };
-        let saved = key::save(&wireguard.directory, &fresh.kept);
+        let saved = key::save(&wireguard.directory, &pending.stored);
         let switch = |w: &mut WireGuard| {
-            w.device.set_key(&fresh.kept.key, WIREGUARD_PORT)?;
-            w.public = fresh.public;
-            w.made = fresh.kept.made;
-            let all: Vec<PublicKey> = w.told.keys().copied().collect();
-            w.device.greet(&all)
+            w.device.set_key(&pending.stored.key, WIREGUARD_PORT)?;
+            w.public = pending.public;
+            w.made = pending.stored.made;
+            let all: Vec<PublicKey> = w.configured.keys().copied().collect();
+            w.device.initiate_handshakes(&all)
         };
         switch(&mut wireguard).map_err(Error::kernel("cannot use another WireGuard key"))?;
         // Then the next start begins with the old one, and tells so.
@@ -236,54 +236,54 @@ impl Overlay {
     }
 
     /// Makes the kernel hold what is needed for these nodes, and no more. Answers which tunnel is used.
-    pub fn apply(&self, peers: &[Peer]) -> Result<Tunnel, Error> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn apply(&self, peers: &[PeerNode]) -> Result<Tunnel, Error> {
+        let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let chosen = plan::choose(self.options.backend, self.wireguard.is_some(), peers);
-        self.guard.apply(&self.segment(peers, &chosen))?;
+        self.guard.apply(&self.node_sets(peers, &chosen))?;
         if self.options.backend == Backend::None {
             return Ok(chosen);
         }
         let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
-        let segment = host.link_of(self.options.address).map_err(Error::kernel("cannot list addresses"))?;
+        let underlay = host.link_of(self.options.address).map_err(Error::kernel("cannot list addresses"))?;
         let own = &self.config.pod_cidrs;
         let mut encrypted = None;
         if let Some(mut wireguard) = self.wireguard() {
-            let applied = wireguard.apply(&plan::partners(own, peers));
+            let applied = wireguard.apply(&plan::device_peers(own, peers));
             applied.map_err(Error::kernel("cannot change the peers of the WireGuard link"))?;
             encrypted = Some(wireguard.index);
         }
-        let there = Links { tunnel: self.tunnel, wireguard: encrypted, segment };
+        let there = Links { tunnel: self.tunnel, wireguard: encrypted, underlay };
         let used = Links { wireguard: encrypted.filter(|_| chosen == Tunnel::WireGuard), ..there };
-        let near = self.near(&mut host, used, peers).map_err(Error::kernel("cannot look routes up"))?;
-        let wanted = plan::plan(used, own, peers, |address| near.contains(&address));
+        let on_link = self.on_link(&mut host, used, peers).map_err(Error::kernel("cannot look routes up"))?;
+        let wanted = plan::plan(used, own, peers, |address| on_link.contains(&address));
         let present = present(&mut host, there).map_err(Error::kernel("cannot list the overlay's entries"))?;
         let steps = plan::steps(&present, &wanted);
-        let applied = steps.iter().try_for_each(|step| take(&mut host, self.tunnel.unwrap_or(0), step));
+        let applied = steps.iter().try_for_each(|step| apply_step(&mut host, self.tunnel.unwrap_or(0), step));
         applied.map_err(Error::kernel("cannot change the overlay's entries"))?;
         Ok(chosen)
     }
 
     /// What the guard has to know of them.
-    fn segment(&self, peers: &[Peer], chosen: &Tunnel) -> Segment {
+    fn node_sets(&self, peers: &[PeerNode], chosen: &Tunnel) -> NodeSets {
         let others: BTreeSet<IpAddr> = peers.iter().map(|p| p.address).collect();
         let own = self.config.addresses.iter().chain([&self.options.address]);
         let nodes = others.iter().chain(own).copied().collect();
-        Segment { nodes, senders: if matches!(chosen, Tunnel::Vxlan { .. }) { others } else { BTreeSet::new() } }
+        NodeSets { nodes, senders: if matches!(chosen, Tunnel::Vxlan { .. }) { others } else { BTreeSet::new() } }
     }
 
     /// The addresses of those that get plain routes.
-    fn near(&self, host: &mut Connection, links: Links, peers: &[Peer]) -> io::Result<BTreeSet<IpAddr>> {
+    fn on_link(&self, host: &mut Connection, links: Links, peers: &[PeerNode]) -> io::Result<BTreeSet<IpAddr>> {
         let all = peers.iter().map(|p| p.address);
-        match (links.segment, self.options.backend) {
+        match (links.underlay, self.options.backend) {
             (Some(_), Backend::HostGw) => Ok(all.collect()),
-            (Some(segment), Backend::Auto | Backend::Vxlan) if self.options.direct_routing => {
-                let mut near = BTreeSet::new();
+            (Some(underlay), Backend::Auto | Backend::Vxlan) if self.options.direct_routing => {
+                let mut on_link = BTreeSet::new();
                 for address in all {
-                    if host.is_on_link(address, segment)? {
-                        near.insert(address);
+                    if host.is_on_link(address, underlay)? {
+                        on_link.insert(address);
                     }
                 }
-                Ok(near)
+                Ok(on_link)
             }
             _ => Ok(BTreeSet::new()),
         }
@@ -292,25 +292,27 @@ impl Overlay {
 
 /// What is there of ours, on both links, so that it is found also after a change of the backend.
 fn present(host: &mut Connection, links: Links) -> io::Result<Entries> {
-    let ours = |way: &Way| match way {
-        Way::Onlink { index, .. } | Way::Gateway { index, .. } => [links.tunnel, links.segment].contains(&Some(*index)),
-        Way::Link { index, .. } => links.wireguard == Some(*index),
-        Way::Unreachable => false,
+    let ours = |next_hop: &NextHop| match next_hop {
+        NextHop::Onlink { index, .. } | NextHop::Gateway { index, .. } => {
+            [links.tunnel, links.underlay].contains(&Some(*index))
+        }
+        NextHop::Link { index, .. } => links.wireguard == Some(*index),
+        NextHop::Unreachable => false,
     };
-    let routes = host.own_routes()?.into_iter().filter(|r| ours(&r.way)).collect();
+    let routes = host.own_routes()?.into_iter().filter(|r| ours(&r.next_hop)).collect();
     let Some(tunnel) = links.tunnel else { return Ok(Entries { routes, ..Entries::default() }) };
     let neighbours = host.neighbours(tunnel)?.into_iter().collect();
-    Ok(Entries { routes, neighbours, forwardings: host.forwardings(tunnel)?.into_iter().collect() })
+    Ok(Entries { routes, neighbours, fdb: host.fdb_entries(tunnel)?.into_iter().collect() })
 }
 
-fn take(host: &mut Connection, tunnel: u32, step: &Step) -> io::Result<()> {
+fn apply_step(host: &mut Connection, tunnel: u32, step: &Step) -> io::Result<()> {
     match step {
-        Step::AddForwarding(mac, address) => host.add_forwarding(tunnel, *mac, *address),
+        Step::AddFdbEntry(mac, address) => host.add_fdb_entry(tunnel, *mac, *address),
         Step::AddNeighbour(address, mac) => host.add_neighbour(tunnel, *address, *mac),
         Step::AddRoute(route) => host.add_route(route),
         Step::DeleteRoute(route) => host.delete_route(route),
         Step::DeleteNeighbour(address) => host.delete_neighbour(tunnel, *address),
-        Step::DeleteForwarding(mac, address) => host.delete_forwarding(tunnel, *mac, *address),
+        Step::DeleteFdbEntry(mac, address) => host.delete_fdb_entry(tunnel, *mac, *address),
     }
 }
 
@@ -324,14 +326,14 @@ fn tunnel(host: &mut Connection, config: &Config, options: &Options) -> io::Resu
     let name = vxlan_name(config);
     let first = config.pod_cidrs.first().copied().ok_or(io::ErrorKind::InvalidInput)?;
     let vxlan = Vxlan { id: NETWORK_ID, port: PORT, local: Some(options.address) };
-    let end = NewLink { name: &name, mac: plan::mac(&first), group: group(config), mtu: config.mtu };
+    let end = NewLink { name: &name, mac: plan::tunnel_mac(&first), group: group(config), mtu: config.mtu };
     // Kept over restarts, so that no connection is interrupted; another range or address needs another link.
     let fits = match host.link(&name)? {
         Some(link) => {
             link.kind == Some(InfoKind::Vxlan)
                 && link.mtu == config.mtu
                 && link.vxlan_local == Some(options.address)
-                && host.has_address(link.index, plan::end(&first))?
+                && host.has_address(link.index, plan::tunnel_address(&first))?
         }
         None => false,
     };
@@ -340,9 +342,9 @@ fn tunnel(host: &mut Connection, config: &Config, options: &Options) -> io::Resu
         host.add_vxlan(&end, &vxlan)?;
     }
     let link = host.link(&name)?.ok_or(io::ErrorKind::NotFound)?;
-    settle(host, link.index, &name)?;
+    configure_link(host, link.index, &name)?;
     host.set_up(link.index)?;
-    for cidr in config.pod_cidrs.iter().map(plan::end).collect::<BTreeSet<_>>() {
+    for cidr in config.pod_cidrs.iter().map(plan::tunnel_address).collect::<BTreeSet<_>>() {
         host.add_address(link.index, host_net(cidr))?;
     }
     Ok(link.index)

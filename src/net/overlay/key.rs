@@ -17,11 +17,11 @@ use crate::base::file::{make_private_dir, write_atomically};
 use crate::net::Error;
 
 /// How long a key is used. Sessions have keys of their own, which WireGuard changes every two minutes; this one says who we are.
-pub(super) const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A private key and when it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct Stored {
     pub(super) key: PrivateKey,
     pub(super) made: Timestamp,
 }
@@ -35,9 +35,9 @@ struct File {
 
 /// How long the key is still good; nothing when another one is due. A clock that was set back by more than a key lives counts
 /// like one that has run on.
-pub(super) fn rest(made: Timestamp, now: Timestamp) -> Option<Duration> {
+pub(super) fn lifetime_left(made: Timestamp, now: Timestamp) -> Option<Duration> {
     let age = if made <= now { between(made, now) } else { between(now, made) };
-    LIFE.checked_sub(age).filter(|rest| !rest.is_zero())
+    LIFETIME.checked_sub(age).filter(|left| !left.is_zero())
 }
 
 fn path(directory: &Path) -> PathBuf {
@@ -45,15 +45,15 @@ fn path(directory: &Path) -> PathBuf {
 }
 
 /// A new key.
-pub(super) fn make(now: Timestamp) -> Result<Kept, Error> {
+pub(super) fn make(now: Timestamp) -> Result<Stored, Error> {
     let mut bytes = [0; 32];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| Error::kernel("cannot make a key")(io::Error::other("the kernel gives no random bytes")))?;
-    Ok(Kept { key: PrivateKey::new(bytes), made: now })
+    Ok(Stored { key: PrivateKey::new(bytes), made: now })
 }
 
 /// The key of an earlier start, as long as it is good.
-pub(super) fn load(directory: &Path, now: Timestamp) -> Result<Option<Kept>, Error> {
+pub(super) fn load(directory: &Path, now: Timestamp) -> Result<Option<Stored>, Error> {
     let path = path(directory);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
@@ -62,14 +62,14 @@ pub(super) fn load(directory: &Path, now: Timestamp) -> Result<Option<Kept>, Err
     };
     // What is no key is replaced by one.
     let Ok(file) = serde_json::from_slice::<File>(&bytes) else { return Ok(None) };
-    let kept = PrivateKey::from_text(&file.private_key).map(|key| Kept { key, made: file.made });
-    Ok(kept.filter(|kept| rest(kept.made, now).is_some()))
+    let stored = PrivateKey::from_text(&file.private_key).map(|key| Stored { key, made: file.made });
+    Ok(stored.filter(|stored| lifetime_left(stored.made, now).is_some()))
 }
 
 /// Keeps a key for the next start.
-pub(super) fn save(directory: &Path, kept: &Kept) -> Result<(), Error> {
+pub(super) fn save(directory: &Path, stored: &Stored) -> Result<(), Error> {
     let path = path(directory);
-    let file = File { private_key: kept.key.to_text(), made: kept.made };
+    let file = File { private_key: stored.key.to_text(), made: stored.made };
     let written = make_private_dir(directory).and_then(|()| {
         let text = serde_json::to_vec(&file).map_err(io::Error::other)?;
         write_atomically(&path, &text, 0o600)
@@ -89,12 +89,12 @@ mod tests {
 
     #[test]
     fn a_key_is_good_for_a_week_whatever_the_clock_does() {
-        let week = LIFE.as_secs().cast_signed();
-        assert_eq!(rest(at(0), at(0)), Some(LIFE));
-        assert_eq!(rest(at(0), at(week - 60)), Some(Duration::from_secs(60)));
-        assert_eq!(rest(at(0), at(week)), None);
-        assert_eq!(rest(at(100), at(0)), Some(LIFE - Duration::from_secs(100)), "set back a little");
-        assert_eq!(rest(at(10 * week), at(0)), None, "set back by years");
+        let week = LIFETIME.as_secs().cast_signed();
+        assert_eq!(lifetime_left(at(0), at(0)), Some(LIFETIME));
+        assert_eq!(lifetime_left(at(0), at(week - 60)), Some(Duration::from_secs(60)));
+        assert_eq!(lifetime_left(at(0), at(week)), None);
+        assert_eq!(lifetime_left(at(100), at(0)), Some(LIFETIME - Duration::from_secs(100)), "set back a little");
+        assert_eq!(lifetime_left(at(10 * week), at(0)), None, "set back by years");
     }
 
     #[test]

@@ -12,8 +12,8 @@ mod key;
 mod plan;
 mod wireguard;
 
-pub use kernel::{Fresh, Overlay, WireGuard, mtu};
-pub use plan::{Peer, Tunnel};
+pub use kernel::{Overlay, PendingKey, WireGuard, mtu};
+pub use plan::{PeerNode, Tunnel};
 pub use wireguard::PublicKey;
 
 use std::net::IpAddr;

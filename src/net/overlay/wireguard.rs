@@ -86,13 +86,13 @@ impl fmt::Debug for PrivateKey {
 
 /// Another node as the link has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Partner {
+pub(super) struct DevicePeer {
     /// Where it was last, as far as is known.
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) ranges: BTreeSet<IpNet>,
 }
 
-pub(super) type Partners = BTreeMap<PublicKey, Partner>;
+pub(super) type DevicePeers = BTreeMap<PublicKey, DevicePeer>;
 
 /// One change of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,19 +107,23 @@ pub(super) enum Change {
     },
 }
 
-/// From what is there to what should be there. `told` are the endpoints that were set before: one that the kernel has learned
+/// From what is there to what should be there. `configured` are the endpoints that were set before: one that the kernel has learned
 /// since, from a packet that only the peer can have sent, is better than ours and stays.
-pub(super) fn changes(present: &Partners, wanted: &Partners, told: &BTreeMap<PublicKey, SocketAddr>) -> Vec<Change> {
+pub(super) fn changes(
+    present: &DevicePeers,
+    wanted: &DevicePeers,
+    configured: &BTreeMap<PublicKey, SocketAddr>,
+) -> Vec<Change> {
     let gone = present.keys().filter(|key| !wanted.contains_key(key)).map(|key| Change::Remove(*key));
-    let set = wanted.iter().filter_map(|(key, partner)| {
+    let set = wanted.iter().filter_map(|(key, device_peer)| {
         let before = present.get(key);
-        let moved = match (before, told.get(key)) {
+        let moved = match (before, configured.get(key)) {
             (None, _) => true,
-            (Some(_), Some(told)) => Some(*told) != partner.endpoint,
-            (Some(before), None) => before.endpoint != partner.endpoint,
+            (Some(_), Some(configured)) => Some(*configured) != device_peer.endpoint,
+            (Some(before), None) => before.endpoint != device_peer.endpoint,
         };
-        let endpoint = partner.endpoint.filter(|_| moved);
-        let ranges = Some(&partner.ranges).filter(|r| before.is_none_or(|b| b.ranges != **r)).cloned();
+        let endpoint = device_peer.endpoint.filter(|_| moved);
+        let ranges = Some(&device_peer.ranges).filter(|r| before.is_none_or(|b| b.ranges != **r)).cloned();
         let is_new = before.is_none();
         (is_new || endpoint.is_some() || ranges.is_some()).then_some(Change::Set {
             key: *key,
@@ -155,12 +159,12 @@ impl Device {
     }
 
     /// What the link is known by, and its peers.
-    pub(super) fn read(&mut self) -> io::Result<(Option<PublicKey>, Partners)> {
+    pub(super) fn read(&mut self) -> io::Result<(Option<PublicKey>, DevicePeers)> {
         let question = self.message(WireguardCmd::GetDevice, Vec::new());
         let mut key = None;
-        let mut partners = Partners::new();
-        self.socket.dump(question, |answer| read_answer(&answer.payload, &mut key, &mut partners))?;
-        Ok((key, partners))
+        let mut device_peers = DevicePeers::new();
+        self.socket.dump(question, |answer| read_answer(&answer.payload, &mut key, &mut device_peers))?;
+        Ok((key, device_peers))
     }
 
     pub(super) fn apply(&mut self, changes: &[Change]) -> io::Result<()> {
@@ -171,11 +175,11 @@ impl Device {
             Change::Set { key, is_new: true, .. } => Some(*key),
             _ => None,
         };
-        self.greet(&changes.iter().filter_map(new).collect::<Vec<_>>())
+        self.initiate_handshakes(&changes.iter().filter_map(new).collect::<Vec<_>>())
     }
 
     /// Speaks to peers, without leaving them something to repeat.
-    pub(super) fn greet(&mut self, keys: &[PublicKey]) -> io::Result<()> {
+    pub(super) fn initiate_handshakes(&mut self, keys: &[PublicKey]) -> io::Result<()> {
         for portion in keys.chunks(PEERS_PER_MESSAGE) {
             for seconds in [1, 0] {
                 let peers = portion.iter().map(|key| kept_alive(key, seconds)).collect();
@@ -251,30 +255,32 @@ fn public_key(bytes: &[u8; 32]) -> Option<PublicKey> {
 }
 
 /// One piece of the description of a link.
-fn read_answer(answer: &WireguardMessage, key: &mut Option<PublicKey>, partners: &mut Partners) {
+fn read_answer(answer: &WireguardMessage, key: &mut Option<PublicKey>, device_peers: &mut DevicePeers) {
     for attribute in &answer.attributes {
         match attribute {
             WireguardAttribute::PublicKey(bytes) => *key = key.or(public_key(bytes)),
-            WireguardAttribute::Peers(peers) => peers.iter().for_each(|peer| read_peer(peer, partners)),
+            WireguardAttribute::Peers(peers) => peers.iter().for_each(|peer| read_peer(peer, device_peers)),
             _ => {}
         }
     }
 }
 
 /// One peer; of one with many ranges the rest comes in the next message, under the same key.
-fn read_peer(peer: &WireguardPeer, partners: &mut Partners) {
+fn read_peer(peer: &WireguardPeer, device_peers: &mut DevicePeers) {
     let key = |attribute: &WireguardPeerAttribute| match attribute {
         WireguardPeerAttribute::PublicKey(bytes) => public_key(bytes),
         _ => None,
     };
     let Some(key) = peer.iter().find_map(key) else { return };
-    let partner = partners.entry(key).or_insert(Partner { endpoint: None, ranges: BTreeSet::new() });
+    let device_peer = device_peers.entry(key).or_insert(DevicePeer { endpoint: None, ranges: BTreeSet::new() });
     for attribute in peer.iter() {
         match attribute {
             WireguardPeerAttribute::Endpoint(endpoint) => {
-                partner.endpoint = partner.endpoint.or(Some(plain(*endpoint)))
+                device_peer.endpoint = device_peer.endpoint.or(Some(plain(*endpoint)))
             }
-            WireguardPeerAttribute::AllowedIps(ranges) => partner.ranges.extend(ranges.iter().filter_map(read_range)),
+            WireguardPeerAttribute::AllowedIps(ranges) => {
+                device_peer.ranges.extend(ranges.iter().filter_map(read_range))
+            }
             _ => {}
         }
     }
@@ -312,8 +318,8 @@ mod tests {
         PublicKey([byte; 32])
     }
 
-    fn partner(address: &str, range: &str) -> Partner {
-        Partner { endpoint: Some(endpoint(address.parse().unwrap())), ranges: [range.parse().unwrap()].into() }
+    fn device_peer(address: &str, range: &str) -> DevicePeer {
+        DevicePeer { endpoint: Some(endpoint(address.parse().unwrap())), ranges: [range.parse().unwrap()].into() }
     }
 
     fn bytes(attributes: Vec<WireguardAttribute>) -> String {
@@ -344,7 +350,7 @@ mod tests {
 
     #[test]
     fn peers_are_written_as_the_kernel_reads_them_and_read_back() {
-        let new = partner("192.0.2.2", "10.42.1.0/24");
+        let new = device_peer("192.0.2.2", "10.42.1.0/24");
         let set = Change::Set { key: key(7), is_new: true, endpoint: new.endpoint, ranges: Some(new.ranges.clone()) };
         let six: SocketAddr = "[2001:db8::2]:51871".parse().unwrap();
         let moved = Change::Set { key: key(8), is_new: false, endpoint: Some(six), ranges: None };
@@ -390,9 +396,9 @@ mod tests {
         // Nothing above is padded by chance: the lengths add up.
         let total = 0x30 + 0x64 + 0x50 + 4;
         assert_eq!(got, want.replace("f8000880", &format!("{}0880", hex::encode((total as u16).to_le_bytes()))));
-        let mut partners = Partners::new();
-        read_peer(&changed(&set), &mut partners);
-        assert_eq!(partners, Partners::from([(key(7), new)]));
+        let mut device_peers = DevicePeers::new();
+        read_peer(&changed(&set), &mut device_peers);
+        assert_eq!(device_peers, DevicePeers::from([(key(7), new)]));
     }
 
     #[test]
@@ -437,33 +443,36 @@ mod tests {
         .concat();
         let header = NetlinkHeader::default();
         let answer = GenlMessage::<WireguardMessage>::deserialize(&header, &hex::decode(body).unwrap()).unwrap();
-        let (mut public, mut partners) = (None, Partners::new());
-        read_answer(&answer.payload, &mut public, &mut partners);
+        let (mut public, mut device_peers) = (None, DevicePeers::new());
+        read_answer(&answer.payload, &mut public, &mut device_peers);
         assert_eq!(public, Some(key(5)));
-        assert_eq!(partners, Partners::from([(key(7), partner("192.0.2.2", "10.42.1.0/24"))]));
+        assert_eq!(device_peers, DevicePeers::from([(key(7), device_peer("192.0.2.2", "10.42.1.0/24"))]));
     }
 
     #[test]
     fn only_what_changed_is_set_and_what_a_peer_told_of_itself_stays() {
-        let a = partner("192.0.2.1", "10.42.1.0/24");
-        let roamed = Partner { endpoint: Some("198.51.100.7:9999".parse().unwrap()), ..a.clone() };
-        let wanted = Partners::from([(key(1), a.clone())]);
-        let told = BTreeMap::from([(key(1), a.endpoint.unwrap())]);
-        assert_eq!(changes(&wanted, &wanted, &told), []);
+        let a = device_peer("192.0.2.1", "10.42.1.0/24");
+        let roamed = DevicePeer { endpoint: Some("198.51.100.7:9999".parse().unwrap()), ..a.clone() };
+        let wanted = DevicePeers::from([(key(1), a.clone())]);
+        let configured = BTreeMap::from([(key(1), a.endpoint.unwrap())]);
+        assert_eq!(changes(&wanted, &wanted, &configured), []);
         assert_eq!(
-            changes(&Partners::from([(key(1), roamed.clone())]), &wanted, &told),
+            changes(&DevicePeers::from([(key(1), roamed.clone())]), &wanted, &configured),
             [],
             "it is behind a translator"
         );
-        let after_restart = changes(&Partners::from([(key(1), roamed)]), &wanted, &BTreeMap::new());
+        let after_restart = changes(&DevicePeers::from([(key(1), roamed)]), &wanted, &BTreeMap::new());
         assert!(matches!(&after_restart[..], [Change::Set { is_new: false, endpoint: Some(_), ranges: None, .. }]));
         // A node with a new key: the old one goes in the same message.
-        let rotated = changes(&wanted, &Partners::from([(key(2), a.clone())]), &told);
+        let rotated = changes(&wanted, &DevicePeers::from([(key(2), a.clone())]), &configured);
         assert!(
             matches!(&rotated[..], [Change::Remove(old), Change::Set { key: new, is_new: true, .. }] if *old == key(1) && *new == key(2))
         );
-        let other = Partners::from([(key(1), partner("192.0.2.1", "10.42.9.0/24"))]);
-        assert!(matches!(&changes(&wanted, &other, &told)[..], [Change::Set { endpoint: None, ranges: Some(_), .. }]));
+        let other = DevicePeers::from([(key(1), device_peer("192.0.2.1", "10.42.9.0/24"))]);
+        assert!(matches!(
+            &changes(&wanted, &other, &configured)[..],
+            [Change::Set { endpoint: None, ranges: Some(_), .. }]
+        ));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Layer 5: keeps the overlay equal to the Node objects, and the Node's key for it told and young.
+//! Layer 5: keeps the overlay equal to the Node objects, and the Node's key for it published and renewed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,13 +15,13 @@ use crate::base::error::full;
 use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::core::node;
-use crate::net::overlay::{Fresh, Overlay, Peer, PublicKey, Tunnel};
+use crate::net::overlay::{Overlay, PeerNode, PendingKey, PublicKey, Tunnel};
 use crate::reconcile::{Client, Informer, Patch};
 
 /// Waits after failures: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// How often the kernel is looked at although nothing changed, so that entries that others removed come back.
-const REPAIR: Duration = Duration::from_secs(60);
+const RESYNC: Duration = Duration::from_secs(60);
 
 /// How long to wait before another key is tried for again.
 const KEY_RETRY: Duration = Duration::from_secs(600);
@@ -31,28 +31,36 @@ pub const KEY_ANNOTATION: &str = "amphipod.io/wireguard-public-key";
 /// Follows the nodes. Aborting the handle stops it; the entries stay.
 pub fn start(client: Arc<dyn Client>, overlay: Arc<Overlay>, own: &str, clock: Clock) -> JoinHandle<Option<()>> {
     let nodes = client.informer(&node::KIND);
-    let follower =
-        Follower { client, nodes, overlay, own: own.to_owned(), clock, fresh: None, key_pause: None, said: None };
-    task::spawn("overlay", follower.run())
+    let reconciler = Reconciler {
+        client,
+        nodes,
+        overlay,
+        own: own.to_owned(),
+        clock,
+        pending: None,
+        key_retry_at: None,
+        logged: None,
+    };
+    task::spawn("overlay", reconciler.run())
 }
 
-struct Follower {
+struct Reconciler {
     client: Arc<dyn Client>,
     nodes: Informer,
     overlay: Arc<Overlay>,
     own: String,
     clock: Clock,
-    /// A key that the other nodes are told of before it is used.
-    fresh: Option<Fresh>,
+    /// A key that is published before it is used.
+    pending: Option<PendingKey>,
     /// Until when the key is not looked at, after a failure.
-    key_pause: Option<Instant>,
+    key_retry_at: Option<Instant>,
     /// What was logged last.
-    said: Option<Tunnel>,
+    logged: Option<Tunnel>,
 }
 
-// === impl Follower ===
+// === impl Reconciler ===
 
-impl Follower {
+impl Reconciler {
     async fn run(mut self) {
         self.nodes.synced().await;
         let mut changes = self.nodes.subscribe();
@@ -60,7 +68,7 @@ impl Follower {
         let mut retry = RETRY.0;
         let mut due = Instant::now();
         loop {
-            self.keep_key().await;
+            self.rotate_key().await;
             let list = self.nodes.list("");
             let now = peers_of(&list, &self.own);
             if peers.as_ref() != Some(&now) || due <= Instant::now() {
@@ -70,8 +78,8 @@ impl Follower {
                     Ok(Ok(tunnel)) => {
                         retry = RETRY.0;
                         peers = Some(now);
-                        self.say(tunnel);
-                        REPAIR
+                        self.log(tunnel);
+                        RESYNC
                     }
                     Ok(Err(error)) => {
                         tracing::error!(error = full(&error), "the overlay cannot be changed; it is tried again");
@@ -88,8 +96,8 @@ impl Follower {
         }
     }
 
-    fn say(&mut self, tunnel: Tunnel) {
-        if self.said.as_ref() == Some(&tunnel) {
+    fn log(&mut self, tunnel: Tunnel) {
+        if self.logged.as_ref() == Some(&tunnel) {
             return;
         }
         match &tunnel {
@@ -99,47 +107,47 @@ impl Follower {
             }
             Tunnel::Vxlan { because: None } | Tunnel::None => {}
         }
-        self.said = Some(tunnel);
+        self.logged = Some(tunnel);
     }
 
     /// Sees to it that the Node says the key that is used, and that another one is used in time.
-    async fn keep_key(&mut self) {
-        if self.key_pause.is_some_and(|end| end > Instant::now()) {
+    async fn rotate_key(&mut self) {
+        if self.key_retry_at.is_some_and(|end| end > Instant::now()) {
             return;
         }
         let Some(node) = self.nodes.get("", &self.own).and_then(|o| o.typed::<Node>().ok()) else { return };
-        let mut told = announced(&node).map(str::to_owned);
+        let mut published = published_key(&node).map(str::to_owned);
         loop {
-            let is_old = self.overlay.key_rest(self.clock.now()).is_none();
-            let fresh = self.fresh.as_ref().map(|f| f.public);
-            match key_step(self.overlay.public_key(), fresh, told.as_deref(), is_old) {
+            let is_old = self.overlay.key_lifetime_left(self.clock.now()).is_none();
+            let pending = self.pending.as_ref().map(|f| f.public);
+            match key_step(self.overlay.public_key(), pending, published.as_deref(), is_old) {
                 KeyStep::Nothing => return,
-                KeyStep::MakeAnother => match self.overlay.fresh_key(self.clock.now()) {
-                    Ok(fresh) => self.fresh = Some(fresh),
-                    Err(error) => return self.put_off(&full(&error)),
+                KeyStep::Generate => match self.overlay.make_pending_key(self.clock.now()) {
+                    Ok(pending) => self.pending = Some(pending),
+                    Err(error) => return self.retry_key_later(&full(&error)),
                 },
-                KeyStep::Tell(key) => {
+                KeyStep::Publish(key) => {
                     let patch = Patch::Merge(json!({"metadata": {"annotations": {KEY_ANNOTATION: key}}}));
                     if let Err(error) = self.client.patch(&node::KIND, "", &self.own, None, patch).await {
-                        self.key_pause = Some(Instant::now() + RETRY.1);
-                        tracing::warn!(%error, "the node's key for the overlay cannot be told; it is tried again");
+                        self.key_retry_at = Some(Instant::now() + RETRY.1);
+                        tracing::warn!(%error, "the node's key for the overlay cannot be published; it is tried again");
                         return;
                     }
-                    told = key;
+                    published = key;
                 }
-                KeyStep::Use => {
-                    let Some(fresh) = self.fresh.take() else { return };
-                    match self.overlay.use_key(fresh) {
+                KeyStep::Activate => {
+                    let Some(pending) = self.pending.take() else { return };
+                    match self.overlay.activate_key(pending) {
                         Ok(()) => tracing::info!("this node has another key for the overlay"),
-                        Err(error) => return self.put_off(&full(&error)),
+                        Err(error) => return self.retry_key_later(&full(&error)),
                     }
                 }
             }
         }
     }
 
-    fn put_off(&mut self, error: &str) {
-        self.key_pause = Some(Instant::now() + KEY_RETRY);
+    fn retry_key_later(&mut self, error: &str) {
+        self.key_retry_at = Some(Instant::now() + KEY_RETRY);
         tracing::error!(error, "the node's key for the overlay is not changed; it is tried again");
     }
 }
@@ -148,33 +156,33 @@ impl Follower {
 #[derive(Debug, PartialEq, Eq)]
 enum KeyStep {
     Nothing,
-    MakeAnother,
-    /// The Node must say this key, or none.
-    Tell(Option<String>),
-    /// The other nodes have been told.
-    Use,
+    Generate,
+    /// The Node must have this key, or none.
+    Publish(Option<String>),
+    /// The other nodes know the key.
+    Activate,
 }
 
 /// The other nodes are told of a new key before it is used: they change to it at once, this node when the server has answered,
-/// and then both ends greet each other, of whom the later one finds the other ready. What is lost is what was under way between
-/// the two moments. A node that the server cannot be told of keeps its key.
-fn key_step(used: Option<PublicKey>, fresh: Option<PublicKey>, told: Option<&str>, is_old: bool) -> KeyStep {
-    let wanted = fresh.or(used).map(|key| key.to_string());
-    match (used, fresh) {
-        (Some(_), None) if is_old => KeyStep::MakeAnother,
-        _ if told != wanted.as_deref() => KeyStep::Tell(wanted),
-        (_, Some(_)) => KeyStep::Use,
+/// and then both ends begin a handshake, of which the later one finds the other end ready. What is lost is what was under way between
+/// the two moments. A node that cannot tell the server keeps its key.
+fn key_step(used: Option<PublicKey>, pending: Option<PublicKey>, published: Option<&str>, is_old: bool) -> KeyStep {
+    let wanted = pending.or(used).map(|key| key.to_string());
+    match (used, pending) {
+        (Some(_), None) if is_old => KeyStep::Generate,
+        _ if published != wanted.as_deref() => KeyStep::Publish(wanted),
+        (_, Some(_)) => KeyStep::Activate,
         _ => KeyStep::Nothing,
     }
 }
 
-fn announced(node: &Node) -> Option<&str> {
+fn published_key(node: &Node) -> Option<&str> {
     node.metadata.annotations.as_ref()?.get(KEY_ANNOTATION).map(String::as_str)
 }
 
 /// The other nodes that have a range and an address.
-fn peers_of(nodes: &[Arc<Object>], own: &str) -> Vec<Peer> {
-    let mut by_range: BTreeMap<String, Peer> = BTreeMap::new();
+fn peers_of(nodes: &[Arc<Object>], own: &str) -> Vec<PeerNode> {
+    let mut by_range: BTreeMap<String, PeerNode> = BTreeMap::new();
     for object in nodes.iter().filter(|o| *o.meta.name != *own) {
         let Ok(node) = object.typed::<Node>() else { continue };
         let Some(spec) = &node.spec else { continue };
@@ -185,8 +193,8 @@ fn peers_of(nodes: &[Arc<Object>], own: &str) -> Vec<Peer> {
         let Some(address) = internal.next() else { continue };
         let pod_cidrs: Vec<_> = ranges.iter().filter_map(|c| c.parse().ok()).collect();
         if !pod_cidrs.is_empty() {
-            let key = announced(&node).and_then(|key| key.parse().ok());
-            by_range.insert(ranges.join(","), Peer { name: object.meta.name.to_string(), address, pod_cidrs, key });
+            let key = published_key(&node).and_then(|key| key.parse().ok());
+            by_range.insert(ranges.join(","), PeerNode { name: object.meta.name.to_string(), address, pod_cidrs, key });
         }
     }
     by_range.into_values().collect()
@@ -200,20 +208,20 @@ mod tests {
     fn another_key_is_told_before_it_is_used_and_the_old_one_serves_until_then() {
         let key = |letter: &str| format!("{}=", letter.repeat(43)).parse::<PublicKey>().unwrap();
         let (a, b) = (key("k"), key("w"));
-        let told = |key: PublicKey| key.to_string();
-        let (a_told, b_told) = (told(a), told(b));
-        assert_eq!(key_step(Some(a), None, Some(&a_told), false), KeyStep::Nothing);
-        assert_eq!(key_step(Some(a), None, None, false), KeyStep::Tell(Some(a_told.clone())), "after an upgrade");
+        let published = |key: PublicKey| key.to_string();
+        let (a_text, b_text) = (published(a), published(b));
+        assert_eq!(key_step(Some(a), None, Some(&a_text), false), KeyStep::Nothing);
+        assert_eq!(key_step(Some(a), None, None, false), KeyStep::Publish(Some(a_text.clone())), "after an upgrade");
         assert_eq!(
-            key_step(Some(a), None, Some(&b_told), false),
-            KeyStep::Tell(Some(a_told.clone())),
+            key_step(Some(a), None, Some(&b_text), false),
+            KeyStep::Publish(Some(a_text.clone())),
             "somebody wrote it"
         );
-        assert_eq!(key_step(Some(a), None, Some(&a_told), true), KeyStep::MakeAnother);
-        assert_eq!(key_step(Some(a), Some(b), Some(&a_told), true), KeyStep::Tell(Some(b_told.clone())));
-        assert_eq!(key_step(Some(a), Some(b), Some(&b_told), true), KeyStep::Use);
-        assert_eq!(key_step(Some(b), None, Some(&b_told), false), KeyStep::Nothing);
-        assert_eq!(key_step(None, None, Some(&a_told), true), KeyStep::Tell(None), "it has lost WireGuard");
+        assert_eq!(key_step(Some(a), None, Some(&a_text), true), KeyStep::Generate);
+        assert_eq!(key_step(Some(a), Some(b), Some(&a_text), true), KeyStep::Publish(Some(b_text.clone())));
+        assert_eq!(key_step(Some(a), Some(b), Some(&b_text), true), KeyStep::Activate);
+        assert_eq!(key_step(Some(b), None, Some(&b_text), false), KeyStep::Nothing);
+        assert_eq!(key_step(None, None, Some(&a_text), true), KeyStep::Publish(None), "it has lost WireGuard");
         assert_eq!(key_step(None, None, None, true), KeyStep::Nothing);
     }
 
@@ -233,7 +241,7 @@ mod tests {
         ];
         let peers = peers_of(&all, "own");
         let pod_cidrs = vec!["10.42.1.0/24".parse().unwrap()];
-        let expect = Peer { name: "b".into(), address: "192.0.2.2".parse().unwrap(), pod_cidrs, key: None };
+        let expect = PeerNode { name: "b".into(), address: "192.0.2.2".parse().unwrap(), pod_cidrs, key: None };
         assert_eq!(peers, [expect]);
     }
 }

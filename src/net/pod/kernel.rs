@@ -26,9 +26,9 @@ use super::ipam::Ipam;
 use super::netns;
 use crate::net::netlink::Connection;
 use crate::net::netlink::link::{Link, Mac, NewLink};
-use crate::net::netlink::route::{Route, Way, host_net};
+use crate::net::netlink::route::{NextHop, Route, host_net};
 use crate::net::nft::Guard;
-use crate::net::settings::{believe_no_router, is_settled, settle};
+use crate::net::settings::{configure_link, ignore_routers, is_configured};
 use crate::net::{Attached, Config, Error, PodAttachment, PodNetwork, own_address};
 
 const POD_LINK: &str = "eth0";
@@ -44,7 +44,7 @@ pub struct KernelPodNetwork {
 struct Inner {
     config: Config,
     ipam: Mutex<Ipam>,
-    busy: Busy,
+    locks: PodLocks,
     guard: Arc<Guard>,
 }
 
@@ -59,7 +59,7 @@ impl KernelPodNetwork {
         fs::create_dir_all(&pins).map_err(Error::file("cannot make", &pins))?;
         let guard = Arc::new(Guard::open(config.clone())?);
         prepare_node(&config)?;
-        Ok(Self { inner: Arc::new(Inner { config, ipam: Mutex::new(ipam), busy: Busy::default(), guard }) })
+        Ok(Self { inner: Arc::new(Inner { config, ipam: Mutex::new(ipam), locks: PodLocks::default(), guard }) })
     }
 
     /// The rules that guard the node, for whoever knows the other nodes.
@@ -81,7 +81,7 @@ impl KernelPodNetwork {
             .name("netns".into())
             .stack_size(256 * 1024)
             .spawn(move || {
-                let _turn = inner.busy.enter(&id);
+                let _lock = inner.locks.lock(&id);
                 let _ = send.send(work(&inner));
             })
             .map_err(Error::kernel("cannot start a thread"))?;
@@ -179,7 +179,8 @@ impl Inner {
         let Ok(routes) = host.own_routes() else { return false };
         let leads = |address: &IpAddr| {
             routes.iter().any(|r| {
-                r.destination == host_net(*address) && matches!(r.way, Way::Link { index, .. } if index == link.index)
+                r.destination == host_net(*address)
+                    && matches!(r.next_hop, NextHop::Link { index, .. } if index == link.index)
             })
         };
         link.up && attached.addresses.iter().all(leads)
@@ -214,22 +215,28 @@ impl Inner {
             let Some(gateway) = self.gateway_of(*address) else { continue };
             let default = IpNet::new(if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0)
                 .expect("prefix length 0 is valid");
-            let way = Way::Link { index: link.index, source: None };
+            let next_hop = NextHop::Link { index: link.index, source: None };
             inside.add_neighbour(link.index, gateway, HOST_MAC)?;
-            inside.add_route(&Route { destination: host_net(gateway), way })?;
-            inside.add_route(&Route { destination: default, way: Way::Gateway { index: link.index, gateway } })?;
+            inside.add_route(&Route { destination: host_net(gateway), next_hop })?;
+            inside.add_route(&Route {
+                destination: default,
+                next_hop: NextHop::Gateway { index: link.index, gateway },
+            })?;
         }
         Ok(())
     }
 
     fn fill_outside(&self, host: &mut Connection, name: &str, pod_mac: Mac, attached: &Attached) -> io::Result<()> {
         let link = host.link(name)?.ok_or(io::ErrorKind::NotFound)?;
-        believe_no_router(name)?;
-        host.set_pod_side(link.index)?;
+        ignore_routers(name)?;
+        host.configure_pod_link(link.index)?;
         for address in &attached.addresses {
             let source = self.gateway_of(*address);
             host.add_neighbour(link.index, *address, pod_mac)?;
-            host.add_route(&Route { destination: host_net(*address), way: Way::Link { index: link.index, source } })?;
+            host.add_route(&Route {
+                destination: host_net(*address),
+                next_hop: NextHop::Link { index: link.index, source },
+            })?;
         }
         Ok(())
     }
@@ -290,12 +297,12 @@ fn prepare_node(config: &Config) -> Result<(), Error> {
     let mut host = Connection::open().map_err(Error::kernel("cannot open a netlink socket"))?;
     let mut shared = || -> io::Result<()> {
         if host.link(name)?.is_none() {
-            host.add_simple(InfoKind::Bridge, &NewLink { name, mac: HOST_MAC, group: group(config), mtu: 0 })?;
+            host.add_plain_link(InfoKind::Bridge, &NewLink { name, mac: HOST_MAC, group: group(config), mtu: 0 })?;
         }
         // Also those of pods that an older build made.
-        let is_new = |l: &&Link| l.group == group(config) && (l.name == *name || !is_settled(&l.name));
+        let is_new = |l: &&Link| l.group == group(config) && (l.name == *name || !is_configured(&l.name));
         for link in host.links()?.iter().filter(is_new) {
-            settle(&mut host, link.index, &link.name)?;
+            configure_link(&mut host, link.index, &link.name)?;
         }
         let link = host.link(name)?.ok_or(io::ErrorKind::NotFound)?;
         host.set_up(link.index)?;
@@ -312,14 +319,14 @@ fn prepare_node(config: &Config) -> Result<(), Error> {
 fn plan_node_routes(config: &Config, bridge: u32) -> Vec<Route> {
     let services = config.service_cidrs.iter().map(|net| {
         let source = config.gateways().into_iter().find(|g| g.is_ipv4() == net.addr().is_ipv4());
-        Route { destination: net.trunc(), way: Way::Link { index: bridge, source } }
+        Route { destination: net.trunc(), next_hop: NextHop::Link { index: bridge, source } }
     });
     node_routes(config).into_iter().chain(services).collect()
 }
 
 /// Those of them that hang on no link.
 pub(crate) fn node_routes(config: &Config) -> Vec<Route> {
-    config.pod_cidrs.iter().map(|net| Route { destination: net.trunc(), way: Way::Unreachable }).collect()
+    config.pod_cidrs.iter().map(|net| Route { destination: net.trunc(), next_hop: NextHop::Unreachable }).collect()
 }
 
 fn turn_on(path: &Path) -> Result<(), Error> {
@@ -354,29 +361,29 @@ pub(crate) fn group(config: &Config) -> u32 {
 
 /// Lets one piece of work per id run at a time.
 #[derive(Default)]
-struct Busy {
+struct PodLocks {
     ids: Mutex<BTreeSet<String>>,
-    left: Condvar,
+    released: Condvar,
 }
 
-struct Turn<'a> {
-    busy: &'a Busy,
+struct PodLock<'a> {
+    locks: &'a PodLocks,
     id: String,
 }
 
-impl Busy {
-    fn enter(&self, id: &str) -> Turn<'_> {
+impl PodLocks {
+    fn lock(&self, id: &str) -> PodLock<'_> {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ids = self.left.wait_while(ids, |ids| ids.contains(id)).unwrap_or_else(PoisonError::into_inner);
+        let mut ids = self.released.wait_while(ids, |ids| ids.contains(id)).unwrap_or_else(PoisonError::into_inner);
         ids.insert(id.to_owned());
-        Turn { busy: self, id: id.to_owned() }
+        PodLock { locks: self, id: id.to_owned() }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for PodLock<'_> {
     fn drop(&mut self) {
-        self.busy.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-        self.busy.left.notify_all();
+        self.locks.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.locks.released.notify_all();
     }
 }
 

@@ -27,11 +27,11 @@ use crate::kinds::discovery::endpointslice;
 use crate::reconcile::{Changes, Client, Informer};
 
 /// How long changes are gathered: a rollout changes many things at once.
-const GATHER: Duration = Duration::from_millis(3);
+const BATCH: Duration = Duration::from_millis(3);
 /// Waits after failures: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// How often the kernel is looked at although nothing changed, so that rules that others flushed come back.
-const REPAIR: Duration = Duration::from_secs(60);
+const RESYNC: Duration = Duration::from_secs(60);
 
 /// What the proxy needs to know about its node.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub fn start(client: Arc<dyn Client>, dataplane: Arc<dyn Dataplane>, options: Op
 async fn run(services: Informer, slices: Informer, dataplane: Arc<dyn Dataplane>, options: Options) {
     services.synced().await;
     slices.synced().await;
-    let mut feed = Feed {
+    let mut watches = Watches {
         service_changes: services.subscribe(),
         slice_changes: slices.subscribe(),
         host_ports: options.host_ports.clone(),
@@ -62,13 +62,13 @@ async fn run(services: Informer, slices: Informer, dataplane: Arc<dyn Dataplane>
         services,
         slices,
     };
-    feed.index.replace_services(&feed.services.list(""));
-    feed.index.replace_slices(&feed.slices.list(""));
+    watches.index.replace_services(&watches.services.list(""));
+    watches.index.replace_slices(&watches.slices.list(""));
     let mut retry = RETRY.0;
     loop {
         let table = ServiceTable {
-            services: feed.index.rows(),
-            host_ports: feed.host_ports.borrow_and_update().clone(),
+            services: watches.index.rows(),
+            host_ports: watches.host_ports.borrow_and_update().clone(),
             dns: options.dns.clone(),
         };
         let began = Instant::now();
@@ -77,7 +77,7 @@ async fn run(services: Informer, slices: Informer, dataplane: Arc<dyn Dataplane>
         let pause = match applied {
             Ok(()) => {
                 retry = RETRY.0;
-                REPAIR
+                RESYNC
             }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -87,14 +87,14 @@ async fn run(services: Informer, slices: Informer, dataplane: Arc<dyn Dataplane>
                 wait
             }
         };
-        if feed.changed(Instant::now() + pause).await {
-            let end = Instant::now() + GATHER;
-            while feed.changed(end).await {}
+        if watches.changed(Instant::now() + pause).await {
+            let end = Instant::now() + BATCH;
+            while watches.changed(end).await {}
         }
     }
 }
 
-struct Feed {
+struct Watches {
     services: Informer,
     slices: Informer,
     service_changes: Box<dyn Changes>,
@@ -104,9 +104,9 @@ struct Feed {
     index: Index,
 }
 
-// === impl Feed ===
+// === impl Watches ===
 
-impl Feed {
+impl Watches {
     /// Takes the next changes into the index; false when none came until `end`.
     async fn changed(&mut self, end: Instant) -> bool {
         tokio::select! {

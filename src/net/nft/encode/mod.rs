@@ -65,7 +65,7 @@ const RANDOM_FULLY: u32 = 16;
 const ELEMENTS_PER_MESSAGE: usize = 400;
 
 /// The chain whose only rule carries the fingerprint.
-const REVISION: &str = "revision";
+const FINGERPRINT_CHAIN: &str = "revision";
 
 /// A number that tells rulesets apart; equal for equal rulesets of one build of the program.
 pub(super) fn fingerprint(ruleset: &Ruleset) -> u64 {
@@ -131,16 +131,16 @@ impl Batch {
     }
 
     /// Writes the fingerprint; `fresh` if the table was made in this batch.
-    pub(super) fn stamp(&mut self, family: Family, fingerprint: u64, fresh: bool) {
+    pub(super) fn write_fingerprint(&mut self, family: Family, fingerprint: u64, fresh: bool) {
         if fresh {
-            self.push(family, &Change::AddChain(REVISION.into(), None));
+            self.push(family, &Change::AddChain(FINGERPRINT_CHAIN.into(), None));
         } else {
-            self.push(family, &Change::Flush(REVISION.into()));
+            self.push(family, &Change::Flush(FINGERPRINT_CHAIN.into()));
         }
         let text = format!("{fingerprint:016x}");
         self.object(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |b, table| {
             b.attr_str(1, table);
-            b.attr_str(2, REVISION);
+            b.attr_str(2, FINGERPRINT_CHAIN);
             b.nest(4, |b| verdict(b, VERDICT_RETURN, None));
             b.attr(7, &comment(&text));
         });
@@ -307,13 +307,13 @@ impl Batch {
             Statement::NotToLoopback => meta_is_not(b, 5, 1),
             Statement::FromLink(name) => from_link(b, name),
             Statement::FromGroup { group, not } => from_group(b, *group, *not),
-            Statement::NoWayBack => no_way_back(b),
+            Statement::NoReverseRoute => no_reverse_route(b),
             Statement::Source { net, not } => in_net(b, *net, true, *not),
             Statement::Destination { net, not } => in_net(b, *net, false, *not),
             Statement::SourceIsLocal => fib_local(b, 1),
             Statement::DestinationIsLocal => fib_local(b, 2),
-            Statement::New => ct_bit(b, 0, 8),
-            Statement::Translated => ct_bit(b, 2, 32),
+            Statement::CtNew => ct_bit(b, 0, 8),
+            Statement::CtDnat => ct_bit(b, 2, 32),
             Statement::Protocol(protocol) => protocol_is(b, protocol.number()),
             Statement::Icmp => protocol_is(b, icmp(family)),
             Statement::IcmpType(kind) => {
@@ -363,7 +363,7 @@ impl Batch {
                 load_address(b, family, true, KEY);
                 lookup(b, Some(set), 0, KEY, None);
             }
-            Statement::Remember(set) => {
+            Statement::UpdateSet(set) => {
                 load_address(b, family, true, KEY);
                 expression(b, "dynset", |b| {
                     b.attr_str(1, set);
@@ -371,7 +371,7 @@ impl Batch {
                     b.attr_be32(4, KEY);
                 });
             }
-            Statement::Pick(chains) => {
+            Statement::RandomChain(chains) => {
                 let list: Vec<_> = (0u32..).zip(chains.iter().map(String::as_str)).collect();
                 let id = self.anonymous_map(VERDICTS, &list, |b, chain| {
                     verdict_data(b, VERDICT_GOTO, Some(chain));
@@ -493,19 +493,19 @@ fn address_of(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// The question for the rule that carries the fingerprint.
-pub(super) fn stamp_of(table: &str, family: Family) -> Message {
+pub(super) fn fingerprint_query(table: &str, family: Family) -> Message {
     Message::new(GETRULE, |b| {
         fixed(b, family_number(family), 0);
         b.attr_str(1, table);
-        b.attr_str(2, REVISION);
+        b.attr_str(2, FINGERPRINT_CHAIN);
     })
 }
 
-/// The fingerprint, if this is an answer to [`stamp_of`].
-pub(super) fn read_stamp(rule: &Message, table: &str) -> Option<u64> {
+/// The fingerprint, if this is an answer to [`fingerprint_query`].
+pub(super) fn read_fingerprint(rule: &Message, table: &str) -> Option<u64> {
     let attributes = rule.attributes();
     let named = |kind| value(attributes, kind).and_then(text);
-    if named(1) != Some(table) || named(2) != Some(REVISION) {
+    if named(1) != Some(table) || named(2) != Some(FINGERPRINT_CHAIN) {
         return None;
     }
     let comment = std::str::from_utf8(value(attributes, 7)?.get(2..)?.strip_suffix(&[0])?).ok()?;
@@ -513,7 +513,7 @@ pub(super) fn read_stamp(rule: &Message, table: &str) -> Option<u64> {
 }
 
 /// The question for the elements of a set.
-pub(super) fn elements_of(table: &str, family: Family, set: &str) -> Message {
+pub(super) fn elements_query(table: &str, family: Family, set: &str) -> Message {
     Message::new(GETSETELEM, |b| {
         fixed(b, family_number(family), 0);
         b.attr_str(1, table);
@@ -521,7 +521,7 @@ pub(super) fn elements_of(table: &str, family: Family, set: &str) -> Message {
     })
 }
 
-/// The addresses in one answer to [`elements_of`].
+/// The addresses in one answer to [`elements_query`].
 pub(super) fn read_addresses(elements: &Message) -> Vec<IpAddr> {
     let list = value(elements.attributes(), 3).unwrap_or_default();
     let key = |element| value(value(element, 1)?, 1).and_then(address_of);
@@ -589,7 +589,7 @@ fn from_group(b: &mut Buffer, group: u32, not: bool) {
     compare(b, KEY, not, &group.to_ne_bytes());
 }
 
-fn no_way_back(b: &mut Buffer) {
+fn no_reverse_route(b: &mut Buffer) {
     expression(b, "fib", |b| {
         b.attr_be32(1, KEY);
         b.attr_be32(2, 1); // the link of the route
