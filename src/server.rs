@@ -32,7 +32,7 @@ use crate::base::file::{make_private_dir, make_public_dir, write_atomically};
 use crate::base::{metrics, task};
 use crate::containers::image::Policy;
 use crate::node::access::Access;
-use crate::node::endpoints::port::Port;
+use crate::node::http::port::Port;
 use crate::node_paths::NodePaths;
 use crate::reconcile::{Client, Local};
 use crate::store::sqlite::{Retention, Sqlite};

@@ -10,6 +10,7 @@
 mod compare;
 #[path = "fidelity/replay.rs"]
 mod replay;
+#[allow(dead_code)] // The tests of requests use more of it.
 #[path = "fidelity/server.rs"]
 mod server;
 

@@ -8,6 +8,9 @@ mod bodies;
 /// A kind that comes and goes.
 #[path = "requests/kinds.rs"]
 mod kinds;
+/// Which route a path leads to, and what the layers around the routes do.
+#[path = "requests/routes.rs"]
+mod routes;
 #[allow(dead_code)] // The replay of recorded cases uses more of it.
 #[path = "fidelity/server.rs"]
 mod server;

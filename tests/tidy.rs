@@ -91,6 +91,8 @@ const FENCES: &[(&str, &[&str])] = &[
         "hyper",
         &["src/wire", "src/api/http", "src/reconcile/remote", "src/containers/image", "src/cli/client", "src/node"],
     ),
+    ("axum", &["src/api/http", "src/node/http"]),
+    ("tower", &["src/api/http", "src/node/http"]),
     ("tokio_tungstenite", &["src/wire", "src/api/http", "src/cli/client"]),
 ];
 

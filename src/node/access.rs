@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::{Node, endpoints, logs, status};
+use super::{Node, http, logs, status};
 use crate::api::node_access::{self, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Target};
 use crate::api::status::{Result, Status};
 use crate::base::task;
@@ -29,7 +29,7 @@ const DIAL: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Access {
     pub(super) node: Arc<Node>,
-    pub(super) memory: endpoints::Memory,
+    pub(super) memory: http::Memory,
 }
 
 // === impl Access ===
@@ -37,7 +37,7 @@ pub struct Access {
 impl Access {
     /// The way to a node's pods.
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, memory: endpoints::Memory::default() }
+        Self { node, memory: http::Memory::default() }
     }
 
     /// The node whose pods they are.
@@ -163,7 +163,7 @@ impl NodeAccess for Access {
 
     async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>> {
         let address = match to {
-            Destination::Endpoints => return Ok(Box::new(endpoints::serve(self.clone()))),
+            Destination::Endpoints => return Ok(Box::new(http::serve(self.clone()))),
             Destination::Address(address) => *address,
         };
         let failed = |why: &str| Status::unavailable(format!("dial tcp {address}: {why}"));

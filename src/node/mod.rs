@@ -5,11 +5,11 @@
 
 pub mod access;
 pub mod admit;
-pub mod endpoints;
 pub mod env;
 pub mod files;
 pub mod heartbeat;
 pub mod host_ports;
+pub mod http;
 pub mod image_config;
 pub mod image_gc;
 pub mod launch;

@@ -13,6 +13,7 @@ use amphipod::base::task;
 use amphipod::reconcile::Local;
 use amphipod::store::Store;
 use amphipod::store::memory::Memory;
+use amphipod::wire::channel::Channel;
 use amphipod::wire::client::{Client, Target};
 use amphipod::{controllers, wire};
 use bytes::Bytes;
@@ -96,6 +97,12 @@ impl Server {
         let (parts, body) = response.into_parts();
         let warnings = parts.headers.get_all("warning").iter().filter(|w| !is_of_this_version(w.as_bytes())).count();
         (parts.status.as_u16(), warnings, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// The administrator's connection over HTTP/2.
+    pub fn channel(&self) -> Channel {
+        let (_, tls) = watch::channel(self.target.tls.clone());
+        Channel::new(&self.target.server, tls, "fidelity").unwrap()
     }
 
     /// An answer whose body comes as it happens, on a connection of its own.

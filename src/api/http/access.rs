@@ -2,24 +2,56 @@
 
 use std::sync::Arc;
 
+use axum::extract::Request;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
-use http::{HeaderMap, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
+use tower::service_fn;
 
 use super::Peer;
 use super::route::{Route, Target};
+use super::router::{Next, answered};
 use crate::api::Api;
 use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::identity::join::check_member;
 use crate::api::identity::token::service_account;
-use crate::api::identity::{AUTHENTICATED, User};
+use crate::api::identity::{AUTHENTICATED, MASTERS, User};
 use crate::api::status::{Result, Status};
 use crate::wire::websocket;
 
+/// Finds out who asks: an `Arc<User>` in the request's extensions.
+pub(super) fn authentication<S: Next>(api: Api, mut inner: S) -> impl Next {
+    service_fn(move |mut request: Request| {
+        answered(identify(&api, &mut request).map(|user| {
+            request.extensions_mut().insert(user);
+            inner.call(request)
+        }))
+    })
+}
+
+fn identify(api: &Api, request: &mut Request) -> Result<Arc<User>> {
+    let taken = take_socket_token(request.headers_mut());
+    let (route, peer) = (request.extensions().get::<Route>(), request.extensions().get::<Peer>());
+    let (route, peer) = route.zip(peer).ok_or_else(|| Status::internal("a request without a route or a connection"))?;
+    let user = taken.and_then(|()| user_of(api, peer, request.headers()).inspect_err(|_| peer.connection.refuse()));
+    user.map_err(|status| about_target(status, route))
+}
+
+/// Refuses what the user may not do.
+pub(super) fn authorization<S: Next>(api: Api, mut inner: S) -> impl Next {
+    service_fn(move |request: Request| answered(allow(&api, request.extensions()).map(|()| inner.call(request))))
+}
+
+fn allow(api: &Api, extensions: &Extensions) -> Result<()> {
+    let (route, user) = (extensions.get::<Route>(), extensions.get::<Arc<User>>());
+    let (route, user) = route.zip(user).ok_or_else(|| Status::internal("a request without a route or a user"))?;
+    if user.is_in(MASTERS) { Ok(()) } else { require(api, user, &route.attributes()) }
+}
+
 /// The user of a request: bearer token, else client certificate, else anonymous; then whom they impersonate.
-pub fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>> {
+fn user_of(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>> {
     let user = match bearer(headers) {
         Some(token) => {
             let (user, _) = api.tokens.user(token, &[], &api.cache).ok_or_else(Status::unauthorized)?;
@@ -48,7 +80,7 @@ const SOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// Makes a bearer token of the one among a websocket's sub-protocols, as
 /// `k8s.io/apiserver/pkg/authentication/request/websocket` reads it. It is agreed on with nobody and handed to nobody.
-pub fn take_socket_token(headers: &mut HeaderMap) -> Result<()> {
+fn take_socket_token(headers: &mut HeaderMap) -> Result<()> {
     if !websocket::is_wanted(headers) {
         return Ok(());
     }

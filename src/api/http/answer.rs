@@ -1,20 +1,26 @@
 //! Answers: statuses, objects and lists, spliced from the bytes that objects already are.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use axum::extract::Request;
+use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{StreamExt, TryFutureExt};
 use http::header::{CONTENT_TYPE, HeaderValue, WARNING};
-use http::{Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Frame;
+use http::{Method, Response, StatusCode};
+use http_body_util::StreamBody;
+use hyper::body::{Frame, SizeHint};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tower::service_fn;
 
-use super::Body;
-use super::negotiate::{Form, Shape};
-use super::table;
+use super::negotiate::{Form, Offer, Shape};
+use super::router::Next;
+use super::{Body, negotiate, table};
 use crate::api::form;
 use crate::api::read::List;
 use crate::api::status::{Result, Status, written_in_order};
@@ -31,7 +37,7 @@ const WARNING_RUNES_MAX: usize = 256;
 
 /// A body that is all there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Body::from(bytes.into())
 }
 
 /// A body that comes in pieces.
@@ -39,7 +45,7 @@ pub fn streamed<S>(pieces: S) -> Body
 where
     S: futures::Stream<Item = Bytes> + Send + 'static,
 {
-    StreamBody::new(pieces.map(|b| Ok(Frame::data(b)))).boxed_unsync()
+    Body::new(StreamBody::new(pieces.map(|b| Ok::<_, Infallible>(Frame::data(b)))))
 }
 
 /// An answer of a media type.
@@ -97,6 +103,31 @@ pub fn status(status: &Status, form: Form) -> Response<Body> {
         response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }
     warn(response, &status.details.warnings)
+}
+
+/// A failure on its way through the layers: [`write_failures`] writes it, which knows what the client accepts.
+impl IntoResponse for Status {
+    fn into_response(self) -> Response<Body> {
+        let mut response = empty(self.code);
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Writes failures in the form that the client accepts.
+pub(super) fn write_failures<S: Next>(mut inner: S) -> impl Next {
+    service_fn(move |request: Request| {
+        let form = negotiate::accept(request.headers(), Offer::Transformed).unwrap_or_default();
+        let is_head = *request.method() == Method::HEAD;
+        inner.call(request).map_ok(move |mut response| {
+            let Some(failure) = response.extensions_mut().remove::<Status>() else { return response };
+            let mut response = status(&failure, form);
+            if is_head {
+                *response.body_mut() = Body::empty();
+            }
+            response
+        })
+    })
 }
 
 /// Adds `Warning` headers: each text once, and all of them in 4 KiB of text, if need be by cutting each (as
@@ -257,10 +288,11 @@ fn spliced(kind: &KindRef, list: List) -> Body {
         out.extend_from_slice(b"]}");
         return full(out.freeze());
     }
+    let bytes_min = (head.len() + total) as u64;
     let mut items = list.items.into_iter().enumerate();
     let mut head = Some(head);
     let mut ended = false;
-    streamed(futures::stream::iter(std::iter::from_fn(move || {
+    let pieces = std::iter::from_fn(move || {
         if ended {
             return None;
         }
@@ -271,7 +303,34 @@ fn spliced(kind: &KindRef, list: List) -> Body {
             ended = true;
         }
         Some(out.freeze())
-    })))
+    });
+    Body::new(Pieces { pieces, bytes_min })
+}
+
+/// A body in pieces, which says how long it is at least: it has no `Content-Length`, but may be worth compression.
+struct Pieces<I> {
+    pieces: I,
+    bytes_min: u64,
+}
+
+impl<I: Iterator<Item = Bytes> + Unpin> hyper::body::Body for Pieces<I> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.pieces.next();
+        self.bytes_min = self.bytes_min.saturating_sub(piece.as_ref().map_or(0, |p| p.len() as u64));
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::new();
+        hint.set_lower(self.bytes_min);
+        hint
+    }
 }
 
 /// Appends items until `limit` bytes; false at the end.

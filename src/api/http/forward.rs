@@ -11,7 +11,6 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt};
 use http::Response;
-use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,7 +39,7 @@ pub(super) const PIECES: usize = 16;
 pub(super) const PIECE_BYTES: usize = 32 << 10;
 
 /// Answers a request to forward ports.
-pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Result<Response<Body>> {
+pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Body>) -> Result<Response<Body>> {
     let target = Target {
         namespace: call.request.namespace.clone(),
         pod: call.request.name.clone(),
@@ -77,7 +76,7 @@ fn channels(
     protocol: &'static str,
     node: Arc<dyn NodeAccess>,
     target: Target,
-    mut http: http::Request<Incoming>,
+    mut http: http::Request<Body>,
 ) -> Result<Response<Body>> {
     let ports = forward_channels::ports(&call.query)?;
     let told = Some(protocol).filter(|p| !p.is_empty());

@@ -3,10 +3,10 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use axum::extract::{Request, State};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, Response};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -19,7 +19,7 @@ use crate::api::identity::node::is_image_source;
 use crate::api::status::{Result, Status};
 use crate::base::object::Meta;
 use crate::kinds::core::{node, secret};
-use crate::wire::images::{Ask, DIGEST, IMAGES_PATH};
+use crate::wire::images::{Ask, DIGEST};
 
 /// The authority's certificate, for agents to pin by the hash in their token.
 pub const AUTHORITY_PATH: &str = "/cacerts";
@@ -41,42 +41,54 @@ static JOINS: Semaphore = Semaphore::const_new(32);
 /// Set once by a server that lets machines join.
 pub type Joining = OnceLock<Joiner>;
 
-/// Whether the path is one of these.
-pub fn is_for(path: &str) -> bool {
-    matches!(path, AUTHORITY_PATH | JOIN_PATH | RENEW_PATH | TUNNEL_PATH) || path.starts_with(IMAGES_PATH)
+/// The authority's certificate.
+pub(super) async fn authority(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
+    let desk = desk(&api, &request, &Method::GET)?;
+    Ok(answer::text(200, String::from_utf8_lossy(desk.authority()).into_owned()))
 }
 
-/// Answers one of these paths.
-pub async fn respond(api: &Api, peer: &Peer, request: http::Request<Incoming>) -> Result<Response<Body>> {
-    let desk = api.joining.get().ok_or_else(Status::no_such_path)?;
-    let path = request.uri().path().to_owned();
-    match (request.method(), path.as_str()) {
-        (&Method::GET, AUTHORITY_PATH) => Ok(answer::text(200, String::from_utf8_lossy(desk.authority()).into_owned())),
-        (&Method::POST, JOIN_PATH) => {
-            let token = super::access::bearer(request.headers()).unwrap_or_default().to_owned();
-            // Nobody has shown who they are: few at a time.
-            let _turn =
-                JOINS.try_acquire().map_err(|_| Status::too_many_requests("too many machines join at once", 1))?;
-            let application = application(request).await?;
-            let joined = desk.join(api, &token, &application).await;
-            match &joined {
-                Ok(_) => tracing::info!(node = application.node_name, "a machine has joined"),
-                Err(status) => tracing::warn!(node = application.node_name, why = status.message, "a join was refused"),
-            }
-            welcome(joined?)
-        }
-        (&Method::GET, TUNNEL_PATH) => super::tunnel::accept(api, &node_of(api, peer)?, request),
-        (&Method::GET, path) if path.starts_with(IMAGES_PATH) => image(api, &node_of(api, peer)?, request.uri()).await,
-        (&Method::POST, RENEW_PATH) => {
-            let node = node_of(api, peer).inspect_err(|s| tracing::warn!(why = s.message, "a renewal was refused"))?;
-            welcome(desk.renew(api, &node, &peer.key, &application(request).await?).await?)
-        }
-        _ => Err(Status::method_not_allowed()),
+/// A machine with a token becomes a node.
+pub(super) async fn join(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
+    let desk = desk(&api, &request, &Method::POST)?;
+    let token = super::access::bearer(request.headers()).unwrap_or_default().to_owned();
+    // Nobody has shown who they are: few at a time.
+    let _turn = JOINS.try_acquire().map_err(|_| Status::too_many_requests("too many machines join at once", 1))?;
+    let application = application(request).await?;
+    let joined = desk.join(&api, &token, &application).await;
+    match &joined {
+        Ok(_) => tracing::info!(node = application.node_name, "a machine has joined"),
+        Err(status) => tracing::warn!(node = application.node_name, why = status.message, "a join was refused"),
     }
+    welcome(joined?)
+}
+
+/// A node gets a new certificate.
+pub(super) async fn renew(State(api): State<Api>, peer: Peer, request: Request) -> Result<Response<Body>> {
+    let desk = desk(&api, &request, &Method::POST)?;
+    let node = node_of(&api, &peer).inspect_err(|s| tracing::warn!(why = s.message, "a renewal was refused"))?;
+    welcome(desk.renew(&api, &node, &peer.key, &application(request).await?).await?)
+}
+
+/// A node opens its tunnel.
+pub(super) async fn tunnel(State(api): State<Api>, peer: Peer, request: Request) -> Result<Response<Body>> {
+    desk(&api, &request, &Method::GET)?;
+    super::tunnel::accept(&api, &node_of(&api, &peer)?, request)
+}
+
+/// A node asks for a part of an image.
+pub(super) async fn image(State(api): State<Api>, peer: Peer, request: Request) -> Result<Response<Body>> {
+    desk(&api, &request, &Method::GET)?;
+    image_for(&api, &node_of(&api, &peer)?, request.uri()).await
+}
+
+/// Where machines join, if any may, for a request of the one method that its path takes.
+fn desk<'a>(api: &'a Api, request: &Request, method: &Method) -> Result<&'a Joiner> {
+    let desk = api.joining.get().ok_or_else(Status::no_such_path)?;
+    if request.method() == method { Ok(desk) } else { Err(Status::method_not_allowed()) }
 }
 
 /// A part of an image that another node has.
-async fn image(api: &Api, node: &str, uri: &http::Uri) -> Result<Response<Body>> {
+async fn image_for(api: &Api, node: &str, uri: &http::Uri) -> Result<Response<Body>> {
     let ask = Ask::parse(uri.path(), uri.query()).ok_or_else(Status::no_such_path)?;
     let found = api.nodes.image(&ask, node, |other| is_image_source(&api.cache, other)).await;
     let found = found.ok_or_else(|| Status::new(404, "NotFound", "no other node has this image"))?;
@@ -132,7 +144,7 @@ fn end_deleted(api: &Api, kind_cache: &KindCache, seen: &mut u64, node: impl Fn(
     }
 }
 
-async fn application(request: http::Request<Incoming>) -> Result<JoinRequest> {
+async fn application(request: Request) -> Result<JoinRequest> {
     // Anybody may send this, so it is short.
     let body = Limited::new(request.into_body(), APPLICATION_BYTES).collect();
     let body = tokio::time::timeout(APPLICATION_PATIENCE, body).await;

@@ -1,13 +1,14 @@
 //! Accepts connections: TLS, then HTTP/1.1 or HTTP/2, each request to a [`Site`]: the API, or a node's own port.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use axum::Router;
+use futures::TryFutureExt;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response, Version};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -16,14 +17,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tower::Service;
 
 use super::connections::{Connection, Connections, Counted};
 use super::proxy::Origin;
-use super::{Body, Peer};
+use super::{Body, Peer, router};
 use crate::api::Api;
 use crate::api::identity::User;
 use crate::api::identity::join::user_of;
-use crate::base::{metrics, task};
+use crate::base::task;
 
 /// A client that has not finished its handshake and said in a request who it is after this time is dropped, and one that was
 /// asked to go has as long to do so.
@@ -41,7 +43,7 @@ const WINDOW_BYTES_OF_AGENTS: u32 = 1 << 20;
 /// A connection on which nothing is asked for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
-/// Who answers what comes in; cheap to clone.
+/// Who answers what comes in, and whom it knows; cheap to clone.
 pub trait Site: Clone + Send + Sync + 'static {
     /// Counts its connections.
     fn connections(&self) -> &Connections;
@@ -49,8 +51,8 @@ pub trait Site: Clone + Send + Sync + 'static {
     /// The user of a client certificate that TLS has verified, with the digest of its key.
     fn user_of(&self, certificate: &[u8]) -> Option<(User, String)>;
 
-    /// Answers one request.
-    fn respond(self, peer: Peer, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+    /// Its routes. Each request has its [`Peer`] and its [`Origin`] in its extensions.
+    fn router(&self) -> Router;
 }
 
 impl Site for Api {
@@ -62,13 +64,8 @@ impl Site for Api {
         user_of(self, certificate)
     }
 
-    async fn respond(self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
-        let response = super::respond(self, peer, request).await;
-        metrics::REQUESTS.add();
-        if response.status().is_server_error() {
-            metrics::REQUEST_ERRORS.add();
-        }
-        response
+    fn router(&self) -> Router {
+        router::router(self)
     }
 }
 
@@ -81,6 +78,7 @@ pub async fn serve(
     tls: watch::Receiver<Arc<ServerConfig>>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let router = site.router();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -95,10 +93,11 @@ pub async fn serve(
                 continue;
             }
         };
-        let (site, config, stop) = (site.clone(), tls.borrow().clone(), stop.clone());
+        let (site, router) = (site.clone(), router.clone());
+        let (config, stop) = (tls.borrow().clone(), stop.clone());
         let open = Arc::new(site.connections().open(address.ip()));
         task::spawn("connection", async move {
-            if let Err(error) = connection(site, stream, address.ip(), open, config, stop).await {
+            if let Err(error) = connection(site, router, stream, address.ip(), open, config, stop).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -107,6 +106,7 @@ pub async fn serve(
 
 async fn connection(
     site: impl Site,
+    router: Router,
     stream: TcpStream,
     address: IpAddr,
     open: Arc<Connection>,
@@ -135,8 +135,10 @@ async fn connection(
     let peer = Peer { user, key: key.unwrap_or_default().into(), connection: open.clone() };
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(origin);
-        let answering = site.clone().respond(peer.clone(), request);
-        async move { Ok::<_, Infallible>(answering.await) }
+        request.extensions_mut().insert(peer.clone());
+        let ends_with_head = request.version() == Version::HTTP_2 && *request.method() == Method::HEAD;
+        let end = move |response| if ends_with_head { head_of(response) } else { response };
+        router.clone().call(request).map_ok(end)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Some clients look for `Warning` by its usual spelling.
@@ -166,4 +168,14 @@ async fn connection(
         true => connection.await,
         false => tokio::time::timeout(HANDSHAKE, connection).await?,
     }
+}
+
+/// An answer without its body: over HTTP/2, hyper does not leave it out by itself.
+fn head_of(mut response: Response<Body>) -> Response<Body> {
+    let bytes = response.body().size_hint().exact().filter(|bytes| *bytes > 0);
+    if let (Some(bytes), false) = (bytes, response.headers().contains_key(CONTENT_LENGTH)) {
+        response.headers_mut().insert(CONTENT_LENGTH, bytes.into());
+    }
+    *response.body_mut() = Body::empty();
+    response
 }

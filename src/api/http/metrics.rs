@@ -5,11 +5,17 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use axum::extract::Request;
+use futures::TryFutureExt;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use tokio::time::Instant;
+use tower::service_fn;
+use tracing::Level;
 
 use super::paths;
 use super::route::{Route, Target};
+use super::router::Next;
 use crate::api::Api;
 use crate::base::metrics::{self, Bound, Counters, Histograms, Labels};
 use crate::kinds::{Subresource, registry};
@@ -181,6 +187,48 @@ impl Labels for Asked {
     }
 }
 
+/// Counts every answer.
+pub(super) fn count<S: Next>(mut inner: S) -> impl Next {
+    service_fn(move |request: Request| {
+        inner.call(request).inspect_ok(|response| {
+            metrics::REQUESTS.add();
+            if response.status().is_server_error() {
+                metrics::REQUEST_ERRORS.add();
+            }
+        })
+    })
+}
+
+/// Observes the requests whose path could be parsed, as dashboards ask for them.
+pub(super) fn observe<S: Next>(mut inner: S) -> impl Next {
+    service_fn(move |request: Request| {
+        let begun = Instant::now();
+        let asked = request.extensions().get::<Route>().map(|route| Asked::of(route, request.headers()));
+        inner.call(request).inspect_ok(move |response| {
+            if let Some(asked) = asked {
+                asked.answered(response.status().as_u16(), begun.elapsed());
+            }
+        })
+    })
+}
+
+/// Writes a line for each answer, where such lines are wanted.
+pub(super) fn trace<S: Next>(mut inner: S) -> impl Next {
+    service_fn(move |request: Request| {
+        let asked = tracing::enabled!(Level::DEBUG).then(|| {
+            let verb = request.extensions().get::<Route>().map_or("", |route| route.verb);
+            // Without the query, which has the arguments of commands.
+            (Instant::now(), verb, request.uri().path().to_owned())
+        });
+        inner.call(request).inspect_ok(move |response| {
+            if let Some((begun, verb, path)) = asked {
+                let code = response.status().as_u16();
+                tracing::debug!(verb, path, code, milliseconds = begun.elapsed().as_millis(), "answered");
+            }
+        })
+    })
+}
+
 /// Everything that the API server tells.
 pub fn text(api: &Api) -> String {
     let mut out = metrics::text();
@@ -218,7 +266,7 @@ fn build(out: &mut String) {
         ("minor", "minor"),
         ("platform", "platform"),
     ];
-    let version = paths::version();
+    let version = paths::build();
     let label = |(name, key): &(&str, &str)| format!("{name}=\"{}\"", version[*key].as_str().unwrap_or_default());
     let labels = NAMES.iter().map(label).collect::<Vec<_>>().join(",");
     let name = "kubernetes_build_info";

@@ -1,15 +1,17 @@
-//! The API on the wire: one function from an HTTP request to an HTTP answer.
+//! The API on the wire.
 //!
-//! A request passes the same named steps, in this order: [`route`] reads the path, [`access`] finds out who asks and
-//! whether they may, then a verb of [`verbs`] runs, and [`answer`] writes what came of it in the negotiated form.
+//! A request comes to [`router`], whose layers are its way: [`route`] reads the path, [`access`] finds out who asks and
+//! whether they may, [`flow_control`] when. Then a verb of [`verbs`] runs, and [`answer`] writes what came of it in the
+//! negotiated form.
 
 pub mod access;
 pub mod answer;
+mod compression;
 pub mod connections;
 pub mod discovery;
+mod flow_control;
 mod forward;
 mod forward_channels;
-mod held;
 pub mod join;
 pub mod list_options;
 pub mod listen;
@@ -19,6 +21,7 @@ pub mod openapi;
 pub mod paths;
 pub mod proxy;
 pub mod route;
+pub mod router;
 mod socket;
 mod spdy_stream;
 pub mod stream;
@@ -30,19 +33,16 @@ pub mod watching;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use axum::body::Body;
+use axum::extract::{FromRequestParts, Request};
 use bytes::Bytes;
-use http::Response;
+use http::request::Parts;
 use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
-use super::Api;
 use super::flowcontrol::Admission;
-use super::identity::{MASTERS, User};
+use super::identity::User;
 use super::status::{Result, Status};
-
-/// The body of an answer.
-pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// The largest request body, as Kubernetes limits it.
 const BODY_BYTES: usize = 3 << 20;
@@ -60,69 +60,16 @@ pub struct Peer {
     pub connection: Arc<connections::Connection>,
 }
 
-/// Answers one request.
-pub async fn respond(api: Api, peer: Peer, request: http::Request<Incoming>) -> Response<Body> {
-    let wants_table_error = request.method() == http::Method::HEAD;
-    if route::has_bad_escape(request.uri()) {
-        return answer::text(400, "400 Bad Request");
-    }
-    let form = negotiate::accept(request.headers(), negotiate::Offer::Transformed).unwrap_or_default();
-    let (begun, mut asked) = (tokio::time::Instant::now(), None);
-    let response = match run(&api, &peer, request, &mut asked).await {
-        Ok(response) => response,
-        Err(status) => {
-            let mut response = answer::status(&status, form);
-            if wants_table_error {
-                *response.body_mut() = answer::full(Bytes::new());
-            }
-            response
-        }
-    };
-    if let Some(asked) = asked {
-        asked.answered(response.status().as_u16(), begun.elapsed());
-    }
-    response
-}
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Status;
 
-async fn run(
-    api: &Api,
-    peer: &Peer,
-    mut request: http::Request<Incoming>,
-    asked: &mut Option<metrics::Asked>,
-) -> Result<Response<Body>> {
-    if join::is_for(request.uri().path()) {
-        return join::respond(api, peer, request).await;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        parts.extensions.get().cloned().ok_or_else(|| Status::internal("a request without a connection"))
     }
-    let route = route::Route::parse(request.method(), request.uri())?;
-    *asked = Some(metrics::Asked::of(&route, request.headers()));
-    access::take_socket_token(request.headers_mut()).map_err(|s| access::about_target(s, &route))?;
-    let user = access::authenticate(api, peer, request.headers())
-        .inspect_err(|_| peer.connection.refuse())
-        .map_err(|s| access::about_target(s, &route))?;
-    let is_long_running = route.is_long_running();
-    let long_running = if is_long_running { api.flow.begin_long_running(&user)? } else { None };
-    // A watch has a seat until it has begun; what waits for a backend has none.
-    let admission = match is_long_running && route.verb != "watch" {
-        true => api.flow.unseated(&user),
-        false => api.flow.admit(&user, &route.flow_target()).await?,
-    };
-    let admission = Arc::new(admission);
-    request.extensions_mut().insert(admission.clone());
-    if !user.is_in(MASTERS) {
-        access::require(api, &user, &route.attributes())?;
-    }
-    let response = match &route.target {
-        route::Target::Path(path) => paths::respond(api, &user, path, &request),
-        route::Target::Resource(_) => verbs::respond(api, user, route, request).await,
-    }?;
-    Ok(match is_long_running {
-        true => held::open(response, long_running),
-        false => held::answer(response, admission),
-    })
 }
 
 /// The whole body, refused where it is too long.
-async fn body_of(request: http::Request<Incoming>) -> Result<Bytes> {
+async fn body_of(request: Request) -> Result<Bytes> {
     let admission = request.extensions().get::<Arc<Admission>>().cloned();
     // A body whose length is not told may be as long as any.
     let told = request.body().size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());

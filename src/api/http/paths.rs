@@ -1,11 +1,18 @@
 //! Paths outside of the API groups: health, version, discovery, OpenAPI, metrics, keys.
 
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use futures::future::{Either, ready};
 use http::{Method, Response};
-use hyper::body::Incoming;
 use serde_json::json;
+use tower::service_fn;
 
 use super::negotiate::{self, Form, Offer};
-use super::{Body, answer, discovery, openapi};
+use super::route::{self, Route, Target};
+use super::router::Next;
+use super::{Body, answer, discovery, verbs};
 use crate::api::Api;
 use crate::api::identity::User;
 use crate::api::status::{Result, Status};
@@ -17,59 +24,120 @@ pub const GIT_VERSION: &str = concat!("v1.37.0+amphipod", env!("CARGO_PKG_VERSIO
 /// The checks that the health paths name.
 const CHECKS: &[&str] = &["ping", "log", "etcd", "informer-sync"];
 
-/// Answers a path that is no resource.
-pub fn respond(api: &Api, _user: &User, path: &str, request: &http::Request<Incoming>) -> Result<Response<Body>> {
-    let kinds = api.kinds.snapshot();
-    let is_health = ["/healthz", "/livez", "/readyz"].iter().any(|p| path.starts_with(p));
-    if *request.method() == Method::HEAD
-        && !is_health
-        && (discovery::answer(&kinds, path, request.headers()).is_some() || path.starts_with("/version"))
-    {
-        return Err(Status::method_not_allowed());
-    }
+/// Refuses what Go's server does not read, before anything else is known of the request.
+pub(super) fn refuse_bad_escapes<S: Next>(mut inner: S) -> impl Next {
+    service_fn(move |request: Request| match route::has_bad_escape(request.uri()) {
+        true => Either::Right(ready(Ok(answer::text(400, "400 Bad Request")))),
+        false => Either::Left(inner.call(request)),
+    })
+}
+
+/// `/api`, `/apis` and everything below: discovery, and the resources of kinds.
+pub(super) async fn resource(
+    State(api): State<Api>,
+    Extension(user): Extension<Arc<User>>,
+    route: Route,
+    request: Request,
+) -> Result<Response<Body>> {
+    let path = match &route.target {
+        Target::Resource(_) => return verbs::respond(&api, user, route, request).await,
+        Target::Path(path) => path,
+    };
     // Kubernetes' aggregator lists the groups whatever the method is.
     let is_groups = path.trim_end_matches('/') == "/apis";
-    if !matches!(*request.method(), Method::GET | Method::HEAD) && !is_health && !is_groups {
-        return Err(if discovery::answer(&kinds, path, request.headers()).is_some() || is_version(path) {
-            Status::method_not_allowed()
-        } else {
-            Status::no_such_path()
-        });
-    }
-    if let Some((value, media)) = discovery::answer(&kinds, path, request.headers()) {
-        if media == "application/json" {
-            negotiate::accept(request.headers(), Offer::Plain)?;
+    match (discovery::answer(&api.kinds.snapshot(), path, request.headers()), request.method()) {
+        (Some(_), &Method::HEAD) => Err(Status::method_not_allowed()),
+        (Some((value, media)), method) if is_groups || *method == Method::GET => {
+            if media == "application/json" {
+                negotiate::accept(request.headers(), Offer::Plain)?;
+            }
+            Ok(answer::typed(200, media, answer::full(serde_json::to_vec(&value).unwrap_or_default())))
         }
-        return Ok(answer::typed(200, media, answer::full(serde_json::to_vec(&value).unwrap_or_default())));
-    }
-    let root = path.split('/').nth(1).unwrap_or("");
-    match (root, path) {
-        ("healthz" | "livez" | "readyz", _) => health(root, path, request.uri().query().unwrap_or("")),
-        (_, path) if is_version(path) => {
-            let form = negotiate::accept(request.headers(), Offer::Plain)?;
-            Ok(answer::value(200, form, &version()))
+        (Some(_), _) => Err(Status::method_not_allowed()),
+        (None, method) => {
+            read_only(method)?;
+            let is_group = path.starts_with("/apis/") && path.trim_end_matches('/').matches('/').count() <= 2;
+            if is_group { Ok(unknown()) } else { Err(Status::no_such_path()) }
         }
-        (_, "/") => Ok(answer::value(200, Form::default(), &json!({"paths": index(&kinds)}))),
-        (_, "/metrics") => Ok(answer::text(200, super::metrics::text(api))),
-        (_, "/openid/v1/jwks") => {
-            let keys = serde_json::to_vec(&api.tokens.jwks()).unwrap_or_default();
-            Ok(answer::typed(200, "application/jwk-set+json", answer::full(keys)))
-        }
-        (_, "/.well-known/openid-configuration") => {
-            Ok(answer::value(200, Form::default(), &openid(api.tokens.issuer())))
-        }
-        ("openapi", _) => match openapi::respond(&kinds, request.uri(), path, request.headers()) {
-            Err(status) if status.code == 404 => Ok(answer::text(404, "")),
-            answered => answered,
-        },
-        ("api", _) => Err(Status::no_such_path()),
-        ("apis", path) if path.trim_end_matches('/').matches('/').count() > 2 => Err(Status::no_such_path()),
-        _ => Ok(unknown()),
     }
 }
 
-fn is_version(path: &str) -> bool {
-    path.trim_end_matches('/') == "/version"
+/// Health, which any method asks for.
+pub(super) async fn health(route: Route, request: Request) -> Result<Response<Body>> {
+    let path = path_of(&route)?;
+    let root = path.split('/').nth(1).unwrap_or("");
+    Ok(health_of(root, path, request.uri().query().unwrap_or("")))
+}
+
+/// `/version`.
+pub(super) async fn version(route: Route, request: Request) -> Result<Response<Body>> {
+    let path = path_of(&route)?;
+    if path.trim_end_matches('/') != "/version" {
+        return not_found(route, request).await;
+    }
+    if *request.method() != Method::GET {
+        return Err(Status::method_not_allowed());
+    }
+    let form = negotiate::accept(request.headers(), Offer::Plain)?;
+    Ok(answer::value(200, form, &build()))
+}
+
+/// `/`: all paths that there are.
+pub(super) async fn index(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
+    read_only(request.method())?;
+    Ok(answer::value(200, Form::default(), &json!({"paths": all(&api.kinds.snapshot())})))
+}
+
+/// `/metrics`.
+pub(super) async fn metrics(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
+    read_only(request.method())?;
+    Ok(answer::text(200, super::metrics::text(&api)))
+}
+
+/// The keys that service-account tokens are signed with.
+pub(super) async fn keys(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
+    read_only(request.method())?;
+    let keys = serde_json::to_vec(&api.tokens.jwks()).unwrap_or_default();
+    Ok(answer::typed(200, "application/jwk-set+json", answer::full(keys)))
+}
+
+/// Where those keys are.
+pub(super) async fn openid_configuration(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
+    read_only(request.method())?;
+    Ok(answer::value(200, Form::default(), &openid(api.tokens.issuer())))
+}
+
+/// `/openapi` and everything below.
+pub(super) async fn openapi(State(api): State<Api>, route: Route, request: Request) -> Result<Response<Body>> {
+    read_only(request.method())?;
+    match super::openapi::respond(&api.kinds.snapshot(), request.uri(), path_of(&route)?, request.headers()) {
+        Err(status) if status.code == 404 => Ok(answer::text(404, "")),
+        answered => answered,
+    }
+}
+
+/// What leads nowhere. Kubernetes' handlers for `/version` and for health are asked for their methods by the beginning of a
+/// path alone.
+pub(super) async fn not_found(route: Route, request: Request) -> Result<Response<Body>> {
+    let path = path_of(&route)?;
+    if *request.method() == Method::HEAD && path.starts_with("/version") {
+        return Err(Status::method_not_allowed());
+    }
+    if !["/healthz", "/livez", "/readyz"].iter().any(|health| path.starts_with(health)) {
+        read_only(request.method())?;
+    }
+    Ok(unknown())
+}
+
+fn read_only(method: &Method) -> Result<()> {
+    if matches!(*method, Method::GET | Method::HEAD) { Ok(()) } else { Err(Status::no_such_path()) }
+}
+
+fn path_of(route: &Route) -> Result<&str> {
+    match &route.target {
+        Target::Path(path) => Ok(path),
+        Target::Resource(_) => Err(Status::no_such_path()),
+    }
 }
 
 /// What Go's own multiplexer says.
@@ -78,7 +146,7 @@ pub(super) fn unknown() -> Response<Body> {
 }
 
 /// The body of `/version`.
-pub fn version() -> serde_json::Value {
+pub fn build() -> serde_json::Value {
     let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
     json!({
         "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37",
@@ -89,22 +157,22 @@ pub fn version() -> serde_json::Value {
     })
 }
 
-fn health(root: &str, path: &str, query: &str) -> Result<Response<Body>> {
+fn health_of(root: &str, path: &str, query: &str) -> Response<Body> {
     let excluded: Vec<String> =
         form_urlencoded::parse(query.as_bytes()).filter(|(k, _)| k == "exclude").map(|(_, v)| v.into_owned()).collect();
     let verbose = form_urlencoded::parse(query.as_bytes()).any(|(k, _)| k == "verbose");
     if let Some(check) = path.strip_prefix(&format!("/{root}/")).filter(|c| !c.is_empty()) {
-        return if CHECKS.contains(&check) { Ok(answer::text(200, "ok")) } else { Ok(unknown()) };
+        return if CHECKS.contains(&check) { answer::text(200, "ok") } else { unknown() };
     }
     if !verbose {
-        return Ok(answer::text(200, "ok"));
+        return answer::text(200, "ok");
     }
     let mut out = String::new();
     for check in CHECKS {
         let excluded = excluded.iter().any(|e| e == check);
         out.push_str(&format!("[+]{check} {}\n", if excluded { "excluded: ok" } else { "ok" }));
     }
-    Ok(answer::text(200, format!("{out}{root} check passed\n")))
+    answer::text(200, format!("{out}{root} check passed\n"))
 }
 
 fn openid(issuer: &str) -> serde_json::Value {
@@ -114,7 +182,7 @@ fn openid(issuer: &str) -> serde_json::Value {
     })
 }
 
-fn index(kinds: &Snapshot) -> Vec<String> {
+fn all(kinds: &Snapshot) -> Vec<String> {
     let mut paths: Vec<String> =
         vec!["/.well-known/openid-configuration".into(), "/api".into(), "/api/v1".into(), "/apis".into()];
     for group in discovery::groups(kinds).into_iter().filter(|g| !g.is_empty()) {

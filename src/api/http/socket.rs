@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::Response;
-use hyper::body::Incoming;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -14,7 +13,7 @@ use crate::base::task;
 use crate::wire::websocket;
 
 /// Answers with a websocket on which the messages come, until they end or the client closes it. What it sends is not read.
-pub(super) fn tell<S>(mut http: http::Request<Incoming>, protocol: Option<&str>, messages: S) -> Response<Body>
+pub(super) fn tell<S>(mut http: http::Request<Body>, protocol: Option<&str>, messages: S) -> Response<Body>
 where
     S: futures::Stream<Item = Message> + Send + 'static,
 {

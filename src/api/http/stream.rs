@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures::stream::SplitSink;
 use futures::{FutureExt, SinkExt, StreamExt};
 use http::{HeaderMap, Response};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -42,7 +41,7 @@ const PROTOCOLS: &[&str] = &[
 const LOG_PROTOCOLS: &[&str] = &["binary.k8s.io", "base64.binary.k8s.io", ""];
 
 /// Answers a request for a stream.
-pub(super) async fn respond(call: Call, http: http::Request<Incoming>) -> Result<Response<Body>> {
+pub(super) async fn respond(call: Call, http: http::Request<Body>) -> Result<Response<Body>> {
     let pod = call.api.get(&call.request)?.value();
     match call.request.subresource {
         Some(Subresource::Log) => logs(&call, &pod, http).await,
@@ -112,7 +111,7 @@ pub fn log_options(query: &Query, now: jiff::Timestamp) -> Result<LogOptions> {
     })
 }
 
-async fn logs(call: &Call, pod: &Value, http: http::Request<Incoming>) -> Result<Response<Body>> {
+async fn logs(call: &Call, pod: &Value, http: http::Request<Body>) -> Result<Response<Body>> {
     let target = target(call, pod)?;
     let options = log_options(&call.query, call.api.clock.now())?;
     if text(pod, "spec.nodeName").is_empty() {
@@ -136,7 +135,7 @@ async fn logs(call: &Call, pod: &Value, http: http::Request<Incoming>) -> Result
     Ok(answer::typed(200, "text/plain", answer::streamed(ReceiverStream::new(pieces))))
 }
 
-async fn exec(call: Call, pod: &Value, mut http: http::Request<Incoming>) -> Result<Response<Body>> {
+async fn exec(call: Call, pod: &Value, mut http: http::Request<Body>) -> Result<Response<Body>> {
     let target = target(&call, pod)?;
     let options = ExecOptions {
         command: call.query.all("command").to_vec(),

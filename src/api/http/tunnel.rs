@@ -12,7 +12,6 @@ use futures::FutureExt;
 use http::header::{CONNECTION, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -38,7 +37,7 @@ const IMAGE_PATIENCE: Duration = Duration::from_secs(3);
 const ERROR_BYTES: usize = 64 << 10;
 
 /// Lets an agent be reached from now on, as long as its connection lives.
-pub fn accept(api: &Api, node: &str, mut request: Request<Incoming>) -> Result<Response<Body>> {
+pub fn accept(api: &Api, node: &str, mut request: Request<Body>) -> Result<Response<Body>> {
     if request.headers().get(UPGRADE).is_none_or(|u| u != PROTOCOL) {
         return Err(Status::bad_request(format!("expected an upgrade to {PROTOCOL}")));
     }

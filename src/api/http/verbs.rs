@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
-use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::list_options::ListParameters;
@@ -43,12 +42,7 @@ pub(super) struct Call {
 }
 
 /// Runs the verb of a routed request.
-pub async fn respond(
-    api: &Api,
-    user: Arc<User>,
-    route: Route,
-    http: http::Request<Incoming>,
-) -> Result<Response<Body>> {
+pub async fn respond(api: &Api, user: Arc<User>, route: Route, http: http::Request<Body>) -> Result<Response<Body>> {
     let Target::Resource(resource) = route.target else { return Err(Status::no_such_path()) };
     if let ("list", Some((_, _, _, kind))) = (route.verb, kinds::EMPTY.iter().find(|e| is_collection(&resource, e))) {
         let form = negotiate::accept(http.headers(), Offer::Plain)?;
@@ -98,7 +92,7 @@ fn is_collection(asked: &Resource, (group, version, plural, _): &(&str, &str, &s
         && [namespace, name, subresource, rest].iter().all(|part| part.is_empty())
 }
 
-async fn routed(call: Call, verb: &'static str, http: http::Request<Incoming>) -> Result<Response<Body>> {
+async fn routed(call: Call, verb: &'static str, http: http::Request<Body>) -> Result<Response<Body>> {
     let (kind, subresource) = (&call.request.kind, call.request.subresource);
     if kind.namespaced() && call.request.namespace.is_empty() && !matches!(verb, "list" | "watch") {
         let named = !call.request.name.is_empty();
@@ -278,7 +272,7 @@ impl Call {
         review.validate(&options).await.map(drop)
     }
 
-    async fn on_object(self, verb: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    async fn on_object(self, verb: &str, http: http::Request<Body>) -> Result<Response<Body>> {
         // What cannot be answered is refused before anything is done.
         let (form, kind) = (self.form()?, &self.request.kind);
         match verb {
@@ -313,7 +307,7 @@ impl Call {
     }
 
     /// The request's body as an object of its kind, and what the client is warned of.
-    async fn decoded(&mut self, http: http::Request<Incoming>) -> Result<(Value, Vec<String>)> {
+    async fn decoded(&mut self, http: http::Request<Body>) -> Result<(Value, Vec<String>)> {
         let encoding = negotiate::body_encoding(http.headers())?;
         let body = body_of(http).await?;
         let mut budget = Budget::new();
@@ -322,7 +316,7 @@ impl Call {
         Ok(decoded)
     }
 
-    async fn create(mut self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    async fn create(mut self, http: http::Request<Body>) -> Result<Response<Body>> {
         let (value, warnings) = self.decoded(http).await?;
         match self.request.kind.creation() {
             Creation::Binding => self.bind(value).await,
@@ -348,14 +342,14 @@ impl Call {
         Ok(answer::value(201, Form::default(), &done))
     }
 
-    async fn update(mut self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    async fn update(mut self, http: http::Request<Body>) -> Result<Response<Body>> {
         let (value, warnings) = self.decoded(http).await?;
         let change = Change::Replace(value);
         let written = self.api.update(&self.request, change).await.map_err(|s| s.warned(&warnings))?;
         self.written(if written.created { 201 } else { 200 }, &written, warnings)
     }
 
-    async fn patch(mut self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    async fn patch(mut self, http: http::Request<Body>) -> Result<Response<Body>> {
         let mut budget = Budget::new();
         let (patch, duplicates) = Patch::read(&self, http, &mut budget).await?;
         self.request.heavy = budget.is_heavy();
@@ -405,7 +399,7 @@ impl Call {
         crate::api::write::applied(&self.api, &self.request, live, config, shape, force, budget)
     }
 
-    async fn options(&self, http: http::Request<Incoming>) -> Result<DeleteOptions> {
+    async fn options(&self, http: http::Request<Body>) -> Result<DeleteOptions> {
         let encoding = negotiate::body_encoding(http.headers())?;
         let body = body_of(http).await?;
         let mut value = serde_json::json!({});
@@ -437,7 +431,7 @@ impl Call {
         Ok(options)
     }
 
-    async fn delete(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    async fn delete(self, http: http::Request<Body>) -> Result<Response<Body>> {
         let options = self.options(http).await?;
         let (kind, form) = (&self.request.kind, self.form()?);
         let deleted = self.api.delete(&self.request, &options).await?;
@@ -447,7 +441,7 @@ impl Call {
         Ok(answer::value(200, form, &Status::deleted(kind, &self.request.name, &deleted.object.meta.uid)))
     }
 
-    async fn delete_collection(self, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    async fn delete_collection(self, http: http::Request<Body>) -> Result<Response<Body>> {
         let options = self.options(http).await?;
         let (selection, form) = (self.selection()?, self.form()?);
         let limit = self.query.int("limit")?.and_then(|l| usize::try_from(l).ok()).unwrap_or(0);
@@ -464,12 +458,7 @@ impl Call {
         answer::list(form, &self.request.kind, list, self.include()?, self.api.clock.now())
     }
 
-    async fn on_subresource(
-        self,
-        verb: &str,
-        sub: Subresource,
-        http: http::Request<Incoming>,
-    ) -> Result<Response<Body>> {
+    async fn on_subresource(self, verb: &str, sub: Subresource, http: http::Request<Body>) -> Result<Response<Body>> {
         match (sub, verb) {
             (Subresource::Scale, _) => self.scale(verb, http).await,
             (Subresource::Binding | Subresource::Eviction | Subresource::Token, _) => {
@@ -506,7 +495,7 @@ impl Call {
         }
     }
 
-    async fn scale(self, verb: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
+    async fn scale(self, verb: &str, http: http::Request<Body>) -> Result<Response<Body>> {
         let (kind, form) = (&self.request.kind, self.form()?);
         if verb == "get" {
             let object = self.api.get(&self.request)?;
@@ -569,7 +558,7 @@ enum Patch {
 
 impl Patch {
     /// The patch, and the fields that stand twice in it or mean nothing.
-    async fn read(call: &Call, http: http::Request<Incoming>, budget: &mut Budget) -> Result<(Self, Vec<String>)> {
+    async fn read(call: &Call, http: http::Request<Body>, budget: &mut Budget) -> Result<(Self, Vec<String>)> {
         let media =
             http.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let media = media.split(';').next().unwrap_or("").trim().to_owned();

@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use http::Response;
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
@@ -30,7 +29,7 @@ const LIFETIME_SECONDS: u64 = 1800;
 const CHUNK: usize = 32 << 10;
 
 /// Begins a watch and answers its events as they come.
-pub(super) fn respond(call: &Call, form: Form, http: http::Request<Incoming>) -> Result<Response<Body>> {
+pub(super) fn respond(call: &Call, form: Form, http: http::Request<Body>) -> Result<Response<Body>> {
     let initial_events = call.query.has("sendInitialEvents").then(|| call.query.flag("sendInitialEvents"));
     call.list_parameters(true).check()?;
     let options = WatchOptions {

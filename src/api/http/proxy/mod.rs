@@ -60,7 +60,7 @@ struct Way {
 }
 
 /// Hands a request on; `rest` is what follows `proxy/` in its path.
-pub(super) async fn respond(call: Call, rest: &str, http: http::Request<Incoming>) -> Result<Response<Body>> {
+pub(super) async fn respond(call: Call, rest: &str, http: http::Request<Body>) -> Result<Response<Body>> {
     if !METHODS.contains(&http.method().as_str()) {
         return Err(Status::method_not_allowed());
     }
@@ -123,18 +123,18 @@ fn with_a_slash(uri: &Uri) -> Response<Body> {
 }
 
 /// The host that the client asked.
-fn host_of(http: &http::Request<Incoming>) -> String {
+fn host_of(http: &http::Request<Body>) -> String {
     let header = http.headers().get(header::HOST).and_then(|h| h.to_str().ok());
     header.or_else(|| http.uri().authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned()
 }
 
 /// The request as the backend gets it, and the client's end of an upgrade.
 fn prepared(
-    mut http: http::Request<Incoming>,
+    mut http: http::Request<Body>,
     way: &Way,
     host: &str,
     upgrade: Option<HeaderValue>,
-) -> Result<(Method, http::Request<Incoming>, hyper::upgrade::OnUpgrade)> {
+) -> Result<(Method, http::Request<Body>, hyper::upgrade::OnUpgrade)> {
     let client = hyper::upgrade::on(&mut http);
     let from = http.extensions().get::<Origin>().map(|f| f.0);
     let (parts, body) = http.into_parts();
@@ -181,11 +181,7 @@ fn headers_there(headers: &mut HeaderMap, host: &str, from: Option<IpAddr>, uri:
     }
 }
 
-async fn send(
-    node: &dyn NodeAccess,
-    place: &ProxyTarget,
-    request: http::Request<Incoming>,
-) -> Result<Response<Incoming>> {
+async fn send(node: &dyn NodeAccess, place: &ProxyTarget, request: http::Request<Body>) -> Result<Response<Incoming>> {
     let stream = node.dial(&place.to).await.map_err(|s| unreachable(&s.message))?;
     let sent = match place.secure {
         true => {
@@ -243,7 +239,7 @@ fn headers_back(headers: &mut HeaderMap) {
 fn carried(response: Response<Incoming>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     headers_back(&mut parts.headers);
-    with_parts(parts, body.map_err(std::io::Error::other).boxed_unsync())
+    with_parts(parts, Body::new(body))
 }
 
 /// An answer with the status and the headers of another, in our own version of HTTP.
@@ -291,7 +287,7 @@ async fn handed_back(response: Response<Incoming>, method: &Method, links: &Link
         let frame = body.frame().await?.map_err(std::io::Error::other);
         Some((frame, body))
     });
-    Ok(with_parts(parts, StreamBody::new(futures::StreamExt::chain(first, rest)).boxed_unsync()))
+    Ok(with_parts(parts, Body::new(StreamBody::new(futures::StreamExt::chain(first, rest)))))
 }
 
 #[cfg(test)]

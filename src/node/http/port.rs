@@ -9,8 +9,10 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::{Extension, Router};
+use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -117,47 +119,74 @@ impl Site for Port {
         User::from_certificate(certificate).map(|user| (user, String::new()))
     }
 
-    async fn respond(self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
-        self.0.respond(&peer, request).await
+    fn router(&self) -> Router {
+        // Each is around those before it.
+        super::router()
+            .layer(middleware::from_fn_with_state(self.clone(), in_turn))
+            .layer(middleware::from_fn_with_state(self.clone(), authorization))
+            .layer(middleware::from_fn_with_state(self.clone(), authentication))
+            .layer(middleware::map_request(written_plainly))
     }
+}
+
+async fn written_plainly(mut request: Request) -> Request {
+    super::written_plainly(request.uri_mut());
+    request
+}
+
+/// Finds out who asks: an `Arc<User>` in the request's extensions.
+async fn authentication(State(port): State<Port>, peer: Peer, mut request: Request, next: Next) -> Response<Body> {
+    let user = match bearer(request.headers()) {
+        Some(token) => port.0.user_of(token).await,
+        None => Ok(peer.user.clone()),
+    };
+    let user = match user {
+        Ok(Some(user)) => user,
+        Ok(None) => return nobody(&peer),
+        Err(error) => {
+            tracing::warn!(%error, "whose token it is cannot be asked");
+            return nobody(&peer);
+        }
+    };
+    if let Err(status) = peer.connection.identify(&user) {
+        return answer::text(status.code, status.message);
+    }
+    request.extensions_mut().insert(user);
+    next.run(request).await
+}
+
+/// Refuses what the user may not do.
+async fn authorization(
+    State(port): State<Port>,
+    Extension(user): Extension<Arc<User>>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let (verb, subresources) = asked(request.method(), &path_of(&request));
+    let about = || {
+        let (user, subresources) = (&user.name, subresources.join(" "));
+        format!("(user={user}, verb={verb}, resource=nodes, subresource(s)=[{subresources}])\n")
+    };
+    match port.0.may(&user, verb, subresources).await {
+        Ok(true) => next.run(request).await,
+        Ok(false) => answer::text(403, format!("Forbidden {}", about())),
+        Err(error) => {
+            tracing::warn!(%error, user = user.name, "what a user may do cannot be asked");
+            answer::text(500, format!("Authorization error {}", about()))
+        }
+    }
+}
+
+/// A few requests are answered at a time.
+async fn in_turn(State(port): State<Port>, mut request: Request, next: Next) -> Response<Body> {
+    let Ok(_turn) = port.0.requests.acquire().await else { return answer::text(503, "stopping") };
+    request.extensions_mut().insert((*port.0.access).clone());
+    next.run(request).await
 }
 
 // === impl Shared ===
 
 impl Shared {
-    async fn respond(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-        let user = match bearer(request.headers()) {
-            Some(token) => self.user_of(token).await,
-            None => Ok(peer.user.clone()),
-        };
-        let user = match user {
-            Ok(Some(user)) => user,
-            Ok(None) => return nobody(peer),
-            Err(error) => {
-                tracing::warn!(%error, "whose token it is cannot be asked");
-                return nobody(peer);
-            }
-        };
-        if let Err(status) = peer.connection.identify(&user) {
-            return answer::text(status.code, status.message);
-        }
-        let (verb, subresources) = asked(request.method(), &path_of(&request));
-        let about = || {
-            let (user, subresources) = (&user.name, subresources.join(" "));
-            format!("(user={user}, verb={verb}, resource=nodes, subresource(s)=[{subresources}])\n")
-        };
-        match self.may(&user, verb, subresources).await {
-            Ok(true) => {}
-            Ok(false) => return answer::text(403, format!("Forbidden {}", about())),
-            Err(error) => {
-                tracing::warn!(%error, user = user.name, "what a user may do cannot be asked");
-                return answer::text(500, format!("Authorization error {}", about()));
-            }
-        }
-        let Ok(_turn) = self.requests.acquire().await else { return answer::text(503, "stopping") };
-        super::respond(&self.access, request).await
-    }
-
     /// The user whose token it is, if it is anybody's.
     async fn user_of(&self, token: &str) -> Result<Option<Arc<User>>> {
         let mut key = [0; 32];
