@@ -2,7 +2,9 @@
 //! that accept gzip, at the level that costs least.
 //!
 //! An answer is compressed while it is sent, a piece at a time: nothing of it waits for the rest. Streams (watches, logs,
-//! proxied requests) are left alone, and so is what is encoded already.
+//! proxied requests) are left alone, and so is what is encoded already. Invariant: what compression takes is bounded, in
+//! memory by the number of encoders, in work by the seat that the request keeps until its answer was sent. Who finds no
+//! encoder free gets the answer as it is.
 
 use std::io::Write;
 use std::pin::Pin;
@@ -16,6 +18,7 @@ use futures::TryFutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY};
 use http::{HeaderMap, Method, Response};
 use hyper::body::{Body as _, Frame, SizeHint};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tower::service_fn;
 
 use super::Body;
@@ -29,15 +32,20 @@ const PIECE_BYTES: usize = 64 << 10;
 /// The level that Kubernetes chose: the least work, for nearly the same result.
 const LEVEL: u32 = 1;
 
+/// Answers that are compressed at the same time. An encoder has about 300 KiB.
+const ENCODERS: usize = 32;
+static FREE: Semaphore = Semaphore::const_new(ENCODERS);
+
 /// Compresses what is worth it.
 pub(super) fn compression<S: Next>(mut inner: S) -> impl Next {
     service_fn(move |request: Request| {
         let is_wanted = *request.method() == Method::GET
             && accepts_gzip(request.headers())
             && request.extensions().get::<Route>().is_some_and(|route| !route.is_long_running());
-        let compress =
-            move |response| if is_wanted && is_worth_it(&response) { compressed(response) } else { response };
-        inner.call(request).map_ok(compress)
+        inner.call(request).map_ok(move |response| match is_wanted && is_worth_it(&response) {
+            true => compressed(response, &FREE),
+            false => response,
+        })
     })
 }
 
@@ -54,13 +62,14 @@ fn is_worth_it(response: &Response<Body>) -> bool {
         && [&b"application/json"[..], b"application/yaml"].iter().any(|objects| media.starts_with(objects))
 }
 
-fn compressed(response: Response<Body>) -> Response<Body> {
+fn compressed(response: Response<Body>, free: &'static Semaphore) -> Response<Body> {
+    let Ok(permit) = free.try_acquire() else { return response };
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
-    let encoder = GzEncoder::new(Vec::new(), Compression::new(LEVEL));
-    Response::from_parts(parts, Body::new(Gzip { body, rest: Bytes::new(), encoder: Some(encoder) }))
+    let encoder = Some(GzEncoder::new(Vec::new(), Compression::new(LEVEL)));
+    Response::from_parts(parts, Body::new(Gzip { body, rest: Bytes::new(), encoder, _permit: permit }))
 }
 
 /// A body that is compressed as it is read.
@@ -70,6 +79,7 @@ struct Gzip {
     rest: Bytes,
     /// None: the end was written.
     encoder: Option<GzEncoder<Vec<u8>>>,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl hyper::body::Body for Gzip {
@@ -161,7 +171,7 @@ mod tests {
         let text: Vec<u8> = (0..300_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
         let (send, queue) = tokio::sync::mpsc::channel(1);
         let body = answer::streamed(tokio_stream::wrappers::ReceiverStream::new(queue));
-        let response = compressed(answer::typed(200, "application/json", body));
+        let response = compressed(answer::typed(200, "application/json", body), &FREE);
         assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
         assert_eq!(response.headers()[VARY], "Accept-Encoding");
         let mut body = response.into_body();
@@ -182,5 +192,18 @@ mod tests {
         let mut plain = Vec::new();
         flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut plain).unwrap();
         assert!(plain == text);
+    }
+
+    #[test]
+    fn an_answer_for_which_no_encoder_is_free_goes_as_it_is() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let long = || answer::typed(200, "application/json", answer::full(vec![b'x'; 200 << 10]));
+        let first = compressed(long(), &ONE);
+        assert!(first.headers().contains_key(CONTENT_ENCODING));
+        let second = compressed(long(), &ONE);
+        assert!(!second.headers().contains_key(CONTENT_ENCODING));
+        assert_eq!(second.body().size_hint().exact(), Some(200 << 10));
+        drop(first);
+        assert!(compressed(long(), &ONE).headers().contains_key(CONTENT_ENCODING));
     }
 }

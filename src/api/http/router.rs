@@ -94,10 +94,11 @@ fn stack(api: Api) -> impl Layer<routing::Route, Service = impl Next> + Clone + 
         layer_fn(parsed_path),
         layer_fn(metrics::observe),
         layer_fn(metrics::trace),
-        layer_fn(compression::compression),
         WithApi(api.clone(), access::authentication),
         WithApi(api.clone(), flow_control::priority_and_fairness),
         WithApi(api, access::authorization),
+        // Its work is the request's, which keeps its seat meanwhile.
+        layer_fn(compression::compression),
     )
 }
 
