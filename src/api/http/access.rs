@@ -133,19 +133,18 @@ fn impersonate(api: &Api, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<Us
     }
     let account = service_account(&name);
     let mut wanted = vec![match account {
-        Some((namespace, account)) => ask("serviceaccounts", "", namespace, account),
-        None => ask("users", "", "", &name),
+        Some((namespace, account)) => impersonation("serviceaccounts", "", namespace, account),
+        None => impersonation("users", "", "", &name),
     }];
-    wanted.extend(groups.iter().map(|g| ask("groups", "", "", g)));
+    wanted.extend(groups.iter().map(|g| impersonation("groups", "", "", g)));
     if !uid.is_empty() {
-        wanted.push(ask("uids", "authentication.k8s.io", "", &uid));
+        wanted.push(impersonation("uids", "authentication.k8s.io", "", &uid));
     }
     for (key, values) in &extra {
-        wanted.extend(
-            values
-                .iter()
-                .map(|v| Attributes { subresource: key.clone(), ..ask("userextras", "authentication.k8s.io", "", v) }),
-        );
+        wanted.extend(values.iter().map(|v| Attributes {
+            subresource: key.clone(),
+            ..impersonation("userextras", "authentication.k8s.io", "", v)
+        }));
     }
     wanted.iter().try_for_each(|a| require(api, &user, a))?;
     // The groups of an account are known; who names others gets those.
@@ -160,7 +159,7 @@ fn impersonate(api: &Api, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<Us
     Ok(Arc::new(User { name, uid, groups, extra }))
 }
 
-fn ask(resource: &str, group: &str, namespace: &str, name: &str) -> Attributes {
+fn impersonation(resource: &str, group: &str, namespace: &str, name: &str) -> Attributes {
     Attributes {
         verb: "impersonate".into(),
         resource: resource.into(),

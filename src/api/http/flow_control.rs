@@ -24,7 +24,7 @@ use crate::api::identity::User;
 use crate::api::status::{Result, Status};
 
 /// How long a client may take to read an answer that is made while it reads.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lets a request run when its user has a seat: an `Arc<Admission>` in its extensions, for what reads its body.
 pub(super) fn priority_and_fairness<S: Next>(api: Api, inner: S) -> impl Next {
@@ -32,8 +32,8 @@ pub(super) fn priority_and_fairness<S: Next>(api: Api, inner: S) -> impl Next {
         let (api, inner) = (api.clone(), inner.clone());
         async move {
             let (parts, body) = request.into_parts();
-            match begin(&api, &parts).await {
-                Ok(begun) => run(inner, begun, parts, body).await,
+            match admit(&api, &parts).await {
+                Ok(admitted) => run(inner, admitted, parts, body).await,
                 Err(status) => Ok(status.into_response()),
             }
         }
@@ -41,13 +41,13 @@ pub(super) fn priority_and_fairness<S: Next>(api: Api, inner: S) -> impl Next {
 }
 
 /// What a request has while it runs.
-struct Begun {
+struct Admitted {
     is_long_running: bool,
     long_running: Option<LongRunning>,
     admission: Arc<Admission>,
 }
 
-async fn begin(api: &Api, parts: &Parts) -> Result<Begun> {
+async fn admit(api: &Api, parts: &Parts) -> Result<Admitted> {
     let (route, user) = (parts.extensions.get::<Route>(), parts.extensions.get::<Arc<User>>());
     let (route, user) = route.zip(user).ok_or_else(|| Status::internal("a request without a route or a user"))?;
     let is_long_running = route.is_long_running();
@@ -57,49 +57,49 @@ async fn begin(api: &Api, parts: &Parts) -> Result<Begun> {
         true => api.flow.unseated(user),
         false => api.flow.admit(user, &route.flow_target()).await?,
     };
-    Ok(Begun { is_long_running, long_running, admission: Arc::new(admission) })
+    Ok(Admitted { is_long_running, long_running, admission: Arc::new(admission) })
 }
 
 async fn run<S: Next>(
     mut inner: S,
-    begun: Begun,
+    admitted: Admitted,
     mut parts: Parts,
     body: Body,
 ) -> std::result::Result<Response<Body>, Infallible> {
-    let Begun { is_long_running, long_running, admission } = begun;
+    let Admitted { is_long_running, long_running, admission } = admitted;
     parts.extensions.insert(admission.clone());
     let response = inner.call(Request::from_parts(parts, body)).await?;
     Ok(match is_long_running {
-        true => open(response, long_running),
-        false => answer(response, admission),
+        true => until_closed(response, long_running),
+        false => until_sent(response, admission),
     })
 }
 
 /// A body and what goes with its end.
-struct Held<T> {
+struct SeatedBody<T> {
     body: Body,
-    _kept: T,
+    _seat: T,
     end: Option<Pin<Box<Sleep>>>,
 }
 
 /// An answer to a request that runs: what is there already needs no seat any more.
-fn answer(response: Response<Body>, admission: Arc<Admission>) -> Response<Body> {
+fn until_sent(response: Response<Body>, admission: Arc<Admission>) -> Response<Body> {
     if response.body().size_hint().exact().is_some() {
         return response;
     }
-    let end = Some(Box::pin(tokio::time::sleep(ANSWER_PATIENCE)));
-    response.map(|body| Body::new(Held { body, _kept: admission, end }))
+    let end = Some(Box::pin(tokio::time::sleep(RESPONSE_TIMEOUT)));
+    response.map(|body| Body::new(SeatedBody { body, _seat: admission, end }))
 }
 
 /// An answer that goes on for as long as the client likes.
-fn open(response: Response<Body>, long_running: Option<LongRunning>) -> Response<Body> {
+fn until_closed(response: Response<Body>, long_running: Option<LongRunning>) -> Response<Body> {
     match long_running {
         None => response,
-        Some(kept) => response.map(|body| Body::new(Held { body, _kept: kept, end: None })),
+        Some(kept) => response.map(|body| Body::new(SeatedBody { body, _seat: kept, end: None })),
     }
 }
 
-impl<T: Send + Unpin> hyper::body::Body for Held<T> {
+impl<T: Send + Unpin> hyper::body::Body for SeatedBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -32,9 +32,9 @@ pub const RENEW_PATH: &str = "/v1-amphipod/renew";
 pub const TUNNEL_PATH: &str = "/v1-amphipod/tunnel";
 
 /// The longest application: a name, a password and a certificate request.
-const APPLICATION_BYTES: usize = 16 << 10;
+const JOIN_BODY_BYTES_MAX: usize = 16 << 10;
 /// How long one may take to come.
-const APPLICATION_PATIENCE: Duration = Duration::from_secs(10);
+const JOIN_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Machines that join at the same time.
 static JOINS: Semaphore = Semaphore::const_new(32);
 
@@ -146,8 +146,8 @@ fn end_deleted(api: &Api, kind_cache: &KindCache, seen: &mut u64, node: impl Fn(
 
 async fn application(request: Request) -> Result<JoinRequest> {
     // Anybody may send this, so it is short.
-    let body = Limited::new(request.into_body(), APPLICATION_BYTES).collect();
-    let body = tokio::time::timeout(APPLICATION_PATIENCE, body).await;
+    let body = Limited::new(request.into_body(), JOIN_BODY_BYTES_MAX).collect();
+    let body = tokio::time::timeout(JOIN_BODY_TIMEOUT, body).await;
     let body = body.map_err(|_| Status::bad_request("the application to join did not come in time"))?;
     let body = body.map_err(|e| Status::bad_request(format!("the application to join was not received whole: {e}")))?;
     let body = body.to_bytes();

@@ -34,7 +34,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Requests that one connection may have open; an agent's carries a watch for each Secret and ConfigMap of its pods. Who has
 /// shown no certificate may turn out to be nobody.
 const STREAMS: u32 = 250;
-const STREAMS_OF_STRANGERS: u32 = 100;
+const STREAMS_UNAUTHENTICATED: u32 = 100;
 const STREAMS_OF_AGENTS: u32 = 10_000;
 /// What may come of all requests of one connection before anybody reads it.
 const WINDOW_BYTES: u32 = 64 << 10;
@@ -113,11 +113,11 @@ async fn connection(
     config: Arc<ServerConfig>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let strange_until = Instant::now() + HANDSHAKE;
+    let authenticated_by = Instant::now() + HANDSHAKE;
     stream.set_nodelay(true)?;
     let origin = Origin(address);
     let stream = tokio::select! {
-        accepted = tokio::time::timeout_at(strange_until, TlsAcceptor::from(config).accept(stream)) => accepted??,
+        accepted = tokio::time::timeout_at(authenticated_by, TlsAcceptor::from(config).accept(stream)) => accepted??,
         () = open.ended() => return Ok(()),
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
@@ -130,7 +130,7 @@ async fn connection(
     let (streams, window_bytes) = match &user {
         Some(_) if is_agent => (STREAMS_OF_AGENTS, WINDOW_BYTES_OF_AGENTS),
         Some(_) => (STREAMS, WINDOW_BYTES),
-        None => (STREAMS_OF_STRANGERS, WINDOW_BYTES),
+        None => (STREAMS_UNAUTHENTICATED, WINDOW_BYTES),
     };
     let peer = Peer { user, key: key.unwrap_or_default().into(), connection: open.clone() };
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -152,8 +152,8 @@ async fn connection(
         .keep_alive_interval(Duration::from_secs(30));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(Counted::new(stream, open.clone())), service);
     tokio::pin!(connection);
-    let remains_strange = async {
-        tokio::time::sleep_until(strange_until).await;
+    let stays_unauthenticated = async {
+        tokio::time::sleep_until(authenticated_by).await;
         if open.is_known() {
             std::future::pending::<()>().await;
         }
@@ -162,7 +162,7 @@ async fn connection(
         result = connection.as_mut() => return result,
         _ = stop.wait_for(|s| *s) => connection.as_mut().graceful_shutdown(),
         () = open.refused() => connection.as_mut().graceful_shutdown(),
-        () = remains_strange => connection.as_mut().graceful_shutdown(),
+        () = stays_unauthenticated => connection.as_mut().graceful_shutdown(),
     }
     match open.is_known() {
         true => connection.await,

@@ -50,32 +50,32 @@ const BOUNDS: &[Bound] = &[
 const PATHS: [&str; 8] =
     ["/healthz", "/livez", "/readyz", "/metrics", "/version", "/openapi/v2", "/openapi/v3", "/apis"];
 
-static REQUESTS: Counters<Asked> = Counters::new(
+static REQUESTS: Counters<RequestLabels> = Counters::new(
     "apiserver_request_total",
     "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, \
      component, and HTTP response code.",
 );
-static DURATIONS: Histograms<Asked> = Histograms::new(
+static DURATIONS: Histograms<RequestLabels> = Histograms::new(
     "apiserver_request_duration_seconds",
     "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, \
      subresource, scope and component.",
     BOUNDS,
 );
-static INDICATOR: Histograms<Asked> = Histograms::new(
+static SLI_DURATIONS: Histograms<RequestLabels> = Histograms::new(
     "apiserver_request_sli_duration_seconds",
     "[ALPHA] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in \
      seconds for each verb, group, version, resource, subresource, scope and component.",
     BOUNDS.split_at(2).1,
 );
 
-static TERMINATIONS: Counters<Asked> = Counters::new(
+static TERMINATIONS: Counters<RequestLabels> = Counters::new(
     "apiserver_request_terminations_total",
     "[ALPHA] Number of requests which apiserver terminated in self-defense.",
 );
 
 /// A request as it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Asked {
+pub struct RequestLabels {
     group: &'static str,
     version: &'static str,
     resource: &'static str,
@@ -89,9 +89,9 @@ pub struct Asked {
     is_long: bool,
 }
 
-// === impl Asked ===
+// === impl RequestLabels ===
 
-impl Asked {
+impl RequestLabels {
     /// What a routed request counts as.
     pub fn of(route: &Route, headers: &HeaderMap) -> Self {
         let none = Self {
@@ -141,7 +141,7 @@ impl Asked {
     }
 
     /// It was answered with this code, after so long.
-    pub fn answered(self, code: u16, took: Duration) {
+    pub fn observe(self, code: u16, took: Duration) {
         REQUESTS.add(Self { code: Some(code), ..self });
         // An eviction that has to wait is refused for the pods' sake, not for the server's.
         if matches!(code, 429 | 504) && self.subresource != Subresource::Eviction.name() {
@@ -149,7 +149,7 @@ impl Asked {
         }
         if !self.is_long {
             DURATIONS.observe(self, took);
-            INDICATOR.observe(Self { dry_run: None, ..self }, took);
+            SLI_DURATIONS.observe(Self { dry_run: None, ..self }, took);
         }
     }
 }
@@ -169,7 +169,7 @@ fn verb(verb: &str, applies: bool) -> &'static str {
     }
 }
 
-impl Labels for Asked {
+impl Labels for RequestLabels {
     fn write(&self, out: &mut String) {
         let Self { group, version, resource, subresource, scope, verb, dry_run, code, .. } = self;
         if let Some(code) = code {
@@ -203,10 +203,10 @@ pub(super) fn count<S: Next>(mut inner: S) -> impl Next {
 pub(super) fn observe<S: Next>(mut inner: S) -> impl Next {
     service_fn(move |request: Request| {
         let begun = Instant::now();
-        let asked = request.extensions().get::<Route>().map(|route| Asked::of(route, request.headers()));
+        let labels = request.extensions().get::<Route>().map(|route| RequestLabels::of(route, request.headers()));
         inner.call(request).inspect_ok(move |response| {
-            if let Some(asked) = asked {
-                asked.answered(response.status().as_u16(), begun.elapsed());
+            if let Some(labels) = labels {
+                labels.observe(response.status().as_u16(), begun.elapsed());
             }
         })
     })
@@ -215,13 +215,13 @@ pub(super) fn observe<S: Next>(mut inner: S) -> impl Next {
 /// Writes a line for each answer, where such lines are wanted.
 pub(super) fn trace<S: Next>(mut inner: S) -> impl Next {
     service_fn(move |request: Request| {
-        let asked = tracing::enabled!(Level::DEBUG).then(|| {
+        let wanted = tracing::enabled!(Level::DEBUG).then(|| {
             let verb = request.extensions().get::<Route>().map_or("", |route| route.verb);
             // Without the query, which has the arguments of commands.
             (Instant::now(), verb, request.uri().path().to_owned())
         });
         inner.call(request).inspect_ok(move |response| {
-            if let Some((begun, verb, path)) = asked {
+            if let Some((begun, verb, path)) = wanted {
                 let code = response.status().as_u16();
                 tracing::debug!(verb, path, code, milliseconds = begun.elapsed().as_millis(), "answered");
             }
@@ -234,7 +234,7 @@ pub fn text(api: &Api) -> String {
     let mut out = metrics::text();
     REQUESTS.write(&mut out);
     DURATIONS.write(&mut out);
-    INDICATOR.write(&mut out);
+    SLI_DURATIONS.write(&mut out);
     TERMINATIONS.write(&mut out);
     let help = "Number of stored objects at the time of last check split by kind.";
     for name in ["apiserver_storage_objects", "apiserver_resource_objects"] {
@@ -281,14 +281,14 @@ mod tests {
 
     use super::*;
 
-    fn asked(method: &str, path: &str) -> String {
+    fn labels_of(method: &str, path: &str) -> String {
         let route = Route::parse(&method.parse::<Method>().unwrap(), &path.parse().unwrap()).unwrap();
         let mut headers = HeaderMap::new();
         if method == "PATCH" {
             headers.insert(CONTENT_TYPE, "application/apply-patch+yaml".parse().unwrap());
         }
         let mut out = String::new();
-        Asked { code: Some(200), ..Asked::of(&route, &headers) }.write(&mut out);
+        RequestLabels { code: Some(200), ..RequestLabels::of(&route, &headers) }.write(&mut out);
         out
     }
 
@@ -301,17 +301,17 @@ mod tests {
             )
         };
         let pods = "/api/v1/namespaces/n/pods";
-        assert_eq!(asked("GET", pods), labels("", "", "pods", "namespace", "", "LIST", "v1"));
-        assert_eq!(asked("GET", "/api/v1/pods?watch=1"), labels("", "", "pods", "cluster", "", "WATCH", "v1"));
-        assert_eq!(asked("POST", pods), labels("", "", "pods", "resource", "", "POST", "v1"));
+        assert_eq!(labels_of("GET", pods), labels("", "", "pods", "namespace", "", "LIST", "v1"));
+        assert_eq!(labels_of("GET", "/api/v1/pods?watch=1"), labels("", "", "pods", "cluster", "", "WATCH", "v1"));
+        assert_eq!(labels_of("POST", pods), labels("", "", "pods", "resource", "", "POST", "v1"));
         assert_eq!(
-            asked("POST", &format!("{pods}/p/exec")),
+            labels_of("POST", &format!("{pods}/p/exec")),
             labels("", "", "pods", "resource", "exec", "CONNECT", "v1")
         );
-        assert_eq!(asked("GET", &format!("{pods}/p/log")), labels("", "", "pods", "resource", "log", "GET", "v1"));
+        assert_eq!(labels_of("GET", &format!("{pods}/p/log")), labels("", "", "pods", "resource", "log", "GET", "v1"));
         let apply = "/apis/apps/v1/namespaces/n/deployments/d?dryRun=All";
-        assert_eq!(asked("PATCH", apply), labels("All", "apps", "deployments", "resource", "", "APPLY", "v1"));
-        assert_eq!(asked("GET", "/healthz/ping"), labels("", "", "", "", "/healthz", "GET", ""));
+        assert_eq!(labels_of("PATCH", apply), labels("All", "apps", "deployments", "resource", "", "APPLY", "v1"));
+        assert_eq!(labels_of("GET", "/healthz/ping"), labels("", "", "", "", "/healthz", "GET", ""));
     }
 
     #[test]
@@ -322,9 +322,9 @@ mod tests {
                  verb=\"{verb}\",version=\"\""
             )
         };
-        assert_eq!(asked("GET", "/apix/anything"), none("GET"));
-        assert_eq!(asked("GET", "/apis/example.com/v1/anythings/a"), none("GET"));
-        assert_eq!(asked("BREW", "/api/v1/anythings/a"), none("other"));
-        assert!(asked("GET", "/api/v1/pods/p/anything").contains("subresource=\"\""));
+        assert_eq!(labels_of("GET", "/apix/anything"), none("GET"));
+        assert_eq!(labels_of("GET", "/apis/example.com/v1/anythings/a"), none("GET"));
+        assert_eq!(labels_of("BREW", "/api/v1/anythings/a"), none("other"));
+        assert!(labels_of("GET", "/api/v1/pods/p/anything").contains("subresource=\"\""));
     }
 }

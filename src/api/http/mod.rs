@@ -45,10 +45,10 @@ use super::identity::User;
 use super::status::{Result, Status};
 
 /// The largest request body, as Kubernetes limits it.
-const BODY_BYTES: usize = 3 << 20;
+const BODY_BYTES_MAX: usize = 3 << 20;
 
 /// How long a body may take to come, as a request does in Kubernetes.
-const BODY_PATIENCE: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a connection knows of its other end.
 #[derive(Clone, Debug)]
@@ -73,9 +73,9 @@ async fn body_of(request: Request) -> Result<Bytes> {
     let admission = request.extensions().get::<Arc<Admission>>().cloned();
     // A body whose length is not told may be as long as any.
     let told = request.body().size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
-    let body_bytes = told.unwrap_or(BODY_BYTES).min(BODY_BYTES);
-    let limited = http_body_util::Limited::new(request.into_body(), BODY_BYTES).collect();
-    let limited = tokio::time::timeout(BODY_PATIENCE, limited);
+    let body_bytes = told.unwrap_or(BODY_BYTES_MAX).min(BODY_BYTES_MAX);
+    let limited = http_body_util::Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let limited = tokio::time::timeout(BODY_TIMEOUT, limited);
     let reading = admission.as_ref().map(|admission| admission.begin_reading(body_bytes)).transpose()?;
     let read = match &reading {
         None => limited.await,
@@ -88,7 +88,7 @@ async fn body_of(request: Request) -> Result<Bytes> {
     let body = match read {
         Ok(body) => body.to_bytes(),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => {
-            return Err(Status::too_large(format!("limit is {BODY_BYTES}")));
+            return Err(Status::too_large(format!("limit is {BODY_BYTES_MAX}")));
         }
         Err(e) => return Err(Status::bad_request(format!("the request body was not received whole: {e}"))),
     };

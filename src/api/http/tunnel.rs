@@ -32,9 +32,9 @@ const PIPE_BYTES: usize = 64 << 10;
 const PIECES: usize = 8;
 const SIZES: usize = 4;
 /// How long a node may take to say whether it has an image.
-const IMAGE_PATIENCE: Duration = Duration::from_secs(3);
+const IMAGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest refusal that is read.
-const ERROR_BYTES: usize = 64 << 10;
+const ERROR_BYTES_MAX: usize = 64 << 10;
 
 /// Lets an agent be reached from now on, as long as its connection lives.
 pub fn accept(api: &Api, node: &str, mut request: Request<Body>) -> Result<Response<Body>> {
@@ -50,7 +50,7 @@ pub fn accept(api: &Api, node: &str, mut request: Request<Body>) -> Result<Respo
         };
         match asking {
             Ok(asking) => {
-                let access: Arc<dyn NodeAccess> = Arc::new(Tunnelled { node: node.clone(), sender: asking.sender });
+                let access: Arc<dyn NodeAccess> = Arc::new(TunnelAccess { node: node.clone(), sender: asking.sender });
                 api.nodes.register(&node, access.clone());
                 tracing::info!(node, "the agent can be reached");
                 let _ = asking.ended.await;
@@ -68,24 +68,24 @@ pub fn accept(api: &Api, node: &str, mut request: Request<Body>) -> Result<Respo
     response.map_err(|e| Status::internal(e.to_string()))
 }
 
-struct Tunnelled {
+struct TunnelAccess {
     node: String,
     sender: SendRequest<tunnel::Body>,
 }
 
 /// A stream through the tunnel; when it is dropped the node is told, whatever either side still wanted to say.
-struct Carried {
+struct TunnelStream {
     stream: DuplexStream,
     _alive: oneshot::Sender<()>,
 }
 
-impl AsyncRead for Carried {
+impl AsyncRead for TunnelStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, to)
     }
 }
 
-impl AsyncWrite for Carried {
+impl AsyncWrite for TunnelStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -99,9 +99,9 @@ impl AsyncWrite for Carried {
     }
 }
 
-// === impl Tunnelled ===
+// === impl TunnelAccess ===
 
-impl Tunnelled {
+impl TunnelAccess {
     async fn call(&self, call: &Call) -> Result<(Writer, Reader)> {
         let away = |why: &dyn std::fmt::Display| {
             Status::unavailable(format!("node {:?} cannot be reached now: {why}", self.node))
@@ -117,7 +117,7 @@ impl Tunnelled {
             return Ok((writer, Reader::new(response.into_body())));
         }
         let code = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ERROR_BYTES).collect().await;
+        let body = Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await;
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
@@ -146,7 +146,7 @@ impl Tunnelled {
                 () = copying => {}
             }
         });
-        Ok(Box::new(Carried { stream: ours, _alive: alive }))
+        Ok(Box::new(TunnelStream { stream: ours, _alive: alive }))
     }
 
     async fn session(&self, call: Call, options: &ExecOptions) -> Result<Session> {
@@ -208,7 +208,7 @@ async fn spread(
 }
 
 #[async_trait]
-impl NodeAccess for Tunnelled {
+impl NodeAccess for TunnelAccess {
     async fn logs(&self, target: &Target, options: &LogOptions) -> Result<mpsc::Receiver<Bytes>> {
         let (writer, mut reader) = self.call(&Call::Logs(target.clone(), options.clone())).await?;
         let (send, queue) = mpsc::channel(PIECES);
@@ -259,7 +259,7 @@ impl NodeAccess for Tunnelled {
         };
         // One that does not answer keeps nobody from asking the others.
         let late = |_| Status::unavailable(format!("node {:?} does not answer", self.node));
-        let (writer, mut reader, head) = tokio::time::timeout(IMAGE_PATIENCE, asked).await.map_err(late)??;
+        let (writer, mut reader, head) = tokio::time::timeout(IMAGE_TIMEOUT, asked).await.map_err(late)??;
         let head = serde_json::from_slice(&head).map_err(Status::internal)?;
         let (send, pieces) = mpsc::channel(PIECES);
         task::spawn("tunnel image", async move {
