@@ -223,7 +223,11 @@ impl Repository<'_> {
             let answer = self.client.get(self.registries, &url, &headers, sent_by).await;
             let answer = answer.map_err(|error| match sent_by {
                 SentBy::Named => error,
-                SentBy::Server(_) => self.astray(&format!("it redirects to {url}"), &error),
+                // Its path and query may be what opens it.
+                SentBy::Server(_) => {
+                    let host = url.authority().map_or("", |authority| authority.as_str());
+                    self.astray(&format!("it redirects to {host}"), &error)
+                }
             })?;
             let response = &answer.response;
             if !response.status().is_redirection() {

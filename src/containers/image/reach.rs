@@ -28,7 +28,7 @@ impl Reach {
             IpAddr::V4(a) if a.is_loopback() || a.octets()[0] == 0 => Self::Loopback,
             IpAddr::V4(a) if a.is_link_local() => Self::LinkLocal,
             IpAddr::V4(a) if a.is_multicast() || a.is_broadcast() => Self::Group,
-            IpAddr::V6(a) if matches!(a, Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED) => Self::Loopback,
+            IpAddr::V6(Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED) => Self::Loopback,
             IpAddr::V6(a) if a.is_unicast_link_local() => Self::LinkLocal,
             IpAddr::V6(a) if a.is_multicast() => Self::Group,
             IpAddr::V6(a) => within_v6(a).map_or(Self::Network, |inner| Self::of(inner.into())),
