@@ -120,9 +120,9 @@ fn kubernetes(api: &Api) -> Router {
 
 fn paths_of_kubernetes(api: &Api) -> Router {
     let (health, version) = (paths::health.with_state(()), paths::version.with_state(()));
-    let (openapi, resource) = (paths::openapi.with_state(()), paths::resource.with_state(api.clone()));
+    let (openapi, resource) = (paths::openapi.with_state(api.clone()), paths::resource.with_state(api.clone()));
     let mut router = Router::new()
-        .route_service("/", paths::index.with_state(()))
+        .route_service("/", paths::index.with_state(api.clone()))
         .route_service("/metrics", paths::metrics.with_state(api.clone()))
         .route_service("/openid/v1/jwks", paths::keys.with_state(api.clone()))
         .route_service("/.well-known/openid-configuration", paths::openid_configuration.with_state(api.clone()));
