@@ -32,7 +32,6 @@ pub(crate) struct Connection {
 impl Connection {
     /// To the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
-        // Nothing is subscribed to, so nothing comes that was not asked for.
         let (transport, handle, _) = rtnetlink::new_connection_with_socket()?;
         Ok(Self { transport, handle })
     }
@@ -51,8 +50,8 @@ impl Connection {
             }
             self.transport.poll_requests(context);
             self.transport.poll_send_messages(context);
+            // Nothing is subscribed to, so there is nothing but answers to forward.
             self.transport.poll_read_messages(context);
-            self.transport.forward_unsolicited_messages();
             self.transport.forward_responses();
             if self.transport.should_shut_down() {
                 return Err(self.transport.socket_mut().failure());
@@ -81,10 +80,17 @@ impl Connection {
     }
 }
 
+/// Not with rtnetlink's own words: they are the whole message as Rust prints it, and would bring the code that prints every kind
+/// of message into the executable.
 fn error(error: rtnetlink::Error) -> io::Error {
-    match &error {
-        rtnetlink::Error::NetlinkError(message) => refusal(message).unwrap_or_else(|| io::Error::other(error)),
-        _ => io::Error::other(error),
+    match error {
+        rtnetlink::Error::NetlinkError(message) => {
+            refusal(&message).unwrap_or_else(|| io::ErrorKind::InvalidData.into())
+        }
+        rtnetlink::Error::UnexpectedMessage(_) => {
+            io::Error::other("the kernel's answer is another message than was asked for")
+        }
+        _ => io::Error::other("the netlink request could not be sent"),
     }
 }
 
