@@ -56,10 +56,24 @@ async fn until_gone(server: &mut Server, path: &str) {
     panic!("{path} is still there");
 }
 
-/// The next event of a watch; `None` at its end.
-async fn event(watch: &mut Incoming) -> Option<Value> {
-    let frame = tokio::time::timeout(Duration::from_secs(10), watch.frame()).await.expect("the watch is silent")?;
-    Some(serde_json::from_slice(&frame.unwrap().into_data().unwrap()).unwrap())
+/// The events of a watch, a line each.
+struct Events {
+    body: Incoming,
+    unread: Vec<u8>,
+}
+
+impl Events {
+    /// The next event; `None` at the end.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(10), self.body.frame()).await;
+            self.unread.extend(frame.expect("the watch is silent")?.unwrap().into_data().unwrap());
+        }
+    }
 }
 
 async fn owned_by(server: &mut Server, owner: (&str, &str, &Value), path: &str, kind: &str, name: &str) {
@@ -145,9 +159,9 @@ fn a_kind_that_comes_at_run_time_is_served_like_any_other_until_it_goes() {
         let watching = server
             .open(Asked { method: "GET", path: &format!("{WIDGETS}?watch=1"), headers: Vec::new(), body: None })
             .await;
-        let mut watch = watching.into_body();
+        let mut watch = Events { body: watching.into_body(), unread: Vec::new() };
         is_written(server).await;
-        let first = event(&mut watch).await.unwrap();
+        let first = watch.next().await.unwrap();
         assert_eq!((&first["type"], &first["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("w")));
 
         // Owners and dependents across kinds, either way.
@@ -173,7 +187,7 @@ fn a_kind_that_comes_at_run_time_is_served_like_any_other_until_it_goes() {
         // Gone, and what is stored comes back with it.
         assert_eq!(create(server, WIDGETS, json!({"metadata": {"name": "stays"}})).await.0, 201);
         server.api.remove_kind(&widgets());
-        while event(&mut watch).await.is_some_and(|e| e["type"] != "ERROR") {}
+        while watch.next().await.is_some_and(|e| e["type"] != "ERROR") {}
         assert_eq!(get(server, WIDGETS).await.0, 404);
         assert_eq!(get(server, GROUP).await.0, 404);
         let (_, index) = get(server, "/openapi/v3").await;
