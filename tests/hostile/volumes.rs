@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
 
+use crate::lab::slowness;
 use crate::stage::{apply, container, listing, pod, running, says, start};
 
 fn config_map(value: &str) -> Value {
@@ -134,7 +135,7 @@ fn exchanging_the_parent_of_a_sub_path_shows_nothing_of_the_machine() {
         // Some are refused, and tried again; what has started has seen its own volume.
         let mut said = String::new();
         let began = Instant::now();
-        while said.matches("looked").count() < 25 && began.elapsed() < Duration::from_secs(25) {
+        while said.matches("looked").count() < 25 && began.elapsed() < Duration::from_secs(25) * slowness() {
             std::thread::sleep(Duration::from_millis(200));
             let logs = Path::new("/var/log/pods").join(format!("default_race_{uid}"));
             let files =
