@@ -268,7 +268,7 @@ fn an_image_is_a_volume_for_reading_only() {
     let lab = lab("volume", &[("data", &[&files], json!({"User": "ghost"}))]);
     let volume =
         |reference: &str| json!({"volumes": [{"name": "v", "image": {"reference": reference, "pullPolicy": "Never"}}]});
-    let script = "cat /vol/sub/file /sub/file; touch /vol/x /sub/x; /vol/tool; sh /vol/tool; stat -c %u:%a /vol/tool; \
+    let script = "exec 2>&1; cat /vol/sub/file /sub/file; touch /vol/x /sub/x; /vol/tool; sh /vol/tool; stat -c %u:%a /vol/tool; \
         grep ' /vol ' /proc/mounts | grep -o ' ro,nosuid,nodev,noexec'";
     let mounts = json!([{"name": "v", "mountPath": "/vol"}, {"name": "v", "mountPath": "/sub", "subPath": "sub", "readOnly": false}]);
     let container = json!({"command": ["sh", "-c", script], "volumeMounts": mounts});
