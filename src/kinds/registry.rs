@@ -130,6 +130,7 @@ mod tests {
             if a.is_stored() {
                 assert_eq!(all.by_key(&a.key("ns", "name")), Some(a.stored()));
             }
+            assert!(a.type_ref().as_struct().is_some(), "{a:?} has no schema");
             let row = a.row(&serde_json::json!({"metadata": {}}), Timestamp::UNIX_EPOCH);
             assert_eq!(row.len(), a.columns().len(), "{a:?}");
         }
