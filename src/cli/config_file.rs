@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use serde_yaml::Value;
 
-/// Where the file is, unless `--config` or `AMPHIPOD_CONFIG` says otherwise.
-const DEFAULT: &str = "/etc/amphipod/config.yaml";
+/// Where the file is, unless `--config`, `--config-dir` or their variables say otherwise.
+const DIRECTORY: &str = "/etc/amphipod";
+const NAME: &str = "config.yaml";
 
 /// The arguments with those of the config file put in.
 pub fn merged(arguments: Vec<OsString>) -> Result<Vec<OsString>, String> {
@@ -70,21 +71,30 @@ fn said(arguments: &[OsString], flag: &str) -> bool {
     })
 }
 
+/// The file, and whether it was named: one that was not may be absent.
 fn path_of(arguments: &[OsString]) -> (PathBuf, bool) {
+    let named = value_of(arguments, &["--config", "-c"]).or_else(|| std::env::var_os("AMPHIPOD_CONFIG"));
+    if let Some(path) = named {
+        return (path.into(), true);
+    }
+    let directory = value_of(arguments, &["--config-dir"]).or_else(|| std::env::var_os("AMPHIPOD_CONFIG_DIR"));
+    (PathBuf::from(directory.unwrap_or_else(|| DIRECTORY.into())).join(NAME), false)
+}
+
+/// What a flag is given, as one argument or two.
+fn value_of(arguments: &[OsString], flags: &[&str]) -> Option<OsString> {
     let mut rest = arguments.iter().skip(2);
     while let Some(argument) = rest.next() {
         let text = argument.to_string_lossy();
-        if matches!(&*text, "--config" | "-c") {
-            return (rest.next().map(PathBuf::from).unwrap_or_default(), true);
+        if flags.contains(&&*text) {
+            return Some(rest.next().cloned().unwrap_or_default());
         }
-        if let Some(path) = text.strip_prefix("--config=") {
-            return (path.into(), true);
+        let value = flags.iter().find_map(|flag| text.strip_prefix(flag)?.strip_prefix('='));
+        if let Some(value) = value {
+            return Some(value.into());
         }
     }
-    match std::env::var_os("AMPHIPOD_CONFIG") {
-        Some(path) => (path.into(), true),
-        None => (DEFAULT.into(), false),
-    }
+    None
 }
 
 fn flags(parsed: &Value, arguments: &[OsString]) -> Result<Vec<OsString>, String> {
@@ -138,6 +148,11 @@ mod tests {
         let text: Vec<_> = all.iter().map(|a| a.to_string_lossy().into_owned()).collect();
         assert_eq!(&text[2..6], ["--https-listen-port=7", "--tls-san=a", "--tls-san=b", "--disable-agent"]);
         assert_eq!(text.last().unwrap(), "--node-name=x");
+        // The directory of the configuration has it, too.
+        let directory = format!("--config-dir={}", dir.path().display());
+        std::fs::write(dir.path().join(NAME), "node-name: of-the-directory\n").unwrap();
+        let all = merged(["amphipod", "server", &directory].map(OsString::from).to_vec()).unwrap();
+        assert_eq!(all[2], "--node-name=of-the-directory");
         std::fs::write(&path, "- 1").unwrap();
         assert!(merged(given.to_vec()).unwrap_err().contains("expected keys and values"));
     }

@@ -34,7 +34,7 @@ enum SnapshotCommand {
     List,
     /// Make this server what the snapshot holds; the server must not run
     Restore {
-        /// The file
+        /// Its name, as `list` shows it, or a file
         snapshot: PathBuf,
     },
     /// Remove all but the newest
@@ -66,7 +66,10 @@ pub fn run(args: SnapshotArgs) -> Result<()> {
                 });
             }
         }
-        SnapshotCommand::Restore { snapshot: file } => {
+        SnapshotCommand::Restore { snapshot } => {
+            // A name is looked for where `list` shows it.
+            let listed = directory.join(&snapshot);
+            let file = if snapshot.exists() { snapshot } else { listed };
             // Held until the end: no server starts meanwhile.
             let _claim = NodePaths::new(&args.directories.data_dir, &args.directories.run_dir).claim_data()?;
             if !file.exists() {

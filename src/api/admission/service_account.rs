@@ -11,6 +11,7 @@ use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::{at, list, map_mut, set, text};
 use crate::base::task;
+use crate::kinds::Subresource;
 use crate::kinds::core::pod;
 use crate::kinds::core::serviceaccount;
 
@@ -28,17 +29,38 @@ pub(super) struct ServiceAccount;
 #[async_trait]
 impl Plugin for ServiceAccount {
     fn handles(&self, review: &Review<'_>) -> bool {
-        review.creates(&pod::KIND)
+        review.creates(&pod::KIND) || changes_ephemeral_containers(review)
     }
 
     async fn mutate(&self, review: &Review<'_>, pod: &mut Value) -> Result<()> {
         let (api, request) = (review.api, review.request);
-        if is_mirror(request, pod) {
+        if !review.creates(&pod::KIND) || is_mirror(request, pod) {
             return Ok(());
         }
         wait_for_account(api, request, pod).await;
         task::in_place(request.heavy, || service_account(api, request, pod))
     }
+
+    async fn validate(&self, review: &Review<'_>, pod: &Value) -> Result<Vec<String>> {
+        let (api, request) = (review.api, review.request);
+        if changes_ephemeral_containers(review) {
+            let kind = &serviceaccount::KIND;
+            let key = kind.key(&request.namespace, text(pod, "spec.serviceAccountName"));
+            if let Some(account) = api.cache.kind(kind).get(&key).map(|o| o.value()).filter(is_enforced) {
+                mountable_only(request, pod, &account)?;
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+fn changes_ephemeral_containers(review: &Review<'_>) -> bool {
+    review.request.kind == pod::KIND && review.request.subresource == Some(Subresource::EphemeralContainers)
+}
+
+/// Whether the account's pods may use only the secrets that it names.
+fn is_enforced(account: &Value) -> bool {
+    account["metadata"]["annotations"][ENFORCE_MOUNTABLE] == "true"
 }
 
 /// Whether a node shows a pod of its own, which must stay as it is (NodeRestriction sees to what it may refer to). Anybody
@@ -82,7 +104,7 @@ fn service_account(api: &Api, request: &Request, pod: &mut Value) -> Result<()> 
         return Err(Status::forbidden(&request.kind, text(pod, "metadata.name"), why));
     };
     let account = account.value();
-    if account["metadata"]["annotations"][ENFORCE_MOUNTABLE] == "true" {
+    if is_enforced(&account) {
         mountable_only(request, pod, &account)?;
     }
     let wanted = at(pod, "spec.automountServiceAccountToken").or_else(|| account.get("automountServiceAccountToken"));
@@ -150,4 +172,37 @@ fn token_volume(name: &str) -> Value {
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
         {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
     ]}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::core::{namespace, secret};
+    use crate::reconcile::{Client, Local, Patch, in_memory};
+
+    #[tokio::test]
+    async fn containers_that_come_later_use_no_secret_that_the_account_does_not_name() {
+        let client = Local::new(in_memory::api(), "test");
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": "n"}})).await.unwrap();
+        for name in ["own", "other"] {
+            client.create(&secret::KIND, "n", json!({"metadata": {"name": name}})).await.unwrap();
+        }
+        let metadata = json!({"name": "default", "annotations": {ENFORCE_MOUNTABLE: "true"}});
+        let account = json!({"metadata": metadata, "secrets": [{"name": "own"}]});
+        client.create(&serviceaccount::KIND, "n", account).await.unwrap();
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        client.create(&pod::KIND, "n", pod).await.unwrap();
+        let debug = async |secret: &str| {
+            let container = json!({"name": secret, "image": "i", "envFrom": [{"secretRef": {"name": secret}}]});
+            let patch = Patch::Strategic(json!({"spec": {"ephemeralContainers": [container]}}));
+            client.patch(&pod::KIND, "n", "p", Some(Subresource::EphemeralContainers), patch).await
+        };
+        debug("own").await.unwrap();
+        let refused = debug("other").await.unwrap_err();
+        assert_eq!(
+            (refused.code, refused.message.contains("secret \"other\" is not allowed")),
+            (403, true),
+            "{refused}"
+        );
+    }
 }

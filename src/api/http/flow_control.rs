@@ -26,6 +26,11 @@ use crate::api::status::{Result, Status};
 /// How long a client may take to read an answer that is made while it reads.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// An answer of more than this keeps its seat until it has been sent: so many are in memory as there are seats.
+const LARGE_BYTES: u64 = 64 << 10;
+/// What of an answer is handed to the connection at once, which keeps what its client does not read.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Lets a request run when its user has a seat: an `Arc<Admission>` in its extensions, for what reads its body.
 pub(super) fn priority_and_fairness<S: Next>(api: Api, inner: S) -> impl Next {
     service_fn(move |request: Request| {
@@ -78,24 +83,26 @@ async fn run<S: Next>(
 /// A body and what goes with its end.
 struct SeatedBody<T> {
     body: Body,
+    /// What of the last frame has not been sent.
+    rest: Bytes,
     _seat: T,
     end: Option<Pin<Box<Sleep>>>,
 }
 
-/// An answer to a request that runs: what is there already needs no seat any more.
-fn until_sent(response: Response<Body>, admission: Arc<Admission>) -> Response<Body> {
-    if response.body().size_hint().exact().is_some() {
+/// An answer to a request that runs: a small one that is there already needs no seat any more.
+fn until_sent<T: Send + Unpin + 'static>(response: Response<Body>, seat: T) -> Response<Body> {
+    if response.body().size_hint().exact().is_some_and(|bytes| bytes <= LARGE_BYTES) {
         return response;
     }
     let end = Some(Box::pin(tokio::time::sleep(RESPONSE_TIMEOUT)));
-    response.map(|body| Body::new(SeatedBody { body, _seat: admission, end }))
+    response.map(|body| Body::new(SeatedBody { body, rest: Bytes::new(), _seat: seat, end }))
 }
 
 /// An answer that goes on for as long as the client likes.
 fn until_closed(response: Response<Body>, long_running: Option<LongRunning>) -> Response<Body> {
     match long_running {
         None => response,
-        Some(kept) => response.map(|body| Body::new(SeatedBody { body, _seat: kept, end: None })),
+        Some(kept) => response.map(|body| Body::new(SeatedBody { body, rest: Bytes::new(), _seat: kept, end: None })),
     }
 }
 
@@ -113,14 +120,68 @@ impl<T: Send + Unpin> hyper::body::Body for SeatedBody<T> {
             let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "the client does not read its answer");
             return Poll::Ready(Some(Err(axum::Error::new(late))));
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        if !self.rest.is_empty() {
+            let bytes = self.rest.len().min(PIECE_BYTES);
+            return Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(bytes)))));
+        }
+        let frame = match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            other => return Poll::Ready(other),
+        };
+        let frame = match frame.into_data() {
+            Ok(mut data) => {
+                self.rest = data.split_off(data.len().min(PIECE_BYTES));
+                Frame::data(data)
+            }
+            Err(trailers) => trailers,
+        };
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_answer_goes_piece_by_piece_and_keeps_its_seat_until_the_last() {
+        let seat = Arc::new(());
+        let small = until_sent(Response::new(Body::from(vec![0; 1 << 10])), seat.clone());
+        assert_eq!(Arc::strong_count(&seat), 1, "a small one has none");
+        assert_eq!(small.into_body().collect().await.unwrap().to_bytes().len(), 1 << 10);
+        let large = vec![7; (1 << 20) + 5];
+        let mut body = until_sent(Response::new(Body::from(large.clone())), seat.clone()).into_body();
+        let mut read = Vec::new();
+        while read.len() < large.len() {
+            assert_eq!(body.size_hint().exact(), Some((large.len() - read.len()) as u64));
+            assert_eq!(Arc::strong_count(&seat), 2);
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(piece.len() <= PIECE_BYTES);
+            read.extend_from_slice(&piece);
+        }
+        assert!(body.is_end_stream() && read == large);
+        drop(body);
+        assert_eq!(Arc::strong_count(&seat), 1);
+        // Who does not read it does not have the seat for long.
+        let mut unread = until_sent(Response::new(Body::from(large)), seat.clone()).into_body();
+        unread.frame().await.unwrap().unwrap();
+        tokio::time::sleep(RESPONSE_TIMEOUT + Duration::from_secs(1)).await;
+        assert!(unread.frame().await.unwrap().is_err());
     }
 }

@@ -459,7 +459,11 @@ impl Joiner {
             ranges.iter().any(|ranges| ranges.iter().any(|range| range.contains(a)))
         };
         let is_its_own = |a: &&IpAddr| {
-            let special = a.is_loopback() || a.is_unspecified() || a.is_multicast();
+            let link_local = match a {
+                IpAddr::V4(a) => a.is_link_local(),
+                IpAddr::V6(a) => a.is_unicast_link_local(),
+            };
+            let special = a.is_loopback() || a.is_unspecified() || a.is_multicast() || link_local;
             !(special || self.names.addresses.contains(a) || others.contains(a) || inside(a))
         };
         let told = application.addresses.iter().map(IpAddr::to_canonical).take(ADDRESSES).collect::<Vec<_>>();
@@ -475,9 +479,18 @@ impl Joiner {
         }
         let domain = format!(".{}", self.cluster.cluster_domain);
         let is_a_service = node.ends_with(".svc") || node.ends_with(&domain);
-        let dns = Some(node.clone()).filter(|name| !is_a_service && !self.names.dns.contains(name));
+        let is_the_servers = self.names.dns.iter().any(|name| covers(name, node)) || node.parse::<IpAddr>().is_ok();
+        let dns = Some(node.clone()).filter(|_| !is_a_service && !is_the_servers);
         let dns = dns.into_iter().collect();
         Names { dns, addresses }
+    }
+}
+
+/// Whether a name of a certificate, which may begin with a wildcard, is good for a host's name; case means nothing.
+fn covers(certified: &str, host: &str) -> bool {
+    match certified.strip_prefix("*.") {
+        Some(parent) => host.split_once('.').is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
+        None => certified.eq_ignore_ascii_case(host),
     }
 }
 
@@ -623,6 +636,12 @@ mod tests {
     fn application(node: &str, password: &str) -> JoinRequest {
         let csr = csr(&format!("system:node:{node}"), NODES);
         JoinRequest { node_name: node.into(), password: password.into(), csr, addresses: Vec::new() }
+    }
+
+    #[test]
+    fn a_certified_name_covers_hosts_whatever_their_case() {
+        assert!(covers("API.Example.com", "api.example.com") && covers("*.Apps.example.com", "api.apps.example.com"));
+        assert!(!covers("*.apps.example.com", "apps.example.com") && !covers("*.example.com", "api.apps.example.com"));
     }
 
     async fn desk() -> (tempfile::TempDir, Pki, Joiner, Api) {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::api::identity::User;
 use crate::api::identity::authorize::{Attributes, authorize};
+use crate::api::identity::{User, join};
 use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
 use crate::base::json::{at, list, map, set, text};
@@ -129,6 +129,10 @@ impl Api {
             let why = "must match the namespace of the request";
             let error = field::invalid("spec.resourceAttributes.namespace", attributes.namespace, why);
             return Err(nameless(request, error));
+        }
+        // Other nodes ask what a node may do that shows them its certificate.
+        if let Some(Err(deleted)) = user.node_name().map(|own| join::check_member(self, own)) {
+            return Ok(json!({"allowed": false, "reason": deleted.message}));
         }
         let decision = authorize(self, user, &attributes);
         let mut status = json!({"allowed": decision.allowed});
