@@ -126,8 +126,10 @@ const CLIENT_BOUNDS: &[Bound] = &[
     (30.0, "30"),
     (60.0, "60"),
 ];
-/// Of `scheduler_*` and `kubeproxy_sync_proxy_rules_duration_seconds`: powers of two from a millisecond.
-const MILLISECONDS_BOUNDS: &[Bound] = &[
+/// Powers of two of a quarter of a millisecond.
+const POWERS_OF_TWO: &[Bound] = &[
+    (0.00025, "0.00025"),
+    (0.0005, "0.0005"),
     (0.001, "0.001"),
     (0.002, "0.002"),
     (0.004, "0.004"),
@@ -144,6 +146,8 @@ const MILLISECONDS_BOUNDS: &[Bound] = &[
     (8.192, "8.192"),
     (16.384, "16.384"),
 ];
+/// Of `scheduler_*` and `kubeproxy_sync_proxy_rules_duration_seconds`: from a millisecond.
+const MILLISECONDS_BOUNDS: &[Bound] = POWERS_OF_TWO.split_at(2).1;
 /// From a pod's first try to its node: powers of two from ten milliseconds.
 const POD_SCHEDULING_BOUNDS: &[Bound] = &[
     (0.01, "0.01"),
@@ -213,25 +217,8 @@ const POD_START_BOUNDS: &[Bound] = &[
     (2700.0, "2700"),
     (3600.0, "3600"),
 ];
-/// Of `coredns_dns_request_duration_seconds`: powers of two from a quarter of a millisecond.
-const DNS_BOUNDS: &[Bound] = &[
-    (0.00025, "0.00025"),
-    (0.0005, "0.0005"),
-    (0.001, "0.001"),
-    (0.002, "0.002"),
-    (0.004, "0.004"),
-    (0.008, "0.008"),
-    (0.016, "0.016"),
-    (0.032, "0.032"),
-    (0.064, "0.064"),
-    (0.128, "0.128"),
-    (0.256, "0.256"),
-    (0.512, "0.512"),
-    (1.024, "1.024"),
-    (2.048, "2.048"),
-    (4.096, "4.096"),
-    (8.192, "8.192"),
-];
+/// Of `coredns_dns_request_duration_seconds`: from a quarter of a millisecond.
+const DNS_BOUNDS: &[Bound] = POWERS_OF_TWO.split_at(POWERS_OF_TWO.len() - 1).0;
 
 /// Of `apiserver_client_certificate_expiration_seconds`: from half an hour to a year.
 const CERTIFICATE_BOUNDS: &[Bound] = &[
