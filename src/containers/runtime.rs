@@ -11,7 +11,7 @@ mod sandbox_files;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -71,6 +71,8 @@ struct SandboxEntry {
     alive: bool,
     containers: BTreeMap<String, ContainerStatus>,
     watcher: Option<JoinHandle<Option<()>>>,
+    /// Whether it is being removed. Held for reading by what prepares a container, which goes on when nobody waits for it.
+    removed: Arc<RwLock<bool>>,
 }
 
 impl ShimRuntime {
@@ -106,7 +108,14 @@ impl ShimRuntime {
     async fn adopt(&self, saved: Saved) -> bool {
         let id = saved.spec.id.clone();
         let directory = self.inner.config.sandbox_dir(&id);
-        let known = SandboxEntry { saved, pid: 0, alive: false, containers: BTreeMap::new(), watcher: None };
+        let known = SandboxEntry {
+            saved,
+            pid: 0,
+            alive: false,
+            containers: BTreeMap::new(),
+            watcher: None,
+            removed: Arc::default(),
+        };
         self.sandboxes().insert(id.clone(), known);
         let Ok(mut connection) = Connection::open(&directory) else { return false };
         let asked = async {
@@ -260,7 +269,7 @@ impl ShimRuntime {
 
 impl Inner {
     fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, SandboxEntry>> {
-        self.sandboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records what a shim said. A container that is not known any more was removed meanwhile.
@@ -345,7 +354,7 @@ impl Runtime for ShimRuntime {
 
     async fn start_container(&self, sandbox: &str, spec: ContainerSpec) -> Result<u32> {
         metrics::runtime_operation("start_container", async move {
-            let owner = {
+            let (owner, removed) = {
                 let mut sandboxes = self.sandboxes();
                 let taken = sandboxes.values().any(|known| known.containers.contains_key(&spec.id));
                 let known = sandboxes.get_mut(sandbox).ok_or_else(|| Error::NoSandbox(sandbox.to_owned()))?;
@@ -362,11 +371,15 @@ impl Runtime for ShimRuntime {
                     labels: spec.labels.clone(),
                 };
                 known.containers.insert(spec.id.clone(), status);
-                known.saved.spec.clone()
+                (known.saved.spec.clone(), known.removed.clone())
             };
             let (id, name) = (spec.id.clone(), spec.name.clone());
             let (runtime, made_for) = (self.clone(), owner.clone());
-            let prepared = blocking(move || runtime.prepare(&made_for, &spec)).await;
+            let prepared = blocking(move || match *removed.read().unwrap_or_else(PoisonError::into_inner) {
+                true => Err(Error::NoSandbox(made_for.id)),
+                false => runtime.prepare(&made_for, &spec),
+            })
+            .await;
             let result = match prepared {
                 Ok(request) => self.ask(sandbox, &Request::Start(request), &[], START_PATIENCE).await,
                 Err(error) => Err(error),
@@ -459,20 +472,21 @@ impl Runtime for ShimRuntime {
 
     async fn remove_sandbox(&self, sandbox: &str) -> Result<()> {
         metrics::runtime_operation("remove_podsandbox", async move {
-            let (saved, shared) = {
+            let (saved, removed, shared) = {
                 let mut sandboxes = self.sandboxes();
                 let Some(known) = sandboxes.get_mut(sandbox) else { return Ok(()) };
                 known.alive = false;
                 if let Some(watcher) = known.watcher.take() {
                     watcher.abort();
                 }
-                let saved = known.saved.clone();
+                let (saved, removed) = (known.saved.clone(), known.removed.clone());
                 let parent = &saved.spec.cgroup_parent;
                 let shared = sandboxes
                     .values()
                     .any(|other| other.saved.spec.id != sandbox && other.saved.spec.cgroup_parent == *parent);
-                (saved, shared)
+                (saved, removed, shared)
             };
+            blocking(move || *removed.write().unwrap_or_else(PoisonError::into_inner) = true).await;
             let _ = self.ask(sandbox, &Request::Shutdown, &[], ANSWER_PATIENCE).await;
             let runtime = self.clone();
             blocking(move || discard(&runtime.inner.config, &runtime.inner.tree, &saved, !shared)).await?;

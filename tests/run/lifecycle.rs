@@ -249,3 +249,27 @@ async fn a_killed_shim_is_told_and_can_be_cleared_away() {
             || std::fs::read_link(format!("/proc/{pid}/exe")).is_err()
     );
 }
+
+#[tokio::test]
+async fn a_sandbox_removed_while_a_container_starts_leaves_no_cgroup() {
+    let lab = Lab::new().await;
+    let mut parents = Vec::new();
+    for n in 0..60 {
+        let spec = lab.sandbox_spec();
+        let sandbox = lab.runtime.create_sandbox(spec.clone()).await.unwrap().spec.id;
+        let start = lab.runtime.start_container(&sandbox, lab.script("sleep 1000"));
+        // Every step of a start is met: it takes some 15 ms, the test of 60 some seconds.
+        let remove = async {
+            tokio::time::sleep(Duration::from_micros(300 * n)).await;
+            lab.runtime.remove_sandbox(&sandbox).await.unwrap();
+        };
+        let _ = tokio::join!(start, remove);
+        parents.push(spec.cgroup_parent);
+    }
+    // A process that is late would make them anew.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let hierarchies: Vec<_> = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path()).collect();
+    let paths = hierarchies.iter().flat_map(|h| parents.iter().map(|p| h.join(&lab.config.cgroup_root).join(p)));
+    let left: Vec<_> = paths.filter(|path| path.exists()).collect();
+    assert!(left.is_empty(), "{left:#?}");
+}

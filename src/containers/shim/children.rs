@@ -2,12 +2,16 @@
 //!
 //! A job's child writes one JSON report (and perhaps a descriptor) into a socket pair and ends. The report is in the
 //! socket before any process it started can be reaped by us, because those are reparented to us only at its end.
+//! It leads a process group: libcontainer's processes between the job and the container are killed with it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, setpgid};
 use serde::{Deserialize, Serialize};
 
 use super::super::wire;
@@ -42,9 +46,14 @@ pub(super) fn fork_job(work: impl FnOnce(&OwnedFd) -> Result<i32, String>) -> io
         socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     // SAFETY: the shim never has a second thread, so the child may allocate and use any function.
     match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Job { pid: child, socket: ours, buffer: Vec::new(), fds: Vec::new() }),
+        ForkResult::Parent { child } => {
+            // Both do it, whoever is first: no moment without the group.
+            let _ = setpgid(child, child);
+            Ok(Job { pid: child, socket: ours, buffer: Vec::new(), fds: Vec::new() })
+        }
         ForkResult::Child => {
             drop(ours);
+            let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
             super::reset_signals();
             // What containers find and make is as everywhere; what the shim makes is its own.
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(CONTAINER_UMASK));
@@ -64,6 +73,26 @@ pub(super) fn fork_job(work: impl FnOnce(&OwnedFd) -> Result<i32, String>) -> io
 }
 
 impl Job {
+    /// Kills the job and what it started, as far as that is not a container's own process yet: those are in its cgroup.
+    pub(super) fn kill(&self) {
+        let _ = killpg(self.pid, Signal::SIGKILL);
+    }
+
+    /// After `kill`: waits until nothing of the job runs, which may still make the cgroup that is about to be removed.
+    pub(super) fn wait_for_end(&self, deadline: Instant) {
+        let group = Pid::from_raw(-self.pid.as_raw());
+        loop {
+            match waitpid(group, Some(WaitPidFlag::WNOHANG)) {
+                // What the job started becomes ours at its end.
+                Err(nix::errno::Errno::ECHILD) => return,
+                Ok(WaitStatus::StillAlive) if Instant::now() > deadline => return,
+                #[allow(clippy::disallowed_methods, reason = "the shim has one thread, and ends after this")]
+                Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
+                _ => {}
+            }
+        }
+    }
+
     /// Reads what has come; `Some` at the end of the job.
     pub(super) fn progress(&mut self) -> Option<(Report, Vec<OwnedFd>)> {
         loop {

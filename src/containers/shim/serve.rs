@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::errno::Errno;
@@ -29,6 +30,8 @@ use super::{GONE_FILE, PID_FILE, SOCKET_FILE, enter, launch};
 const ATTACH_BACKLOG_MAX: usize = 256 * 1024;
 /// A connection whose peer does not read its replies is dropped beyond this.
 const REPLY_BACKLOG_MAX: usize = 1024 * 1024;
+/// Killed jobs may need so long to end; the agent waits longer for the answer to `Shutdown`.
+const JOB_END_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Shim {
@@ -449,7 +452,7 @@ impl Shim {
                 container.kill_all();
                 for (job, purpose) in &self.jobs {
                     if matches!(purpose, Purpose::Start { container, .. } if *container == name) {
-                        let _ = kill(job.pid, Signal::SIGKILL);
+                        job.kill();
                     }
                 }
             }
@@ -465,7 +468,7 @@ impl Shim {
 
     fn shutdown(&mut self, id: u64) {
         for (job, _) in &self.jobs {
-            let _ = kill(job.pid, Signal::SIGKILL);
+            job.kill();
         }
         for container in self.containers.values() {
             container.kill_all();
@@ -476,7 +479,12 @@ impl Shim {
         if let Some(first) = self.first {
             let _ = kill(first, Signal::SIGKILL);
         }
-        // What was killed is reaped by whoever adopts it; the agent waits for the cgroup to be empty.
+        // A job's processes are in no cgroup of the pod yet. All else that was killed is reaped by whoever adopts it; the
+        // agent waits for the cgroup to be empty.
+        let deadline = Instant::now() + JOB_END_PATIENCE;
+        for (job, _) in &self.jobs {
+            job.wait_for_end(deadline);
+        }
         self.reply(id, &Reply::Done, &[]);
         self.done = true;
     }
