@@ -6,6 +6,7 @@ pub mod client;
 pub(crate) mod fuzzing;
 pub mod grpc;
 pub mod images;
+pub mod linger;
 pub mod relay;
 pub mod resolve;
 pub mod spdy;

@@ -6,9 +6,14 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use amphipod::wire::client::Client;
+use futures::{SinkExt, StreamExt};
+use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::archive::{self, IMAGE};
+use crate::client;
 use crate::machines::Machines;
 
 /// Whoever has not ended by now never does.
@@ -114,6 +119,55 @@ fn the_end_of_input_reaches_containers_on_every_node() {
         assert!(copied.status.success() && std::fs::read(&back).unwrap() == big, "{copied:?}");
         std::fs::remove_file(back).unwrap();
     }
+}
+
+/// A connection that is closed while the client speaks is reset, and what it had not read is lost.
+#[test]
+fn a_client_that_reads_late_and_still_speaks_has_all_of_the_output() {
+    const LENGTH: usize = 3_000_000;
+    let machines = machines("late");
+    for node in 0..2 {
+        pod(&machines, &format!("p{node}"), node, "sleep 3600", &json!({}));
+    }
+    let kubeconfig = machines.all[0].path("etc/kubeconfig.yaml");
+    let namespace = std::fs::File::open(format!("/run/netns/{}", machines.all[0].name)).unwrap();
+    let asking = std::thread::spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let exec = async |node: usize| {
+            let path = format!("/api/v1/namespaces/default/pods/p{node}/exec?stdout=true&command=head&command=-c");
+            let path = format!("{path}&command={LENGTH}&command=/dev/zero");
+            let mut client = Client::new(client::target_of(&kubeconfig));
+            let (mut out, mut input) = client.websocket(&path, "v5.channel.k8s.io").await.unwrap().unwrap().split();
+            let speaking = async {
+                while out.send(Message::Ping("".into())).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                std::future::pending::<()>().await;
+            };
+            let listening = async {
+                let (mut count, mut outcome) = (0, String::new());
+                while let Some(Ok(message)) = input.next().await {
+                    match message {
+                        Message::Binary(bytes) if bytes[0] == 1 => count += bytes.len() - 1,
+                        Message::Binary(bytes) if bytes[0] == 3 => outcome = String::from_utf8_lossy(&bytes).into(),
+                        _ => {}
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                (count, outcome)
+            };
+            tokio::select! {
+                () = speaking => unreachable!(),
+                heard = listening => heard,
+            }
+        };
+        for node in 0..2 {
+            let (count, outcome) = runtime.block_on(exec(node));
+            assert!(count == LENGTH && outcome.contains("Success"), "node {node}: {count} bytes, {outcome:?}");
+        }
+    });
+    asking.join().unwrap();
 }
 
 #[test]

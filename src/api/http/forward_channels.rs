@@ -22,6 +22,7 @@ use super::stream;
 use crate::api::node_access::{NodeAccess, Target};
 use crate::api::status::{Result, Status};
 use crate::base::task;
+use crate::wire::linger;
 use crate::wire::websocket::{self, Framing};
 
 /// What is spoken; a client that names nothing speaks the first.
@@ -90,6 +91,7 @@ pub(super) async fn serve(
     }
     drop(send);
     let _ = writing.await;
+    linger::until_closed(input).await;
 }
 
 /// One port's two channels.

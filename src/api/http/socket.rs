@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Body, answer};
 use crate::base::task;
-use crate::wire::websocket;
+use crate::wire::{linger, websocket};
 
 /// Answers with a websocket on which the messages come, until they end or the client closes it. What it sends is not read.
 pub(super) fn tell<S>(mut http: http::Request<Body>, protocol: Option<&str>, messages: S) -> Response<Body>
@@ -45,4 +45,5 @@ async fn run(socket: websocket::Socket, messages: impl futures::Stream<Item = Me
         () = sending => {}
         () = closed => {}
     }
+    linger::until_closed(input).await;
 }

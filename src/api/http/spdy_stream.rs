@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use super::{Body, answer, stream};
 use crate::api::node_access::{ExecOptions, Session};
 use crate::base::task;
+use crate::wire::linger;
 use crate::wire::spdy::{self, Decoder, Encoder, Frame};
 use crate::wire::websocket::Size;
 
@@ -104,8 +105,10 @@ pub(super) async fn carry(upgraded: Upgraded, options: &ExecOptions, session: Se
         Ok(None) => tracing::debug!("the client went away before it had opened its streams"),
         Err(_) => tracing::debug!("the client did not open all of its streams"),
     }
-    drop(remote);
+    let Remote { incoming, out, .. } = remote;
+    drop(out);
     let _ = writing.await;
+    linger::until_closed(incoming).await;
 }
 
 /// The streams that a client opens for what it asked.

@@ -24,6 +24,7 @@ use crate::api::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::base::{clock, task};
 use crate::kinds::Subresource;
+use crate::wire::linger;
 use crate::wire::websocket::channel::{CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT};
 use crate::wire::websocket::{self, Framing, Size, Socket};
 
@@ -244,8 +245,10 @@ async fn carry(socket: Socket, protocol: &str, options: &ExecOptions, session: S
         let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
         let _ = send.send(Message::Close(Some(normal))).await;
     }
-    drop(send);
+    // An exec ends with its session, whatever the client does now.
+    drop((send, stdin, resize, exit));
     let _ = writing.await;
+    linger::until_closed(input).await;
 }
 
 pub(super) async fn write(mut out: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
