@@ -7,26 +7,26 @@
 mod connection;
 mod host;
 mod sandbox_files;
+mod streams;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use nix::fcntl::OFlag;
-use tokio::net::unix::pipe;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
 use self::connection::Connection;
 use self::sandbox_files::Saved;
+use self::streams::Streams;
 use super::cgroup::Tree;
 use super::error::{Error, Result};
 use super::executable::Executable;
-use super::session::{self, Session, SessionControl, TtyReader};
+use super::session::Session;
 use super::shim::BUNDLES_DIR;
 use super::spec::*;
 use super::stats::Stats;
@@ -645,127 +645,4 @@ fn volumes(spec: &ContainerSpec, owner: Option<u32>) -> Result<Vec<Mount>> {
         mounts.push(Mount { container_path: path.clone(), read_only: false, source });
     }
     Ok(mounts)
-}
-
-/// Our ends of a session's pipes, and the ends that go to the shim.
-#[derive(Default)]
-struct Streams {
-    theirs: Vec<OwnedFd>,
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-impl Streams {
-    fn new(tty: bool, stdin: bool) -> std::io::Result<Self> {
-        let mut streams = Self::default();
-        if tty {
-            return Ok(streams);
-        }
-        if stdin {
-            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-            streams.stdin = Some(write);
-            streams.theirs.push(read);
-        } else {
-            streams.theirs.push(std::fs::File::open("/dev/null")?.into());
-        }
-        streams.add_outputs(true)?;
-        Ok(streams)
-    }
-
-    fn for_attach(tty: bool) -> std::io::Result<Self> {
-        let mut streams = Self::default();
-        streams.add_outputs(!tty)?;
-        Ok(streams)
-    }
-
-    fn add_outputs(&mut self, stderr: bool) -> std::io::Result<()> {
-        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        self.stdout = Some(read);
-        self.theirs.push(write);
-        if stderr {
-            let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-            self.stderr = Some(read);
-            self.theirs.push(write);
-        }
-        Ok(())
-    }
-
-    /// An exec that has started: with a tty its master came with the reply.
-    fn session(self, sandbox: String, mut connection: Connection, stdin: bool) -> std::io::Result<Session> {
-        let master = connection.fds.pop();
-        let (input, output): (Option<OwnedFd>, Box<dyn tokio::io::AsyncRead + Send + Unpin>) = match &master {
-            Some(master) => {
-                let reader = TtyReader(receiver(master.try_clone()?)?);
-                (stdin.then(|| master.try_clone()).transpose()?, Box::new(reader))
-            }
-            None => {
-                (self.stdin, Box::new(self.stdout.map(receiver).transpose()?.ok_or(std::io::ErrorKind::BrokenPipe)?))
-            }
-        };
-        Ok(Session {
-            stdin: input.map(writer).transpose()?,
-            stdout: output,
-            stderr: self.stderr.map(reader).transpose()?,
-            control: Box::new(ShimSession { sandbox, connection, master }),
-        })
-    }
-
-    fn attached(self, sandbox: String, mut connection: Connection, tty: bool, stdin: bool) -> std::io::Result<Session> {
-        let input = connection.fds.pop();
-        let master = if tty { input.as_ref().map(OwnedFd::try_clone).transpose()? } else { None };
-        Ok(Session {
-            stdin: input.filter(|_| stdin).map(writer).transpose()?,
-            stdout: reader(self.stdout.ok_or(std::io::ErrorKind::BrokenPipe)?)?,
-            stderr: self.stderr.map(reader).transpose()?,
-            control: Box::new(ShimSession { sandbox, connection, master }),
-        })
-    }
-}
-
-fn nonblocking(fd: &OwnedFd) -> std::io::Result<()> {
-    let flags = OFlag::from_bits_truncate(nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_GETFL)?);
-    nix::fcntl::fcntl(fd.as_fd(), nix::fcntl::FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
-fn receiver(fd: OwnedFd) -> std::io::Result<pipe::Receiver> {
-    nonblocking(&fd)?;
-    pipe::Receiver::from_owned_fd_unchecked(fd)
-}
-
-fn reader(fd: OwnedFd) -> std::io::Result<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
-    Ok(Box::new(receiver(fd)?))
-}
-
-fn writer(fd: OwnedFd) -> std::io::Result<Box<dyn tokio::io::AsyncWrite + Send + Unpin>> {
-    nonblocking(&fd)?;
-    Ok(Box::new(pipe::Sender::from_owned_fd_unchecked(fd)?))
-}
-
-/// The connection on which the shim reports the end; closing it ends an exec.
-struct ShimSession {
-    sandbox: String,
-    connection: Connection,
-    master: Option<OwnedFd>,
-}
-
-#[async_trait]
-impl SessionControl for ShimSession {
-    fn resize(&self, columns: u16, rows: u16) -> std::io::Result<()> {
-        match &self.master {
-            Some(master) => session::resize_tty(master, columns, rows),
-            None => Ok(()),
-        }
-    }
-
-    async fn wait(&mut self) -> Result<i32> {
-        loop {
-            match self.connection.receive().await {
-                Ok(Reply::ExecExited { code }) => return Ok(code),
-                Ok(_) => {}
-                Err(source) => return Err(Error::Shim { sandbox: self.sandbox.clone(), source }),
-            }
-        }
-    }
 }

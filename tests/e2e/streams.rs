@@ -206,6 +206,29 @@ fn whoever_is_attached_sees_the_end_once_and_feeds_only_when_asked_to() {
 }
 
 #[test]
+fn an_attached_client_that_reads_late_has_all_of_the_output() {
+    let machines = machines("floods");
+    for node in 0..2 {
+        for websockets in PROTOCOLS {
+            let at = format!("node {node}, websockets {websockets}");
+            let name = &format!("a{node}{websockets}");
+            let fed_once = json!({"stdin": true, "stdinOnce": true});
+            pod(&machines, name, node, "seq 1 1000000 >/tmp/all; read word; cat /tmp/all", &fed_once);
+            let mut client = kubectl(&machines, websockets, &["attach", "-i", name]);
+            let mut client =
+                client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+            client.stdin.take().unwrap().write_all(b"now\n").unwrap();
+            std::thread::sleep(Duration::from_secs(2));
+            let mut said = String::new();
+            client.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+            assert!(client.wait().unwrap().success(), "{at}");
+            let lines = said.lines().count();
+            assert!(lines == 1_000_000 && said.ends_with("\n1000000\n"), "{at}: {lines} lines, {} bytes", said.len());
+        }
+    }
+}
+
+#[test]
 fn a_forwarded_connection_is_answered_after_the_end_of_what_was_said() {
     let machines = machines("halves");
     for node in 0..2 {

@@ -7,7 +7,10 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a process of its own")]
 
+mod attached;
 mod children;
+mod connection;
+mod container;
 mod enter;
 mod first;
 mod launch;

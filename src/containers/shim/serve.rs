@@ -13,23 +13,21 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::Pid;
 
-use super::super::spec::{ContainerState, ContainerStatus};
+use super::super::spec::ContainerState;
 use super::super::wire::{self, ExecRequest, Reply, Request, ShimConfig, StartRequest};
+use super::attached::{Attached, Sink};
 use super::children::{Job, Report, fork_job};
-use super::log::{Lines, LogFile};
+use super::connection::Connection;
+use super::container::{Container, Exit, kill_session, oom_kills};
+use super::log::LogFile;
 use super::{GONE_FILE, PID_FILE, SOCKET_FILE, enter, launch};
 
-/// An attached client may lag by this much before it is dropped.
-const ATTACH_BACKLOG_MAX: usize = 256 * 1024;
-/// A connection whose peer does not read its replies is dropped beyond this.
-const REPLY_BACKLOG_MAX: usize = 1024 * 1024;
 /// Killed jobs may need so long to end; the agent waits longer for the answer to `Shutdown`.
 const JOB_END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -43,26 +41,14 @@ pub(super) struct Shim {
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     containers: BTreeMap<String, Container>,
+    /// Clients of containers that have ended, which still read.
+    leaving: Vec<Attached>,
     jobs: Vec<(Job, Purpose)>,
     /// Exec processes and the connections that wait for them.
     execs: BTreeMap<i32, u64>,
     /// Exits reaped while a job that may claim them is still at work.
     unclaimed: Vec<(i32, Exit)>,
     done: bool,
-}
-
-#[derive(Debug)]
-struct Connection {
-    socket: OwnedFd,
-    input: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    output: Vec<u8>,
-    watches: bool,
-    /// Killed when the connection goes away, with what it has begun.
-    exec: Option<i32>,
-    /// In this container.
-    exec_in: Option<String>,
-    close_after_output: bool,
 }
 
 /// What a job is for, and who waits for it.
@@ -72,56 +58,14 @@ enum Purpose {
     Exec { connection: u64, container: String },
 }
 
-#[derive(Debug)]
-struct Container {
-    status: ContainerStatus,
-    oom_file: Option<PathBuf>,
-    procs_file: Option<PathBuf>,
-    log: Option<LogFile>,
-    outputs: Vec<Output>,
-    /// Write end of standard input; with a tty the master.
-    input: Option<OwnedFd>,
-    tty: bool,
-    stdin_once: bool,
-    attached: Vec<Attached>,
-    /// Connections that asked for removal before it had exited.
-    removers: Vec<u64>,
-}
-
-#[derive(Debug)]
-struct Output {
-    source: OwnedFd,
-    stream: &'static str,
-    lines: Lines,
-}
-
-#[derive(Debug)]
-struct Attached {
-    connection: u64,
-    stdout: Sink,
-    stderr: Option<Sink>,
-}
-
-/// A client's pipe and what did not fit into it yet.
-#[derive(Debug)]
-struct Sink {
-    pipe: OwnedFd,
-    backlog: Vec<u8>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Exit {
-    code: i32,
-    signal: Option<i32>,
-}
-
+/// What is ready.
 enum Token {
     Listener,
     Signals,
     Connection(u64),
     Job(i32),
     Output(String, usize),
-    Sink(String),
+    Attached(u64),
 }
 
 impl Shim {
@@ -151,6 +95,7 @@ impl Shim {
             connections: BTreeMap::new(),
             next_connection: 0,
             containers: BTreeMap::new(),
+            leaving: Vec::new(),
             jobs: Vec::new(),
             execs: BTreeMap::new(),
             unclaimed: Vec::new(),
@@ -177,12 +122,12 @@ impl Shim {
                 Token::Job(pid) => self.job_progress(pid),
                 Token::Output(container, stream) => {
                     if let Some(container) = self.containers.get_mut(&container) {
-                        container.drain(stream, 16);
+                        container.drain(stream);
                     }
                 }
-                Token::Sink(container) => {
-                    if let Some(container) = self.containers.get_mut(&container) {
-                        container.flush_sinks();
+                Token::Attached(connection) => {
+                    if let Some(attached) = self.attached_mut().find(|attached| attached.connection == connection) {
+                        attached.flush();
                     }
                 }
             }
@@ -209,17 +154,22 @@ impl Shim {
             fds.push(PollFd::new(job.socket.as_fd(), PollFlags::POLLIN));
         }
         for (id, container) in &self.containers {
-            for (index, output) in container.outputs.iter().enumerate() {
+            let outputs = container.outputs.iter().enumerate().filter(|_| !container.is_held_back());
+            for (index, output) in outputs {
                 tokens.push(Token::Output(id.clone(), index));
                 fds.push(PollFd::new(output.source.as_fd(), PollFlags::POLLIN));
             }
-            for sink in container.sinks().filter(|sink| !sink.backlog.is_empty()) {
-                tokens.push(Token::Sink(id.clone()));
+        }
+        let mut deadline = None;
+        for attached in self.attached() {
+            for sink in attached.sinks().filter(|sink| sink.waits()) {
+                tokens.push(Token::Attached(attached.connection));
                 fds.push(PollFd::new(sink.pipe.as_fd(), PollFlags::POLLOUT));
+                deadline = deadline.into_iter().chain(sink.deadline()).min();
             }
         }
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, until(deadline)) {
                 Ok(_) => break,
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -230,10 +180,26 @@ impl Shim {
         Ok(tokens.into_iter().zip(ready).filter_map(|(token, ready)| ready.then_some(token)).collect())
     }
 
-    /// Removes what this turn has finished: outputs at their end, connections that are through.
+    /// Clients that are attached, also to a container that has ended.
+    fn attached(&self) -> impl Iterator<Item = &Attached> {
+        self.containers.values().flat_map(|container| &container.attached).chain(&self.leaving)
+    }
+
+    fn attached_mut(&mut self) -> impl Iterator<Item = &mut Attached> {
+        self.containers.values_mut().flat_map(|container| &mut container.attached).chain(&mut self.leaving)
+    }
+
+    /// Removes what this turn has finished: outputs at their end, connections that are through, clients that do not read.
     fn after_turn(&mut self) {
         for container in self.containers.values_mut() {
-            container.outputs.retain(|output| output.stream != ENDED);
+            container.outputs.retain(|output| !output.has_ended());
+        }
+        let now = Instant::now();
+        // Whoever asked may have closed the connection when it heard of the end, and still reads.
+        self.leaving.retain(|attached| attached.sinks().any(Sink::waits) && !attached.is_lost(now));
+        let lost: Vec<u64> = self.attached().filter(|attached| attached.is_lost(now)).map(|a| a.connection).collect();
+        for id in lost {
+            self.disconnect(id);
         }
         let finished: Vec<u64> = self
             .connections
@@ -363,26 +329,7 @@ impl Shim {
             ),
             None => None,
         };
-        let mut container = Container {
-            status: ContainerStatus {
-                id: request.id.clone(),
-                name: request.name.clone(),
-                attempt: request.attempt,
-                pid: 0,
-                state: ContainerState::Created,
-                log_path: request.log_path.clone(),
-                labels: request.labels.clone(),
-            },
-            oom_file: request.oom_file.clone(),
-            procs_file: request.procs_file.clone(),
-            log,
-            outputs: Vec::new(),
-            input: None,
-            tty: request.tty,
-            stdin_once: request.stdin_once,
-            attached: Vec::new(),
-            removers: Vec::new(),
-        };
+        let mut container = Container::new(&request, log);
         let stdio =
             if request.tty { None } else { Some(container.make_pipes(request.stdin).map_err(|e| e.to_string())?) };
         let users = self.config.users.as_ref();
@@ -425,11 +372,10 @@ impl Shim {
         let tty = container.tty;
         // With a tty it is also what its size is set on.
         let input = container.input.as_ref().filter(|_| stdin || tty).and_then(|fd| fd.try_clone().ok());
-        let sink = |pipe: OwnedFd| {
-            let _ = nonblocking(&pipe);
-            Sink { pipe, backlog: Vec::new() }
+        let (Ok(stdout), Ok(stderr)) = (Sink::new(stdout), fds.next().map(Sink::new).transpose()) else {
+            return self.reply(id, &Reply::Failed { message: "the client's pipes cannot be used".into() }, &[]);
         };
-        container.attached.push(Attached { connection: id, stdout: sink(stdout), stderr: fds.next().map(sink) });
+        container.attached.push(Attached { connection: id, stdout, stderr });
         if stdin && container.stdin_once && !tty {
             // The client holds the only write end now: its end is the container's.
             container.input = None;
@@ -608,10 +554,12 @@ impl Shim {
         container.finish(exit);
         let removers = std::mem::take(&mut container.removers);
         let reply = Reply::Exited(container.status.clone());
-        let clients: Vec<u64> = container.attached.drain(..).map(|attached| attached.connection).collect();
-        for client in clients {
-            self.reply(client, &Reply::ExecExited { code: exit.code }, &[]);
+        let clients = std::mem::take(&mut container.attached);
+        for client in &clients {
+            self.reply(client.connection, &Reply::ExecExited { code: exit.code }, &[]);
         }
+        // Their pipes end when they have read everything.
+        self.leaving.extend(clients);
         self.tell_watchers(&reply);
         if !removers.is_empty() {
             self.forget(&name);
@@ -622,240 +570,10 @@ impl Shim {
     }
 }
 
-impl Connection {
-    fn reply(&mut self, reply: &Reply, fds: &[BorrowedFd<'_>]) {
-        let frame = wire::encode(reply);
-        let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut sent = 0;
-        if self.output.is_empty() {
-            // Descriptors go only with an empty backlog: replies that carry them are the first on their connection.
-            sent = wire::send(self.socket.as_raw_fd(), &frame, &raw).unwrap_or(0);
-        }
-        self.output.extend_from_slice(&frame[sent..]);
-        if self.output.len() > REPLY_BACKLOG_MAX {
-            self.output.clear();
-            self.close_after_output = true;
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            match wire::send(self.socket.as_raw_fd(), &self.output, &[]) {
-                Ok(sent) => drop(self.output.drain(..sent)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        self.output = Vec::new();
-        Ok(())
-    }
-}
-
-/// Marks an output that has come to its end until the turn is over.
-const ENDED: &str = "";
-
-impl Container {
-    fn make_pipes(&mut self, stdin: bool) -> io::Result<launch::Stdio> {
-        let input = match stdin {
-            true => {
-                let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-                self.input = Some(write);
-                read
-            }
-            false => launch::null()?,
-        };
-        let (stdout, stdout_end) = pipe2(OFlag::O_CLOEXEC)?;
-        let (stderr, stderr_end) = pipe2(OFlag::O_CLOEXEC)?;
-        self.outputs = vec![Output::new(stdout, "stdout")?, Output::new(stderr, "stderr")?];
-        Ok(launch::Stdio { stdin: input, stdout: stdout_end, stderr: stderr_end })
-    }
-
-    fn take_tty(&mut self, master: OwnedFd) {
-        if let Ok(input) = master.try_clone() {
-            self.input = Some(input);
-        }
-        if let Ok(output) = Output::new(master, "stdout") {
-            self.outputs.push(output);
-        }
-    }
-
-    fn sinks(&self) -> impl Iterator<Item = &Sink> {
-        self.attached.iter().flat_map(|attached| std::iter::once(&attached.stdout).chain(&attached.stderr))
-    }
-
-    /// Moves output to the log and the attached clients, `rounds` reads at most.
-    fn drain(&mut self, index: usize, rounds: usize) {
-        let mut chunk = [0u8; 16 * 1024];
-        for _ in 0..rounds {
-            let Some(output) = self.outputs.get_mut(index) else { return };
-            let now = Timestamp::now();
-            let mut records = Vec::new();
-            let stream = output.stream;
-            let ended = match nix::unistd::read(&output.source, &mut chunk) {
-                Err(Errno::EAGAIN | Errno::EINTR) => return,
-                // A tty whose last slave closed says EIO.
-                Ok(0) | Err(_) => {
-                    output.lines.finish(stream, now, &mut records);
-                    output.stream = ENDED;
-                    true
-                }
-                Ok(count) => {
-                    output.lines.push(&chunk[..count], stream, now, &mut records);
-                    for attached in &mut self.attached {
-                        attached.give(stream, &chunk[..count]);
-                    }
-                    false
-                }
-            };
-            if let Some(log) = &mut self.log {
-                log.append(&records, now);
-            }
-            if ended {
-                return;
-            }
-        }
-    }
-
-    fn flush_sinks(&mut self) {
-        for attached in &mut self.attached {
-            attached.stdout.push(&[]);
-            if let Some(stderr) = &mut attached.stderr {
-                stderr.push(&[]);
-            }
-        }
-    }
-
-    fn detach(&mut self, connection: u64) {
-        self.attached.retain(|attached| attached.connection != connection);
-    }
-
-    fn signal(&self, signal: i32) -> Reply {
-        if !self.status.is_running() {
-            return Reply::NotRunning;
-        }
-        // SAFETY: sends a signal to a child that is not reaped yet, so the id is still its own.
-        match unsafe { libc::kill(self.status.pid.cast_signed(), signal) } {
-            0 => Reply::Done,
-            _ => Reply::Failed { message: io::Error::last_os_error().to_string() },
-        }
-    }
-
-    /// The first process and, where the process namespace does not end with it, everything else in the cgroup.
-    fn kill_all(&self) {
-        if self.status.is_running() {
-            let _ = kill(Pid::from_raw(self.status.pid.cast_signed()), Signal::SIGKILL);
-        }
-        self.kill_stragglers();
-    }
-
-    fn kill_stragglers(&self) {
-        let Some(Ok(text)) = self.procs_file.as_ref().map(fs::read_to_string) else { return };
-        for pid in text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-
-    fn finish(&mut self, exit: Exit) {
-        let finished_at = Timestamp::now();
-        let started_at = match self.status.state {
-            ContainerState::Running { started_at } => started_at,
-            ContainerState::Created | ContainerState::Exited { .. } => finished_at,
-        };
-        self.kill_stragglers();
-        for index in 0..self.outputs.len() {
-            // Bounded: a straggler in a shared process namespace could write on.
-            self.drain(index, 4096);
-        }
-        let now = Timestamp::now();
-        for output in &mut self.outputs {
-            let mut records = Vec::new();
-            output.lines.finish(output.stream, now, &mut records);
-            if let Some(log) = &mut self.log {
-                log.append(&records, now);
-            }
-        }
-        self.flush_sinks();
-        self.outputs = Vec::new();
-        self.input = None;
-        self.log = None;
-        let oom_killed = self.oom_file.as_deref().is_some_and(|file| oom_kills(file) > 0);
-        self.status.state =
-            ContainerState::Exited { code: exit.code, signal: exit.signal, oom_killed, started_at, finished_at };
-    }
-}
-
-/// Kills a process of ours that leads a session, and everything else in a cgroup that is of this session: what an exec's command
-/// has begun, unless that made itself independent. Processes that begin meanwhile are found in another look.
-fn kill_session(leader: i32, procs_file: Option<&std::path::Path>) {
-    const LOOKS_MAX: usize = 8;
-    let _ = kill(Pid::from_raw(leader), Signal::SIGKILL);
-    // It is not reaped yet, so its number is still that of its session.
-    let is_of_it = |pid: &i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // After the name, which may hold anything: state, parent, group, session.
-        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let is_dead = matches!(fields.next(), None | Some("Z" | "X"));
-        !is_dead && fields.nth(2).and_then(|session| session.parse().ok()) == Some(leader)
-    };
-    for _ in 0..LOOKS_MAX {
-        let Some(Ok(text)) = procs_file.map(fs::read_to_string) else { return };
-        let all = text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0 && *pid != leader);
-        let left: Vec<i32> = all.filter(is_of_it).collect();
-        if left.is_empty() {
-            return;
-        }
-        for pid in left {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-}
-
-/// The kernel's count of processes it killed in a cgroup for want of memory: `oom_kill N` in `memory.events`
-/// (version 2) or `memory.oom_control` (version 1).
-fn oom_kills(file: &std::path::Path) -> u64 {
-    let text = fs::read_to_string(file).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
-}
-
-impl Output {
-    fn new(source: OwnedFd, stream: &'static str) -> io::Result<Self> {
-        nonblocking(&source)?;
-        Ok(Self { source, stream, lines: Lines::default() })
-    }
-}
-
-impl Attached {
-    fn give(&mut self, stream: &str, bytes: &[u8]) {
-        match (&mut self.stderr, stream) {
-            (Some(stderr), "stderr") => stderr.push(bytes),
-            _ => self.stdout.push(bytes),
-        }
-    }
-}
-
-impl Sink {
-    fn push(&mut self, bytes: &[u8]) {
-        if self.backlog.len() + bytes.len() > ATTACH_BACKLOG_MAX {
-            // Too slow: what does not fit is lost for this client; the log has it.
-            return;
-        }
-        self.backlog.extend_from_slice(bytes);
-        while !self.backlog.is_empty() {
-            match nix::unistd::write(&self.pipe, &self.backlog) {
-                Ok(written) => drop(self.backlog.drain(..written)),
-                Err(Errno::EAGAIN) => return,
-                Err(_) => {
-                    self.backlog.clear();
-                    return;
-                }
-            }
-        }
-        self.backlog = Vec::new();
-    }
-}
-
-fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
+/// How long `poll` may wait.
+fn until(deadline: Option<Instant>) -> PollTimeout {
+    let Some(deadline) = deadline else { return PollTimeout::NONE };
+    // Not a moment too early.
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
 }
