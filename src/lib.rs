@@ -5,6 +5,8 @@
 
 /// Layer 3: the Kubernetes API over the store.
 pub mod api;
+/// Layer 1: what the API, its clients and nodes share: answers, options, users, reaching nodes.
+pub mod apimachinery;
 /// Layer 0: clock, tasks, keys, objects, labels, quantities, configuration.
 pub mod base;
 /// Layer 6: the command line.

@@ -26,7 +26,10 @@ use crate::api::cache::Cache;
 use crate::api::identity::join::{Cluster, Joiner};
 use crate::api::identity::pki::{Names, Pki, renewal_due};
 use crate::api::identity::token::Tokens;
+use crate::api::local::Local;
 use crate::api::{Api, Options, bootstrap};
+use crate::apimachinery::http::listen;
+use crate::apimachinery::status;
 use crate::base::clock::Clock;
 use crate::base::file::{make_private_dir, make_public_dir, write_atomically};
 use crate::base::{metrics, task};
@@ -34,7 +37,7 @@ use crate::containers::image::Policy;
 use crate::node::access::Access;
 use crate::node::http::port::Port;
 use crate::node_paths::NodePaths;
-use crate::reconcile::{Client, Local};
+use crate::reconcile::Client;
 use crate::store::sqlite::{Retention, Sqlite};
 use crate::store::{self, Store};
 use crate::{api, controllers, scheduler, wire};
@@ -202,8 +205,7 @@ async fn serve(config: Config) -> Result<Ended> {
 
     let (stop, stopping) = watch::channel(false);
     let tls = watch::Sender::new(tls(&pki)?);
-    let serving =
-        task::spawn("api", api::http::listen::serve(api.clone(), listener, tls.subscribe(), stopping.clone()));
+    let serving = task::spawn("api", listen::serve(api.clone(), listener, tls.subscribe(), stopping.clone()));
     let tls_shown = tls.subscribe();
     write_kubeconfig(&config, &pki)?;
     loops.push(task::spawn("manifests", deployer.run()));
@@ -297,7 +299,7 @@ fn serve_kubelet_port(
     task::spawn("kubelet port", async move {
         // Its end, with the node's other tasks, ends the connections.
         let (_end, ended) = watch::channel(false);
-        api::http::listen::serve(Port::new(access, client), listener, tls, ended).await;
+        listen::serve(Port::new(access, client), listener, tls, ended).await;
     })
 }
 
@@ -353,7 +355,7 @@ fn options_of(config: &Config, pki: &Pki) -> controllers::Options {
 }
 
 /// Writes what every cluster has, before anybody else can take the addresses that it names; together, as few commits.
-async fn first_objects(api: &Api, config: &Config, deployer: &mut manifests::Deployer) -> api::status::Result<()> {
+async fn first_objects(api: &Api, config: &Config, deployer: &mut manifests::Deployer) -> status::Result<()> {
     bootstrap::namespaces(api).await?;
     let (endpoints, values) = (endpoints(config), values(&config.cluster));
     tokio::join!(bootstrap::run(api, &endpoints), deployer.stage(&config.disabled, &values)).0

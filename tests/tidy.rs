@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::too_many_lines)]
 
+#[path = "tidy/graph.rs"]
+mod graph;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,11 +39,12 @@ const LAYERS: &[(&str, u8)] = &[
     ("schema", 1),
     ("wire", 1),
     ("kinds", 1),
+    ("apimachinery", 1),
     ("store", 2),
     ("containers", 2),
     ("net", 2),
+    ("reconcile", 2),
     ("api", 3),
-    ("reconcile", 4),
     ("net/peers", 5),
     ("net/proxy", 5),
     ("net/policy", 5),
@@ -61,6 +65,8 @@ const LAYERS: &[(&str, u8)] = &[
 /// Imports that the layers alone would refuse or that name two rooms of one layer, each with its reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("kinds", "schema", "a kind names its schema"),
+    ("apimachinery", "kinds", "a Status names the kind"),
+    ("apimachinery", "wire", "what goes through a tunnel"),
     ("store", "kinds", "never: see below"),
     ("node", "net", "traits PodNetwork and HostPort"),
     ("node", "containers", "traits Runtime and Images"),
@@ -89,10 +95,18 @@ const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["src/cli"]),
     (
         "hyper",
-        &["src/wire", "src/api/http", "src/reconcile/remote", "src/containers/image", "src/cli/client", "src/node"],
+        &[
+            "src/wire",
+            "src/apimachinery/http",
+            "src/api/http",
+            "src/reconcile/remote",
+            "src/containers/image",
+            "src/cli/client",
+            "src/node",
+        ],
     ),
-    ("axum", &["src/api/http", "src/node/http"]),
-    ("tower", &["src/api/http", "src/node/http"]),
+    ("axum", &["src/apimachinery/http", "src/api/http", "src/node/http"]),
+    ("tower", &["src/apimachinery/http", "src/api/http", "src/node/http"]),
     ("tokio_tungstenite", &["src/wire", "src/api/http", "src/cli/client"]),
 ];
 
@@ -229,6 +243,41 @@ fn rooms_import_only_from_lower_layers() {
     }
     broken.dedup();
     rule(&broken, "a room imports only from rooms of lower layers (docs/architecture.md)");
+}
+
+/// What an agent is made of, and every room that is not: those of the server.
+const OF_A_NODE: &[&str] = &[
+    "apimachinery",
+    "base",
+    "containers",
+    "dns",
+    "kinds",
+    "net",
+    "net/peers",
+    "net/policy",
+    "net/proxy",
+    "node",
+    "reconcile",
+    "schema",
+    "wire",
+];
+
+#[test]
+fn what_a_node_is_made_of_reaches_no_part_of_a_server() {
+    let is_of_a_node = |path: &str| OF_A_NODE.contains(&room(path).as_str());
+    let arrows = graph::arrows(&files("src"));
+    let mut broken = Vec::new();
+    // One arrow out is enough to see: whatever is reached through others goes over one of these.
+    for (from, to) in arrows.iter().filter(|(from, _)| is_of_a_node(from)) {
+        let out = to.iter().filter(|(to, _)| !is_of_a_node(to));
+        broken.extend(out.map(|(to, names)| format!("{from} names {names:?} of {to}")));
+    }
+    let drawn: usize = arrows.values().map(BTreeMap::len).sum();
+    assert!(drawn > 1_000 && arrows.contains_key("src/node/worker.rs"), "the arrows are drawn");
+    rule(
+        &broken,
+        "a node, its runtime, network and DNS and their client are built without API, store, controllers or server",
+    );
 }
 
 #[test]

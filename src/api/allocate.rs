@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde_json::{Value, json};
 
 use super::Api;
-use super::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{at, list, list_mut, set, text};
 use crate::base::object::Object;
 use crate::kinds::core::service;

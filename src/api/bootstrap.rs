@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::status::Result;
 use super::write::Change;
 use super::{Api, Request};
+use crate::apimachinery::status::Result;
 use crate::base::json::text;
 use crate::kinds::{KindRef, core, discovery, rbac, scheduling};
 
@@ -146,9 +146,9 @@ async fn write_api_endpoints(api: &Api, e: &Endpoints) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::delete::DeleteOptions;
+    use crate::api::in_memory;
+    use crate::apimachinery::delete_options::DeleteOptions;
     use crate::base::task;
-    use crate::reconcile::in_memory;
 
     #[tokio::test(start_paused = true)]
     async fn the_apis_own_service_comes_back() {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::admission::Review;
 use super::cache::Pending;
-use super::status::{Result, Status};
 use super::{Api, Request, form};
+use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::clock::seconds_text;
 use crate::base::json::{at, int, list, remove, set};
 use crate::base::object::{Draft, Object};
@@ -18,25 +19,6 @@ use crate::store::{self, Op, Txn};
 
 /// Deletions of a collection that are under way at once; the store makes group commits of them.
 const PARALLEL: usize = 256;
-
-/// `metav1.DeleteOptions`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct DeleteOptions {
-    /// `None`: what the object says.
-    pub grace_seconds: Option<i64>,
-    pub uid: Option<String>,
-    pub resource_version: Option<String>,
-    pub propagation: Option<Propagation>,
-    pub dry_run: bool,
-}
-
-/// What happens to dependents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Propagation {
-    Orphan,
-    Background,
-    Foreground,
-}
 
 /// How a deletion ended.
 #[derive(Clone, Debug)]
@@ -54,59 +36,6 @@ enum Plan {
     Mark(Value),
     /// It waits already, and for no longer than asked.
     Nothing,
-}
-
-// === impl DeleteOptions ===
-
-impl DeleteOptions {
-    /// From a decoded body.
-    pub fn from_value(value: &Value) -> Result<Self> {
-        let orphan = value.get("orphanDependents").and_then(Value::as_bool);
-        let policy = value.get("propagationPolicy").and_then(Value::as_str);
-        let propagation = match (policy, orphan) {
-            (Some(_), Some(_)) => {
-                return Err(invalid(
-                    "propagationPolicy",
-                    policy,
-                    "orphanDependents and deletionPropagation cannot be both set",
-                ));
-            }
-            (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
-            (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
-            (Some("Foreground"), None) => Some(Propagation::Foreground),
-            (Some(other), None) => {
-                let mut status =
-                    invalid("propagationPolicy", Some(other), "must be \"Foreground\", \"Background\" or \"Orphan\"");
-                status.details.causes[0].reason = "FieldValueNotSupported".into();
-                return Err(status);
-            }
-            (None, None) => None,
-        };
-        if let Some(other) = list(value, "dryRun").iter().filter_map(Value::as_str).find(|v| *v != "All") {
-            let mut status = invalid("dryRun", Some(other), "supported values: \"All\"");
-            status.details.causes[0].reason = "FieldValueNotSupported".into();
-            return Err(status);
-        }
-        Ok(Self {
-            grace_seconds: int(value, "gracePeriodSeconds"),
-            uid: at(value, "preconditions.uid").and_then(Value::as_str).map(str::to_owned),
-            resource_version: at(value, "preconditions.resourceVersion").and_then(Value::as_str).map(str::to_owned),
-            propagation,
-            dry_run: list(value, "dryRun").iter().any(|v| v == "All"),
-        })
-    }
-}
-
-fn invalid(field: &str, value: Option<&str>, why: &str) -> Status {
-    let shown = json!(value);
-    let mut status = Status::new(
-        422,
-        "Invalid",
-        format!("DeleteOptions.meta.k8s.io \"\" is invalid: {field}: Invalid value: {shown}: {why}"),
-    );
-    status.details.kind = "DeleteOptions".into();
-    status.details.group = "meta.k8s.io".into();
-    status.cause("FieldValueInvalid", format!("Invalid value: {shown}: {why}"), field)
 }
 
 // === impl Api ===

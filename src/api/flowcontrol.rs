@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::identity::token::service_account;
-use super::identity::{MASTERS, NODES, User};
-use super::status::{Result, Status};
+use crate::apimachinery::status::{RETRY_AFTER_SECONDS, Result, Status};
+use crate::apimachinery::user::{MASTERS, NODES, User};
 use crate::base::signal::{Receiver, Signal};
 use crate::base::{budget, metrics};
 
@@ -46,9 +46,6 @@ const READING_BYTES: usize = 24 << 20;
 const BODY_UNIT_BYTES: usize = 1 << 10;
 /// How long a body waits for room.
 const BODY_WAIT: Duration = Duration::from_secs(15);
-
-/// When whoever was refused may ask again.
-pub const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// A priority level's configuration.
 struct LevelSpec {

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::status::{Result, Status};
 use super::{FieldValidation, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::{Budget, Exceeded, shortened};
 use crate::base::json::text;
 use crate::base::task;

@@ -6,14 +6,14 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::api::form::{self, Encoding};
-    use crate::api::identity::User;
+    use crate::api::in_memory;
     use crate::api::read::{ListOptions, Selection};
     use crate::api::write::Change;
     use crate::api::{Api, FieldValidation, Request};
+    use crate::apimachinery::user::User;
     use crate::base::budget::{Budget, steps_so_far};
     use crate::base::labels::{FieldSelector, Selector};
     use crate::kinds::{KindRef, Subresource, core, discovery, rbac};
-    use crate::reconcile::in_memory;
     use crate::schema;
 
     const FEW: usize = 100;
@@ -82,7 +82,7 @@ mod tests {
                     schema::patch::strategic::apply(&mut new, patch, &shape, &mut budget)
                 }
             };
-            done.map_err(|e| crate::api::status::Status::bad_request(e.to_string()))?;
+            done.map_err(|e| crate::apimachinery::status::Status::bad_request(e.to_string()))?;
             form::check(FieldValidation::Warn, &mut new, &shape, Vec::new(), &mut budget)?;
             Ok(new)
         };
@@ -110,7 +110,7 @@ mod tests {
         patch(api, kind, Patch::Apply, &object).await;
         patch(api, kind, Patch::Strategic, &object).await;
         patch(api, kind, Patch::Merge, &object).await;
-        let _ = api.delete(&request(kind, "x"), &crate::api::delete::DeleteOptions::default()).await;
+        let _ = api.delete(&request(kind, "x"), &crate::apimachinery::delete_options::DeleteOptions::default()).await;
     }
 
     fn container(name: &str) -> Value {

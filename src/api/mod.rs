@@ -12,9 +12,11 @@ pub mod flowcontrol;
 pub mod form;
 pub mod http;
 pub mod identity;
-pub mod node_access;
+#[cfg(test)]
+pub(crate) mod in_memory;
+pub mod local;
 pub mod read;
-pub mod status;
+mod store_error;
 pub mod subresource;
 pub mod watch;
 pub mod write;
@@ -27,15 +29,17 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::apimachinery::http::connections::Connections;
+use crate::apimachinery::node_access;
+use crate::apimachinery::status::{self, Status};
+use crate::apimachinery::user::User;
 use crate::base::clock::Clock;
 use crate::kinds::registry::Registry;
 use crate::kinds::{KindRef, Subresource};
 use crate::store::Store;
 use cache::Cache;
-use identity::User;
 use identity::rbac::Rbac;
 use identity::token::Tokens;
-use status::Status;
 
 /// The API machine; cheap to clone.
 #[derive(Clone)]
@@ -55,7 +59,7 @@ pub struct Inner {
     /// Lets machines become nodes.
     pub joining: http::join::Joining,
     /// Who is connected.
-    pub connections: http::connections::Connections,
+    pub connections: Connections,
     /// Who may run now.
     pub flow: flowcontrol::FlowControl,
     /// Held while a write takes an address or a port: what is taken is read from the cache, so the next may look only
@@ -115,7 +119,7 @@ impl Api {
             rbac: Rbac::new(cache.clone()),
             nodes: node_access::Nodes::default(),
             joining: http::join::Joining::new(),
-            connections: http::connections::Connections::default(),
+            connections: Connections::default(),
             flow: flowcontrol::FlowControl::default(),
             allocation: tokio::sync::Mutex::new(()),
             kinds: cache.kinds().clone(),

@@ -7,8 +7,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::cache;
-use super::status::{Result, Status};
 use super::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::object::Object;
 use crate::base::task;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::cache::{self, Event};
 use super::read::{Selection, parse_version};
-use super::status::{Result, Status};
 use super::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::object::{Draft, Object};
 use crate::base::signal::Receiver;
 use crate::kinds::{KindRef, Volatile};

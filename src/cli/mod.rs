@@ -22,7 +22,7 @@ use crate::base::arguments;
 
 /// A container cluster in one executable.
 #[derive(Debug, Parser)]
-#[command(name = "amphipod", version = crate::api::http::paths::GIT_VERSION, max_term_width = 100)]
+#[command(name = "amphipod", version = crate::apimachinery::version::GIT_VERSION, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => agent::run(*args),
         Command::Kubeconfig(directories) => kubeconfig::run(&directories),
         Command::Version => {
-            output(&format!("amphipod {}", crate::api::http::paths::GIT_VERSION));
+            output(&format!("amphipod {}", crate::apimachinery::version::GIT_VERSION));
             Ok(())
         }
         Command::Check(args) => check::run(&args),

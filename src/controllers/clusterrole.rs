@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::Context;
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::base::json::list;
 use crate::base::labels::Selector;
 use crate::base::object::Object;

@@ -12,8 +12,8 @@ use futures::StreamExt;
 use jiff::Timestamp;
 
 use super::{Context, absent_is_fine};
-use crate::api::delete::DeleteOptions;
-use crate::api::status::Result;
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::Result;
 use crate::base::clock::parse_time;
 use crate::base::json::text;
 use crate::base::object::Object;

@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::task::JoinHandle;
 
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::clock::Clock;
 use crate::base::object::Object;
 use crate::kinds::{KindRef, Subresource};

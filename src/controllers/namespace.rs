@@ -9,8 +9,8 @@ use futures::future::join_all;
 use serde_json::{Map, Value, json};
 
 use super::{Context, absent_is_fine};
-use crate::api::delete::{DeleteOptions, Propagation};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::base::object::Object;
 use crate::kinds::core::{namespace, pod};

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::{Context, absent_is_fine};
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::base::json::{list, text};
 use crate::kinds::core::node;
 use crate::reconcile::{Changed, Controller, Key, Outcome, Patch, Reconciler};

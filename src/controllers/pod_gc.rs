@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use super::{Context, absent_is_fine, pods};
-use crate::api::delete::DeleteOptions;
-use crate::api::status::Result;
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::kinds::Subresource;
 use crate::kinds::core::{node, pod};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::kinds::KindRef;
 use crate::reconcile::{Client, Patch};

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::Context;
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::base::json::map;
 use crate::kinds::core::{configmap, namespace};
 use crate::reconcile::{Changed, Controller, Key, Outcome, Reconciler};

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::Context;
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::kinds::core::{namespace, serviceaccount};
 use crate::reconcile::{Changed, Controller, Key, Outcome, Reconciler};
 

@@ -264,7 +264,8 @@ fn port(name: Option<&str>, protocol: Option<&str>, port: Option<i32>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::{Local, in_memory};
+    use crate::api::in_memory;
+    use crate::api::local::Local;
     use serde_json::{Value, json};
 
     fn slice(name: &str, service: &str, endpoints: Value) -> Value {

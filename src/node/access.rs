@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::{Node, http, logs, status};
-use crate::api::node_access::{self, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Target};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::node_access::{self, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Target};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
 use crate::containers::{ExecSpec, Session};
 use crate::kinds::core::pod;

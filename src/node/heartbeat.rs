@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use serde_json::{Value, json};
 
 use super::{Config, Node};
-use crate::api::http::paths::GIT_VERSION;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::version::GIT_VERSION;
 use crate::base::fs_stats::FsStats;
 use crate::base::json::list;
 use crate::base::object::Object;
@@ -321,7 +321,7 @@ fn with_conditions(node: &Value, conditions: &[Condition<'_>], now: &str) -> Val
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::in_memory;
+    use crate::api::in_memory;
 
     #[tokio::test]
     async fn a_node_without_a_network_says_why_and_keeps_its_other_conditions() {

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::api::node_access::LogOptions;
+use crate::apimachinery::node_access::LogOptions;
 use crate::base::beneath::Root;
 use crate::base::directory::DirectoryWatch;
 

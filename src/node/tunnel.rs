@@ -9,13 +9,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::io::AsyncWriteExt;
 
-use crate::api::http::join::TUNNEL_PATH;
-use crate::api::node_access::{Call, Duplex, NodeAccess, Session, channel};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::node_access::{Call, Duplex, NodeAccess, Session, channel};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::error::full;
 use crate::base::task;
 use crate::wire::channel::Channel;
 use crate::wire::images::Found;
+use crate::wire::tunnel::PATH as TUNNEL_PATH;
 use crate::wire::tunnel::{self, Body, Reader, Writer};
 
 /// Waits between attempts while the server is away.

@@ -24,7 +24,7 @@ use super::env::DownwardValues;
 use super::launch::{self, Failed, SandboxContext};
 use super::machine::{self, ContainerPlan, Effect, Ended, Event, Now, PodState, Role, Stage};
 use super::{Node, admit, files, host_ports, probes, pull, spec, status, volumes};
-use crate::api::delete::DeleteOptions;
+use crate::apimachinery::delete_options::DeleteOptions;
 use crate::base::clock::between;
 use crate::base::file::make_private_dir;
 use crate::base::json::text;

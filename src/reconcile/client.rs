@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::Informer;
-use crate::api::delete::DeleteOptions;
-use crate::api::status::Result;
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::kinds::registry::Registry;
 use crate::kinds::{KindRef, Subresource};

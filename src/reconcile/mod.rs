@@ -5,11 +5,8 @@
 //! is the retry. The runner owns the queue, keeps two runs of one key apart, backs off on errors, and counts.
 
 pub mod client;
-#[cfg(test)]
-pub(crate) mod in_memory;
 pub mod informer;
 pub mod label_index;
-pub mod local;
 pub mod queue;
 pub mod recorder;
 pub mod remote;
@@ -18,7 +15,6 @@ pub mod runner;
 pub use client::{Client, Patch};
 pub use informer::{Changed, Changes, Informer, View};
 pub use label_index::LabelIndex;
-pub use local::Local;
 pub use recorder::{EventType, Recorder};
 pub use remote::{Checkpoint, Remote};
 pub use runner::{Controller, Outcome, Reconciler, Wake};

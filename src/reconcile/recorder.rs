@@ -200,8 +200,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::api::in_memory;
     use crate::kinds::core::{configmap, namespace};
-    use crate::reconcile::in_memory;
 
     #[tokio::test(start_paused = true)]
     async fn events_are_named_after_their_object_and_the_time_so_that_they_sort() {

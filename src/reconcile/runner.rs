@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::informer::{Changed, Informer};
 use super::queue::Queue;
 use super::{Client, Key};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::clock::{Clock, between};
 use crate::base::{metrics, task};
 use crate::kinds::KindRef;

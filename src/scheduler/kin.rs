@@ -66,8 +66,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::in_memory;
     use crate::kinds::core::namespace;
-    use crate::reconcile::in_memory;
 
     #[tokio::test]
     async fn what_services_and_the_owner_select_is_alike() {

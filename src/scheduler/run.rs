@@ -15,7 +15,7 @@ use super::decide::{Unschedulable, decide};
 use super::kin::Kin;
 use super::queue::Queue;
 use super::snapshot::{PodView, Snapshot};
-use crate::api::status::Status;
+use crate::apimachinery::status::Status;
 use crate::base::clock::Clock;
 use crate::base::metrics::{self, Pairs};
 use crate::kinds::Subresource;

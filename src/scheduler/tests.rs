@@ -13,11 +13,12 @@ use super::plugins::{Cycle, Plugin, spread};
 use super::queue::Queue;
 use super::resources;
 use super::snapshot::{PodView, Snapshot};
+use crate::api::in_memory;
 use crate::base::clock::Clock;
 use crate::base::labels::Selector;
 use crate::base::object::Object;
 use crate::kinds::core::{namespace, node, pod, serviceaccount};
-use crate::reconcile::{Client, in_memory};
+use crate::reconcile::Client;
 
 fn pod(name: &str, spec: Value) -> Arc<PodView> {
     let mut spec = spec;

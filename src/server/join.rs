@@ -488,7 +488,7 @@ mod tests {
         let key = keep.kept_or("tls/node.key", new_key).unwrap();
         let csr = node_request("one", &key).unwrap();
         let application = JoinRequest { node_name: "one".into(), password: String::new(), csr, addresses: Vec::new() };
-        let api = crate::reconcile::in_memory::api();
+        let api = crate::api::in_memory::api();
         let welcome = desk.renew(&api, "one", "", &application).await.unwrap();
         let welcome = serde_json::to_vec(&welcome).unwrap();
         keep.take(pki.authority.clone(), key, &welcome).unwrap();

@@ -15,9 +15,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::api::delete::DeleteOptions;
-use crate::api::status::{Result, Status};
+use crate::api::local::Local;
 use crate::api::{Api, Request};
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::{Result, Status};
 use crate::base::clock::Clock;
 use crate::base::directory::{TreeWatch, tree};
 use crate::base::file::write_atomically;
@@ -25,7 +26,7 @@ use crate::base::json::text;
 use crate::base::object::Object;
 use crate::kinds::core::configmap;
 use crate::kinds::{KindRef, registry};
-use crate::reconcile::{EventType, Local, Recorder};
+use crate::reconcile::{EventType, Recorder};
 use crate::schema::manifest::{self, Manifest};
 use builtin::Values;
 
@@ -386,8 +387,9 @@ fn is_skipped(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::in_memory;
     use crate::kinds::core::{namespace, service};
-    use crate::reconcile::{Client, in_memory};
+    use crate::reconcile::Client;
 
     fn map(name: &str, value: &str) -> String {
         format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{a: {value}}}\n")

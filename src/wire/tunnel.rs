@@ -24,6 +24,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::client::Error;
 use crate::base::task;
 
+/// Where a server takes them.
+pub const PATH: &str = "/v1-amphipod/tunnel";
 /// What the connection is upgraded to.
 pub const PROTOCOL: &str = "amphipod-tunnel";
 /// How often the other side is pinged, and how long it may take to answer.

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use amphipod::api::cache::Cache;
-use amphipod::api::http::listen;
 use amphipod::api::identity::pki::{Names, Pki};
 use amphipod::api::identity::token::Tokens;
+use amphipod::api::local::Local;
 use amphipod::api::{Api, Options, bootstrap};
+use amphipod::apimachinery::http::listen;
 use amphipod::base::clock::Clock;
 use amphipod::base::task;
-use amphipod::reconcile::Local;
 use amphipod::store::Store;
 use amphipod::store::memory::Memory;
 use amphipod::wire::channel::Channel;

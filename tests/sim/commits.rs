@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use amphipod::api::local::Local;
 use amphipod::containers::Runtime;
 use amphipod::containers::fake::{FakeImages, FakeRuntime};
 use amphipod::kinds::apps::deployment;
 use amphipod::kinds::core::{event, node as node_kind, pod, serviceaccount};
 use amphipod::net::pod::FakePodNetwork;
 use amphipod::node::{self, Node, heartbeat};
-use amphipod::reconcile::{Client, Local, Recorder};
+use amphipod::reconcile::{Client, Recorder};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use amphipod::api::delete::DeleteOptions;
+use amphipod::apimachinery::delete_options::DeleteOptions;
 use amphipod::base::clock::Clock;
 use amphipod::base::object::Object;
 use amphipod::kinds::Subresource;

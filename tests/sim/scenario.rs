@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amphipod::api::delete::{DeleteOptions, Propagation};
+use amphipod::apimachinery::delete_options::{DeleteOptions, Propagation};
 use amphipod::kinds::KindRef;
 use amphipod::kinds::apps::deployment;
 use amphipod::kinds::core::{namespace, pod, service};

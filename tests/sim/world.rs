@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use amphipod::api::cache::Cache;
 use amphipod::api::identity::token::Tokens;
+use amphipod::api::local::Local;
 use amphipod::api::{Api, Options, bootstrap};
 use amphipod::base::clock::Clock;
 use amphipod::base::task;
 use amphipod::kinds::apps::{deployment, replicaset};
 use amphipod::kinds::core::pod;
-use amphipod::reconcile::{Client, Local};
+use amphipod::reconcile::Client;
 use amphipod::store::Store;
 use amphipod::store::memory::Memory;
 use amphipod::{controllers, scheduler};

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Plugin, Review};
 use crate::api::Api;
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::base::json::{set, text};
 use crate::base::object::Object;
 use crate::kinds::networking::{ingress, ingressclass};

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{Plugin, Review};
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::base::json::{list, map_mut, text};
 use crate::kinds::core::pod;
 

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{Plugin, Review};
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::kinds::core::service;
 
@@ -59,8 +59,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::in_memory;
+    use crate::api::local::Local;
     use crate::kinds::core::namespace;
-    use crate::reconcile::{Client, Local, Patch, in_memory};
+    use crate::reconcile::{Client, Patch};
 
     async fn client(ranges: &[&str]) -> (Api, Local) {
         let api = in_memory::api_allowing(ranges);

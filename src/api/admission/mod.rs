@@ -19,9 +19,9 @@ mod taint_nodes_by_condition;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::delete::DeleteOptions;
-use super::status::Result;
 use super::{Api, Request};
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::Result;
 use crate::kinds::KindRef;
 
 /// What is being done (`admission.Operation`).

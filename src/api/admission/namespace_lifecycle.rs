@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{Operation, Plugin, Review};
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::text;
 use crate::kinds::core::namespace;
 

@@ -99,12 +99,12 @@ mod tests {
 
     use super::*;
     use crate::api::Request;
-    use crate::api::identity::User;
-    use crate::api::status::Result;
+    use crate::api::in_memory;
     use crate::api::write::Change;
+    use crate::apimachinery::status::Result;
+    use crate::apimachinery::user::User;
     use crate::kinds::core::{namespace, pod, serviceaccount};
     use crate::kinds::{KindRef, Subresource};
-    use crate::reconcile::in_memory;
 
     const ADDRESSES: [&str; 3] = ["192.0.2.1", "2001:db8::1", "203.0.113.7"];
 

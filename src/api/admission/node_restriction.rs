@@ -9,8 +9,8 @@ use super::{Operation, Plugin, Review, node_address};
 use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::identity::join;
 use crate::api::identity::node::LEASES;
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{at, flag, list, map, text};
 use crate::kinds::coordination::lease;
 use crate::kinds::core::pod::references::references;
@@ -282,8 +282,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::identity::User;
-    use crate::reconcile::in_memory;
+    use crate::api::in_memory;
+    use crate::apimachinery::user::User;
 
     fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
         super::restrict(&in_memory::api(), request, operation, value, old)

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{Plugin, Review};
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{at, int, set, text};
 use crate::kinds::core::pod;
 use crate::kinds::scheduling::priorityclass;

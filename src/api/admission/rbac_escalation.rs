@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{Operation, Plugin, Review};
 use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::identity::rbac::Rule;
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::text;
 use crate::base::task;
 use crate::kinds::rbac::role;
@@ -41,7 +41,7 @@ fn check(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Re
         return Ok(());
     }
     if binding && !crate::api::identity::rbac::role_exists(api, &request.namespace, &value["roleRef"]) {
-        return match request.user.is_in(crate::api::identity::MASTERS) {
+        return match request.user.is_in(crate::apimachinery::user::MASTERS) {
             true => Ok(()),
             false => Err(Status::not_found(&request.kind, text(value, "roleRef.name"))),
         };

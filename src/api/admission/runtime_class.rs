@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Plugin, Review};
 use crate::api::Request;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{at, text};
 use crate::kinds::core::pod;
 

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{Plugin, Review};
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{at, list, map_mut, set, text};
 use crate::base::task;
 use crate::kinds::Subresource;
@@ -177,8 +177,10 @@ fn token_volume(name: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::in_memory;
+    use crate::api::local::Local;
     use crate::kinds::core::{namespace, secret};
-    use crate::reconcile::{Client, Local, Patch, in_memory};
+    use crate::reconcile::{Client, Patch};
 
     #[tokio::test]
     async fn containers_that_come_later_use_no_secret_that_the_account_does_not_name() {

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::{Plugin, Review};
 use crate::api::Request;
-use crate::api::identity::{NODES, User};
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
+use crate::apimachinery::user::{NODES, User};
 use crate::base::json::{list, map_mut, text};
 use crate::kinds::core::node;
 

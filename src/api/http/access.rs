@@ -10,15 +10,16 @@ use http::{Extensions, HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 use tower::service_fn;
 
-use super::Peer;
 use super::route::{Route, Target};
 use super::router::{Next, answered};
 use crate::api::Api;
 use crate::api::identity::authorize::{Attributes, authorize};
 use crate::api::identity::join::check_member;
 use crate::api::identity::token::service_account;
-use crate::api::identity::{AUTHENTICATED, MASTERS, User};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::http::peer::Peer;
+use crate::apimachinery::http::peer::bearer;
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::user::{AUTHENTICATED, MASTERS, User};
 use crate::wire::websocket;
 
 /// Finds out who asks: an `Arc<User>` in the request's extensions.
@@ -66,13 +67,6 @@ fn user_of(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>> {
         peer.connection.identify(&user)?;
     }
     impersonate(api, user, headers)
-}
-
-/// The bearer token of a request.
-pub fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
 }
 
 /// Among the sub-protocols of a websocket, what begins so is a bearer token: a script in a browser can set no other header.

@@ -9,10 +9,9 @@ use std::task::{Context, Poll};
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryFutureExt};
-use http::header::{CONTENT_TYPE, HeaderValue, WARNING};
-use http::{Method, Response, StatusCode};
-use http_body_util::StreamBody;
+use futures::TryFutureExt;
+use http::header::{HeaderValue, WARNING};
+use http::{Method, Response};
 use hyper::body::{Frame, SizeHint};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -23,7 +22,8 @@ use super::router::Next;
 use super::{Body, negotiate, table};
 use crate::api::form;
 use crate::api::read::List;
-use crate::api::status::{Result, Status, written_in_order};
+pub use crate::apimachinery::http::answer::{empty, full, json, json_bytes, streamed, text, typed};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::object::Object;
 use crate::kinds::KindRef;
 
@@ -34,39 +34,6 @@ const CHUNK: usize = 64 << 10;
 const WARNINGS_RUNES_MAX: usize = 4 << 10;
 /// What is left of a warning that is cut.
 const WARNING_RUNES_MAX: usize = 256;
-
-/// A body that is all there.
-pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Body::from(bytes.into())
-}
-
-/// A body that comes in pieces.
-pub fn streamed<S>(pieces: S) -> Body
-where
-    S: futures::Stream<Item = Bytes> + Send + 'static,
-{
-    Body::new(StreamBody::new(pieces.map(|b| Ok::<_, Infallible>(Frame::data(b)))))
-}
-
-/// An answer of a media type.
-pub fn typed(code: u16, media: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
-    response
-}
-
-/// An answer without a body.
-pub fn empty(code: u16) -> Response<Body> {
-    let mut response = Response::new(full(Bytes::new()));
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response
-}
-
-/// Plain text.
-pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
-    typed(code, "text/plain; charset=utf-8", full(body))
-}
 
 /// A value in the negotiated format.
 pub fn value(code: u16, form: Form, value: &Value) -> Response<Body> {
@@ -82,15 +49,7 @@ pub fn value(code: u16, form: Form, value: &Value) -> Response<Body> {
         let yaml = serde_yaml::to_string(value).unwrap_or_default();
         return typed(code, "application/yaml", full(yaml));
     }
-    if value["kind"] == "Status" && value["apiVersion"] == "v1" {
-        return json_bytes(code, written_in_order(value));
-    }
-    json_bytes(code, serde_json::to_vec(value).unwrap_or_default())
-}
-
-/// JSON that is already text.
-pub fn json_bytes(code: u16, body: impl Into<Bytes>) -> Response<Body> {
-    typed(code, "application/json", full(body))
+    json(code, value)
 }
 
 /// A failure.

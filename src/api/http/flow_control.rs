@@ -20,8 +20,8 @@ use super::route::Route;
 use super::router::Next;
 use crate::api::Api;
 use crate::api::flowcontrol::{Admission, LongRunning};
-use crate::api::identity::User;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::user::User;
 
 /// How long a client may take to read an answer that is made while it reads.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);

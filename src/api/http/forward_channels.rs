@@ -17,10 +17,10 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::forward::{PIECE_BYTES, PIECES};
-use super::route::Query;
 use super::stream;
-use crate::api::node_access::{NodeAccess, Target};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::node_access::{NodeAccess, Target};
+use crate::apimachinery::query::Query;
+use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
 use crate::wire::linger;
 use crate::wire::websocket::{self, Framing};

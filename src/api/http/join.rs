@@ -10,13 +10,15 @@ use http_body_util::{BodyExt, Limited};
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Body, Peer, answer, negotiate::Form};
+use super::negotiate::Form;
+use super::{Body, answer};
 use crate::api::Api;
 use crate::api::cache::KindCache;
-use crate::api::identity::User;
 use crate::api::identity::join::{JoinRequest, Joiner, check_member, node_of_password};
 use crate::api::identity::node::is_image_source;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::http::peer::Peer;
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::user::User;
 use crate::base::object::Meta;
 use crate::kinds::core::{node, secret};
 use crate::wire::images::{Ask, DIGEST};
@@ -27,9 +29,6 @@ pub const AUTHORITY_PATH: &str = "/cacerts";
 pub const JOIN_PATH: &str = "/v1-amphipod/join";
 /// A node with a certificate gets a new one.
 pub const RENEW_PATH: &str = "/v1-amphipod/renew";
-
-/// A node with a certificate lets itself be reached.
-pub const TUNNEL_PATH: &str = "/v1-amphipod/tunnel";
 
 /// The longest application: a name, a password and a certificate request.
 const JOIN_BODY_BYTES_MAX: usize = 16 << 10;
@@ -50,7 +49,7 @@ pub(super) async fn authority(State(api): State<Api>, request: Request) -> Resul
 /// A machine with a token becomes a node.
 pub(super) async fn join(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
     let desk = desk(&api, &request, &Method::POST)?;
-    let token = super::access::bearer(request.headers()).unwrap_or_default().to_owned();
+    let token = crate::apimachinery::http::peer::bearer(request.headers()).unwrap_or_default().to_owned();
     // Nobody has shown who they are: few at a time.
     let _turn = JOINS.try_acquire().map_err(|_| Status::too_many_requests("too many machines join at once", 1))?;
     let application = application(request).await?;

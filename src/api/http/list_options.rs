@@ -1,7 +1,7 @@
 //! What of the parameters of a list or watch goes together (`ValidateListOptions`, Kubernetes 1.36): everything that is
 //! wrong is told at once.
 
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 use crate::kinds::field::{self, Errors};
 
 /// The parameters that exclude one another.

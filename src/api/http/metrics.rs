@@ -243,7 +243,7 @@ pub fn text(api: &Api) -> String {
             let count = api.cache.kind(kind).len();
             let _ = match name {
                 "apiserver_storage_objects" => {
-                    writeln!(out, "{name}{{resource=\"{}\"}} {count}", crate::api::status::resource(kind))
+                    writeln!(out, "{name}{{resource=\"{}\"}} {count}", crate::apimachinery::status::resource(kind))
                 }
                 _ => writeln!(out, "{name}{{group=\"{}\",resource=\"{}\"}} {count}", kind.group(), kind.plural()),
             };

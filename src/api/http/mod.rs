@@ -7,14 +7,12 @@
 pub mod access;
 pub mod answer;
 mod compression;
-pub mod connections;
 pub mod discovery;
 mod flow_control;
 mod forward;
 mod forward_channels;
 pub mod join;
 pub mod list_options;
-pub mod listen;
 mod metrics;
 pub mod negotiate;
 pub mod openapi;
@@ -22,6 +20,7 @@ pub mod paths;
 pub mod proxy;
 pub mod route;
 pub mod router;
+mod site;
 mod socket;
 mod spdy_stream;
 pub mod stream;
@@ -34,39 +33,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use axum::body::Body;
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::Request;
 use bytes::Bytes;
-use http::request::Parts;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
 use super::flowcontrol::Admission;
-use super::identity::User;
-use super::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 
 /// The largest request body, as Kubernetes limits it.
 const BODY_BYTES_MAX: usize = 3 << 20;
 
 /// How long a body may take to come, as a request does in Kubernetes.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What a connection knows of its other end.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// From a verified client certificate.
-    pub user: Option<Arc<User>>,
-    /// The digest of its key; empty without one.
-    pub key: Arc<str>,
-    pub connection: Arc<connections::Connection>,
-}
-
-impl<S: Sync> FromRequestParts<S> for Peer {
-    type Rejection = Status;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        parts.extensions.get().cloned().ok_or_else(|| Status::internal("a request without a connection"))
-    }
-}
 
 /// The whole body, refused where it is too long.
 async fn body_of(request: Request) -> Result<Bytes> {

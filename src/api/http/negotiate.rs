@@ -3,7 +3,7 @@
 use http::HeaderMap;
 
 use crate::api::form::Encoding;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 
 /// A negotiated form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

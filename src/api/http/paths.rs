@@ -14,12 +14,10 @@ use super::route::{self, Route, Target};
 use super::router::Next;
 use super::{Body, answer, discovery, verbs};
 use crate::api::Api;
-use crate::api::identity::User;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::user::User;
+use crate::apimachinery::version::GIT_VERSION;
 use crate::kinds::registry::Snapshot;
-
-/// The Kubernetes version that is served.
-pub const GIT_VERSION: &str = concat!("v1.37.0+amphipod", env!("CARGO_PKG_VERSION"));
 
 /// The checks that the health paths name.
 const CHECKS: &[&str] = &["ping", "log", "etcd", "informer-sync"];

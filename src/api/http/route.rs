@@ -1,13 +1,12 @@
 //! From method and path to what is meant (`k8s.io/apiserver/pkg/endpoints/request.RequestInfo`).
 
-use std::collections::BTreeMap;
-
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
 use crate::api::flowcontrol;
 use crate::api::identity::authorize::Attributes;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::query::Query;
+use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::FieldSelector;
 
 /// A request, read but not yet checked.
@@ -39,54 +38,6 @@ pub struct Resource {
     pub subresource: String,
     /// What follows the subresource (`proxy/...`).
     pub rest: String,
-}
-
-/// Query parameters; the first of a name counts where one is wanted.
-#[derive(Clone, Debug, Default)]
-pub struct Query(BTreeMap<String, Vec<String>>);
-
-// === impl Query ===
-
-impl Query {
-    /// Reads what follows the question mark.
-    pub fn parse(text: &str) -> Self {
-        let mut query = Self::default();
-        for (k, v) in form_urlencoded::parse(text.as_bytes()) {
-            query.0.entry(k.into_owned()).or_default().push(v.into_owned());
-        }
-        query
-    }
-
-    /// The first value, or `""`.
-    pub fn get(&self, name: &str) -> &str {
-        self.0.get(name).and_then(|v| v.first()).map_or("", String::as_str)
-    }
-
-    /// Every value.
-    pub fn all(&self, name: &str) -> &[String] {
-        self.0.get(name).map_or(&[], Vec::as_slice)
-    }
-
-    /// Whether it was given.
-    pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    /// A flag: `true`, `1` (and anything that is not false, as Kubernetes reads it).
-    pub fn flag(&self, name: &str) -> bool {
-        self.has(name) && self.get(name) != "0" && !self.get(name).eq_ignore_ascii_case("false")
-    }
-
-    /// An integer.
-    pub fn int(&self, name: &str) -> Result<Option<i64>> {
-        match self.get(name) {
-            "" if !self.has(name) => Ok(None),
-            text => text
-                .parse()
-                .map(Some)
-                .map_err(|_| Status::bad_request(format!("{name}: invalid value {text:?}: expected an integer"))),
-        }
-    }
 }
 
 // === impl Route ===

@@ -23,9 +23,10 @@ use tower::{Layer, Service, service_fn};
 use super::route::{Route, Target};
 use super::{access, answer, compression, flow_control, join, metrics, paths};
 use crate::api::Api;
-use crate::api::identity::User;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::user::User;
 use crate::wire::images::IMAGES_PATH;
+use crate::wire::tunnel;
 
 /// What a path can have unescaped.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
@@ -108,7 +109,7 @@ fn joining(api: &Api) -> Router {
         .route_service(join::AUTHORITY_PATH, join::authority.with_state(api.clone()))
         .route_service(join::JOIN_PATH, join::join.with_state(api.clone()))
         .route_service(join::RENEW_PATH, join::renew.with_state(api.clone()))
-        .route_service(join::TUNNEL_PATH, join::tunnel.with_state(api.clone()))
+        .route_service(tunnel::PATH, join::tunnel.with_state(api.clone()))
         .route_service(IMAGES_PATH, images.clone())
         .route_service(&format!("{IMAGES_PATH}{{*part}}"), images)
 }
@@ -202,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_request_has_room_for_its_layers_once() {
-        let api = crate::reconcile::in_memory::api();
+        let api = crate::api::in_memory::api();
         let routes = kubernetes(&api);
         let inner = size_of_val(&routes.clone().call(Request::<axum::body::Body>::default()));
         let around = layer_fn(move |route: routing::Route| {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Body, answer, stream};
-use crate::api::node_access::{ExecOptions, Session};
+use crate::apimachinery::node_access::{ExecOptions, Session};
 use crate::base::task;
 use crate::wire::linger;
 use crate::wire::spdy::{self, Decoder, Encoder, Frame};

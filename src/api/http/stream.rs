@@ -16,13 +16,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::route::Query;
 use super::verbs::Call;
 use super::{Body, answer, forward, socket, spdy_stream};
-use crate::api::node_access::{ExecOptions, LogOptions, NodeAccess, Session, Target};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::node_access::{ExecOptions, LogOptions, NodeAccess, Session, Target};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{list, text};
-use crate::base::{clock, task};
+use crate::base::task;
 use crate::kinds::Subresource;
 use crate::wire::linger;
 use crate::wire::websocket::channel::{CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT};
@@ -85,36 +84,9 @@ pub(super) fn node(call: &Call, pod: &Value) -> Result<std::sync::Arc<dyn NodeAc
     }
 }
 
-/// What the query asks of a log.
-pub fn log_options(query: &Query, now: jiff::Timestamp) -> Result<LogOptions> {
-    let number = |name: &str| -> Result<Option<u64>> {
-        match query.int(name)? {
-            Some(n) if n < 0 => Err(Status::bad_request(format!("{name} must be greater than or equal to 0, got {n}"))),
-            n => Ok(n.map(|n| n as u64)),
-        }
-    };
-    let since = match (query.get("sinceTime"), number("sinceSeconds")?) {
-        ("", seconds) => seconds.map(|s| now - std::time::Duration::from_secs(s)),
-        (time, None) => {
-            let parsed = clock::parse_time(time);
-            Some(parsed.ok_or_else(|| Status::bad_request(format!("sinceTime: {time:?} is not an RFC 3339 time")))?)
-        }
-        _ => return Err(Status::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified")),
-    };
-    Ok(LogOptions {
-        follow: query.flag("follow"),
-        previous: query.flag("previous"),
-        timestamps: query.flag("timestamps"),
-        tail_lines: number("tailLines")?,
-        limit_bytes: number("limitBytes")?,
-        since,
-        stream: query.get("stream").to_owned(),
-    })
-}
-
 async fn logs(call: &Call, pod: &Value, http: http::Request<Body>) -> Result<Response<Body>> {
     let target = target(call, pod)?;
-    let options = log_options(&call.query, call.api.clock.now())?;
+    let options = LogOptions::of_query(&call.query, call.api.clock.now())?;
     if text(pod, "spec.nodeName").is_empty() {
         // Nothing runs yet, so there is nothing to tell and nobody to ask.
         return Ok(answer::empty(204));

@@ -22,14 +22,14 @@ pub enum Include {
 
 impl Include {
     /// From the `includeObject` parameter.
-    pub fn parse(text: &str) -> crate::api::status::Result<Self> {
+    pub fn parse(text: &str) -> crate::apimachinery::status::Result<Self> {
         match text {
             "" | "Metadata" => Ok(Self::Metadata),
             "None" => Ok(Self::None),
             "Object" => Ok(Self::Object),
-            other => {
-                Err(crate::api::status::Status::bad_request(format!("unrecognized includeObject value: {other:?}")))
-            }
+            other => Err(crate::apimachinery::status::Status::bad_request(format!(
+                "unrecognized includeObject value: {other:?}"
+            ))),
         }
     }
 }

@@ -18,10 +18,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Body, answer};
 use crate::api::Api;
-use crate::api::node_access::{
+use crate::apimachinery::node_access::{
     Call, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Session, Target, channel,
 };
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
 use crate::wire::images::{Ask, Found};
 use crate::wire::tunnel::{self, PROTOCOL, Reader, Writer};

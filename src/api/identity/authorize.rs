@@ -5,8 +5,9 @@
 //! The attributes are those of `k8s.io/apiserver/pkg/authorization/authorizer`, the rules when they are set those of its
 //! RequestInfo (Kubernetes 1.37).
 
-use super::{User, node};
+use super::node;
 use crate::api::{Api, Request};
+use crate::apimachinery::user::User;
 use crate::base::labels::FieldTerm;
 use crate::kinds::Subresource;
 

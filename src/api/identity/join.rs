@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
 use super::pki::{Names, Pki, node_params, serving_params};
-use super::{NODES, User};
-use crate::api::delete::DeleteOptions;
-use crate::api::status::{Result, Status};
 use crate::api::write::Change;
 use crate::api::{Api, Request};
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::user::{NODES, User};
 use crate::base::clock::{Clock, between, parse_time};
 use crate::base::file::write_atomically;
 use crate::base::json::{list, text};
@@ -620,7 +620,9 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::api::identity::pki::Names;
-    use crate::reconcile::{Client, Local, in_memory};
+    use crate::api::in_memory;
+    use crate::api::local::Local;
+    use crate::reconcile::Client;
     use rcgen::{CertificateParams, DistinguishedName, DnType};
 
     fn csr(name: &str, group: &str) -> String {
@@ -666,8 +668,8 @@ mod tests {
         let names = Names { dns: vec!["kubernetes".into()], addresses: vec![address("192.0.2.1")] };
         let pki = Pki::load(dir.path(), &names, None, &Clock::system()).unwrap();
         let desk = Joiner::new(dir.path(), &pki, Cluster::sample(), Clock::system());
-        let api = crate::reconcile::in_memory::api();
-        let client = crate::reconcile::Local::new(api.clone(), "test");
+        let api = crate::api::in_memory::api();
+        let client = crate::api::local::Local::new(api.clone(), "test");
         let other = json!({"metadata": {"name": "other"}});
         crate::reconcile::Client::create(&client, &node::KIND, "", other).await.unwrap();
         let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.3"}]}});

@@ -6,9 +6,9 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::User;
 use super::authorize::Attributes;
 use crate::api::cache::Cache;
+use crate::apimachinery::user::User;
 use crate::base::object::Object;
 use crate::kinds::KindRef;
 use crate::kinds::core::pod::{self, references::references};
@@ -93,9 +93,10 @@ fn is_account(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::in_memory;
     use crate::base::labels::FieldSelector;
     use crate::kinds::KindRef;
-    use crate::reconcile::{Client, in_memory};
+    use crate::reconcile::Client;
     use serde_json::{Value, json};
 
     async fn put(client: &dyn Client, kind: &KindRef, namespace: &str, value: Value) {
@@ -117,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn an_agent_reads_what_its_own_pods_name_and_nothing_else() {
         let api = in_memory::api();
-        let client = crate::reconcile::Local::new(api.clone(), "test");
+        let client = crate::api::local::Local::new(api.clone(), "test");
         put(&client, &crate::kinds::core::namespace::KIND, "", json!({"metadata": {"name": "default"}})).await;
         for account in ["default", "other"] {
             let kind = &crate::kinds::core::serviceaccount::KIND;

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::authorize::{Attributes, Decision};
-use super::{MASTERS, User};
 use crate::api::cache::Cache;
+use crate::apimachinery::user::{MASTERS, User};
 use crate::base::budget::{Budget, Exceeded};
 use crate::base::labels::Selector;
 use crate::base::object::Object;

@@ -10,8 +10,8 @@ use ring::signature::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::User;
 use crate::api::cache::Cache;
+use crate::apimachinery::user::User;
 use crate::base::clock::{Clock, between};
 use crate::base::json::text;
 use crate::base::object::Object;

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::api::status::{Result, Status};
 use crate::api::write::Change;
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{at, list, map, map_mut, set, text};
 use crate::kinds::core::pod;
 use crate::kinds::field;

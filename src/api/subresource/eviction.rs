@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::api::delete::DeleteOptions;
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::text;
 
 impl Api {

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::api::identity::authorize::{Attributes, authorize};
-use crate::api::identity::{User, join};
-use crate::api::status::{Result, Status};
+use crate::api::identity::join;
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::user::User;
 use crate::base::json::{at, list, map, set, text};
 use crate::base::labels::{FieldSelector, FieldTerm};
 use crate::kinds::field;
@@ -154,7 +155,7 @@ impl Api {
             ..Default::default()
         };
         let mut rules = self.rbac.rules(&request.user, namespace);
-        if request.user.is_in(crate::api::identity::MASTERS) {
+        if request.user.is_in(crate::apimachinery::user::MASTERS) {
             rules.insert(0, everything());
         }
         let (mut resource, mut path) = (Vec::new(), Vec::new());

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::api::status::{Result, Status};
 use crate::api::write::{Change, Written, apply_failure};
 use crate::api::{Api, Request, form};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::Budget;
 use crate::base::json::{at, int, set, text};
 use crate::base::labels::Selector;

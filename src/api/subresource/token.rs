@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::api::admission::Review;
 use crate::api::identity::token::{Private, Reference, reference};
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::clock::seconds_text;
 use crate::base::json::{at, int, list, set, text};
 use crate::kinds::core::{node, pod, secret};
@@ -158,11 +158,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::api::delete::DeleteOptions;
-    use crate::api::identity::User;
+    use crate::api::in_memory;
+    use crate::api::local::Local;
+    use crate::apimachinery::delete_options::DeleteOptions;
+    use crate::apimachinery::user::User;
     use crate::kinds::KindRef;
     use crate::kinds::core::{namespace, serviceaccount};
-    use crate::reconcile::{Client, Local, Patch, in_memory};
+    use crate::reconcile::{Client, Patch};
 
     async fn make(client: &Local, kind: &KindRef, namespace: &str, value: Value) {
         client.create(kind, namespace, value).await.unwrap();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::api::cache::Pending;
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request, form};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::{self, Budget, STORED_BYTES_MAX};
 use crate::base::json::{at, int, list};
 use crate::base::object::{Draft, Object};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::api::Request;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{at, int, remove, set, text};
 use crate::kinds::{Generation, KindRef, field};
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::status::{Result, Status};
 use super::{Api, Request, form};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::Budget;
 use crate::base::object::Object;
 use crate::kinds::{KindRef, Subresource};
@@ -110,8 +110,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::in_memory;
     use crate::kinds::core::{configmap, namespace};
-    use crate::reconcile::in_memory;
 
     #[tokio::test]
     async fn a_name_that_the_client_wrote_is_not_replaced_by_a_generated_one() {

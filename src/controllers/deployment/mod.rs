@@ -19,9 +19,9 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
 use super::{Context, absent_is_fine, controller_reference, pods, typed};
-use crate::api::delete::DeleteOptions;
-use crate::api::delete::Propagation;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::delete_options::Propagation;
+use crate::apimachinery::status::{Result, Status};
 use crate::base::object::Object;
 use crate::kinds::apps::{deployment, replicaset};
 use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Patch, Reconciler, Recorder};

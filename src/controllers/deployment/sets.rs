@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::arithmetic::Count;
 use super::{Annotations, DESIRED, HASH, HISTORY, MAX, REVISION};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
 use crate::controllers::typed;

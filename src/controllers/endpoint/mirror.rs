@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::slice::{self, MANAGED_BY, SERVICE_NAME, Step, port_value, ports_of};
 use super::{Context, Port, selector};
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::base::json::{list, text};
 use crate::base::object::Object;
 use crate::controllers::controller_reference;
@@ -162,9 +162,11 @@ fn update(old: &Value, endpoints: &[Value], labels: &Value, annotations: &Map<St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::in_memory;
+    use crate::api::local::Local;
     use crate::base::clock::Clock;
     use crate::kinds::core::namespace;
-    use crate::reconcile::{Client, Local, Patch, in_memory};
+    use crate::reconcile::{Client, Patch};
     use std::time::Duration;
 
     fn written(metadata: Value, subsets: Value) -> Object {
@@ -262,7 +264,10 @@ mod tests {
         let patch = Patch::Merge(json!({"subsets": subsets("10.3.4.5")}));
         client.patch(&endpoints::KIND, "n", "s", None, patch).await.unwrap();
         until("and one that does no more is mirrored again", &["10.3.4.5"]).await;
-        client.delete(&endpoints::KIND, "n", "s", crate::api::delete::DeleteOptions::default()).await.unwrap();
+        client
+            .delete(&endpoints::KIND, "n", "s", crate::apimachinery::delete_options::DeleteOptions::default())
+            .await
+            .unwrap();
         until("what is deleted goes", &[]).await;
         let spec = json!({"ports": [{"port": 80, "protocol": "TCP"}], "selector": {}});
         client.create(&service::KIND, "n", json!({"metadata": {"name": "e"}, "spec": spec})).await.unwrap();

@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::{Context, pods, typed};
-use crate::api::status::Result;
+use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::kinds::core::service;
 use crate::reconcile::{Changed, Key};

@@ -12,8 +12,8 @@ use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
 use serde_json::{Value, json};
 
 use super::{Context, Port, Target, labels, selector, services_of, targets};
-use crate::api::delete::DeleteOptions;
-use crate::api::status::Result;
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::Result;
 use crate::base::json::{list, text};
 use crate::base::object::Object;
 use crate::controllers::{absent_is_fine, controller_reference, typed};

@@ -15,8 +15,8 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 use super::{Context, absent_is_fine};
-use crate::api::delete::{DeleteOptions, Propagation};
-use crate::api::status::Result;
+use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
+use crate::apimachinery::status::Result;
 use crate::base::object::{Object, Owner};
 use crate::kinds::{KindRef, Volatile};
 use crate::reconcile::{Changed, Client, Controller, Key, Outcome, Patch, Reconciler};
@@ -259,10 +259,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::api::in_memory;
+    use crate::api::local::Local;
     use crate::base::clock::Clock;
     use crate::controllers::{self, Options};
     use crate::kinds::core::{configmap, namespace};
-    use crate::reconcile::{Local, in_memory};
 
     /// Objects, each of which owns the next one, and the last one the first.
     async fn circle(client: &dyn Client, names: &[&str]) {

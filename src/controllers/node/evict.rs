@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
-use crate::api::delete::DeleteOptions;
-use crate::api::status::Result;
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::controllers::{Context, absent_is_fine, pods, typed};
 use crate::kinds::Subresource;

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Context, absent_is_fine, pods, typed};
-use crate::api::delete::DeleteOptions;
 use crate::api::identity::join;
-use crate::api::status::Result;
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::Result;
 use crate::base::json::{at, list, set, text};
 use crate::base::object::Object;
 use crate::kinds::Subresource;
@@ -216,10 +216,12 @@ fn taints(node: &Value, now: Timestamp) -> Option<Vec<Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::in_memory;
+    use crate::api::local::Local;
     use crate::base::clock::Clock;
     use crate::controllers::{self, Options};
     use crate::kinds::core::namespace;
-    use crate::reconcile::{Client, Local, in_memory};
+    use crate::reconcile::Client;
 
     #[tokio::test(start_paused = true)]
     async fn the_password_of_a_deleted_node_goes_once_and_that_of_a_machine_that_joins_anew_stays() {

@@ -17,8 +17,8 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
 use super::{Context, absent_is_fine, controller_reference, pods, typed};
-use crate::api::delete::DeleteOptions;
-use crate::api::status::{Result, Status};
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
 use crate::kinds::apps::replicaset;

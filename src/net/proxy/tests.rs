@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::in_memory;
 use crate::net::{Error, Protocol};
-use crate::reconcile::in_memory;
 
 #[derive(Default)]
 struct Recording {

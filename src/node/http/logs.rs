@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::api::http::{Body, answer};
+use crate::apimachinery::http::{Body, answer};
 use crate::base::task;
 
 /// Pieces of a file that may wait for the client.

@@ -34,11 +34,10 @@ use tower::Service;
 use self::usage::{Samples, Snapshot, Want};
 use super::access::Access;
 use super::heartbeat;
-use crate::api::http::negotiate::Form;
-use crate::api::http::route::Query;
-use crate::api::http::{Body, answer, stream};
-use crate::api::node_access::{NodeAccess, Target};
-use crate::api::status::Status;
+use crate::apimachinery::http::{Body, answer};
+use crate::apimachinery::node_access::{LogOptions, NodeAccess, Target};
+use crate::apimachinery::query::Query;
+use crate::apimachinery::status::Status;
 use crate::base::{metrics as counters, task};
 use crate::containers::ContainerState;
 use crate::kinds::core::pod;
@@ -158,7 +157,7 @@ async fn summarized(Extension(access): Extension<Access>, request: Request) -> R
     let everything = !query_of(&request).flag("only_cpu_and_memory");
     let snapshot = gathered(&access, true, everything).await;
     let (name, memory) = (&access.node.config.name, access.node.capacity.memory_bytes);
-    answer::value(200, Form::default(), &summary::of(&snapshot, name, memory, everything))
+    answer::json(200, &summary::of(&snapshot, name, memory, everything))
 }
 
 async fn own_metrics(Extension(access): Extension<Access>) -> Response<Body> {
@@ -203,7 +202,7 @@ async fn pods(Extension(access): Extension<Access>) -> Response<Body> {
 
 fn pod_list(items: Vec<Value>) -> Response<Body> {
     let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
-    answer::value(200, Form::default(), &list)
+    answer::json(200, &list)
 }
 
 /// The pods that run, as the runtime knows them.
@@ -229,7 +228,7 @@ async fn configuration(Extension(access): Extension<Access>) -> Response<Body> {
         "podLogsDir": config.log_dir, "cgroupRoot": format!("/{}", config.cgroup_root),
         "nodeStatusReportFrequency": format!("{}s", heartbeat::REPORT.as_secs()),
     }});
-    answer::value(200, Form::default(), &configuration)
+    answer::json(200, &configuration)
 }
 
 /// `{namespace}/{pod}/{container}`, with the options of `kubectl logs`.
@@ -250,7 +249,7 @@ async fn container_log(Extension(access): Extension<Access>, request: Request) -
         container: container.into(),
     };
     let failed = |status: Status| answer::text(status.code, status.message);
-    let options = match stream::log_options(&query_of(&request), access.node.clock.now()) {
+    let options = match LogOptions::of_query(&query_of(&request), access.node.clock.now()) {
         Ok(options) => options,
         Err(status) => return failed(status),
     };

@@ -11,17 +11,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::*;
 use crate::api::Api;
-use crate::api::delete::DeleteOptions;
 use crate::api::http::join::end_connections_of_deleted_nodes;
-use crate::api::http::listen;
 use crate::api::identity::join::{self, Cluster, JoinRequest, JoinToken, Joiner};
 use crate::api::identity::node::IMAGE_SOURCE;
 use crate::api::identity::pki::{Names, Pki, new_key, node_request};
-use crate::api::node_access::{Destination, ExecOptions, LogOptions, Target};
+use crate::api::in_memory;
+use crate::api::local::Local;
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::http::listen;
+use crate::apimachinery::node_access::{Destination, ExecOptions, LogOptions, Target};
 use crate::base::clock::Clock;
 use crate::kinds::KindRef;
 use crate::kinds::core::{configmap, namespace, node, pod, secret, serviceaccount};
-use crate::reconcile::{Client, Local, Patch, Remote, in_memory};
+use crate::reconcile::{Client, Patch, Remote};
 use crate::wire::images::{Ask, Head, Peers};
 use crate::wire::tls;
 

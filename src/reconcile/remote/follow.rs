@@ -19,8 +19,7 @@ use tokio::time::Instant;
 
 use super::Server;
 use super::view::Store;
-use crate::api::form;
-use crate::api::status::Status;
+use crate::apimachinery::status::Status;
 use crate::base::json::{at, text};
 use crate::base::metrics;
 use crate::base::object::{Draft, Object};
@@ -231,7 +230,7 @@ fn key(kind: &KindRef, value: &Value) -> Arc<str> {
 pub fn decode(kind: &KindRef, mut value: Value) -> Arc<Object> {
     let revision = text(&value, "metadata.resourceVersion").parse().unwrap_or(0);
     let key = key(kind, &value);
-    form::stored(kind, &mut value);
+    kind.convert_to_stored(&mut value);
     let fields = kind.stored().field_values(&value);
     Arc::new(Draft::new(key, &value, fields).at(revision))
 }

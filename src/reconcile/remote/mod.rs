@@ -26,8 +26,8 @@ use tokio::task::JoinHandle;
 
 use super::informer::Informer;
 use super::{Client, Patch};
-use crate::api::delete::{DeleteOptions, Propagation};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::json::text;
 use crate::base::metrics::{self, ClientLabels};
 use crate::base::object::Object;

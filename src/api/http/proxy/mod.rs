@@ -20,8 +20,9 @@ use self::rewrite::Links;
 use self::target::{ProxyTarget, unreachable};
 use super::verbs::Call;
 use super::{Body, answer};
-use crate::api::node_access::{Duplex, NodeAccess};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::http::peer::Origin;
+use crate::apimachinery::node_access::{Duplex, NodeAccess};
+use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
 use crate::wire::relay;
 
@@ -45,10 +46,6 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
 /// Headers that say who asks, for us alone.
 const CREDENTIALS: &[&str] = &["authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-
-/// The other end of the connection that a request came over, in its extensions.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin(pub IpAddr);
 
 /// Where in the backend a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

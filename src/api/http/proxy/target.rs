@@ -9,9 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::api::node_access::Destination;
-use crate::api::status::{Result, Status};
 use crate::api::{Api, Request};
+use crate::apimachinery::node_access::Destination;
+use crate::apimachinery::status::{Result, Status};
 use crate::kinds::core::{node, pod, service};
 use crate::kinds::discovery::endpointslice;
 

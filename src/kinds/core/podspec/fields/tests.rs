@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::api::Request;
-use crate::reconcile::in_memory;
+use crate::api::in_memory;
 use crate::schema::Scalar;
 
 /// Set to write the documentation's list anew.

@@ -5,19 +5,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::informer::{Changed, Changes, Informer, View};
-use super::{Client, Patch};
+use super::{Api, Request};
 use crate::api::cache::KindCache;
-use crate::api::delete::DeleteOptions;
-use crate::api::status::{Result, Status};
 use crate::api::write::Change;
-use crate::api::{Api, Request};
+use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::Budget;
 use crate::base::object::Object;
 use crate::base::signal::Receiver;
 use crate::kinds::core::{pod, serviceaccount};
 use crate::kinds::registry::Registry;
 use crate::kinds::{KindRef, Subresource};
+use crate::reconcile::{Changed, Changes, Client, Informer, Patch, View};
 use crate::schema;
 
 /// Changes that are taken at once.

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use super::query::Query;
 use super::status::{Result, Status};
+use crate::base::clock;
 use crate::wire::images::{Ask, Found, is_digest};
 
 /// Nodes that are asked for one image at the same time.
@@ -103,6 +105,44 @@ pub struct Session {
     /// The exit code, once it has ended; `Err` when it could not be run.
     pub exit: futures::future::BoxFuture<'static, Result<i32, String>>,
 }
+
+// === impl LogOptions ===
+
+impl LogOptions {
+    /// What the query asks of a log.
+    pub fn of_query(query: &Query, now: jiff::Timestamp) -> Result<Self> {
+        let number = |name: &str| -> Result<Option<u64>> {
+            match query.int(name)? {
+                Some(n) if n < 0 => {
+                    Err(Status::bad_request(format!("{name} must be greater than or equal to 0, got {n}")))
+                }
+                n => Ok(n.map(|n| n as u64)),
+            }
+        };
+        let since = match (query.get("sinceTime"), number("sinceSeconds")?) {
+            ("", seconds) => seconds.map(|s| now - std::time::Duration::from_secs(s)),
+            (time, None) => {
+                let parsed = clock::parse_time(time);
+                Some(
+                    parsed
+                        .ok_or_else(|| Status::bad_request(format!("sinceTime: {time:?} is not an RFC 3339 time")))?,
+                )
+            }
+            _ => return Err(Status::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified")),
+        };
+        Ok(Self {
+            follow: query.flag("follow"),
+            previous: query.flag("previous"),
+            timestamps: query.flag("timestamps"),
+            tail_lines: number("tailLines")?,
+            limit_bytes: number("limitBytes")?,
+            since,
+            stream: query.get("stream").to_owned(),
+        })
+    }
+}
+
+// === impl Session ===
 
 impl Session {
     /// One that could not begin.

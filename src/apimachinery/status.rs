@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use crate::base::budget::{Exceeded, shortened};
 use crate::kinds::{KindRef, field};
-use crate::store;
 
 /// A failed request, as the client sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +42,8 @@ pub struct Cause {
 
 /// What is said of one failure, at most.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// When whoever is refused for now may come again.
+pub const RETRY_AFTER_SECONDS: u32 = 1;
 /// So many causes are listed.
 const CAUSES_MAX: usize = 1000;
 
@@ -279,17 +280,6 @@ impl std::fmt::Display for Status {
 }
 
 impl std::error::Error for Status {}
-
-impl From<store::Error> for Status {
-    fn from(error: store::Error) -> Self {
-        match error {
-            store::Error::Compacted { .. } => Self::expired("The resourceVersion for the provided list is too old."),
-            store::Error::Closed => Self::unavailable("the server is shutting down"),
-            store::Error::DiskFull { .. } => Self::new(507, "InternalError", error.to_string()),
-            other => Self::internal(other),
-        }
-    }
-}
 
 // === impl Details ===
 

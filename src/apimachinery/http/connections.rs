@@ -15,9 +15,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, watch};
 
-use crate::api::flowcontrol::RETRY_AFTER_SECONDS;
-use crate::api::identity::{MASTERS, NODE_PREFIX, User};
-use crate::api::status::{Result, Status};
+use crate::apimachinery::status::{RETRY_AFTER_SECONDS, Result, Status};
+use crate::apimachinery::user::{MASTERS, NODE_PREFIX, User};
 
 /// Connections that have not yet said whose they are: of strangers, of nodes' addresses, of this machine.
 const STRANGERS: PoolSpec = PoolSpec { connections: 256, of_address: 64 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
-use super::Local;
+use super::local::Local;
 use crate::api::cache::Cache;
 use crate::api::identity::token::Tokens;
 use crate::api::{Api, Options};

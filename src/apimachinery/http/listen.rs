@@ -19,12 +19,10 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
+use super::Body;
 use super::connections::{Connection, Connections, Counted};
-use super::proxy::Origin;
-use super::{Body, Peer, router};
-use crate::api::Api;
-use crate::api::identity::User;
-use crate::api::identity::join::user_of;
+use super::peer::{Origin, Peer};
+use crate::apimachinery::user::User;
 use crate::base::task;
 
 /// A client that has not finished its handshake and said in a request who it is after this time is dropped, and one that was
@@ -53,20 +51,6 @@ pub trait Site: Clone + Send + Sync + 'static {
 
     /// Its routes. Each request has its [`Peer`] and its [`Origin`] in its extensions.
     fn router(&self) -> Router;
-}
-
-impl Site for Api {
-    fn connections(&self) -> &Connections {
-        &self.connections
-    }
-
-    fn user_of(&self, certificate: &[u8]) -> Option<(User, String)> {
-        user_of(self, certificate)
-    }
-
-    fn router(&self) -> Router {
-        router::router(self)
-    }
 }
 
 /// Serves until `stop` turns true, then lets running requests end.

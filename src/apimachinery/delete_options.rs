@@ -1,0 +1,78 @@
+//! How an object is to be deleted.
+
+use serde_json::{Value, json};
+
+use super::status::{Result, Status};
+use crate::base::json::{at, int, list};
+
+/// `metav1.DeleteOptions`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeleteOptions {
+    /// `None`: what the object says.
+    pub grace_seconds: Option<i64>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub propagation: Option<Propagation>,
+    pub dry_run: bool,
+}
+
+/// What happens to dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Orphan,
+    Background,
+    Foreground,
+}
+
+// === impl DeleteOptions ===
+
+impl DeleteOptions {
+    /// From a decoded body.
+    pub fn from_value(value: &Value) -> Result<Self> {
+        let orphan = value.get("orphanDependents").and_then(Value::as_bool);
+        let policy = value.get("propagationPolicy").and_then(Value::as_str);
+        let propagation = match (policy, orphan) {
+            (Some(_), Some(_)) => {
+                return Err(invalid(
+                    "propagationPolicy",
+                    policy,
+                    "orphanDependents and deletionPropagation cannot be both set",
+                ));
+            }
+            (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), None) => Some(Propagation::Foreground),
+            (Some(other), None) => {
+                let mut status =
+                    invalid("propagationPolicy", Some(other), "must be \"Foreground\", \"Background\" or \"Orphan\"");
+                status.details.causes[0].reason = "FieldValueNotSupported".into();
+                return Err(status);
+            }
+            (None, None) => None,
+        };
+        if let Some(other) = list(value, "dryRun").iter().filter_map(Value::as_str).find(|v| *v != "All") {
+            let mut status = invalid("dryRun", Some(other), "supported values: \"All\"");
+            status.details.causes[0].reason = "FieldValueNotSupported".into();
+            return Err(status);
+        }
+        Ok(Self {
+            grace_seconds: int(value, "gracePeriodSeconds"),
+            uid: at(value, "preconditions.uid").and_then(Value::as_str).map(str::to_owned),
+            resource_version: at(value, "preconditions.resourceVersion").and_then(Value::as_str).map(str::to_owned),
+            propagation,
+            dry_run: list(value, "dryRun").iter().any(|v| v == "All"),
+        })
+    }
+}
+
+fn invalid(field: &str, value: Option<&str>, why: &str) -> Status {
+    let shown = json!(value);
+    let mut status = Status::new(
+        422,
+        "Invalid",
+        format!("DeleteOptions.meta.k8s.io \"\" is invalid: {field}: Invalid value: {shown}: {why}"),
+    );
+    status.details.kind = "DeleteOptions".into();
+    status.details.group = "meta.k8s.io".into();
+    status.cause("FieldValueInvalid", format!("Invalid value: {shown}: {why}"), field)
+}
