@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::api::cache::Cache;
+use crate::api::http::site::ApiServer;
 use crate::api::identity::join::{Cluster, Joiner};
 use crate::api::identity::pki::{Names, Pki, renewal_due};
 use crate::api::identity::token::Tokens;
@@ -187,7 +188,7 @@ async fn serve(config: Config) -> Result<Ended> {
         .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
     let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
     let desk = Joiner::new(&server_dir, &pki, config.cluster.clone(), clock.clone());
-    let _ = api.joining.set(if config.agent { desk.reserving(&config.node.name) } else { desk });
+    let desk = if config.agent { desk.reserving(&config.node.name) } else { desk };
     let manifests = server_dir.join("manifests");
     make_private_dir(&manifests).with_context(|| format!("{} cannot be made", manifests.display()))?;
     let mut deployer = manifests::Deployer::new(api.clone(), clock.clone(), manifests);
@@ -205,7 +206,8 @@ async fn serve(config: Config) -> Result<Ended> {
 
     let (stop, stopping) = watch::channel(false);
     let tls = watch::Sender::new(tls(&pki)?);
-    let serving = task::spawn("api", listen::serve(api.clone(), listener, tls.subscribe(), stopping.clone()));
+    let site = ApiServer { api: api.clone(), joiner: Some(Arc::new(desk)) };
+    let serving = task::spawn("api", listen::serve(site, listener, tls.subscribe(), stopping.clone()));
     let tls_shown = tls.subscribe();
     write_kubeconfig(&config, &pki)?;
     loops.push(task::spawn("manifests", deployer.run()));

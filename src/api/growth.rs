@@ -320,7 +320,7 @@ mod tests {
             6 => {
                 let groups = (0..n).map(|i| format!("g{i}")).collect();
                 let user = User { name: "u".into(), groups, ..User::default() };
-                let attributes = crate::api::identity::authorize::Attributes::of_request(&request(maps, "x"), "get");
+                let attributes = crate::api::identity::attributes::Attributes::of_request(&request(maps, "x"), "get");
                 crate::api::identity::authorize::authorize(&api, &user, &attributes);
                 "groups of a user"
             }

@@ -16,6 +16,7 @@ pub mod identity;
 pub(crate) mod in_memory;
 pub mod local;
 pub mod read;
+mod request;
 mod store_error;
 pub mod subresource;
 pub mod watch;
@@ -23,6 +24,8 @@ pub mod write;
 
 #[cfg(test)]
 mod growth;
+
+pub use request::{FieldValidation, Request};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,10 +35,9 @@ use ipnet::IpNet;
 use crate::apimachinery::http::connections::Connections;
 use crate::apimachinery::node_access;
 use crate::apimachinery::status::{self, Status};
-use crate::apimachinery::user::User;
 use crate::base::clock::Clock;
+use crate::kinds::KindRef;
 use crate::kinds::registry::Registry;
-use crate::kinds::{KindRef, Subresource};
 use crate::store::Store;
 use cache::Cache;
 use identity::rbac::Rbac;
@@ -56,8 +58,6 @@ pub struct Inner {
     pub tokens: Tokens,
     /// Reaches pods on nodes: logs, exec, ports.
     pub nodes: node_access::Nodes,
-    /// Lets machines become nodes.
-    pub joining: http::join::Joining,
     /// Who is connected.
     pub connections: Connections,
     /// Who may run now.
@@ -82,34 +82,6 @@ pub struct Options {
     pub issuer: String,
 }
 
-/// Who asks for what.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub user: Arc<User>,
-    pub kind: KindRef,
-    /// Empty for cluster-scoped kinds and for all namespaces.
-    pub namespace: String,
-    /// Empty for collections.
-    pub name: String,
-    pub subresource: Option<Subresource>,
-    /// Validate and answer, but change nothing.
-    pub dry_run: bool,
-    /// The field manager: given, or from the user agent.
-    pub manager: String,
-    pub validation: FieldValidation,
-    /// What its body makes is so much that other tasks of the thread would wait for long.
-    pub heavy: bool,
-}
-
-/// What happens about unknown and duplicate fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FieldValidation {
-    Ignore,
-    #[default]
-    Warn,
-    Strict,
-}
-
 // === impl Api ===
 
 impl Api {
@@ -118,7 +90,6 @@ impl Api {
         Self(Arc::new(Inner {
             rbac: Rbac::new(cache.clone()),
             nodes: node_access::Nodes::default(),
-            joining: http::join::Joining::new(),
             connections: Connections::default(),
             flow: flowcontrol::FlowControl::default(),
             allocation: tokio::sync::Mutex::new(()),
@@ -156,52 +127,5 @@ impl std::ops::Deref for Api {
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Api({:?})", self.cache)
-    }
-}
-
-// === impl Request ===
-
-impl Request {
-    /// A request of a part of the server itself, with `manager` as its field manager.
-    pub fn internal(manager: &str, kind: &KindRef, namespace: &str, name: &str) -> Self {
-        Self {
-            user: User::system(),
-            kind: kind.clone(),
-            namespace: namespace.into(),
-            name: name.into(),
-            subresource: None,
-            dry_run: false,
-            manager: manager.into(),
-            validation: FieldValidation::Ignore,
-            heavy: false,
-        }
-    }
-
-    /// The same request for a subresource.
-    pub fn on(mut self, subresource: Subresource) -> Self {
-        self.subresource = Some(subresource);
-        self
-    }
-
-    /// The same request for another name.
-    pub fn named(&self, name: &str) -> Self {
-        Self { name: name.into(), ..self.clone() }
-    }
-
-    /// The store key of the named object.
-    pub fn key(&self) -> Arc<str> {
-        self.kind.key(&self.namespace, &self.name)
-    }
-
-    /// The prefix of the store keys of the collection.
-    pub fn prefix(&self) -> String {
-        match self.namespace.as_str() {
-            "" => self.kind.prefix(),
-            namespace => format!("{}{namespace}/", self.kind.prefix()),
-        }
-    }
-
-    fn not_found(&self) -> Status {
-        Status::not_found(&self.kind, &self.name)
     }
 }

@@ -8,7 +8,7 @@ use http::Uri;
 
 use super::node::{LogArgs, NodeArgs};
 use super::{Directories, Usage};
-use crate::api::identity::join::JoinToken;
+use crate::api::identity::join_token::JoinToken;
 use crate::server::join::{self, Config};
 
 /// Flags of the agent; each also as `AMPHIPOD_*` variable (and by the `K3S_*` name that users know) and as a key of

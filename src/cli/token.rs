@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::client::{Cluster, Where};
 use super::{Directories, Usage, output};
-use crate::api::identity::join::{self, JoinToken, NAMESPACE, ONE_TIME, TOKEN_TYPE, USED_BY, authority_hash};
+use crate::api::identity::join::{NAMESPACE, ONE_TIME, TOKEN_TYPE, USED_BY};
+use crate::api::identity::join_token::{self, JoinToken, authority_hash};
 use crate::base::clock::{Clock, parse_time, seconds_text};
 
 /// Letters of ids and secrets, as kubeadm's tokens have them.
@@ -235,7 +236,7 @@ fn rotate(at: &Directories, args: &RotateArgs) -> Result<()> {
         None => letters(32),
     };
     let until = Clock::system().now() + args.window;
-    let token = join::rotate(&directory, &new, until).with_context(|| {
+    let token = join_token::rotate(&directory, &new, until).with_context(|| {
         format!("{} cannot be replaced: run this on the server, as root", directory.join("token").display())
     })?;
     super::complain(&format!("the old token holds until {}", seconds_text(until)));

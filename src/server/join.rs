@@ -25,7 +25,8 @@ use super::{
     serve_kubelet_port, stopping_now,
 };
 use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
-use crate::api::identity::join::{Cluster, JoinRequest, JoinResponse, JoinToken, authority_hash};
+use crate::api::identity::join::{Cluster, JoinRequest, JoinResponse};
+use crate::api::identity::join_token::{JoinToken, authority_hash};
 use crate::api::identity::pki::{
     RENEW_SECONDS, RENEWAL_RETRY, new_key, node_certificate_end, node_request, renewal_due, serves_as_well,
 };

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use amphipod::api::cache::Cache;
+use amphipod::api::http::site::ApiServer;
 use amphipod::api::identity::pki::{Names, Pki};
 use amphipod::api::identity::token::Tokens;
 use amphipod::api::local::Local;
@@ -73,7 +74,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let tls = wire::tls::server(&pki.server.chain, &pki.server.key, &pki.authority).unwrap();
         let (_, tls) = watch::channel(tls);
-        task::spawn("api", listen::serve(api.clone(), listener, tls, stopping));
+        task::spawn("api", listen::serve(ApiServer { api: api.clone(), joiner: None }, listener, tls, stopping));
         let admin = Some((&*pki.admin.chain, &*pki.admin.key));
         let target = Target {
             server: format!("https://{address}").parse().unwrap(),

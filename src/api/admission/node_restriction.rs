@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::service_account::MIRROR;
 use super::{Operation, Plugin, Review, node_address};
-use crate::api::identity::authorize::{Attributes, authorize};
+use crate::api::identity::attributes::Attributes;
+use crate::api::identity::authorize::authorize;
 use crate::api::identity::join;
 use crate::api::identity::node::LEASES;
 use crate::api::{Api, Request};

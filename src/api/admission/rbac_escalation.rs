@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Operation, Plugin, Review};
-use crate::api::identity::authorize::{Attributes, authorize};
+use crate::api::identity::attributes::Attributes;
+use crate::api::identity::authorize::authorize;
 use crate::api::identity::rbac::Rule;
 use crate::api::{Api, Request};
 use crate::apimachinery::status::{Result, Status};
@@ -40,7 +41,7 @@ fn check(api: &Api, request: &Request, value: &Value, old: Option<&Value>) -> Re
     if same || authorize(api, &request.user, &attributes(request, value, binding)).allowed {
         return Ok(());
     }
-    if binding && !crate::api::identity::rbac::role_exists(api, &request.namespace, &value["roleRef"]) {
+    if binding && !crate::api::identity::rbac::role_exists(&api.cache, &request.namespace, &value["roleRef"]) {
         return match request.user.is_in(crate::apimachinery::user::MASTERS) {
             true => Ok(()),
             false => Err(Status::not_found(&request.kind, text(value, "roleRef.name"))),

@@ -10,10 +10,11 @@ use http::{Extensions, HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 use tower::service_fn;
 
+use super::layer::{Next, answered};
 use super::route::{Route, Target};
-use super::router::{Next, answered};
 use crate::api::Api;
-use crate::api::identity::authorize::{Attributes, authorize};
+use crate::api::identity::attributes::Attributes;
+use crate::api::identity::authorize::authorize;
 use crate::api::identity::join::check_member;
 use crate::api::identity::token::service_account;
 use crate::apimachinery::http::peer::Peer;

@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower::service_fn;
 
+use super::layer::Next;
 use super::negotiate::{Form, Offer, Shape};
-use super::router::Next;
 use super::{Body, negotiate, table};
 use crate::api::form;
 use crate::api::read::List;
@@ -34,6 +34,11 @@ const CHUNK: usize = 64 << 10;
 const WARNINGS_RUNES_MAX: usize = 4 << 10;
 /// What is left of a warning that is cut.
 const WARNING_RUNES_MAX: usize = 256;
+
+/// What Go's own multiplexer says.
+pub(super) fn unknown() -> Response<Body> {
+    text(404, "404 page not found\n")
+}
 
 /// A value in the negotiated format.
 pub fn value(code: u16, form: Form, value: &Value) -> Response<Body> {

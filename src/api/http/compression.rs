@@ -22,8 +22,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tower::service_fn;
 
 use super::Body;
+use super::layer::Next;
 use super::route::Route;
-use super::router::Next;
 
 /// What is no longer than this is sent as it is.
 const BYTES_MIN: u64 = 128 << 10;

@@ -16,8 +16,8 @@ use tokio::time::Sleep;
 use tower::service_fn;
 
 use super::Body;
+use super::layer::Next;
 use super::route::Route;
-use super::router::Next;
 use crate::api::Api;
 use crate::api::flowcontrol::{Admission, LongRunning};
 use crate::apimachinery::status::{Result, Status};

@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::spdy_stream::{self, Transport};
-use super::verbs::Call;
-use super::{Body, answer, forward_channels, stream};
+use super::call::Call;
+use super::spdy_stream::{self, PIECE_BYTES, PIECES, Transport};
+use super::{Body, answer, forward_channels, stream_target};
 use crate::apimachinery::node_access::{NodeAccess, Target};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::text;
@@ -34,9 +34,6 @@ const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const PROTOCOL: &str = "portforward.k8s.io";
 /// Connections of one client at a time.
 const CONNECTIONS_MAX: usize = 1_000;
-/// Pieces that may wait, for a pod and for the client.
-pub(super) const PIECES: usize = 16;
-pub(super) const PIECE_BYTES: usize = 32 << 10;
 
 /// Answers a request to forward ports.
 pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Body>) -> Result<Response<Body>> {
@@ -46,11 +43,11 @@ pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Bod
         uid: text(pod, "metadata.uid").into(),
         container: String::new(),
     };
-    let node = stream::node(&call, pod)?;
+    let node = stream_target::node(&call, pod)?;
     let in_websocket = websocket::is_wanted(http.headers());
     let response = if in_websocket {
         let all = [&[TUNNEL], forward_channels::PROTOCOLS].concat();
-        let protocol = websocket::agreed(http.headers(), &all).ok_or_else(|| stream::none_of(&all))?;
+        let protocol = websocket::agreed(http.headers(), &all).ok_or_else(|| stream_target::none_of(&all))?;
         if protocol != TUNNEL {
             return channels(&call, protocol, node, target, http);
         }

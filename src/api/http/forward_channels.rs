@@ -16,8 +16,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::forward::{PIECE_BYTES, PIECES};
-use super::stream;
+use super::socket;
+use super::spdy_stream::{PIECE_BYTES, PIECES};
 use crate::apimachinery::node_access::{NodeAccess, Target};
 use crate::apimachinery::query::Query;
 use crate::apimachinery::status::{Result, Status};
@@ -54,7 +54,7 @@ pub(super) async fn serve(
 ) {
     let (out, mut input) = websocket::over(upgraded).await.split();
     let (send, queue) = mpsc::channel(PIECES);
-    let writing = task::spawn("port-forward output", stream::write(out, queue));
+    let writing = task::spawn("port-forward output", socket::write(out, queue));
     let mut inputs = Vec::new();
     let mut connections = Vec::new();
     for (i, port) in (0u8..).zip(ports) {

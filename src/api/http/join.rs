@@ -1,6 +1,6 @@
 //! The paths by which machines become nodes; they stand before authentication, because nobody is known yet.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -16,7 +16,7 @@ use crate::api::Api;
 use crate::api::cache::KindCache;
 use crate::api::identity::join::{JoinRequest, Joiner, check_member, node_of_password};
 use crate::api::identity::node::is_image_source;
-use crate::apimachinery::http::peer::Peer;
+use crate::apimachinery::http::peer::{Peer, bearer};
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::User;
 use crate::base::object::Meta;
@@ -37,23 +37,27 @@ const JOIN_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Machines that join at the same time.
 static JOINS: Semaphore = Semaphore::const_new(32);
 
-/// Set once by a server that lets machines join.
-pub type Joining = OnceLock<Joiner>;
+/// A server, and who lets machines join it; nobody where none may.
+#[derive(Clone)]
+pub(super) struct Joining {
+    pub api: Api,
+    pub joiner: Option<Arc<Joiner>>,
+}
 
 /// The authority's certificate.
-pub(super) async fn authority(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
-    let desk = desk(&api, &request, &Method::GET)?;
+pub(super) async fn authority(State(joining): State<Joining>, request: Request) -> Result<Response<Body>> {
+    let (_, desk) = desk(&joining, &request, &Method::GET)?;
     Ok(answer::text(200, String::from_utf8_lossy(desk.authority()).into_owned()))
 }
 
 /// A machine with a token becomes a node.
-pub(super) async fn join(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
-    let desk = desk(&api, &request, &Method::POST)?;
-    let token = crate::apimachinery::http::peer::bearer(request.headers()).unwrap_or_default().to_owned();
+pub(super) async fn join(State(joining): State<Joining>, request: Request) -> Result<Response<Body>> {
+    let (api, desk) = desk(&joining, &request, &Method::POST)?;
+    let token = bearer(request.headers()).unwrap_or_default().to_owned();
     // Nobody has shown who they are: few at a time.
     let _turn = JOINS.try_acquire().map_err(|_| Status::too_many_requests("too many machines join at once", 1))?;
     let application = application(request).await?;
-    let joined = desk.join(&api, &token, &application).await;
+    let joined = desk.join(api, &token, &application).await;
     match &joined {
         Ok(_) => tracing::info!(node = application.node_name, "a machine has joined"),
         Err(status) => tracing::warn!(node = application.node_name, why = status.message, "a join was refused"),
@@ -62,28 +66,28 @@ pub(super) async fn join(State(api): State<Api>, request: Request) -> Result<Res
 }
 
 /// A node gets a new certificate.
-pub(super) async fn renew(State(api): State<Api>, peer: Peer, request: Request) -> Result<Response<Body>> {
-    let desk = desk(&api, &request, &Method::POST)?;
-    let node = node_of(&api, &peer).inspect_err(|s| tracing::warn!(why = s.message, "a renewal was refused"))?;
-    welcome(desk.renew(&api, &node, &peer.key, &application(request).await?).await?)
+pub(super) async fn renew(State(joining): State<Joining>, peer: Peer, request: Request) -> Result<Response<Body>> {
+    let (api, desk) = desk(&joining, &request, &Method::POST)?;
+    let node = node_of(api, &peer).inspect_err(|s| tracing::warn!(why = s.message, "a renewal was refused"))?;
+    welcome(desk.renew(api, &node, &peer.key, &application(request).await?).await?)
 }
 
 /// A node opens its tunnel.
-pub(super) async fn tunnel(State(api): State<Api>, peer: Peer, request: Request) -> Result<Response<Body>> {
-    desk(&api, &request, &Method::GET)?;
-    super::tunnel::accept(&api, &node_of(&api, &peer)?, request)
+pub(super) async fn tunnel(State(joining): State<Joining>, peer: Peer, request: Request) -> Result<Response<Body>> {
+    let (api, _) = desk(&joining, &request, &Method::GET)?;
+    super::tunnel::accept(api, &node_of(api, &peer)?, request)
 }
 
 /// A node asks for a part of an image.
-pub(super) async fn image(State(api): State<Api>, peer: Peer, request: Request) -> Result<Response<Body>> {
-    desk(&api, &request, &Method::GET)?;
-    image_for(&api, &node_of(&api, &peer)?, request.uri()).await
+pub(super) async fn image(State(joining): State<Joining>, peer: Peer, request: Request) -> Result<Response<Body>> {
+    let (api, _) = desk(&joining, &request, &Method::GET)?;
+    image_for(api, &node_of(api, &peer)?, request.uri()).await
 }
 
 /// Where machines join, if any may, for a request of the one method that its path takes.
-fn desk<'a>(api: &'a Api, request: &Request, method: &Method) -> Result<&'a Joiner> {
-    let desk = api.joining.get().ok_or_else(Status::no_such_path)?;
-    if request.method() == method { Ok(desk) } else { Err(Status::method_not_allowed()) }
+fn desk<'a>(joining: &'a Joining, request: &Request, method: &Method) -> Result<(&'a Api, &'a Joiner)> {
+    let joiner = joining.joiner.as_deref().ok_or_else(Status::no_such_path)?;
+    if request.method() == method { Ok((&joining.api, joiner)) } else { Err(Status::method_not_allowed()) }
 }
 
 /// A part of an image that another node has.

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use tower::service_fn;
 use tracing::Level;
 
-use super::paths;
+use super::layer::Next;
 use super::route::{Route, Target};
-use super::router::Next;
 use crate::api::Api;
+use crate::apimachinery::version;
 use crate::base::metrics::{self, Bound, Counters, Histograms, Labels};
 use crate::kinds::{Subresource, registry};
 
@@ -266,7 +266,7 @@ fn build(out: &mut String) {
         ("minor", "minor"),
         ("platform", "platform"),
     ];
-    let version = paths::build();
+    let version = version::build();
     let label = |(name, key): &(&str, &str)| format!("{name}=\"{}\"", version[*key].as_str().unwrap_or_default());
     let labels = NAMES.iter().map(label).collect::<Vec<_>>().join(",");
     let name = "kubernetes_build_info";

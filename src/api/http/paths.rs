@@ -9,14 +9,14 @@ use http::{Method, Response};
 use serde_json::json;
 use tower::service_fn;
 
+use super::layer::Next;
 use super::negotiate::{self, Form, Offer};
 use super::route::{self, Route, Target};
-use super::router::Next;
 use super::{Body, answer, discovery, verbs};
 use crate::api::Api;
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::User;
-use crate::apimachinery::version::GIT_VERSION;
+use crate::apimachinery::version;
 use crate::kinds::registry::Snapshot;
 
 /// The checks that the health paths name.
@@ -55,7 +55,7 @@ pub(super) async fn resource(
         (None, method) => {
             read_only(method)?;
             let is_group = path.starts_with("/apis/") && path.trim_end_matches('/').matches('/').count() <= 2;
-            if is_group { Ok(unknown()) } else { Err(Status::no_such_path()) }
+            if is_group { Ok(answer::unknown()) } else { Err(Status::no_such_path()) }
         }
     }
 }
@@ -77,7 +77,7 @@ pub(super) async fn version(route: Route, request: Request) -> Result<Response<B
         return Err(Status::method_not_allowed());
     }
     let form = negotiate::accept(request.headers(), Offer::Plain)?;
-    Ok(answer::value(200, form, &build()))
+    Ok(answer::value(200, form, &version::build()))
 }
 
 /// `/`: all paths that there are.
@@ -124,7 +124,7 @@ pub(super) async fn not_found(route: Route, request: Request) -> Result<Response
     if !["/healthz", "/livez", "/readyz"].iter().any(|health| path.starts_with(health)) {
         read_only(request.method())?;
     }
-    Ok(unknown())
+    Ok(answer::unknown())
 }
 
 fn read_only(method: &Method) -> Result<()> {
@@ -138,29 +138,12 @@ fn path_of(route: &Route) -> Result<&str> {
     }
 }
 
-/// What Go's own multiplexer says.
-pub(super) fn unknown() -> Response<Body> {
-    answer::text(404, "404 page not found\n")
-}
-
-/// The body of `/version`.
-pub fn build() -> serde_json::Value {
-    let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
-    json!({
-        "major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37",
-        "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
-        "gitVersion": GIT_VERSION, "gitCommit": option_env!("AMPHIPOD_COMMIT").unwrap_or(""), "gitTreeState": "clean",
-        "buildDate": option_env!("AMPHIPOD_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
-        "goVersion": concat!("rust", env!("CARGO_PKG_RUST_VERSION")), "compiler": "rustc", "platform": platform,
-    })
-}
-
 fn health_of(root: &str, path: &str, query: &str) -> Response<Body> {
     let excluded: Vec<String> =
         form_urlencoded::parse(query.as_bytes()).filter(|(k, _)| k == "exclude").map(|(_, v)| v.into_owned()).collect();
     let verbose = form_urlencoded::parse(query.as_bytes()).any(|(k, _)| k == "verbose");
     if let Some(check) = path.strip_prefix(&format!("/{root}/")).filter(|c| !c.is_empty()) {
-        return if CHECKS.contains(&check) { answer::text(200, "ok") } else { unknown() };
+        return if CHECKS.contains(&check) { answer::text(200, "ok") } else { answer::unknown() };
     }
     if !verbose {
         return answer::text(200, "ok");

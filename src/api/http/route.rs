@@ -4,7 +4,7 @@ use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
 use crate::api::flowcontrol;
-use crate::api::identity::authorize::Attributes;
+use crate::api::identity::attributes::Attributes;
 use crate::apimachinery::query::Query;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::FieldSelector;

@@ -7,22 +7,23 @@
 //!
 //! Invariant: what decides (flow control, authorization) and what answers see the same [`Route`], parsed once.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::handler::Handler;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Router, routing};
-use futures::future::{Either, Ready, ready};
 use http::request::Parts;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tower::layer::layer_fn;
 use tower::{Layer, Service, service_fn};
 
+use super::join::Joining;
+use super::layer::{Next, answered};
 use super::route::{Route, Target};
 use super::{access, answer, compression, flow_control, join, metrics, paths};
 use crate::api::Api;
+use crate::api::identity::join::Joiner;
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::User;
 use crate::wire::images::IMAGES_PATH;
@@ -49,17 +50,6 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'@')
     .remove(b'/');
 
-/// What a layer is around: the layers below it and the route at their end.
-pub(super) trait Next:
-    Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
-}
-
-impl<S> Next for S where
-    S: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
-}
-
 /// A layer made of a function that also gets the API, as [`layer_fn`] makes one of a function that does not.
 #[derive(Clone)]
 struct WithApi<F>(Api, F);
@@ -73,9 +63,9 @@ impl<S, T, F: Fn(Api, S) -> T> Layer<S> for WithApi<F> {
 }
 
 /// Everything that the API server serves.
-pub fn router(api: &Api) -> Router {
+pub fn router(api: &Api, joiner: Option<Arc<Joiner>>) -> Router {
     // Nobody is known on these paths yet, or by a certificate alone.
-    let joining = joining(api).layer((
+    let joining = joining(Joining { api: api.clone(), joiner }).layer((
         layer_fn(metrics::count),
         layer_fn(paths::refuse_bad_escapes),
         layer_fn(answer::write_failures),
@@ -103,13 +93,13 @@ fn stack(api: Api) -> impl Layer<routing::Route, Service = impl Next> + Clone + 
     )
 }
 
-fn joining(api: &Api) -> Router {
-    let images = join::image.with_state(api.clone());
+fn joining(joining: Joining) -> Router {
+    let images = join::image.with_state(joining.clone());
     Router::new()
-        .route_service(join::AUTHORITY_PATH, join::authority.with_state(api.clone()))
-        .route_service(join::JOIN_PATH, join::join.with_state(api.clone()))
-        .route_service(join::RENEW_PATH, join::renew.with_state(api.clone()))
-        .route_service(tunnel::PATH, join::tunnel.with_state(api.clone()))
+        .route_service(join::AUTHORITY_PATH, join::authority.with_state(joining.clone()))
+        .route_service(join::JOIN_PATH, join::join.with_state(joining.clone()))
+        .route_service(join::RENEW_PATH, join::renew.with_state(joining.clone()))
+        .route_service(tunnel::PATH, join::tunnel.with_state(joining))
         .route_service(IMAGES_PATH, images.clone())
         .route_service(&format!("{IMAGES_PATH}{{*part}}"), images)
 }
@@ -175,18 +165,6 @@ fn parsed_path<S: Next>(mut inner: S) -> impl Next {
         });
         answered(answering)
     })
-}
-
-/// What is to come of a request at a layer that may refuse it.
-pub(super) type Answering<F> = Either<F, Ready<std::result::Result<Response, Infallible>>>;
-
-/// The answer of what is below a layer, or the layer's own refusal. An asynchronous block in its place would have room for
-/// that future twice, and so the outermost of ten layers for it a thousand times.
-pub(super) fn answered<F>(answering: Result<F>) -> Answering<F> {
-    match answering {
-        Ok(answering) => Either::Left(answering),
-        Err(status) => Either::Right(ready(Ok(status.into_response()))),
-    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Route {

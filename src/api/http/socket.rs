@@ -1,9 +1,12 @@
-//! Websockets that only tell: logs and watches, message by message, for clients that open them with a GET (browsers can
+//! Writing to websockets, and such as only tell: logs and watches, message by message, for clients that open them with a GET (browsers can
 //! do nothing else).
 
 use bytes::Bytes;
+use futures::stream::SplitSink;
 use futures::{SinkExt, StreamExt};
+
 use http::Response;
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -46,4 +49,14 @@ async fn run(socket: websocket::Socket, messages: impl futures::Stream<Item = Me
         () = closed => {}
     }
     linger::until_closed(input).await;
+}
+
+/// Sends what is queued, then the end.
+pub(super) async fn write(mut out: SplitSink<websocket::Socket, Message>, mut queue: mpsc::Receiver<Message>) {
+    while let Some(message) = queue.recv().await {
+        if out.send(message).await.is_err() {
+            return;
+        }
+    }
+    let _ = out.close().await;
 }

@@ -18,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Body, answer, stream};
+use super::outcome::outcome;
+use super::{Body, answer};
 use crate::apimachinery::node_access::{ExecOptions, Session};
 use crate::base::task;
 use crate::wire::linger;
@@ -31,8 +32,9 @@ const PROTOCOL_HEADER: HeaderName = HeaderName::from_static("x-stream-protocol-v
 pub(super) const PROTOCOL: &str = "v4.channel.k8s.io";
 /// How long a client may take to open its streams.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
-const PIECES: usize = 16;
-const PIECE_BYTES: usize = 32 << 10;
+/// Pieces that may wait, for a pod and for the client.
+pub(super) const PIECES: usize = 16;
+pub(super) const PIECE_BYTES: usize = 32 << 10;
 
 /// What comes from a client, and the task that writes to it.
 pub(super) type Transport = (BoxStream<'static, Bytes>, JoinHandle<Option<()>>);
@@ -219,7 +221,7 @@ impl Remote {
         drop(pumped);
         pumps.iter().for_each(JoinHandle::abort);
         if let (Some(code), Some(stream)) = (code, self.streams.get("error")) {
-            let status = stream::outcome(code).to_string();
+            let status = outcome(code).to_string();
             let _ = self.out.send(spdy::data(*stream, status.as_bytes(), true)).await;
         }
     }

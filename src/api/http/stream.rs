@@ -4,10 +4,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures::stream::SplitSink;
 use futures::{FutureExt, SinkExt, StreamExt};
 use http::{HeaderMap, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -16,11 +15,13 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::verbs::Call;
+use super::call::Call;
+use super::outcome::outcome;
+use super::stream_target::{node, none_of, target};
 use super::{Body, answer, forward, socket, spdy_stream};
-use crate::apimachinery::node_access::{ExecOptions, LogOptions, NodeAccess, Session, Target};
+use crate::apimachinery::node_access::{ExecOptions, LogOptions, NodeAccess, Session};
 use crate::apimachinery::status::{Result, Status};
-use crate::base::json::{list, text};
+use crate::base::json::text;
 use crate::base::task;
 use crate::kinds::Subresource;
 use crate::wire::linger;
@@ -48,39 +49,6 @@ pub(super) async fn respond(call: Call, http: http::Request<Body>) -> Result<Res
         Some(Subresource::Exec | Subresource::Attach) => exec(call, &pod, http).await,
         Some(Subresource::PortForward) => forward::respond(call, &pod, http).await,
         _ => Err(Status::new(501, "NotImplemented", "this stream is not served yet")),
-    }
-}
-
-/// The container that a request means, which must be one of the pod's.
-fn target(call: &Call, pod: &Value) -> Result<Target> {
-    let groups = ["spec.containers", "spec.initContainers", "spec.ephemeralContainers"];
-    let names: Vec<&str> = groups.iter().flat_map(|g| list(pod, g)).map(|c| text(c, "name")).collect();
-    let (asked, name) = (call.query.get("container"), &call.request.name);
-    let default = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str().unwrap_or("");
-    let container = match asked {
-        "" if names.len() == 1 => names[0],
-        "" if names.contains(&default) => default,
-        "" => {
-            return Err(Status::bad_request(format!(
-                "a container name must be specified for pod {name}, choose one of: {names:?}"
-            )));
-        }
-        asked if names.contains(&asked) => asked,
-        asked => return Err(Status::bad_request(format!("container {asked} is not valid for pod {name}"))),
-    };
-    Ok(Target {
-        namespace: call.request.namespace.clone(),
-        pod: name.clone(),
-        uid: text(pod, "metadata.uid").into(),
-        container: container.into(),
-    })
-}
-
-/// The node on which the pod is.
-pub(super) fn node(call: &Call, pod: &Value) -> Result<std::sync::Arc<dyn NodeAccess>> {
-    match text(pod, "spec.nodeName") {
-        "" => Err(Status::bad_request(format!("pod {} does not have a host assigned", call.request.name))),
-        node => call.api.nodes.get(node),
     }
 }
 
@@ -166,10 +134,6 @@ fn chosen(headers: &HeaderMap, over_spdy: bool) -> Result<&'static str> {
     websocket::agreed(headers, PROTOCOLS).ok_or_else(|| none_of(PROTOCOLS))
 }
 
-pub(super) fn none_of(protocols: &[&str]) -> Status {
-    Status::bad_request(format!("the client offers none of the sub-protocols {protocols:?}"))
-}
-
 /// Moves bytes between the websocket and the session until the command has ended and its output is out.
 ///
 /// Output has tasks of its own: a command that answers while it is fed would otherwise wait for us, and we for it.
@@ -183,7 +147,7 @@ async fn carry(socket: Socket, protocol: &str, options: &ExecOptions, session: S
         _ => ERROR,
     };
     let _ = send.send(framing.message(first, b"")).await;
-    let writing = task::spawn("exec socket", write(out, queue));
+    let writing = task::spawn("exec socket", socket::write(out, queue));
     let mut pumps = Vec::new();
     for (channel, stream) in [(STDOUT, session.stdout), (STDERR, session.stderr)] {
         if let Some(stream) = stream {
@@ -221,15 +185,6 @@ async fn carry(socket: Socket, protocol: &str, options: &ExecOptions, session: S
     drop((send, stdin, resize, exit));
     let _ = writing.await;
     linger::until_closed(input).await;
-}
-
-pub(super) async fn write(mut out: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
-    while let Some(message) = queue.recv().await {
-        if out.send(message).await.is_err() {
-            return;
-        }
-    }
-    let _ = out.close().await;
 }
 
 async fn pump(
@@ -272,20 +227,5 @@ async fn take(
             }
         }
         _ => {}
-    }
-}
-
-/// How the command ended, as kubectl reads it from the error channel.
-pub(super) fn outcome(code: Result<i32, String>) -> Value {
-    match code {
-        Ok(0) => json!({"metadata": {}, "status": "Success"}),
-        Ok(code) => json!({
-            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
-            "message": format!("command terminated with non-zero exit code: exit status {code}"),
-            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
-        }),
-        Err(why) => {
-            json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": why, "code": 500})
-        }
     }
 }

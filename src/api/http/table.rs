@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::answer;
+use crate::api::form;
 use crate::base::object::Object;
 use crate::kinds::{self, Column, KindRef};
 
@@ -49,7 +49,7 @@ fn definition(c: &Column) -> Value {
 }
 
 fn row(kind: &KindRef, object: &Object, include: Include, now: Timestamp) -> Value {
-    let value = answer::served(kind, object);
+    let value = form::served(kind, object.value());
     let mut row = json!({"cells": kind.row(&value, now)});
     if let Some((reason, message)) = kind.completed(&value) {
         row["conditions"] = json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]);

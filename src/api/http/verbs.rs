@@ -6,13 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use serde_json::Value;
 
+use super::call::Call;
 use super::list_options::ListParameters;
 use super::negotiate::{self, Form, Offer};
 use super::route::{Resource, Route, Target};
 use super::table::Include;
 use super::{Body, access, answer, body_of, proxy, stream, watching};
 use crate::api::admission::Review;
-use crate::api::identity::authorize::Attributes;
+use crate::api::identity::attributes::Attributes;
 use crate::api::read::{ListOptions, Selection};
 use crate::api::subresource::{scale, token};
 use crate::api::write::{Change, Written};
@@ -34,14 +35,6 @@ const KEY_BYTES_MAX: usize = 256;
 /// Field managers may be this long.
 const MANAGER_BYTES: usize = 128;
 
-/// A request on its way to a verb.
-pub(super) struct Call {
-    pub api: Api,
-    pub request: Request,
-    pub query: Query,
-    pub headers: HeaderMap,
-}
-
 /// Runs the verb of a routed request.
 pub async fn respond(api: &Api, user: Arc<User>, route: Route, http: http::Request<Body>) -> Result<Response<Body>> {
     let Target::Resource(resource) = route.target else { return Err(Status::no_such_path()) };
@@ -56,7 +49,7 @@ pub async fn respond(api: &Api, user: Arc<User>, route: Route, http: http::Reque
     }
     let kinds = api.kinds.snapshot();
     if !kinds.iter().any(|k| k.group() == resource.group) {
-        return Ok(super::paths::unknown());
+        return Ok(answer::unknown());
     }
     let kind =
         kinds.by_plural(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;

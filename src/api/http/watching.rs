@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
+use super::call::Call;
 use super::negotiate::{Form, Shape};
 use super::table::{self, Include};
-use super::verbs::Call;
 use super::{Body, answer, socket};
 use crate::api::watch::{Watch, WatchEvent, WatchOptions};
 use crate::apimachinery::status::Result;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
+use super::join_token::{JoinToken, read_old, same};
 use super::pki::{Names, Pki, node_params, serving_params};
 use crate::api::write::Change;
 use crate::api::{Api, Request};
@@ -24,7 +25,6 @@ use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::{NODES, User};
 use crate::base::clock::{Clock, between, parse_time};
-use crate::base::file::write_atomically;
 use crate::base::json::{list, text};
 use crate::base::labels::dns_subdomain_error;
 use crate::base::metrics::{self, Pairs};
@@ -43,8 +43,6 @@ const PASSWORD_TYPE: &str = "amphipod.io/node-password";
 /// The part of a token's Secret that says that it is used up by the first machine.
 pub const ONE_TIME: &str = "usage-one-time";
 const AUTHENTICATION: &str = "usage-bootstrap-authentication";
-/// What tells how long the token before the last rotation still holds.
-const OLD_TOKEN: &str = "token.old";
 
 /// The end of the names of Secrets with nodes' passwords.
 const PASSWORD_NAME_END: &str = ".node-password";
@@ -63,15 +61,6 @@ const ADDRESSES: usize = 16;
 
 /// How long a machine that has joined may take until its Node is there; meanwhile its name is taken.
 const CLAIM: Duration = Duration::from_secs(60);
-
-/// The parts of a join token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinToken {
-    /// SHA-256 of the authority's PEM; absent in short tokens, which pin nothing.
-    pub authority_hash: Option<String>,
-    /// What is secret: the server's own secret, or `<id>.<secret>`.
-    pub secret: String,
-}
 
 /// What an agent asks with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -157,51 +146,6 @@ pub struct Joiner {
     clock: Clock,
     /// The node beside the server, which needs no token.
     own: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct OldToken {
-    secret: String,
-    until: Timestamp,
-}
-
-// === impl JoinToken ===
-
-impl JoinToken {
-    /// Reads `K10<hash>::<user>:<secret>`, `K10<hash>::<id>.<secret>`, or the secret alone.
-    pub fn parse(given: &str) -> Result<Self, String> {
-        let given = given.trim();
-        let (authority_hash, rest) = match given.strip_prefix("K10").and_then(|t| t.split_once("::")) {
-            Some((hash, rest)) if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                (Some(hash.to_lowercase()), rest)
-            }
-            Some(_) => return Err("a token that begins with K10 needs 64 hexadecimal digits before ::".into()),
-            None => (None, given),
-        };
-        let secret = rest.rsplit_once(':').map_or(rest, |(_, secret)| secret);
-        if secret.is_empty() {
-            return Err("the token has no secret: expected K10<hash>::server:<secret>, or the secret alone".into());
-        }
-        Ok(Self { authority_hash, secret: secret.to_owned() })
-    }
-
-    /// Id and secret of a token that `token create` has made.
-    fn parts(&self) -> Option<(&str, &str)> {
-        let (id, secret) = self.secret.split_once('.')?;
-        let letters = |t: &str| t.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        (id.len() == 6 && secret.len() == 16 && letters(id) && letters(secret)).then_some((id, secret))
-    }
-}
-
-/// What an authority is pinned by: the SHA-256 of its PEM text, hexadecimal.
-pub fn authority_hash(pem: &[u8]) -> String {
-    hex::encode(ring::digest::digest(&ring::digest::SHA256, pem))
-}
-
-/// Equal, told in a time that says nothing about where they differ.
-fn same(a: &str, b: &str) -> bool {
-    let digest = |t: &str| ring::digest::digest(&ring::digest::SHA256, t.as_bytes());
-    digest(a).as_ref() == digest(b).as_ref()
 }
 
 // === impl Joiner ===
@@ -533,25 +477,6 @@ pub fn node_of_password(namespace: &str, name: &str) -> Option<String> {
     (namespace == NAMESPACE).then(|| name.strip_suffix(PASSWORD_NAME_END).map(str::to_owned)).flatten()
 }
 
-/// Makes a new secret for the server's token; the one before holds until `until`. Answers the full token.
-pub fn rotate(directory: &Path, new: &str, until: Timestamp) -> std::io::Result<String> {
-    let path = directory.join("token");
-    let current = std::fs::read_to_string(&path)?;
-    let parsed = JoinToken::parse(&current).map_err(std::io::Error::other)?;
-    // The old one first: killed between the two, both tokens are the same one.
-    let old = OldToken { secret: parsed.secret, until };
-    write_atomically(&directory.join(OLD_TOKEN), &serde_json::to_vec(&old)?, 0o600)?;
-    let hash = parsed.authority_hash.unwrap_or_default();
-    let full = format!("K10{hash}::server:{new}");
-    write_atomically(&path, format!("{full}\n").as_bytes(), 0o600)?;
-    Ok(full)
-}
-
-/// Whether this is the secret that the last rotation has replaced.
-pub fn is_rotated_away(directory: &Path, secret: &str) -> bool {
-    read_old(directory).is_some_and(|old| same(&old.secret, secret))
-}
-
 /// The Secret with a node's password.
 pub fn password_name(node: &str) -> String {
     format!("{node}{PASSWORD_NAME_END}")
@@ -570,10 +495,6 @@ fn key_of(application: &JoinRequest) -> Option<String> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(application.csr.as_bytes()).ok()?;
     let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
     Some(key_digest(request.certification_request_info.subject_pki.raw))
-}
-
-fn read_old(directory: &Path) -> Option<OldToken> {
-    serde_json::from_slice(&std::fs::read(directory.join(OLD_TOKEN)).ok()?).ok()
 }
 
 fn password_hash(node: &str, password: &str) -> String {
@@ -618,6 +539,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use super::super::join_token::{authority_hash, rotate};
     use super::*;
     use crate::api::identity::pki::Names;
     use crate::api::in_memory;

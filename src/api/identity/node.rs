@@ -6,7 +6,7 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::authorize::Attributes;
+use super::attributes::Attributes;
 use crate::api::cache::Cache;
 use crate::apimachinery::user::User;
 use crate::base::object::Object;

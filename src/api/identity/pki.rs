@@ -191,12 +191,12 @@ impl Store<'_> {
 
     fn join_token(&self, directory: &Path, authority: &[u8], given: Option<&str>) -> io::Result<String> {
         let path = directory.join("token");
-        let hash = super::join::authority_hash(authority);
+        let hash = super::join_token::authority_hash(authority);
         let full = |secret: &str| format!("K10{hash}::server:{secret}");
         let kept = std::fs::read_to_string(&path).ok().map(|t| t.trim().to_owned());
         let given = match given.map(|g| g.rsplit(':').next().unwrap_or(g)) {
             // The setting is older than the rotation, which must not be undone by a restart.
-            Some(given) if super::join::is_rotated_away(directory, given) => {
+            Some(given) if super::join_token::is_rotated_away(directory, given) => {
                 tracing::warn!("--token: this token was rotated away; the new one counts, in {}", path.display());
                 None
             }
@@ -386,7 +386,7 @@ mod tests {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::system());
         let load = |token: Option<&str>| Pki::load(dir.path(), &names("a"), token, &clock).unwrap().join_token;
         assert!(load(Some("first")).ends_with("::server:first"));
-        let rotated = super::super::join::rotate(dir.path(), "second", clock.now()).unwrap();
+        let rotated = super::super::join_token::rotate(dir.path(), "second", clock.now()).unwrap();
         assert_eq!(load(Some("first")), rotated);
         assert_eq!(load(None), rotated);
         assert!(load(Some("third")).ends_with("::server:third"));

@@ -8,7 +8,7 @@ use std::sync::{Arc, RwLock};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::authorize::{Attributes, Decision};
+use super::attributes::{Attributes, Decision};
 use crate::api::cache::Cache;
 use crate::apimachinery::user::{MASTERS, User};
 use crate::base::budget::{Budget, Exceeded};
@@ -182,9 +182,9 @@ impl std::fmt::Debug for Rbac {
 }
 
 /// Whether a `roleRef` in a namespace leads anywhere.
-pub fn role_exists(api: &crate::api::Api, namespace: &str, role_ref: &Value) -> bool {
+pub fn role_exists(cache: &Cache, namespace: &str, role_ref: &Value) -> bool {
     let kind = if role_ref["kind"] == "Role" { KINDS[1] } else { KINDS[0] };
-    api.cache.kind(kind).get(&kind.key(namespace, role_ref["name"].as_str().unwrap_or(""))).is_some()
+    cache.kind(kind).get(&kind.key(namespace, role_ref["name"].as_str().unwrap_or(""))).is_some()
 }
 
 /// The `rules` of a Role or ClusterRole.

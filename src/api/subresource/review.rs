@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::api::identity::authorize::{Attributes, authorize};
+use crate::api::identity::attributes::Attributes;
+use crate::api::identity::authorize::authorize;
 use crate::api::identity::join;
 use crate::api::{Api, Request};
 use crate::apimachinery::status::{Result, Status};

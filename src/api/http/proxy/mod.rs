@@ -18,7 +18,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use self::rewrite::Links;
 use self::target::{ProxyTarget, unreachable};
-use super::verbs::Call;
+use super::call::Call;
 use super::{Body, answer};
 use crate::apimachinery::http::peer::Origin;
 use crate::apimachinery::node_access::{Duplex, NodeAccess};
