@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod agent;
+mod cluster_configuration;
 mod images;
 pub mod join;
 pub mod manifests;
@@ -43,6 +44,7 @@ use crate::store::sqlite::{Retention, Sqlite};
 use crate::store::{self, Store};
 use crate::{api, controllers, scheduler, wire};
 use agent::Taint;
+use cluster_configuration::ClusterConfiguration;
 
 /// The issuer of service-account tokens, as Kubernetes' own default.
 const ISSUER: &str = "https://kubernetes.default.svc";
@@ -184,6 +186,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let pki = Pki::load(&server_dir, &names(&config), config.token.as_deref(), &clock)
         .with_context(|| format!("keys and certificates under {}", server_dir.display()))?;
     let cache = Cache::load(&*store)?;
+    ClusterConfiguration::of(&config.cluster).agree(&server_dir, &cache)?;
     let tokens = Tokens::new(&pki.token_key, ISSUER, clock.clone())
         .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
     let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);

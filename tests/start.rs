@@ -322,6 +322,40 @@ fn a_port_that_is_taken_is_told_before_anything_is_made() {
     assert!(made.iter().all(|p| is_claim(&p)), "nothing half-made: {made:?}");
 }
 
+/// What the first start has decided is in objects and pods.
+#[tokio::test]
+async fn a_flag_that_the_data_directory_has_decided_cannot_change() {
+    let place = Place::new();
+    let (server, _) = place.start().await;
+    server.stop();
+    let refused = |flags: &[&str]| {
+        let mut command = place.command(free_port());
+        let output = within(command.args(flags).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {told}");
+        told.lines().filter(|l| l.starts_with("error: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (flag, old, new) in [
+        ("--service-cidr", "10.43.0.0/16", "10.44.0.0/16"),
+        ("--cluster-cidr", "10.42.0.0/16", "10.50.0.0/16"),
+        ("--cluster-dns", "10.43.0.10", "10.43.0.53"),
+        ("--cluster-domain", "cluster.local", "other.local"),
+    ] {
+        let want = format!(
+            "error: {flag}: the cluster in this data directory was made with {old}, which cannot become {new}: start it with \
+             {flag} {old}, or make a new cluster with another --data-dir"
+        );
+        assert_eq!(refused(&[flag, new]), [want]);
+    }
+    // A directory that an older version has made.
+    fs::remove_file(place.data().join("server/cluster.json")).unwrap();
+    let told = refused(&["--service-cidr", "10.44.0.0/16"]);
+    assert!(told[0].starts_with("error: --service-cidr: the address 10.43.0.1 of the Service kubernetes"), "{told:?}");
+    let (server, mut client) = place.start().await;
+    assert_eq!(create(&mut client, "c", 10).await.0, 201);
+    server.stop();
+}
+
 #[tokio::test]
 async fn a_second_server_on_a_data_directory_is_told_who_has_it_whatever_its_flags() {
     let place = Place::new();

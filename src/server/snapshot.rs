@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::base::clock::{Clock, seconds_text};
 use crate::base::file::make_private_dir;
 use crate::base::tree;
+use crate::server::cluster_configuration;
 use crate::store::sqlite::{self, Salvaged};
 
 /// How every snapshot's name ends.
@@ -26,7 +27,7 @@ const SUFFIX: &str = ".tar.zst";
 const ABOUT: &str = "snapshot.json";
 const DATABASE: &str = "state.db";
 /// What speaks for the cluster beside the database.
-const IDENTITY: [&str; 2] = ["token", "tls"];
+const IDENTITY: [&str; 3] = ["token", "tls", cluster_configuration::FILE];
 const FORMAT: u32 = 1;
 /// Work on its way; what is left of it after a kill is removed by the next one.
 const SCRATCH: &str = ".new";
@@ -116,6 +117,10 @@ pub fn restore(snapshot: &Path, server: &Path, clock: &Clock) -> Result<(About, 
             let _ = tree::remove(&to);
             fs::rename(&from, &to).with_context(|| format!("{} cannot be put in place", to.display()))?;
         }
+    }
+    if !scratch.0.join(cluster_configuration::FILE).exists() {
+        // Of a version that kept none; what is there is about the cluster before.
+        let _ = fs::remove_file(server.join(cluster_configuration::FILE));
     }
     put_database(&scratch.0.join(DATABASE), server)?;
     Ok((about, aside))
