@@ -8,7 +8,6 @@ use http::Uri;
 
 use super::node::{LogArgs, NodeArgs};
 use super::{Directories, Usage};
-use crate::api::identity::join_token::JoinToken;
 use crate::server::join::{self, Config};
 
 /// Flags of the agent; each also as `AMPHIPOD_*` variable (and by the `K3S_*` name that users know) and as a key of
@@ -38,7 +37,7 @@ pub struct AgentArgs {
 /// Runs the agent until it is told to stop.
 pub fn run(args: AgentArgs) -> Result<()> {
     crate::base::file::keep_new_files_private();
-    args.log.start();
+    args.log.start()?;
     join::run(resolve(args)?)
 }
 
@@ -46,7 +45,11 @@ fn resolve(args: AgentArgs) -> Result<Config> {
     let wrong =
         || Usage(format!("--server: {:?}: expected https://HOST:PORT, such as https://192.0.2.1:6443", args.server));
     let server: Uri = args.server.trim_end_matches('/').parse().map_err(|_| wrong())?;
-    if server.scheme_str() != Some("https") || server.host().is_none() || server.path() != "/" {
+    if server.scheme_str() != Some("https")
+        || server.host().is_none()
+        || server.path() != "/"
+        || server.query().is_some()
+    {
         return Err(wrong().into());
     }
     let server = match server.port_u16() {
@@ -54,7 +57,6 @@ fn resolve(args: AgentArgs) -> Result<Config> {
         None => format!("https://{}:6443", server.host().unwrap_or_default()).parse().map_err(|_| wrong())?,
     };
     let token = super::node::token(args.token, args.token_file.as_deref())?;
-    let token = token.map(|t| JoinToken::parse(&t)).transpose().map_err(|e| Usage(format!("--token: {e}")))?;
     Ok(Config {
         data_dir: args.directories.data_dir,
         run_dir: args.directories.run_dir,

@@ -12,6 +12,7 @@ mod node;
 mod server;
 mod snapshot;
 mod token;
+mod value;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -5,14 +5,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
-use super::Usage;
+use super::{Usage, value};
+use crate::api::identity::join::JoinToken;
 use crate::containers::image::{Policy, Registries};
+use crate::net::own_address::is_local;
 use crate::node::admit::unsafe_sysctl;
 use crate::server::NodeOptions;
 use crate::server::address::default_address;
 use crate::server::agent::Taint;
 
+/// What is logged, in the words of `tracing`.
+pub const LOG_VARIABLE: &str = "AMPHIPOD_LOG";
 /// Where kubelets listen.
 const KUBELET_PORT: u16 = 10250;
 
@@ -23,13 +28,13 @@ pub struct NodeArgs {
     #[arg(long, env = "AMPHIPOD_NODE_NAME")]
     node_name: Option<String>,
     /// The node's address [default: that of the default route]
-    #[arg(long, short = 'i', env = "AMPHIPOD_NODE_IP", value_delimiter = ',')]
+    #[arg(long, short = 'i', env = "AMPHIPOD_NODE_IP", value_delimiter = ',', value_parser = value::own_address)]
     node_ip: Vec<IpAddr>,
     /// Addresses at which the node is reached from outside
-    #[arg(long, env = "AMPHIPOD_NODE_EXTERNAL_IP", value_delimiter = ',')]
+    #[arg(long, env = "AMPHIPOD_NODE_EXTERNAL_IP", value_delimiter = ',', value_parser = value::own_address)]
     node_external_ip: Vec<IpAddr>,
     /// Labels of the node, KEY=VALUE
-    #[arg(long, env = "AMPHIPOD_NODE_LABEL", value_delimiter = ',', value_parser = label)]
+    #[arg(long, env = "AMPHIPOD_NODE_LABEL", value_delimiter = ',', value_parser = value::node_label)]
     node_label: Vec<(String, String)>,
     /// Taints that the node registers with, KEY=VALUE:EFFECT
     #[arg(long, env = "AMPHIPOD_NODE_TAINT", value_delimiter = ',')]
@@ -71,17 +76,6 @@ enum LogFormat {
     Json,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    if let Some(why) = crate::base::labels::label_key_error(key) {
-        return Err(format!("{key:?}: {why}"));
-    }
-    match crate::base::labels::label_value_error(value) {
-        Some(why) => Err(format!("{value:?}: {why}")),
-        None => Ok((key.into(), value.into())),
-    }
-}
-
 fn registry(text: &str) -> Result<String, String> {
     match Registries::is_registry(text) {
         true => Ok(text.to_owned()),
@@ -90,15 +84,39 @@ fn registry(text: &str) -> Result<String, String> {
 }
 
 /// The token that was said, or what is in the file that was named.
-pub fn token(said: Option<String>, file: Option<&Path>) -> Result<Option<String>> {
-    match (said, file) {
-        (Some(token), _) => Ok(Some(token)),
+pub fn token(said: Option<String>, file: Option<&Path>) -> Result<Option<JoinToken>> {
+    let (from, token) = match (said, file) {
+        (Some(token), _) => ("--token".to_owned(), token),
         (None, Some(path)) => {
             let text = std::fs::read_to_string(path);
             let text = text.with_context(|| format!("--token-file: {} cannot be read", path.display()))?;
-            Ok(Some(text.trim().to_owned()))
+            (format!("--token-file: {}", path.display()), text)
         }
-        (None, None) => Ok(None),
+        (None, None) => return Ok(None),
+    };
+    let token = JoinToken::parse(&token).map_err(|why| Usage(format!("{from}: {why}")))?;
+    if token.secret.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Usage(format!("{from}: expected one word without spaces")).into());
+    }
+    Ok(Some(token))
+}
+
+/// Addresses that this machine has: one, or one of each family.
+fn node_addresses(said: &[IpAddr]) -> Result<()> {
+    if let Some(other) = said.iter().find(|address| !is_local(**address)) {
+        let own = default_address();
+        let why =
+            format!("{other}: no interface of this machine has this address: expected one that it has, such as {own}");
+        return Err(Usage(format!("--node-ip: {why}")).into());
+    }
+    match said {
+        [_] => Ok(()),
+        [a, b] if a.is_ipv4() != b.is_ipv4() => Ok(()),
+        _ => {
+            let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+            let why = "expected one address, or one of IPv4 and one of IPv6";
+            Err(Usage(format!("--node-ip: {}: {why}", said.join(","))).into())
+        }
     }
 }
 
@@ -119,6 +137,9 @@ impl NodeArgs {
             return Err(Usage(why).into());
         }
         let follows_address = self.node_ip.is_empty();
+        if !follows_address {
+            node_addresses(&self.node_ip)?;
+        }
         let addresses = if follows_address { vec![default_address()] } else { self.node_ip };
         Ok(NodeOptions {
             name,
@@ -138,13 +159,20 @@ impl NodeArgs {
 
 impl LogArgs {
     /// Log lines go to standard error from here on.
-    pub fn start(&self) {
+    pub fn start(&self) -> Result<()> {
         let level = ["amphipod=info,warn", "amphipod=debug,info", "trace"][usize::from(self.verbose.min(2))];
-        let filter = tracing_subscriber::EnvFilter::try_from_env("AMPHIPOD_LOG").unwrap_or_else(|_| level.into());
+        let filter = match std::env::var(LOG_VARIABLE) {
+            Ok(said) if !said.is_empty() => EnvFilter::try_new(&said).map_err(|error| {
+                let expected = "expected levels, also by part, such as info or amphipod=debug,warn";
+                Usage(format!("{LOG_VARIABLE}: {said:?}: {error}: {expected}"))
+            })?,
+            _ => level.into(),
+        };
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => builder.with_ansi(false).init(),
             LogFormat::Json => builder.json().init(),
         }
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::node::{LogArgs, NodeArgs};
-use super::{Directories, Usage, disable};
+use super::{Directories, Usage, disable, value};
 use crate::api::identity::join::Cluster;
 use crate::net::overlay::Backend;
 use crate::server::{self, Config, snapshot};
@@ -22,34 +22,34 @@ pub struct ServerArgs {
     #[command(flatten)]
     directories: Directories,
     /// Address to listen on
-    #[arg(long, env = "AMPHIPOD_BIND_ADDRESS", default_value = "0.0.0.0")]
+    #[arg(long, env = "AMPHIPOD_BIND_ADDRESS", default_value = "0.0.0.0", value_parser = value::address)]
     bind_address: IpAddr,
     /// Port of the API
-    #[arg(long, env = "AMPHIPOD_HTTPS_LISTEN_PORT", default_value_t = 6443)]
+    #[arg(long, env = "AMPHIPOD_HTTPS_LISTEN_PORT", default_value_t = 6443, value_parser = clap::value_parser!(u16).range(1..))]
     https_listen_port: u16,
     /// Address at which pods and agents reach the API [default: the node's]
-    #[arg(long, env = "AMPHIPOD_ADVERTISE_ADDRESS")]
+    #[arg(long, env = "AMPHIPOD_ADVERTISE_ADDRESS", value_parser = value::own_address)]
     advertise_address: Option<IpAddr>,
     /// Further names and addresses in the server's certificate
-    #[arg(long, env = "AMPHIPOD_TLS_SAN", value_delimiter = ',')]
+    #[arg(long, env = "AMPHIPOD_TLS_SAN", value_delimiter = ',', value_parser = value::certificate_name)]
     tls_san: Vec<String>,
     /// Range of pod addresses
-    #[arg(long, env = "AMPHIPOD_CLUSTER_CIDR", default_value = "10.42.0.0/16")]
+    #[arg(long, env = "AMPHIPOD_CLUSTER_CIDR", default_value = "10.42.0.0/16", value_parser = value::range)]
     cluster_cidr: IpNet,
     /// Range of Service addresses
-    #[arg(long, env = "AMPHIPOD_SERVICE_CIDR", default_value = "10.43.0.0/16")]
+    #[arg(long, env = "AMPHIPOD_SERVICE_CIDR", default_value = "10.43.0.0/16", value_parser = value::range)]
     service_cidr: IpNet,
     /// Address of the cluster's DNS, inside the Service range [default: its tenth address]
-    #[arg(long, env = "AMPHIPOD_CLUSTER_DNS")]
+    #[arg(long, env = "AMPHIPOD_CLUSTER_DNS", value_parser = value::own_address)]
     cluster_dns: Option<IpAddr>,
     /// Domain of the cluster's DNS names
-    #[arg(long, env = "AMPHIPOD_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    #[arg(long, env = "AMPHIPOD_CLUSTER_DOMAIN", default_value = "cluster.local", value_parser = value::domain)]
     cluster_domain: String,
     /// Ports for NodePort Services
     #[arg(long, env = "AMPHIPOD_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767", value_parser = port_range)]
     service_node_port_range: (u16, u16),
     /// Ranges that Services may name addresses of in externalIPs, such as 198.51.100.0/24; without it, none may [default: none]
-    #[arg(long, env = "AMPHIPOD_ALLOW_EXTERNAL_IPS", value_delimiter = ',')]
+    #[arg(long, env = "AMPHIPOD_ALLOW_EXTERNAL_IPS", value_delimiter = ',', value_parser = value::range)]
     allow_external_ips: Vec<IpNet>,
     /// Pods reach no link-local addresses (169.254.0.0/16), where clouds tell machines their credentials
     #[arg(long, env = "AMPHIPOD_BLOCK_METADATA")]
@@ -77,7 +77,7 @@ pub struct ServerArgs {
     #[arg(long, env = "AMPHIPOD_SNAPSHOT_INTERVAL", default_value = "1d", value_parser = super::token::duration)]
     snapshot_interval: std::time::Duration,
     /// How many of them are kept
-    #[arg(long, env = "AMPHIPOD_SNAPSHOT_RETENTION", default_value_t = 5)]
+    #[arg(long, env = "AMPHIPOD_SNAPSHOT_RETENTION", default_value_t = 5, value_parser = value::at_least_one)]
     snapshot_retention: usize,
     /// Where they are [default: <data-dir>/server/snapshots]
     #[arg(long, env = "AMPHIPOD_SNAPSHOT_DIR")]
@@ -124,7 +124,7 @@ fn octal(text: &str) -> Result<u32, String> {
 /// Runs the server until it is told to stop.
 pub fn run(args: ServerArgs) -> Result<()> {
     crate::base::file::keep_new_files_private();
-    args.log.start();
+    args.log.start()?;
     let config = resolve(args)?;
     server::run(config)
 }
@@ -155,6 +155,13 @@ fn resolve(a: ServerArgs) -> Result<Config> {
     if !services.contains(&cluster_dns) {
         return Err(Usage(format!("--cluster-dns: {cluster_dns} is not inside --service-cidr {services}")).into());
     }
+    if [services.network(), nth(1), services.broadcast()].contains(&cluster_dns) {
+        let why = format!(
+            "{cluster_dns} is the API's own or no address of a Service: expected another one, such as {}",
+            nth(10)
+        );
+        return Err(Usage(format!("--cluster-dns: {why}")).into());
+    }
     if a.overlay_direct_routing && !matches!(a.overlay, Overlay::Vxlan) {
         return Err(Usage("--overlay-direct-routing: it goes with --overlay vxlan only".into()).into());
     }
@@ -166,7 +173,7 @@ fn resolve(a: ServerArgs) -> Result<Config> {
         every: a.snapshot_interval,
         keep: a.snapshot_retention,
     };
-    let token = super::node::token(a.token, a.token_file.as_deref())?;
+    let token = super::node::token(a.token, a.token_file.as_deref())?.map(|token| token.secret);
     let kubeconfig = a.write_kubeconfig.unwrap_or_else(|| a.directories.config_dir.join("kubeconfig.yaml"));
     Ok(Config {
         data_dir: a.directories.data_dir,
@@ -174,14 +181,14 @@ fn resolve(a: ServerArgs) -> Result<Config> {
         config_dir: a.directories.config_dir,
         bind: (a.bind_address, a.https_listen_port).into(),
         advertise: a.advertise_address.unwrap_or(node.addresses[0]),
-        tls_sans: a.tls_san,
+        tls_sans: a.tls_san.into_iter().filter(|name| !name.is_empty()).collect(),
         node,
         api_cluster_ip: nth(1),
         cluster: Cluster {
             cluster_cidrs: vec![pods],
             service_cidrs: vec![services],
             cluster_dns,
-            cluster_domain: a.cluster_domain.trim_end_matches('.').to_lowercase(),
+            cluster_domain: a.cluster_domain,
             dns: !off("dns"),
             service_proxy: !off("service-proxy"),
             node_grace_seconds: a.node_monitor_grace_period,

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::api::identity::join::Cluster;
 use crate::base::clock::Clock;
 use crate::base::error::full;
+use crate::base::labels::{label_key_error, label_value_error};
 use crate::base::task;
 use crate::containers;
 use crate::containers::Runtime as _;
@@ -293,6 +294,9 @@ impl std::str::FromStr for Taint {
         }
         if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
             return Err(format!("{text:?}: the effect must be NoSchedule, PreferNoSchedule or NoExecute"));
+        }
+        if let Some(why) = label_key_error(key).or_else(|| label_value_error(value)) {
+            return Err(format!("{text:?}: {why}"));
         }
         Ok(Self { key: key.into(), value: value.into(), effect: effect.into() })
     }

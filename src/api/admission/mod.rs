@@ -17,6 +17,7 @@ mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
 
+pub use node_restriction::may_give_itself;
 use plugin::Plugin;
 pub use plugin::{Operation, Review};
 use serde_json::Value;

@@ -206,13 +206,14 @@ fn node_refusal(own: &str, name: &str, operation: Operation, value: &Value, old:
     let labels = |node: Option<&Value>| node.and_then(|n| map(n, "metadata.labels")).cloned().unwrap_or_default();
     let (before, after) = (labels(old), labels(Some(value)));
     let changed = before.keys().chain(after.keys()).filter(|k| before.get(*k) != after.get(*k));
-    let mut forbidden: Vec<&str> = changed.map(String::as_str).filter(|k| !is_own_label(k)).collect();
+    let mut forbidden: Vec<&str> = changed.map(String::as_str).filter(|k| !may_give_itself(k)).collect();
     forbidden.sort_unstable();
     forbidden.dedup();
     (!forbidden.is_empty()).then(|| format!("node {own:?} is not allowed to modify labels: {}", forbidden.join(", ")))
 }
 
-fn is_own_label(key: &str) -> bool {
+/// Whether a node may give itself a label with this key.
+pub fn may_give_itself(key: &str) -> bool {
     let domain = key.split_once('/').map_or("", |(domain, _)| domain);
     let within = |parent: &str| domain == parent || domain.strip_suffix(parent).is_some_and(|d| d.ends_with('.'));
     let reserved = within("kubernetes.io") || within("k8s.io");
