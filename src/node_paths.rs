@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -45,9 +46,16 @@ pub struct Ranges {
     pub services: Vec<IpNet>,
 }
 
-/// Held by the process that runs a server or a node in a directory; the kernel drops it with the process.
+/// Held by the process that runs a server or a node in a directory; the kernel drops it with the process. A directory that
+/// it made and that holds nothing of a node goes with it, so that a start that is refused leaves nothing behind.
 #[derive(Debug)]
-pub struct Claim(#[allow(dead_code, reason = "closing it is what gives it up")] File);
+pub struct Claim {
+    #[allow(dead_code, reason = "closing it is what gives it up")]
+    file: File,
+    path: PathBuf,
+    /// The directory was made for it.
+    made: bool,
+}
 
 // === impl NodePaths ===
 
@@ -148,16 +156,26 @@ impl NodePaths {
 /// Takes a directory by the lock on a file in it, which holds the process number of whoever has it.
 fn claim(directory: &Path, name: &str, which: &str) -> Result<Claim> {
     let path = directory.join(name);
+    let mut made = !directory.is_dir();
     let open = || {
         take_private_dir(directory)?;
         claim_file(&path)?;
         OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)
     };
-    let mut file = open().with_context(|| {
-        format!("--{which}-dir: {} cannot be written: make it writable or choose another", directory.display())
-    })?;
+    let cannot =
+        || format!("--{which}-dir: {} cannot be written: make it writable or choose another", directory.display());
+    let mut file = open().with_context(cannot)?;
     let began = Instant::now();
-    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    loop {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if is_at(&file, &path) {
+                break;
+            }
+            // Whoever held it has taken its directory away.
+            made = true;
+            file = open().with_context(cannot)?;
+            continue;
+        }
         let mut pid = String::new();
         let _ = file.rewind();
         let _ = file.read_to_string(&mut pid);
@@ -181,7 +199,27 @@ fn claim(directory: &Path, name: &str, which: &str) -> Result<Claim> {
     if let Err(error) = write() {
         tracing::warn!(%error, "{} does not tell the process number", path.display());
     }
-    Ok(Claim(file))
+    Ok(Claim { file, path, made })
+}
+
+/// Whether this is the file that has the name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    file.metadata().ok().zip(fs::symlink_metadata(path).ok()).is_some_and(|(a, b)| same(a, b))
+}
+
+// === impl Claim ===
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some(directory) = self.path.parent().filter(|_| self.made) else { return };
+        let is_own = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|e| e.path() == self.path);
+        if fs::read_dir(directory).is_ok_and(|mut entries| entries.all(is_own)) {
+            let _ = fs::remove_file(&self.path);
+            // Not where somebody has put something there meanwhile.
+            let _ = fs::remove_dir(directory);
+        }
+    }
 }
 
 /// Whether no such process runs; one that nobody has waited for yet runs no more.
@@ -246,6 +284,21 @@ mod tests {
         });
         place.claim().unwrap();
         letting_go.join().unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_was_made_for_a_claim_goes_with_it_unless_something_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = NodePaths::new(&dir.path().join("data"), &dir.path().join("run"));
+        drop((place.claim().unwrap(), place.claim_data().unwrap()));
+        assert!(!place.run_dir.exists() && !place.data_dir.exists(), "refused starts leave nothing");
+        let claim = place.claim().unwrap();
+        fs::write(place.run_dir.join("pod"), "").unwrap();
+        drop(claim);
+        assert!(place.run_dir.join(PID_FILE).exists(), "a node was here");
+        fs::remove_file(place.run_dir.join("pod")).unwrap();
+        drop(place.claim().unwrap());
+        assert!(place.run_dir.join(PID_FILE).exists(), "it was there before");
     }
 
     #[test]

@@ -176,12 +176,12 @@ async fn serve(config: Config) -> Result<Ended> {
     let place = NodePaths::new(&config.data_dir, &config.run_dir);
     let _claims = (place.claim()?, place.claim_data()?);
     let server_dir = config.data_dir.join("server");
+    // The ports first: a second server on the same port must not touch anything.
+    let listener = listen(config.bind).await?;
+    let kubelet_port = if config.agent { kubelet_port(config.node.kubelet_port)? } else { None };
     make_private_dir(&server_dir).with_context(|| {
         format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())
     })?;
-    // The port first: a second server on the same port must not touch anything.
-    let listener = listen(config.bind).await?;
-    let kubelet_port = if config.agent { kubelet_port(config.node.kubelet_port)? } else { None };
     let store: Arc<dyn Store> = Arc::new(open(&server_dir, &config.snapshots, &clock)?);
     let pki = Pki::load(&server_dir, &names(&config), config.token.as_deref(), &clock)
         .with_context(|| format!("keys and certificates under {}", server_dir.display()))?;
