@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -317,9 +317,8 @@ fn a_port_that_is_taken_is_told_before_anything_is_made() {
     let told = place.refusal(port);
     assert!(told.contains("--https-listen-port") && told.contains(&port.to_string()), "{told}");
     assert!(told.contains("choose another port"), "{told}");
-    let made = files(place.directory.path());
-    let is_claim = |p: &&PathBuf| p.ends_with("run/server.pid") || p.ends_with("data/lock");
-    assert!(made.iter().all(|p| is_claim(&p)), "nothing half-made: {made:?}");
+    let made: Vec<PathBuf> = fs::read_dir(place.directory.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(made.is_empty(), "nothing is left behind: {made:?}");
 }
 
 /// What the first start has decided is in objects and pods.
@@ -356,6 +355,79 @@ async fn a_flag_that_the_data_directory_has_decided_cannot_change() {
     server.stop();
 }
 
+#[test]
+fn a_value_that_a_flag_does_not_take_is_refused_with_what_it_would() {
+    let place = Place::new();
+    let said = |command: &str, flags: &[&str]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_amphipod"));
+        child.arg(command).args(flags).env("AMPHIPOD_RUN_DIR", place.directory.path().join("run"));
+        child.env("AMPHIPOD_DATA_DIR", place.data()).env("AMPHIPOD_CONFIG_DIR", place.directory.path().join("etc"));
+        let child = child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = within(child);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}: {text}");
+        text
+    };
+    let empty = place.directory.path().join("empty");
+    fs::write(&empty, "\n").unwrap();
+    for (flag, value, accepted) in [
+        ("--node-ip", "192.0.2.1", "no interface of this machine has this address: expected one that it has, such as"),
+        ("--node-ip", "0.0.0.0", "expected one such as 192.0.2.1"),
+        ("--node-ip", "127.0.0.1,127.0.0.2", "expected one address, or one of IPv4 and one of IPv6"),
+        ("--node-external-ip", "224.0.0.1", "expected one such as 192.0.2.1"),
+        ("--tls-san", "???", "expected an IP address or a DNS name"),
+        ("--advertise-address", "::", "expected one such as 192.0.2.1"),
+        ("--bind-address", "eth0", "expected an IP address, such as 192.0.2.1"),
+        ("--https-listen-port", "0", "1..=65535"),
+        ("--cluster-cidr", "10.42.0.0", "expected ADDRESS/LENGTH, such as 10.42.0.0/16"),
+        ("--cluster-dns", "10.43.0.1", "expected another one, such as 10.43.0.10"),
+        ("--cluster-domain", "a b", "expected a DNS domain, such as cluster.local"),
+        ("--allow-external-ips", "x", "expected ADDRESS/LENGTH"),
+        ("--snapshot-retention", "0", "expected a number from 1 on"),
+        ("--node-label", "node-role.kubernetes.io/worker=", "must begin with an allowed prefix"),
+        ("--node-taint", "a b=c:NoSchedule", "must consist of alphanumeric characters"),
+        ("--token", "a b", "expected one word without spaces"),
+        ("--token-file", empty.to_str().unwrap(), "the token has no secret"),
+    ] {
+        let text = said("server", &[flag, value]);
+        let named = value.split(',').next().unwrap();
+        assert!(text.contains(flag) && text.contains(accepted), "{flag} {value}: {text}");
+        assert!(text.contains(named) || flag == "--token", "{flag} {value}: {text}");
+    }
+    let text = said("agent", &["--server", "https://127.0.0.1:6443/?a", "--token", "x"]);
+    assert!(text.contains("--server") && text.contains("expected https://HOST:PORT"), "{text}");
+    assert!(!place.data().exists() && !place.directory.path().join("run").exists(), "nothing was made");
+}
+
+#[tokio::test]
+async fn what_the_configuration_file_and_the_environment_get_wrong_is_told_with_its_place() {
+    let place = Place::new();
+    fs::create_dir(place.directory.path().join("etc")).unwrap();
+    let file = place.directory.path().join("etc/config.yaml");
+    for (text, line, why) in [
+        ("# names\ntls-san: ['???']\n", 2, "--tls-san"),
+        ("cluster-cidr: 10.43.0.0/16\n", 1, "--cluster-cidr"),
+        ("offline: true\ntls-sun: a\n", 2, "\"tls-sun\" is no flag of `amphipod server`"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let child = place.command(free_port()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = within(child);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(why) && told.contains(&format!("{}, line {line}", file.display())), "{told}");
+    }
+    // Read also where the directories come before the command.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_amphipod"));
+    command.arg("--config-dir").arg(place.directory.path().join("etc")).arg("server");
+    command.env("AMPHIPOD_DATADIR", "/nowhere").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let told = String::from_utf8(within(command.spawn().unwrap()).stderr).unwrap();
+    assert!(told.contains("tls-sun"), "{told}");
+    fs::write(&file, "tls-san: a.example.com\nsnapshot-retention: 3\nservice-cidr: 10.42.1.0/24\n").unwrap();
+    let told = String::from_utf8(within(command.spawn().unwrap()).stderr).unwrap();
+    assert!(told.contains("warning: AMPHIPOD_DATADIR: no flag has this variable; it has no effect\n"), "{told}");
+    assert!(told.contains(&format!("(--service-cidr is set in {}, line 3)", file.display())), "{told}");
+}
+
 #[tokio::test]
 async fn a_second_server_on_a_data_directory_is_told_who_has_it_whatever_its_flags() {
     let place = Place::new();
@@ -386,9 +458,4 @@ async fn a_second_server_on_a_data_directory_is_told_who_has_it_whatever_its_fla
     assert!(restore("nothing").contains(&format!("(process {pid})")));
     server.stop();
     assert!(restore("nothing").contains("is not there"));
-}
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap().flatten().map(|e| e.path());
-    entries.flat_map(|p| if p.is_dir() { files(&p) } else { vec![p] }).collect()
 }

@@ -6,12 +6,15 @@
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 /// Flags whose value is a secret, and the commands that have them.
 const FLAGS: [&str; 3] = ["--token", "--new-token", "-t"];
 const COMMANDS: [&[u8]; 3] = [b"server", b"agent", b"token"];
+/// Flags that may come before the command and whose value is an argument of its own.
+const BEFORE: [&str; 4] = ["--data-dir", "--run-dir", "--config-dir", "-d"];
 /// Where the arguments begin and end, among the fields of `/proc/self/stat` that come after the name.
 const ARGUMENTS: (usize, usize) = (45, 46);
 
@@ -19,6 +22,19 @@ const ARGUMENTS: (usize, usize) = (45, 46);
 pub fn given() -> &'static [OsString] {
     static GIVEN: OnceLock<Vec<OsString>> = OnceLock::new();
     GIVEN.get_or_init(|| std::env::args_os().collect())
+}
+
+/// Which of the arguments is the command; one that is not there if none is.
+pub fn command_at(arguments: &[OsString]) -> usize {
+    let mut at = 1;
+    while let Some(argument) = arguments.get(at) {
+        match argument.to_str() {
+            Some(flag) if BEFORE.contains(&flag) => at += 2,
+            Some(flag) if flag.starts_with('-') => at += 1,
+            _ => break,
+        }
+    }
+    at
 }
 
 /// Hides tokens; where that is not possible they stay. [`given`] still has them.
@@ -47,11 +63,12 @@ fn overwrite() -> io::Result<()> {
 /// The arguments, each with its NUL, with stars for secrets.
 fn mask(arguments: &[u8]) -> Vec<u8> {
     let mut words: Vec<Vec<u8>> = arguments.split(|b| *b == 0).map(<[u8]>::to_vec).collect();
-    if words.get(1).is_none_or(|command| !COMMANDS.contains(&command.as_slice())) {
+    let at = command_at(&words.iter().map(|word| OsString::from_vec(word.clone())).collect::<Vec<_>>());
+    if words.get(at).is_none_or(|command| !COMMANDS.contains(&command.as_slice())) {
         return arguments.to_vec();
     }
     let mut next = false;
-    for word in words.iter_mut().skip(2) {
+    for word in words.iter_mut().skip(at + 1) {
         let text = String::from_utf8_lossy(word).into_owned();
         let attached = FLAGS.iter().find_map(|f| {
             let rest = text.strip_prefix(f)?;
@@ -83,6 +100,7 @@ mod tests {
             ("a agent --token-file abc ", "a agent --token-file abc "),
             ("a token rotate --new-token x ", "a token rotate --new-token * "),
             ("a exec -t pod ", "a exec -t pod "),
+            ("a -d x --run-dir=y server -t abc ", "a -d x --run-dir=y server -t *** "),
         ] {
             assert_eq!(masked(given), shown);
         }

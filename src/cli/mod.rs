@@ -17,7 +17,7 @@ mod value;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::base::arguments;
 
@@ -25,6 +25,9 @@ use crate::base::arguments;
 #[derive(Debug, Parser)]
 #[command(name = "amphipod", version = crate::apimachinery::version::GIT_VERSION, max_term_width = 100)]
 struct Cli {
+    /// Before the command or after it, as users of other tools have it.
+    #[command(flatten)]
+    _directories: Directories,
     #[command(subcommand)]
     command: Command,
 }
@@ -80,18 +83,27 @@ pub struct Directories {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let arguments = match config_file::merged(arguments::given().to_vec()) {
-        Ok(arguments) => arguments,
+    let command = Cli::command();
+    let (arguments, origins) = match config_file::merged(arguments::given().to_vec(), &command) {
+        Ok(merged) => merged,
         Err(why) => return fail(2, &why),
     };
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
+            if let Some(origin) = origins.of(&error.to_string()) {
+                complain(&origin);
+            }
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
     arguments::hide_tokens();
+    if matches!(cli.command, Command::Server(_) | Command::Agent(_)) {
+        for name in config_file::unknown_variables(&command, std::env::vars_os().map(|(name, _)| name)) {
+            complain(&format!("warning: {name}: no flag has this variable; it has no effect"));
+        }
+    }
     let result = match cli.command {
         Command::Server(args) => server::run(*args),
         Command::Agent(args) => agent::run(*args),
@@ -114,7 +126,11 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(code_of(&error), &format!("{error:#}{}", remedy(&error))),
+        Err(error) => {
+            let why = format!("{error:#}{}", remedy(&error));
+            let origin = origins.of(&why).map(|origin| format!(" ({origin})")).unwrap_or_default();
+            fail(code_of(&error), &format!("{why}{origin}"))
+        }
     }
 }
 
