@@ -5,6 +5,7 @@ pub mod csinode;
 pub mod csistoragecapacity;
 pub mod storageclass;
 pub mod volumeattachment;
+pub mod volumeattributesclass;
 
 use serde_json::Value;
 
