@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{Usage, value};
-use crate::api::identity::join::JoinToken;
+use crate::api::identity::join_token::JoinToken;
 use crate::containers::image::{Policy, Registries};
 use crate::net::own_address::is_local;
 use crate::node::admit::unsafe_sysctl;

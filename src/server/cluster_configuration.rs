@@ -116,7 +116,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::reconcile::{Client as _, Local, in_memory};
+    use crate::api::in_memory;
+    use crate::api::local::Local;
+    use crate::reconcile::Client as _;
 
     #[tokio::test]
     async fn what_the_first_start_said_holds_and_older_directories_are_judged_by_their_objects() {

@@ -4,7 +4,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures::{FutureExt, SinkExt, StreamExt};
+use futures::{FutureExt, StreamExt};
 use http::{HeaderMap, Response};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -19,7 +19,7 @@ use super::call::Call;
 use super::outcome::outcome;
 use super::stream_target::{node, none_of, target};
 use super::{Body, answer, forward, socket, spdy_stream};
-use crate::apimachinery::node_access::{ExecOptions, LogOptions, NodeAccess, Session};
+use crate::apimachinery::node_access::{ExecOptions, LogOptions, Session};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::text;
 use crate::base::task;
