@@ -280,6 +280,49 @@ fn what_a_node_is_made_of_reaches_no_part_of_a_server() {
     );
 }
 
+/// What is told of a circle: its files and what each names of the others.
+fn described(circle: &[String], arrows: &graph::Arrows) -> String {
+    let named = |from: &String| {
+        let to = arrows[from].iter().filter(|(to, _)| circle.contains(to));
+        let names =
+            to.map(|(to, names)| format!("{from} -> {to}: {}", names.iter().cloned().collect::<Vec<_>>().join(", ")));
+        names.collect::<Vec<_>>()
+    };
+    circle.iter().flat_map(named).collect::<Vec<_>>().join("\n    ")
+}
+
+/// The rule is in `tidy/graph.rs`: an arrow leads to the file that defines what is named, so a child that names what its
+/// parent's file defines, and is used by the code of that file, is in a circle with it.
+#[test]
+fn imports_between_files_make_no_circle() {
+    let arrows = graph::arrows(&files("src"));
+    let broken: Vec<String> = graph::circles(&arrows).iter().map(|c| described(c, &arrows)).collect();
+    rule(&broken, "files import one another in no circle: what two of them need is in a third");
+}
+
+/// What tests stand on: compiled with tests, in the development profile, or with the feature `fakes`.
+#[test]
+fn what_only_tests_use_is_not_released() {
+    const CONDITION: &str = "#[cfg(any(test, feature = \"fakes\", debug_assertions))]";
+    let (mut seen, mut broken) = (0, Vec::new());
+    for file in files("src") {
+        let lines: Vec<&str> = file.text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let declared = line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("pub use "));
+            let is_for_tests = declared.is_some_and(|of| {
+                let name = of.split([':', ';']).next().unwrap_or_default();
+                matches!(name, "fake" | "suite") || (name == "memory" && file.path == "src/store/mod.rs")
+            });
+            seen += usize::from(is_for_tests);
+            if is_for_tests && lines[index.saturating_sub(1)] != CONDITION {
+                broken.push(format!("{}:{}: {line}", file.path, index + 1));
+            }
+        }
+    }
+    assert!(seen >= 6, "fakes and suites are somewhere else now");
+    rule(&broken, "fakes and suites stand behind `cfg(any(test, feature = \"fakes\", debug_assertions))`");
+}
+
 #[test]
 fn the_store_knows_no_kinds() {
     let knows = |f: &&File| imports(&code(&f.text)).iter().any(|room| room == "kinds" || room == "schema");

@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::file::{make_private_dir, read_whole, regular};
+
 /// The kernel may be unsure about `..` while something is renamed; then it is asked again.
 const TRIES_MAX: usize = 64;
 
@@ -42,7 +44,7 @@ impl Root {
 
     /// Makes a directory of the host that only root may enter, with its parents, and opens it.
     pub fn make(path: &Path) -> io::Result<Self> {
-        super::file::make_private_dir(path)?;
+        make_private_dir(path)?;
         Self::open(path)
     }
 
@@ -214,25 +216,6 @@ pub fn of_host(path: &Path, mode: Option<u32>) -> io::Result<OwnedFd> {
             make_directories(root.as_fd(), below, mode, ANYWHERE)
         }
         (result, _) => result,
-    }
-}
-
-/// An open file, if it is a regular one.
-pub fn regular(fd: OwnedFd) -> io::Result<File> {
-    let file = File::from(fd);
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
-    }
-}
-
-/// All of a file; an error if it is longer than `bytes_max`.
-pub fn read_whole(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > bytes_max {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {bytes_max} bytes"))),
-        false => Ok(bytes),
     }
 }
 

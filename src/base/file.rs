@@ -1,7 +1,8 @@
 //! Files that are there whole or not at all.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,7 +126,7 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
 
 /// The content of a regular file that is not longer than `bytes_max`; never waits, whatever is there, and follows no link.
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    super::beneath::read_whole(open(path)?, bytes_max)
+    read_whole(open(path)?, bytes_max)
 }
 
 /// The same as text.
@@ -137,7 +138,26 @@ pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
 pub fn open(path: &Path) -> io::Result<fs::File> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    super::beneath::regular(rustix::fs::open(path, flags, Mode::empty())?)
+    regular(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// An open file, if it is a regular one.
+pub fn regular(fd: OwnedFd) -> io::Result<fs::File> {
+    let file = fs::File::from(fd);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
+/// All of a file; an error if it is longer than `bytes_max`.
+pub fn read_whole(file: fs::File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > bytes_max {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {bytes_max} bytes"))),
+        false => Ok(bytes),
+    }
 }
 
 #[cfg(test)]

@@ -4,20 +4,25 @@ mod agent;
 mod check;
 mod client;
 mod config_file;
+mod directories;
 mod disable;
 mod image;
 mod killall;
 mod kubeconfig;
 mod node;
+mod print;
 mod server;
 mod snapshot;
 mod token;
 mod value;
 
-use std::path::PathBuf;
+pub use directories::Directories;
+
+pub use print::{Exit, Usage, complain, output};
+
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::base::arguments;
 
@@ -65,20 +70,6 @@ enum Command {
     /// A tiny web server that says which pod answers (used by the built-in image)
     #[command(hide = true)]
     Hello,
-}
-
-/// Where this node keeps its things; movable so that several nodes can live on one machine.
-#[derive(Clone, Debug, Args)]
-pub struct Directories {
-    /// What survives a reboot: database, keys, images
-    #[arg(global = true, long, short = 'd', env = "AMPHIPOD_DATA_DIR", default_value = "/var/lib/amphipod")]
-    pub data_dir: PathBuf,
-    /// What does not: sockets, run state
-    #[arg(global = true, long, env = "AMPHIPOD_RUN_DIR", default_value = "/run/amphipod")]
-    pub run_dir: PathBuf,
-    /// config.yaml, registries.yaml and the kubeconfig
-    #[arg(global = true, long, env = "AMPHIPOD_CONFIG_DIR", default_value = "/etc/amphipod")]
-    pub config_dir: PathBuf,
 }
 
 /// Runs the command that the arguments name.
@@ -143,16 +134,6 @@ fn remedy(error: &anyhow::Error) -> &'static str {
     }
 }
 
-/// A mistake in what the user said, which ends with 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
-
-/// The command ran something that ended with this code.
-#[derive(Debug, thiserror::Error)]
-#[error("command terminated with exit code {0}")]
-pub struct Exit(pub u8);
-
 fn code_of(error: &anyhow::Error) -> u8 {
     match (error.downcast_ref::<Usage>(), error.downcast_ref::<Exit>()) {
         (Some(_), _) => 2,
@@ -164,20 +145,4 @@ fn code_of(error: &anyhow::Error) -> u8 {
 fn fail(code: u8, why: &str) -> ExitCode {
     complain(&format!("error: {why}"));
     ExitCode::from(code)
-}
-
-/// Prints a line for the user that is no output.
-#[allow(clippy::print_stderr)]
-pub fn complain(line: &str) {
-    eprintln!("{line}");
-}
-
-/// Prints a line of output. Whoever read it may have seen enough; then there is nothing left to do.
-#[allow(clippy::exit)]
-pub fn output(line: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout();
-    if writeln!(out, "{line}").is_err() {
-        std::process::exit(1);
-    }
 }

@@ -66,18 +66,3 @@ pub enum Error {
 
 /// Results of this room.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// An error with all its causes in one line, as events show it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}

@@ -45,7 +45,7 @@ pub fn destroy_all(config: &Config) -> Result<()> {
     let mut first: Result<()> = Ok(());
     let mut note = |result: Result<()>| {
         if let Err(error) = result {
-            tracing::warn!(error = super::error::chain(&error), "while removing everything");
+            tracing::warn!(error = crate::base::error::chain(&error), "while removing everything");
             if first.is_ok() {
                 first = Err(error);
             }

@@ -7,10 +7,12 @@
 //! Invariant: everything this room leaves on a machine is under [`Config`]'s directories and its one cgroup root, and is
 //! found again from there, never by process name.
 
+mod blocking;
 pub mod cgroup;
 mod device_program;
 mod error;
 mod executable;
+#[cfg(any(test, feature = "fakes", debug_assertions))]
 pub mod fake;
 pub mod hello;
 mod idmap;

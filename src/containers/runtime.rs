@@ -21,9 +21,12 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
+use self::bundle::Bundles;
 use self::connection::Connection;
-use self::sandbox_files::Saved;
+use self::host::container_cgroup;
+use self::sandbox_files::{ANSWER_PATIENCE, KILL_PATIENCE, Saved, io};
 use self::streams::Streams;
+use super::blocking::blocking;
 use super::cgroup::Tree;
 use super::error::{Error, Result};
 use super::executable::Executable;
@@ -39,12 +42,8 @@ pub(crate) use self::sandbox_files::{SHIMS_CGROUP, discard, run_self, saved_sand
 
 /// Exits that a receiver of events may lag behind before it has to list again.
 const EVENT_BACKLOG: usize = 1024;
-/// A shim answers at once, or something is wrong with it.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// Creating a container may wait for slow disks and volumes.
 const START_PATIENCE: Duration = Duration::from_secs(120);
-/// What SIGKILL does not end in this time hangs in the kernel.
-const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Containers through libcontainer and a shim per sandbox.
 #[derive(Debug, Clone)]
@@ -153,10 +152,6 @@ impl ShimRuntime {
         self.inner.config.sandbox_dir(sandbox)
     }
 
-    fn bundle(&self, sandbox: &str, container: &str) -> PathBuf {
-        self.directory(sandbox).join(BUNDLES_DIR).join(container)
-    }
-
     /// One request and its first reply.
     async fn ask(
         &self,
@@ -202,6 +197,10 @@ impl ShimRuntime {
 }
 
 impl Inner {
+    fn bundles(&self) -> Bundles<'_> {
+        Bundles { config: &self.config, tree: &self.tree }
+    }
+
     fn sandboxes(&self) -> MutexGuard<'_, BTreeMap<String, SandboxEntry>> {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -237,23 +236,6 @@ async fn watch(inner: Arc<Inner>, sandbox: String, mut connection: Connection) {
     }
 }
 
-fn container_cgroup(sandbox: &SandboxSpec, container: &str) -> String {
-    format!("{}/{container}", sandbox.cgroup_parent.trim_matches('/'))
-}
-
-fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Io { what, path, source }
-}
-
-/// Moves work that blocks (mounts, cgroups) off the event loop.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
 #[async_trait]
 impl Runtime for ShimRuntime {
     async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
@@ -267,7 +249,7 @@ impl Runtime for ShimRuntime {
             let started = match prepared {
                 Ok(()) => sandbox_files::spawn_shim(&self.inner.config, &self.inner.executable, &id).await,
                 Err(Error::Exists(id)) => return Err(Error::Exists(id)),
-                Err(error) => Err(super::error::chain(&error)),
+                Err(error) => Err(crate::base::error::chain(&error)),
             };
             let message = match started {
                 Ok(()) if self.adopt(saved.clone()).await => None,
@@ -311,7 +293,7 @@ impl Runtime for ShimRuntime {
             let (runtime, made_for) = (self.clone(), owner.clone());
             let prepared = blocking(move || match *removed.read().unwrap_or_else(PoisonError::into_inner) {
                 true => Err(Error::NoSandbox(made_for.id)),
-                false => runtime.prepare(&made_for, &spec),
+                false => runtime.inner.bundles().prepare(&made_for, &spec),
             })
             .await;
             let result = match prepared {
@@ -338,7 +320,7 @@ impl Runtime for ShimRuntime {
                 known.containers.remove(&id);
             }
             let runtime = self.clone();
-            blocking(move || runtime.unprepare(&owner, &id)).await;
+            blocking(move || runtime.inner.bundles().remove(&owner, &id)).await;
             Err(error)
         })
         .await
@@ -361,7 +343,7 @@ impl Runtime for ShimRuntime {
             if matches!(status.state, ContainerState::Exited { .. }) {
                 return Ok(());
             }
-            let wanted = self.container_spec(&sandbox.id, container).ok().and_then(|spec| spec.stop_signal);
+            let wanted = self.inner.bundles().spec(&sandbox.id, container).ok().and_then(|spec| spec.stop_signal);
             let mut signal = wanted.unwrap_or(libc::SIGTERM);
             let mut patience = grace;
             if grace.is_zero() {
@@ -395,7 +377,7 @@ impl Runtime for ShimRuntime {
                 self.ask(&sandbox.id, &request, &[], KILL_PATIENCE).await?;
             }
             let (runtime, id, owner) = (self.clone(), container.to_owned(), sandbox.clone());
-            blocking(move || runtime.unprepare(&owner, &id)).await;
+            blocking(move || runtime.inner.bundles().remove(&owner, &id)).await;
             if let Some(known) = self.sandboxes().get_mut(&sandbox.id) {
                 known.containers.remove(container);
             }
@@ -474,7 +456,7 @@ impl Runtime for ShimRuntime {
             if !status.is_running() {
                 return Err(Error::NotRunning(container.to_owned()));
             }
-            let container_spec = self.container_spec(&sandbox.id, container)?;
+            let container_spec = self.inner.bundles().spec(&sandbox.id, container)?;
             let tree = &self.inner.tree;
             let host = host::describe(&self.inner.config, tree, &sandbox, &container_spec);
             let plan = oci::plan_exec(&sandbox, &container_spec, &spec, &host)?;
@@ -482,7 +464,7 @@ impl Runtime for ShimRuntime {
                 container: container.to_owned(),
                 process: plan.process.to_string(),
                 home_of_user: plan.home_of_user,
-                seccomp: plan.seccomp.map(|profile| self.seccomp_file(&profile)).transpose()?,
+                seccomp: plan.seccomp.map(|profile| self.inner.bundles().seccomp_file(&profile)).transpose()?,
                 tty: spec.tty,
                 oom_score_adj: container_spec.oom_score_adj.unwrap_or(0),
                 cgroup_procs: tree.procs_files(&container_cgroup(&sandbox, container)),
@@ -505,7 +487,7 @@ impl Runtime for ShimRuntime {
     async fn attach(&self, container: &str, stdin: bool) -> Result<Session> {
         metrics::runtime_operation("attach", async move {
             let (sandbox, _) = self.locate(container)?;
-            let tty = self.container_spec(&sandbox.id, container)?.tty;
+            let tty = self.inner.bundles().spec(&sandbox.id, container)?.tty;
             let streams = Streams::for_attach(tty).map_err(io("making pipes", Path::new("")))?;
             let request = Request::Attach { container: container.to_owned(), stdin };
             let (reply, connection) = self.ask(&sandbox.id, &request, &streams.theirs, ANSWER_PATIENCE).await?;
@@ -535,7 +517,11 @@ impl Runtime for ShimRuntime {
         let unlimited = Resources { cpu_quota: Some(-1), ..Resources::default() };
         for cgroup in ended {
             if let Err(error) = self.inner.tree.set(&cgroup, &unlimited) {
-                tracing::debug!(cgroup, error = super::error::chain(&error), "an ended container keeps its limit");
+                tracing::debug!(
+                    cgroup,
+                    error = crate::base::error::chain(&error),
+                    "an ended container keeps its limit"
+                );
             }
         }
         self.inner.tree.set(&self.parent_cgroup(sandbox)?, resources)

@@ -70,7 +70,10 @@ impl Registry {
                 Some(first) if !ranges.values().any(|other| *other == first) => drop(ranges.insert(pod, first)),
                 _ => {
                     if let Err(error) = discard(&path) {
-                        tracing::warn!(error = super::error::chain(&error), "what is left of a pod's users stays");
+                        tracing::warn!(
+                            error = crate::base::error::chain(&error),
+                            "what is left of a pod's users stays"
+                        );
                     }
                 }
             }
@@ -178,7 +181,7 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 pub async fn lacks_for_users(config: &Config) -> Option<String> {
     match Executable::open(&config.executable) {
         Ok(executable) => probe(config, &executable).await,
-        Err(error) => Some(super::error::chain(&error)),
+        Err(error) => Some(crate::base::error::chain(&error)),
     }
 }
 
@@ -205,7 +208,7 @@ async fn try_everything(executable: &Executable, directory: &Path, scratch: &Pat
     let users = at(directory, END);
     pin(executable, &users, directory).await?;
     let (directory, scratch) = (directory.to_owned(), scratch.to_owned());
-    super::runtime::blocking(move || try_mounts(&users, &directory, &scratch)).await
+    crate::containers::blocking::blocking(move || try_mounts(&users, &directory, &scratch)).await
 }
 
 fn try_mounts(users: &Users, directory: &Path, scratch: &Path) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! A kind as everything outside of its own file sees it.
+//! What there is to know of a built-in kind, and a kind of either form as everything outside of its own file sees it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::custom::CustomKind;
 use super::field::Errors;
 use super::{
-    Column, Creation, Generation, Kind, NameRule, Strategy, Subresource, UpdateStrategy, VERBS, Volatile, table,
+    Column, Creation, Field, Generation, NameRule, Strategy, Subresource, UpdateStrategy, VERBS, Volatile, table,
 };
 use crate::schema::{self, Schema, TypeRef};
 
@@ -404,3 +404,91 @@ impl PartialEq for KindRef {
 }
 
 impl Eq for KindRef {}
+
+/// What there is to know of a built-in kind.
+pub struct Kind {
+    /// The API group; empty for the core group.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub namespaced: bool,
+    /// Subset of [`VERBS`], as discovery shows it.
+    pub verbs: &'static [&'static str],
+    pub subresources: &'static [Subresource],
+    /// The definition's name in the schema bundle.
+    pub schema: &'static str,
+    pub columns: &'static [Column<'static>],
+    /// The cells of [`Kind::columns`] for an object.
+    pub row: fn(&Value, Timestamp) -> Vec<Value>,
+    /// Why an object has run its course, as reason and message, for clients that dim its row.
+    pub completed: fn(&Value) -> Option<(&'static str, &'static str)>,
+    /// Selectable fields besides `metadata.name` and `metadata.namespace`.
+    pub fields: &'static [Field],
+    /// Whether `status` is written only through the status subresource.
+    pub has_status: bool,
+    /// What a change of the status cannot change, and so nobody owns by it.
+    pub status_resets: &'static [&'static str],
+    /// Where its pod template is, for what looks at the pods that will come of it.
+    pub pod_template: Option<&'static str>,
+    pub generation: Generation,
+    pub strategy: Strategy,
+    /// What a client is told with every request: the kind is on its way out.
+    pub deprecation: Option<&'static str>,
+    pub name_rule: NameRule,
+    /// DELETE answers with the object instead of a Status.
+    pub delete_answers_object: bool,
+    /// PUT on a missing object creates it.
+    pub create_on_update: bool,
+    /// PUT without resourceVersion replaces whatever is there; else it is refused as 422.
+    pub unconditional_update: bool,
+    /// Another kind under whose keys objects are stored, and how they are converted.
+    pub stored_as: Option<&'static Conversion>,
+    /// A minimal valid object, as JSON.
+    pub sample: &'static str,
+}
+
+/// How a kind is converted from and to the one that is stored.
+pub struct Conversion {
+    pub stored: &'static KindRef,
+    pub from_stored: fn(&mut Value),
+    pub to_stored: fn(&mut Value),
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The defaults of every field, for struct update.
+    pub const BASE: Self = Self {
+        group: "",
+        version: "v1",
+        kind: "",
+        plural: "",
+        singular: "",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        verbs: VERBS,
+        subresources: &[],
+        schema: "",
+        columns: table::NAME_AGE,
+        row: table::name_age,
+        completed: |_| None,
+        fields: &[],
+        has_status: false,
+        status_resets: &["spec"],
+        pod_template: None,
+        generation: Generation::None,
+        strategy: Strategy::BASE,
+        deprecation: None,
+        name_rule: NameRule::DnsSubdomain,
+        delete_answers_object: false,
+        create_on_update: false,
+        unconditional_update: true,
+        stored_as: None,
+        sample: "{}",
+    };
+}

@@ -1,7 +1,5 @@
 //! Subresources: sub-paths of an object with their own meaning.
 
-use super::KindRef;
-
 /// A sub-path of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subresource {
@@ -42,8 +40,8 @@ impl Subresource {
         }
     }
 
-    /// Discovery's group, version and kind of what goes through it; `None` is the object's own.
-    pub fn gvk(self, of: &KindRef) -> Option<(&'static str, &'static str, String)> {
+    /// Discovery's group, version and kind of what goes through it, for a kind of this name; `None` is the object's own.
+    pub fn gvk(self, of: &str) -> Option<(&'static str, &'static str, String)> {
         let (group, version, kind) = match self {
             Self::Scale => ("autoscaling", "v1", "Scale"),
             Self::Eviction => ("policy", "v1", "Eviction"),
@@ -52,7 +50,7 @@ impl Subresource {
             Self::Exec => ("", "v1", "PodExecOptions"),
             Self::Attach => ("", "v1", "PodAttachOptions"),
             Self::PortForward => ("", "v1", "PodPortForwardOptions"),
-            Self::Proxy => return Some(("", "v1", format!("{}ProxyOptions", of.kind()))),
+            Self::Proxy => return Some(("", "v1", format!("{of}ProxyOptions"))),
             Self::Status | Self::Finalize | Self::Log | Self::EphemeralContainers | Self::Resize => return None,
         };
         Some((group, version, kind.to_owned()))

@@ -26,6 +26,8 @@ pub mod pod;
 pub mod proxy;
 pub(crate) mod settings;
 
+use crate::base::error::chain;
+
 pub use destroy::destroy;
 pub use nft::table::{DnsRedirect, Endpoint, HostPort, Protocol, ServicePort, ServiceTable};
 
@@ -139,7 +141,7 @@ pub enum Error {
     BadId(String),
     #[error("invalid network configuration: {0}")]
     Config(String),
-    #[error("{}", .0.iter().map(chain).collect::<Vec<_>>().join("; "))]
+    #[error("{}", .0.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; "))]
     Several(Vec<Error>),
     #[error("the network thread of pod `{0}` ended early")]
     Lost(String),
@@ -163,13 +165,6 @@ impl Error {
             1 => Err(errors.remove(0)),
             _ => Err(Error::Several(errors)),
         }
-    }
-}
-
-fn chain(error: &Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
 

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::{Config, Node};
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::version::GIT_VERSION;
-use crate::base::fs_stats::FsStats;
 use crate::base::json::list;
 use crate::base::object::Object;
 use crate::containers::{Images, Runtime};
@@ -26,47 +25,11 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// How often the conditions' heartbeat times are written though nothing has changed. The Lease is what says that a node
 /// lives and costs no disk; this does (some 100 kB with its compaction), so it is rarer than Kubernetes' five minutes.
 pub(super) const REPORT: Duration = Duration::from_secs(3600);
-/// Pods that a node takes.
-pub(super) const PODS: u64 = 110;
 /// The condition of a node whose pods have no network, and our reason for it.
 const NO_NETWORK: &str = "NetworkUnavailable";
 const NETWORK_FAILED: &str = "NetworkFailed";
 /// How long a node waits for its pod range before it says so.
 const RANGE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What the machine has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Capacity {
-    pub cpus: u64,
-    pub memory_bytes: u64,
-    pub disk_bytes: u64,
-}
-
-// === impl Capacity ===
-
-impl Capacity {
-    /// Reads it off the machine; `directory` is on the disk that pods use.
-    pub fn read(directory: &std::path::Path) -> Self {
-        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kb = memory
-            .lines()
-            .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        let disk = FsStats::of(directory).unwrap_or_default().capacity_bytes;
-        Self {
-            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
-            memory_bytes: kb.unwrap_or(0) * 1024,
-            disk_bytes: disk,
-        }
-    }
-
-    fn to_json(self) -> Value {
-        json!({
-            "cpu": self.cpus.to_string(), "memory": format!("{}Ki", self.memory_bytes / 1024),
-            "ephemeral-storage": format!("{}Ki", self.disk_bytes / 1024), "pods": PODS.to_string(),
-            "hugepages-1Gi": "0", "hugepages-2Mi": "0",
-        })
-    }
-}
 
 /// Makes the Node object where it is missing, and answers its pod ranges, for which it waits.
 pub async fn register(client: &dyn Client, config: &Config) -> Result<Vec<String>> {

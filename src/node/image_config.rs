@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use nix::sys::signal::Signal;
 
-use super::launch::Failed;
+use super::error::Failed;
 use crate::containers::{self, ImageConfig, User};
 
 /// The first and last real-time signal, as everybody outside of libc counts them.

@@ -1,18 +1,19 @@
 //! Starting and stopping one container: its specification, its hooks, and what it leaves as last words.
 
-pub use crate::base::error::full;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
-use super::env::{self, DownwardValues};
-use super::files::Files;
+use super::env::{self};
+use super::error::{Failed, config_error};
+use super::sandbox_context::SandboxContext;
 use super::volumes::pin::Pins;
 use super::volumes::{self, Paths};
 use super::{Node, files, image_config, probes, spec};
-use crate::containers::{self, ContainerSpec, ContainerState, ContainerStatus, Image, Users};
+use crate::base::error::chain;
+use crate::containers::{self, ContainerSpec, ContainerState, ContainerStatus, Image};
 use crate::node::machine::Ended;
 
 /// The last words of all containers of a pod together are cut at this length.
@@ -22,31 +23,6 @@ const LOG_LINES: u64 = 80;
 const LOG_BYTES: usize = 2048;
 /// Where the images' own seccomp profiles are looked up.
 const SECCOMP_DIR: &str = "seccomp";
-
-/// Everything that starting a container needs beside the container itself.
-#[derive(Clone, Debug)]
-pub struct SandboxContext {
-    pub sandbox: String,
-    pub addresses: Vec<IpAddr>,
-    /// The pod's own; `None` is the machine's.
-    pub users: Option<Users>,
-    pub volumes: Paths,
-    pub files: Files,
-    pub facts: DownwardValues,
-    /// A volume is to be looked at again soon.
-    pub stale: bool,
-}
-
-/// Why a container did not start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
-    pub reason: &'static str,
-    pub message: String,
-}
-
-fn config_error(message: impl ToString) -> Failed {
-    Failed { reason: "CreateContainerConfigError", message: message.to_string() }
-}
 
 /// Starts a container and answers its id and process id.
 pub async fn start(
@@ -72,7 +48,7 @@ pub async fn start(
             spec.pid_namespace_of = Some(process_of(node, &at.sandbox, target).await?);
         }
         let started = node.runtime.start_container(&at.sandbox, spec).await;
-        started.map_err(|e| Failed { reason: "RunContainerError", message: full(&e) })
+        started.map_err(|e| Failed { reason: "RunContainerError", message: chain(&e) })
     }
     .await;
     match result {

@@ -5,7 +5,9 @@
 
 pub mod access;
 pub mod admit;
+pub mod capacity;
 pub mod env;
+pub mod error;
 pub mod files;
 pub mod heartbeat;
 pub mod host_ports;
@@ -20,7 +22,9 @@ pub mod pods;
 pub mod probe_results;
 pub mod probes;
 pub mod pull;
+pub mod reported;
 pub mod resize;
+pub mod sandbox_context;
 pub mod spec;
 pub mod status;
 pub mod tunnel;
@@ -78,7 +82,7 @@ pub struct Node {
     pub network: Arc<dyn PodNetwork>,
     pub clock: Clock,
     pub recorder: Recorder,
-    pub capacity: heartbeat::Capacity,
+    pub capacity: capacity::Capacity,
     /// The host ports of all pods, which the service proxy opens.
     pub host_ports: watch::Sender<Vec<HostPort>>,
     pub probe_results: probe_results::Results,

@@ -9,11 +9,13 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::worker::{self, Handle, Message, UID_LABEL};
-use super::{Node, host_ports, status, volumes};
+use super::{Node, host_ports, volumes};
+use crate::base::error::chain;
 use crate::base::object::Object;
 use crate::containers::{Event, Sandbox};
 use crate::kinds::core::{configmap, pod, secret};
 use crate::net::HostPort;
+use crate::node::reported::reported;
 use crate::reconcile::{Changed, Informer};
 
 /// Ended workers that may wait to be noticed.
@@ -75,15 +77,11 @@ impl Pods {
         let mut in_use: Vec<String> = mine.iter().map(|o| o.meta.uid.to_string()).collect();
         in_use.extend(self.left.keys().cloned());
         if let Err(error) = self.node.network.adopt(&in_use).await {
-            tracing::warn!(error = super::launch::full(&error), "networks of earlier pods were not all removed");
+            tracing::warn!(error = chain(&error), "networks of earlier pods were not all removed");
         }
         for uid in self.node.runtime.users_list().await.iter().filter(|uid| !in_use.contains(uid)) {
             if let Err(error) = self.node.runtime.remove_users(uid).await {
-                tracing::warn!(
-                    uid,
-                    error = super::launch::full(&error),
-                    "users of an earlier pod were not all removed"
-                );
+                tracing::warn!(uid, error = chain(&error), "users of an earlier pod were not all removed");
             }
         }
         for object in mine {
@@ -133,7 +131,7 @@ impl Pods {
             let _ = self.node.runtime.stop_container(&c.id, std::time::Duration::from_secs(5)).await;
         }
         if let Err(error) = self.node.runtime.remove_sandbox(&sandbox.spec.id).await {
-            tracing::warn!(uid, error = super::launch::full(&error), "a sandbox was not removed whole");
+            tracing::warn!(uid, error = chain(&error), "a sandbox was not removed whole");
         }
         for c in &sandbox.containers {
             let _ = self.node.images.release_rootfs(&c.id).await;
@@ -283,7 +281,7 @@ impl Pods {
 fn takes_less(old: &Object, new: &Object) -> bool {
     let (Ok(old), Ok(new)) = (old.typed::<Pod>(), new.typed::<Pod>()) else { return false };
     let over = |p: &Pod| matches!(p.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-    let granted = |p: &Pod| -> Vec<_> { status::reported(p).map(|s| s.allocated_resources.clone()).collect() };
+    let granted = |p: &Pod| -> Vec<_> { reported(p).map(|s| s.allocated_resources.clone()).collect() };
     over(&old) != over(&new) || granted(&old) != granted(&new)
 }
 

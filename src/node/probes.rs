@@ -14,6 +14,7 @@ use super::machine::Event;
 use super::probe_results::Probed;
 use super::worker::Message;
 use super::{Node, env, spec};
+use crate::base::error::chain;
 use crate::base::object::Object;
 use crate::base::task;
 use crate::containers::ExecSpec;
@@ -194,7 +195,7 @@ async fn once(s: &Subject, probe: &Probe) -> Result<(), String> {
 /// Runs a command in the container; its output, or what it said when it failed.
 pub async fn exec(node: &Node, id: &str, command: Vec<String>) -> Result<String, String> {
     let spec = ExecSpec { args: command, ..ExecSpec::default() };
-    let mut session = node.runtime.exec(id, spec).await.map_err(|e| super::launch::full(&e))?;
+    let mut session = node.runtime.exec(id, spec).await.map_err(|e| chain(&e))?;
     drop(session.stdin.take());
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let read_out = async { (&mut session.stdout).take(ANSWER_BYTES as u64).read_to_end(&mut out).await.map(|_| ()) };
@@ -205,7 +206,7 @@ pub async fn exec(node: &Node, id: &str, command: Vec<String>) -> Result<String,
         }
     };
     let _ = tokio::join!(read_out, read_err);
-    let code = session.control.wait().await.map_err(|e| super::launch::full(&e))?;
+    let code = session.control.wait().await.map_err(|e| chain(&e))?;
     out.extend(err);
     let said = String::from_utf8_lossy(&out).into_owned();
     if code == 0 { Ok(said) } else { Err(if said.is_empty() { format!("command exited with {code}") } else { said }) }

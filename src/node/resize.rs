@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 
+use super::reported::reported;
 use super::spec;
-use super::status::reported;
 use crate::base::quantity::Quantity;
 use crate::containers::Resources;
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Pod, VolumeMount};
 use serde_json::{Map, Value, json};
 
 use super::machine::{Container, Ended, Now, Phase, PodState, Restart, Role, Stage};
@@ -43,14 +43,6 @@ pub struct Condition {
 
 /// Conditions of this kind.
 const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
-
-/// What the API knows of all containers of a pod, init and ephemeral ones included.
-pub fn reported(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    pod.status.iter().flat_map(|s| {
-        let lists = [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses];
-        lists.into_iter().flat_map(|list| list.iter().flatten())
-    })
-}
 
 /// The status to report; `current` is what the API has, whose other conditions and unchanged times stay.
 pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timestamp) -> Value {

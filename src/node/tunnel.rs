@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::apimachinery::node_access::{Call, Duplex, NodeAccess, Session, channel};
 use crate::apimachinery::status::{Result, Status};
-use crate::base::error::full;
+use crate::base::error::chain;
 use crate::base::task;
 use crate::wire::channel::Channel;
 use crate::wire::images::Found;
@@ -30,7 +30,7 @@ pub async fn run(channel: Arc<Channel>, access: Arc<dyn NodeAccess>) {
         let access = access.clone();
         let ended = tunnel::answer(&channel, TUNNEL_PATH, || opened = true, move |r| respond(access.clone(), r)).await;
         if let Err(error) = ended {
-            tracing::debug!(error = full(&error), "the tunnel to the server ended");
+            tracing::debug!(error = chain(&error), "the tunnel to the server ended");
         }
         wait = if opened { RETRY_MIN } else { (wait * 2).min(RETRY_MAX) };
         tokio::time::sleep(wait).await;

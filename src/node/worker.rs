@@ -6,7 +6,11 @@
 //! date, the stop of a container that has ended) is ended and waited for before what it works on is removed.
 
 mod adopt;
+mod grant;
+mod message;
 mod resizing;
+
+pub use message::{Handle, Message};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,11 +25,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::env::DownwardValues;
-use super::launch::{self, Failed, SandboxContext};
+use super::error::Failed;
+use super::launch;
 use super::machine::{self, ContainerPlan, Effect, Ended, Event, Now, PodState, Role, Stage};
+use super::sandbox_context::SandboxContext;
 use super::{Node, admit, files, host_ports, probes, pull, spec, status, volumes};
 use crate::apimachinery::delete_options::DeleteOptions;
 use crate::base::clock::between;
+use crate::base::error::chain;
 use crate::base::file::make_private_dir;
 use crate::base::json::text;
 use crate::base::metrics::{self, Pairs};
@@ -45,38 +52,6 @@ const REFRESH: Duration = Duration::from_secs(40 * 60);
 const REFRESH_RETRY: Duration = Duration::from_secs(60);
 /// The label on a sandbox that leads back to its pod's object.
 pub const UID_LABEL: &str = "uid";
-
-/// What a worker is told.
-#[derive(Debug)]
-pub enum Message {
-    /// The pod as the API has it now.
-    Pod(Arc<Object>),
-    /// The pod is no longer in the API.
-    Vanished,
-    /// Something the machine must know.
-    Happened(Event),
-    /// The sandbox is up.
-    Prepared(Box<SandboxContext>),
-    /// A sandbox is gone.
-    SandboxGone { sandbox: String },
-    /// A container of the sandbox has ended: look how.
-    Exited { container: String },
-    /// A ConfigMap or Secret of a volume has changed.
-    Content,
-    /// There may be images that were not there before.
-    Images,
-    /// The last report has reached the API (or not).
-    Reported(bool),
-    /// Another pod of the node has gone, or takes less.
-    Room,
-    /// What was done of a change of resources.
-    Resized(resizing::Done),
-    /// The volumes were brought up to date, or one was not.
-    Refreshed { stale: bool },
-}
-
-/// How to reach a worker.
-pub type Handle = mpsc::Sender<Message>;
 
 struct Worker {
     node: Arc<Node>,
@@ -801,7 +776,7 @@ async fn prepare(
     } else {
         let netns = users.as_ref().map(|users| users.netns.clone());
         let pod = PodAttachment { id: uid.clone(), namespace: namespace.clone(), name: name.clone(), netns };
-        let attached = node.network.attach(pod).await.map_err(|e| sandbox_error(launch::full(&e)))?;
+        let attached = node.network.attach(pod).await.map_err(|e| sandbox_error(chain(&e)))?;
         (Some(attached.netns), attached.addresses)
     };
     let facts = facts(node, &addresses);
@@ -834,7 +809,7 @@ async fn prepare(
                 ..SandboxSpec::default()
             };
             let id = spec.id.clone();
-            node.runtime.create_sandbox(spec).await.map_err(|e| sandbox_error(launch::full(&e)))?;
+            node.runtime.create_sandbox(spec).await.map_err(|e| sandbox_error(chain(&e)))?;
             id
         }
     };
@@ -849,7 +824,7 @@ async fn own_users(node: &Node, uid: &str, adopted: Option<&Sandbox>) -> Result<
     if let Some(why) = node.runtime.lacks_for_users().await {
         return Err(format!("user namespaces are not supported by this node (hostUsers: false): {why}"));
     }
-    node.runtime.make_users(uid).await.map_err(|error| launch::full(&error))
+    node.runtime.make_users(uid).await.map_err(|error| chain(&error))
 }
 
 /// What a hook answers, unless the pod is to end before that.
@@ -872,7 +847,7 @@ async fn ended(task: Option<JoinHandle<Option<()>>>) {
 async fn remove_sandbox(node: &Node, id: &str) -> Result<(), String> {
     let all = node.runtime.list().await;
     let containers = all.into_iter().find(|s| s.spec.id == id).map(|s| s.containers).unwrap_or_default();
-    node.runtime.remove_sandbox(id).await.map_err(|error| format!("sandbox {id}: {}", launch::full(&error)))?;
+    node.runtime.remove_sandbox(id).await.map_err(|error| format!("sandbox {id}: {}", chain(&error)))?;
     for c in containers {
         if let Err(error) = node.images.release_rootfs(&c.id).await {
             tracing::warn!(container = c.id, %error, "a root file system was not removed");
@@ -886,10 +861,10 @@ async fn remove_sandbox(node: &Node, id: &str) -> Result<(), String> {
 pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) -> Result<(), String> {
     let mut errors = Vec::new();
     if let Err(error) = node.network.detach(uid).await {
-        errors.push(format!("network: {}", launch::full(&error)));
+        errors.push(format!("network: {}", chain(&error)));
     }
     if let Err(error) = node.runtime.remove_users(uid).await {
-        errors.push(format!("user namespace: {}", launch::full(&error)));
+        errors.push(format!("user namespace: {}", chain(&error)));
     }
     if everything {
         let (namespace, name) =

@@ -15,6 +15,8 @@ pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use run::NAME;
+
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -25,8 +27,6 @@ use crate::reconcile::Client;
 
 /// The field manager of what the scheduler writes.
 pub const MANAGER: &str = "kube-scheduler";
-/// The scheduler that pods name when they want this one.
-pub const NAME: &str = "default-scheduler";
 
 /// Starts the scheduler over a client that writes as [`MANAGER`]; aborting the handles stops it.
 pub fn start(client: Arc<dyn Client>, clock: Clock) -> Vec<JoinHandle<Option<()>>> {

@@ -10,7 +10,6 @@ use futures::stream::FuturesUnordered;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::NAME;
 use super::decide::{Unschedulable, decide};
 use super::kin::Kin;
 use super::queue::Queue;
@@ -275,3 +274,6 @@ async fn sleep_until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// The scheduler that pods name when they want this one.
+pub const NAME: &str = "default-scheduler";

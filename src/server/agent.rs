@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::identity::join::Cluster;
 use crate::base::clock::Clock;
-use crate::base::error::full;
+use crate::base::error::chain;
 use crate::base::labels::{label_key_error, label_value_error};
 use crate::base::task;
 use crate::containers;
@@ -23,6 +23,7 @@ use crate::net::nft::NftDataplane;
 use crate::net::overlay::{self, Backend, Overlay, WireGuard};
 use crate::net::pod::KernelPodNetwork;
 use crate::net::{self, DnsRedirect, peers, proxy};
+use crate::node::capacity;
 use crate::node::{self, Node, access::Access, heartbeat};
 use crate::node_paths::{NodePaths, Ranges};
 use crate::reconcile::{Client, Recorder};
@@ -168,7 +169,7 @@ pub async fn start(
     agent._dns = listening;
     let recorder = Recorder::new(client.clone(), clock.clone(), "kubelet", &config.name);
     let node = Arc::new(Node {
-        capacity: heartbeat::Capacity::read(&dirs.data_dir),
+        capacity: capacity::Capacity::read(&dirs.data_dir),
         config: node_config,
         client,
         runtime,
@@ -240,8 +241,8 @@ async fn without_network(client: &dyn Client, config: &Config, clock: &Clock, er
 async fn leave_nothing(place: &NodePaths, net: net::Config) {
     let containers = place.containers();
     let removed = tokio::task::spawn_blocking(move || {
-        let network = net::destroy(&net).map_err(|error| full(&error));
-        network.and(crate::containers::destroy_all(&containers).map_err(|error| full(&error)))
+        let network = net::destroy(&net).map_err(|error| chain(&error));
+        network.and(crate::containers::destroy_all(&containers).map_err(|error| chain(&error)))
     });
     if let Ok(Err(error)) = removed.await {
         tracing::warn!(error, "not everything of this node could be removed: see amphipod killall");
@@ -262,7 +263,7 @@ async fn wireguard(config: &Config, mtu: u32, clock: &Clock) -> Result<Option<Wi
     match tokio::task::spawn_blocking(move || WireGuard::open(&net, &directory, now)).await? {
         Ok(wireguard) => Ok(Some(wireguard)),
         Err(error) if backend == Backend::Auto => {
-            tracing::info!(error = full(&error), "WireGuard cannot be used here; the overlay is VXLAN");
+            tracing::info!(error = chain(&error), "WireGuard cannot be used here; the overlay is VXLAN");
             Ok(None)
         }
         Err(error) => Err(error).context("--overlay wireguard"),

@@ -31,7 +31,7 @@ use crate::api::identity::pki::{
     RENEW_SECONDS, RENEWAL_RETRY, new_key, node_certificate_end, node_request, renewal_due, serves_as_well,
 };
 use crate::base::clock::Clock;
-use crate::base::error::full;
+use crate::base::error::chain;
 use crate::base::file::{make_private_dir, write_atomically};
 use crate::base::json::text;
 use crate::base::metrics;
@@ -387,7 +387,7 @@ async fn ask(
     let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
     let request = request.body(Full::new(Bytes::from(bytes)))?;
     let exchange = async {
-        let response = wire::client::Client::new(target).send(request).await.map_err(|e| anyhow::anyhow!(full(&e)))?;
+        let response = wire::client::Client::new(target).send(request).await.map_err(|e| anyhow::anyhow!(chain(&e)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
         let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?.to_bytes();

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use thiserror::Error;
 
+#[cfg(any(test, feature = "fakes", debug_assertions))]
 pub mod memory;
 pub mod sqlite;
 #[cfg(test)]

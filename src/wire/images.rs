@@ -128,7 +128,7 @@ impl Peers for Channel {
     async fn ask(&self, ask: &Ask) -> Result<Option<Found>, String> {
         let request = Request::get(ask.path()).body(Full::new(Bytes::new())).map_err(|e| e.to_string())?;
         let sent = tokio::time::timeout(PATIENCE, self.send(request)).await;
-        let response = sent.map_err(|_| "no answer in time".to_owned())?.map_err(|e| crate::base::error::full(&e))?;
+        let response = sent.map_err(|_| "no answer in time".to_owned())?.map_err(|e| crate::base::error::chain(&e))?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(None),

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::world::World;
+use amphipod::node::capacity;
 
 const NAME: &str = "node-r";
 /// More than any of these can take, in the simulation's time.
@@ -64,7 +65,7 @@ impl Small {
             network: Arc::new(FakePodNetwork::new("10.42.0.0/24".parse().unwrap())),
             clock: world.clock.clone(),
             recorder: Recorder::new(client.clone(), world.clock.clone(), "kubelet", NAME),
-            capacity: heartbeat::Capacity { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 100 << 30 },
+            capacity: capacity::Capacity { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 100 << 30 },
             host_ports: watch::Sender::new(Vec::new()),
             probe_results: node::probe_results::Results::default(),
             authority: b"ca".to_vec(),

@@ -259,8 +259,10 @@ fn read(modules: &mut Modules, file: &str, root: &[String], tokens: &[Token]) {
                     && tokens[at - 1] == Token::Sign('.')
                     && tokens.get(at.wrapping_sub(2)) != Some(&Token::Sign('.'));
                 let module = modules.entry(here).or_default();
-                if defines {
+                if defines && stack.last().is_some_and(|(_, d)| *d + 1 == depth) {
                     module.items.insert(first.clone());
+                } else if defines {
+                    // A method, or an item inside a function.
                 } else if !follows_path && !is_member {
                     module.words.insert(first.clone());
                     let mut path = vec![first.clone()];

@@ -133,7 +133,7 @@ fn resources(kinds: &Snapshot, group: &str, version: &str) -> Value {
                 "name": format!("{}/{}", kind.plural(), sub.name()), "singularName": "", "namespaced": kind.namespaced(),
                 "kind": kind.kind(), "verbs": sub.verbs(),
             });
-            if let Some((g, v, k)) = sub.gvk(kind) {
+            if let Some((g, v, k)) = sub.gvk(kind.kind()) {
                 entry["kind"] = k.into();
                 if g != kind.group() || v != kind.version() {
                     if !g.is_empty() {
@@ -194,7 +194,7 @@ fn aggregated_entry(kind: &KindRef) -> Value {
         subs.sort_by_key(|s| s.name());
         let subs = subs.into_iter().map(|s| {
             let own = (kind.group(), kind.version(), kind.kind().to_owned());
-            let (g, v, k) = s.gvk(kind).unwrap_or(own);
+            let (g, v, k) = s.gvk(kind.kind()).unwrap_or(own);
             json!({"subresource": s.name(), "responseKind": gvk(g, v, &k), "verbs": s.verbs()})
         });
         entry["subresources"] = subs.collect();

@@ -139,7 +139,7 @@ fn of(kind: &KindRef) -> ApiKind {
 
 fn subresource(sub: Subresource, kind: &KindRef) -> ApiSubresource {
     let own = (kind.group(), kind.version(), kind.kind().to_owned());
-    let (group, version, name) = sub.gvk(kind).unwrap_or(own);
+    let (group, version, name) = sub.gvk(kind.kind()).unwrap_or(own);
     let definition: Cow<'_, str> = match sub {
         Subresource::Scale => crate::api::subresource::scale::SCHEMA.into(),
         Subresource::Token => crate::api::subresource::token::SCHEMA.into(),

@@ -246,7 +246,9 @@ impl Call {
     /// Lets admission look at what a stream, or a request through the proxy, is asked for.
     async fn connect(&self, path: &str) -> Result<()> {
         let request = &self.request;
-        let Some((_, version, kind)) = request.subresource.and_then(|s| s.gvk(&request.kind)) else { return Ok(()) };
+        let Some((_, version, kind)) = request.subresource.and_then(|s| s.gvk(request.kind.kind())) else {
+            return Ok(());
+        };
         let mut options = serde_json::json!({"kind": kind, "apiVersion": version});
         match request.subresource {
             Some(Subresource::Proxy) => options["path"] = path.into(),

@@ -6,9 +6,12 @@
 //! nothing. Invariant: no line is passed that was not looked at.
 
 mod files;
+mod line;
 mod policies;
 mod ports;
 mod requests;
+
+use line::{Line, Verdict, line, some};
 
 use anyhow::{Context, Result, bail};
 
@@ -16,30 +19,7 @@ use super::super::client::{Where, run as block_on};
 use super::super::{Directories, output};
 use policies::Objects;
 
-/// What became of one line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
-    /// With what was seen.
-    Passed(String),
-    /// With what is wrong and what helps.
-    Failed(String),
-    /// With the reason.
-    NotApplicable(&'static str),
-}
-
 use Verdict::{Failed, NotApplicable, Passed};
-
-/// A line of the benchmark.
-#[derive(Debug)]
-struct Line {
-    id: &'static str,
-    what: &'static str,
-    verdict: Verdict,
-}
-
-fn line(id: &'static str, what: &'static str, verdict: Verdict) -> Line {
-    Line { id, what, verdict }
-}
 
 /// Lines about parts that Kubernetes has and this has not.
 const ABSENT: [(&str, &str, &str); 31] = [
@@ -110,16 +90,6 @@ pub fn run(directories: &Directories) -> Result<()> {
 /// Numbers in the order of the benchmark.
 fn order(id: &str) -> Vec<u32> {
     id.split(['.', '-']).filter_map(|part| part.parse().ok()).collect()
-}
-
-/// The first few of a list, and how many more there are.
-fn some(names: &[String]) -> String {
-    const SHOWN: usize = 4;
-    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
 }
 
 #[cfg(test)]

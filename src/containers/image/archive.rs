@@ -13,10 +13,11 @@ use serde::Deserialize;
 
 use super::client::DOCUMENT_MAX;
 use super::content::{Content, Documents, digest_of_file};
+use super::digest::{blob_name, chain_ids};
 use super::document::List;
 use super::error::io;
-use super::pull::{ConfigFile, Descriptor, LAYERS_MAX, MANIFESTS_MAX, choose, own_platform, parse_manifest};
-use super::store::{ImageStore, Inner, blob_name, chain_ids};
+use super::manifest::{ConfigFile, Descriptor, LAYERS_MAX, MANIFESTS_MAX, choose, own_platform, parse_manifest};
+use super::store::{ImageStore, Inner};
 use super::{Image, ImageError, Reference, Result, unpack};
 
 #[derive(Debug, Deserialize)]
@@ -114,7 +115,7 @@ async fn add(store: &ImageStore, found: Found) -> Result<Image> {
 fn open(path: &Path) -> std::io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    crate::base::beneath::regular(file.into())
+    crate::base::file::regular(file.into())
 }
 
 /// Keeps what the image was in the archive, and tells what its names mean.

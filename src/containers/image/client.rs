@@ -300,7 +300,10 @@ impl Repository<'_> {
     /// A manifest (or index) with its media type.
     pub(super) async fn manifest(&self, version: &str) -> Result<(String, Bytes)> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, super::pull::ACCEPT.parse().expect("a constant without control characters"));
+        headers.insert(
+            header::ACCEPT,
+            crate::containers::image::manifest::ACCEPT.parse().expect("a constant without control characters"),
+        );
         let response = self.checked(&format!("manifests/{version}"), &headers).await?;
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         let kind = kind.split(';').next().unwrap_or("").trim().to_owned();

@@ -91,3 +91,6 @@ pub(crate) fn io<E: std::fmt::Display>(what: &'static str, path: &Path) -> impl 
     let path = path.display().to_string();
     move |error| ImageError::Io { what: what.into(), path, reason: error.to_string() }
 }
+
+/// Results of image operations.
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;

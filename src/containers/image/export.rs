@@ -10,8 +10,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::content::{Content, media_type};
+use super::digest::blob_name;
 use super::error::io;
-use super::store::{ImageStore, Inner, blob_name};
+use super::store::{ImageStore, Inner};
 use super::{ImageError, Reference, Result, builtin};
 
 /// An image that goes out, and the names that go with it.

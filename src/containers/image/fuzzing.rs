@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::archive::DockerEntry;
+use super::digest::{blob_name, chain_ids};
 use super::document::List;
-use super::pull::{ConfigFile, MANIFESTS_MAX, choose, own_platform, parse_manifest};
-use super::store::{blob_name, chain_ids};
+use super::manifest::{ConfigFile, MANIFESTS_MAX, choose, own_platform, parse_manifest};
 use super::unpack::{self, Limits};
 use super::{Reference, Registries};
 

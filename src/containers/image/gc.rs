@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::store::Inner;
-use super::{ImageError, Result};
 use crate::base::fs_stats::FsStats;
 
 /// When images go, and which may.
@@ -48,9 +46,9 @@ pub struct Collected {
 #[derive(Debug, Default)]
 pub(super) struct Interest {
     /// Somebody looked whether it is there: it may be about to be used.
-    asked: HashMap<String, Timestamp>,
+    pub(super) asked: HashMap<String, Timestamp>,
     /// A container that used it is gone.
-    released: HashMap<String, Timestamp>,
+    pub(super) released: HashMap<String, Timestamp>,
 }
 
 /// An image that may go, if it is old enough.
@@ -65,7 +63,7 @@ pub(super) struct Candidate {
 
 impl Policy {
     /// How much has to be freed; 0 below the high threshold.
-    fn wanted_bytes(&self, space: FsStats) -> u64 {
+    pub(super) fn wanted_bytes(&self, space: FsStats) -> u64 {
         if self.high_percent >= 100 || space.used_percent() < u64::from(self.high_percent) {
             return 0;
         }
@@ -74,7 +72,7 @@ impl Policy {
     }
 
     /// The one that goes first.
-    fn next(&self, candidates: Vec<Candidate>, interest: &Interest, now: Timestamp) -> Option<String> {
+    pub(super) fn next(&self, candidates: Vec<Candidate>, interest: &Interest, now: Timestamp) -> Option<String> {
         let latest = |at: Timestamp, of: &HashMap<String, Timestamp>, id: &str| of.get(id).map_or(at, |t| at.max(*t));
         let old = |c: &Candidate| {
             let at = latest(c.last_used, &interest.asked, &c.id);
@@ -96,49 +94,9 @@ impl Interest {
         self.released.insert(id.to_owned(), Timestamp::now());
     }
 
-    fn forget(&mut self, id: &str) {
+    pub(super) fn forget(&mut self, id: &str) {
         self.asked.remove(id);
         self.released.remove(id);
-    }
-}
-
-impl Inner {
-    fn space(&self) -> Result<FsStats> {
-        let directory = &self.directory;
-        match FsStats::of(directory).map_err(super::error::io("looking at the file system of", directory))? {
-            FsStats { capacity_bytes: 0, .. } => Err(ImageError::invalid("capacity", "0 on the image file system")),
-            space => Ok(space),
-        }
-    }
-
-    /// Frees what the policy says. Blocks.
-    pub(super) fn collect(&self, policy: &Policy) -> Result<Collected> {
-        let space = self.space()?;
-        let mut collected = Collected { space, wanted_bytes: policy.wanted_bytes(space), ..Collected::default() };
-        if collected.wanted_bytes == 0 {
-            return Ok(collected);
-        }
-        // Pulls wait meanwhile, and one that is under way is waited for by whoever asks again after it.
-        let Some(_lock) = super::lock::nobody_pulls(&self.directory)? else {
-            return Ok(Collected { postponed: true, ..collected });
-        };
-        let mut layers = self.drop_unused()?;
-        loop {
-            let available = self.space()?.available_bytes;
-            // Some file systems are late to say what has become free.
-            collected.freed_bytes = available.saturating_sub(space.available_bytes).max(layers);
-            if collected.freed_bytes >= collected.wanted_bytes {
-                return Ok(collected);
-            }
-            let gone = self.remove_one(|candidates| {
-                let interest = self.interest.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                policy.next(candidates, &interest, Timestamp::now())
-            })?;
-            let Some(id) = gone else { return Ok(collected) };
-            self.interest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).forget(&id);
-            layers += self.drop_unused()?;
-            collected.removed.push(id);
-        }
     }
 }
 

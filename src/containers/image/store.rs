@@ -3,13 +3,14 @@
 //! `index.json` is the truth and is replaced atomically after the layers it names were synced; at start everything
 //! it does not name is removed. Layer directories have short numbers for names, because overlay options are limited.
 
+mod images;
+
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use jiff::Timestamp;
@@ -19,16 +20,17 @@ use tokio::task::JoinHandle;
 use super::super::{Config, Users};
 use super::access::{Access, Verdict};
 use super::content::Content;
+use super::digest::blob_name;
+use super::disk::{remove_all, sync_file_system};
 use super::error::io;
-use super::gc::{Candidate, Collected, Interest, Policy};
+use super::gc::{Candidate, Interest};
 use super::lock::Lock;
 use super::unpack::{Unpacked, unpack};
-use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, archive, builtin, pull, rootfs};
+use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, builtin, rootfs};
 use crate::base::directory::DirectoryWatch;
 use crate::base::file::{claim_private_dir, set_aside, write_atomically};
-use crate::base::signal::{Receiver, Signal};
-use crate::wire::images::is_digest;
-use crate::wire::images::{Ask, Found, Peers};
+use crate::base::signal::Signal;
+use crate::wire::images::Peers;
 
 /// The real [`Images`].
 #[derive(Clone)]
@@ -187,18 +189,6 @@ struct Layer {
     size_bytes: u64,
 }
 
-/// The id of each layer with everything below it.
-pub(super) fn chain_ids(diff_ids: &[String]) -> Vec<String> {
-    let mut chain: Vec<String> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        chain.push(match chain.last() {
-            None => diff_id.clone(),
-            Some(below) => super::digest_of(format!("{below} {diff_id}").as_bytes()),
-        });
-    }
-    chain
-}
-
 impl ImageStore {
     /// Opens the store, making it when it is new, and clears what a crash left half done.
     pub fn open(config: &Config, registries: Registries) -> Result<Self> {
@@ -324,37 +314,6 @@ impl ImageStore {
         })?;
         self.inner.came.tell();
         Ok(added)
-    }
-
-    /// Joins a pull of the same that is under way, or begins one.
-    async fn shared_pull(&self, reference: &str, credentials: &[Credentials], fresh: bool) -> Result<Image> {
-        if builtin::is_hello(reference) {
-            return Ok(builtin::image());
-        }
-        let parsed = Reference::parse(reference)?;
-        let key = (parsed.to_string(), credentials.to_vec(), fresh);
-        let shared = {
-            let mut pulls = self.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let start = || {
-                let (store, key, credentials) = (self.clone(), key.clone(), credentials.to_vec());
-                // In a task of its own: the caller that began it may give up while others still wait.
-                let task = crate::base::task::spawn("image-pull", async move {
-                    let result = match store.pulling().await {
-                        Ok(_pulling) => pull::pull(&store, &parsed, &credentials, fresh).await,
-                        Err(error) => Err(error),
-                    };
-                    store.inner.pulls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key);
-                    result
-                });
-                let outcome = task.map(|joined| match joined {
-                    Ok(Some(result)) => result,
-                    _ => Err(ImageError::invalid("pull", "it was interrupted")),
-                });
-                outcome.boxed().shared()
-            };
-            pulls.entry(key.clone()).or_insert_with(start).clone()
-        };
-        crate::base::metrics::runtime_operation("pull_image", shared).await
     }
 
     /// Looks when another process may have changed the index, until it is dropped. Must be called inside a runtime.
@@ -619,7 +578,7 @@ impl Inner {
         super::super::runtime::unmount_below(&directory).map_err(|error| ImageError::Io {
             what: "unmounting".into(),
             path: directory.display().to_string(),
-            reason: super::super::error::chain(&error),
+            reason: crate::base::error::chain(&error),
         })?;
         remove_all(&directory)?;
         if let Ok(image) = image {
@@ -705,101 +664,6 @@ impl Inner {
     }
 }
 
-#[async_trait]
-impl Images for ImageStore {
-    async fn pull(&self, reference: &str, credentials: &[Credentials]) -> Result<Image> {
-        self.shared_pull(reference, credentials, true).await
-    }
-
-    async fn obtain(&self, reference: &str, credentials: &[Credentials]) -> Result<Image> {
-        self.shared_pull(reference, credentials, false).await
-    }
-
-    async fn offer(&self, ask: &Ask) -> Option<Found> {
-        self.found(ask).await
-    }
-
-    async fn status(&self, reference: &str) -> Option<Image> {
-        if builtin::is_hello(reference) {
-            return Some(builtin::image());
-        }
-        let image = self.inner.image(reference)?;
-        self.inner.interest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).ask(&image.id);
-        Some(image)
-    }
-
-    async fn allows(&self, image: &Image, reference: &str, credentials: &[Credentials]) -> bool {
-        if builtin::is_hello(reference) {
-            return true;
-        }
-        let (id, reference, credentials) = (image.id.clone(), reference.to_owned(), credentials.to_vec());
-        let allowed = self.blocking(move |inner| inner.allows(&id, &reference, &credentials)).await;
-        allowed.unwrap_or_else(|error| {
-            tracing::warn!(%error, image = image.id, "the image's credentials cannot be compared");
-            false
-        })
-    }
-
-    async fn list(&self) -> Vec<Image> {
-        let mut list = vec![builtin::image()];
-        list.extend(self.inner.index().images.values().map(|entry| entry.image.clone()));
-        list
-    }
-
-    async fn remove(&self, reference: &str) -> Result<()> {
-        let reference = reference.to_owned();
-        self.blocking(move |inner| inner.remove(&reference)).await
-    }
-
-    async fn import(&self, archive: &Path) -> Result<Vec<Image>> {
-        archive::import(self, archive).await
-    }
-
-    async fn prepare_rootfs(&self, image: &str, container: &str, users: Option<&Users>) -> Result<PathBuf> {
-        let (image, container, users) = (image.to_owned(), container.to_owned(), users.cloned());
-        self.blocking(move |inner| {
-            let result = inner.prepare(&image, &container, users.as_ref());
-            if result.is_err() {
-                let _ = inner.release(&container);
-            }
-            result
-        })
-        .await
-    }
-
-    async fn prepare_volume(&self, image: &str, container: &str, name: &str, users: Option<&Users>) -> Result<PathBuf> {
-        let (image, container, name, users) = (image.to_owned(), container.to_owned(), name.to_owned(), users.cloned());
-        self.blocking(move |inner| inner.prepare_volume(&image, &container, &name, users.as_ref())).await
-    }
-
-    async fn release_rootfs(&self, container: &str) -> Result<()> {
-        let container = container.to_owned();
-        self.blocking(move |inner| inner.release(&container)).await
-    }
-
-    async fn rootfs_list(&self) -> Vec<String> {
-        self.blocking(|inner| {
-            let mut all: Vec<String> = inner.users().into_iter().map(|(container, _)| container).collect();
-            all.dedup();
-            all
-        })
-        .await
-    }
-
-    async fn collect_garbage(&self, policy: &Policy) -> Result<Collected> {
-        let policy = *policy;
-        self.blocking(move |inner| inner.collect(&policy)).await
-    }
-
-    fn came(&self) -> Receiver {
-        self.inner.came.subscribe()
-    }
-
-    fn released(&self) -> Receiver {
-        self.inner.released.subscribe()
-    }
-}
-
 /// Removes layer directories and blobs that the index does not name. Whatever is there, and what cannot be removed, keeps
 /// nobody from starting.
 fn sweep(directory: &Path, index: &Index, containers: &Path) {
@@ -835,22 +699,4 @@ fn drop_entries(directory: &Path, keep: impl Fn(&str) -> bool) -> Result<()> {
         }
     }
     first
-}
-
-/// Makes everything written so far durable, with one call for a whole layer.
-pub(super) fn sync_file_system(path: &Path) -> Result<()> {
-    let directory = fs::File::open(path).map_err(io("opening", path))?;
-    rustix::fs::syncfs(&directory).map_err(io("syncing", path))
-}
-
-pub(super) fn remove_all(path: &Path) -> Result<()> {
-    crate::base::tree::remove(path).map_err(io("removing", path))
-}
-
-/// Whether `digest` may be used as a file name.
-pub(super) fn blob_name(digest: &str) -> Result<&str> {
-    match is_digest(digest) {
-        true => Ok(&digest["sha256:".len()..]),
-        false => Err(ImageError::invalid("digest", format!("{digest:?} (only sha256 is supported)"))),
-    }
 }

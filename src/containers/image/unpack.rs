@@ -620,7 +620,7 @@ pub(crate) fn read_in(root: &Path, path: &Path) -> String {
         fs::openat2(directory, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
     };
     let mut text = Vec::new();
-    if let Ok(file) = open().map_err(io::Error::from).and_then(crate::base::beneath::regular) {
+    if let Ok(file) = open().map_err(io::Error::from).and_then(crate::base::file::regular) {
         let _ = file.take(READ_IN_BYTES_MAX).read_to_end(&mut text);
     }
     String::from_utf8_lossy(&text).into_owned()

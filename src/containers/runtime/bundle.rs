@@ -3,34 +3,51 @@
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use super::super::Config;
+use super::super::cgroup::Tree;
 use super::super::error::{Error, Result};
+use super::super::shim::BUNDLES_DIR;
 use super::super::spec::*;
 use super::super::wire::StartRequest;
 use super::super::{image, oci, seccomp_filter};
-use super::{KILL_PATIENCE, ShimRuntime, container_cgroup, host, io};
+use super::host::{self, container_cgroup};
+use super::sandbox_files::{KILL_PATIENCE, io};
+use crate::base::error::chain;
 
 /// Far more than any specification takes.
 const SPEC_BYTES_MAX: u64 = 16 << 20;
 
-// === impl ShimRuntime ===
+/// The bundles of this machine's containers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bundles<'a> {
+    pub config: &'a Config,
+    pub tree: &'a Tree,
+}
 
-impl ShimRuntime {
+// === impl Bundles ===
+
+impl Bundles<'_> {
+    /// Where a container's is.
+    fn directory(&self, sandbox: &str, container: &str) -> PathBuf {
+        self.config.sandbox_dir(sandbox).join(BUNDLES_DIR).join(container)
+    }
+
     /// The specification of a container that was prepared.
-    pub(super) fn container_spec(&self, sandbox: &str, container: &str) -> Result<ContainerSpec> {
-        let path = self.bundle(sandbox, container).join("spec.json");
+    pub(super) fn spec(&self, sandbox: &str, container: &str) -> Result<ContainerSpec> {
+        let path = self.directory(sandbox, container).join("spec.json");
         let bytes = crate::base::file::read(&path, SPEC_BYTES_MAX).map_err(io("reading", &path))?;
         serde_json::from_slice(&bytes).map_err(|error| Error::Spec(format!("{path:?}: {error}")))
     }
 
     /// Cgroup and configuration of a container; returns what the shim has to be told.
     pub(super) fn prepare(&self, sandbox: &SandboxSpec, spec: &ContainerSpec) -> Result<StartRequest> {
-        let tree = &self.inner.tree;
+        let tree = self.tree;
         let cgroup = container_cgroup(sandbox, &spec.id);
-        let bundle = self.bundle(&sandbox.id, &spec.id);
+        let bundle = self.directory(&sandbox.id, &spec.id);
         std::fs::create_dir_all(&bundle).map_err(io("creating", &bundle))?;
         let owner = sandbox.users.as_ref().map(|users| users.first_id);
         image::make_directory_in(&spec.rootfs, Path::new(&spec.cwd), owner)?;
-        let host = host::describe(&self.inner.config, tree, sandbox, spec);
+        let host = host::describe(self.config, tree, sandbox, spec);
         let mut mounted = spec.clone();
         mounted.mounts.extend(volumes(spec, owner)?);
         let plan = oci::plan(sandbox, &mounted, &host)?;
@@ -65,18 +82,19 @@ impl ShimRuntime {
         })
     }
 
+    /// The file of a compiled filter.
     pub(super) fn seccomp_file(&self, profile: &serde_json::Value) -> Result<PathBuf> {
-        seccomp_filter::file_for(&self.inner.config.run_dir.join("seccomp"), profile)
+        seccomp_filter::file_for(&self.config.run_dir.join("seccomp"), profile)
     }
 
-    /// What `prepare` made.
-    pub(super) fn unprepare(&self, sandbox: &SandboxSpec, container: &str) {
+    /// Removes what `prepare` made.
+    pub(super) fn remove(&self, sandbox: &SandboxSpec, container: &str) {
         let cgroup = container_cgroup(sandbox, container);
-        self.inner.tree.kill(&cgroup, KILL_PATIENCE);
-        if let Err(error) = self.inner.tree.remove(&cgroup) {
-            tracing::warn!(container, error = super::super::error::chain(&error), "leftover cgroup");
+        self.tree.kill(&cgroup, KILL_PATIENCE);
+        if let Err(error) = self.tree.remove(&cgroup) {
+            tracing::warn!(container, error = chain(&error), "leftover cgroup");
         }
-        if let Err(error) = crate::base::tree::remove(&self.bundle(&sandbox.id, container)) {
+        if let Err(error) = crate::base::tree::remove(&self.directory(&sandbox.id, container)) {
             tracing::warn!(container, %error, "leftover bundle");
         }
     }

@@ -15,7 +15,7 @@ pub(super) fn describe(config: &Config, tree: &Tree, sandbox: &SandboxSpec, cont
     let directory = config.sandbox_dir(&sandbox.id);
     let reaper = crate::base::file::read_text(&directory.join(REAPER_FILE), 32).ok();
     let shared = reaper.filter(|_| sandbox.share_process_namespace);
-    let cgroup = super::container_cgroup(sandbox, &container.id);
+    let cgroup = container_cgroup(sandbox, &container.id);
     Host {
         cgroup: tree.absolute(&cgroup),
         cgroup_namespace: Path::new("/proc/self/ns/cgroup").symlink_metadata().is_ok(),
@@ -40,7 +40,7 @@ pub(super) fn cgroup_frame(config: &Config) -> PathBuf {
     config.run_dir.join("cgroup")
 }
 
-fn numbers(path: PathBuf) -> Option<(PathBuf, char, u64, u64)> {
+pub(super) fn numbers(path: PathBuf) -> Option<(PathBuf, char, u64, u64)> {
     let metadata = fs::metadata(&path).ok()?;
     let kind = match metadata.file_type() {
         kind if kind.is_char_device() => 'c',
@@ -52,18 +52,18 @@ fn numbers(path: PathBuf) -> Option<(PathBuf, char, u64, u64)> {
 }
 
 /// Every capability of this kernel that this process could pass on.
-fn available_capabilities() -> Vec<String> {
+pub(super) fn available_capabilities() -> Vec<String> {
     let bounding = caps::read(None, caps::CapSet::Bounding).unwrap_or_default();
     let mut names: Vec<String> = bounding.into_iter().map(|capability| capability.to_string()).collect();
     names.sort();
     names
 }
 
-fn may_raise_limits() -> bool {
+pub(super) fn may_raise_limits() -> bool {
     caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false)
 }
 
-fn hard_limits() -> Vec<(String, u64)> {
+pub(super) fn hard_limits() -> Vec<(String, u64)> {
     let known = [
         ("RLIMIT_AS", libc::RLIMIT_AS),
         ("RLIMIT_CORE", libc::RLIMIT_CORE),
@@ -82,4 +82,8 @@ fn hard_limits() -> Vec<(String, u64)> {
         (result == 0).then(|| (name.to_owned(), limit.rlim_max))
     };
     known.into_iter().filter_map(limit).collect()
+}
+
+pub(super) fn container_cgroup(sandbox: &SandboxSpec, container: &str) -> String {
+    format!("{}/{container}", sandbox.cgroup_parent.trim_matches('/'))
 }

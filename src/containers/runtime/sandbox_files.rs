@@ -21,15 +21,14 @@ use super::super::shim::{BUNDLES_DIR, CONFIG_FILE, GONE_FILE, PID_FILE};
 use super::super::spec::SandboxSpec;
 use super::super::sysctl;
 use super::super::wire::ShimConfig;
-use super::io;
 use crate::base::file::{self, write_atomically};
 
-const SPEC_FILE: &str = "sandbox.json";
+pub(super) const SPEC_FILE: &str = "sandbox.json";
 /// Far more than any specification takes.
-const SPEC_BYTES_MAX: u64 = 16 << 20;
+pub(super) const SPEC_BYTES_MAX: u64 = 16 << 20;
 /// A process id.
-const PID_BYTES_MAX: u64 = 32;
-const SHM_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const PID_BYTES_MAX: u64 = 32;
+pub(super) const SHM_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The run state of a sandbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,7 +51,7 @@ pub(crate) fn saved_sandboxes(directory: &Path) -> Vec<Saved> {
                 let removed =
                     unmount_below(&path).and_then(|()| crate::base::tree::remove(&path).map_err(io("removing", &path)));
                 if let Err(error) = removed {
-                    tracing::warn!(error = super::super::error::chain(&error), "not everything of it was removed");
+                    tracing::warn!(error = crate::base::error::chain(&error), "not everything of it was removed");
                 }
             }
         }
@@ -60,7 +59,7 @@ pub(crate) fn saved_sandboxes(directory: &Path) -> Vec<Saved> {
     found
 }
 
-fn saved(path: &Path) -> std::io::Result<Saved> {
+pub(super) fn saved(path: &Path) -> std::io::Result<Saved> {
     let saved: Saved = serde_json::from_slice(&file::read(&path.join(SPEC_FILE), SPEC_BYTES_MAX)?)?;
     let is_its_own = path.file_name().is_some_and(|name| name == &*saved.spec.id);
     if is_its_own { Ok(saved) } else { Err(std::io::Error::other("it is of another sandbox")) }
@@ -109,7 +108,7 @@ pub(super) fn prepare(config: &Config, tree: &Tree, saved: &Saved) -> Result<()>
 
 /// What the sandbox asks for, and what containers of every network namespace of their own find elsewhere: whoever they run as may
 /// listen on every port, and ping.
-fn parameters(spec: &SandboxSpec) -> BTreeMap<String, String> {
+pub(super) fn parameters(spec: &SandboxSpec) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     if spec.netns.is_some() {
         // Every group that there is.
@@ -123,7 +122,7 @@ fn parameters(spec: &SandboxSpec) -> BTreeMap<String, String> {
     all
 }
 
-fn mount_shm(path: &Path, bytes: u64) -> Result<()> {
+pub(super) fn mount_shm(path: &Path, bytes: u64) -> Result<()> {
     let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let options = format!("mode=1777,size={bytes}");
     mount(Some("shm"), path, Some("tmpfs"), flags, Some(options.as_str()))
@@ -141,7 +140,7 @@ pub(crate) async fn run_self(executable: &Executable, arguments: &[&OsStr]) -> R
     let mut command = tokio::process::Command::new(executable.path());
     command.args(arguments).env_clear().stdin(std::process::Stdio::null());
     command.kill_on_drop(true);
-    let output = match tokio::time::timeout(super::ANSWER_PATIENCE, command.output()).await {
+    let output = match tokio::time::timeout(ANSWER_PATIENCE, command.output()).await {
         Ok(output) => output.map_err(|error| format!("starting the shim: {error}"))?,
         Err(_) => return Err("the shim did not start in time".into()),
     };
@@ -159,25 +158,25 @@ pub(crate) fn discard(config: &Config, tree: &Tree, saved: &Saved, with_parent_c
     let parent = spec.cgroup_parent.trim_matches('/');
     for container in bundles(&directory) {
         let cgroup = format!("{parent}/{container}");
-        tree.kill(&cgroup, super::KILL_PATIENCE);
+        tree.kill(&cgroup, KILL_PATIENCE);
         tree.remove(&cgroup)?;
     }
     if with_parent_cgroup && !parent.is_empty() {
-        tree.kill(parent, super::KILL_PATIENCE);
+        tree.kill(parent, KILL_PATIENCE);
         tree.remove(parent)?;
     }
     unmount_below(&directory)?;
     crate::base::tree::remove(&directory).map_err(io("removing", &directory))
 }
 
-fn bundles(directory: &Path) -> Vec<String> {
+pub(super) fn bundles(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory.join(BUNDLES_DIR)) else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Kills the shim and waits for its end; one that only begins does not. It is known by its number and by living in its
 /// directory, since the number alone may be someone else's by now.
-fn end_shim(directory: &Path) {
+pub(super) fn end_shim(directory: &Path) {
     // Fails where nothing is left.
     let _ = fs::write(directory.join(GONE_FILE), "");
     let text = file::read_text(&directory.join(PID_FILE), PID_BYTES_MAX);
@@ -225,6 +224,17 @@ pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
 }
 
 /// mountinfo writes blanks and backslashes as octal.
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// A shim answers at once, or something is wrong with it.
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What SIGKILL does not end in this time hangs in the kernel.
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { what, path, source }
 }

@@ -54,7 +54,7 @@ pub(super) fn fork_job(work: impl FnOnce(&OwnedFd) -> Result<i32, String>) -> io
         ForkResult::Child => {
             drop(ours);
             let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
-            super::reset_signals();
+            super::process::reset_signals();
             // What containers find and make is as everywhere; what the shim makes is its own.
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(CONTAINER_UMASK));
             let keyring = match super::join_new_session_keyring() {

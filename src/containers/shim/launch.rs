@@ -17,11 +17,11 @@ use libcontainer::syscall::syscall::{SyscallType, create_syscall};
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 
 use super::super::device_program;
-use super::super::error::chain;
 use super::super::seccomp_filter;
 use super::super::spec::Users;
 use super::super::wire::StartRequest;
 use super::{children, stage};
+use crate::base::error::chain;
 
 /// The container's ends of its streams; none with a tty.
 pub(super) struct Stdio {
@@ -169,10 +169,13 @@ impl Entry {
     fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
         let process = spec.process().as_ref().ok_or("exec: no process specified")?;
         let args = arguments(spec).ok_or("exec: no command specified")?;
-        let env = super::enter::environment(process, self.home_of_user);
-        let path = super::enter::find_executable_in(&args[0], super::enter::value_of(&env, "PATH"))?;
+        let env = crate::containers::shim::execute::environment(process, self.home_of_user);
+        let path = crate::containers::shim::execute::find_executable_in(
+            &args[0],
+            crate::containers::shim::execute::value_of(&env, "PATH"),
+        )?;
         self.confine()?;
-        Err(super::enter::execute(&path, args, &env))
+        Err(crate::containers::shim::execute::execute(&path, args, &env))
     }
 
     /// libcontainer has left the capabilities that this takes, or set no_new_privs.
@@ -210,7 +213,12 @@ impl Executor for Entry {
         let invalid = ExecutorValidationError::ArgValidationError;
         let args = arguments(spec).ok_or_else(|| invalid("exec: no command specified".into()))?;
         let env = spec.process().as_ref().and_then(|process| process.env().as_ref()).map_or(&[][..], Vec::as_slice);
-        super::enter::find_executable_in(&args[0], super::enter::value_of(env, "PATH")).map(drop).map_err(invalid)
+        crate::containers::shim::execute::find_executable_in(
+            &args[0],
+            crate::containers::shim::execute::value_of(env, "PATH"),
+        )
+        .map(drop)
+        .map_err(invalid)
     }
 }
 

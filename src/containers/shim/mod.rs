@@ -12,36 +12,33 @@ mod children;
 mod connection;
 mod container;
 mod enter;
+mod execute;
 mod first;
 mod launch;
 mod log;
+mod parameter;
+mod paths;
+mod process;
 mod serve;
 mod stage;
 mod users;
 
+use parameter::write_parameter;
+
+use process::{because, join_new_session_keyring, leave};
+
+pub(crate) use paths::{BUNDLES_DIR, CONFIG_FILE, GONE_FILE, PID_FILE, REAPER_FILE, SOCKET_FILE};
+
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe, setsid};
 
-use super::sysctl;
 use super::wire::ShimConfig;
-
-/// Names inside a sandbox's directory.
-pub(crate) const CONFIG_FILE: &str = "shim.json";
-pub(crate) const SOCKET_FILE: &str = "sock";
-pub(crate) const PID_FILE: &str = "pid";
-/// There when the sandbox is being removed: a shim that is late, because its agent was killed, does not begin.
-pub(crate) const GONE_FILE: &str = "gone";
-/// Holds the process id of process 1 of a shared process namespace.
-pub(crate) const REAPER_FILE: &str = "reaper";
-/// One directory per container with `config.json` (OCI) and `spec.json` (ours).
-pub(crate) const BUNDLES_DIR: &str = "bundles";
 
 /// Entry of the sub-command; to be called before any thread is started. The parent half returns when the shim serves
 /// (printing nothing) or has failed (printing why); the shim itself is its orphan.
@@ -96,12 +93,6 @@ fn detach(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Ends this process without unwinding or running exit hooks of the parent's making.
-fn leave(code: i32) -> ! {
-    // SAFETY: `_exit` only ends the process.
-    unsafe { libc::_exit(code) }
-}
-
 fn set_up(directory: &Path) -> io::Result<serve::Shim> {
     setsid()?;
     std::env::set_current_dir(directory)?;
@@ -126,10 +117,6 @@ fn set_up(directory: &Path) -> io::Result<serve::Shim> {
     serve::Shim::new(config, first)
 }
 
-fn because(what: &str, error: impl std::fmt::Display) -> io::Error {
-    io::Error::other(format!("{what}: {error}"))
-}
-
 fn enter_namespaces(config: &ShimConfig) -> io::Result<()> {
     if let Some(path) = &config.netns {
         let namespace = fs::File::open(path).map_err(|error| because(&format!("network namespace {path:?}"), error))?;
@@ -148,23 +135,6 @@ fn enter_namespaces(config: &ShimConfig) -> io::Result<()> {
     config.sysctls.iter().try_for_each(|(name, value)| write_parameter(name, value, config))
 }
 
-/// In the namespaces that this process is in.
-fn write_parameter(name: &str, value: &str, config: &ShimConfig) -> io::Result<()> {
-    let path = Path::new("/proc/sys").join(own_sysctl(name, config)?);
-    fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))
-}
-
-/// Where a parameter is, if it is one of a namespace that the sandbox does not share with the host.
-fn own_sysctl(name: &str, config: &ShimConfig) -> io::Result<PathBuf> {
-    let own = match sysctl::namespace_of(name) {
-        Some(sysctl::Namespace::Ipc) => !config.host_ipc,
-        Some(sysctl::Namespace::Net) => config.netns.is_some(),
-        None => false,
-    };
-    let path = sysctl::path(name).filter(|_| own);
-    path.ok_or_else(|| io::Error::other(format!("sysctl {name:?} is not one of the pod's own namespaces")))
-}
-
 fn silence_stdio() -> io::Result<()> {
     let null: OwnedFd = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
     for target in 0..3 {
@@ -176,35 +146,9 @@ fn silence_stdio() -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves the keys of whoever started this process behind. What it starts has the new, nameless keyring: every container
-/// and every exec one of its own, which nobody can join.
-fn join_new_session_keyring() -> io::Result<()> {
-    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
-    let nameless = std::ptr::null::<libc::c_char>();
-    // SAFETY: the call takes a number and no name.
-    if unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nameless) } >= 0 {
-        return Ok(());
-    }
-    match io::Error::last_os_error() {
-        // The kernel has no keys, or a filter around all of us refuses the call: then nobody in here reaches any.
-        error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP)) => Ok(()),
-        error => Err(error),
-    }
-}
-
-/// In a forked child: undoes what the shim (and the Rust runtime) did to signals, so that the container's processes
-/// start with defaults.
-fn reset_signals() {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGPIPE, Signal::SIGCHLD] {
-        // SAFETY: sets the default action, no handler of ours is involved.
-        let _ = unsafe { sigaction(signal, &default) };
-    }
-    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-}
-
 #[cfg(test)]
 mod tests {
+    use super::parameter::own_sysctl;
     use super::*;
 
     #[test]

@@ -4,14 +4,17 @@
 //! the status. Only one kind of step is taken in a run; what it changed wakes the next run. The bounds hold at every
 //! instant because sets are counted with the larger of what they should have and what they have.
 
+mod annotations;
 mod arithmetic;
+mod observed;
 mod plan;
 mod sets;
 mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use annotations::{Annotations, DESIRED, HASH, HISTORY, MAX, REVISION};
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,19 +28,9 @@ use crate::apimachinery::status::{Result, Status};
 use crate::base::object::Object;
 use crate::kinds::apps::{deployment, replicaset};
 use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Patch, Reconciler, Recorder};
-use plan::{Observed, Step};
+use observed::Observed;
+use plan::Step;
 use sets::Set;
-
-/// The annotation that numbers rollouts.
-pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
-/// Earlier numbers of a set that became current again.
-pub(super) const HISTORY: &str = "deployment.kubernetes.io/revision-history";
-/// How many replicas the Deployment wanted when the set was scaled last.
-pub(super) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
-/// As [`DESIRED`], with the surge.
-pub(super) const MAX: &str = "deployment.kubernetes.io/max-replicas";
-/// The label that tells the pods of one template from those of another.
-pub(super) const HASH: &str = "pod-template-hash";
 
 struct Deployments {
     cx: Arc<Context>,
@@ -214,6 +207,3 @@ impl Deployments {
         self.recorder.event(&deployment::KIND, object, EventType::Normal, "ScalingReplicaSet", &message);
     }
 }
-
-/// Annotations by name.
-pub(super) type Annotations = BTreeMap<String, String>;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::plan::{Observed, Sorted};
+use super::observed::{Observed, Sorted};
 use crate::base::clock::{parse_time, seconds_text};
 use crate::base::json::{int, list, text};
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::plan::{Observed, Plan, Step, plan};
+use super::observed::Observed;
+use super::plan::{Plan, Step, plan};
 use super::sets::Set;
 use super::{DESIRED, HISTORY, MAX, REVISION};
 use crate::base::object::Object;

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 
-use super::is_collected;
 use crate::base::object::Object;
-use crate::kinds::KindRef;
 use crate::kinds::registry::Snapshot;
+use crate::kinds::{KindRef, Volatile};
 use crate::reconcile::{Changes, Client, Informer};
 
 /// The graph.
@@ -123,4 +122,9 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether objects of the kind own and are owned; what is not written down for good is not.
+pub(super) fn is_collected(kind: &KindRef) -> bool {
+    kind.volatile() != Volatile::Always
 }

@@ -18,9 +18,9 @@ use super::{Context, absent_is_fine};
 use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
 use crate::apimachinery::status::Result;
 use crate::base::object::{Object, Owner};
-use crate::kinds::{KindRef, Volatile};
+use crate::kinds::KindRef;
 use crate::reconcile::{Changed, Client, Controller, Key, Outcome, Patch, Reconciler};
-use graph::Graph;
+use graph::{Graph, is_collected};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
@@ -39,11 +39,6 @@ enum OwnerState {
     Dangling,
     /// The owner waits for this object to go.
     Waiting,
-}
-
-/// Whether objects of the kind own and are owned; what is not written down for good is not.
-fn is_collected(kind: &KindRef) -> bool {
-    kind.volatile() != Volatile::Always
 }
 
 /// The controller.

@@ -4,11 +4,13 @@
 //! template that cannot be created costs one refused request and not five hundred. The status is computed after the pods
 //! were changed, from what then is: no expectations are kept, because the view shows every acknowledged write.
 
+mod member;
 mod rank;
 mod status;
 
+pub use member::{Member, min_ready};
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -31,13 +33,6 @@ const BURST: usize = 500;
 struct ReplicaSets {
     cx: Arc<Context>,
     recorder: Recorder,
-}
-
-/// A pod as plans look at it.
-#[derive(Clone, Debug)]
-pub struct Member {
-    pub object: Arc<Object>,
-    pub pod: Arc<Pod>,
 }
 
 /// What one run does to pods.
@@ -218,11 +213,6 @@ pub fn selector(object: &Object) -> Result<Selector> {
     let set: Arc<ReplicaSet> = typed(object)?;
     let selector = serde_json::to_value(&set.spec.selector).unwrap_or_default();
     Selector::from_object(&selector).map_err(|e| Status::internal(format!("{}: {e}", object.key)))
-}
-
-/// How long a pod must be ready to count.
-pub fn min_ready(seconds: Option<i32>) -> Duration {
-    Duration::from_secs(seconds.unwrap_or(0).max(0) as u64)
 }
 
 /// The pod that a ReplicaSet's template describes.

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::role;
 use crate::base::json::{list, list_mut, map_mut, set_default, text};
 use crate::kinds::check::{self, IMMUTABLE, Path};
 use crate::kinds::field::{self, Errors};
@@ -11,6 +10,8 @@ use crate::kinds::meta::name_error;
 use crate::kinds::table::{self, string, wide};
 use crate::kinds::{Column, NameRule};
 
+/// The group of all of these kinds, and of users and groups as subjects.
+const GROUP: &str = "rbac.authorization.k8s.io";
 /// Columns of Role and ClusterRole.
 pub(super) const ROLE_COLUMNS: &[Column] = &[
     table::NAME,
@@ -81,7 +82,7 @@ pub(super) fn rules(errors: &mut Errors, role: &Value, namespaced: bool) {
 
 /// Groups of what a binding names.
 pub(super) fn default_binding(binding: &mut Value) {
-    let group = role::KIND.group();
+    let group = GROUP;
     // An empty reference is still an object with three members.
     let reference = map_mut(binding, "roleRef");
     for key in ["apiGroup", "kind", "name"] {
@@ -99,7 +100,7 @@ pub(super) fn default_binding(binding: &mut Value) {
 
 /// Errors in a binding.
 pub(super) fn binding(errors: &mut Errors, binding: &Value, roles: &[&str], namespaced: bool) {
-    let group = role::KIND.group();
+    let group = GROUP;
     let path = Path::root("roleRef");
     let reference = &binding["roleRef"];
     if text(reference, "apiGroup") != group {
@@ -136,8 +137,8 @@ fn subject(errors: &mut Errors, path: &Path<'_>, subject: &Value, namespaced: bo
             }
         }
         "User" | "Group" => {
-            if group != role::KIND.group() {
-                errors.push(field::not_supported(&path.field("apiGroup"), group, &[role::KIND.group()]));
+            if group != GROUP {
+                errors.push(field::not_supported(&path.field("apiGroup"), group, &[GROUP]));
             }
         }
         other => errors.push(field::not_supported(&path.field("kind"), other, &["Group", "ServiceAccount", "User"])),

@@ -7,8 +7,6 @@
 //! Invariant: each apply is one atomic batch; packets see the old rules or the new ones, never a mixture; tables of
 //! others are never touched.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -17,17 +15,24 @@ mod buffer;
 mod conntrack;
 pub mod diff;
 mod encode;
+#[cfg(any(test, feature = "fakes", debug_assertions))]
 pub mod fake;
 #[cfg(any(feature = "fuzzing", debug_assertions))]
 pub(crate) mod fuzzing;
 pub mod guard;
+mod kernel;
 pub mod plan;
 pub mod ruleset;
+#[cfg(any(test, feature = "fakes", debug_assertions))]
 pub mod suite;
 pub mod table;
 
+pub use kernel::Written;
+use kernel::{Kernel, whole};
+
 pub(super) use conntrack::probe as probe_conntrack;
 pub use diff::diff;
+#[cfg(any(test, feature = "fakes", debug_assertions))]
 pub use fake::FakeDataplane;
 pub use guard::Guard;
 pub use plan::plan;
@@ -39,17 +44,6 @@ use self::ruleset::{Family, Ruleset};
 use self::table::ServiceTable;
 use super::netlink::Socket;
 use super::{Config, Dataplane, Error};
-
-/// What an apply did, for logs and tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    /// The kernel held it already.
-    Nothing,
-    /// So many changes to what was there.
-    Changes(usize),
-    /// Everything: first start, or somebody else changed our table.
-    Whole,
-}
 
 /// The real data plane.
 pub struct NftDataplane {
@@ -63,13 +57,6 @@ struct State {
     table: Option<ServiceTable>,
     /// What of it was not.
     skipped: Vec<String>,
-}
-
-/// Writes rulesets of one name, and remembers what the kernel holds of it.
-struct Kernel {
-    socket: Socket,
-    /// What we wrote last, with its fingerprint.
-    known: Option<(u64, Ruleset)>,
 }
 
 impl NftDataplane {
@@ -119,81 +106,6 @@ impl State {
         deleted.map_err(Error::kernel("cannot forget old UDP flows"))?;
         Ok(written)
     }
-}
-
-impl Kernel {
-    fn open() -> Result<Self, Error> {
-        let socket = Socket::netfilter().map_err(Error::kernel("cannot open a netfilter socket"))?;
-        Ok(Self { socket, known: None })
-    }
-
-    /// Makes the kernel hold exactly this.
-    fn write(&mut self, ruleset: Ruleset) -> Result<Written, Error> {
-        let wanted = encode::fingerprint(&ruleset);
-        let found = self.read_fingerprint(&ruleset).map_err(Error::kernel("cannot read the nftables rules"))?;
-        if found == Some(wanted) {
-            self.known.get_or_insert_with(|| (wanted, ruleset));
-            return Ok(Written::Nothing);
-        }
-        let old = self.known.take_if(|(fingerprint, _)| found == Some(*fingerprint));
-        let (batch, written) = match &old {
-            Some((_, before)) => changes(before, &ruleset, wanted),
-            None => (whole(&ruleset, wanted), Written::Whole),
-        };
-        let family = ruleset.tables.keys().next().copied().unwrap_or(Family::Ip);
-        let (buffer, last) = batch.finish(family);
-        if let Err(error) = self.socket.batch::<Message>(buffer.bytes(), last) {
-            self.known = old;
-            return Err(Error::kernel("cannot write the nftables rules")(error));
-        }
-        self.known = Some((wanted, ruleset));
-        Ok(written)
-    }
-
-    /// What the kernel holds: `None` if a table is missing, foreign or differs between families.
-    fn read_fingerprint(&mut self, ruleset: &Ruleset) -> io::Result<Option<u64>> {
-        let mut found = None;
-        for family in ruleset.tables.keys() {
-            let written = find_fingerprint(&mut self.socket, &ruleset.name, *family)?;
-            if written.is_none() || found.is_some_and(|f| Some(f) != written) {
-                return Ok(None);
-            }
-            found = written;
-        }
-        Ok(found)
-    }
-}
-
-fn find_fingerprint(socket: &mut Socket, table: &str, family: Family) -> io::Result<Option<u64>> {
-    let mut found = None;
-    match socket
-        .dump(encode::fingerprint_query(table, family), |rule| found = found.or(encode::read_fingerprint(&rule, table)))
-    {
-        Ok(()) => Ok(found),
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// The table from nothing; what was there under its name goes in the same instant.
-fn whole(ruleset: &Ruleset, fingerprint: u64) -> Batch {
-    let mut batch = Batch::new(&ruleset.name);
-    for family in ruleset.tables.keys() {
-        batch.clear_table(*family);
-    }
-    let nothing = Ruleset { name: ruleset.name.clone(), tables: BTreeMap::new() };
-    diff(&nothing, ruleset).iter().for_each(|(family, change)| batch.push(*family, change));
-    ruleset.tables.keys().for_each(|family| batch.write_fingerprint(*family, fingerprint, true));
-    batch
-}
-
-fn changes(old: &Ruleset, new: &Ruleset, fingerprint: u64) -> (Batch, Written) {
-    let mut batch = Batch::new(&new.name);
-    let list = diff(old, new);
-    list.iter().for_each(|(family, change)| batch.push(*family, change));
-    let fresh = |family: &Family| list.contains(&(*family, Change::AddTable));
-    new.tables.keys().for_each(|family| batch.write_fingerprint(*family, fingerprint, fresh(family)));
-    (batch, Written::Changes(list.len()))
 }
 
 /// Deletes this configuration's tables if they are there.

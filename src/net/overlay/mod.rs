@@ -10,7 +10,11 @@
 mod kernel;
 mod key;
 mod plan;
+mod port;
 mod wireguard;
+
+pub(crate) use port::PORTS;
+pub use port::{PORT, WIREGUARD_PORT};
 
 pub use kernel::{Overlay, PendingKey, WireGuard, mtu};
 pub use plan::{PeerNode, Tunnel};
@@ -22,12 +26,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 
-/// The port that Kubernetes' users open for VXLAN (flannel's, and the kernel's own default).
-pub const PORT: u16 = 8472;
-/// The port of WireGuard, the one that Cilium's users open for it. Not WireGuard's usual one, which may be in use on a machine.
-pub const WIREGUARD_PORT: u16 = 51871;
-/// Both.
-pub(crate) const PORTS: [u16; 2] = [PORT, WIREGUARD_PORT];
 /// The network id, flannel's.
 const NETWORK_ID: u32 = 1;
 /// What VXLAN puts around a frame: outer IP, UDP and VXLAN headers and the inner Ethernet header.

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::base::clock::Clock;
-use crate::base::error::full;
+use crate::base::error::chain;
 use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::core::node;
@@ -82,7 +82,7 @@ impl Reconciler {
                         RESYNC
                     }
                     Ok(Err(error)) => {
-                        tracing::error!(error = full(&error), "the overlay cannot be changed; it is tried again");
+                        tracing::error!(error = chain(&error), "the overlay cannot be changed; it is tried again");
                         retry = (retry * 2).min(RETRY.1);
                         peers = None;
                         retry
@@ -124,7 +124,7 @@ impl Reconciler {
                 KeyStep::Nothing => return,
                 KeyStep::Generate => match self.overlay.make_pending_key(self.clock.now()) {
                     Ok(pending) => self.pending = Some(pending),
-                    Err(error) => return self.retry_key_later(&full(&error)),
+                    Err(error) => return self.retry_key_later(&chain(&error)),
                 },
                 KeyStep::Publish(key) => {
                     let patch = Patch::Merge(json!({"metadata": {"annotations": {KEY_ANNOTATION: key}}}));
@@ -139,7 +139,7 @@ impl Reconciler {
                     let Some(pending) = self.pending.take() else { return };
                     match self.overlay.activate_key(pending) {
                         Ok(()) => tracing::info!("this node has another key for the overlay"),
-                        Err(error) => return self.retry_key_later(&full(&error)),
+                        Err(error) => return self.retry_key_later(&chain(&error)),
                     }
                 }
             }

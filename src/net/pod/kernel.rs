@@ -18,11 +18,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use ipnet::IpNet;
 use netlink_packet_route::link::InfoKind;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::ipam::Ipam;
+use super::name::{group, host_link};
 use super::netns;
 use crate::net::netlink::Connection;
 use crate::net::netlink::link::{Link, Mac, NewLink};
@@ -343,20 +344,6 @@ fn mac(addresses: &[IpAddr]) -> Mac {
         None => [0; 16],
     };
     [0x0a, 0x58, a, b, c, d]
-}
-
-fn digest(parts: &[&str]) -> String {
-    hex::encode(Sha256::digest(parts.join("\0").as_bytes()))
-}
-
-/// Name of the host end of a pod's link.
-pub(crate) fn host_link(config: &Config, id: &str) -> String {
-    format!("amp{}", &digest(&[&config.bridge, id])[..12])
-}
-
-/// Link group of everything this configuration makes.
-pub(crate) fn group(config: &Config) -> u32 {
-    u32::from_str_radix(&digest(&[&config.bridge])[..7], 16).expect("seven hexadecimal digits") | 0x1000_0000
 }
 
 /// Lets one piece of work per id run at a time.

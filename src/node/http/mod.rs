@@ -6,14 +6,17 @@
 
 mod disk;
 mod logs;
+mod memory;
 mod metrics;
 mod network;
 pub mod port;
 mod summary;
 mod usage;
 
+pub use memory::Memory;
+
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use axum::extract::Request;
 use axum::handler::Handler;
@@ -31,7 +34,7 @@ use tokio::io::DuplexStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tower::Service;
 
-use self::usage::{Samples, Snapshot, Want};
+use self::usage::{Snapshot, Want};
 use super::access::Access;
 use super::heartbeat;
 use crate::apimachinery::http::{Body, answer};
@@ -41,16 +44,13 @@ use crate::apimachinery::status::Status;
 use crate::base::{metrics as counters, task};
 use crate::containers::ContainerState;
 use crate::kinds::core::pod;
+use crate::node::capacity;
 
 /// Where the machine's logs are.
 const LOGS: &str = "/var/log";
 /// What may wait in the stream to whoever asks.
 const PIPE_BYTES: usize = 64 << 10;
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
-
-/// What the endpoints remember between two questions; cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Samples>);
 
 /// What a path can have unescaped.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
@@ -224,7 +224,7 @@ async fn configuration(Extension(access): Extension<Access>) -> Response<Body> {
     let dns: Vec<String> = config.cluster_dns.iter().map(ToString::to_string).collect();
     let configuration = json!({"kubeletconfig": {
         "kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "clusterDomain": config.cluster_domain, "clusterDNS": dns, "maxPods": heartbeat::PODS,
+        "clusterDomain": config.cluster_domain, "clusterDNS": dns, "maxPods": capacity::PODS,
         "podLogsDir": config.log_dir, "cgroupRoot": format!("/{}", config.cgroup_root),
         "nodeStatusReportFrequency": format!("{}s", heartbeat::REPORT.as_secs()),
     }});

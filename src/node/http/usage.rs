@@ -16,7 +16,8 @@ use super::network::Network;
 use crate::base::fs_stats::FsStats;
 use crate::containers::{ContainerState, Sandbox, Stats};
 use crate::kinds::core::pod;
-use crate::node::{Node, status};
+use crate::node::Node;
+use crate::node::reported::reported;
 
 /// A sample that is younger than this makes no rate; the one before is said again.
 const YOUNG: Duration = Duration::from_secs(1);
@@ -270,7 +271,7 @@ fn pod_usage(sandbox: &Sandbox, usage: Usage) -> PodUsage {
 fn statuses(node: &Node, sandbox: &Sandbox) -> Vec<ContainerStatus> {
     let object = node.client.informer(&pod::KIND).get(&sandbox.spec.pod_namespace, &sandbox.spec.pod_name);
     let Some(pod) = object.and_then(|o| o.typed::<Pod>().ok()) else { return Vec::new() };
-    status::reported(&pod).cloned().collect()
+    reported(&pod).cloned().collect()
 }
 
 /// When the machine began.

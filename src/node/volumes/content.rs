@@ -9,12 +9,10 @@ use k8s_openapi::api::core::v1::{
 use serde_json::json;
 
 use super::Node;
+use super::files::Files;
 use super::write;
 use crate::base::json::text;
 use crate::node::env::{self, DownwardValues};
-
-/// Path, bytes and mode of each file.
-pub type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
 /// What a volume shows.
 #[derive(Debug, Default)]

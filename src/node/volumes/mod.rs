@@ -1,6 +1,7 @@
 //! The volumes of a pod: directories of the host that its containers see.
 
 mod content;
+mod files;
 mod host_path;
 pub mod mounts;
 pub mod pin;
@@ -111,7 +112,7 @@ fn remove_all(directories: &[PathBuf]) -> Result<(), String> {
     let mut errors = Vec::new();
     for directory in directories {
         if let Err(error) = unmount_below(directory) {
-            errors.push(crate::base::error::full(&error));
+            errors.push(crate::base::error::chain(&error));
         }
         if let Err(error) = tree::remove(directory) {
             errors.push(format!("{}: {error}", directory.display()));
@@ -129,7 +130,7 @@ pub fn pins(node: &Node, uid: &str, container: &str) -> pin::Pins {
 fn remove_pins(node: &Node, uid: &str) {
     let directory = node.pod_run_dir(uid).join(PINS);
     if directory.exists() {
-        let removed = unmount_below(&directory).map_err(|e| crate::base::error::full(&e));
+        let removed = unmount_below(&directory).map_err(|e| crate::base::error::chain(&e));
         if let Err(error) = removed.and_then(|()| tree::remove(&directory).map_err(|e| e.to_string())) {
             tracing::warn!(uid, error, "mounts of an earlier start are left until the pod goes");
         }

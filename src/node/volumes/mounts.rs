@@ -15,7 +15,7 @@ use rustix::fs::FileType;
 use super::pin::Pins;
 use super::{Paths, Place, host_path};
 use crate::base::beneath::Root;
-use crate::base::error::full;
+use crate::base::error::chain;
 use crate::containers::image::make_directory_in;
 use crate::containers::{Mount, MountSource};
 use crate::node::{env, spec};
@@ -73,7 +73,7 @@ pub fn of(
 /// The mount of a directory of the container's root file system that lies inside of another mount: by its name it would be a part of
 /// that. It is made where it is missing, `first_id` is root's there. None for what its links make the whole root.
 pub fn of_rootfs(rootfs: &Path, path: &Path, first_id: Option<u32>, pins: &mut Pins) -> Result<Option<Mount>, String> {
-    let made = make_directory_in(rootfs, path, first_id).map_err(|error| full(&error))?;
+    let made = make_directory_in(rootfs, path, first_id).map_err(|error| chain(&error))?;
     let number = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
     let (own, whole) = (rustix::fs::fstat(&made), rustix::fs::stat(rootfs));
     if own.and_then(|own| Ok(number(own) == number(whole?))).map_err(|e| io::Error::from(e).to_string())? {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jiff::Timestamp;
 use rustix::fs::FileType;
 
-use super::content::Files;
+use super::files::Files;
 use crate::base::beneath::Root;
 use crate::base::tree;
 

@@ -5,8 +5,9 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, VolumeMountStatus};
 
 use super::{Worker, remove_sandbox};
 use crate::containers::{ContainerState, Sandbox};
+use crate::node::launch;
 use crate::node::machine::{Effect, Ended, Event, Now, Stage};
-use crate::node::{launch, status};
+use crate::node::reported::reported;
 
 // === impl Worker ===
 
@@ -15,7 +16,7 @@ impl Worker {
     pub(super) fn remember(&mut self) -> bool {
         let (pod, now) = (self.pod.clone(), self.node.clock.now());
         let mut begun = false;
-        for s in status::reported(&pod).cloned() {
+        for s in reported(&pod).cloned() {
             let Some(c) = self.state.containers.iter_mut().find(|c| c.name == s.name) else { continue };
             c.restarts = s.restart_count.max(0) as u32;
             c.image_id = s.image_id;
@@ -79,8 +80,7 @@ impl Worker {
                 }
                 continue;
             };
-            let was =
-                status::reported(&pod).find(|s| s.container_id.as_deref() == Some(&format!("amphipod://{}", found.id)));
+            let was = reported(&pod).find(|s| s.container_id.as_deref() == Some(&format!("amphipod://{}", found.id)));
             let ended = launch::ended(&self.node, &self.pod, found);
             c.restarts = found.attempt;
             match (&found.state, ended) {

@@ -1,41 +1,37 @@
 //! A worker whose pod's resources change: what is granted, what the control groups have, and the way between them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
-use super::{Message, Worker};
-use crate::base::task;
+use crate::base::error::chain;
 use crate::containers::{Resources as Limits, Runtime};
-use crate::kinds::core::pod;
-use crate::node::machine::{Event, Now, PodState, Stage};
-use crate::node::resize::{self, Amounts, Decision, Shares, Step};
+use crate::node::machine::{Now, PodState};
+use crate::node::resize::{self, Shares};
 use crate::node::status::{Condition, Resources};
-use crate::reconcile::EventType;
 
 /// When what could not be changed is tried again.
-const RETRY: Duration = Duration::from_secs(10);
-const PENDING: &str = "PodResizePending";
-const IN_PROGRESS: &str = "PodResizeInProgress";
+pub(super) const RETRY: Duration = Duration::from_secs(10);
+pub(super) const PENDING: &str = "PodResizePending";
+pub(super) const IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// What a worker knows of its pod's resources.
 #[derive(Debug, Default)]
 pub(super) struct Resizing {
-    granted: Shares,
+    pub(super) granted: Shares,
     /// What the control groups have.
-    has: Shares,
+    pub(super) has: Shares,
     /// What the one of the pod as a whole has.
-    pod_has: Limits,
+    pub(super) pod_has: Limits,
     /// Reason and message of a wish that is not granted.
-    pending: Option<(&'static str, String)>,
+    pub(super) pending: Option<(&'static str, String)>,
     /// Why the last try to make what is granted so did not succeed.
-    failed: Option<String>,
+    pub(super) failed: Option<String>,
     /// A task is at it.
-    out: bool,
+    pub(super) out: bool,
     /// A change was begun and its end is not told yet.
-    begun: bool,
+    pub(super) begun: bool,
     pub(super) retry_at: Option<tokio::time::Instant>,
 }
 
@@ -65,7 +61,7 @@ impl Resizing {
     }
 
     /// Whether a running container does not have what is granted.
-    fn is_under_way(&self, state: &PodState) -> bool {
+    pub(super) fn is_under_way(&self, state: &PodState) -> bool {
         let runs = |name: &str| is_running(state, name);
         self.granted
             .iter()
@@ -91,157 +87,11 @@ impl Resizing {
     }
 }
 
-fn is_running(state: &PodState, name: &str) -> bool {
+pub(super) fn is_running(state: &PodState, name: &str) -> bool {
     state.container(name).is_some_and(|c| matches!(c.now, Now::Running { .. }))
 }
 
-// === impl Worker ===
-
-impl Worker {
-    /// The pod with what is granted to it, which is what it is run with.
-    pub(super) fn granted_pod(&self) -> Arc<Pod> {
-        match resize::with(&self.pod, &self.resources.granted) {
-            std::borrow::Cow::Borrowed(_) => self.pod.clone(),
-            std::borrow::Cow::Owned(pod) => Arc::new(pod),
-        }
-    }
-
-    /// Grants what the pod wants if there is room, and sees to it that it gets what is granted.
-    pub(super) fn look_at_resources(&mut self) {
-        if !matches!(self.state.stage, Stage::Preparing | Stage::Blocked { .. } | Stage::Up) {
-            return;
-        }
-        let same = resize::are_same(&resize::wanted(&self.pod), &self.resources.granted);
-        let decision = match same {
-            true => Decision::Same,
-            false => resize::decide(&self.pod, &self.resources.granted, self.others(), self.capacity()),
-        };
-        let pending = match decision {
-            Decision::Same => None,
-            Decision::Granted => {
-                self.resources.granted = resize::wanted(&self.pod);
-                self.resources.begun = true;
-                self.say("", EventType::Normal, "ResizeStarted", "Pod resize started");
-                None
-            }
-            Decision::Deferred(why) => Some(("Deferred", why)),
-            Decision::Infeasible(why) => Some(("Infeasible", why)),
-        };
-        if let Some((reason, why)) = pending.as_ref().filter(|p| self.resources.pending.as_ref() != Some(*p)) {
-            self.say("", EventType::Warning, &format!("Resize{reason}"), &format!("Pod resize {reason}: {why}"));
-        }
-        self.resources.pending = pending;
-        self.make_so();
-    }
-
-    /// There may be room for what was put off.
-    pub(super) fn room(&mut self) {
-        if self.resources.pending.as_ref().is_some_and(|(reason, _)| *reason == "Deferred") {
-            self.look_at_resources();
-        }
-    }
-
-    pub(super) fn retry_resize(&mut self) {
-        if self.resources.retry_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
-            self.resources.retry_at = None;
-            self.make_so();
-        }
-    }
-
-    fn capacity(&self) -> Amounts {
-        let capacity = &self.node.capacity;
-        Amounts {
-            cpu_milli: i64::try_from(capacity.cpus).unwrap_or(i64::MAX).saturating_mul(1000),
-            memory_bytes: i64::try_from(capacity.memory_bytes).unwrap_or(i64::MAX),
-        }
-    }
-
-    /// What the node has granted to its other pods.
-    fn others(&self) -> Amounts {
-        let all = self.node.client.informer(&pod::KIND).list("");
-        let others = all.iter().filter(|o| *o.meta.uid != *self.uid).filter_map(|o| o.typed::<Pod>().ok());
-        let here = others.filter(|p| {
-            let over = matches!(p.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-            !over && p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(&self.node.config.name)
-        });
-        here.map(|p| Amounts::of(&resize::with(&p, &resize::granted(&p)))).fold(Amounts::default(), Amounts::plus)
-    }
-
-    /// Gives the running containers what is granted; the others begin with it.
-    pub(super) fn make_so(&mut self) {
-        if self.state.stage != Stage::Up || self.resources.out || self.resources.retry_at.is_some() {
-            return;
-        }
-        let Some(sandbox) = self.setting.as_ref().map(|s| s.sandbox.clone()) else { return };
-        let steps = {
-            let (resources, state) = (&self.resources, &self.state);
-            let has = (&resources.has, &resources.pod_has);
-            resize::plan(&self.pod, has, &resources.granted, |name| is_running(state, name))
-        };
-        if steps.is_empty() {
-            return self.told_resized();
-        }
-        let grace = self.state.grace;
-        let mut work = Vec::new();
-        for step in steps {
-            match step {
-                Step::Restart { name } => self.happened(Event::Restart { container: name, grace }),
-                Step::Pod(limits) => work.push(Work::Pod(limits)),
-                Step::Container { name, limits, memory_shrinks } => {
-                    let Some(Now::Running { id, .. }) = self.state.container(&name).map(|c| &c.now) else { continue };
-                    let share = self.resources.granted.get(&name).cloned().unwrap_or_default();
-                    work.push(Work::Container { id: id.clone(), limits, memory_shrinks, name, share });
-                }
-            }
-        }
-        if work.is_empty() {
-            return;
-        }
-        self.resources.out = true;
-        let (runtime, tell) = (self.node.runtime.clone(), self.tell.clone());
-        let work = task::spawn("resize", async move { apply(&*runtime, &sandbox, work).await });
-        task::spawn("resize", async move {
-            let answer = work.await.ok().flatten();
-            let internal = || Done { failed: Some("internal error".into()), ..Done::default() };
-            let _ = tell.send(Message::Resized(answer.unwrap_or_else(internal))).await;
-        });
-    }
-
-    /// What was done of it.
-    pub(super) fn resized(&mut self, done: Done) {
-        self.resources.out = false;
-        for (id, name, share) in done.containers {
-            // Whoever has begun anew meanwhile has what was granted then.
-            if self.state.container(&name).is_some_and(|c| matches!(&c.now, Now::Running { id: now, .. } if *now == id))
-            {
-                self.resources.has.insert(name, share);
-            }
-        }
-        if let Some(limits) = done.pod {
-            self.resources.pod_has = limits;
-        }
-        if let Some(why) = done.failed {
-            if self.resources.failed.as_ref() != Some(&why) {
-                self.say("", EventType::Warning, "ResizeError", &format!("Pod resize error: {why}"));
-            }
-            self.resources.failed = Some(why);
-            self.resources.retry_at = Some(tokio::time::Instant::now() + RETRY);
-            return;
-        }
-        self.resources.failed = None;
-        self.make_so();
-    }
-
-    /// Says once that everything is as it was granted.
-    fn told_resized(&mut self) {
-        if self.resources.begun && !self.resources.is_under_way(&self.state) {
-            self.resources.begun = false;
-            self.say("", EventType::Normal, "ResizeCompleted", "Pod resize completed");
-        }
-    }
-}
-
-enum Work {
+pub(super) enum Work {
     Pod(Limits),
     Container { id: String, limits: Limits, memory_shrinks: bool, name: String, share: ResourceRequirements },
 }
@@ -250,14 +100,14 @@ enum Work {
 #[derive(Debug, Default)]
 pub struct Done {
     /// Id, name and what it has now.
-    containers: Vec<(String, String, ResourceRequirements)>,
-    pod: Option<Limits>,
+    pub(super) containers: Vec<(String, String, ResourceRequirements)>,
+    pub(super) pod: Option<Limits>,
     /// Why it is not everything.
-    failed: Option<String>,
+    pub(super) failed: Option<String>,
 }
 
 /// Does it in order, to its end or to what cannot be done; answers who has what is granted.
-async fn apply(runtime: &dyn Runtime, sandbox: &str, work: Vec<Work>) -> Done {
+pub(super) async fn apply(runtime: &dyn Runtime, sandbox: &str, work: Vec<Work>) -> Done {
     let mut done = Done::default();
     for step in work {
         let did = match step {
@@ -266,7 +116,7 @@ async fn apply(runtime: &dyn Runtime, sandbox: &str, work: Vec<Work>) -> Done {
                     done.pod = Some(limits);
                     Ok(())
                 }
-                Err(error) => Err(super::launch::full(&error)),
+                Err(error) => Err(chain(&error)),
             },
             Work::Container { id, limits, memory_shrinks, name, share } => {
                 match update(runtime, &id, &limits, memory_shrinks).await {
@@ -287,13 +137,18 @@ async fn apply(runtime: &dyn Runtime, sandbox: &str, work: Vec<Work>) -> Done {
 }
 
 /// Changes limits; a memory limit below what is used would end the container, so it is not set.
-async fn update(runtime: &dyn Runtime, id: &str, limits: &Limits, memory_shrinks: bool) -> Result<(), String> {
+pub(super) async fn update(
+    runtime: &dyn Runtime,
+    id: &str,
+    limits: &Limits,
+    memory_shrinks: bool,
+) -> Result<(), String> {
     if let (true, Some(limit)) = (memory_shrinks, limits.memory_limit_bytes) {
-        let stats = runtime.stats(id).await.map_err(|e| super::launch::full(&e))?;
+        let stats = runtime.stats(id).await.map_err(|e| chain(&e))?;
         let used = stats.memory.working_set.or(stats.memory.usage).unwrap_or(0);
         if used > limit {
             return Err(format!("attempting to set memory limit ({limit}) below current usage ({used})"));
         }
     }
-    runtime.update_resources(id, limits).await.map_err(|e| super::launch::full(&e))
+    runtime.update_resources(id, limits).await.map_err(|e| chain(&e))
 }

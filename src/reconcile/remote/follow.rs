@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Server;
+use super::server::{Server, collection, status_of};
 use super::view::Store;
 use crate::apimachinery::status::Status;
 use crate::base::json::{at, text};
@@ -142,7 +142,7 @@ async fn watch_once(
     if !response.status().is_success() {
         // Refused for now: nothing of it may be used, and nobody should wait for it.
         let _ = told.send_replace(true);
-        let status = super::status_of(response).await;
+        let status = status_of(response).await;
         if status.reason == Status::NODE_DELETED {
             // This machine is no part of the cluster any more: nothing of it is there for it.
             *position = None;
@@ -245,7 +245,7 @@ fn path(scope: &Scope, position: Option<u64>) -> String {
         Some(revision) => query.append_pair("resourceVersion", &revision.to_string()),
         None => query.append_pair("sendInitialEvents", "true").append_pair("resourceVersionMatch", "NotOlderThan"),
     };
-    format!("{}?{}", super::collection(&scope.kind, &scope.namespace), query.finish())
+    format!("{}?{}", collection(&scope.kind, &scope.namespace), query.finish())
 }
 
 /// Everything of a kind, or a selection of it: the whole store belongs to this one watch.

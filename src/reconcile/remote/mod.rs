@@ -8,18 +8,18 @@
 mod checkpoint;
 mod follow;
 mod pods;
+mod server;
 mod view;
+
+pub use server::Server;
+use server::collection;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http::Method;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -27,9 +27,7 @@ use tokio::task::JoinHandle;
 use super::informer::Informer;
 use super::{Client, Patch};
 use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
-use crate::apimachinery::status::{Result, Status};
-use crate::base::json::text;
-use crate::base::metrics::{self, ClientLabels};
+use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::core::{configmap, pod, secret, serviceaccount};
@@ -39,11 +37,6 @@ use crate::wire::channel::Channel;
 pub use checkpoint::Checkpoint;
 use follow::{Fallback, Scope, Sink, Whole};
 use view::{RemoteView, Store};
-
-/// How long a request may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest answer that is read whole.
-const ANSWER_BYTES: usize = 64 << 20;
 
 /// A client of a server elsewhere, on behalf of one node.
 pub struct Remote {
@@ -56,72 +49,6 @@ pub struct Remote {
 struct Followed {
     store: Arc<Store>,
     tasks: Vec<JoinHandle<Option<()>>>,
-}
-
-/// The server, as requests see it.
-#[derive(Debug)]
-pub struct Server(Arc<Channel>);
-
-// === impl Server ===
-
-impl Server {
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-        let (begun, method) = (tokio::time::Instant::now(), method_of(&request));
-        let sent = tokio::time::timeout(PATIENCE, self.0.send(request)).await;
-        let labels = |code| ClientLabels { host: self.0.address(), method, code };
-        let code = sent.as_ref().ok().and_then(|s| s.as_ref().ok()).map_or(0, |r| r.status().as_u16());
-        metrics::CLIENT_REQUESTS.add(labels(Some(code)));
-        metrics::CLIENT_DURATIONS.observe(labels(None), begun.elapsed());
-        match sent {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(Status::unavailable(crate::base::error::full(&error))),
-            Err(_) => Err(Status::unavailable(format!("{} does not answer", self.0.address()))),
-        }
-    }
-
-    async fn call(&self, method: Method, path: &str, content: &str, body: Option<&Value>) -> Result<Value> {
-        let bytes = body.map(|b| serde_json::to_vec(b).expect("a value is JSON")).unwrap_or_default();
-        let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content);
-        let request = request.body(Full::new(bytes.into())).map_err(|e| Status::internal(e.to_string()))?;
-        let response = self.send(request).await?;
-        if !response.status().is_success() {
-            return Err(status_of(response).await);
-        }
-        let bytes = whole(response.into_body()).await?;
-        serde_json::from_slice(&bytes).map_err(|e| Status::internal(format!("the server's answer is no JSON: {e}")))
-    }
-}
-
-fn method_of<B>(request: &Request<B>) -> &'static str {
-    match request.method().as_str() {
-        "GET" => "GET",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        _ => "other",
-    }
-}
-
-async fn whole(body: Incoming) -> Result<Bytes> {
-    let read = tokio::time::timeout(PATIENCE, Limited::new(body, ANSWER_BYTES).collect()).await;
-    match read {
-        Ok(Ok(all)) => Ok(all.to_bytes()),
-        Ok(Err(error)) => Err(Status::unavailable(format!("the server's answer broke off: {error}"))),
-        Err(_) => Err(Status::unavailable("the server's answer does not end")),
-    }
-}
-
-/// A failure, as the server put it.
-async fn status_of(response: Response<Incoming>) -> Status {
-    let code = response.status().as_u16();
-    let body = whole(response.into_body()).await.unwrap_or_default();
-    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let message = match text(&value, "message") {
-        "" => String::from_utf8_lossy(&body).chars().take(500).collect(),
-        message => message.to_owned(),
-    };
-    Status::received(code, text(&value, "reason"), message)
 }
 
 // === impl Remote ===
@@ -283,21 +210,6 @@ fn named(kind: &KindRef, mut value: Value) -> Value {
         map.insert("kind".into(), kind.kind().into());
     }
     value
-}
-
-/// The path of a kind's objects in a namespace (empty: all).
-fn collection(kind: &KindRef, namespace: &str) -> String {
-    let root = if kind.group().is_empty() {
-        format!("/api/{}", kind.version())
-    } else {
-        format!("/apis/{}", kind.api_version())
-    };
-    match namespace {
-        namespace if kind.namespaced() && !namespace.is_empty() => {
-            format!("{root}/namespaces/{namespace}/{}", kind.plural())
-        }
-        _ => format!("{root}/{}", kind.plural()),
-    }
 }
 
 fn item(kind: &KindRef, namespace: &str, name: &str, subresource: Option<Subresource>) -> String {

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::Server;
 use super::follow::{self, One, Scope, Sink};
+use super::server::Server;
 use super::view::Store;
 use crate::base::object::Object;
 use crate::kinds::KindRef;

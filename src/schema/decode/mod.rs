@@ -10,7 +10,10 @@ use super::findings::Findings;
 use super::types::{Emit, Field, Node, Scalar, Schema, TypeRef};
 use crate::base::budget::{Budget, Exceeded, size_of};
 
+mod fault;
 mod scalar;
+
+use fault::{What, wrong};
 
 /// A value of the wrong type, in the words Go's decoder uses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,15 +67,6 @@ struct Fault {
     strukt: Option<String>,
     /// Field names from the inside out.
     path: Vec<String>,
-}
-
-enum What {
-    /// JSON of this kind (with the number's text) where Go has that type.
-    Type(String, &'static str),
-    /// A scalar's own complaint.
-    Text(String),
-    /// It is too large.
-    Limit(Exceeded),
 }
 
 // === impl Fault ===
@@ -276,21 +270,6 @@ fn mismatch(value: &Value, go: &'static str) -> Box<Fault> {
 
 fn limited(limit: Exceeded) -> Box<Fault> {
     Fault::new(What::Limit(limit))
-}
-
-/// JSON of the wrong kind for this Go type.
-fn wrong(value: &Value, go: &'static str) -> What {
-    let kind = match value {
-        Value::Number(n) => format!("number {n}"),
-        Value::Null => "null".into(),
-        Value::Bool(_) => "bool".into(),
-        Value::String(_) => "string".into(),
-        Value::Array(_) => "array".into(),
-        Value::Object(_) => "object".into(),
-    };
-    // Go names the number only where its size or form is the trouble.
-    let kind = if go.contains("int") { kind } else { kind.split(' ').next().unwrap_or("").to_owned() };
-    What::Type(kind, go)
 }
 
 #[cfg(test)]

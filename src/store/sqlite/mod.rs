@@ -5,14 +5,18 @@
 //! cache above. WAL with `synchronous=FULL`: a commit returns after the log is on the disk.
 
 mod copy;
+mod shared;
 mod writer;
+
+pub use shared::Retention;
+use shared::{Request, Shared, Volatile, failure};
 
 pub use copy::{Copied, Salvaged, copy, describe, renumber, salvage};
 
 use std::collections::BTreeMap;
 use std::ops::Bound::Excluded;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +25,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Change, Commit, Entry, Error, Page, Sink, Store, Txn, prefix_end};
-use crate::base::fs_stats::FsStats;
 
 /// Every released schema step, in order; append only.
 const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/0001_log.sql")];
@@ -32,24 +35,6 @@ const QUEUE: usize = 1024;
 /// Databases up to this size are always checked at start; larger ones only when they were not closed in order.
 const CHECK_ALWAYS_BYTES: u64 = 32 << 20;
 
-/// A disk with less than this is full: the index of the log grows in pieces of this size.
-const FULL_BYTES: u64 = 64 << 10;
-
-/// How much history is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// For at least this long (unless `bytes` is exceeded).
-    pub age: Duration,
-    /// At most about this many bytes of values.
-    pub bytes: u64,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { age: Duration::from_secs(300), bytes: 64 << 20 }
-    }
-}
-
 /// A store on a SQLite file. Dropping it closes it.
 pub struct Sqlite {
     path: PathBuf,
@@ -57,31 +42,6 @@ pub struct Sqlite {
     reader: Mutex<Connection>,
     shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-enum Request {
-    Commit(Txn, oneshot::Sender<Result<u64, Error>>),
-    Compact(u64),
-    Attach(Box<dyn Sink>),
-    Close,
-}
-
-/// What the writer shows to readers.
-#[derive(Default)]
-struct Shared {
-    head: AtomicU64,
-    compacted: AtomicU64,
-    /// Volatile keys whose newest value is not in the file (yet).
-    volatile: Mutex<BTreeMap<Arc<str>, Volatile>>,
-    /// How many group commits were made durable.
-    commits: AtomicU64,
-}
-
-#[derive(Clone)]
-struct Volatile {
-    revision: u64,
-    created: u64,
-    value: Bytes,
 }
 
 // === impl Sqlite ===
@@ -312,29 +272,4 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Error> {
     // A head line, then what is wrong, each on its own.
     let detail = verdict.lines().find(|l| !l.starts_with("***")).unwrap_or("the integrity check failed").to_owned();
     Err(Error::Corrupted { path: path.display().to_string(), detail })
-}
-
-/// Names what went wrong in terms of what the user can do.
-fn failure(path: &Path, error: &rusqlite::Error) -> Error {
-    use rusqlite::ErrorCode as Code;
-    let full = is_full(path);
-    let (path, detail) = (path.display().to_string(), error.to_string());
-    match error.sqlite_error_code() {
-        Some(Code::DiskFull) => Error::DiskFull { path },
-        // The file of the log's index cannot grow: told as any other failure of the disk.
-        Some(Code::SystemIoFailure | Code::CannotOpen) if full => Error::DiskFull { path },
-        Some(Code::SystemIoFailure) => {
-            Error::Failed(format!("the disk that holds {path} fails ({detail}): look at the kernel's log"))
-        }
-        Some(Code::DatabaseCorrupt | Code::NotADatabase) => Error::Corrupted { path, detail },
-        Some(Code::CannotOpen | Code::ReadOnly | Code::PermissionDenied) => Error::NotWritable { path, detail },
-        Some(Code::DatabaseBusy | Code::DatabaseLocked) => Error::Locked { path },
-        _ => Error::Failed(detail),
-    }
-}
-
-/// Whether nothing more fits on the disk.
-fn is_full(path: &Path) -> bool {
-    let directory = path.parent().unwrap_or(path);
-    FsStats::of(directory).is_ok_and(|s| s.available_bytes < FULL_BYTES)
 }

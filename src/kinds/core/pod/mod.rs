@@ -12,7 +12,25 @@ use super::podspec::{self, Rules};
 use crate::base::json::{at, flag, int, list, map_mut, set, text};
 use crate::kinds::check::Path;
 use crate::kinds::field::Errors;
-use crate::kinds::{BUILTIN, Field, Generation, Kind, KindRef, Strategy, Subresource};
+use crate::kinds::{BUILTIN, Field, Generation, Kind, KindRef, Strategy, Subresource, UpdateStrategy};
+
+/// How a pod changes through what only pods have.
+const SUBRESOURCES: &[(Subresource, UpdateStrategy)] = &[
+    // Made by the server itself of a checked Binding.
+    (Subresource::Binding, UpdateStrategy { prepare: |_, _| {}, validate: |_, _| Errors::new(), tracked: false }),
+    (
+        Subresource::EphemeralContainers,
+        UpdateStrategy { prepare: update::keep_all_but_ephemeral, validate: update::validate_ephemeral, tracked: true },
+    ),
+    (
+        Subresource::Resize,
+        UpdateStrategy {
+            prepare: update::keep_all_but_resources,
+            validate: |new, old| KIND.validate(new).into_iter().chain(update::validate_resize(new, old)).collect(),
+            tracked: true,
+        },
+    ),
+];
 
 /// The kind.
 #[distributed_slice(BUILTIN)]
@@ -60,7 +78,7 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
         },
         validate_update: update::validate,
         validate_status: status::validate,
-        subresources: update::SUBRESOURCES,
+        subresources: SUBRESOURCES,
         grace_seconds: Some(grace_seconds),
         warnings: |pod, old| match old {
             None => podspec::warnings_for_pod(pod),

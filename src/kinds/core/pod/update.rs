@@ -4,30 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::KIND;
 use crate::base::json::{at, list, map_mut, remove, set, text};
 use crate::kinds::check::{IMMUTABLE, Path};
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
-use crate::kinds::{Subresource, UpdateStrategy};
-
-/// How a pod changes through what only pods have.
-pub(super) const SUBRESOURCES: &[(Subresource, UpdateStrategy)] = &[
-    // Made by the server itself of a checked Binding.
-    (Subresource::Binding, UpdateStrategy { prepare: |_, _| {}, validate: |_, _| Errors::new(), tracked: false }),
-    (
-        Subresource::EphemeralContainers,
-        UpdateStrategy { prepare: keep_all_but_ephemeral, validate: validate_ephemeral, tracked: true },
-    ),
-    (
-        Subresource::Resize,
-        UpdateStrategy {
-            prepare: keep_all_but_resources,
-            validate: |new, old| KIND.validate(new).into_iter().chain(validate_resize(new, old)).collect(),
-            tracked: true,
-        },
-    ),
-];
 
 /// Errors in the change of a pod.
 pub(super) fn validate(new: &Value, old: &Value) -> Errors {
@@ -171,7 +151,7 @@ fn keep(value: &mut Value, old: &Value, key: &str) {
 }
 
 /// Errors in a change through the ephemeralcontainers subresource.
-fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
+pub(super) fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     let path = Path::root("spec");
     let path = path.field("ephemeralContainers");
@@ -187,7 +167,7 @@ fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
 }
 
 /// Errors in a change through the resize subresource: only amounts of CPU and memory change, and the class of service stays.
-fn validate_resize(new: &Value, old: &Value) -> Errors {
+pub(super) fn validate_resize(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     let path = Path::root("spec");
     let (new_spec, old_spec) = (&new["spec"], &old["spec"]);
@@ -225,7 +205,7 @@ fn amounts(errors: &mut Errors, path: &Path<'_>, now: &Value, was: &Value, which
 }
 
 /// Puts everything but the resources of containers back to what it was.
-fn keep_all_but_resources(new: &mut Value, old: &Value) {
+pub(super) fn keep_all_but_resources(new: &mut Value, old: &Value) {
     let wanted = ["containers", "initContainers"].map(|g| list(new, &format!("spec.{g}")).to_vec());
     keep_all_but_ephemeral(new, old);
     match at(old, "spec.ephemeralContainers") {
@@ -251,7 +231,7 @@ fn keep_all_but_resources(new: &mut Value, old: &Value) {
 }
 
 /// Puts everything but the ephemeral containers back to what it was.
-fn keep_all_but_ephemeral(new: &mut Value, old: &Value) {
+pub(super) fn keep_all_but_ephemeral(new: &mut Value, old: &Value) {
     let containers = at(new, "spec.ephemeralContainers").cloned();
     let tracked = ["resourceVersion", "managedFields"].map(|k| (k, new["metadata"].get(k).cloned()));
     let kind = (new["apiVersion"].clone(), new["kind"].clone());

@@ -4,11 +4,13 @@
 //! ports, requests from limits) stands in [`default_pod`] and [`Rules`].
 
 mod container;
+mod context;
 mod defaults;
 mod disabled;
 mod dns;
 mod env;
 mod ephemeral;
+mod field_ref;
 mod fields;
 mod names;
 mod options;
@@ -21,8 +23,12 @@ mod scheduling;
 mod security;
 mod template;
 mod volume;
+mod volume_items;
 mod volume_sources;
 mod warnings;
+
+use context::Context;
+pub use context::Rules;
 
 use std::collections::HashSet;
 
@@ -43,21 +49,6 @@ pub use template::{default_template, validate_free_template, validate_template};
 pub use warnings::{
     for_pod as warnings_for_pod, for_pod_update as warnings_for_pod_update, for_template as warnings_for_template,
 };
-
-/// What a pod spec is validated as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// It belongs to a pod and not to a template.
-    pub pod: bool,
-}
-
-/// What the checks of containers need to know of the whole spec.
-struct Context<'a> {
-    spec: &'a Value,
-    names: &'a names::Names<'a>,
-    host_users: bool,
-    grace: i64,
-}
 
 /// Errors in a pod spec; it has seen [`default`].
 pub fn validate(errors: &mut Errors, path: &Path<'_>, spec: &Value, rules: Rules) {

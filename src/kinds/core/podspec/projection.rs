@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::volume;
+use super::volume_items;
 use crate::base::json::{list, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
@@ -48,11 +48,11 @@ fn validate_one<'a>(
     match kind {
         "secret" | "configMap" => {
             check::given(errors, &path.field("name"), text(one, "name"));
-            volume::keys(errors, &path.field("items"), list(one, "items"));
+            volume_items::keys(errors, &path.field("items"), list(one, "items"));
             list(one, "items").iter().for_each(|item| claim(errors, text(item, "path")));
         }
         "downwardAPI" => {
-            volume::downward(errors, path, list(one, "items"));
+            volume_items::downward(errors, path, list(one, "items"));
             list(one, "items").iter().for_each(|item| claim(errors, text(item, "path")));
         }
         "serviceAccountToken" => {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::names::Names;
 use super::volume_sources;
-use crate::base::json::{at, flag, list, text};
+use crate::base::json::{flag, list, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 
@@ -152,86 +152,4 @@ pub(super) fn devices(errors: &mut Errors, path: &Path<'_>, container: &Value, n
             errors.push(field::invalid(&name_path, name, "must not already exist in volumeMounts"));
         }
     }
-}
-
-/// `items` of a volume made of keys.
-pub(super) fn keys(errors: &mut Errors, path: &Path<'_>, items: &[Value]) {
-    for (i, item) in items.iter().enumerate() {
-        let path = path.index(i);
-        check::given(errors, &path.field("key"), text(item, "key"));
-        let file = text(item, "path");
-        if check::given(errors, &path.field("path"), file) {
-            check::relative_path_strict(errors, &path.field("path"), file);
-        }
-        check::file_mode(errors, &path.field("mode"), item.get("mode"));
-    }
-}
-
-/// `items` of a downward API volume; errors stand at the volume, without the index.
-pub(super) fn downward(errors: &mut Errors, path: &Path<'_>, items: &[Value]) {
-    for item in items {
-        let file = text(item, "path");
-        if check::given(errors, &path.field("path"), file) {
-            check::relative_path_strict(errors, &path.field("path"), file);
-        }
-        match (item.get("fieldRef"), item.get("resourceFieldRef")) {
-            (Some(reference), other) => {
-                super::env::field_ref(errors, &path.field("fieldRef"), reference, super::env::VOLUME_FIELDS);
-                if other.is_some() {
-                    let why = "fieldRef and resourceFieldRef can not be specified simultaneously";
-                    errors.push(field::invalid(path, "resource", why));
-                }
-            }
-            (None, Some(reference)) => {
-                super::env::resource_field_ref(errors, &path.field("resourceFieldRef"), reference, true);
-            }
-            (None, None) => errors.push(field::required(path, "one of fieldRef and resourceFieldRef is required")),
-        }
-        check::file_mode(errors, &path.field("mode"), item.get("mode"));
-    }
-}
-
-/// The claim template of an ephemeral volume.
-pub(super) fn claim_template(errors: &mut Errors, path: &Path<'_>, template: &Value) {
-    let metadata = template.get("metadata").and_then(Value::as_object);
-    let meta_path = path.field("metadata");
-    for (key, value) in metadata.into_iter().flatten() {
-        let empty = value.is_null() || value.as_str() == Some("");
-        if !matches!(key.as_str(), "labels" | "annotations") && !empty {
-            errors.push(field::forbidden(&meta_path.field(key), "may not be set"));
-        }
-    }
-    check::labels(errors, &meta_path.field("labels"), at(template, "metadata.labels"));
-    check::annotations(errors, &meta_path.field("annotations"), at(template, "metadata.annotations"));
-    claim_spec(errors, &path.field("spec"), template.get("spec").unwrap_or(&Value::Null));
-}
-
-fn claim_spec(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
-    let modes_path = path.field("accessModes");
-    let modes = list(spec, "accessModes");
-    let supported = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-    if modes.is_empty() {
-        errors.push(field::required(&modes_path, "at least 1 access mode is required"));
-    }
-    for mode in modes {
-        check::one_of(errors, &modes_path, mode.as_str().unwrap_or(""), &supported);
-    }
-    if modes.len() > 1 && modes.iter().any(|m| m == "ReadWriteOncePod") {
-        errors.push(field::forbidden(&modes_path, "may not use ReadWriteOncePod with other access modes"));
-    }
-    check::label_selector(errors, &path.field("selector"), spec.get("selector"));
-    let resources = path.field("resources");
-    let storage = at(spec, "resources.requests").and_then(|r| r.get("storage")).and_then(Value::as_str);
-    match storage.map(str::parse::<crate::base::quantity::Quantity>) {
-        None => errors.push(field::required(&resources.key("storage"), "")),
-        Some(Ok(amount)) if amount.is_zero() || amount.is_negative() => {
-            let path = resources.field("requests");
-            errors.push(field::invalid(&path.key("storage"), amount.to_string(), "must be greater than zero"));
-        }
-        Some(_) => {}
-    }
-    if let Some(class) = spec.get("storageClassName").and_then(Value::as_str).filter(|c| !c.is_empty()) {
-        check::dns_subdomain(errors, &path.field("storageClassName"), class);
-    }
-    check::one_of(errors, &path.field("volumeMode"), text(spec, "volumeMode"), &["Block", "Filesystem"]);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{projection, volume};
+use super::{projection, volume_items};
 use crate::base::json::{at, list, text};
 use crate::base::labels::dns_subdomain_error;
 use crate::base::quantity::Quantity;
@@ -95,11 +95,11 @@ fn special(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value, vol
         }
         "secret" | "configMap" => {
             check::file_mode(errors, &path.field("defaultMode"), source.get("defaultMode"));
-            volume::keys(errors, &path.field("items"), list(source, "items"));
+            volume_items::keys(errors, &path.field("items"), list(source, "items"));
         }
         "downwardAPI" => {
             check::file_mode(errors, &path.field("defaultMode"), source.get("defaultMode"));
-            volume::downward(errors, path, list(source, "items"));
+            volume_items::downward(errors, path, list(source, "items"));
         }
         "projected" => projection::validate(errors, path, source),
         "nfs" => {
@@ -119,7 +119,7 @@ fn special(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value, vol
         }
         "ephemeral" => {
             if let Some(template) = source.get("volumeClaimTemplate").filter(|t| t.is_object()) {
-                volume::claim_template(errors, &path.field("volumeClaimTemplate"), template);
+                volume_items::claim_template(errors, &path.field("volumeClaimTemplate"), template);
                 claim_name(errors, path, volume);
             }
         }

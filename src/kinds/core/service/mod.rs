@@ -1,9 +1,12 @@
 //! Service.
 
 mod families;
+mod normalize;
 mod row;
 mod update;
 mod validate;
+
+use normalize::{is_external, normalize};
 
 use linkme::distributed_slice;
 use serde_json::{Value, json};
@@ -53,15 +56,6 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
     ..Kind::BASE
 });
 
-/// Whether the outside reaches it.
-fn is_external(service: &Value) -> bool {
-    match text(service, "spec.type") {
-        "LoadBalancer" | "NodePort" => true,
-        "ClusterIP" => !list(service, "spec.externalIPs").is_empty(),
-        _ => false,
-    }
-}
-
 fn default(service: &mut Value) {
     set_default(service, "spec.sessionAffinity", "None");
     match text(service, "spec.sessionAffinity") {
@@ -96,26 +90,6 @@ fn default(service: &mut Value) {
                 set_default(ingress, "ipMode", "VIP");
             }
         }
-    }
-}
-
-/// The single address and the list follow each other: a client may know only one of them.
-fn normalize(service: &mut Value, old: Option<&Value>) {
-    let one = |s: &Value| text(s, "spec.clusterIP").to_owned();
-    let many = |s: &Value| list(s, "spec.clusterIPs").to_vec();
-    let (ip, ips) = (one(service), many(service));
-    let Some(old) = old else {
-        if !ip.is_empty() && ips.is_empty() {
-            set(service, "spec.clusterIPs", json!([ip]));
-        }
-        return;
-    };
-    let (was, were) = (one(old), many(old));
-    if !was.is_empty() && ip.is_empty() && were == ips {
-        remove(service, "spec.clusterIPs");
-    }
-    if were.is_empty() && ips.is_empty() && !ip.is_empty() || was != ip && were == ips && !ip.is_empty() {
-        set(service, "spec.clusterIPs", json!([ip]));
     }
 }
 

@@ -4,19 +4,17 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::verdict::{REG_VERDICT, VERDICT_GOTO, VERDICT_RETURN, expression, verdict, verdict_data};
 use super::{ANONYMOUS, Batch, VERDICTS, family_number, octets, size_of, target_bytes, type_of};
 use crate::net::nft::buffer::Buffer;
 use crate::net::nft::ruleset::{Family, Part, Statement, Target};
 
-const REG_VERDICT: u32 = 0;
 /// First register of keys (`NFT_REG32_00`).
 const KEY: u32 = 8;
 /// First register of values (`NFT_REG32_08`).
 const VALUE: u32 = 16;
 
 const VERDICT_DROP: i32 = 0;
-pub(super) const VERDICT_RETURN: i32 = -5;
-pub(super) const VERDICT_GOTO: i32 = -4;
 const VERDICT_JUMP: i32 = -3;
 
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`: two connections at once never race for one port.
@@ -138,13 +136,6 @@ fn icmp(family: Family) -> u8 {
 
 pub(super) fn words_of(family: Family) -> u32 {
     if family == Family::Ip { 1 } else { 4 }
-}
-
-fn expression(b: &mut Buffer, name: &str, body: impl FnOnce(&mut Buffer)) {
-    b.nest(1, |b| {
-        b.attr_str(1, name);
-        b.nest(2, body);
-    });
 }
 
 fn payload(b: &mut Buffer, base: u32, offset: u32, length: u32, register: u32) {
@@ -286,22 +277,6 @@ fn immediate(b: &mut Buffer, register: u32, value: &[u8]) {
     expression(b, "immediate", |b| {
         b.attr_be32(1, register);
         b.nest(2, |b| b.attr(1, value));
-    });
-}
-
-pub(super) fn verdict_data(b: &mut Buffer, code: i32, chain: Option<&str>) {
-    b.nest(2, |b| {
-        b.attr(1, &code.to_be_bytes());
-        if let Some(chain) = chain {
-            b.attr_str(2, chain);
-        }
-    });
-}
-
-pub(super) fn verdict(b: &mut Buffer, code: i32, chain: Option<&str>) {
-    expression(b, "immediate", |b| {
-        b.attr_be32(1, REG_VERDICT);
-        b.nest(2, |b| verdict_data(b, code, chain));
     });
 }
 

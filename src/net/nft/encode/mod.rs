@@ -17,10 +17,11 @@ use super::ruleset::{CLIENTS_MAX, Family, Hook, Part, Rule, Ruleset, Set, SetKin
 
 mod answers;
 mod expressions;
+mod verdict;
 
 pub(super) use answers::{elements_query, fingerprint_query, read_addresses, read_fingerprint};
 
-use self::expressions::{VERDICT_GOTO, VERDICT_RETURN, verdict, verdict_data};
+use crate::net::nft::encode::verdict::{VERDICT_GOTO, VERDICT_RETURN, verdict, verdict_data};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 0x10;

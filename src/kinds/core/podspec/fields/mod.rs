@@ -5,9 +5,12 @@
 //! schema has one row and a row has its field; what is said to be done is shown by a test of that name; what is said to be
 //! warned of, refused or dropped is.
 
+mod row;
 mod table;
 #[cfg(test)]
 mod tests;
+
+use row::{How, Row};
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -21,37 +24,6 @@ use table::TABLE;
 
 /// Definition names of the types that the table is about begin so.
 const CORE: &str = "io.k8s.api.core.v1.";
-
-/// What is done about a field.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the tests hold the table to its words, and write the documentation"))]
-enum How {
-    /// As Kubernetes has it; the test of this name shows it.
-    Honoured(&'static str),
-    /// Accepted and not done, which the client is told; so are all fields inside.
-    Warned(&'static str),
-    /// Honoured but for some values, of which the client is told.
-    Partly {
-        shown_by: &'static str,
-        /// Whether the object that has the field, which is at the path, is one to warn of.
-        unless: fn(&Value, &str) -> bool,
-        warning: &'static str,
-        /// Such an object, for the test.
-        example: &'static str,
-    },
-    /// Whoever sets it is refused with a message that says this.
-    Refused(&'static str),
-    /// Removed from what a client sends, as by a Kubernetes whose feature gates are as they are by default.
-    Dropped,
-}
-
-/// One field of one type.
-#[derive(Debug)]
-struct Row {
-    kind: &'static str,
-    field: &'static str,
-    how: How,
-}
 
 /// The rows that may warn, by type.
 static WARNING: LazyLock<HashMap<&'static str, Vec<&'static Row>>> = LazyLock::new(|| {
