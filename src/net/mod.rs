@@ -29,7 +29,7 @@ pub(crate) mod settings;
 use crate::base::error::chain;
 
 pub use destroy::destroy;
-pub use nft::table::{DnsRedirect, Endpoint, HostPort, Protocol, ServicePort, ServiceTable};
+pub use nft::table::{DnsRedirect, Endpoint, HostPort, Protocol, ServicePort, ServiceTable, Unpublished};
 
 /// What this node's network is made of. Equal on every start of one node; two nodes on one machine differ in
 /// `bridge` and `run_dir` (or live in different network namespaces).
@@ -211,6 +211,7 @@ pub trait PodNetwork: Send + Sync {
 /// Turns Services and host ports into kernel rules.
 #[async_trait]
 pub trait Dataplane: Send + Sync {
-    /// Makes the kernel hold exactly this table, in one atomic change. Cheap when little or nothing changed.
-    async fn apply(&self, table: &ServiceTable) -> Result<(), Error>;
+    /// Makes the kernel hold exactly this table, in one atomic change, and answers the host ports that are somebody else's.
+    /// Cheap when little or nothing changed.
+    async fn apply(&self, table: &ServiceTable) -> Result<Vec<Unpublished>, Error>;
 }

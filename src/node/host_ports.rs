@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 
 use crate::base::object::Object;
 use crate::kinds::check::parse_ip_sloppy;
-use crate::net::{HostPort, Protocol};
+use crate::net::{HostPort, Protocol, Unpublished};
 
 /// The host ports that a pod asks for, once it has an address and is no part of the host's own network.
 pub fn published(object: &Object) -> Vec<HostPort> {
@@ -44,6 +44,12 @@ pub fn unreachable(pod: &Pod, addresses: &[IpAddr], is_local: impl Fn(IpAddr) ->
         ))
     };
     asked(pod).filter_map(say).collect()
+}
+
+/// What a pod is told of a host port that it does not get.
+pub fn conflict(of: &Unpublished) -> String {
+    let (number, protocol) = (of.port.host_port, of.port.protocol.name().to_uppercase());
+    format!("host port {number}/{protocol} is not published: {}", of.why)
 }
 
 /// A port that is to be the host's, too.

@@ -39,7 +39,7 @@ use tokio::sync::watch;
 
 use crate::base::clock::Clock;
 use crate::containers::{Images, Runtime};
-use crate::net::{HostPort, PodNetwork};
+use crate::net::{HostPort, PodNetwork, Unpublished};
 use crate::reconcile::{Client, Recorder};
 
 /// What differs from node to node.
@@ -85,6 +85,8 @@ pub struct Node {
     pub capacity: capacity::Capacity,
     /// The host ports of all pods, which the service proxy opens.
     pub host_ports: watch::Sender<Vec<HostPort>>,
+    /// Those of them that the service proxy cannot open.
+    pub unpublished: watch::Receiver<Vec<Unpublished>>,
     pub probe_results: probe_results::Results,
     /// Authority of the API's certificates, PEM.
     pub authority: Vec<u8>,

@@ -14,9 +14,9 @@ use crate::base::error::chain;
 use crate::base::object::Object;
 use crate::containers::{Event, Sandbox};
 use crate::kinds::core::{configmap, pod, secret};
-use crate::net::HostPort;
 use crate::node::reported::reported;
-use crate::reconcile::{Changed, Informer};
+use crate::net::{HostPort, Unpublished};
+use crate::reconcile::{Changed, EventType, Informer};
 
 /// Ended workers that may wait to be noticed.
 const ENDED: usize = 256;
@@ -29,6 +29,8 @@ struct Pods {
     left: HashMap<String, Vec<Sandbox>>,
     done: mpsc::Sender<String>,
     ready: watch::Sender<bool>,
+    /// Host ports of which their pods were told that they have them not.
+    unpublished: Vec<Unpublished>,
 }
 
 struct Running {
@@ -46,7 +48,9 @@ pub async fn run(node: Arc<Node>, ready: watch::Sender<bool>) {
     let (mut map_changes, mut secret_changes) = (maps.subscribe(), secrets.subscribe());
     let mut images = node.images.came();
     let (done, mut ended) = mpsc::channel(ENDED);
-    let mut pods = Pods { node, informer, workers: HashMap::new(), left: HashMap::new(), done, ready };
+    let mut unpublished = node.unpublished.clone();
+    let (workers, left) = (HashMap::new(), HashMap::new());
+    let mut pods = Pods { node, informer, workers, left, done, ready, unpublished: Vec::new() };
     pods.begin().await;
     loop {
         tokio::select! {
@@ -58,6 +62,7 @@ pub async fn run(node: Arc<Node>, ready: watch::Sender<bool>) {
                 None => pods.look_again().await,
             },
             Ok(()) = images.changed() => pods.tell_all_of_images().await,
+            Ok(()) = unpublished.changed() => pods.tell_unpublished(unpublished.borrow_and_update().clone()),
             changed = map_changes.next() => pods.content(changed, false).await,
             changed = secret_changes.next() => pods.content(changed, true).await,
         }
@@ -259,14 +264,33 @@ impl Pods {
         }
     }
 
+    /// Tells pods of host ports that somebody else has, once each.
+    fn tell_unpublished(&mut self, all: Vec<Unpublished>) {
+        for new in all.iter().filter(|new| !self.unpublished.contains(new)) {
+            let has = |object: &Object| host_ports::published(object).contains(&new.port);
+            for running in self.workers.values().filter(|running| has(&running.object)) {
+                let message = host_ports::conflict(new);
+                let recorder = &self.node.recorder;
+                recorder.event(&pod::KIND, &running.object, EventType::Warning, "HostPortConflict", &message);
+            }
+        }
+        self.unpublished = all;
+    }
+
     /// The host ports of all pods with an address.
-    fn publish_ports(&self) {
+    fn publish_ports(&mut self) {
         let mut ports: Vec<HostPort> = Vec::new();
         for running in self.workers.values() {
             // From the API's form: the address is there once the worker has reported it.
             ports.extend(host_ports::published(&running.object));
         }
         ports.sort_by(|a, b| (a.host_port, &a.pod_address).cmp(&(b.host_port, &b.pod_address)));
+        if self.node.host_ports.is_closed() {
+            let why = "the service proxy of this node is disabled".to_owned();
+            self.tell_unpublished(
+                ports.iter().map(|port| Unpublished { port: port.clone(), why: why.clone() }).collect(),
+            );
+        }
         self.node.host_ports.send_if_modified(|old| {
             let new = *old != ports;
             if new {

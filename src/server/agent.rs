@@ -154,6 +154,7 @@ pub async fn start(
         Ok(opened) => opened,
     };
     let host_ports = watch::Sender::new(Vec::new());
+    let (unpublished, told) = watch::channel(Vec::new());
     let mut agent = Agent { tasks: vec![taking_in, watching], _dns: None };
     agent.tasks.push(peers::start(client.clone(), Arc::new(overlay), &config.name, clock.clone()));
     let listening = if cluster.dns { Some(start_dns(cluster, &client, &net).await?) } else { None };
@@ -162,8 +163,8 @@ pub async fn start(
         let redirect = listening
             .as_ref()
             .map(|l| DnsRedirect { cluster_ips: vec![cluster.cluster_dns], listeners: l.addresses().to_vec() });
-        let options =
-            proxy::Options { node_name: config.name.clone(), dns: redirect, host_ports: host_ports.subscribe() };
+        let (node_name, host_ports) = (config.name.clone(), host_ports.subscribe());
+        let options = proxy::Options { node_name, dns: redirect, host_ports, unpublished };
         agent.tasks.push(proxy::start(client.clone(), dataplane, options));
     }
     agent._dns = listening;
@@ -178,6 +179,7 @@ pub async fn start(
         clock: clock.clone(),
         recorder,
         host_ports,
+        unpublished: told,
         probe_results: node::probe_results::Results::default(),
         authority: authority.to_vec(),
     });

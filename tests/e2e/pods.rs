@@ -468,3 +468,41 @@ fn a_host_ip_that_is_not_the_nodes_is_told_of_and_opens_nothing() {
         );
     }
 }
+
+/// Of the node itself, or of a Service: whether it was there before the pod or comes later.
+#[test]
+fn a_host_port_that_somebody_has_already_is_told_to_the_pod() {
+    let machines = start("taken");
+    let service = |name: &str, port: u16| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+               "spec": {"type": "NodePort", "selector": {"app": "x"}, "ports": [{"port": 80, "nodePort": port}]}})
+    };
+    apply(&machines, &[service("before", 30090)]);
+    for n in 0..2 {
+        let ports = json!([{"containerPort": 1, "hostPort": 30090}, {"containerPort": 2, "hostPort": 30091},
+                           {"containerPort": 3, "hostPort": 8472, "protocol": "UDP"}, {"containerPort": 4, "hostPort": 8005}]);
+        let c = container("c", "sleep 1000", json!({"ports": ports}));
+        apply(&machines, &[pod(&machines, "taker", n, &[c], json!({}))]);
+    }
+    let told = |n: usize| {
+        let of = format!("involvedObject.name=taker-{n},reason=HostPortConflict,type=Warning");
+        let list = machines.json(&["get", "events", "--field-selector", &of]);
+        let mut said: Vec<String> =
+            list["items"].as_array().unwrap().iter().map(|e| text(e, "/message").to_owned()).collect();
+        said.sort();
+        said
+    };
+    let of_service = |port: u16, name: &str| {
+        format!("host port {port}/TCP is not published: it is the node port of the Service default/{name}")
+    };
+    let own = "host port 8472/UDP is not published: it is this node's own";
+    for n in 0..2 {
+        machines.until("two are told of", || told(n).len() >= 2);
+        assert_eq!(told(n), [of_service(30090, "before"), own.to_owned()], "on machine {n}");
+    }
+    apply(&machines, &[service("after", 30091)]);
+    for n in 0..2 {
+        machines.until("the third is told of", || told(n).len() >= 3);
+        assert_eq!(told(n)[1], of_service(30091, "after"), "on machine {n}");
+    }
+}

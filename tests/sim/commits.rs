@@ -67,6 +67,7 @@ impl Small {
             recorder: Recorder::new(client.clone(), world.clock.clone(), "kubelet", NAME),
             capacity: capacity::Capacity { cpus: 4, memory_bytes: 8 << 30, disk_bytes: 100 << 30 },
             host_ports: watch::Sender::new(Vec::new()),
+            unpublished: watch::channel(Vec::new()).1,
             probe_results: node::probe_results::Results::default(),
             authority: b"ca".to_vec(),
             client,

@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
+use super::diff;
+use super::plan::plan_with_skipped;
 use super::ruleset::Ruleset;
 use super::table::ServiceTable;
-use super::{diff, plan};
-use crate::net::{Config, Dataplane, Error};
+use crate::net::{Config, Dataplane, Error, Unpublished};
 
 /// Rules in memory only.
 #[derive(Debug)]
@@ -32,12 +33,12 @@ impl FakeDataplane {
 
 #[async_trait]
 impl Dataplane for FakeDataplane {
-    async fn apply(&self, table: &ServiceTable) -> Result<(), Error> {
-        let ruleset = plan(&self.config, table);
+    async fn apply(&self, table: &ServiceTable) -> Result<Vec<Unpublished>, Error> {
+        let (ruleset, skipped) = plan_with_skipped(&self.config, table);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = usize::from(!diff(&state.1, &ruleset).is_empty());
         *state = (table.clone(), ruleset, state.2 + changed);
-        Ok(())
+        Ok(skipped.host_ports)
     }
 }
 

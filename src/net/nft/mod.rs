@@ -43,7 +43,7 @@ use self::encode::Batch;
 use self::ruleset::{Family, Ruleset};
 use self::table::ServiceTable;
 use super::netlink::Socket;
-use super::{Config, Dataplane, Error};
+use super::{Config, Dataplane, Error, Unpublished};
 
 /// The real data plane.
 pub struct NftDataplane {
@@ -56,14 +56,19 @@ struct State {
     /// What was applied last.
     table: Option<ServiceTable>,
     /// What of it was not.
-    skipped: Vec<String>,
+    skipped: plan::Skipped,
 }
 
 impl NftDataplane {
     /// Works in the network namespace of the calling thread, also when applied from another thread later.
     pub fn open(config: Config) -> Result<Self, Error> {
         Ok(Self {
-            inner: Arc::new(Mutex::new(State { config, kernel: Kernel::open()?, table: None, skipped: Vec::new() })),
+            inner: Arc::new(Mutex::new(State {
+                config,
+                kernel: Kernel::open()?,
+                table: None,
+                skipped: plan::Skipped::default(),
+            })),
         })
     }
 
@@ -75,20 +80,23 @@ impl NftDataplane {
 
 #[async_trait]
 impl Dataplane for NftDataplane {
-    async fn apply(&self, table: &ServiceTable) -> Result<(), Error> {
+    async fn apply(&self, table: &ServiceTable) -> Result<Vec<Unpublished>, Error> {
         let (inner, table) = (Arc::clone(&self.inner), table.clone());
-        let work = move || inner.lock().unwrap_or_else(PoisonError::into_inner).apply(&table);
-        let written =
+        let work = move || {
+            let mut state = inner.lock().unwrap_or_else(PoisonError::into_inner);
+            state.apply(&table).map(|written| (written, state.skipped.host_ports.clone()))
+        };
+        let (written, unpublished) =
             tokio::task::spawn_blocking(work).await.map_err(|e| Error::kernel("applying rules")(e.into()))??;
         tracing::debug!(?written, "applied the service rules");
-        Ok(())
+        Ok(unpublished)
     }
 }
 
 impl State {
     fn apply(&mut self, table: &ServiceTable) -> Result<Written, Error> {
         let (ruleset, skipped) = plan::plan_with_skipped(&self.config, table);
-        for what in skipped.iter().filter(|what| !self.skipped.contains(what)) {
+        for what in skipped.services.iter().filter(|what| !self.skipped.services.contains(what)) {
             tracing::warn!("{what}; it is left out");
         }
         self.skipped = skipped;

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::ruleset::{Chain, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement as S, Table, Target, Value};
-use super::table::{HostPort, Protocol, ServicePort, ServiceTable};
+use super::table::{HostPort, Protocol, ServicePort, ServiceTable, Unpublished};
 use crate::net::{Config, overlay};
 
 const SERVICES: &str = "services";
@@ -39,22 +39,31 @@ pub fn plan(config: &Config, table: &ServiceTable) -> Ruleset {
     plan_with_skipped(config, table).0
 }
 
-/// The same, with what of the table was left out because it would take what is not a Service's to have.
-pub(super) fn plan_with_skipped(config: &Config, table: &ServiceTable) -> (Ruleset, Vec<String>) {
+/// What of a table is not in its ruleset, because it is not theirs to have.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Skipped {
+    /// Of Services, a sentence each.
+    pub services: Vec<String>,
+    pub host_ports: Vec<Unpublished>,
+}
+
+/// The same, with what of the table was left out.
+pub(super) fn plan_with_skipped(config: &Config, table: &ServiceTable) -> (Ruleset, Skipped) {
     let mut ruleset = Ruleset { name: config.table(), ..Ruleset::default() };
     let taken = Taken::of(config, table);
-    let mut skipped = Vec::new();
+    let mut skipped = Skipped::default();
     for family in [Family::Ip, Family::Ip6] {
         if config.pod_cidrs.iter().any(|net| Family::of(&net.addr()) == family) {
-            let mut planner =
-                Planner { family, config, taken: &taken, out: frame(config, family), skipped: Vec::new() };
+            let (out, node_ports) = (frame(config, family), node_ports(table));
+            let mut planner = Planner { family, config, taken: &taken, out, node_ports, skipped: Skipped::default() };
             planner.fill(table);
             ruleset.tables.insert(family, planner.out);
-            skipped.append(&mut planner.skipped);
+            skipped.services.append(&mut planner.skipped.services);
+            skipped.host_ports.append(&mut planner.skipped.host_ports);
         }
     }
-    skipped.sort();
-    skipped.dedup();
+    skipped.services.sort();
+    skipped.services.dedup();
     (ruleset, skipped)
 }
 
@@ -75,6 +84,12 @@ impl Taken {
         let api = endpoints.map(|e| (e.address, e.port)).chain(config.api.iter().map(|a| (a.ip(), a.port()))).collect();
         Self { cluster_ips, api, own_ports: config.own_ports() }
     }
+}
+
+fn node_ports(table: &ServiceTable) -> Vec<(Protocol, u16, String)> {
+    let port = |s: &ServicePort| Some((s.protocol, s.node_port?, format!("{}/{}", s.namespace, s.name)));
+    // Who has no host port asks for none.
+    if table.host_ports.is_empty() { Vec::new() } else { table.services.iter().filter_map(port).collect() }
 }
 
 /// An address that no machine may have for others.
@@ -191,7 +206,9 @@ struct Planner<'a> {
     config: &'a Config,
     taken: &'a Taken,
     out: Table,
-    skipped: Vec<String>,
+    /// Of which Service each node port is.
+    node_ports: Vec<(Protocol, u16, String)>,
+    skipped: Skipped,
 }
 
 /// The addresses and ports a Service is reached at from one side (inside or outside).
@@ -226,7 +243,7 @@ impl Planner<'_> {
         let (given, refused): (Vec<IpAddr>, Vec<IpAddr>) =
             all.partition(|a| self.may_take(a, service.protocol, service.port));
         for address in refused {
-            self.skipped.push(format!(
+            self.skipped.services.push(format!(
                 "Service {}/{}: {address} {}/{} is not a Service's to have",
                 service.namespace,
                 service.name,
@@ -267,20 +284,31 @@ impl Planner<'_> {
         }
     }
 
+    /// Who has the port of every address already. A node port is one also while its Service has no endpoints. What is asked of
+    /// one address comes before the node ports.
+    fn holder(&self, port: &HostPort) -> Option<String> {
+        if self.taken.own_ports.contains(&(port.protocol, port.host_port)) {
+            return Some("it is this node's own".into());
+        }
+        let has_port = |s: &&(Protocol, u16, String)| (s.0, s.1) == (port.protocol, port.host_port);
+        let service = self.node_ports.iter().find(has_port).filter(|_| port.host_ip.is_unspecified())?;
+        Some(format!("it is the node port of the Service {}", service.2))
+    }
+
     fn host_port(&mut self, port: &HostPort) {
         if !self.mine(&port.pod_address) || !self.mine(&port.host_ip) {
             return;
         }
-        if self.taken.own_ports.contains(&(port.protocol, port.host_port)) {
-            let (number, protocol) = (port.host_port, port.protocol.name());
-            self.skipped
-                .push(format!("host port {number}/{protocol} of the pod {}: it is this node's own", port.pod_address));
+        if let Some(why) = self.holder(port) {
+            self.skipped.host_ports.push(Unpublished { port: port.clone(), why });
             return;
         }
         let place =
             if port.host_ip.is_unspecified() { "any".into() } else { port.host_ip.to_string().replace(':', "-") };
         let name = format!("hostport/{}/{}/{place}", port.protocol.name(), port.host_port);
         if self.out.chains.contains_key(&name) {
+            let why = "another pod of this node has it".to_owned();
+            self.skipped.host_ports.push(Unpublished { port: port.clone(), why });
             return;
         }
         self.chain(&name, vec![vec![S::Dnat(vec![(port.pod_address, port.pod_port)])]]);

@@ -85,6 +85,14 @@ pub struct HostPort {
     pub pod_port: u16,
 }
 
+/// A host port that nobody reaches its pod by, as it is somebody else's here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpublished {
+    pub port: HostPort,
+    /// Who has it: `it is the node port of the Service default/web`.
+    pub why: String,
+}
+
 /// Sends DNS queries for the cluster DNS addresses to this node's listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsRedirect {

@@ -151,7 +151,8 @@ fn no_service_from_outside_takes_an_address_of_the_cluster_or_of_the_api() {
             }
             assert_eq!(holder(&ruleset, "services", "10.99.0.7", 443).unwrap(), "service/default/z/tcp/443");
             assert_eq!(holder(&ruleset, "services", "10.43.0.1", 443).unwrap(), "service/default/kubernetes/tcp/443");
-            assert!(skipped.iter().any(|l| l.contains("default/a6443: 192.0.2.50 6443/tcp")), "{skipped:?}");
+            let said = "default/a6443: 192.0.2.50 6443/tcp";
+            assert!(skipped.services.iter().any(|l| l.contains(said)), "{skipped:?}");
         }
     }
 }
@@ -176,7 +177,9 @@ fn a_host_port_takes_local_addresses_alone_and_no_port_of_the_nodes_own() {
         ..ServiceTable::default()
     };
     let (ruleset, skipped) = plan_with_skipped(&config, &table);
-    assert_eq!(skipped.len(), 2, "by port and protocol: {skipped:?}");
+    let skipped: Vec<_> = skipped.host_ports.iter().map(|u| (u.port.host_port, u.why.as_str())).collect();
+    let own = "it is this node's own";
+    assert_eq!(skipped, [(6443, own), (6443, own), (8472, own)], "by port and protocol");
     let text = ruleset.to_string();
     assert_eq!(text.matches("hostport/").count(), 2, "a chain and an element: {text}");
     assert!(holder(&ruleset, "host-ports", "198.51.100.9", 80).is_some());
@@ -188,6 +191,55 @@ fn a_host_port_takes_local_addresses_alone_and_no_port_of_the_nodes_own() {
         text.contains("set own-ports {\n    type inet_proto . inet_service\n    tcp . 6443\n    udp . 8472"),
         "{text}"
     );
+}
+
+#[test]
+fn a_host_port_that_a_node_port_or_another_pod_has_is_told_and_leads_nowhere_else() {
+    let port = |pod: &str, host_ip: &str, host_port| HostPort {
+        host_ip: host_ip.parse().unwrap(),
+        host_port,
+        protocol: Protocol::Tcp,
+        pod_address: pod.parse().unwrap(),
+        pod_port: 66,
+    };
+    let service = |name: &str, node_port, endpoints| ServicePort {
+        namespace: "default".into(),
+        name: name.into(),
+        port: 80,
+        cluster_ips: vec!["10.43.0.5".parse().unwrap()],
+        node_port: Some(node_port),
+        endpoints,
+        ..ServicePort::default()
+    };
+    let ready = Endpoint { address: "10.42.0.9".parse().unwrap(), port: 80, local: true };
+    let table = ServiceTable {
+        services: vec![service("web", 30080, vec![ready]), service("idle", 30081, vec![])],
+        host_ports: vec![
+            port("10.42.0.66", "0.0.0.0", 30080),
+            port("10.42.0.66", "0.0.0.0", 30081),
+            port("10.42.0.66", "192.0.2.1", 30080),
+            port("10.42.0.66", "0.0.0.0", 8080),
+            port("10.42.0.67", "0.0.0.0", 8080),
+        ],
+        ..ServiceTable::default()
+    };
+    let (ruleset, skipped) = plan_with_skipped(&config(), &table);
+    let told: Vec<_> = skipped
+        .host_ports
+        .iter()
+        .map(|u| format!("{} of {}: {}", u.port.host_port, u.port.pod_address, u.why))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "8080 of 10.42.0.67: another pod of this node has it",
+            "30080 of 10.42.0.66: it is the node port of the Service default/web",
+            "30081 of 10.42.0.66: it is the node port of the Service default/idle",
+        ]
+    );
+    let text = ruleset.to_string();
+    assert!(!text.contains("hostport/tcp/30080/any") && !text.contains("hostport/tcp/30081"), "{text}");
+    assert!(holder(&ruleset, "host-ports", "192.0.2.1", 30080).is_some(), "asked of one address it comes first");
 }
 
 #[test]

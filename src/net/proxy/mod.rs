@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::index::Index;
 pub use self::plan::plan;
-use super::{Dataplane, DnsRedirect, HostPort, ServiceTable};
+use super::{Dataplane, DnsRedirect, HostPort, ServiceTable, Unpublished};
 use crate::base::metrics::{self, Pairs};
 use crate::base::task;
 use crate::kinds::core::service;
@@ -42,6 +42,8 @@ pub struct Options {
     pub dns: Option<DnsRedirect>,
     /// Host ports of this node's pods, kept by the node.
     pub host_ports: watch::Receiver<Vec<HostPort>>,
+    /// Those of them that are somebody else's here.
+    pub unpublished: watch::Sender<Vec<Unpublished>>,
 }
 
 /// Keeps the data plane equal to the cluster's Services. Aborting the handle stops it; the rules stay.
@@ -75,7 +77,13 @@ async fn run(services: Informer, slices: Informer, dataplane: Arc<dyn Dataplane>
         let applied = dataplane.apply(&table).await;
         metrics::PROXY_SYNC.observe(Pairs([]), began.elapsed());
         let pause = match applied {
-            Ok(()) => {
+            Ok(unpublished) => {
+                options.unpublished.send_if_modified(|old| {
+                    *old != unpublished && {
+                        *old = unpublished;
+                        true
+                    }
+                });
                 retry = RETRY.0;
                 RESYNC
             }

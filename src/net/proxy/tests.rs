@@ -18,13 +18,14 @@ struct Recording {
 
 #[async_trait]
 impl Dataplane for Recording {
-    async fn apply(&self, table: &ServiceTable) -> Result<(), Error> {
+    async fn apply(&self, table: &ServiceTable) -> Result<Vec<Unpublished>, Error> {
         if self.failures.load(Ordering::SeqCst) > 0 {
             self.failures.fetch_sub(1, Ordering::SeqCst);
             return Err(Error::Config("as the test wants".into()));
         }
         self.tables.lock().unwrap().push(table.clone());
-        Ok(())
+        let taken = table.host_ports.iter().filter(|port| port.host_port == 6443);
+        Ok(taken.map(|port| Unpublished { port: port.clone(), why: "it is this node's own".into() }).collect())
     }
 }
 
@@ -60,6 +61,7 @@ struct Bench {
     client: Arc<dyn Client>,
     plane: Arc<Recording>,
     host_ports: watch::Sender<Vec<HostPort>>,
+    unpublished: watch::Receiver<Vec<Unpublished>>,
     proxy: JoinHandle<Option<()>>,
 }
 
@@ -69,10 +71,12 @@ async fn bench() -> Bench {
     client.create(&crate::kinds::core::namespace::KIND, "", namespace).await.unwrap();
     let plane = Arc::new(Recording::default());
     let (host_ports, receiver) = watch::channel(Vec::new());
-    let options = Options { node_name: "here".into(), dns: None, host_ports: receiver };
+    let unpublished = watch::Sender::new(Vec::new());
+    let told = unpublished.subscribe();
+    let options = Options { node_name: "here".into(), dns: None, host_ports: receiver, unpublished };
     let proxy = start(client.clone(), plane.clone(), options);
     plane.until("the first table", |t| *t == ServiceTable::default()).await;
-    Bench { client, plane, host_ports, proxy }
+    Bench { client, plane, host_ports, unpublished: told, proxy }
 }
 
 impl Drop for Bench {
@@ -87,7 +91,7 @@ fn endpoints(table: &ServiceTable) -> usize {
 
 #[tokio::test]
 async fn the_table_follows_services_slices_and_host_ports() {
-    let b = bench().await;
+    let mut b = bench().await;
     b.client.create(&service::KIND, "default", a_service("s")).await.unwrap();
     b.client.create(&endpointslice::KIND, "default", a_slice("s-1", "s", &["10.42.0.2"])).await.unwrap();
     let table = b.plane.until("one endpoint", |t| endpoints(t) == 1).await;
@@ -104,6 +108,13 @@ async fn the_table_follows_services_slices_and_host_ports() {
     };
     b.host_ports.send_replace(vec![port.clone()]);
     b.plane.until("a host port", |t| t.host_ports == [port.clone()]).await;
+    assert!(b.unpublished.borrow().is_empty());
+    let taken = HostPort { host_port: 6443, ..port.clone() };
+    b.host_ports.send_replace(vec![port.clone(), taken.clone()]);
+    let told = b.unpublished.wait_for(|all| !all.is_empty()).await.unwrap().clone();
+    assert_eq!(told, [Unpublished { port: taken, why: "it is this node's own".into() }], "the node is told");
+    b.host_ports.send_replace(vec![port.clone()]);
+    b.unpublished.wait_for(Vec::is_empty).await.unwrap();
     b.client.delete(&endpointslice::KIND, "default", "s-1", Default::default()).await.unwrap();
     b.plane.until("two endpoints", |t| endpoints(t) == 2).await;
     b.client.delete(&service::KIND, "default", "s", Default::default()).await.unwrap();
