@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::{Directories, output};
+use super::{Directories, complain, output};
 use crate::containers::Images;
 use crate::containers::image::{Image, ImageStore, Registries};
 use crate::node_paths::NodePaths;
+
+/// Stands for the name of an image that has none.
+const NAMELESS: &str = "<none>";
 
 /// Flags of `image`.
 #[derive(Clone, Debug, Args)]
@@ -27,6 +30,9 @@ enum Command {
     Import {
         /// The file
         file: PathBuf,
+        /// What images are called that have no name there, or only a tag
+        #[arg(long, alias = "base-name")]
+        name: Option<String>,
     },
     /// Write images into one archive, as OCI layout and docker archive at once
     #[command(visible_alias = "save")]
@@ -67,11 +73,22 @@ pub fn run(args: ImageArgs) -> Result<()> {
 async fn work(store: &ImageStore, command: Command) -> Result<()> {
     match command {
         Command::Ls => list(&store.list().await).iter().for_each(|line| output(line)),
-        Command::Import { file } => {
-            for image in store.import(&file).await? {
+        Command::Import { file, name } => {
+            let images = match &name {
+                Some(name) => store.import_as(&file, name).await?,
+                None => store.import(&file).await?,
+            };
+            for image in images {
                 // With the names that it had before, if it was there.
-                let names = [&image.tags, &image.digests].into_iter().find(|names| !names.is_empty());
-                output(&format!("imported {}", names.map_or(image.id.clone(), |names| names.join(", "))));
+                match [&image.tags, &image.digests].into_iter().find(|names| !names.is_empty()) {
+                    Some(names) => output(&format!("imported {}", names.join(", "))),
+                    None => {
+                        output(&format!("imported {}", image.id));
+                        complain(
+                            "this image has no name in the archive: import it again with --name NAME to give it one",
+                        );
+                    }
+                }
             }
         }
         Command::Export { references, output: file } => {
@@ -102,7 +119,8 @@ fn list(images: &[Image]) -> Vec<String> {
     let mut rows = vec![("IMAGE".to_owned(), "ID".to_owned(), "SIZE".to_owned())];
     for image in images {
         let names = if image.tags.is_empty() { &image.digests } else { &image.tags };
-        for name in names {
+        let none = [NAMELESS.to_owned()];
+        for name in if names.is_empty() { &none[..] } else { names } {
             rows.push((name.clone(), short(&image.id).to_owned(), size(image.size_bytes)));
         }
     }
@@ -120,9 +138,29 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::containers::image::ImageConfig;
+
+    #[test]
+    fn every_image_is_listed_by_its_names_or_without_one() {
+        let image = |tags: &[&str], digests: &[&str]| Image {
+            id: format!("sha256:{}", "ab".repeat(32)),
+            tags: tags.iter().map(|t| (*t).to_owned()).collect(),
+            digests: digests.iter().map(|t| (*t).to_owned()).collect(),
+            size_bytes: 7,
+            pinned: true,
+            last_used: jiff::Timestamp::UNIX_EPOCH,
+            config: ImageConfig::default(),
+        };
+        let lines = list(&[image(&["a:1", "b:2"], &["a@d"]), image(&[], &["c@d"]), image(&[], &[])]);
+        let shown: Vec<Vec<&str>> = lines.iter().map(|l| l.split_whitespace().take(2).collect()).collect();
+        let id = "abababababab";
+        assert_eq!(shown, [["IMAGE", "ID"], ["a:1", id], ["b:2", id], ["c@d", id], ["<none>", id]]);
+    }
+
     #[test]
     fn sizes_are_short() {
-        let shown = [0, 999, 1_000, 1_250_000, 2_990_000_000].map(super::size);
+        let shown = [0, 999, 1_000, 1_250_000, 2_990_000_000].map(size);
         assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "1.2 MB", "2.9 GB"]);
     }
 }

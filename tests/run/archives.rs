@@ -119,6 +119,76 @@ fn docker_archive(file: &Path, tag: &str, layer: &[u8]) {
     fs::rename(hidden, file).unwrap();
 }
 
+/// An OCI layout with one image, as other tools write them, and what its index calls it.
+fn oci_archive(file: &Path, annotations: &serde_json::Value, layer: &[u8]) {
+    let digest = |bytes: &[u8]| {
+        use sha2::Digest;
+        hex::encode(sha2::Sha256::digest(bytes))
+    };
+    let layer_digest = digest(layer);
+    let config = json!({"os": "linux", "config": {"Cmd": ["x"]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]}});
+    let config = config.to_string().into_bytes();
+    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": format!("sha256:{}", digest(&config)),
+                   "size": config.len()},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": format!("sha256:{layer_digest}"),
+                    "size": layer.len()}]});
+    let manifest = manifest.to_string().into_bytes();
+    let index = json!({"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": format!("sha256:{}", digest(&manifest)), "size": manifest.len(), "annotations": annotations}]});
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", digest(bytes));
+    let (index, layout) = (index.to_string(), br#"{"imageLayoutVersion":"1.0.0"}"#);
+    let tar = tar_of(&[
+        ("oci-layout", layout),
+        ("index.json", index.as_bytes()),
+        ("blobs/", b""),
+        ("blobs/sha256/", b""),
+        (&blob(&config), &config),
+        (&blob(&manifest), &manifest),
+        (&blob(layer), layer),
+    ]);
+    fs::write(file, tar).unwrap();
+}
+
+#[tokio::test]
+async fn an_image_with_a_short_name_or_none_can_be_named_after_it_came() {
+    let lab = Lab::new().await;
+    let store = ImageStore::open(&lab.config, offline()).unwrap();
+    let file = lab.config.data_dir.join("layout.tar");
+    let standard = "org.opencontainers.image.ref.name";
+    for (annotations, tags) in [
+        (json!({standard: "app"}), vec!["docker.io/library/app:latest"]),
+        (json!({standard: "app:2"}), vec!["docker.io/library/app:2"]),
+        (json!({"io.containerd.image.name": "team/app:3", standard: "3"}), vec!["docker.io/team/app:3"]),
+        (json!({standard: "NoName"}), vec![]),
+        (json!({}), vec![]),
+    ] {
+        oci_archive(&file, &annotations, &layers()[0]);
+        let came = store.import(&file).await.unwrap().remove(0);
+        assert_eq!(came.tags, tags, "{annotations}");
+        let named = tags.first().map_or(came.id[7..19].to_owned(), |tag| (*tag).to_owned());
+        assert_eq!(store.status(&named).await.unwrap().id, came.id, "{annotations}: a user can say which");
+        assert!(store.list().await.iter().any(|image| image.id == came.id));
+        store.remove(&came.id).await.unwrap();
+    }
+    // With a name for what has none, and the tag that the archive knows.
+    for (annotations, name, tag) in [
+        (json!({}), "mine", "docker.io/library/mine:latest"),
+        (json!({}), "mine:7", "docker.io/library/mine:7"),
+        (json!({standard: "v1"}), "host.example/mine", "host.example/mine:v1"),
+        (json!({standard: "app:2"}), "mine", "docker.io/library/app:2"),
+    ] {
+        oci_archive(&file, &annotations, &layers()[0]);
+        let came = store.import_as(&file, name).await.unwrap().remove(0);
+        assert_eq!(came.tags, [tag], "{annotations} as {name}");
+        store.remove(&came.id).await.unwrap();
+    }
+    assert!(store.import_as(&file, "No Name").await.is_err());
+    docker_archive(&file, "short", &layers()[0]);
+    assert_eq!(store.import(&file).await.unwrap()[0].tags, ["docker.io/library/short:latest"]);
+}
+
 async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let began = Instant::now();
     while !holds().await {

@@ -34,6 +34,8 @@ struct Found {
     config: Vec<u8>,
     layers: Vec<LayerFile>,
     names: Vec<Reference>,
+    /// What a layout calls it where that is no whole name: a tag, or a name without one.
+    short_name: Option<String>,
     /// What the archive says in the words of registries; a docker archive says nothing.
     described: Option<Described>,
 }
@@ -50,7 +52,8 @@ struct Described {
     manifest: Bytes,
 }
 
-pub(super) async fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Image>> {
+/// Takes in what is in an archive; images without a name there get `name`, with the tag that the archive has for them.
+pub(super) async fn import(store: &ImageStore, archive: &Path, name: Option<&Reference>) -> Result<Vec<Image>> {
     let _pulling = store.pulling().await?;
     let scratch = store.inner.directory.join("blobs").join(format!("import-{}", &super::super::new_id()[..8]));
     fs::create_dir_all(&scratch).map_err(io("creating", &scratch))?;
@@ -60,7 +63,7 @@ pub(super) async fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Ima
         unpack::unpack(std::io::BufReader::new(file), &to, false, "archive").map(drop)
     });
     let result = match spread.await {
-        Ok(Ok(())) => add_all(store, &scratch).await,
+        Ok(Ok(())) => add_all(store, &scratch, name).await,
         Ok(Err(error)) => Err(error),
         Err(error) => Err(ImageError::invalid("archive", error)),
     };
@@ -70,9 +73,11 @@ pub(super) async fn import(store: &ImageStore, archive: &Path) -> Result<Vec<Ima
     result
 }
 
-async fn add_all(store: &ImageStore, scratch: &Path) -> Result<Vec<Image>> {
+async fn add_all(store: &ImageStore, scratch: &Path, name: Option<&Reference>) -> Result<Vec<Image>> {
     let mut images = Vec::new();
-    for found in find(scratch)? {
+    let mut all = find(scratch)?;
+    give_names(&mut all, name)?;
+    for found in all {
         images.push(add(store, found).await?);
     }
     match images.is_empty() {
@@ -196,6 +201,31 @@ fn find(scratch: &Path) -> Result<Vec<Found>> {
     }
 }
 
+/// Names what has no whole name in the archive. A short one is normalised as one that a user writes; what is no name at all
+/// leaves the image without one.
+fn give_names(all: &mut [Found], name: Option<&Reference>) -> Result<()> {
+    let is_tag = |short: &&String| Reference::parse(&format!("a:{short}")).is_ok();
+    let mut without = 0;
+    for image in all.iter_mut().filter(|image| image.names.is_empty()) {
+        let tag = image.short_name.as_ref().filter(is_tag);
+        let given = match (name, tag) {
+            (Some(name), Some(tag)) => Some(Reference { tag: Some(tag.clone()), ..name.clone() }),
+            (Some(name), None) => {
+                without += 1;
+                Some(name.clone())
+            }
+            (None, _) => image.short_name.as_ref().and_then(|short| Reference::parse(short).ok()),
+        };
+        image.names.extend(given);
+    }
+    match without {
+        2.. => {
+            Err(ImageError::invalid("archive", format!("{without} of its images have no name: one name is not enough")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Gives images of a layout that have no name there those of the docker archive's list.
 fn name_nameless(found: &mut [Found], entries: &[DockerEntry], scratch: &Path) -> Result<()> {
     for image in found.iter_mut().filter(|image| image.names.is_empty()) {
@@ -217,7 +247,13 @@ fn find_docker(scratch: &Path) -> Result<Vec<Found>> {
     let found = |entry: &DockerEntry| {
         let layer = |layer: &String| Ok(LayerFile { path: inside(scratch, layer)?, digest: None });
         let layers = entry.layers.iter().map(layer).collect::<Result<_>>()?;
-        Ok(Found { config: read(scratch, &entry.config)?, layers, names: entry.names()?, described: None })
+        Ok(Found {
+            config: read(scratch, &entry.config)?,
+            layers,
+            names: entry.names()?,
+            short_name: None,
+            described: None,
+        })
     };
     docker_entries(scratch)?.iter().map(found).collect()
 }
@@ -236,9 +272,12 @@ fn find_oci(scratch: &Path) -> Result<Vec<Found>> {
 fn find_oci_image(scratch: &Path, descriptor: &Descriptor) -> Result<Found> {
     // containerd's annotation is a whole name; the standard one is often only a tag.
     let annotations = descriptor.annotations.clone().unwrap_or_default();
-    let name =
-        [annotations.containerd, annotations.standard].into_iter().flatten().find(|name| name.contains(['/', ':']));
-    let names = name.map(|name| Reference::parse(&name)).transpose()?.into_iter().collect();
+    let (whole, short): (Vec<String>, Vec<String>) = [annotations.containerd, annotations.standard]
+        .into_iter()
+        .flatten()
+        .filter(|name| !name.is_empty())
+        .partition(|name| name.contains(['/', ':']));
+    let names = whole.first().map(|name| Reference::parse(name)).transpose()?.into_iter().collect();
     let target = Bytes::from(blob(scratch, &descriptor.digest)?);
     let mut bytes = target.clone();
     let mut manifest = parse_manifest(&bytes)?;
@@ -255,6 +294,7 @@ fn find_oci_image(scratch: &Path, descriptor: &Descriptor) -> Result<Found> {
         config: blob(scratch, &config.digest)?,
         layers: manifest.layers.iter().map(layer).collect::<Result<_>>()?,
         names,
+        short_name: short.into_iter().next(),
         described: Some(Described { target, manifest: bytes }),
     })
 }

@@ -92,7 +92,7 @@ impl Images for ImageStore {
     }
 
     async fn import(&self, archive: &Path) -> Result<Vec<Image>> {
-        archive::import(self, archive).await
+        archive::import(self, archive, None).await
     }
 
     async fn prepare_rootfs(&self, image: &str, container: &str, users: Option<&Users>) -> Result<PathBuf> {
