@@ -103,6 +103,29 @@ fn our_own_commands_do_without_kubectl() {
     assert_eq!(lab.said(&["logs", pod]), "hello: listening on port 8080\n");
     assert_eq!(lab.said(&["logs", pod, "--tail", "0"]), "");
     assert!(lab.said(&["exec", pod, "--", "/amphipod", "version"]).starts_with("amphipod v1.37"));
+    // Of several pods, and of several containers, one is chosen and told.
+    let chosen = lab.amphipod(&["logs", "deploy/hello"]);
+    let found = String::from_utf8(chosen.stderr).unwrap();
+    assert!(found.starts_with("Found 3 pods, using pod/hello-"), "{found}");
+    assert_eq!(String::from_utf8(chosen.stdout).unwrap(), "hello: listening on port 8080\n");
+    assert!(lab.said(&["exec", "svc/hello", "--", "/amphipod", "version"]).starts_with("amphipod v1.37"));
+    lab.kubectl(&["debug", pod, "--image=amphipod.local/hello", "-c", "extra"]);
+    lab.until("the debugger is there", || lab.said(&["get", pod, "-o", "json"]).contains("ephemeralContainerStatuses"));
+    let chosen = lab.amphipod(&["logs", pod]);
+    assert_eq!(String::from_utf8(chosen.stdout).unwrap(), "hello: listening on port 8080\n");
+    let note = String::from_utf8(chosen.stderr).unwrap();
+    assert!(note.starts_with("Defaulted container \"hello\" out of: hello, extra (ephem)"), "{note}");
+    let all = lab.said(&["get", "all"]);
+    let shown = ["pod/hello-", "service/kubernetes", "deployment.apps/hello ", "replicaset.apps/hello-"];
+    assert!(shown.iter().all(|name| all.lines().any(|line| line.starts_with(name))), "{all}");
+    let absent = lab.amphipod(&["get", "cow"]);
+    assert!(!String::from_utf8_lossy(&absent.stderr).contains("tokenreviews"), "what cannot be shown is not offered");
+    let manifest = lab.path("broken.yaml");
+    let broken = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {key: not base64}\n";
+    fs::write(&manifest, broken).unwrap();
+    let refused = lab.amphipod(&["apply", "-f", manifest.to_str().unwrap()]);
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("Secret s: data.key: \"not base64\": ") && why.contains("illegal base64"), "{why}");
     let failed = lab.amphipod(&["exec", pod, "--", "/amphipod", "get"]);
     assert_eq!(failed.status.code(), Some(2), "{failed:?}");
     // Standard input goes there, and its end too.

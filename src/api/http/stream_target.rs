@@ -14,11 +14,13 @@ pub(super) fn target(call: &Call, pod: &Value) -> Result<Target> {
     let (asked, name) = (call.query.get("container"), &call.request.name);
     let default = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str().unwrap_or("");
     let container = match asked {
-        "" if names.len() == 1 => names[0],
+        // Whatever was added to prepare or to debug it.
+        "" if list(pod, groups[0]).len() == 1 => names[0],
         "" if names.contains(&default) => default,
         "" => {
             return Err(Status::bad_request(format!(
-                "a container name must be specified for pod {name}, choose one of: {names:?}"
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                names.join(" ")
             )));
         }
         asked if names.contains(&asked) => asked,

@@ -17,6 +17,9 @@ pub(super) struct Resource {
     pub plural: String,
     singular: String,
     short_names: Vec<String>,
+    categories: Vec<String>,
+    /// Its objects can be shown.
+    listable: bool,
     pub namespaced: bool,
 }
 
@@ -73,8 +76,21 @@ impl Resources {
         }
     }
 
+    /// Those that `all`, or another word for several kinds, stands for; none if it is no such word. Each once, by the version
+    /// that comes first.
+    pub(super) fn of_category(&self, name: &str) -> Vec<&Resource> {
+        let mut members: Vec<&Resource> = Vec::new();
+        for resource in self.0.iter().filter(|r| r.listable && r.categories.iter().any(|c| c == name)) {
+            let same = |other: &&Resource| (&other.group, &other.plural) == (&resource.group, &resource.plural);
+            if !members.iter().any(|other| same(other)) {
+                members.push(resource);
+            }
+        }
+        members
+    }
+
     fn some_names(&self) -> String {
-        let mut names: Vec<&str> = self.0.iter().map(|r| r.plural.as_str()).collect();
+        let mut names: Vec<&str> = self.0.iter().filter(|r| r.listable).map(|r| r.plural.as_str()).collect();
         names.dedup();
         names.join(", ")
     }
@@ -102,6 +118,8 @@ fn read(list: &Value) -> Vec<Resource> {
                 plural: text(&r["resource"]),
                 singular: text(&r["singularResource"]),
                 short_names: items(&r, "shortNames").iter().map(text).collect(),
+                categories: items(&r, "categories").iter().map(text).collect(),
+                listable: items(&r, "verbs").iter().any(|verb| verb == "list"),
                 namespaced: r["scope"] == "Namespaced",
             });
             all.extend(resources);
@@ -119,7 +137,10 @@ mod tests {
     fn kinds_are_found_by_every_name() {
         let list = json!({"items": [
             {"metadata": {}, "versions": [{"version": "v1", "resources": [
-                {"resource": "pods", "responseKind": {"kind": "Pod"}, "scope": "Namespaced", "singularResource": "pod", "shortNames": ["po"]},
+                {"resource": "bindings", "responseKind": {"kind": "Binding"}, "scope": "Namespaced", "singularResource": "binding",
+                 "verbs": ["create"], "categories": ["all"]},
+                {"resource": "pods", "responseKind": {"kind": "Pod"}, "scope": "Namespaced", "singularResource": "pod", "shortNames": ["po"],
+                 "categories": ["all"], "verbs": ["get", "list"]},
                 {"resource": "events", "responseKind": {"kind": "Event"}, "scope": "Namespaced", "singularResource": "event"},
                 {"resource": "nodes", "responseKind": {"kind": "Node"}, "scope": "Cluster", "singularResource": "node"}]}]},
             {"metadata": {"name": "events.k8s.io"}, "versions": [{"version": "v1", "resources": [
@@ -136,7 +157,11 @@ mod tests {
             "/apis/events.k8s.io/v1/namespaces/a%20b/events"
         );
         assert_eq!(all.named("node").unwrap().path("x"), "/api/v1/nodes");
-        assert!(all.named("cow").unwrap_err().to_string().contains("no kind \"cow\""));
+        let refused = all.named("cow").unwrap_err().to_string();
+        assert_eq!(refused, "the server has no kind \"cow\": it accepts pods", "what can be shown");
+        let category: Vec<&str> = all.of_category("all").iter().map(|r| r.plural.as_str()).collect();
+        assert_eq!(category, ["pods"]);
+        assert!(all.of_category("pods").is_empty());
         assert_eq!(all.of_manifest("events.k8s.io/v1", "Event").unwrap().shown(), "event.events.k8s.io");
         assert!(all.of_manifest("v2", "Pod").is_err());
     }

@@ -3,7 +3,9 @@
 //! It knows no kinds: discovery says what there is, the server prints its own tables, and manifests go there as they
 //! are, by server-side apply.
 
+mod choose;
 mod discovery;
+mod fields;
 mod manifest;
 mod objects;
 mod pods;

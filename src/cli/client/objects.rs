@@ -8,9 +8,10 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::discovery::{Resource, Resources};
+use super::fields::unreadable;
 use super::manifest::{Manifest, read_all};
 use super::{Cluster, Refused, Where, body, escape, pass_on, run, tables};
-use crate::cli::{Usage, output};
+use crate::cli::{Usage, complain, output};
 
 const JSON: &str = "application/json";
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -98,15 +99,20 @@ async fn apply_one(cluster: &mut Cluster, resources: &Resources, manifest: &Mani
     let path = path_of(cluster, resource, manifest);
     let path = format!("{path}?fieldManager={MANAGER}&force={force}&fieldValidation=Strict");
     let content = ("application/apply-patch+yaml", serde_json::to_vec(&manifest.value)?);
-    let response = cluster.send(Method::PATCH, &path, JSON, Some(content)).await.map_err(explain)?;
+    let response = cluster.send(Method::PATCH, &path, JSON, Some(content)).await;
+    let response = response.map_err(|error| explain(error, manifest))?;
     let done = if response.status() == http::StatusCode::CREATED { "created" } else { "applied" };
     body(response).await?;
     Ok(format!("{}/{} {done}", resource.shown(), manifest.name))
 }
 
-fn explain(error: anyhow::Error) -> anyhow::Error {
+fn explain(error: anyhow::Error, manifest: &Manifest) -> anyhow::Error {
     match error.downcast_ref::<Refused>() {
         Some(refused) if refused.code == 409 => error.context("--force-conflicts takes the fields over"),
+        Some(refused) if refused.code == 400 => match unreadable(manifest) {
+            Some(field) => error.context(field),
+            None => error,
+        },
         _ => error,
     }
 }
@@ -130,7 +136,7 @@ impl Failures {
             Err(error) if error.downcast_ref::<crate::wire::client::Error>().is_some() => return Err(error),
             Err(error) => {
                 self.0 += 1;
-                super::super::complain(&format!("{} {}: {error:#}", manifest.kind, manifest.name));
+                complain(&format!("{} {}: {error:#}", manifest.kind, manifest.name));
             }
         }
         Ok(())
@@ -227,12 +233,25 @@ pub fn get(args: &GetArgs) -> Result<()> {
     run(async {
         let mut cluster = args.at.open()?;
         let resources = Resources::load(&mut cluster).await?;
-        let kinds: Vec<&str> = kinds.split(',').collect();
-        for (index, kind) in kinds.iter().enumerate() {
-            if index > 0 {
-                output("");
+        let mut wanted = Vec::new();
+        for name in kinds.split(',') {
+            match resources.of_category(name) {
+                members if members.is_empty() => wanted.push(resources.named(name)?),
+                // Also where there is only one, its objects are named with it.
+                members if names.is_empty() => wanted.extend(members),
+                _ => return Err(Usage(format!("{name} stands for several kinds: objects of it are not named")).into()),
             }
-            show(&mut cluster, resources.named(kind)?, &names, args).await?;
+        }
+        let several = wanted.len() > 1;
+        let mut shown = false;
+        for resource in wanted {
+            shown |= show(&mut cluster, resource, &names, args, View { several, after: shown }).await?;
+        }
+        if several && !shown && matches!(args.output, None | Some(Form::Wide)) {
+            complain(&match args.all_namespaces {
+                true => "no objects".to_owned(),
+                false => format!("no objects in namespace {}", cluster.namespace),
+            });
         }
         Ok(())
     })
@@ -245,7 +264,23 @@ async fn raw(args: &GetArgs, path: &str) -> Result<()> {
     pass_on(args.at.open()?.send(Method::GET, path, "*/*", None).await?).await
 }
 
-async fn show(cluster: &mut Cluster, resource: &Resource, names: &[String], args: &GetArgs) -> Result<()> {
+/// One kind among those that are shown.
+#[derive(Clone, Copy)]
+struct View {
+    /// It is not the only one: its objects are named with it.
+    several: bool,
+    /// Something was shown before it.
+    after: bool,
+}
+
+/// Tells whether there was something to show.
+async fn show(
+    cluster: &mut Cluster,
+    resource: &Resource,
+    names: &[String],
+    args: &GetArgs,
+    view: View,
+) -> Result<bool> {
     let namespace = if args.all_namespaces { String::new() } else { cluster.namespace.clone() };
     let collection = resource.path(&namespace);
     let paths: Vec<String> = match names {
@@ -274,17 +309,26 @@ async fn show(cluster: &mut Cluster, resource: &Resource, names: &[String], args
             names.for_each(|name| output(&format!("{}/{name}", resource.shown())));
         }
         None | Some(Form::Wide) => {
-            let lines = tables::lines(&value, args.output.is_some(), args.all_namespaces && resource.namespaced);
+            let prefix = if view.several { format!("{}/", resource.shown()) } else { String::new() };
+            let of_all = args.all_namespaces && resource.namespaced;
+            let lines = tables::lines(&value, args.output.is_some(), of_all, &prefix);
             if lines.len() <= 1 {
+                if view.several {
+                    return Ok(false);
+                }
                 let place = if namespace.is_empty() || !resource.namespaced { "" } else { &namespace };
                 let place = if place.is_empty() { String::new() } else { format!(" in namespace {place}") };
-                super::super::complain(&format!("no {}{place}", resource.plural));
+                complain(&format!("no {}{place}", resource.plural));
+                return Ok(false);
             } else {
+                if view.after {
+                    output("");
+                }
                 lines.iter().for_each(|line| output(line));
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::choose::{Purpose, choose};
 use super::terminal::Terminal;
 use super::{Cluster, Where, escape, pass_on, refused, run};
 use crate::base::task;
@@ -27,9 +28,9 @@ const PROTOCOL: &str = "v5.channel.k8s.io";
 /// Flags of `logs`.
 #[derive(Clone, Debug, Args)]
 pub struct LogsArgs {
-    /// The pod, also as pod/NAME
+    /// The pod, also as pod/NAME; or what has pods, such as deployment/NAME, of which one is chosen
     pod: String,
-    /// The container [default: the only one]
+    /// The container [default: the first]
     #[arg(long, short = 'c')]
     container: Option<String>,
     /// Go on as more is written
@@ -51,9 +52,9 @@ pub struct LogsArgs {
 /// Flags of `exec`.
 #[derive(Clone, Debug, Args)]
 pub struct ExecArgs {
-    /// The pod, also as pod/NAME
+    /// The pod, also as pod/NAME; or what has pods, such as deployment/NAME, of which one is chosen
     pod: String,
-    /// The container [default: the only one]
+    /// The container [default: the first]
     #[arg(long, short = 'c')]
     container: Option<String>,
     /// Pass standard input on
@@ -69,8 +70,7 @@ pub struct ExecArgs {
     at: Where,
 }
 
-fn path(cluster: &Cluster, pod: &str, what: &str, query: &[(&str, String)]) -> String {
-    let name = pod.strip_prefix("pod/").or_else(|| pod.strip_prefix("pods/")).unwrap_or(pod);
+fn path(cluster: &Cluster, name: &str, what: &str, query: &[(&str, String)]) -> String {
     let query: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", escape(value))).collect();
     let (namespace, name) = (escape(&cluster.namespace), escape(name));
     format!("/api/v1/namespaces/{namespace}/pods/{name}/{what}?{}", query.join("&"))
@@ -80,13 +80,13 @@ fn path(cluster: &Cluster, pod: &str, what: &str, query: &[(&str, String)]) -> S
 pub fn logs(args: &LogsArgs) -> Result<()> {
     run(async {
         let mut cluster = args.at.open()?;
-        let mut query: Vec<(&str, String)> = Vec::new();
-        query.extend(args.container.clone().map(|c| ("container", c)));
+        let chosen = choose(&mut cluster, &args.pod, args.container.as_deref(), Purpose::Logs).await?;
+        let mut query: Vec<(&str, String)> = vec![("container", chosen.container)];
         query.extend(args.tail.map(|n| ("tailLines", n.to_string())));
         for (wanted, key) in [(args.follow, "follow"), (args.previous, "previous"), (args.timestamps, "timestamps")] {
             query.extend(wanted.then(|| (key, "true".to_owned())));
         }
-        let path = path(&cluster, &args.pod, "log", &query);
+        let path = path(&cluster, &chosen.pod, "log", &query);
         let response = cluster.send(Method::GET, &path, "*/*", None).await?;
         pass_on(response).await
     })
@@ -97,11 +97,12 @@ pub fn exec(args: &ExecArgs) -> Result<()> {
     run(async {
         let mut cluster = args.at.open()?;
         let flag = |on: bool| on.to_string();
+        let chosen = choose(&mut cluster, &args.pod, args.container.as_deref(), Purpose::Exec).await?;
         let mut query: Vec<(&str, String)> = args.command.iter().map(|word| ("command", word.clone())).collect();
-        query.extend(args.container.clone().map(|c| ("container", c)));
+        query.push(("container", chosen.container));
         query.extend([("stdin", flag(args.stdin)), ("stdout", flag(true)), ("stderr", flag(!args.tty))]);
         query.push(("tty", flag(args.tty)));
-        let path = path(&cluster, &args.pod, "exec", &query);
+        let path = path(&cluster, &chosen.pod, "exec", &query);
         let socket = match cluster.client.websocket(&path, PROTOCOL).await? {
             Ok(socket) => socket,
             Err(response) => return Err(refused(response).await.into()),

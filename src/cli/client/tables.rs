@@ -17,8 +17,8 @@ pub(super) fn joined(tables: Vec<Value>) -> Value {
     first
 }
 
-/// A head line and a line per row; `wide` shows the less important columns too.
-pub(super) fn lines(table: &Value, wide: bool, with_namespace: bool) -> Vec<String> {
+/// A head line and a line per row; `wide` shows the less important columns too, and `prefix` comes before names.
+pub(super) fn lines(table: &Value, wide: bool, with_namespace: bool, prefix: &str) -> Vec<String> {
     let columns = table["columnDefinitions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let shown: Vec<usize> =
         (0..columns.len()).filter(|i| wide || columns[*i]["priority"].as_i64() == Some(0)).collect();
@@ -27,7 +27,11 @@ pub(super) fn lines(table: &Value, wide: bool, with_namespace: bool) -> Vec<Stri
     rows.push(with_namespace.then(|| "NAMESPACE".to_owned()).into_iter().chain(head).collect());
     for row in table["rows"].as_array().into_iter().flatten() {
         let namespace = row["object"]["metadata"]["namespace"].as_str().unwrap_or_default();
-        let cells = shown.iter().map(|i| cell(&row["cells"][*i]));
+        let is_name = |i: usize| columns[i]["format"] == "name";
+        let cells = shown.iter().map(|i| {
+            let cell = cell(&row["cells"][*i]);
+            if is_name(*i) { format!("{prefix}{cell}") } else { cell }
+        });
         rows.push(with_namespace.then(|| namespace.to_owned()).into_iter().chain(cells).collect());
     }
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
@@ -56,11 +60,12 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let table = json!({
-            "columnDefinitions": [{"name": "Name", "priority": 0}, {"name": "Restarts", "priority": 0}, {"name": "Node", "priority": 1}],
+            "columnDefinitions": [{"name": "Name", "format": "name", "priority": 0}, {"name": "Restarts", "priority": 0}, {"name": "Node", "priority": 1}],
             "rows": [{"cells": ["a", 0, "n"], "object": {"metadata": {"namespace": "x"}}}, {"cells": ["long-name", 10, null]}],
         });
-        assert_eq!(lines(&table, false, false), ["NAME        RESTARTS", "a           0", "long-name   10"]);
-        assert_eq!(lines(&table, true, true)[1], "x           a           0          n");
-        assert_eq!(lines(&joined(vec![table.clone(), table]), false, false).len(), 5);
+        assert_eq!(lines(&table, false, false, ""), ["NAME        RESTARTS", "a           0", "long-name   10"]);
+        assert_eq!(lines(&table, true, true, "")[1], "x           a           0          n");
+        assert_eq!(lines(&joined(vec![table.clone(), table.clone()]), false, false, "").len(), 5);
+        assert_eq!(lines(&table, false, false, "pod/")[1], "pod/a           0");
     }
 }
