@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ const POD_LOGS: &str = "/var/log/pods";
 const PID_FILE: &str = "server.pid";
 const LOCK_FILE: &str = "lock";
 const RECORD_FILE: &str = "node.json";
+const SERVER_FILE: &str = "server.json";
 /// Far more than some ranges take.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 /// How long the claim of a server that has ended may outlive it: until its children have begun to run their program, which
@@ -44,6 +46,17 @@ pub struct Ranges {
     pub pods: Vec<IpNet>,
     pub cluster: Vec<IpNet>,
     pub services: Vec<IpNet>,
+}
+
+/// How the commands on its machine find a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerRecord {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whose server it is: another configuration directory is another server's.
+    pub config_dir: PathBuf,
+    pub kubeconfig: PathBuf,
 }
 
 /// Held by the process that runs a server or a node in a directory; the kernel drops it with the process. A directory that
@@ -132,6 +145,22 @@ impl NodePaths {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Remembers how the server is found.
+    pub fn record_server(&self, server: &ServerRecord) -> io::Result<()> {
+        write_atomically(&self.run_dir.join(SERVER_FILE), &serde_json::to_vec(server)?, 0o600)
+    }
+
+    /// How the server is found that ran here last, if this user may know.
+    pub fn recorded_server(&self) -> Option<ServerRecord> {
+        serde_json::from_slice(&file::read(&self.run_dir.join(SERVER_FILE), RECORD_BYTES_MAX).ok()?).ok()
+    }
+
+    /// The process that has the run directory, if one has.
+    pub fn running(&self) -> Option<u32> {
+        let pid = file::read_text(&self.run_dir.join(PID_FILE), RECORD_BYTES_MAX).ok()?;
+        pid.trim().parse().ok().filter(|_| !has_ended(pid.trim()))
     }
 
     /// Makes the data directory, or takes it as it is: from then on nobody else may enter it.

@@ -38,7 +38,7 @@ use crate::base::{metrics, task};
 use crate::containers::image::Policy;
 use crate::node::access::Access;
 use crate::node::http::port::Port;
-use crate::node_paths::NodePaths;
+use crate::node_paths::{NodePaths, ServerRecord};
 use crate::reconcile::Client;
 use crate::store::sqlite::{Retention, Sqlite};
 use crate::store::{self, Store};
@@ -213,6 +213,9 @@ async fn serve(config: Config) -> Result<Ended> {
     let serving = task::spawn("api", listen::serve(site, listener, tls.subscribe(), stopping.clone()));
     let tls_shown = tls.subscribe();
     write_kubeconfig(&config, &pki)?;
+    if let Err(error) = place.record_server(&record_of(&config)) {
+        tracing::warn!(%error, "commands on this machine do not find a kubeconfig that is elsewhere");
+    }
     loops.push(task::spawn("manifests", deployer.run()));
     let snapshots =
         snapshot::run(server_dir.clone(), config.snapshots.clone(), config.node.name.clone(), clock.clone());
@@ -403,6 +406,15 @@ fn names(config: &Config) -> Names {
 
 fn tls(pki: &Pki) -> Result<Arc<ServerConfig>> {
     wire::tls::server(&pki.server.chain, &pki.server.key, &pki.authority).context("TLS cannot be set up")
+}
+
+fn record_of(config: &Config) -> ServerRecord {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    ServerRecord {
+        address: config.bind,
+        config_dir: absolute(&config.config_dir),
+        kubeconfig: absolute(&config.kubeconfig),
+    }
 }
 
 fn write_kubeconfig(config: &Config, pki: &Pki) -> Result<()> {

@@ -66,8 +66,9 @@ pub fn run(args: &KillallArgs) -> Result<()> {
     }
     // Made by the first pod; fails as it should while others have logs there.
     let _ = fs::remove_dir(place.log_dir());
+    let kubeconfig = super::kubeconfig::path(directories);
     note("run directory", remove(&place.run_dir));
-    note("kubeconfig", remove_kubeconfig(directories));
+    note("kubeconfig", remove_kubeconfig(directories, &kubeconfig));
     drop(claim);
     if failures > 0 {
         bail!("not everything could be removed");
@@ -100,12 +101,11 @@ fn log_dirs(place: &NodePaths, of_sandboxes: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// The next start writes it again. One that is for another cluster stays, and so does everything else there.
-fn remove_kubeconfig(directories: &Directories) -> Result<()> {
-    let path = directories.config_dir.join("kubeconfig.yaml");
+fn remove_kubeconfig(directories: &Directories, path: &Path) -> Result<()> {
     let authority = fs::read(directories.data_dir.join("server/tls/ca.crt"));
-    let (Ok(text), Ok(authority)) = (fs::read_to_string(&path), authority) else { return Ok(()) };
+    let (Ok(text), Ok(authority)) = (fs::read_to_string(path), authority) else { return Ok(()) };
     if text.contains(&base64::engine::general_purpose::STANDARD.encode(authority)) {
-        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        fs::remove_file(path).with_context(|| format!("{} cannot be removed", path.display()))?;
         // Fails as it should while the user has something there.
         let _ = fs::remove_dir(&directories.config_dir);
     }

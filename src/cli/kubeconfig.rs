@@ -7,12 +7,21 @@ use base64::Engine;
 use serde::Deserialize;
 
 use super::Directories;
+use crate::node_paths::NodePaths;
 use crate::wire::client::Target;
 use crate::wire::tls;
 
+/// Where the administrator's kubeconfig is: where the server of these directories has written it, or where it would.
+pub fn path(directories: &Directories) -> PathBuf {
+    let config_dir = std::path::absolute(&directories.config_dir).unwrap_or_else(|_| directories.config_dir.clone());
+    let recorded = NodePaths::new(&directories.data_dir, &directories.run_dir).recorded_server();
+    let own = recorded.filter(|server| server.config_dir == config_dir);
+    own.map_or_else(|| directories.config_dir.join("kubeconfig.yaml"), |server| server.kubeconfig)
+}
+
 /// Prints the administrator's kubeconfig.
 pub fn run(directories: &Directories) -> Result<()> {
-    let path = directories.config_dir.join("kubeconfig.yaml");
+    let path = path(directories);
     let text = std::fs::read_to_string(&path).with_context(|| {
         format!("{} cannot be read: start the server first, or name its --config-dir", path.display())
     })?;
@@ -123,6 +132,23 @@ fn content(inline: Option<String>, path: Option<PathBuf>, directory: &Path) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node_paths::ServerRecord;
+
+    #[test]
+    fn the_kubeconfig_of_a_server_is_found_wherever_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |name: &str| dir.path().join(name);
+        let directories = Directories { data_dir: of("data"), run_dir: of("run"), config_dir: of("etc") };
+        assert_eq!(path(&directories), of("etc/kubeconfig.yaml"), "no server has run");
+        let place = NodePaths::new(&directories.data_dir, &directories.run_dir);
+        let _running = place.claim().unwrap();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let record = |config_dir| ServerRecord { address, config_dir, kubeconfig: of("elsewhere") };
+        place.record_server(&record(of("etc"))).unwrap();
+        assert_eq!(path(&directories), of("elsewhere"));
+        place.record_server(&record(of("other"))).unwrap();
+        assert_eq!(path(&directories), of("etc/kubeconfig.yaml"), "of another server");
+    }
 
     #[test]
     fn what_is_missing_is_named() {

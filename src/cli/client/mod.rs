@@ -24,7 +24,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::kubeconfig;
+use super::{Directories, kubeconfig};
 use crate::wire::client::Client;
 
 pub use objects::{ApplyArgs, DeleteArgs, GetArgs, apply, delete, get};
@@ -33,12 +33,11 @@ pub use pods::{ExecArgs, LogsArgs, exec, logs};
 /// Which cluster, and where in it.
 #[derive(Clone, Debug, Args)]
 pub struct Where {
-    /// The kubeconfig file [default: $KUBECONFIG, else <config-dir>/kubeconfig.yaml]
+    /// The kubeconfig file [default: $KUBECONFIG, else the one that the server of these directories has written]
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
-    /// Where the server's kubeconfig is
-    #[arg(long, env = "AMPHIPOD_CONFIG_DIR", default_value = "/etc/amphipod", hide = true)]
-    config_dir: PathBuf,
+    #[command(flatten)]
+    directories: Directories,
     /// The namespace [default: that of the kubeconfig's context]
     #[arg(long, short = 'n')]
     namespace: Option<String>,
@@ -64,16 +63,16 @@ pub struct Cluster {
 
 impl Where {
     /// The cluster of the server in these directories, as its administrator.
-    pub fn of(directories: &super::Directories) -> Self {
-        let config_dir = directories.config_dir.clone();
-        Self { kubeconfig: Some(config_dir.join("kubeconfig.yaml")), config_dir, namespace: None }
+    pub fn of(directories: &Directories) -> Self {
+        let (directories, kubeconfig) = (directories.clone(), Some(kubeconfig::path(directories)));
+        Self { kubeconfig, directories, namespace: None }
     }
 
     fn path(&self) -> PathBuf {
         // As kubectl does, except that several files are not merged: the first counts.
         let variable = || std::env::var_os("KUBECONFIG").and_then(|list| std::env::split_paths(&list).next());
         let given = self.kubeconfig.clone().or_else(variable).filter(|path| !path.as_os_str().is_empty());
-        given.unwrap_or_else(|| self.config_dir.join("kubeconfig.yaml"))
+        given.unwrap_or_else(|| kubeconfig::path(&self.directories))
     }
 
     /// Reads the kubeconfig; nothing is connected yet.

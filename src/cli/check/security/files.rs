@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Failed, Line, NotApplicable, Passed, Verdict, line};
-use crate::cli::Directories;
+use crate::cli::{Directories, kubeconfig};
 
 /// What nobody but root may do with a file: all of it, or writing alone.
 const SECRET: u32 = 0o077;
@@ -26,7 +26,7 @@ pub(super) fn look(directories: &Directories) -> Vec<Line> {
         line(
             "1.1.13-14",
             "the administrator's kubeconfig is root's alone",
-            judge(&[config_dir.join("kubeconfig.yaml")], SECRET),
+            judge(&[kubeconfig::path(directories)], SECRET),
         ),
         line(
             "1.1.19-20",
