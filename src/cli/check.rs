@@ -80,7 +80,7 @@ fn probe(directories: &Directories) -> Result<()> {
         show("wireguard", may(net::check::wireguard(), "can be made", otherwise));
     }
     show("seccomp", seccomp());
-    show("ports", port(6443));
+    show("ports", port(6443, &place));
     show("clock", clock(jiff::Timestamp::now().as_second()));
     show("disk", disk(&place.data_dir));
     show("memory", memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()));
@@ -191,7 +191,12 @@ fn seccomp() -> Found {
     }
 }
 
-fn port(port: u16) -> Found {
+/// The API's port, which may be the own server's already.
+fn port(port: u16, place: &NodePaths) -> Found {
+    let own = place.recorded_server().filter(|server| server.address.port() == port);
+    if let Some(process) = place.running().filter(|_| own.is_some()) {
+        return Fine(format!("{port} is the own server's, which runs (process {process})"));
+    }
     match TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))) {
         Ok(_) => Fine(format!("{port} is free")),
         Err(error) => {
@@ -236,6 +241,7 @@ fn memory(meminfo: &str) -> Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node_paths::ServerRecord;
 
     #[test]
     fn kernels_are_compared_by_number() {
@@ -252,6 +258,27 @@ mod tests {
         let Warn(text) = judge_cgroups("version 2", &all(&["cpu", "pids"])) else { panic!() };
         assert!(text.contains("without memory") && text.contains("cgroup_enable=memory"), "{text}");
         assert!(matches!(judge_cgroups("version 1", &[]), Fail(_)));
+    }
+
+    #[test]
+    fn a_port_of_the_own_server_is_no_complaint_and_one_of_others_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = NodePaths::new(&dir.path().join("data"), &dir.path().join("run"));
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let number = listener.local_addr().unwrap().port();
+        assert!(matches!(port(number, &place), Warn(_)), "of others");
+        let claim = place.claim().unwrap();
+        let record = ServerRecord {
+            address: SocketAddr::from(([0, 0, 0, 0], number)),
+            config_dir: PathBuf::new(),
+            kubeconfig: PathBuf::new(),
+        };
+        place.record_server(&record).unwrap();
+        let process = std::process::id();
+        assert_eq!(port(number, &place), Fine(format!("{number} is the own server's, which runs (process {process})")));
+        drop(claim);
+        fs::write(dir.path().join("run/server.pid"), "4000000000\n").unwrap();
+        assert!(matches!(port(number, &place), Warn(_)), "the own server has ended");
     }
 
     #[test]
