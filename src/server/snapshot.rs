@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +29,8 @@ const DATABASE: &str = "state.db";
 /// What speaks for the cluster beside the database.
 const IDENTITY: [&str; 3] = ["token", "tls", cluster_configuration::FILE];
 const FORMAT: u32 = 1;
+/// What everything begins with that zstd has compressed.
+const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Work on its way; what is left of it after a kill is removed by the next one.
 const SCRATCH: &str = ".new";
 
@@ -279,17 +281,35 @@ fn pack(root: &Path, about: &About, to: &Path) -> Result<()> {
 }
 
 fn open(snapshot: &Path) -> Result<tar::Archive<zstd::Decoder<'static, std::io::BufReader<File>>>> {
-    let file = File::open(snapshot).with_context(|| format!("{} cannot be read", snapshot.display()))?;
+    let cannot = || format!("{} cannot be read", snapshot.display());
+    let mut file = File::open(snapshot).with_context(cannot)?;
+    if !file.metadata().with_context(cannot)?.is_file() {
+        bail!("{} is not a snapshot: it is no file", snapshot.display());
+    }
+    let mut begin = Vec::new();
+    (&mut file).take(MAGIC.len() as u64).read_to_end(&mut begin).with_context(cannot)?;
+    if begin != MAGIC {
+        bail!(
+            "{} is not a snapshot: it is no archive that zstd has compressed, as `amphipod snapshot save` makes them",
+            snapshot.display()
+        );
+    }
+    file.rewind().with_context(cannot)?;
     Ok(tar::Archive::new(zstd::Decoder::new(file)?))
 }
 
 fn about(snapshot: &Path) -> Result<About> {
     let mut archive = open(snapshot)?;
-    let mut first = archive.entries()?.next().context("it is empty")??;
-    if first.path()? != Path::new(ABOUT) {
-        bail!("it is no snapshot");
+    let not = |what: &str| format!("{} is not a snapshot: {what}", snapshot.display());
+    let no_tar = || not("what zstd has compressed there is no tar");
+    let mut first = match archive.entries().with_context(no_tar)?.next() {
+        Some(first) => first.with_context(no_tar)?,
+        None => bail!("{}", not("it is empty")),
+    };
+    if first.path().with_context(no_tar)? != Path::new(ABOUT) {
+        bail!("{}", not(&format!("its first file is not {ABOUT}")));
     }
-    let about: About = serde_json::from_reader(&mut first).context("it is no snapshot")?;
+    let about: About = serde_json::from_reader(&mut first).with_context(|| not(&format!("its {ABOUT} is damaged")))?;
     if about.format > FORMAT {
         bail!("it was made by a newer version, {}", about.version);
     }
@@ -299,7 +319,7 @@ fn about(snapshot: &Path) -> Result<About> {
 /// Unpacks a snapshot and checks every file of it.
 fn unpack(snapshot: &Path, to: &Path) -> Result<About> {
     let damaged = || format!("the snapshot {} cannot be used", snapshot.display());
-    let about = about(snapshot).with_context(damaged)?;
+    let about = about(snapshot)?;
     let mut archive = open(snapshot)?;
     for entry in archive.entries().with_context(damaged)? {
         let mut entry = entry.with_context(damaged)?;
@@ -401,6 +421,35 @@ mod tests {
         assert!(aside.unwrap().exists(), "what was there is kept");
         assert_eq!(prune(&directory, 1).unwrap().len(), 0);
         assert_eq!(prune(&directory, 0).unwrap(), [path]);
+    }
+
+    #[test]
+    fn what_is_not_a_snapshot_is_told_what_it_is_not() {
+        let home = tempfile::tempdir().unwrap();
+        let (path, server) = (home.path().join("file"), home.path().join("server"));
+        let said = |path: &Path| {
+            let why = format!("{:#}", restore(path, &server, &Clock::system()).unwrap_err());
+            why.strip_prefix(&format!("{} is not a snapshot: ", path.display())).expect(&why).to_owned()
+        };
+        let packed = |bytes: &[u8]| zstd::encode_all(bytes, 0).unwrap();
+        let mut other = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        other.append_data(&mut header, "etcd.db", &b"x"[..]).unwrap();
+        let other = other.into_inner().unwrap();
+        let none = "it is no archive that zstd has compressed, as `amphipod snapshot save` makes them";
+        for (content, why) in [
+            (b"apiVersion: v1\n".to_vec(), none),
+            (Vec::new(), none),
+            (packed(b""), "it is empty"),
+            (packed(&other), "its first file is not snapshot.json"),
+        ] {
+            fs::write(&path, content).unwrap();
+            assert_eq!(said(&path), why);
+        }
+        fs::write(&path, packed(&[b'x'; 2000])).unwrap();
+        assert!(said(&path).starts_with("what zstd has compressed there is no tar"), "{}", said(&path));
+        assert_eq!(said(home.path()), "it is no file");
     }
 
     #[tokio::test]
