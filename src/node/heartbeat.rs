@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 use super::{Config, Node};
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::version::GIT_VERSION;
-use crate::base::json::list;
+use crate::base::fs_stats::FsStats;
+use crate::base::json::{list, text};
 use crate::base::object::Object;
 use crate::containers::{Images, Runtime};
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
 use crate::kinds::core::node;
-use crate::reconcile::{Client, Informer, Patch};
+use crate::reconcile::{Client, EventType, Informer, Patch};
 
 /// How often the Lease is renewed at most; a node that may be silent for less renews more often.
 const RENEW: Duration = Duration::from_secs(10);
@@ -122,7 +123,7 @@ pub async fn run(node: Arc<Node>) {
     let informer = node.client.informer(&node::KIND);
     let mut changes = informer.subscribe();
     let renew_every = (node.config.grace / 4).min(RENEW);
-    let mut was_there = true;
+    let (mut was_there, mut started) = (true, false);
     loop {
         // A node that was deleted stays so until its agent is started again, as kubelets have it.
         let is_there = informer.get("", &node.config.name).is_some();
@@ -137,6 +138,11 @@ pub async fn run(node: Arc<Node>) {
         if !is_there {
             let _ = tokio::time::timeout(renew_every, changes.next()).await;
             continue;
+        }
+        if !std::mem::replace(&mut started, true)
+            && let Some(object) = informer.get("", &node.config.name)
+        {
+            node.recorder.event(&node::KIND, &object, EventType::Normal, "Starting", "Starting kubelet.");
         }
         if let Err(error) = renew(&node).await {
             tracing::warn!(%error, "the node's lease was not renewed");
@@ -237,7 +243,8 @@ async fn images(images: &dyn Images) -> Vec<Value> {
 
 async fn report(node: &Node, status: &Value) -> Result<()> {
     let (client, name, now) = (&*node.client, node.config.name.as_str(), node.clock.now_text());
-    let current = client.get(&crate::kinds::core::node::KIND, "", name).await?.value();
+    let object = client.get(&crate::kinds::core::node::KIND, "", name).await?;
+    let current = object.value();
     let mut conditions: Vec<Condition<'_>> = vec![
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
@@ -251,8 +258,43 @@ async fn report(node: &Node, status: &Value) -> Result<()> {
     }
     let mut full = status.clone();
     full["conditions"] = with_conditions(&current, &conditions, &now);
+    let news = news(name, &current, &full);
     let patch = Patch::Merge(json!({"status": full}));
-    client.patch(&crate::kinds::core::node::KIND, "", name, Some(Subresource::Status), patch).await.map(|_| ())
+    client.patch(&crate::kinds::core::node::KIND, "", name, Some(Subresource::Status), patch).await?;
+    for (event_type, reason, message) in news {
+        node.recorder.event(&crate::kinds::core::node::KIND, &object, event_type, reason, &message);
+    }
+    Ok(())
+}
+
+/// What people are told of a Node whose status becomes another one, as the kubelet tells it.
+fn news(name: &str, old: &Value, new: &Value) -> Vec<(EventType, &'static str, String)> {
+    let mut news = Vec::new();
+    let (was, is) = (text(old, "status.nodeInfo.bootID"), text(new, "nodeInfo.bootID"));
+    if !was.is_empty() && was != is {
+        let message = format!("Node {name} has been rebooted, boot id: {is}");
+        news.push((EventType::Warning, "Rebooted", message));
+    }
+    let old = list(old, "status.conditions");
+    for condition in list(new, "conditions") {
+        let (kind, status) = (text(condition, "type"), text(condition, "status"));
+        if old.iter().any(|c| text(c, "type") == kind && text(c, "status") == status) {
+            continue;
+        }
+        let reason = match (kind, status) {
+            ("MemoryPressure", "False") => "NodeHasSufficientMemory",
+            ("MemoryPressure", _) => "NodeHasInsufficientMemory",
+            ("DiskPressure", "False") => "NodeHasNoDiskPressure",
+            ("DiskPressure", _) => "NodeHasDiskPressure",
+            ("PIDPressure", "False") => "NodeHasSufficientPID",
+            ("PIDPressure", _) => "NodeHasInsufficientPID",
+            ("Ready", "True") => "NodeReady",
+            ("Ready", _) => "NodeNotReady",
+            _ => continue,
+        };
+        news.push((EventType::Normal, reason, format!("Node {name} status is now: {reason}")));
+    }
+    news
 }
 
 /// Says of a Node, if there is one, why its pods cannot have a network, before its agent gives up: nothing else of it would show.
@@ -285,6 +327,30 @@ fn with_conditions(node: &Value, conditions: &[Condition<'_>], now: &str) -> Val
 mod tests {
     use super::*;
     use crate::api::in_memory;
+
+    #[test]
+    fn what_becomes_of_a_node_is_told_once_and_as_the_kubelet_tells_it() {
+        let conditions = |pressure: &str, ready: &str| {
+            json!([{"type": "MemoryPressure", "status": pressure}, {"type": "DiskPressure", "status": pressure},
+                   {"type": "PIDPressure", "status": pressure}, {"type": "Ready", "status": ready}, {"type": "Own", "status": "x"}])
+        };
+        let status = |pressure: &str, ready: &str, boot: &str| json!({"nodeInfo": {"bootID": boot}, "conditions": conditions(pressure, ready)});
+        let well = status("False", "True", "b1");
+        let all = [
+            (EventType::Normal, "NodeHasSufficientMemory", "Node n status is now: NodeHasSufficientMemory".to_owned()),
+            (EventType::Normal, "NodeHasNoDiskPressure", "Node n status is now: NodeHasNoDiskPressure".to_owned()),
+            (EventType::Normal, "NodeHasSufficientPID", "Node n status is now: NodeHasSufficientPID".to_owned()),
+            (EventType::Normal, "NodeReady", "Node n status is now: NodeReady".to_owned()),
+        ];
+        assert_eq!(news("n", &json!({}), &well), all, "a new node");
+        assert_eq!(news("n", &json!({"status": status("Unknown", "Unknown", "b1")}), &well), all, "one that was lost");
+        assert_eq!(news("n", &json!({"status": well}), &well), [], "nothing new");
+        let rebooted = news("n", &json!({"status": well}), &status("False", "True", "b2"));
+        let message = "Node n has been rebooted, boot id: b2".to_owned();
+        assert_eq!(rebooted, [(EventType::Warning, "Rebooted", message)]);
+        let ready = news("n", &json!({"status": status("False", "False", "b1")}), &well);
+        assert_eq!(ready, [all[3].clone()]);
+    }
 
     #[tokio::test]
     async fn a_node_without_a_network_says_why_and_keeps_its_other_conditions() {

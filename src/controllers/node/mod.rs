@@ -52,6 +52,8 @@ struct Nodes {
     cx: Arc<Context>,
     /// When nodes were heard last. Lost with the process: then every node has its time anew.
     heard: LastSeen,
+    /// The nodes that people were told of, as they were last.
+    registered: Mutex<HashMap<String, Arc<Object>>>,
     recorder: Recorder,
 }
 
@@ -70,9 +72,13 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         if ready { Vec::new() } else { vec![Key::new("", name)] }
     };
     let recorder = cx.recorder("node-controller");
-    Controller::new("node-lifecycle", Arc::new(Nodes { cx: cx.clone(), heard, recorder }), cx.clock.clone())
-        .for_kind(&*cx.client, &node::KIND)
-        .watches(&*cx.client, &lease::KIND, Box::new(renewed))
+    Controller::new(
+        "node-lifecycle",
+        Arc::new(Nodes { cx: cx.clone(), heard, registered: Mutex::default(), recorder }),
+        cx.clock.clone(),
+    )
+    .for_kind(&*cx.client, &node::KIND)
+    .watches(&*cx.client, &lease::KIND, Box::new(renewed))
 }
 
 fn condition<'a>(node: &'a Node, of_type: &str) -> Option<&'a str> {
@@ -83,7 +89,9 @@ fn condition<'a>(node: &'a Node, of_type: &str) -> Option<&'a str> {
 #[async_trait]
 impl Reconciler for Nodes {
     async fn reconcile(&self, key: &Key) -> Result<Outcome> {
-        let Some(object) = self.cx.client.informer(&node::KIND).get("", &key.name) else {
+        let found = self.cx.client.informer(&node::KIND).get("", &key.name);
+        self.tell(&key.name, found.as_ref());
+        let Some(object) = found else {
             if !self.heard.lock().expect("no panic while held").contains_key(&*key.name) {
                 // A look that was due for the Node that is gone: by now a machine may be joining under its name.
                 return Ok(Outcome::Done);
@@ -121,6 +129,25 @@ impl Reconciler for Nodes {
 // === impl Nodes ===
 
 impl Nodes {
+    /// Tells of nodes that come and go.
+    fn tell(&self, name: &str, now: Option<&Arc<Object>>) {
+        let mut registered = self.registered.lock().expect("no panic while held");
+        let before = match now {
+            Some(now) => registered.insert(name.to_owned(), now.clone()),
+            None => registered.remove(name),
+        };
+        drop(registered);
+        let same = |old: &Arc<Object>| now.is_some_and(|now| now.meta.uid == old.meta.uid);
+        if let Some(old) = before.as_ref().filter(|old| !same(old)) {
+            let message = format!("Node {name} event: Removing Node {name} from Controller");
+            self.recorder.event(&node::KIND, old, EventType::Normal, "RemovingNode", &message);
+        }
+        if let Some(now) = now.filter(|_| !before.as_ref().is_some_and(same)) {
+            let message = format!("Node {name} event: Registered Node {name} in Controller");
+            self.recorder.event(&node::KIND, now, EventType::Normal, "RegisteredNode", &message);
+        }
+    }
+
     async fn lose(&self, object: &Arc<Object>, name: &str) -> Result<()> {
         let mut status = object.value().get("status").cloned().unwrap_or_else(|| json!({}));
         lost(&mut status, &self.cx.clock.now_text());
@@ -220,13 +247,16 @@ mod tests {
     use crate::api::local::Local;
     use crate::base::clock::Clock;
     use crate::controllers::{self, Options};
-    use crate::kinds::core::namespace;
+    use crate::kinds::core::{event, namespace};
     use crate::reconcile::Client;
 
     #[tokio::test(start_paused = true)]
-    async fn the_password_of_a_deleted_node_goes_once_and_that_of_a_machine_that_joins_anew_stays() {
+    async fn nodes_that_come_and_go_are_told_of_and_the_password_of_a_deleted_node_goes_once_and_that_of_a_machine_that_joins_anew_stays()
+     {
         let client: Arc<dyn Client> = Arc::new(Local::new(in_memory::api(), "test"));
-        client.create(&namespace::KIND, "", json!({"metadata": {"name": join::NAMESPACE}})).await.unwrap();
+        for name in [join::NAMESPACE, "default"] {
+            client.create(&namespace::KIND, "", json!({"metadata": {"name": name}})).await.unwrap();
+        }
         let grace = std::time::Duration::from_secs(5);
         let options = Options { node_grace: grace, ..Options::default() };
         controllers::start(client.clone(), Clock::system(), options);
@@ -244,6 +274,18 @@ mod tests {
         client.delete(&node::KIND, "", "one", DeleteOptions::default()).await.unwrap();
         tokio::time::sleep(grace / 5).await;
         assert!(!is_there());
+        let told = || {
+            let mut events = client.informer(&event::KIND).list("default");
+            events.retain(|e| text(&e.value(), "source.component") == "node-controller");
+            let said =
+                |e: &Arc<Object>| (text(&e.value(), "reason").to_owned(), text(&e.value(), "message").to_owned());
+            events.iter().map(said).collect::<Vec<_>>()
+        };
+        let expect = [
+            ("RegisteredNode", "Node one event: Registered Node one in Controller"),
+            ("RemovingNode", "Node one event: Removing Node one from Controller"),
+        ];
+        assert_eq!(told(), expect.map(|(reason, message)| (reason.to_owned(), message.to_owned())));
         joined().await;
         tokio::time::sleep(grace * 3).await;
         assert!(is_there(), "the look that was due for the node before");
