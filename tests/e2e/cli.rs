@@ -214,3 +214,44 @@ fn the_security_check_tells_what_it_sees() {
     let gone = lab.amphipod(&["check", "--security", "--config-dir", "/nonexistent", "--data-dir", "/nonexistent"]);
     assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("start the server first"));
 }
+
+#[test]
+fn commands_find_a_server_whose_kubeconfig_is_elsewhere_and_its_node_is_told_of() {
+    let mut lab = Lab::start("elsewhere");
+    let ingress = lab.command("kubectl").args(["create", "ingress", "i", "--rule=a.example/*=s:80"]).output().unwrap();
+    let warning = String::from_utf8(ingress.stderr).unwrap();
+    assert!(ingress.status.success(), "{warning}");
+    assert!(warning.starts_with("Warning: no IngressClass names a controller, so nothing serves this"), "{warning}");
+    assert_eq!(warning.lines().count(), 1, "{warning}");
+    let told = |source: &str| {
+        let of = format!("involvedObject.kind=Node,source={source}");
+        let list = lab.json(&["get", "events", "--field-selector", &of]);
+        let reason = |e: &Value| e["reason"].as_str().unwrap().to_owned();
+        list["items"].as_array().unwrap().iter().map(reason).collect::<Vec<_>>()
+    };
+    let of_node = ["Starting", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
+    lab.until("the node's events", || of_node.iter().all(|reason| told("kubelet").iter().any(|r| r == reason)));
+    lab.until("the controller's", || told("node-controller") == ["RegisteredNode"]);
+
+    lab.stop_server();
+    let elsewhere = lab.path("elsewhere/admin.conf");
+    lab.start_server_with(&["--write-kubeconfig", elsewhere.to_str().unwrap()]);
+    fs::remove_file(lab.path("etc/kubeconfig.yaml")).unwrap();
+    let directories = lab.directories();
+    let said = |args: &[&str]| {
+        let mut command = lab.command(BINARY);
+        command.env_remove("KUBECONFIG").args(args).args(&directories);
+        String::from_utf8(run(&mut command).stdout).unwrap()
+    };
+    assert!(said(&["get", "nodes"]).contains("Ready"));
+    assert!(said(&["token", "list"]).starts_with("TOKEN"));
+    assert!(said(&["token", "create"]).starts_with("K10"));
+    assert!(said(&["kubeconfig"]).contains("client-key-data"));
+    let check = lab.amphipod(&[&["check"][..], &directories.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+    let checked = String::from_utf8(check.stdout).unwrap();
+    let ports = checked.lines().find(|line| line.contains("ports")).unwrap();
+    assert!(ports.starts_with("ok") && ports.contains("6443 is the own server's, which runs"), "{ports}");
+    lab.stop_server();
+    lab.killall();
+    assert!(!elsewhere.exists() && !lab.path("run").exists(), "the next start writes it again");
+}
