@@ -31,7 +31,6 @@ use super::cgroup::Tree;
 use super::error::{Error, Result};
 use super::executable::Executable;
 use super::session::Session;
-use super::shim::BUNDLES_DIR;
 use super::spec::*;
 use super::stats::Stats;
 use super::wire::{ExecRequest, Reply, Request};

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::{Config, Node};
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::version::GIT_VERSION;
-use crate::base::fs_stats::FsStats;
 use crate::base::json::{list, text};
 use crate::base::object::Object;
 use crate::containers::{Images, Runtime};

@@ -14,8 +14,8 @@ use crate::base::error::chain;
 use crate::base::object::Object;
 use crate::containers::{Event, Sandbox};
 use crate::kinds::core::{configmap, pod, secret};
-use crate::node::reported::reported;
 use crate::net::{HostPort, Unpublished};
+use crate::node::reported::reported;
 use crate::reconcile::{Changed, EventType, Informer};
 
 /// Ended workers that may wait to be noticed.

@@ -63,8 +63,8 @@ mod tests {
 
     use super::*;
     use crate::api::Request;
+    use crate::api::in_memory;
     use crate::kinds::core::namespace;
-    use crate::reconcile::in_memory;
 
     #[tokio::test]
     async fn an_ingress_that_nothing_serves_is_warned_of_when_it_is_made() {
