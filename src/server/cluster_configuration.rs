@@ -1,4 +1,5 @@
-//! What the first start of a server decides for its cluster (kubeadm's ClusterConfiguration): the ranges and DNS names that its objects and pods carry since.
+//! What the first start of a server decides for its cluster (kubeadm's ClusterConfiguration): the ranges and DNS names that its
+//! objects and pods carry since.
 //!
 //! Services have addresses of the Service range, nodes and pods those of the pod range, and what runs resolves by the DNS
 //! address and domain that it was started with. With another value a cluster is half of one kind and half of the other, so such

@@ -1,10 +1,8 @@
 //! Content that is kept, and what of it other nodes may have.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sha2::Digest;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 

@@ -11,7 +11,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,7 @@ use super::error::io;
 use super::gc::{Candidate, Interest};
 use super::lock::Lock;
 use super::unpack::{Unpacked, unpack};
-use super::{Credentials, Image, ImageError, Images, Reference, Registries, Result, builtin, rootfs};
+use super::{Credentials, Image, ImageError, Reference, Registries, Result, builtin, rootfs};
 use crate::base::directory::DirectoryWatch;
 use crate::base::file::{claim_private_dir, set_aside, write_atomically};
 use crate::base::signal::Signal;

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{self};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime::Process;

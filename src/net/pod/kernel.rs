@@ -18,7 +18,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use ipnet::IpNet;
 use netlink_packet_route::link::InfoKind;
-use sha2::Digest;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 

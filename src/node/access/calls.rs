@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::FutureExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 

@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::Pod;
 use super::resizing::{Done, RETRY, Work, apply, is_running};
 use super::{Message, Worker};
 use crate::base::task;
-use crate::containers::Runtime;
 use crate::kinds::core::pod;
 use crate::node::machine::{Event, Now, Stage};
 use crate::node::resize::{self, Amounts, Decision, Step};

@@ -13,6 +13,16 @@ use crate::base::signal::Receiver;
 use crate::wire::images::{Ask, Found};
 
 impl ImageStore {
+    /// [`Images::import`] that gives images without a name in the archive this one.
+    pub async fn import_as(&self, archive: &Path, name: &str) -> Result<Vec<Image>> {
+        let name = Reference::parse(name)?;
+        if name.digest.is_some() {
+            let reason = "a digest is no name to give: expected NAME or NAME:TAG".to_owned();
+            return Err(ImageError::InvalidName { reference: name.to_string(), reason });
+        }
+        archive::import(self, archive, Some(&name)).await
+    }
+
     /// Joins a pull of the same that is under way, or begins one.
     async fn shared_pull(&self, reference: &str, credentials: &[Credentials], fresh: bool) -> Result<Image> {
         if builtin::is_hello(reference) {
