@@ -28,7 +28,7 @@ pub mod net;
 pub mod node;
 /// Layer 6: the names one node has on its machine.
 pub mod node_paths;
-/// Layer 4: clients, informers, work queues and the controller runner.
+/// Layer 2: clients, informers, work queues and the controller runner.
 pub mod reconcile;
 /// Layer 5: binds pods to nodes.
 pub mod scheduler;

@@ -241,6 +241,16 @@ fn rooms_import_only_from_lower_layers() {
             }
         }
     }
+    // Also what is named otherwise than by `crate::`.
+    for (file, to) in graph::arrows(&files("src")) {
+        let from = room(&file);
+        for (to, names) in to.iter().map(|(to, names)| (room(to), names)).filter(|(to, _)| *to != from) {
+            let excepted = EXCEPTIONS.iter().any(|(a, b, why)| *a == from && *b == to && !why.starts_with("never"));
+            if layer(&from) < 6 && layer(&to) >= layer(&from) && !excepted {
+                broken.push(format!("{file}: `{from}` imports `{to}`: {names:?}"));
+            }
+        }
+    }
     broken.dedup();
     rule(&broken, "a room imports only from rooms of lower layers (docs/architecture.md)");
 }
@@ -277,6 +287,47 @@ fn what_a_node_is_made_of_reaches_no_part_of_a_server() {
     rule(
         &broken,
         "a node, its runtime, network and DNS and their client are built without API, store, controllers or server",
+    );
+}
+
+/// The picture of the rooms in docs/architecture.md: each with the rooms whose files its own import.
+fn drawn_rooms() -> String {
+    let mut rooms: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    for (from, to) in graph::arrows(&files("src")) {
+        let from = room(&from);
+        for to in to.keys().map(|to| room(to)).filter(|to| *to != from) {
+            *rooms.entry(from.clone()).or_default().entry(to).or_default() += 1;
+        }
+    }
+    let mut lines: Vec<(u8, String)> = LAYERS
+        .iter()
+        .filter(|(name, layer)| *layer < 6 && Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(name).is_dir())
+        .map(|(name, layer)| {
+            let to: Vec<&str> = rooms.get(*name).into_iter().flat_map(|to| to.keys().map(String::as_str)).collect();
+            (*layer, format!("| {layer} | `{name}` | {} |", to.join(", ")))
+        })
+        .collect();
+    lines.sort_by_key(|(layer, _)| std::cmp::Reverse(*layer));
+    let lines: Vec<String> = lines.into_iter().map(|(_, line)| line).collect();
+    format!("| layer | room | imports from |\n|---|---|---|\n{}\n", lines.join("\n"))
+}
+
+#[test]
+fn the_picture_of_rooms_is_drawn_from_the_code() {
+    const BEGIN: &str = "<!-- Drawn by tests/tidy.rs: AMPHIPOD_WRITE_DOCS=1 cargo test --test tidy -->\n";
+    const END: &str = "<!-- End of what is drawn. -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(BEGIN).expect("docs/architecture.md has a place for the picture");
+    let (shown, after) = rest.split_once(END).expect("the picture has an end");
+    let drawn = drawn_rooms();
+    if std::env::var_os("AMPHIPOD_WRITE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{BEGIN}{drawn}{END}{after}")).unwrap();
+        return;
+    }
+    assert_eq!(
+        shown, drawn,
+        "docs/architecture.md shows other imports than the code has: AMPHIPOD_WRITE_DOCS=1 makes it anew"
     );
 }
 

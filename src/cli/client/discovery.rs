@@ -82,7 +82,7 @@ impl Resources {
         let mut members: Vec<&Resource> = Vec::new();
         for resource in self.0.iter().filter(|r| r.listable && r.categories.iter().any(|c| c == name)) {
             let same = |other: &&Resource| (&other.group, &other.plural) == (&resource.group, &resource.plural);
-            if !members.iter().any(|other| same(other)) {
+            if !members.iter().any(same) {
                 members.push(resource);
             }
         }
