@@ -4,6 +4,7 @@
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, SecurityContext};
 
+use super::error::{Error, Result};
 use crate::containers::sysctl::{self, Namespace};
 
 /// Parameters that a pod may always set: they have a namespace, and one pod cannot harm another by them.
@@ -53,10 +54,10 @@ impl Host {
 }
 
 /// Whether `--allowed-unsafe-sysctls` may name it.
-pub fn unsafe_sysctl(text: &str) -> Result<String, String> {
+pub fn unsafe_sysctl(text: &str) -> Result<String> {
     match sysctl::namespace_of(text) {
         Some(_) => Ok(sysctl::normal(text)),
-        None => Err(format!("the sysctl {text:?} is not known to be namespaced")),
+        None => Err(Error::AllowSysctl(text.to_owned())),
     }
 }
 

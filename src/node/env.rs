@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::error::{Error, Result};
 use crate::base::quantity::Quantity;
 use crate::kinds::core::{configmap, secret, service};
 use crate::reconcile::Client;
@@ -26,7 +27,7 @@ pub fn of(
     pod: &Pod,
     container: &Container,
     facts: &DownwardValues,
-) -> Result<Vec<(String, String)>, String> {
+) -> Result<Vec<(String, String)>> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let mut out = services(client, pod, namespace);
     let mut known: BTreeMap<String, String> = out.iter().cloned().collect();
@@ -73,40 +74,40 @@ fn referenced(
     facts: &DownwardValues,
     namespace: &str,
     from: &k8s_openapi::api::core::v1::EnvVarSource,
-) -> Result<Option<String>, String> {
+) -> Result<Option<String>> {
     if let Some(f) = &from.field_ref {
         return field(pod, facts, &f.field_path).map(Some);
     }
     if let Some(r) = &from.resource_field_ref {
         let name = r.container_name.as_deref().unwrap_or(&container.name);
-        let of = super::spec::container(pod, name).ok_or_else(|| format!("container {name} not found"))?;
+        let of = super::spec::container(pod, name).ok_or_else(|| Error::FindContainer(name.to_owned()))?;
         return resource(&of, facts, &r.resource, r.divisor.as_ref().map(|d| d.0.as_str())).map(Some);
     }
     if let Some(r) = &from.config_map_key_ref {
         let map = config_map(client, namespace, &r.name, r.optional)?;
         let value = map.and_then(|m| m.data?.remove(&r.key));
-        return found(value, r.optional, || format!("couldn't find key {} in ConfigMap {namespace}/{}", r.key, r.name));
+        return found(value, r.optional, || no_key(&r.key, "ConfigMap", namespace, &r.name));
     }
     if let Some(r) = &from.secret_key_ref {
         let secret = secret_of(client, namespace, &r.name, r.optional)?;
         let value = secret.and_then(|s| strings(&s).remove(&r.key));
-        return found(value, r.optional, || format!("couldn't find key {} in Secret {namespace}/{}", r.key, r.name));
+        return found(value, r.optional, || no_key(&r.key, "Secret", namespace, &r.name));
     }
     if from.file_key_ref.is_some() {
-        return Err("environment variables from files are not supported".into());
+        return Err(Error::FileKeyRef);
     }
     Ok(None)
 }
 
-fn found(
-    value: Option<String>,
-    optional: Option<bool>,
-    why: impl FnOnce() -> String,
-) -> Result<Option<String>, String> {
+fn found(value: Option<String>, optional: Option<bool>, why: impl FnOnce() -> Error) -> Result<Option<String>> {
     match value {
         None if optional != Some(true) => Err(why()),
         value => Ok(value),
     }
+}
+
+fn no_key(key: &str, kind: &'static str, namespace: &str, name: &str) -> Error {
+    Error::FindKey { key: key.to_owned(), kind, namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
 /// A ConfigMap, or none where it is optional.
@@ -115,26 +116,21 @@ pub fn config_map(
     namespace: &str,
     name: &str,
     optional: Option<bool>,
-) -> Result<Option<ConfigMap>, String> {
+) -> Result<Option<ConfigMap>> {
     match client.informer(&configmap::KIND).get(namespace, name) {
-        Some(object) => object.typed::<ConfigMap>().map(|m| Some((*m).clone())).map_err(|e| e.to_string()),
+        Some(object) => object.typed::<ConfigMap>().map(|m| Some((*m).clone())).map_err(Error::from),
         None if optional == Some(true) => Ok(None),
-        None => Err(format!("configmap {name:?} not found")),
+        None => Err(Error::FindObject { kind: "configmap", name: name.to_owned() }),
     }
 }
 
 /// A Secret, or none where it is optional.
-pub fn secret_of(
-    client: &dyn Client,
-    namespace: &str,
-    name: &str,
-    optional: Option<bool>,
-) -> Result<Option<Secret>, String> {
+pub fn secret_of(client: &dyn Client, namespace: &str, name: &str, optional: Option<bool>) -> Result<Option<Secret>> {
     match client.informer(&secret::KIND).get(namespace, name) {
         // Not the shared typed form: a secret is decoded for its use and dropped.
-        Some(object) => serde_json::from_slice(object.body()).map(Some).map_err(|e| e.to_string()),
+        Some(object) => Ok(serde_json::from_slice(object.body()).map(Some)?),
         None if optional == Some(true) => Ok(None),
-        None => Err(format!("secret {name:?} not found")),
+        None => Err(Error::FindObject { kind: "secret", name: name.to_owned() }),
     }
 }
 
@@ -144,7 +140,7 @@ fn strings(secret: &Secret) -> BTreeMap<String, String> {
 }
 
 /// The value of a downward API field.
-pub fn field(pod: &Pod, facts: &DownwardValues, path: &str) -> Result<String, String> {
+pub fn field(pod: &Pod, facts: &DownwardValues, path: &str) -> Result<String> {
     let (meta, spec) = (&pod.metadata, pod.spec.as_ref());
     let first = |v: &[String]| v.first().cloned().unwrap_or_default();
     let text = |v: &Option<String>| v.clone().unwrap_or_default();
@@ -167,7 +163,7 @@ pub fn field(pod: &Pod, facts: &DownwardValues, path: &str) -> Result<String, St
             Some(("metadata.annotations", key)) => {
                 meta.annotations.as_ref().and_then(|l| l.get(key)).cloned().unwrap_or_default()
             }
-            _ => return Err(format!("unsupported fieldPath: {path}")),
+            _ => return Err(Error::FieldPath(path.to_owned())),
         },
     })
 }
@@ -179,31 +175,23 @@ fn lines(map: Option<&BTreeMap<String, String>>) -> String {
 }
 
 /// The value of a resource, in units of the divisor, rounded up.
-pub fn resource(
-    container: &Container,
-    facts: &DownwardValues,
-    name: &str,
-    divisor: Option<&str>,
-) -> Result<String, String> {
-    let (list, what) = name.split_once('.').ok_or_else(|| format!("unsupported container resource: {name}"))?;
+pub fn resource(container: &Container, facts: &DownwardValues, name: &str, divisor: Option<&str>) -> Result<String> {
+    let (list, what) = name.split_once('.').ok_or_else(|| Error::ContainerResource(name.to_owned()))?;
     let all = container.resources.as_ref();
     let limit = |what: &str| all.and_then(|r| r.limits.as_ref()?.get(what)).map(|q| q.0.clone());
     let given = match list {
         "limits" => limit(what),
         "requests" => all.and_then(|r| r.requests.as_ref()?.get(what)).map(|q| q.0.clone()).or_else(|| limit(what)),
-        _ => return Err(format!("unsupported container resource: {name}")),
+        _ => return Err(Error::ContainerResource(name.to_owned())),
     };
     let value: Quantity = match (given, what, list) {
-        (Some(text), ..) => text.parse().map_err(|_| format!("{name}: {text:?} is no quantity"))?,
+        (Some(text), ..) => text.parse().map_err(|_| Error::ParseQuantity { name: name.to_owned(), text })?,
         (None, "cpu", "limits") => Quantity::from_milli(facts.node_cpu_milli),
         (None, "memory", "limits") => Quantity::from_units(facts.node_memory_bytes),
         _ => Quantity::from_units(0),
     };
-    let divisor: Quantity = divisor
-        .filter(|d| !d.is_empty() && *d != "0")
-        .unwrap_or("1")
-        .parse()
-        .map_err(|_| "the divisor is no quantity".to_owned())?;
+    let divisor: Quantity =
+        divisor.filter(|d| !d.is_empty() && *d != "0").unwrap_or("1").parse().map_err(|_| Error::ParseDivisor)?;
     let (value, divisor) =
         if what == "cpu" { (value.milli(), divisor.milli()) } else { (value.units(), divisor.units()) };
     Ok(((value + divisor.max(1) - 1) / divisor.max(1)).to_string())

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::Pod;
 use nix::mount::MsFlags;
 
+use super::error::{Error, Result};
 use super::{Config, volumes};
 use crate::base::beneath::Root;
 use crate::base::file::make_private_dir;
@@ -63,17 +64,13 @@ fn domain(pod: &Pod, config: &Config) -> Option<String> {
 }
 
 /// The name that the kernel gives the pod's processes: with `setHostnameAsFQDN` the one with the domain.
-pub fn kernel_name(pod: &Pod, config: &Config) -> Result<String, String> {
+pub fn kernel_name(pod: &Pod, config: &Config) -> Result<String> {
     let name = host_name(pod, &config.name);
     let whole = pod.spec.as_ref().and_then(|s| s.set_hostname_as_fqdn) == Some(true);
     let Some(domain) = domain(pod, config).filter(|_| whole) else { return Ok(name) };
     let fqdn = format!("{name}.{domain}");
     if fqdn.len() > KERNEL_NAME_BYTES_MAX {
-        return Err(format!(
-            "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long \
-             ({KERNEL_NAME_BYTES_MAX} characters is the max, {} characters requested)",
-            fqdn.len()
-        ));
+        return Err(Error::BuildHostname { fqdn, max: KERNEL_NAME_BYTES_MAX });
     }
     Ok(fqdn)
 }
@@ -315,7 +312,7 @@ mod tests {
         assert_eq!(name(named(true, "s")).unwrap(), format!("h.s.{ns}.svc.cluster.local"));
         assert_eq!(name(named(false, "s")).unwrap(), "h");
         assert_eq!(name(named(true, "")).unwrap(), "h", "there is no domain");
-        let why = name(named(true, &"s".repeat(60))).unwrap_err();
+        let why = name(named(true, &"s".repeat(60))).unwrap_err().to_string();
         assert!(why.contains("is too long (64 characters is the max, "), "{why}");
     }
 }

@@ -95,7 +95,7 @@ fn specification(
 ) -> Result<ContainerSpec, Failed> {
     let pod_security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let own = c.security_context.as_ref();
-    let own_env = env::of(&*node.client, pod, c, &at.facts).map_err(config_error)?;
+    let own_env = env::of(&*node.client, pod, c, &at.facts).map_err(|e| config_error(chain(&e)))?;
     // References are to what the pod says; what the image says is only there.
     let known = own_env.iter().cloned().collect();
     let env = [image.config.env.clone(), own_env].concat();
@@ -126,13 +126,17 @@ fn specification(
     let own_mounts = c.volume_mounts.iter().flatten().map(|m| Path::new(&m.mount_path));
     let mounted: Vec<&Path> = mounts.iter().map(|m| m.container_path.as_path()).chain(own_mounts).collect();
     let of_image = image_config::volumes(&image.config, &mounted);
-    mounts.extend(volumes::mounts::of(c, volumes, &known, &mounts, &of_image, pins).map_err(config_error)?);
+    mounts.extend(
+        volumes::mounts::of(c, volumes, &known, &mounts, &of_image, pins).map_err(|e| config_error(chain(&e)))?,
+    );
     let is_inside = |path: &PathBuf| mounts.iter().any(|m| path.starts_with(&m.container_path));
     let (inside, volumes): (Vec<PathBuf>, Vec<PathBuf>) = of_image.into_iter().partition(is_inside);
     let first_id = at.users.as_ref().map(|users| users.first_id);
     for path in inside {
         let held = volumes::mounts::of_rootfs(&rootfs, &path, first_id, pins);
-        mounts.extend(held.map_err(|why| config_error(format!("volume {} of the image: {why}", path.display())))?);
+        mounts.extend(
+            held.map_err(|why| config_error(format!("volume {} of the image: {}", path.display(), chain(&why))))?,
+        );
     }
     let user = image_config::user(pod, c, &image.config, &rootfs)?;
     let resources = spec::resources(pod, c);

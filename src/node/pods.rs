@@ -125,7 +125,7 @@ impl Pods {
                     tracing::warn!(uid, %error, "the logs of an earlier pod were not removed whole");
                 }
                 if let Err(why) = volumes::remove(&self.node, &uid).await {
-                    tracing::warn!(uid, why, "the volumes of an earlier pod were not removed whole");
+                    tracing::warn!(uid, why = chain(&why), "the volumes of an earlier pod were not removed whole");
                 }
             }
         }
@@ -142,10 +142,10 @@ impl Pods {
             let _ = self.node.images.release_rootfs(&c.id).await;
         }
         if let Err(why) = worker::tear_down(&self.node, &Pod::default(), uid, false).await {
-            tracing::warn!(uid, why, "the pod was not removed whole");
+            tracing::warn!(uid, why = chain(&why), "the pod was not removed whole");
         }
         if let Err(why) = volumes::remove(&self.node, uid).await {
-            tracing::warn!(uid, why, "the pod's volumes were not removed whole");
+            tracing::warn!(uid, why = chain(&why), "the pod's volumes were not removed whole");
         }
         if let Err(error) = crate::base::tree::remove(&sandbox.spec.log_dir) {
             tracing::warn!(uid, %error, "the pod's logs were not removed whole");

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::env::DownwardValues;
-use super::error::Failed;
+use super::error::{Error, Failed, Result};
 use super::launch;
 use super::machine::{self, ContainerPlan, Effect, Ended, Event, Now, PodState, Role, Stage};
 use super::sandbox_context::SandboxContext;
@@ -138,8 +138,12 @@ impl Worker {
             // It ended before this process began, and nothing of it is left: what the API says of it stays.
             self.state.stage = Stage::Finished;
             self.silent = true;
-            if let Err(why) = tear_down(&self.node, &self.pod, &self.uid, false).await {
-                tracing::warn!(uid = self.uid, why, "what is left of an ended pod was not removed whole");
+            if let Err(error) = tear_down(&self.node, &self.pod, &self.uid, false).await {
+                tracing::warn!(
+                    uid = self.uid,
+                    why = chain(&error),
+                    "what is left of an ended pod was not removed whole"
+                );
             }
         }
         // What is to go already is not begun.
@@ -407,7 +411,7 @@ impl Worker {
         self.refreshing = Some(task::spawn("volume refresh", async move {
             let refreshed = volumes::refresh(&node, &pod, &facts).await;
             if let Err(why) = &refreshed {
-                tracing::info!(pod = ?pod.metadata.name, why, "a volume keeps its old content");
+                tracing::info!(pod = ?pod.metadata.name, why = chain(why), "a volume keeps its old content");
             }
             let _ = tell.send(Message::Refreshed { stale: refreshed.is_err() }).await;
         }));
@@ -472,9 +476,9 @@ impl Worker {
         self.work("pod set-up", Event::PrepareFailed("internal error".into()), async move {
             ended(refresh).await;
             let removed = match &old {
-                Some(old) => remove_sandbox(&node, old)
-                    .await
-                    .map_err(|why| ("FailedKillPod", format!("the sandbox before could not be removed: {why}"))),
+                Some(old) => remove_sandbox(&node, old).await.map_err(|why| {
+                    ("FailedKillPod", format!("the sandbox before could not be removed: {}", chain(&why)))
+                }),
                 None => Ok(()),
             };
             let prepared = match removed {
@@ -638,7 +642,7 @@ impl Worker {
             Message::Happened(match removed {
                 Ok(()) => Event::TornDown,
                 Err(why) => {
-                    tracing::warn!(uid, why, "the pod was not removed whole; it is tried again");
+                    tracing::warn!(uid, why = chain(&why), "the pod was not removed whole; it is tried again");
                     Event::TearDownFailed
                 }
             })
@@ -764,10 +768,10 @@ async fn prepare(
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let sandbox_error = |why: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
     let users = match admit::own_users(&pod_spec) {
-        true => Some(own_users(node, &uid, adopted).await.map_err(sandbox_error)?),
+        true => Some(own_users(node, &uid, adopted).await.map_err(|e| sandbox_error(chain(&e)))?),
         false => None,
     };
-    let hostname = files::kernel_name(pod, &node.config).map_err(sandbox_error)?;
+    let hostname = files::kernel_name(pod, &node.config).map_err(|e| sandbox_error(chain(&e)))?;
     // Where a later process finds that there is something of the pod, whatever else is gone.
     make_private_dir(&node.pod_dir(&uid)).map_err(|e| sandbox_error(e.to_string()))?;
     let host_network = pod_spec.host_network == Some(true);
@@ -781,7 +785,7 @@ async fn prepare(
     };
     let facts = facts(node, &addresses);
     let (volumes, stale) =
-        volumes::prepare(node, pod, &facts, adopted.is_some()).await.map_err(|e| ("FailedMount", e))?;
+        volumes::prepare(node, pod, &facts, adopted.is_some()).await.map_err(|e| ("FailedMount", chain(&e)))?;
     let files = files::write(&node.pod_files_dir(&uid), &node.config, pod, &addresses, adopted.is_some())
         .map_err(|e| sandbox_error(e.to_string()))?;
     let sandbox = match adopted {
@@ -817,14 +821,14 @@ async fn prepare(
 }
 
 /// The users of a pod that is to have its own, or why it cannot. What runs already is as it was made.
-async fn own_users(node: &Node, uid: &str, adopted: Option<&Sandbox>) -> Result<Users, String> {
+async fn own_users(node: &Node, uid: &str, adopted: Option<&Sandbox>) -> Result<Users> {
     if let Some(users) = adopted.and_then(|sandbox| sandbox.spec.users.clone()) {
         return Ok(users);
     }
     if let Some(why) = node.runtime.lacks_for_users().await {
-        return Err(format!("user namespaces are not supported by this node (hostUsers: false): {why}"));
+        return Err(Error::UserNamespaces(why));
     }
-    node.runtime.make_users(uid).await.map_err(|error| chain(&error))
+    Ok(node.runtime.make_users(uid).await?)
 }
 
 /// What a hook answers, unless the pod is to end before that.
@@ -844,10 +848,10 @@ async fn ended(task: Option<JoinHandle<Option<()>>>) {
 }
 
 /// Removes a sandbox with everything in it; fine if it is gone.
-async fn remove_sandbox(node: &Node, id: &str) -> Result<(), String> {
+async fn remove_sandbox(node: &Node, id: &str) -> Result<()> {
     let all = node.runtime.list().await;
     let containers = all.into_iter().find(|s| s.spec.id == id).map(|s| s.containers).unwrap_or_default();
-    node.runtime.remove_sandbox(id).await.map_err(|error| format!("sandbox {id}: {}", chain(&error)))?;
+    node.runtime.remove_sandbox(id).await.map_err(|error| Error::part(format!("sandbox {id}"))(error.into()))?;
     for c in containers {
         if let Err(error) = node.images.release_rootfs(&c.id).await {
             tracing::warn!(container = c.id, %error, "a root file system was not removed");
@@ -858,24 +862,24 @@ async fn remove_sandbox(node: &Node, id: &str) -> Result<(), String> {
 
 /// Removes what the sandbox does not hold: network, and with `everything` volumes and logs. One that cannot be removed does
 /// not stop the others.
-pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) -> Result<(), String> {
+pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) -> Result<()> {
     let mut errors = Vec::new();
     if let Err(error) = node.network.detach(uid).await {
-        errors.push(format!("network: {}", chain(&error)));
+        errors.push(Error::part("network")(error.into()));
     }
     if let Err(error) = node.runtime.remove_users(uid).await {
-        errors.push(format!("user namespace: {}", chain(&error)));
+        errors.push(Error::part("user namespace")(error.into()));
     }
     if everything {
         let (namespace, name) =
             (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
         if let Err(error) = crate::base::tree::remove(&node.pod_log_dir(namespace, name, uid)) {
-            errors.push(format!("logs: {error}"));
+            errors.push(Error::part("logs")(error.into()));
         }
         // At last: by its directories a later process finds what is left of the pod.
         if let Err(why) = volumes::remove(node, uid).await {
-            errors.push(format!("volumes: {why}"));
+            errors.push(Error::part("volumes")(why.into()));
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    Error::gather(errors)
 }

@@ -13,6 +13,7 @@ use super::files::Files;
 use super::write;
 use crate::base::json::text;
 use crate::node::env::{self, DownwardValues};
+use crate::node::error::{Error, Result};
 
 /// What a volume shows.
 #[derive(Debug, Default)]
@@ -51,7 +52,7 @@ pub fn shows_metadata(v: &Volume) -> bool {
 }
 
 /// The files of a volume, which is or will be at `path`, as they must be now.
-pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &DownwardValues, path: &Path) -> Result<Content, String> {
+pub async fn of(node: &Node, pod: &Pod, v: &Volume, facts: &DownwardValues, path: &Path) -> Result<Content> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let client = &*node.client;
     if let Some(m) = &v.config_map {
@@ -94,7 +95,7 @@ fn projection(
     source: &VolumeProjection,
     mode: i32,
     facts: &DownwardValues,
-) -> Result<Files, String> {
+) -> Result<Files> {
     let client = &*node.client;
     if let Some(m) = &source.config_map {
         let map = env::config_map(client, namespace, &m.name, m.optional)?;
@@ -107,7 +108,7 @@ fn projection(
     if let Some(d) = &source.downward_api {
         return downward(pod, facts, d.items.as_deref(), mode);
     }
-    Err("a projection of this type is not supported yet".into())
+    Err(Error::Projection)
 }
 
 async fn token(
@@ -117,7 +118,7 @@ async fn token(
     t: &ServiceAccountTokenProjection,
     mode: i32,
     path: &Path,
-) -> Result<Content, String> {
+) -> Result<Content> {
     let spec = pod.spec.as_ref();
     let account = spec.and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
     let mut request = json!({
@@ -130,8 +131,8 @@ async fn token(
     let (token, stale) = match node.client.token(namespace, account, request).await {
         Ok(answer) => (text(&answer, "status.token").as_bytes().to_vec(), false),
         // While the server is away, the one before is better than a pod that cannot be.
-        Err(error) if error.code == 503 => (write::read(path, &t.path).map_err(|_| error.to_string())?, true),
-        Err(error) => return Err(error.to_string()),
+        Err(error) if error.code == 503 => (write::read(path, &t.path).map_err(|_| Error::RequestToken(error))?, true),
+        Err(error) => return Err(Error::RequestToken(error)),
     };
     // A token that only its user may read, unless a group shares the volume.
     let shared = spec.and_then(|s| s.security_context.as_ref()).is_some_and(|s| s.fs_group.is_some());
@@ -156,7 +157,7 @@ fn keys(
     mode: i32,
     optional: Option<bool>,
     name: &str,
-) -> Result<Files, String> {
+) -> Result<Files> {
     let mut all = all.unwrap_or_default();
     let Some(items) = items.filter(|i| !i.is_empty()) else {
         return Ok(all.into_iter().map(|(k, v)| (k, (v, mode as u32))).collect());
@@ -166,25 +167,21 @@ fn keys(
         match all.remove(&item.key) {
             Some(bytes) => drop(files.insert(item.path.clone(), (bytes, item.mode.unwrap_or(mode) as u32))),
             None if optional == Some(true) => {}
-            None => return Err(format!("references non-existent key: {} in {name}", item.key)),
+            None => return Err(Error::ProjectKey { key: item.key.clone(), name: name.to_owned() }),
         }
     }
     Ok(files)
 }
 
-fn downward(
-    pod: &Pod,
-    facts: &DownwardValues,
-    items: Option<&[DownwardAPIVolumeFile]>,
-    mode: i32,
-) -> Result<Files, String> {
+fn downward(pod: &Pod, facts: &DownwardValues, items: Option<&[DownwardAPIVolumeFile]>, mode: i32) -> Result<Files> {
     let mut files = Files::new();
     for item in items.into_iter().flatten() {
         let value = if let Some(f) = &item.field_ref {
             env::field(pod, facts, &f.field_path)?
         } else if let Some(r) = &item.resource_field_ref {
             let name = r.container_name.as_deref().unwrap_or("");
-            let of = crate::node::spec::container(pod, name).ok_or_else(|| format!("container {name:?} not found"))?;
+            let of =
+                crate::node::spec::container(pod, name).ok_or_else(|| Error::FindContainer(format!("{name:?}")))?;
             env::resource(&of, facts, &r.resource, r.divisor.as_ref().map(|d| d.0.as_str()))?
         } else {
             continue;

@@ -8,16 +8,17 @@ use k8s_openapi::api::core::v1::HostPathVolumeSource;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::base::beneath;
+use crate::node::error::{Error, Result};
 
 /// As the kubelet makes them.
 const DIRECTORY_MODE: u32 = 0o755;
 const FILE_MODE: u32 = 0o644;
 
 /// What the volume is now; made if its type says so. The error is fit for an event.
-pub fn open(source: &HostPathVolumeSource) -> Result<OwnedFd, String> {
+pub fn open(source: &HostPathVolumeSource) -> Result<OwnedFd> {
     let path = Path::new(&source.path);
     let kind = source.type_.as_deref().unwrap_or("");
-    let failed = |e: io::Error| format!("{}: {e}", source.path);
+    let failed = |e: io::Error| Error::part(source.path.clone())(e.into());
     let fd = match kind {
         // Without a type nothing is checked; the runtime needs something to mount, as Docker makes it.
         "" | "DirectoryOrCreate" => beneath::of_host(path, Some(DIRECTORY_MODE)).map_err(failed)?,
@@ -38,12 +39,12 @@ pub fn open(source: &HostPathVolumeSource) -> Result<OwnedFd, String> {
         "Socket" => is == FileType::Socket,
         "CharDevice" => is == FileType::CharacterDevice,
         "BlockDevice" => is == FileType::BlockDevice,
-        _ => return Err(format!("{kind} is an invalid hostPath type")),
+        _ => return Err(Error::HostPathType { kind: kind.to_owned() }),
     };
     if fits { Ok(fd) } else { Err(wrong(source, kind)) }
 }
 
-fn wrong(source: &HostPathVolumeSource, kind: &str) -> String {
+fn wrong(source: &HostPathVolumeSource, kind: &str) -> Error {
     let wanted = match kind {
         "Directory" | "DirectoryOrCreate" => "directory",
         "Socket" => "socket file",
@@ -51,7 +52,7 @@ fn wrong(source: &HostPathVolumeSource, kind: &str) -> String {
         "BlockDevice" => "block device",
         _ => "file",
     };
-    format!("hostPath type check failed: {} is not a {wanted}", source.path)
+    Error::CheckHostPath { path: source.path.clone(), wanted }
 }
 
 /// Its directory must be there, as with the kubelet.
@@ -70,6 +71,7 @@ fn make_file(path: &Path) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::error::chain;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -88,7 +90,7 @@ mod tests {
         let mode = |part: &str| fs::symlink_metadata(real.join(part)).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode("a"), mode("a/b"), mode("a/f")], [0o755, 0o755, 0o644]);
         assert_eq!(inode(at(&link, "Directory").unwrap()), inode(at(&real, "").unwrap()));
-        let said = |part: &str, kind: &str| at(&real.join(part), kind).unwrap_err();
+        let said = |part: &str, kind: &str| chain(&at(&real.join(part), kind).unwrap_err());
         assert_eq!(
             said("a/f", "Directory"),
             format!("hostPath type check failed: {} is not a directory", real.join("a/f").display())

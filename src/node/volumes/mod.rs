@@ -16,6 +16,7 @@ use nix::mount::MsFlags;
 
 use super::Node;
 use super::env::DownwardValues;
+use super::error::{Error, Result};
 use crate::base::file::make_private_dir;
 use crate::base::tree;
 use crate::containers::unmount_below;
@@ -39,7 +40,7 @@ pub enum Place {
 /// Makes (or brings up to date) all volumes of a pod. With `adopted`, what comes from API objects and is there already is
 /// left as it is: [`refresh`] comes next, and the API may be away. True if one is to be looked at again soon. The error is fit
 /// for a FailedMount event.
-pub async fn prepare(node: &Node, pod: &Pod, facts: &DownwardValues, adopted: bool) -> Result<(Paths, bool), String> {
+pub async fn prepare(node: &Node, pod: &Pod, facts: &DownwardValues, adopted: bool) -> Result<(Paths, bool)> {
     let uid = pod.metadata.uid.as_deref().unwrap_or("");
     let (mut paths, mut any_stale) = (Paths::new(), false);
     remove_pins(node, uid);
@@ -49,7 +50,7 @@ pub async fn prepare(node: &Node, pod: &Pod, facts: &DownwardValues, adopted: bo
             true => (Place::Content(there), false),
             false => one(node, pod, uid, volume, facts)
                 .await
-                .map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?,
+                .map_err(|e| Error::SetUpVolume { volume: volume.name.clone(), source: Box::new(e) })?,
         };
         paths.insert(volume.name.clone(), path);
         any_stale |= stale;
@@ -58,18 +59,18 @@ pub async fn prepare(node: &Node, pod: &Pod, facts: &DownwardValues, adopted: bo
 }
 
 /// Brings what comes from API objects up to date in a running pod. One volume that cannot be does not stop the others.
-pub async fn refresh(node: &Node, pod: &Pod, facts: &DownwardValues) -> Result<(), String> {
+pub async fn refresh(node: &Node, pod: &Pod, facts: &DownwardValues) -> Result<()> {
     let (mut any_stale, mut errors) = (false, Vec::new());
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| content::is_content(v)) {
         match one(node, pod, pod.metadata.uid.as_deref().unwrap_or(""), volume, facts).await {
             Ok((_, stale)) => any_stale |= stale,
-            Err(why) => errors.push(format!("volume {:?}: {why}", volume.name)),
+            Err(why) => errors.push(Error::RefreshVolume { volume: volume.name.clone(), source: Box::new(why) }),
         }
     }
     if any_stale {
-        errors.push("the server is away, so its token is the one before".into());
+        errors.push(Error::RenewToken);
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    Error::gather(errors)
 }
 
 /// Whether a volume of the pod shows this ConfigMap or Secret.
@@ -101,24 +102,24 @@ pub fn has_token(pod: &Pod) -> bool {
 }
 
 /// Removes everything that was made for a pod; errors are gathered and do not stop it.
-pub async fn remove(node: &Node, uid: &str) -> Result<(), String> {
+pub async fn remove(node: &Node, uid: &str) -> Result<()> {
     let directories = [node.pod_dir(uid), node.pod_run_dir(uid)];
     // Containers may have made as much as the disk holds.
     let removed = tokio::task::spawn_blocking(move || remove_all(&directories)).await;
-    removed.unwrap_or_else(|error| Err(error.to_string()))
+    removed?
 }
 
-fn remove_all(directories: &[PathBuf]) -> Result<(), String> {
+fn remove_all(directories: &[PathBuf]) -> Result<()> {
     let mut errors = Vec::new();
     for directory in directories {
         if let Err(error) = unmount_below(directory) {
-            errors.push(crate::base::error::chain(&error));
+            errors.push(Error::Runtime(error));
         }
         if let Err(error) = tree::remove(directory) {
-            errors.push(format!("{}: {error}", directory.display()));
+            errors.push(Error::part(directory.display().to_string())(error.into()));
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    Error::gather(errors)
 }
 
 /// Where paths are held while containers start.
@@ -145,28 +146,21 @@ fn content_dir(node: &Node, uid: &str, volume: &Volume) -> PathBuf {
 }
 
 /// Makes one volume, or brings it up to date; true if it is to be looked at again soon.
-async fn one(
-    node: &Node,
-    pod: &Pod,
-    uid: &str,
-    volume: &Volume,
-    facts: &DownwardValues,
-) -> Result<(Place, bool), String> {
+async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &DownwardValues) -> Result<(Place, bool)> {
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
-    let io = |e: std::io::Error| e.to_string();
     if let Some(empty) = &volume.empty_dir {
         let path = node.pod_dir(uid).join("volumes/empty-dir").join(&volume.name);
         let fresh = !path.exists();
-        make_private_dir(&path).map_err(io)?;
-        if empty.medium.as_deref() == Some("Memory") && !is_mounted(&path).map_err(io)? {
+        make_private_dir(&path)?;
+        if empty.medium.as_deref() == Some("Memory") && !is_mounted(&path)? {
             let size = empty.size_limit.as_ref().and_then(|q| q.0.parse::<crate::base::quantity::Quantity>().ok());
             let size = size.map(|q| q.units()).filter(|s| *s > 0);
             let options = size.map_or_else(|| "mode=0777".into(), |s| format!("size={s},mode=0777"));
-            mount_tmpfs(&path, MsFlags::empty(), &options).map_err(io)?;
+            mount_tmpfs(&path, MsFlags::empty(), &options)?;
         }
         if fresh {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).map_err(io)?;
-            own(&path, group).map_err(io)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
+            own(&path, group)?;
         }
         return Ok((Place::Directory(path), false));
     }
@@ -180,10 +174,10 @@ async fn one(
     if content::is_content(volume) {
         let path = content_dir(node, uid, volume);
         let content = content::of(node, pod, volume, facts, &path).await?;
-        write::atomically(&path, &content.files, group, node.clock.now()).map_err(io)?;
+        write::atomically(&path, &content.files, group, node.clock.now())?;
         return Ok((Place::Content(path), content.stale));
     }
-    Err("volumes of this type are not supported yet; supported: emptyDir, hostPath, configMap, secret, downwardAPI, projected, image".into())
+    Err(Error::VolumeType)
 }
 
 /// Gives a volume to the pod's group, with the set-group-id bit so that new files belong to it too.

@@ -15,9 +15,9 @@ use rustix::fs::FileType;
 use super::pin::Pins;
 use super::{Paths, Place, host_path};
 use crate::base::beneath::Root;
-use crate::base::error::chain;
 use crate::containers::image::make_directory_in;
 use crate::containers::{Mount, MountSource};
+use crate::node::error::{Error, Result};
 use crate::node::{env, spec};
 
 /// A place in a volume that is written by the host alone, where something else is to be mounted.
@@ -36,18 +36,18 @@ pub fn of(
     others: &[Mount],
     of_image: &[PathBuf],
     pins: &mut Pins,
-) -> Result<Vec<Mount>, String> {
+) -> Result<Vec<Mount>> {
     let mut all = Vec::new();
     // Where each is in the container, and whether it is a directory.
     let others = others.iter().map(|m| (m.container_path.clone(), false));
     let mut places: Vec<(PathBuf, bool)> = others.chain(of_image.iter().map(|path| (path.clone(), true))).collect();
     let mut written: Vec<(&Path, &Path)> = Vec::new();
     for m in c.volume_mounts.iter().flatten() {
-        let place = volumes.get(&m.name).ok_or_else(|| format!("volume {:?} not found", m.name))?;
+        let place = volumes.get(&m.name).ok_or_else(|| Error::FindVolume(m.name.clone()))?;
         let sub = sub_path(m, variables)?;
-        let failed = |why: String| {
+        let failed = |source: Error| {
             let what = if sub.is_empty() { "volume" } else { "subPath" };
-            format!("failed to prepare {what} for volumeMount {:?} of container {:?}: {why}", m.name, c.name)
+            Error::PrepareMount { what, mount: m.name.clone(), container: c.name.clone(), source: Box::new(source) }
         };
         let (path, is_directory) = source(place, &sub, pins).map_err(failed)?;
         if let (Place::Content(volume), true) = (place, sub.is_empty()) {
@@ -65,53 +65,51 @@ pub fn of(
         places.push((PathBuf::from(&m.mount_path), is_directory));
     }
     for nested in nested(&places, &written) {
-        nested.make().map_err(|e| format!("no place for a mount in volume {}: {e}", nested.volume.display()))?;
+        nested.make().map_err(|source| Error::NestMount { volume: nested.volume.to_owned(), source })?;
     }
     Ok(all)
 }
 
 /// The mount of a directory of the container's root file system that lies inside of another mount: by its name it would be a part of
 /// that. It is made where it is missing, `first_id` is root's there. None for what its links make the whole root.
-pub fn of_rootfs(rootfs: &Path, path: &Path, first_id: Option<u32>, pins: &mut Pins) -> Result<Option<Mount>, String> {
-    let made = make_directory_in(rootfs, path, first_id).map_err(|error| chain(&error))?;
+pub fn of_rootfs(rootfs: &Path, path: &Path, first_id: Option<u32>, pins: &mut Pins) -> Result<Option<Mount>> {
+    let made = make_directory_in(rootfs, path, first_id)?;
     let number = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
     let (own, whole) = (rustix::fs::fstat(&made), rustix::fs::stat(rootfs));
-    if own.and_then(|own| Ok(number(own) == number(whole?))).map_err(|e| io::Error::from(e).to_string())? {
+    if own.and_then(|own| Ok(number(own) == number(whole?))).map_err(io::Error::from)? {
         return Ok(None);
     }
-    let host_path = pins.pin(made.as_fd(), false).map_err(|error| format!("it cannot be held: {error}"))?;
+    let host_path = pins.pin(made.as_fd(), false).map_err(Error::Pin)?;
     let source = MountSource::OfRootfs { host_path };
     Ok(Some(Mount { container_path: path.to_owned(), read_only: false, source }))
 }
 
 /// What of the volume is wanted, as the container's variables have it.
-fn sub_path(m: &VolumeMount, variables: &BTreeMap<String, String>) -> Result<String, String> {
+fn sub_path(m: &VolumeMount, variables: &BTreeMap<String, String>) -> Result<String> {
     let sub = match (&m.sub_path_expr, &m.sub_path) {
         (Some(e), _) if !e.is_empty() => env::expand(e, variables),
         (_, sub) => sub.clone().unwrap_or_default(),
     };
     if sub.starts_with('/') {
-        return Err(format!("error SubPath `{sub}` must not be an absolute path"));
+        return Err(Error::AbsoluteSubPath(sub));
     }
     if sub.split('/').any(|part| part == "..") {
-        return Err(format!("unable to provision SubPath `{sub}`: must not contain '..'"));
+        return Err(Error::ParentInSubPath(sub));
     }
     Ok(sub)
 }
 
 /// A path to mount, and whether it is a directory.
-fn source(place: &Place, sub: &str, pins: &mut Pins) -> Result<(PathBuf, bool), String> {
+fn source(place: &Place, sub: &str, pins: &mut Pins) -> Result<(PathBuf, bool)> {
     let volume: OwnedFd = match place {
         // Nobody but the host writes where these are, so their names are good.
         Place::Directory(path) | Place::Content(path) | Place::Image(path) if sub.is_empty() => {
             return Ok((path.clone(), true));
         }
-        Place::Directory(path) | Place::Content(path) | Place::Image(path) => {
-            Root::open(path).map_err(|e| e.to_string())?.into()
-        }
+        Place::Directory(path) | Place::Content(path) | Place::Image(path) => Root::open(path)?.into(),
         Place::Host(source) => host_path::open(source)?,
     };
-    let stat = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(|e| io::Error::from(e).to_string());
+    let stat = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(io::Error::from);
     // Only a volume of the machine may have something mounted in it that belongs to it.
     let recursive = matches!(place, Place::Host(_));
     let wanted = match sub {
@@ -119,14 +117,14 @@ fn source(place: &Place, sub: &str, pins: &mut Pins) -> Result<(PathBuf, bool), 
         sub => {
             let mode = stat(&volume)?.st_mode;
             let found = Root::of(volume).resolve_or_make(Path::new(sub), mode);
-            found.map_err(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => format!("subpath {sub:?} not within volume path: {error}"),
-                _ => format!("subpath {sub:?}: {error}"),
+            found.map_err(|source| match source.kind() {
+                io::ErrorKind::PermissionDenied => Error::LeaveVolume { sub: sub.to_owned(), source },
+                _ => Error::OpenSubPath { sub: sub.to_owned(), source },
             })?
         }
     };
     let is_directory = FileType::from_raw_mode(stat(&wanted)?.st_mode).is_dir();
-    let path = pins.pin(wanted.as_fd(), recursive).map_err(|e| format!("it cannot be held: {e}"))?;
+    let path = pins.pin(wanted.as_fd(), recursive).map_err(Error::Pin)?;
     Ok((path, is_directory))
 }
 
@@ -173,6 +171,7 @@ fn is_link(volume: &Root, name: &str) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::error::chain;
     use serde_json::json;
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -198,7 +197,7 @@ mod tests {
             Self { volumes: volumes.into(), dir }
         }
 
-        fn mounts(&self, mounts: serde_json::Value) -> Result<(Vec<Mount>, Pins), String> {
+        fn mounts(&self, mounts: serde_json::Value) -> Result<(Vec<Mount>, Pins)> {
             let container = serde_json::from_value(json!({"name": "c", "volumeMounts": mounts})).unwrap();
             let variables = BTreeMap::from([("POD".to_owned(), "p0".to_owned()), ("UP".to_owned(), "../x".to_owned())]);
             let mut pins = Pins::new(self.dir.path().join("pins"));
@@ -241,12 +240,12 @@ mod tests {
         let at =
             |key: &str, sub: &str| world.mounts(json!([{"name": "scratch", "mountPath": "/m", key: sub}])).map(|_| ());
         for sub in ["out", "out/new", "out-too/new"] {
-            let error = at("subPath", sub).unwrap_err();
+            let error = chain(&at("subPath", sub).unwrap_err());
             let expect = format!("of container \"c\": subpath {sub:?} not within volume path");
             assert!(error.contains("failed to prepare subPath") && error.contains(&expect), "{error}");
         }
-        assert!(at("subPathExpr", "$(UP)").unwrap_err().contains("must not contain '..'"));
-        assert!(at("subPathExpr", "/$(POD)").unwrap_err().contains("must not be an absolute path"));
+        assert!(at("subPathExpr", "$(UP)").unwrap_err().to_string().contains("must not contain '..'"));
+        assert!(at("subPathExpr", "/$(POD)").unwrap_err().to_string().contains("must not be an absolute path"));
         at("subPath", "in/new").unwrap();
         at("subPathExpr", "logs/$(POD)").unwrap();
         assert!(scratch.join("a/new").is_dir() && scratch.join("logs/p0").is_dir());

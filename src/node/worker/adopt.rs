@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, VolumeMountStatus};
 
 use super::{Worker, remove_sandbox};
+use crate::base::error::chain;
 use crate::containers::{ContainerState, Sandbox};
 use crate::node::launch;
 use crate::node::machine::{Effect, Ended, Event, Now, Stage};
@@ -108,7 +109,11 @@ impl Worker {
 
     async fn discard(&mut self, sandbox: &Sandbox) {
         if let Err(error) = remove_sandbox(&self.node, &sandbox.spec.id).await {
-            tracing::warn!(sandbox = sandbox.spec.id, error, "a lost sandbox was not removed; it is tried again");
+            tracing::warn!(
+                sandbox = sandbox.spec.id,
+                error = chain(&error),
+                "a lost sandbox was not removed; it is tried again"
+            );
             self.leaving = Some(sandbox.spec.id.clone());
         }
     }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
 use crate::base::error::chain;
 use crate::containers::{Resources as Limits, Runtime};
+use crate::node::error::{Error, Result};
 use crate::node::machine::{Now, PodState};
 use crate::node::resize::{self, Shares};
 use crate::node::status::{Condition, Resources};
@@ -116,7 +117,7 @@ pub(super) async fn apply(runtime: &dyn Runtime, sandbox: &str, work: Vec<Work>)
                     done.pod = Some(limits);
                     Ok(())
                 }
-                Err(error) => Err(chain(&error)),
+                Err(error) => Err(Error::Runtime(error)),
             },
             Work::Container { id, limits, memory_shrinks, name, share } => {
                 match update(runtime, &id, &limits, memory_shrinks).await {
@@ -124,12 +125,12 @@ pub(super) async fn apply(runtime: &dyn Runtime, sandbox: &str, work: Vec<Work>)
                         done.containers.push((id, name, share));
                         Ok(())
                     }
-                    Err(why) => Err(format!("container {name}: {why}")),
+                    Err(why) => Err(Error::part(format!("container {name}"))(why.into())),
                 }
             }
         };
         if let Err(why) = did {
-            done.failed = Some(why);
+            done.failed = Some(chain(&why));
             break;
         }
     }
@@ -137,18 +138,13 @@ pub(super) async fn apply(runtime: &dyn Runtime, sandbox: &str, work: Vec<Work>)
 }
 
 /// Changes limits; a memory limit below what is used would end the container, so it is not set.
-pub(super) async fn update(
-    runtime: &dyn Runtime,
-    id: &str,
-    limits: &Limits,
-    memory_shrinks: bool,
-) -> Result<(), String> {
+pub(super) async fn update(runtime: &dyn Runtime, id: &str, limits: &Limits, memory_shrinks: bool) -> Result<()> {
     if let (true, Some(limit)) = (memory_shrinks, limits.memory_limit_bytes) {
-        let stats = runtime.stats(id).await.map_err(|e| chain(&e))?;
+        let stats = runtime.stats(id).await?;
         let used = stats.memory.working_set.or(stats.memory.usage).unwrap_or(0);
         if used > limit {
-            return Err(format!("attempting to set memory limit ({limit}) below current usage ({used})"));
+            return Err(Error::LowerMemoryLimit { limit, used });
         }
     }
-    runtime.update_resources(id, limits).await.map_err(|e| chain(&e))
+    Ok(runtime.update_resources(id, limits).await?)
 }
