@@ -55,18 +55,6 @@ impl ImageStore {
     }
 }
 
-impl ImageStore {
-    /// [`Images::import`] that gives images without a name in the archive this one.
-    pub async fn import_as(&self, archive: &Path, name: &str) -> Result<Vec<Image>> {
-        let name = Reference::parse(name)?;
-        if name.digest.is_some() {
-            let reason = "a digest is no name to give: expected NAME or NAME:TAG".to_owned();
-            return Err(ImageError::InvalidName { reference: name.to_string(), reason });
-        }
-        archive::import(self, archive, Some(&name)).await
-    }
-}
-
 #[async_trait]
 impl Images for ImageStore {
     async fn pull(&self, reference: &str, credentials: &[Credentials]) -> Result<Image> {
