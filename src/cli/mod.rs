@@ -3,6 +3,7 @@
 mod agent;
 mod check;
 mod client;
+mod completion;
 mod config_file;
 mod directories;
 mod disable;
@@ -67,6 +68,8 @@ enum Command {
     Logs(client::LogsArgs),
     /// Run a command in a pod
     Exec(client::ExecArgs),
+    /// Print a script with which a shell completes these commands
+    Completion(completion::CompletionArgs),
     /// A tiny web server that says which pod answers (used by the built-in image)
     #[command(hide = true)]
     Hello,
@@ -113,6 +116,10 @@ pub fn main() -> ExitCode {
         Command::Get(args) => client::get(&args),
         Command::Logs(args) => client::logs(&args),
         Command::Exec(args) => client::exec(&args),
+        Command::Completion(args) => {
+            completion::run(&args);
+            Ok(())
+        }
         Command::Hello => return crate::containers::hello_main(),
     };
     match result {
