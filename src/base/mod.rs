@@ -12,6 +12,7 @@ pub mod json;
 pub mod labels;
 pub mod metrics;
 pub mod object;
+pub mod progress;
 pub mod quantity;
 pub mod signal;
 pub mod task;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
+use super::progress::Progress;
 use super::{Directories, complain, output};
 use crate::containers::Images;
 use crate::containers::image::{Image, ImageStore, Registries};
@@ -74,10 +75,12 @@ async fn work(store: &ImageStore, command: Command) -> Result<()> {
     match command {
         Command::Ls => list(&store.list().await).iter().for_each(|line| output(line)),
         Command::Import { file, name } => {
+            let shown = Progress::of(&format!("importing {}", file.display()));
             let images = match &name {
                 Some(name) => store.import_as(&file, name).await?,
                 None => store.import(&file).await?,
             };
+            drop(shown);
             for image in images {
                 // With the names that it had before, if it was there.
                 match [&image.tags, &image.digests].into_iter().find(|names| !names.is_empty()) {
@@ -92,11 +95,15 @@ async fn work(store: &ImageStore, command: Command) -> Result<()> {
             }
         }
         Command::Export { references, output: file } => {
+            let shown = Progress::of(&format!("exporting {}", references.join(", ")));
             store.export(&references, &file).await?;
+            drop(shown);
             output(&format!("exported {} to {}", references.join(", "), file.display()));
         }
         Command::Pull { reference } => {
+            let shown = Progress::of(&format!("pulling {reference}"));
             let image = store.pull(&reference, &[]).await?;
+            drop(shown);
             output(&format!("pulled {reference} ({})", short(&image.id)));
         }
         Command::Rm { references } => {
@@ -128,7 +135,8 @@ fn list(images: &[Image]) -> Vec<String> {
     rows.iter().map(|(name, id, size)| format!("{name:<width$}  {id:<12}  {size:>9}")).collect()
 }
 
-fn size(bytes: u64) -> String {
+/// A number of bytes, short.
+pub fn size(bytes: u64) -> String {
     let steps = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
     match steps.into_iter().find(|(step, _)| bytes >= *step) {
         Some((step, unit)) => format!("{}.{} {unit}", bytes / step, bytes % step * 10 / step),

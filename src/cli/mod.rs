@@ -12,6 +12,7 @@ mod killall;
 mod kubeconfig;
 mod node;
 mod print;
+mod progress;
 mod server;
 mod snapshot;
 mod token;

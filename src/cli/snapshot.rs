@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
+use super::progress::Progress;
 use super::{Directories, complain, output};
 use crate::base::clock::{Clock, seconds_text};
 use crate::node_paths::NodePaths;
@@ -26,7 +27,7 @@ enum SnapshotCommand {
     /// Take one now, while the server runs or not
     Save {
         /// How its name begins
-        #[arg(long, default_value = "on-demand")]
+        #[arg(long, default_value = "on-demand", value_parser = super::value::file_name)]
         name: String,
     },
     /// Show those there are
@@ -52,7 +53,9 @@ pub fn run(args: SnapshotArgs) -> Result<()> {
     let clock = Clock::system();
     match args.command {
         SnapshotCommand::Save { name } => {
+            let shown = Progress::of("taking a snapshot");
             let (path, about) = snapshot::save(&server, &directory, &name, &clock)?;
+            drop(shown);
             complain(&format!("{} objects at revision {}", about.objects, about.revision));
             output(&path.display().to_string());
         }
@@ -75,7 +78,9 @@ pub fn run(args: SnapshotArgs) -> Result<()> {
             if !file.exists() {
                 bail!("{} is not there; `amphipod snapshot list` shows those there are", file.display());
             }
+            let shown = Progress::of(&format!("restoring {}", file.display()));
             let (about, aside) = snapshot::restore(&file, &server, &clock)?;
+            drop(shown);
             if let Some(aside) = aside {
                 complain(&format!("what was there is kept as {}", aside.display()));
             }

@@ -50,6 +50,12 @@ pub fn domain(text: &str) -> Result<String, String> {
     }
 }
 
+/// The begin of a file's name.
+pub fn file_name(text: &str) -> Result<String, String> {
+    let wrong = text.is_empty() || text.starts_with('.') || text.contains(|c: char| c == '/' || c.is_control());
+    if wrong { Err("expected a file's name, without a directory".into()) } else { Ok(text.to_owned()) }
+}
+
 /// How many of something are kept.
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number from 1 on".to_owned())
@@ -96,6 +102,9 @@ mod tests {
         }
         assert!(own_address("a").unwrap_err().contains("such as 192.0.2.1"));
         assert!(range("10.0.0.0").unwrap_err().contains("such as 10.42.0.0/16"));
+        for wrong in ["", ".", "..", "../x", "a/b", "a\nb"] {
+            assert_eq!(file_name(wrong).unwrap_err(), "expected a file's name, without a directory", "{wrong}");
+        }
         assert!(at_least_one("0").is_err() && at_least_one("5") == Ok(5));
         assert_eq!(node_label("disk=fast").unwrap(), ("disk".into(), "fast".into()));
         assert!(node_label("topology.kubernetes.io/zone=a").is_ok() && node_label("node.kubernetes.io/x").is_ok());

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::base::clock::{Clock, seconds_text};
 use crate::base::file::make_private_dir;
+use crate::base::progress::{self, Counted};
 use crate::base::tree;
 use crate::server::cluster_configuration;
 use crate::store::sqlite::{self, Salvaged};
@@ -271,8 +272,13 @@ fn pack(root: &Path, about: &About, to: &Path) -> Result<()> {
     header.set_mode(0o600);
     // First, so that a list need not read everything.
     archive.append_data(&mut header, ABOUT, text.as_slice())?;
+    let sizes = about.files.keys().map(|name| fs::metadata(root.join(name)).map_or(0, |metadata| metadata.len()));
+    progress::expect(sizes.sum());
     for name in about.files.keys() {
-        archive.append_path_with_name(root.join(name), name)?;
+        let file = File::open(root.join(name))?;
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&file.metadata()?);
+        archive.append_data(&mut header, name, Counted::new(file, 0))?;
     }
     let mut file = archive.into_inner()?.finish()?;
     file.flush()?;
@@ -280,7 +286,7 @@ fn pack(root: &Path, about: &About, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn open(snapshot: &Path) -> Result<tar::Archive<zstd::Decoder<'static, std::io::BufReader<File>>>> {
+fn open(snapshot: &Path) -> Result<tar::Archive<zstd::Decoder<'static, std::io::BufReader<Counted<File>>>>> {
     let cannot = || format!("{} cannot be read", snapshot.display());
     let mut file = File::open(snapshot).with_context(cannot)?;
     if !file.metadata().with_context(cannot)?.is_file() {
@@ -295,7 +301,8 @@ fn open(snapshot: &Path) -> Result<tar::Archive<zstd::Decoder<'static, std::io::
         );
     }
     file.rewind().with_context(cannot)?;
-    Ok(tar::Archive::new(zstd::Decoder::new(file)?))
+    let size_bytes = file.metadata().with_context(cannot)?.len();
+    Ok(tar::Archive::new(zstd::Decoder::new(Counted::new(file, size_bytes))?))
 }
 
 fn about(snapshot: &Path) -> Result<About> {

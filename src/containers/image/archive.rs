@@ -19,6 +19,7 @@ use super::error::io;
 use super::manifest::{ConfigFile, Descriptor, LAYERS_MAX, MANIFESTS_MAX, choose, own_platform, parse_manifest};
 use super::store::{ImageStore, Inner};
 use super::{Image, ImageError, Reference, Result, unpack};
+use crate::base::progress::Counted;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -60,6 +61,8 @@ pub(super) async fn import(store: &ImageStore, archive: &Path, name: Option<&Ref
     let (from, to) = (archive.to_owned(), scratch.clone());
     let spread = tokio::task::spawn_blocking(move || {
         let file = open(&from).map_err(io("opening", &from))?;
+        let size_bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        let file = Counted::new(file, size_bytes);
         unpack::unpack(std::io::BufReader::new(file), &to, false, "archive").map(drop)
     });
     let result = match spread.await {
@@ -205,6 +208,9 @@ fn find(scratch: &Path) -> Result<Vec<Found>> {
 /// leaves the image without one.
 fn give_names(all: &mut [Found], name: Option<&Reference>) -> Result<()> {
     let is_tag = |short: &&String| Reference::parse(&format!("a:{short}")).is_ok();
+    if name.is_some() && all.iter().all(|image| !image.names.is_empty()) {
+        return Err(ImageError::invalid("archive", "all of its images have names, so none is to be given"));
+    }
     let mut without = 0;
     for image in all.iter_mut().filter(|image| image.names.is_empty()) {
         let tag = image.short_name.as_ref().filter(is_tag);

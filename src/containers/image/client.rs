@@ -23,6 +23,7 @@ use super::error::{io, shortened};
 use super::reach::{Reach, SentBy};
 use super::registries::{Endpoint, Registries};
 use super::{Credentials, ImageError, Result};
+use crate::base::progress;
 
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 const STALL_PATIENCE: Duration = Duration::from_secs(60);
@@ -384,6 +385,7 @@ impl Repository<'_> {
                 hasher.update(bytes);
                 file.write_all(bytes).map_err(failed("writing"))?;
                 have += bytes.len() as u64;
+                progress::advance(bytes.len() as u64);
                 if have > size_bytes {
                     break;
                 }

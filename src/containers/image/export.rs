@@ -14,6 +14,7 @@ use super::digest::blob_name;
 use super::error::io;
 use super::store::{ImageStore, Inner};
 use super::{ImageError, Reference, Result, builtin};
+use crate::base::progress::{self, Counted};
 
 /// An image that goes out, and the names that go with it.
 struct Outgoing {
@@ -88,10 +89,16 @@ impl Inner {
         add(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         add(&mut tar, "index.json", self.index_of(outgoing)?.to_string().as_bytes())?;
         add(&mut tar, "manifest.json", docker_list(outgoing)?.to_string().as_bytes())?;
+        let mut blobs = Vec::new();
         for digest in outgoing.iter().flat_map(|image| image.content.blobs()).collect::<BTreeSet<_>>() {
-            let mut blob = fs::File::open(self.content_path(digest).map_err(std::io::Error::other)?)?;
-            let size_bytes = blob.metadata()?.len();
-            tar.append_data(&mut header(size_bytes), blob_path(digest)?, &mut blob)?;
+            let path = self.content_path(digest).map_err(std::io::Error::other)?;
+            let size_bytes = fs::metadata(&path)?.len();
+            progress::expect(size_bytes);
+            blobs.push((digest, path, size_bytes));
+        }
+        for (digest, path, size_bytes) in blobs {
+            let blob = Counted::new(fs::File::open(path)?, 0);
+            tar.append_data(&mut header(size_bytes), blob_path(digest)?, blob)?;
         }
         tar.into_inner()
     }

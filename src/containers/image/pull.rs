@@ -19,6 +19,7 @@ use super::source::{PeerNodes, Source};
 use super::store::ImageStore;
 use super::unpack::usable_space;
 use super::{Credentials, Image, ImageError, Images, Reference, Result};
+use crate::base::progress;
 
 const DOWNLOADS_AT_ONCE: usize = 3;
 
@@ -169,6 +170,7 @@ async fn fetch_layers(
         let reason = format!("layers of {wanted_bytes} bytes, and {free_bytes} bytes may still be used on the disk");
         return Err(ImageError::invalid("manifest", reason));
     }
+    progress::expect(wanted_bytes);
     // All are polled together; unpacking waits for its turn in order, on a channel of its own.
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<(usize, BlobFile)>(layers.len().max(1));
     let downloads = async {

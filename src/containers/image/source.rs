@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::client::{DOCUMENT_MAX, Repository};
 use super::error::io;
 use super::{Credentials, ImageError, Reference, Result};
+use crate::base::progress;
 use crate::wire::images::is_digest;
 use crate::wire::images::{Ask, Found, PATIENCE, Peers};
 
@@ -134,6 +135,7 @@ impl<'a> PeerNodes<'a> {
             hasher.update(&piece);
             file.write_all(&piece).map_err(io("writing", path))?;
             got_bytes += piece.len() as u64;
+            progress::advance(piece.len() as u64);
             if got_bytes > size_bytes {
                 break;
             }
