@@ -62,6 +62,8 @@ pub struct Config {
     pub api: Vec<SocketAddr>,
     /// The port of the API on this very machine, at whatever address.
     pub api_port: Option<u16>,
+    /// The port of the node's own endpoints, at all of its addresses.
+    pub kubelet_port: Option<u16>,
 }
 
 impl Config {
@@ -81,6 +83,7 @@ impl Config {
             block_metadata: false,
             api: Vec::new(),
             api_port: None,
+            kubelet_port: None,
         }
     }
 
@@ -102,7 +105,8 @@ impl Config {
     /// Ports of this machine's own, which no Service and no host port takes.
     pub(crate) fn own_ports(&self) -> Vec<(Protocol, u16)> {
         let tunnels = overlay::PORTS.map(|port| (Protocol::Udp, port));
-        self.api_port.map(|port| (Protocol::Tcp, port)).into_iter().chain(tunnels).collect()
+        let listeners = self.api_port.into_iter().chain(self.kubelet_port).map(|port| (Protocol::Tcp, port));
+        listeners.chain(tunnels).collect()
     }
 
     pub(crate) fn netns_dir(&self) -> PathBuf {

@@ -134,6 +134,7 @@ pub async fn start(
         block_metadata: cluster.block_metadata,
         api: config.api.clone(),
         api_port: config.api_port,
+        kubelet_port: Some(config.kubelet_port).filter(|port| *port != 0),
         ..place.network(&ranges)
     };
     let options =

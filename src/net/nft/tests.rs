@@ -159,7 +159,7 @@ fn no_service_from_outside_takes_an_address_of_the_cluster_or_of_the_api() {
 
 #[test]
 fn a_host_port_takes_local_addresses_alone_and_no_port_of_the_nodes_own() {
-    let config = Config { api_port: Some(6443), ..config() };
+    let config = Config { api_port: Some(6443), kubelet_port: Some(10250), ..config() };
     let port = |host_ip: &str, host_port, protocol| HostPort {
         host_ip: host_ip.parse().unwrap(),
         host_port,
@@ -173,22 +173,26 @@ fn a_host_port_takes_local_addresses_alone_and_no_port_of_the_nodes_own() {
             port("0.0.0.0", 6443, Protocol::Tcp),
             port("192.0.2.1", 6443, Protocol::Tcp),
             port("0.0.0.0", 8472, Protocol::Udp),
+            port("0.0.0.0", 10250, Protocol::Tcp),
+            port("0.0.0.0", 10250, Protocol::Udp),
         ],
         ..ServiceTable::default()
     };
     let (ruleset, skipped) = plan_with_skipped(&config, &table);
     let skipped: Vec<_> = skipped.host_ports.iter().map(|u| (u.port.host_port, u.why.as_str())).collect();
     let own = "it is this node's own";
-    assert_eq!(skipped, [(6443, own), (6443, own), (8472, own)], "by port and protocol");
+    assert_eq!(skipped, [(6443, own), (6443, own), (8472, own), (10250, own)], "by port and protocol");
     let text = ruleset.to_string();
-    assert_eq!(text.matches("hostport/").count(), 2, "a chain and an element: {text}");
+    assert_eq!(text.matches("hostport/").count(), 4, "two chains and two elements: {text}");
     assert!(holder(&ruleset, "host-ports", "198.51.100.9", 80).is_some());
     assert!(holder(&ruleset, "services", "198.51.100.9", 80).is_none(), "only where the address is local");
     // Nor by a node port, or by an external address that is one of this machine's.
     let chain = &ruleset.tables[&Family::Ip].chains["translate"].rules[0];
     assert_eq!(chain, &[Statement::PortIn("own-ports".into()), Statement::DestinationIsLocal, Statement::Return]);
     assert!(
-        text.contains("set own-ports {\n    type inet_proto . inet_service\n    tcp . 6443\n    udp . 8472"),
+        text.contains(
+            "set own-ports {\n    type inet_proto . inet_service\n    tcp . 6443\n    tcp . 10250\n    udp . 8472"
+        ),
         "{text}"
     );
 }
