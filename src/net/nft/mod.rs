@@ -99,6 +99,11 @@ impl State {
         for what in skipped.services.iter().filter(|what| !self.skipped.services.contains(what)) {
             tracing::warn!("{what}; it is left out");
         }
+        for new in skipped.host_ports.iter().filter(|new| !self.skipped.host_ports.contains(new)) {
+            let Unpublished { port, why } = new;
+            let (number, protocol) = (port.host_port, port.protocol.name());
+            tracing::warn!("host port {number}/{protocol} of the pod {}: {why}; it is left out", port.pod_address);
+        }
         self.skipped = skipped;
         let written = self.kernel.write(ruleset)?;
         // After a start, or after rules of somebody else's, every front counts as changed.
