@@ -19,7 +19,6 @@ mod token;
 mod value;
 
 pub use directories::Directories;
-
 pub use print::{Exit, Usage, complain, output};
 
 use std::process::ExitCode;

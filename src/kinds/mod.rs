@@ -28,9 +28,8 @@ mod strategy;
 mod subresource;
 pub mod table;
 
-pub use property::{Column, Field, Generation, NameRule, VERBS};
-
 pub use kind_ref::{Conversion, Kind, KindRef};
+pub use property::{Column, Field, Generation, NameRule, VERBS};
 pub use strategy::{Creation, Strategy, UpdateStrategy, Volatile, keep, keep_all_but};
 pub use subresource::Subresource;
 

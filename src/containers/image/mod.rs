@@ -37,24 +37,19 @@ mod store;
 mod unpack;
 mod users;
 
-pub use images::Images;
-
-pub(crate) use digest::digest_of;
-
-pub use description::{Image, ImageConfig};
-
-pub use credentials::{Credentials, SecretName};
-
 pub use builtin::HELLO;
+pub use credentials::{Credentials, SecretName};
+pub use description::{Image, ImageConfig};
+pub(crate) use digest::digest_of;
 pub use error::{ImageError, Result};
 pub use gc::{Collected, Policy};
+pub use images::Images;
 pub use inbox::Taking;
 pub use reference::Reference;
 pub use registries::Registries;
 pub(super) use rootfs::probe_mapped_overlay;
 pub use rootfs::probe_overlay;
 pub use store::ImageStore;
+pub(crate) use unpack::{make_directory_in, read_in};
 pub(super) use users::home_in;
 pub use users::resolve_user;
-
-pub(crate) use unpack::{make_directory_in, read_in};

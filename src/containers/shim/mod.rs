@@ -24,10 +24,8 @@ mod stage;
 mod users;
 
 use parameter::write_parameter;
-
-use process::{because, join_new_session_keyring, leave};
-
 pub(crate) use paths::{BUNDLES_DIR, CONFIG_FILE, GONE_FILE, PID_FILE, REAPER_FILE, SOCKET_FILE};
+use process::{because, join_new_session_keyring, leave};
 
 use std::fs;
 use std::io::{self, Write};

@@ -27,16 +27,6 @@ pub mod ruleset;
 pub mod suite;
 pub mod table;
 
-pub use kernel::Written;
-use kernel::{Kernel, whole};
-
-pub(super) use conntrack::probe as probe_conntrack;
-pub use diff::diff;
-#[cfg(any(test, feature = "fakes", debug_assertions))]
-pub use fake::FakeDataplane;
-pub use guard::Guard;
-pub use plan::plan;
-
 use self::buffer::Message;
 use self::diff::Change;
 use self::encode::Batch;
@@ -44,6 +34,14 @@ use self::ruleset::{Family, Ruleset};
 use self::table::ServiceTable;
 use super::netlink::Socket;
 use super::{Config, Dataplane, Error, Unpublished};
+pub(super) use conntrack::probe as probe_conntrack;
+pub use diff::diff;
+#[cfg(any(test, feature = "fakes", debug_assertions))]
+pub use fake::FakeDataplane;
+pub use guard::Guard;
+pub use kernel::Written;
+use kernel::{Kernel, whole};
+pub use plan::plan;
 
 /// The real data plane.
 pub struct NftDataplane {

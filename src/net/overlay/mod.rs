@@ -13,11 +13,10 @@ mod plan;
 mod port;
 mod wireguard;
 
-pub(crate) use port::PORTS;
-pub use port::{PORT, WIREGUARD_PORT};
-
 pub use kernel::{Overlay, PendingKey, WireGuard, mtu};
 pub use plan::{PeerNode, Tunnel};
+pub(crate) use port::PORTS;
+pub use port::{PORT, WIREGUARD_PORT};
 pub use wireguard::PublicKey;
 
 use std::net::IpAddr;

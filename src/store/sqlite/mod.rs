@@ -8,10 +8,9 @@ mod copy;
 mod shared;
 mod writer;
 
+pub use copy::{Copied, Salvaged, copy, describe, renumber, salvage};
 pub use shared::Retention;
 use shared::{Request, Shared, Volatile, failure};
-
-pub use copy::{Copied, Salvaged, copy, describe, renumber, salvage};
 
 use std::collections::BTreeMap;
 use std::ops::Bound::Excluded;
