@@ -289,6 +289,11 @@ impl Shim {
     }
 
     fn answer(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
+        if self.done {
+            // It came together with `Shutdown`; what it began would outlive the sandbox.
+            let message = "the sandbox is being removed".to_owned();
+            return self.reply(id, &Reply::Failed { message }, &[]);
+        }
         match request {
             Request::Watch => {
                 let containers = self.containers.values().map(|container| container.status.clone()).collect();
