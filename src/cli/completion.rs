@@ -5,9 +5,9 @@
 
 use std::fmt::Write;
 
-use clap::{Args, Command, CommandFactory, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 
-use super::{Cli, output};
+use super::output;
 
 /// Flags of `completion`.
 #[derive(Clone, Debug, Args)]
@@ -32,8 +32,8 @@ struct Offer {
 }
 
 /// Prints the script.
-pub fn run(args: &CompletionArgs) {
-    output(script(args.shell, &Cli::command()).trim_end());
+pub fn run(args: &CompletionArgs, command: &Command) {
+    output(script(args.shell, command).trim_end());
 }
 
 fn script(shell: Shell, cli: &Command) -> String {
@@ -163,6 +163,9 @@ fn gather(command: &Command, at: &str, from_above: &[String], offers: &mut Vec<O
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
+    use super::super::Cli;
     use super::*;
 
     /// What bash offers where the last of the words is being written.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::progress::Progress;
+use super::progress::{Progress, size};
 use super::{Directories, complain, output};
 use crate::containers::Images;
 use crate::containers::image::{Image, ImageStore, Registries};
@@ -135,15 +135,6 @@ fn list(images: &[Image]) -> Vec<String> {
     rows.iter().map(|(name, id, size)| format!("{name:<width$}  {id:<12}  {size:>9}")).collect()
 }
 
-/// A number of bytes, short.
-pub fn size(bytes: u64) -> String {
-    let steps = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-    match steps.into_iter().find(|(step, _)| bytes >= *step) {
-        Some((step, unit)) => format!("{}.{} {unit}", bytes / step, bytes % step * 10 / step),
-        None => format!("{bytes} B"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,11 +155,5 @@ mod tests {
         let shown: Vec<Vec<&str>> = lines.iter().map(|l| l.split_whitespace().take(2).collect()).collect();
         let id = "abababababab";
         assert_eq!(shown, [["IMAGE", "ID"], ["a:1", id], ["b:2", id], ["c@d", id], ["<none>", id]]);
-    }
-
-    #[test]
-    fn sizes_are_short() {
-        let shown = [0, 999, 1_000, 1_250_000, 2_990_000_000].map(size);
-        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "1.2 MB", "2.9 GB"]);
     }
 }

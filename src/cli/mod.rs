@@ -117,7 +117,7 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => client::logs(&args),
         Command::Exec(args) => client::exec(&args),
         Command::Completion(args) => {
-            completion::run(&args);
+            completion::run(&args, &Cli::command());
             Ok(())
         }
         Command::Hello => return crate::containers::hello_main(),

@@ -5,7 +5,6 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::image::size;
 use crate::base::progress::so_far;
 
 /// How often the line is written anew, and how long a command may take without one.
@@ -61,6 +60,15 @@ fn line(what: &str, (done, expected): (u64, u64)) -> String {
     }
 }
 
+/// A number of bytes, short.
+pub fn size(bytes: u64) -> String {
+    let steps = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    match steps.into_iter().find(|(step, _)| bytes >= *step) {
+        Some((step, unit)) => format!("{}.{} {unit}", bytes / step, bytes % step * 10 / step),
+        None => format!("{bytes} B"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +78,11 @@ mod tests {
         assert_eq!(line("pulling nginx", (0, 0)), "pulling nginx ...");
         assert_eq!(line("pulling nginx", (1_000_000, 4_000_000)), "pulling nginx: 25 % (1.0 MB of 4.0 MB)");
         assert_eq!(line("a", (9, 8)), "a: 100 % (8 B of 8 B)", "what is begun anew");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        let shown = [0, 999, 1_000, 1_250_000, 2_990_000_000].map(size);
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "1.2 MB", "2.9 GB"]);
     }
 }
