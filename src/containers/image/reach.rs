@@ -12,12 +12,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(super) enum Reach {
     /// Programs on this machine.
     Loopback,
-    /// Machines on the same link.
+    /// Machines on the same link, and a cloud that answers each machine as if it were there.
     LinkLocal,
     /// No single machine.
     Group,
     Network,
 }
+
+/// Where clouds tell a machine its credentials outside of the link-local range: `fd00:ec2::254`, `fd20:ce::254`.
+const METADATA: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
 // === impl Reach ===
 
@@ -29,7 +33,7 @@ impl Reach {
             IpAddr::V4(a) if a.is_link_local() => Self::LinkLocal,
             IpAddr::V4(a) if a.is_multicast() || a.is_broadcast() => Self::Group,
             IpAddr::V6(Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED) => Self::Loopback,
-            IpAddr::V6(a) if a.is_unicast_link_local() => Self::LinkLocal,
+            IpAddr::V6(a) if a.is_unicast_link_local() || METADATA.contains(&a) => Self::LinkLocal,
             IpAddr::V6(a) if a.is_multicast() => Self::Group,
             IpAddr::V6(a) => within_v6(a).map_or(Self::Network, |inner| Self::of(inner.into())),
             IpAddr::V4(_) => Self::Network,
@@ -97,6 +101,9 @@ mod tests {
             ("2002:a9fe:a9fe::1", Reach::LinkLocal),
             ("fe80::1", Reach::LinkLocal),
             ("febf::1", Reach::LinkLocal),
+            ("fd00:ec2::254", Reach::LinkLocal),
+            ("fd20:ce::254", Reach::LinkLocal),
+            ("fd00:ec2::253", Reach::Network),
             ("224.0.0.1", Reach::Group),
             ("255.255.255.255", Reach::Group),
             ("ff02::1", Reach::Group),
