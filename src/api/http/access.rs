@@ -210,7 +210,44 @@ fn denied(user: &User, a: &Attributes) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::api::Request;
+    use crate::api::http::connections::Connections;
+    use crate::kinds::authorization::subjectaccessreview;
+    use crate::kinds::core::node;
+    use crate::reconcile::in_memory;
+
+    #[tokio::test]
+    async fn a_deleted_nodes_certificate_opens_nothing_and_nobody_is_told_that_it_may() {
+        let api = in_memory::api();
+        let peer = || Peer {
+            user: Some(Arc::new(User::node("one"))),
+            key: "".into(),
+            connection: Arc::new(Connections::default().open([192, 0, 2, 1].into())),
+        };
+        let asks = || user_of(&api, &peer(), &HeaderMap::new()).map(|user| user.name.clone());
+        let review = || {
+            let attributes = json!({"verb": "get", "resource": "nodes", "name": "one", "version": "v1"});
+            let user = User::node("one");
+            let asked = json!({"spec": {"user": user.name, "groups": user.groups, "resourceAttributes": attributes}});
+            let request = Request::internal("another node", &subjectaccessreview::KIND, "", "");
+            api.review(&request, asked).unwrap()["status"].take()
+        };
+        let refused = asks().unwrap_err();
+        assert_eq!((refused.code, refused.reason), (403, Status::NODE_DELETED), "it never was one");
+        let request = Request::internal("test", &node::KIND, "", "");
+        api.create(&request, json!({"metadata": {"name": "one"}})).await.unwrap();
+        assert_eq!(asks().unwrap(), "system:node:one");
+        assert_eq!(review()["allowed"], true);
+        let request = Request { name: "one".into(), ..request };
+        api.delete(&request, &Default::default()).await.unwrap();
+        assert_eq!(asks().unwrap_err().code, 403);
+        let answer: Value = review();
+        assert_eq!(answer["allowed"], false, "{answer}");
+        assert!(answer["reason"].as_str().unwrap().contains("was deleted"), "{answer}");
+    }
 
     #[test]
     fn a_token_among_the_sub_protocols_becomes_the_bearer_and_goes_no_further() {
