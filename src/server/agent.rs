@@ -117,7 +117,7 @@ pub async fn start(
         Err(error) => return Err(without_network(&*client, config, clock, error).await),
         opened => opened?,
     };
-    let key = wireguard.as_ref().map(|w| (peers::KEY_ANNOTATION.to_owned(), w.public().to_string()));
+    let key = wireguard.as_ref().map(|w| (crate::kinds::core::node::OVERLAY_KEY.to_owned(), w.public().to_string()));
     let node_config = node_config(config, &dirs, key);
     let cidrs = heartbeat::register(&*client, &node_config).await.context("the node cannot be registered")?;
     let cidrs = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;

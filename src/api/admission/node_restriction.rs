@@ -82,7 +82,8 @@ fn restrict(api: &Api, request: &Request, operation: Operation, value: &Value, o
     let why = match &request.kind {
         k if *k == pod::KIND => pod_refusal(api, own, request, operation, value, old),
         k if *k == node::KIND => node_refusal(own, name, operation, value, old)
-            .or_else(|| node_address::refusal_of_node(api, own, value, old)),
+            .or_else(|| node_address::refusal_of_node(api, own, value, old))
+            .or_else(|| key_refusal(api, own, value, old)),
         k if *k == lease::KIND => lease_refusal(own, name, request),
         _ => None,
     };
@@ -210,6 +211,16 @@ fn node_refusal(own: &str, name: &str, operation: Operation, value: &Value, old:
     forbidden.sort_unstable();
     forbidden.dedup();
     (!forbidden.is_empty()).then(|| format!("node {own:?} is not allowed to modify labels: {}", forbidden.join(", ")))
+}
+
+/// A key for the overlay that another Node says is its own: what is sent there would go to whoever says it last.
+fn key_refusal(api: &Api, own: &str, value: &Value, old: Option<&Value>) -> Option<String> {
+    let key = |node: &Value| node["metadata"]["annotations"][node::OVERLAY_KEY].as_str().map(str::to_owned);
+    let told = key(value).filter(|told| !told.is_empty() && old.and_then(key).as_ref() != Some(told))?;
+    let kind: &KindRef = &node::KIND;
+    let nodes = api.cache.kind(kind).list(&kind.prefix(), "");
+    let other = nodes.iter().find(|o| *o.meta.name != *own && key(&o.value()).as_ref() == Some(&told))?;
+    Some(format!("node {own:?} is not allowed to have the key for the overlay that node {:?} has", other.meta.name))
 }
 
 /// Whether a node may give itself a label with this key.
@@ -358,6 +369,29 @@ mod tests {
         assert!(restrict(&own, Operation::Update, &ranged, Some(&ranged)).is_ok());
         let owned = node(json!({}), json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "u"}]));
         assert!(restrict(&own, Operation::Update, &owned, Some(&plain)).is_err(), "it would be collected");
+    }
+
+    #[tokio::test]
+    async fn an_agent_takes_no_other_nodes_key_for_the_overlay() {
+        let api = in_memory::api();
+        let node = |name: &str, key: &str| json!({"metadata": {"name": name, "annotations": {node::OVERLAY_KEY: key}}});
+        let made = Request::internal("test", &node::KIND, "", "");
+        api.create(&made, node("b", "theirs")).await.unwrap();
+        let own = Request { namespace: String::new(), ..request(&node::KIND, "a", None) };
+        let made_by_itself = super::restrict(&api, &own, Operation::Create, &node("a", "theirs"), None);
+        let refused = made_by_itself.unwrap_err();
+        assert_eq!((refused.code, refused.reason), (403, "Forbidden"));
+        assert!(refused.message.contains("the key for the overlay that node \"b\" has"), "{}", refused.message);
+        api.create(&made, node("a", "mine")).await.unwrap();
+        for subresource in [None, Some(Subresource::Status)] {
+            let own = Request { subresource, ..own.clone() };
+            let taken = super::restrict(&api, &own, Operation::Update, &node("a", "theirs"), Some(&node("a", "mine")));
+            assert_eq!(taken.unwrap_err().code, 403, "{subresource:?}");
+            let next = super::restrict(&api, &own, Operation::Update, &node("a", "next"), Some(&node("a", "mine")));
+            next.unwrap();
+        }
+        let kept = super::restrict(&api, &own, Operation::Update, &node("a", "theirs"), Some(&node("a", "theirs")));
+        kept.unwrap();
     }
 
     #[test]

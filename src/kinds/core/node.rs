@@ -14,6 +14,9 @@ use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string, wide};
 use crate::kinds::{BUILTIN, Column, Field, Kind, KindRef, Strategy, Subresource};
 
+/// What a Node says its key for the encrypted overlay is; a node without it has none.
+pub const OVERLAY_KEY: &str = "amphipod.io/wireguard-public-key";
+
 /// The kind.
 #[distributed_slice(BUILTIN)]
 pub static KIND: KindRef = KindRef::builtin(&Kind {

@@ -25,8 +25,6 @@ const RESYNC: Duration = Duration::from_secs(60);
 
 /// How long to wait before another key is tried for again.
 const KEY_RETRY: Duration = Duration::from_secs(600);
-/// What a Node says its key for the encrypted overlay is; a node without it has none.
-pub const KEY_ANNOTATION: &str = "amphipod.io/wireguard-public-key";
 
 /// Follows the nodes. Aborting the handle stops it; the entries stay.
 pub fn start(client: Arc<dyn Client>, overlay: Arc<Overlay>, own: &str, clock: Clock) -> JoinHandle<Option<()>> {
@@ -127,7 +125,7 @@ impl Reconciler {
                     Err(error) => return self.retry_key_later(&chain(&error)),
                 },
                 KeyStep::Publish(key) => {
-                    let patch = Patch::Merge(json!({"metadata": {"annotations": {KEY_ANNOTATION: key}}}));
+                    let patch = Patch::Merge(json!({"metadata": {"annotations": {node::OVERLAY_KEY: key}}}));
                     if let Err(error) = self.client.patch(&node::KIND, "", &self.own, None, patch).await {
                         self.key_retry_at = Some(Instant::now() + RETRY.1);
                         tracing::warn!(%error, "the node's key for the overlay cannot be published; it is tried again");
@@ -177,7 +175,7 @@ fn key_step(used: Option<PublicKey>, pending: Option<PublicKey>, published: Opti
 }
 
 fn published_key(node: &Node) -> Option<&str> {
-    node.metadata.annotations.as_ref()?.get(KEY_ANNOTATION).map(String::as_str)
+    node.metadata.annotations.as_ref()?.get(node::OVERLAY_KEY).map(String::as_str)
 }
 
 /// The other nodes that have a range and an address.
