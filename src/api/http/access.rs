@@ -214,10 +214,10 @@ mod tests {
 
     use super::*;
     use crate::api::Request;
-    use crate::api::http::connections::Connections;
+    use crate::api::in_memory;
+    use crate::apimachinery::http::connections::Connections;
     use crate::kinds::authorization::subjectaccessreview;
     use crate::kinds::core::node;
-    use crate::reconcile::in_memory;
 
     #[tokio::test]
     async fn a_deleted_nodes_certificate_opens_nothing_and_nobody_is_told_that_it_may() {
