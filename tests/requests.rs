@@ -8,6 +8,12 @@ mod bodies;
 /// A kind that comes and goes.
 #[path = "requests/kinds.rs"]
 mod kinds;
+/// What the process holds.
+#[path = "requests/memory.rs"]
+mod memory;
+/// Clients that ask and do not read.
+#[path = "requests/readers.rs"]
+mod readers;
 /// Which route a path leads to, and what the layers around the routes do.
 #[path = "requests/routes.rs"]
 mod routes;
@@ -64,6 +70,7 @@ fn forget_peak() {
 
 #[test]
 fn no_body_makes_more_than_a_request_may() {
+    let _alone = memory::alone();
     on_a_server(async |mut server| {
         let big = json!({"metadata": {"name": "big"}, "data": {"a": "x".repeat(1000)}});
         assert_eq!(create(&mut server, MAPS, big).await.0, 201);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::identity::token::service_account;
+use super::sending::{Asker, Room, Sending};
 use crate::apimachinery::status::{RETRY_AFTER_SECONDS, Result, Status};
 use crate::apimachinery::user::{MASTERS, NODES, User};
 use crate::base::signal::{Receiver, Signal};
@@ -192,6 +193,7 @@ struct Shared {
     large: Arc<Semaphore>,
     /// Told when a request has ended that made much.
     large_ended: Signal,
+    sending: Sending,
 }
 
 #[derive(Default)]
@@ -278,6 +280,7 @@ pub struct Admission {
     user: Arc<User>,
     _seat: Option<Seat>,
     room: Mutex<Option<BodyRoom>>,
+    answer: Mutex<Option<Arc<Room>>>,
 }
 
 /// The memory that a body of this length takes with what is made of it, and whether that is little.
@@ -334,6 +337,7 @@ impl Default for FlowControl {
             small_privileged: units(SMALL_BYTES),
             large: units(LARGE_BYTES),
             large_ended: Signal::default(),
+            sending: Sending::default(),
         }))
     }
 }
@@ -345,7 +349,7 @@ impl FlowControl {
             None => None,
             Some((level, flow)) => Some(self.seat(level, flow).await?),
         };
-        Ok(Admission { control: self.clone(), user: user.clone(), _seat: seat, room: Mutex::default() })
+        Ok(self.admission(user, seat))
     }
 
     /// Wakes when a request has ended that made much: its memory may be given back.
@@ -355,7 +359,12 @@ impl FlowControl {
 
     /// What has no seat: requests that last as long as a client or a backend likes.
     pub fn unseated(&self, user: &Arc<User>) -> Admission {
-        Admission { control: self.clone(), user: user.clone(), _seat: None, room: Mutex::default() }
+        self.admission(user, None)
+    }
+
+    fn admission(&self, user: &Arc<User>, seat: Option<Seat>) -> Admission {
+        let (room, answer) = (Mutex::default(), Mutex::default());
+        Admission { control: self.clone(), user: user.clone(), _seat: seat, room, answer }
     }
 
     /// Counts a long-running request.
@@ -662,6 +671,37 @@ impl Admission {
         let room = BodyRoom { shared: shared.clone(), user, bytes, is_small, _permit: permit };
         *self.room.lock().expect("no panic while held") = Some(room);
         Ok(())
+    }
+
+    /// Room for an answer that is to be made, if there is some now.
+    pub fn try_reserve_answer(&self, bytes: usize) -> bool {
+        self.control.0.sending.try_begin(self.asker(), bytes).map(|room| self.keep_answer(room)).is_some()
+    }
+
+    /// Returns when there is room for an answer that is to be made and holds so many bytes until it is sent; 429 where there is
+    /// none for too long.
+    pub async fn reserve_answer(&self, bytes: usize) -> Result<()> {
+        let room = self.control.0.sending.wait(self.asker(), bytes).await?;
+        self.keep_answer(room);
+        Ok(())
+    }
+
+    /// The room that was reserved for the answer.
+    pub fn answer_room(&self) -> Option<Arc<Room>> {
+        self.answer.lock().expect("no panic while held").clone()
+    }
+
+    /// Where answers on their way are counted, and for whom this one is.
+    pub fn sending(&self) -> (&Sending, Asker<'_>) {
+        (&self.control.0.sending, self.asker())
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        Asker { user: &self.user.name, is_privileged: is_privileged(&self.user) }
+    }
+
+    fn keep_answer(&self, room: Room) {
+        *self.answer.lock().expect("no panic while held") = Some(Arc::new(room));
     }
 }
 

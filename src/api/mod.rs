@@ -17,6 +17,7 @@ pub(crate) mod in_memory;
 pub mod local;
 pub mod read;
 mod request;
+pub mod sending;
 mod store_error;
 pub mod subresource;
 pub mod watch;

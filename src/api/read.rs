@@ -58,6 +58,8 @@ pub struct List {
     pub continue_token: String,
     /// How many follow, where no selector hides it.
     pub remaining: Option<u64>,
+    /// What of it nobody else has: the objects as they once were.
+    pub own_bytes: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -141,14 +143,19 @@ impl Api {
             }
         }
         let kind_cache = self.cache.kind(&request.kind);
-        let (revision, all) = if at == 0 || at >= kind_cache.last() {
+        let is_present = at == 0 || at >= kind_cache.last();
+        let (revision, all) = if is_present {
             let head = self.cache.head();
             (if at == 0 { head } else { at }, kind_cache.list(&prefix, &after))
         } else {
             (at, self.history(&request.kind, &prefix, at, &after)?)
         };
         let long = all.len().saturating_mul(selection.terms()) > LONG_COMPARISONS;
-        Ok(task::in_place(long, || page(all, selection, options.limit, revision, &prefix)))
+        let mut list = task::in_place(long, || page(all, selection, options.limit, revision, &prefix));
+        if !is_present {
+            list.own_bytes = list.items.iter().map(|object| object.weight()).sum();
+        }
+        Ok(list)
     }
 
     /// The collection as it was, decoded from the store's history.
@@ -186,19 +193,19 @@ fn page(all: Vec<Arc<Object>>, selection: &Selection, limit: usize, revision: u6
     let mut rest = all.into_iter();
     if limit == 0 {
         items = if everything { rest.collect() } else { rest.filter(|o| selection.matches(o)).collect() };
-        return List { items, revision, continue_token: String::new(), remaining: None };
+        return List { items, revision, continue_token: String::new(), remaining: None, own_bytes: 0 };
     }
     while items.len() < limit {
         match rest.next() {
             Some(o) if everything || selection.matches(&o) => items.push(o),
             Some(_) => {}
-            None => return List { items, revision, continue_token: String::new(), remaining: None },
+            None => return List { items, revision, continue_token: String::new(), remaining: None, own_bytes: 0 },
         }
     }
     // As in Kubernetes, another page is promised where objects remain, whether they match or not.
     let more = rest.len();
     if more == 0 {
-        return List { items, revision, continue_token: String::new(), remaining: None };
+        return List { items, revision, continue_token: String::new(), remaining: None, own_bytes: 0 };
     }
     let start = items.last().map(|o| o.key[prefix.len()..].to_owned()).unwrap_or_default();
     List {
@@ -206,6 +213,7 @@ fn page(all: Vec<Arc<Object>>, selection: &Selection, limit: usize, revision: u6
         revision,
         continue_token: encode_token(revision, start),
         remaining: everything.then_some(more as u64),
+        own_bytes: 0,
     }
 }
 

@@ -1,10 +1,7 @@
 //! Answers: statuses, objects and lists, spliced from the bytes that objects already are.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::Request;
 use axum::response::IntoResponse;
@@ -12,23 +9,22 @@ use bytes::{Bytes, BytesMut};
 use futures::TryFutureExt;
 use http::header::{HeaderValue, WARNING};
 use http::{Method, Response};
-use hyper::body::{Frame, SizeHint};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower::service_fn;
 
+use super::flow_control::HeldBytes;
 use super::layer::Next;
 use super::negotiate::{Form, Offer, Shape};
+use super::spliced::Spliced;
 use super::{Body, negotiate, table};
 use crate::api::form;
-use crate::api::read::List;
+use crate::api::sending::{PIECE_BYTES, STREAM_BYTES};
 pub use crate::apimachinery::http::answer::{empty, full, json, json_bytes, streamed, text, typed};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::object::Object;
+use crate::base::task;
 use crate::kinds::KindRef;
-
-/// How many bytes of a list are gathered before they are sent.
-const CHUNK: usize = 64 << 10;
 
 /// All warnings of an answer have so many characters, or each is cut.
 const WARNINGS_RUNES_MAX: usize = 4 << 10;
@@ -136,15 +132,36 @@ pub fn object(
     include: table::Include,
     now: Timestamp,
 ) -> Result<Response<Body>> {
-    match form.shape {
-        Shape::Object if !form.yaml && kind.owns_storage() => Ok(json_bytes(code, wire(kind, object))),
+    in_turn(object.body().len(), || match form.shape {
+        Shape::Object if !form.yaml && kind.owns_storage() => Ok(stored(code, kind, object)),
         Shape::Object => Ok(value(code, form, &served(kind, object))),
         Shape::PartialMetadata => Ok(value(code, form, &table::partial(&served(kind, object)))),
         Shape::Table => {
             Ok(value(code, form, &table::of(kind, std::slice::from_ref(object), object.revision, include, now)))
         }
         Shape::PartialMetadataList => Err(Status::not_acceptable("a single object is no list")),
+    })
+}
+
+/// Makes something of an object of so many bytes. Large ones take turns: what is decoded is many times as large, for a moment.
+pub(super) fn in_turn<T>(bytes: usize, make: impl FnOnce() -> T) -> T {
+    static TURN: Mutex<()> = Mutex::new(());
+    if bytes <= form::LONG_BYTES {
+        return make();
     }
+    task::in_place(true, || {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        make()
+    })
+}
+
+/// What an object's answer holds until it is sent, about; 0 where that is little, or shared with the cache.
+pub fn held_bytes(form: Form, kind: &KindRef, object: &Object) -> usize {
+    let is_shared = form.shape == Shape::Object && !form.yaml && kind.owns_storage();
+    if is_shared || object.body().len() < PIECE_BYTES / 4 {
+        return 0;
+    }
+    2 * object.body().len() + STREAM_BYTES
 }
 
 /// A list with nothing in it.
@@ -156,57 +173,22 @@ pub fn empty_list(form: Form, api_version: &str, kind: &str, revision: u64) -> R
     value(200, form, &list)
 }
 
-/// A list.
-pub fn list(form: Form, kind: &KindRef, list: List, include: table::Include, now: Timestamp) -> Result<Response<Body>> {
-    match form.shape {
-        Shape::Object if !form.yaml && kind.owns_storage() => Ok(typed(200, "application/json", spliced(kind, list))),
-        Shape::Table => {
-            let mut table = table::of(kind, &list.items, list.revision, include, now);
-            list_metadata(&mut table, &list);
-            Ok(value(200, form, &table))
-        }
-        Shape::PartialMetadata => Err(Status::not_acceptable("a list is no single object")),
-        Shape::Object | Shape::PartialMetadataList => {
-            let partial = form.shape == Shape::PartialMetadataList;
-            let items: Vec<Value> = list.items.iter().map(|o| item(kind, o, partial)).collect();
-            // An empty list of metadata is no list at all (Kubernetes 1.36).
-            let items = if partial && items.is_empty() { Value::Null } else { items.into() };
-            let (version, name) = if partial {
-                ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
-            } else {
-                (kind.api_version(), format!("{}List", kind.kind()))
-            };
-            let mut out = json!({"kind": name, "apiVersion": version, "metadata": {"resourceVersion": list.revision.to_string()}, "items": items});
-            list_metadata(&mut out, &list);
-            Ok(value(200, form, &out))
-        }
-    }
-}
-
-fn item(kind: &KindRef, object: &Object, partial: bool) -> Value {
-    let mut value = served(kind, object);
-    if partial {
-        return table::partial(&value);
-    }
-    if let Some(map) = value.as_object_mut() {
-        map.remove("kind");
-        map.remove("apiVersion");
-    }
-    value
-}
-
-fn list_metadata(out: &mut Value, list: &List) {
-    if !list.continue_token.is_empty() {
-        out["metadata"]["continue"] = list.continue_token.as_str().into();
-    }
-    if let Some(remaining) = list.remaining {
-        out["metadata"]["remainingItemCount"] = remaining.into();
-    }
-}
-
 /// An object in the asked version, decoded.
 pub fn served(kind: &KindRef, object: &Object) -> Value {
     form::served(kind, object.value())
+}
+
+/// An object as it is; a large one is not copied.
+fn stored(code: u16, kind: &KindRef, object: &Object) -> Response<Body> {
+    if object.body().len() < PIECE_BYTES {
+        return json_bytes(code, wire(kind, object));
+    }
+    let mut head = BytesMut::with_capacity(128);
+    begin(&mut head, kind);
+    let spliced = Spliced { head: head.freeze(), rest: object.body().slice(1..) };
+    let mut response = typed(code, "application/json", Body::new(spliced));
+    response.extensions_mut().insert(HeldBytes(STREAM_BYTES));
+    response
 }
 
 /// An object's bytes with `kind` and `apiVersion` in front.
@@ -218,6 +200,11 @@ pub fn wire(kind: &KindRef, object: &Object) -> Bytes {
 
 /// Appends an object's bytes with `kind` and `apiVersion` in front.
 pub fn splice(out: &mut BytesMut, kind: &KindRef, object: &Object) {
+    begin(out, kind);
+    out.extend_from_slice(&object.body()[1..]);
+}
+
+fn begin(out: &mut BytesMut, kind: &KindRef) {
     for part in [r#"{"kind":""#, kind.kind(), r#"","apiVersion":""#] {
         out.extend_from_slice(part.as_bytes());
     }
@@ -227,88 +214,6 @@ pub fn splice(out: &mut BytesMut, kind: &KindRef, object: &Object) {
     }
     out.extend_from_slice(kind.version().as_bytes());
     out.extend_from_slice(br#"","#);
-    out.extend_from_slice(&object.body()[1..]);
-}
-
-/// A list whose items are copied as they are, a chunk at a time.
-fn spliced(kind: &KindRef, list: List) -> Body {
-    let mut metadata = json!({"resourceVersion": list.revision.to_string()});
-    if !list.continue_token.is_empty() {
-        metadata["continue"] = list.continue_token.as_str().into();
-    }
-    if let Some(remaining) = list.remaining {
-        metadata["remainingItemCount"] = remaining.into();
-    }
-    let head = format!(
-        r#"{{"kind":"{}List","apiVersion":"{}","metadata":{metadata},"items":["#,
-        kind.kind(),
-        kind.api_version()
-    );
-    let total: usize = list.items.iter().map(|o| o.body().len() + 1).sum();
-    if total < CHUNK {
-        let mut out = BytesMut::with_capacity(total + head.len() + 2);
-        out.extend_from_slice(head.as_bytes());
-        append(&mut out, &mut list.items.into_iter().enumerate(), usize::MAX);
-        out.extend_from_slice(b"]}");
-        return full(out.freeze());
-    }
-    let bytes_min = (head.len() + total) as u64;
-    let mut items = list.items.into_iter().enumerate();
-    let mut head = Some(head);
-    let mut ended = false;
-    let pieces = std::iter::from_fn(move || {
-        if ended {
-            return None;
-        }
-        let mut out = BytesMut::with_capacity(CHUNK + 8192);
-        out.extend_from_slice(head.take().unwrap_or_default().as_bytes());
-        if !append(&mut out, &mut items, CHUNK) {
-            out.extend_from_slice(b"]}");
-            ended = true;
-        }
-        Some(out.freeze())
-    });
-    Body::new(Pieces { pieces, bytes_min })
-}
-
-/// A body in pieces, which says how long it is at least: it has no `Content-Length`, but may be worth compression.
-struct Pieces<I> {
-    pieces: I,
-    bytes_min: u64,
-}
-
-impl<I: Iterator<Item = Bytes> + Unpin> hyper::body::Body for Pieces<I> {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.next();
-        self.bytes_min = self.bytes_min.saturating_sub(piece.as_ref().map_or(0, |p| p.len() as u64));
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let mut hint = SizeHint::new();
-        hint.set_lower(self.bytes_min);
-        hint
-    }
-}
-
-/// Appends items until `limit` bytes; false at the end.
-fn append(out: &mut BytesMut, items: &mut impl Iterator<Item = (usize, Arc<Object>)>, limit: usize) -> bool {
-    for (i, object) in items {
-        if i > 0 {
-            out.extend_from_slice(b",");
-        }
-        out.extend_from_slice(object.body());
-        if out.len() >= limit {
-            return true;
-        }
-    }
-    false
 }
 
 #[cfg(test)]

@@ -1,20 +1,28 @@
-//! OpenAPI documents: made on demand, kept compressed.
+//! OpenAPI documents: made on demand, once for all who ask at the same time, kept compressed, unpacked while they are sent.
 
 use std::borrow::Cow;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::io::{Read, Write};
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes};
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Response, Uri};
+use hyper::body::{Frame, SizeHint};
 
 use super::Body;
 use super::answer;
+use super::flow_control::HeldBytes;
 use super::negotiate;
+use crate::api::sending::STREAM_BYTES;
 use crate::apimachinery::query::Query;
 use crate::apimachinery::status::{Result, Status};
+use crate::base::task;
 use crate::kinds::registry::Snapshot;
 use crate::kinds::{KindRef, Subresource};
 use crate::schema::openapi::{self, ApiKind, ApiSubresource};
@@ -22,7 +30,27 @@ use crate::schema::openapi::{self, ApiKind, ApiSubresource};
 /// How many compressed documents are kept; the oldest is made anew when asked for again.
 const KEPT: usize = 6;
 
-static DOCUMENTS: Mutex<Vec<(String, Arc<Bytes>)>> = Mutex::new(Vec::new());
+static DOCUMENTS: Mutex<Vec<(String, Document)>> = Mutex::new(Vec::new());
+/// Held by whoever makes one.
+static MAKING: Mutex<()> = Mutex::new(());
+
+/// What a decoder has.
+const DECODER_BYTES: usize = 48 << 10;
+/// What is unpacked at once.
+const PIECE_BYTES: usize = 32 << 10;
+
+#[derive(Clone)]
+struct Document {
+    compressed: Bytes,
+    /// How long it is.
+    bytes: usize,
+}
+
+/// A document that is unpacked while it is sent.
+struct Unpacked {
+    decoder: GzDecoder<Reader<Bytes>>,
+    left: usize,
+}
 
 const JSON: &str = "application/json";
 /// Version 2 as a message, by the name that clients ask for and by the one that is answered: `@` may not be in a media type.
@@ -82,18 +110,20 @@ fn gzipped(
     let mut response = if known {
         answer::typed(304, media, answer::full(Bytes::new()))
     } else {
-        let compressed = kept(&format!("{path} {media} {tag}"), make)?;
+        let document = kept(&format!("{path} {media} {tag}"), make)?;
         let gzip = headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
-        if gzip {
-            let mut r = answer::typed(200, media, answer::full((*compressed).clone()));
+        // Those who do not read it may be the last who have it.
+        let held = STREAM_BYTES + document.compressed.len();
+        let mut response = if gzip {
+            let mut r = answer::typed(200, media, answer::full(document.compressed));
             r.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             r
         } else {
-            let mut plain = Vec::new();
-            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&compressed[..]), &mut plain)
-                .map_err(Status::internal)?;
-            answer::typed(200, media, answer::full(plain))
-        }
+            let decoder = GzDecoder::new(document.compressed.reader());
+            answer::typed(200, media, Body::new(Unpacked { decoder, left: document.bytes }))
+        };
+        response.extensions_mut().insert(HeldBytes(held + if gzip { 0 } else { DECODER_BYTES }));
+        response
     };
     let out = response.headers_mut();
     out.insert(ETAG, HeaderValue::from_str(&etag).map_err(Status::internal)?);
@@ -106,21 +136,60 @@ fn gzipped(
     Ok(response)
 }
 
-fn kept(path: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Result<Arc<Bytes>> {
-    let lock = || DOCUMENTS.lock().expect("no panic while held");
-    if let Some((_, found)) = lock().iter().find(|(p, _)| p == path) {
-        return Ok(found.clone());
+fn kept(path: &str, make: impl FnOnce() -> Option<Vec<u8>>) -> Result<Document> {
+    let found = || {
+        let documents = DOCUMENTS.lock().expect("no panic while held");
+        documents.iter().find(|(p, _)| p == path).map(|(_, document)| document.clone())
+    };
+    if let Some(document) = found() {
+        return Ok(document);
     }
-    let document = make().ok_or_else(Status::no_such_path)?;
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::new(5));
-    gzip.write_all(&document).map_err(Status::internal)?;
-    let compressed = Arc::new(Bytes::from(gzip.finish().map_err(Status::internal)?));
-    let mut documents = lock();
-    if documents.len() >= KEPT {
-        documents.remove(0);
+    task::in_place(true, || {
+        let _making = MAKING.lock();
+        if let Some(document) = found() {
+            return Ok(document);
+        }
+        let text = make().ok_or_else(Status::no_such_path)?;
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::new(5));
+        gzip.write_all(&text).map_err(Status::internal)?;
+        let compressed = Bytes::from(gzip.finish().map_err(Status::internal)?);
+        let document = Document { compressed, bytes: text.len() };
+        let mut documents = DOCUMENTS.lock().expect("no panic while held");
+        if documents.len() >= KEPT {
+            documents.remove(0);
+        }
+        documents.push((path.to_owned(), document.clone()));
+        Ok(document)
+    })
+}
+
+impl hyper::body::Body for Unpacked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, axum::Error>>> {
+        let bytes = self.left.min(PIECE_BYTES);
+        if bytes == 0 {
+            return Poll::Ready(None);
+        }
+        let mut piece = vec![0; bytes];
+        if let Err(error) = self.decoder.read_exact(&mut piece) {
+            return Poll::Ready(Some(Err(axum::Error::new(error))));
+        }
+        self.left -= bytes;
+        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
     }
-    documents.push((path.to_owned(), compressed.clone()));
-    Ok(compressed)
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left as u64)
+    }
 }
 
 fn of(kind: &KindRef) -> ApiKind {

@@ -48,7 +48,8 @@ fn definition(c: &Column) -> Value {
     json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
 }
 
-fn row(kind: &KindRef, object: &Object, include: Include, now: Timestamp) -> Value {
+/// An object's row.
+pub fn row(kind: &KindRef, object: &Object, include: Include, now: Timestamp) -> Value {
     let value = form::served(kind, object.value());
     let mut row = json!({"cells": kind.row(&value, now)});
     if let Some((reason, message)) = kind.completed(&value) {
@@ -69,21 +70,23 @@ pub fn partial(value: &Value) -> Value {
 
 /// The older version of what is in `meta.k8s.io/v1`, which looks the same.
 pub fn as_beta(mut value: Value) -> Value {
-    fn rename(value: &mut Value) {
-        if value["apiVersion"] == "meta.k8s.io/v1" {
-            value["apiVersion"] = "meta.k8s.io/v1beta1".into();
-        }
-    }
-    rename(&mut value);
+    rename_to_beta(&mut value);
     for (list, inner) in [("rows", "object"), ("items", "")] {
         for item in value.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             match inner {
-                "" => rename(item),
-                _ => item.get_mut(inner).filter(|o| o.is_object()).into_iter().for_each(rename),
+                "" => rename_to_beta(item),
+                _ => item.get_mut(inner).into_iter().for_each(rename_to_beta),
             }
         }
     }
     value
+}
+
+/// As [`as_beta`], without what is in it.
+pub fn rename_to_beta(value: &mut Value) {
+    if let Some(version) = value.get_mut("apiVersion").filter(|version| **version == "meta.k8s.io/v1") {
+        *version = "meta.k8s.io/v1beta1".into();
+    }
 }
 
 /// A Scale as a table.

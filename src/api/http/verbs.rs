@@ -8,13 +8,16 @@ use serde_json::Value;
 
 use super::call::Call;
 use super::list_options::ListParameters;
+use super::lists::Written as WrittenList;
 use super::negotiate::{self, Form, Offer};
 use super::route::{Resource, Route, Target};
 use super::table::Include;
 use super::{Body, access, answer, body_of, proxy, stream, watching};
 use crate::api::admission::Review;
+use crate::api::flowcontrol::Admission;
 use crate::api::identity::attributes::Attributes;
 use crate::api::read::{ListOptions, Selection};
+use crate::api::sending::no_room;
 use crate::api::subresource::{scale, token};
 use crate::api::write::{Change, Written};
 use crate::api::{Api, FieldValidation, Request, form};
@@ -271,13 +274,18 @@ impl Call {
     async fn on_object(self, verb: &str, http: http::Request<Body>) -> Result<Response<Body>> {
         // What cannot be answered is refused before anything is done.
         let (form, kind) = (self.form()?, &self.request.kind);
+        let admission = http.extensions().get::<Arc<Admission>>().cloned();
         match verb {
             "get" => {
                 crate::api::read::parse_version(self.query.get("resourceVersion"))?;
                 let object = self.api.get(&self.request)?;
+                let held_bytes = answer::held_bytes(form, kind, &object);
+                if let Some(admission) = admission.filter(|_| held_bytes > 0) {
+                    admission.reserve_answer(held_bytes).await?;
+                }
                 answer::object(200, form, kind, &object, self.include()?, self.api.clock.now())
             }
-            "list" => self.list(form),
+            "list" => self.list(form, admission).await,
             "watch" => watching::respond(&self, form, http),
             "create" => self.create(http).await,
             "update" => self.update(http).await,
@@ -288,7 +296,7 @@ impl Call {
         }
     }
 
-    fn list(&self, form: Form) -> Result<Response<Body>> {
+    async fn list(&self, form: Form, admission: Option<Arc<Admission>>) -> Result<Response<Body>> {
         let limit = self.query.int("limit")?.unwrap_or(0);
         let options = ListOptions {
             limit: usize::try_from(limit).unwrap_or(0),
@@ -298,8 +306,21 @@ impl Call {
         };
         self.query.int("timeoutSeconds")?;
         self.list_parameters(false).check()?;
-        let list = self.api.list(&self.request, &self.selection()?, &options)?;
-        answer::list(form, &self.request.kind, list, self.include()?, self.api.clock.now())
+        let (selection, kind) = (self.selection()?, &self.request.kind);
+        let written = WrittenList { form, include: self.include()?, now: self.api.clock.now() };
+        let mut list = self.api.list(&self.request, &selection, &options)?;
+        let mut held_bytes = written.held_bytes(kind, &list);
+        let Some(admission) = admission.filter(|_| held_bytes > 0) else { return written.answer(kind, list, None) };
+        if !admission.try_reserve_answer(held_bytes) {
+            // What waits holds nothing.
+            drop(list);
+            admission.reserve_answer(held_bytes).await?;
+            list = self.api.list(&self.request, &selection, &options)?;
+            held_bytes = written.held_bytes(kind, &list);
+        }
+        let room = admission.answer_room().filter(|room| room.bytes() >= held_bytes || room.resize(held_bytes, false));
+        let room = room.ok_or_else(no_room)?;
+        written.answer(kind, list, Some(room))
     }
 
     /// The request's body as an object of its kind, and what the client is warned of.
@@ -451,7 +472,9 @@ impl Call {
         let mut list = self.api.list(&self.request, &selection, &page)?;
         list.items = self.api.delete_collection(&self.request, list.items, &options).await?;
         list.revision = self.api.cache.head();
-        answer::list(form, &self.request.kind, list, self.include()?, self.api.clock.now())
+        // Nobody else has them any more.
+        list.own_bytes = list.items.iter().map(|object| object.weight()).sum();
+        WrittenList { form, include: self.include()?, now: self.api.clock.now() }.answer(&self.request.kind, list, None)
     }
 
     async fn on_subresource(self, verb: &str, sub: Subresource, http: http::Request<Body>) -> Result<Response<Body>> {

@@ -256,6 +256,16 @@ impl Connection {
         let _ = end.wait_for(|end| *end).await;
     }
 
+    /// Ends it, also while its client does not read.
+    pub fn close(&self) {
+        let mut state = self.connections.lock();
+        if let Some(known) = state.known.get(&self.id) {
+            known.end.send_replace(true);
+        } else if let Some(end) = state.pool(self.place).0.remove(self.id) {
+            end.send_replace(true);
+        }
+    }
+
     /// Somebody who is nobody asked for something.
     pub fn refuse(&self) {
         if !self.is_known() {
@@ -294,7 +304,7 @@ impl std::fmt::Debug for Connection {
 /// end.
 pub struct Counted<S> {
     stream: S,
-    _connection: Arc<Connection>,
+    connection: Arc<Connection>,
     ended: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -305,7 +315,15 @@ impl<S> Counted<S> {
         let ended = Box::pin(async move {
             let _ = end.wait_for(|end| *end).await;
         });
-        Self { stream, _connection: connection, ended }
+        Self { stream, connection, ended }
+    }
+
+    /// What cannot be written to a connection that has to end fails. Whoever reads it is woken at its end, also for this.
+    fn unless_ended<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Pending if *self.connection.end.borrow() => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            written => written,
+        }
     }
 }
 
@@ -324,7 +342,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_ended(written)
     }
 
     fn poll_write_vectored(
@@ -332,7 +351,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.unless_ended(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -340,7 +360,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unless_ended(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
