@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// Directories of the machine, which must not become a node's own.
 const EVERYBODYS: &[&str] = &[
@@ -122,6 +124,13 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     fs::rename(path, &aside)?;
     tracing::warn!(path = %path.display(), aside = %aside.display(), "it is damaged and was set aside");
     Ok(aside)
+}
+
+/// Has reads and writes of what a descriptor leads to answer at once.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL)?);
+    fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 /// The content of a regular file that is not longer than `bytes_max`; never waits, whatever is there, and follows no link.

@@ -1,10 +1,10 @@
 //! The pipes of an exec or attach session, between the API's side and the shim.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
@@ -13,6 +13,7 @@ use super::super::error::{Error, Result};
 use super::super::session::{Session, SessionControl, TtyReader, resize_tty};
 use super::super::wire::Reply;
 use super::connection::Connection;
+use crate::base::file::set_nonblocking;
 
 /// Our ends of a session's pipes, and the ends that go to the shim.
 #[derive(Default)]
@@ -99,14 +100,8 @@ impl Streams {
     }
 }
 
-fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_truncate(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
-    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
 fn receiver(fd: OwnedFd) -> io::Result<pipe::Receiver> {
-    nonblocking(&fd)?;
+    set_nonblocking(&fd)?;
     pipe::Receiver::from_owned_fd_unchecked(fd)
 }
 
@@ -115,7 +110,7 @@ fn reader(fd: OwnedFd) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
 }
 
 fn writer(fd: OwnedFd) -> io::Result<Box<dyn AsyncWrite + Send + Unpin>> {
-    nonblocking(&fd)?;
+    set_nonblocking(&fd)?;
     Ok(Box::new(pipe::Sender::from_owned_fd_unchecked(fd)?))
 }
 

@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::base::file::set_nonblocking;
 
 /// What may wait for a client before no more output is read.
 const BACKLOG_BYTES: usize = 64 << 10;
@@ -75,7 +76,7 @@ impl Attached {
 
 impl Sink {
     pub(super) fn new(pipe: OwnedFd) -> io::Result<Self> {
-        nonblocking(&pipe)?;
+        set_nonblocking(&pipe)?;
         Ok(Self { pipe, backlog: Vec::new(), taken_at: Instant::now() })
     }
 
@@ -114,17 +115,11 @@ impl Sink {
     }
 }
 
-/// Sets a descriptor's file to answer at once.
-pub(super) fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
 
+    use nix::fcntl::OFlag;
     use nix::unistd::pipe2;
 
     use super::*;

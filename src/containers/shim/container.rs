@@ -13,9 +13,10 @@ use nix::unistd::{Pid, pipe2};
 
 use super::super::spec::{ContainerState, ContainerStatus};
 use super::super::wire::{Reply, StartRequest};
-use super::attached::{Attached, nonblocking};
+use super::attached::Attached;
 use super::launch;
 use super::log::{Lines, LogFile};
+use crate::base::file::set_nonblocking;
 
 #[derive(Debug)]
 pub(super) struct Container {
@@ -221,7 +222,7 @@ impl Output {
     }
 
     fn new(source: OwnedFd, stream: &'static str) -> io::Result<Self> {
-        nonblocking(&source)?;
+        set_nonblocking(&source)?;
         Ok(Self { source, stream, lines: Lines::default() })
     }
 }
