@@ -27,11 +27,6 @@ pub async fn follow(mut large_ended: Receiver) {
     }
 }
 
-fn give_back() {
-    memory::give_back();
-    memory::unmap_code();
-}
-
 /// Runs until aborted; `work` counts what was done so far, in steps of about the size of a request.
 pub async fn run(work: impl Fn() -> u64) {
     // The start is a burst too.
@@ -42,7 +37,13 @@ pub async fn run(work: impl Fn() -> u64) {
         let quiet = now - before < QUIET;
         waited = if quiet { 0 } else { waited + 1 };
         if now - returned_at >= BURST && (quiet || waited >= PATIENCE) {
-            let _ = tokio::task::spawn_blocking(give_back).await;
+            let _ = tokio::task::spawn_blocking(move || {
+                memory::give_back();
+                if quiet {
+                    memory::unmap_code();
+                }
+            })
+            .await;
             (returned_at, waited) = (now, 0);
         }
         before = now;
