@@ -52,13 +52,14 @@ pub struct Written {
 impl Written {
     /// What a list holds while it is sent; 0 where that is what it is long.
     pub fn held_bytes(&self, kind: &KindRef, list: &List) -> usize {
-        let total: usize = list.items.iter().map(|object| object.body().len()).sum();
+        let lengths = list.items.iter().map(|object| object.body().len());
+        let (total, longest) = lengths.fold((0, 0), |(total, longest), bytes| (total + bytes, bytes.max(longest)));
         if total < CHUNK && list.own_bytes == 0 {
             return 0;
         }
         let item = match self.is_as_stored(kind) {
             true => 0,
-            false => EXPANSION * list.items.iter().map(|object| object.body().len()).max().unwrap_or(0),
+            false => EXPANSION * longest,
         };
         STREAM_BYTES + item + list.items.len() * size_of::<Arc<Object>>() + list.own_bytes
     }
@@ -67,12 +68,17 @@ impl Written {
         self.form.shape == Shape::Object && !self.form.yaml && kind.owns_storage()
     }
 
-    /// The answer; `room` is what it may take, if that is counted.
-    pub fn answer(self, kind: &KindRef, list: List, room: Option<Arc<Room>>) -> Result<Response<Body>> {
+    /// The answer; `held_bytes` is what [`Written::held_bytes`] says of the list, `room` what it may take, if that is counted.
+    pub fn answer(
+        self,
+        kind: &KindRef,
+        list: List,
+        held_bytes: usize,
+        room: Option<Arc<Room>>,
+    ) -> Result<Response<Body>> {
         if self.form.shape == Shape::PartialMetadata {
             return Err(Status::not_acceptable("a list is no single object"));
         }
-        let held_bytes = self.held_bytes(kind, &list);
         let (frame, key) = self.frame(kind, &list);
         if list.items.is_empty() {
             return Ok(answer::value(200, self.form, &frame));
@@ -425,7 +431,7 @@ mod tests {
                     let list = list(kind, items, &text);
                     let expected = whole(form, kind, &list, now);
                     let written = Written { form, include: Include::Object, now };
-                    let body = written.answer(kind, list, None).unwrap().into_body();
+                    let body = written.answer(kind, list, 0, None).unwrap().into_body();
                     let text = body.collect().await.unwrap().to_bytes();
                     if form.yaml {
                         let whole = serde_yaml::to_string(&expected).unwrap();
@@ -447,7 +453,7 @@ mod tests {
             let written = Written { form, include: Include::Object, now: Timestamp::UNIX_EPOCH };
             let held = written.held_bytes(&maps, &list);
             assert!(held < STREAM_BYTES + (90 << 10), "{form:?}: {held}");
-            let mut body = written.answer(&maps, list, None).unwrap().into_body();
+            let mut body = written.answer(&maps, list, held, None).unwrap().into_body();
             let mut bytes = 0;
             while let Some(frame) = body.frame().await {
                 let piece = frame.unwrap().into_data().unwrap();
@@ -471,6 +477,6 @@ mod tests {
         let list = List { items, revision: 9, continue_token: String::new(), remaining: None, own_bytes: 0 };
         let form = Form { yaml: true, ..Form::default() };
         let written = Written { form, include: Include::None, now: Timestamp::UNIX_EPOCH };
-        assert!(written.answer(&maps, list, None).is_err(), "it would have {} MiB", (160_000 * 200) >> 20);
+        assert!(written.answer(&maps, list, 0, None).is_err(), "it would have {} MiB", (160_000 * 200) >> 20);
     }
 }

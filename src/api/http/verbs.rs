@@ -310,7 +310,9 @@ impl Call {
         let written = WrittenList { form, include: self.include()?, now: self.api.clock.now() };
         let mut list = self.api.list(&self.request, &selection, &options)?;
         let mut held_bytes = written.held_bytes(kind, &list);
-        let Some(admission) = admission.filter(|_| held_bytes > 0) else { return written.answer(kind, list, None) };
+        let Some(admission) = admission.filter(|_| held_bytes > 0) else {
+            return written.answer(kind, list, held_bytes, None);
+        };
         if !admission.try_reserve_answer(held_bytes) {
             // What waits holds nothing.
             drop(list);
@@ -320,7 +322,7 @@ impl Call {
         }
         let room = admission.answer_room().filter(|room| room.bytes() >= held_bytes || room.resize(held_bytes, false));
         let room = room.ok_or_else(no_room)?;
-        written.answer(kind, list, Some(room))
+        written.answer(kind, list, held_bytes, Some(room))
     }
 
     /// The request's body as an object of its kind, and what the client is warned of.
@@ -474,7 +476,9 @@ impl Call {
         list.revision = self.api.cache.head();
         // Nobody else has them any more.
         list.own_bytes = list.items.iter().map(|object| object.weight()).sum();
-        WrittenList { form, include: self.include()?, now: self.api.clock.now() }.answer(&self.request.kind, list, None)
+        let written = WrittenList { form, include: self.include()?, now: self.api.clock.now() };
+        let held_bytes = written.held_bytes(&self.request.kind, &list);
+        written.answer(&self.request.kind, list, held_bytes, None)
     }
 
     async fn on_subresource(self, verb: &str, sub: Subresource, http: http::Request<Body>) -> Result<Response<Body>> {
