@@ -230,7 +230,7 @@ async fn serve(config: Config) -> Result<Ended> {
             node.api_port = Some(config.bind.port());
             let peers = Arc::new(images::Agents { api: api.clone(), own: node.name.clone() });
             let client = local(&api, "kubelet");
-            let (mut agent, access) = agent::start(&node, client.clone(), &clock, &pki.authority, peers).await?;
+            let (mut agent, access) = agent::start(&node, client.clone(), &clock, &pki.ca, peers).await?;
             api.nodes.register(&node.name, access.clone());
             if let Some(listener) = kubelet_port {
                 agent.keep(serve_kubelet_port(access, client, listener, tls_shown));
@@ -355,7 +355,7 @@ fn local(api: &Api, manager: &str) -> Arc<dyn Client> {
 
 fn options_of(config: &Config, pki: &Pki) -> controllers::Options {
     controllers::Options {
-        root_ca: String::from_utf8_lossy(&pki.authority).into_owned(),
+        root_ca: String::from_utf8_lossy(&pki.ca).into_owned(),
         cluster_cidrs: if config.node_cidr { config.cluster.cluster_cidrs.clone() } else { Vec::new() },
         node_grace: config.cluster.node_grace(),
         ..controllers::Options::default()
@@ -405,7 +405,7 @@ fn names(config: &Config) -> Names {
 }
 
 fn tls(pki: &Pki) -> Result<Arc<ServerConfig>> {
-    wire::tls::server(&pki.server.chain, &pki.server.key, &pki.authority).context("TLS cannot be set up")
+    wire::tls::server(&pki.server.chain, &pki.server.key, &pki.ca).context("TLS cannot be set up")
 }
 
 fn record_of(config: &Config) -> ServerRecord {

@@ -14,22 +14,44 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 1_000;
 /// Longer than this is printed.
 const LINES_WORTH_A_LOOK: usize = 600;
-const BANNED: &[&str] =
-    &["util", "utils", "helper", "helpers", "common", "misc", "manager", "handler", "processor", "info"];
+const BANNED: &[&str] = &[
+    "util",
+    "utils",
+    "helper",
+    "helpers",
+    "common",
+    "misc",
+    "manager",
+    "handler",
+    "processor",
+    "info",
+    "inbox",
+    "feeder",
+];
 
 /// Type names that gave way to the field's words (docs/glossary.md).
 const REPLACED: &[&str] = &[
     "Application",
+    "Ask",
+    "Call",
     "Companion",
     "Desk",
     "Facts",
+    "Form",
     "Grouped",
     "Heard",
+    "Known",
     "Neighbours",
+    "Now",
+    "Part",
+    "Place",
     "Recall",
+    "Seen",
+    "Setting",
     "Shelf",
     "Space",
     "Tie",
+    "Turn",
     "Welcome",
 ];
 

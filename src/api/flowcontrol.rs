@@ -237,7 +237,7 @@ struct Seat {
 }
 
 /// Somebody's place in a queue, until it is dropped.
-struct Place {
+struct QueuedSeat {
     shared: Arc<Shared>,
     level: usize,
     flow: Arc<str>,
@@ -398,7 +398,7 @@ impl FlowControl {
             }
             state.next_waiter += 1;
             state.waiting += 1;
-            (Place { shared: self.0.clone(), level, flow, id }, started)
+            (QueuedSeat { shared: self.0.clone(), level, flow, id }, started)
         };
         let seat = tokio::time::timeout(QUEUE_WAIT, started).await;
         drop(place);
@@ -552,9 +552,9 @@ impl Drop for Seat {
     }
 }
 
-// === impl Place ===
+// === impl QueuedSeat ===
 
-impl Drop for Place {
+impl Drop for QueuedSeat {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         let level = &mut state.levels[self.level];

@@ -1,6 +1,6 @@
 //! The Kubernetes API over the store.
 //!
-//! [`Api`] is the machine without HTTP: the same verbs for every kind through one path. Reads come from the watch cache
+//! [`Api`] is the API without HTTP: the same verbs for every kind through one path. Reads come from the watch cache
 //! ([`cache`]); every write goes through [`write`]. `http` puts it on the wire; in-process clients call it directly.
 
 pub mod admission;
@@ -86,7 +86,7 @@ pub struct Options {
 // === impl Api ===
 
 impl Api {
-    /// The machine over a store whose content `cache` follows.
+    /// The API over a store whose content `cache` follows.
     pub fn new(store: Arc<dyn Store>, cache: Cache, clock: Clock, options: Options, tokens: Tokens) -> Self {
         Self(Arc::new(Inner {
             rbac: Rbac::new(cache.clone()),

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::query::Query;
 use super::status::{Result, Status};
 use crate::base::clock;
-use crate::wire::images::{Ask, Found, is_digest};
+use crate::wire::images::{BlobRequest, BlobResponse, is_digest};
 
 /// Nodes that are asked for one image at the same time.
 const ASKED_AT_ONCE: usize = 8;
@@ -61,13 +61,13 @@ pub struct ExecOptions {
 
 /// What is asked of a node through its tunnel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Call {
+pub enum NodeRequest {
     Logs(Target, LogOptions),
     Exec(Target, ExecOptions),
     Attach(Target, ExecOptions),
     Connect(Target, u16),
     Dial(Destination),
-    Image(Ask),
+    Image(BlobRequest),
 }
 
 /// What is reached over HTTP from a node.
@@ -170,7 +170,7 @@ pub trait NodeAccess: Send + Sync {
     /// Connects as the node itself would; the error says why it could not, in the words of Go's dialer.
     async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>>;
     /// A part of an image that the node has and other nodes may have.
-    async fn image(&self, ask: &Ask) -> Result<Found>;
+    async fn image(&self, ask: &BlobRequest) -> Result<BlobResponse>;
     /// Whether the node is a part of this process.
     fn is_here(&self) -> bool {
         false
@@ -202,8 +202,13 @@ impl Nodes {
     /// A part of an image that any node but the one that asks has: the server's own, else the first of the others. What a
     /// tag means is asked only of those that `is_believed`: a digest tells by itself whether an answer is right, a tag does
     /// not.
-    pub async fn image(&self, ask: &Ask, asking: &str, is_believed: impl Fn(&str) -> bool) -> Option<Found> {
-        let by_tag = matches!(ask, Ask::Manifest { version, .. } if !is_digest(version));
+    pub async fn image(
+        &self,
+        ask: &BlobRequest,
+        asking: &str,
+        is_believed: impl Fn(&str) -> bool,
+    ) -> Option<BlobResponse> {
+        let by_tag = matches!(ask, BlobRequest::Manifest { version, .. } if !is_digest(version));
         let all: Vec<Arc<dyn NodeAccess>> = {
             let nodes = self.0.read().expect("no panic while held");
             let fits = |name: &str, access: &Arc<dyn NodeAccess>| {
@@ -217,10 +222,11 @@ impl Nodes {
                 return Some(found);
             }
         }
-        if matches!(ask, Ask::Manifest { server_only: true, .. }) {
+        if matches!(ask, BlobRequest::Manifest { server_only: true, .. }) {
             return None;
         }
-        let answers: Vec<BoxFuture<'static, Option<Found>>> = away.into_iter().map(|a| asked(a, ask.clone())).collect();
+        let answers: Vec<BoxFuture<'static, Option<BlobResponse>>> =
+            away.into_iter().map(|a| asked(a, ask.clone())).collect();
         let mut answers = futures::stream::iter(answers).buffer_unordered(ASKED_AT_ONCE);
         while let Some(answer) = answers.next().await {
             if answer.is_some() {
@@ -231,7 +237,7 @@ impl Nodes {
     }
 }
 
-fn asked(access: Arc<dyn NodeAccess>, ask: Ask) -> BoxFuture<'static, Option<Found>> {
+fn asked(access: Arc<dyn NodeAccess>, ask: BlobRequest) -> BoxFuture<'static, Option<BlobResponse>> {
     Box::pin(async move { access.image(&ask).await.ok() })
 }
 

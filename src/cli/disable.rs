@@ -24,7 +24,7 @@ const ELSEWHERE: [&str; 9] = [
 
 /// Something that was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Component {
     /// By our name for it.
     Ours(&'static str),
     /// It is not here.
@@ -34,18 +34,18 @@ pub enum Part {
 }
 
 /// Reads one name.
-pub fn part(text: &str) -> Result<Part, String> {
+pub fn part(text: &str) -> Result<Component, String> {
     let name = text.trim();
     let ours = || builtin::ALL.iter().map(|c| c.name).chain(PARTS);
     if name.is_empty() {
-        return Ok(Part::Nothing);
+        return Ok(Component::Nothing);
     }
     let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, ours)| ours);
     if let Some(known) = ours().find(|p| *p == name) {
-        return Ok(Part::Ours(known));
+        return Ok(Component::Ours(known));
     }
     if let Some(known) = ELSEWHERE.iter().find(|p| **p == name) {
-        return Ok(Part::Elsewhere(known));
+        return Ok(Component::Elsewhere(known));
     }
     let mut known: Vec<&str> = ours().chain(ALIASES.iter().map(|(alias, _)| *alias)).collect();
     known.sort_unstable();
@@ -53,14 +53,14 @@ pub fn part(text: &str) -> Result<Part, String> {
 }
 
 /// Our names of all that was named; what is not here is told of.
-pub fn names(parts: &[Part]) -> Vec<String> {
+pub fn names(parts: &[Component]) -> Vec<String> {
     let mut ours = Vec::new();
     let mut elsewhere = Vec::new();
     for part in parts {
         match part {
-            Part::Ours(name) => ours.push((*name).to_owned()),
-            Part::Elsewhere(name) => elsewhere.push(*name),
-            Part::Nothing => {}
+            Component::Ours(name) => ours.push((*name).to_owned()),
+            Component::Elsewhere(name) => elsewhere.push(*name),
+            Component::Nothing => {}
         }
     }
     if !elsewhere.is_empty() {
@@ -80,10 +80,10 @@ mod tests {
 
     #[test]
     fn our_names_those_of_k3s_and_no_others() {
-        let all: Vec<Part> =
+        let all: Vec<Component> =
             ["dns", "coredns", " traefik ", "", "kube-proxy"].iter().map(|n| part(n).unwrap()).collect();
-        assert_eq!(all[..2], [Part::Ours("dns"), Part::Ours("dns")]);
-        assert_eq!(all[2..4], [Part::Elsewhere("traefik"), Part::Nothing]);
+        assert_eq!(all[..2], [Component::Ours("dns"), Component::Ours("dns")]);
+        assert_eq!(all[2..4], [Component::Elsewhere("traefik"), Component::Nothing]);
         assert_eq!(names(&all), ["dns", "service-proxy"]);
         let why = part("dsn").unwrap_err();
         assert!(

@@ -85,7 +85,7 @@ pub struct ServerArgs {
     /// Parts to leave out, or to remove with their objects: dns, node-cidr (nodes get no pod range), scheduler, service-proxy.
     /// Several, separated by commas or by repeating the flag
     #[arg(long, env = "AMPHIPOD_DISABLE", value_delimiter = ',', value_parser = disable::part)]
-    disable: Vec<disable::Part>,
+    disable: Vec<disable::Component>,
     /// Run no node here
     #[arg(long, env = "AMPHIPOD_DISABLE_AGENT")]
     disable_agent: bool,

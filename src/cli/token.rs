@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::client::{Cluster, Where};
 use super::{Directories, Usage, output};
 use crate::api::identity::join::{NAMESPACE, ONE_TIME, TOKEN_TYPE, USED_BY};
-use crate::api::identity::join_token::{self, JoinToken, authority_hash};
+use crate::api::identity::join_token::{self, JoinToken, ca_hash};
 use crate::base::clock::{Clock, parse_time, seconds_text};
 
 /// Letters of ids and secrets, as kubeadm's tokens have them.
@@ -119,12 +119,12 @@ fn open(directories: &Directories) -> Result<Cluster> {
     Where::of(directories).open()
 }
 
-/// The hash that pins the cluster's authority.
+/// The hash that pins the cluster's CA.
 fn hash(directories: &Directories) -> Result<String> {
     let path = directories.data_dir.join("server/tls/ca.crt");
     let pem = std::fs::read(&path);
     let pem = pem.with_context(|| format!("{} cannot be read: run this on the server, as root", path.display()))?;
-    Ok(authority_hash(&pem))
+    Ok(ca_hash(&pem))
 }
 
 async fn create(at: &Directories, args: &CreateArgs) -> Result<()> {

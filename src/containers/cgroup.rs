@@ -80,17 +80,17 @@ pub struct Tree {
 
 /// One value for one control file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Setting {
+struct ControlFile {
     controller: &'static str,
     file: &'static str,
     value: String,
 }
 
-fn setting(controller: &'static str, file: &'static str, value: impl ToString) -> Setting {
-    Setting { controller, file, value: value.to_string() }
+fn setting(controller: &'static str, file: &'static str, value: impl ToString) -> ControlFile {
+    ControlFile { controller, file, value: value.to_string() }
 }
 
-fn plan_v1(resources: &Resources) -> Vec<Setting> {
+fn plan_v1(resources: &Resources) -> Vec<ControlFile> {
     let mut plan = Vec::new();
     if let Some(shares) = resources.cpu_shares {
         plan.push(setting("cpu", "cpu.shares", shares.max(2)));
@@ -112,7 +112,7 @@ fn plan_v1(resources: &Resources) -> Vec<Setting> {
     plan
 }
 
-fn plan_v2(resources: &Resources) -> Vec<Setting> {
+fn plan_v2(resources: &Resources) -> Vec<ControlFile> {
     let mut plan = Vec::new();
     if let Some(shares) = resources.cpu_shares {
         plan.push(setting("cpu", "cpu.weight", weight(shares)));
@@ -135,7 +135,7 @@ fn plan_v2(resources: &Resources) -> Vec<Setting> {
     plan
 }
 
-fn plan_cpuset(resources: &Resources, plan: &mut Vec<Setting>) {
+fn plan_cpuset(resources: &Resources, plan: &mut Vec<ControlFile>) {
     if let Some(cpus) = &resources.cpuset_cpus {
         plan.push(setting("cpuset", "cpuset.cpus", cpus));
     }

@@ -22,13 +22,13 @@ use super::{Credentials, Event, Image, ImageError, Images, Runtime};
 use crate::base::signal::{Receiver, Signal};
 
 /// Where the fake takes the time from, so that a simulation can pause it.
-pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+pub type NowFn = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 #[derive(Clone)]
 pub struct FakeRuntime {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<Event>,
-    now: Now,
+    now: NowFn,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Default for FakeRuntime {
 
 impl FakeRuntime {
     /// A machine without containers.
-    pub fn new(now: Now) -> Self {
+    pub fn new(now: NowFn) -> Self {
         Self { state: Arc::default(), events: broadcast::Sender::new(1024), now }
     }
 

@@ -13,17 +13,17 @@ use std::sync::Arc;
 use crate::net::Protocol;
 
 mod cache;
-pub mod feeder;
 pub mod forward;
 #[cfg(any(feature = "fuzzing", debug_assertions))]
 pub(crate) mod fuzzing;
 mod listen;
+pub mod records;
 mod upstream;
 pub mod zone;
 
-pub use feeder::Informed;
 pub use forward::Forwarder;
 pub use listen::{Error, Listening, Server};
+pub use records::Informed;
 pub use upstream::Upstreams;
 pub use zone::{Answer, Zone, answer};
 

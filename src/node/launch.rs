@@ -66,7 +66,7 @@ async fn with_images(node: &Node, pod: &Pod, c: &Container, id: &str, at: &Sandb
     for (name, reference, _) in volumes::images(pod, c) {
         let mounted = node.images.prepare_volume(reference, id, name, at.users.as_ref()).await;
         let failed = |e| Failed { reason: "CreateContainerError", message: format!("volume {name:?}: {e}") };
-        all.insert(name.to_owned(), volumes::Place::Image(mounted.map_err(failed)?));
+        all.insert(name.to_owned(), volumes::VolumeLocation::Image(mounted.map_err(failed)?));
     }
     Ok(all)
 }

@@ -4,7 +4,7 @@
 //! waits, never does IO, and never loses a container: whatever was started is stopped before the pod is torn down.
 //!
 //! Every effect that lasts is in the state until its answer comes: that of the pod as a whole in [`PodState::out`], that of a
-//! container in its [`Now`]. Invariant: one effect of the pod as a whole is out at a time, and none while a container is being
+//! container in its [`ContainerState`]. Invariant: one effect of the pod as a whole is out at a time, and none while a container is being
 //! started; so whatever an effect makes is there, and known, when the next one removes it.
 
 use std::collections::BTreeMap;
@@ -93,7 +93,7 @@ pub struct PodState {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Container {
     pub name: String,
-    pub now: Now,
+    pub now: ContainerState,
     pub restarts: u32,
     /// How the run before this one ended.
     pub last: Option<Ended>,
@@ -111,7 +111,7 @@ pub struct Container {
 
 /// What a container is doing.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Now {
+pub enum ContainerState {
     /// Not begun: something before it must happen first. Exits: `Pulling`.
     #[default]
     Waiting,
@@ -339,8 +339,10 @@ impl PodState {
         let removal = self.removal.map(|(at, _)| at);
         let active = self.active_until.filter(|_| self.is_active());
         let containers = self.containers.iter().filter_map(|c| match &c.now {
-            Now::PullFailed { rests_at: Some(at), .. } => Some(*at),
-            Now::PullFailed { until, .. } | Now::StartFailed { until, .. } | Now::Crashed { until, .. } => Some(*until),
+            ContainerState::PullFailed { rests_at: Some(at), .. } => Some(*at),
+            ContainerState::PullFailed { until, .. }
+            | ContainerState::StartFailed { until, .. }
+            | ContainerState::Crashed { until, .. } => Some(*until),
             _ => None,
         });
         let containers = if self.stage == Stage::Up && !self.lost { containers.min() } else { None };
@@ -355,18 +357,24 @@ impl PodState {
         if self.refused.is_some() || self.overdue && !self.any_alive() {
             return Phase::Failed;
         }
-        if role(Role::Init).any(|c| matches!(&c.now, Now::Ended(e) if e.code != 0)) {
+        if role(Role::Init).any(|c| matches!(&c.now, ContainerState::Ended(e) if e.code != 0)) {
             return Phase::Failed;
         }
         let mains: Vec<&Container> = role(Role::Main).collect();
         let begun = |c: &&Container| {
-            c.restarts > 0 || matches!(c.now, Now::Running { .. } | Now::Ended(_) | Now::Crashed { .. })
+            c.restarts > 0
+                || matches!(
+                    c.now,
+                    ContainerState::Running { .. } | ContainerState::Ended(_) | ContainerState::Crashed { .. }
+                )
         };
-        if mains.iter().all(|c| matches!(c.now, Now::Ended(_))) {
-            let well = mains.iter().all(|c| matches!(&c.now, Now::Ended(e) if e.code == 0));
+        if mains.iter().all(|c| matches!(c.now, ContainerState::Ended(_))) {
+            let well = mains.iter().all(|c| matches!(&c.now, ContainerState::Ended(e) if e.code == 0));
             return if well { Phase::Succeeded } else { Phase::Failed };
         }
-        if !mains.is_empty() && mains.iter().all(begun) || mains.iter().any(|c| matches!(c.now, Now::Running { .. })) {
+        if !mains.is_empty() && mains.iter().all(begun)
+            || mains.iter().any(|c| matches!(c.now, ContainerState::Running { .. }))
+        {
             return Phase::Running;
         }
         Phase::Pending
@@ -375,7 +383,7 @@ impl PodState {
     /// Whether all init containers are through.
     pub fn initialized(&self) -> bool {
         self.containers.iter().zip(&self.plan.containers).all(|(c, p)| match p.role {
-            Role::Init => matches!(&c.now, Now::Ended(e) if e.code == 0),
+            Role::Init => matches!(&c.now, ContainerState::Ended(e) if e.code == 0),
             Role::Sidecar => c.started,
             Role::Main | Role::Ephemeral => true,
         })
@@ -387,11 +395,11 @@ impl PodState {
 
     /// Whether a container runs, or is about to.
     pub fn any_alive(&self) -> bool {
-        self.containers.iter().any(|c| matches!(c.now, Now::Running { .. } | Now::Starting))
+        self.containers.iter().any(|c| matches!(c.now, ContainerState::Running { .. } | ContainerState::Starting))
     }
 
     fn any_starting(&self) -> bool {
-        self.containers.iter().any(|c| c.now == Now::Starting)
+        self.containers.iter().any(|c| c.now == ContainerState::Starting)
     }
 
     /// Nobody has ended it yet.
@@ -421,31 +429,40 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
             pulled(&mut state, &container, image_id, volume_images);
         }
         Event::PullFailed { container, reason, message } => {
-            if let Some(c) = find(&mut state, &container).filter(|c| c.now == Now::Pulling) {
+            if let Some(c) = find(&mut state, &container).filter(|c| c.now == ContainerState::Pulling) {
                 let until = now + grow(&mut c.pull_wait, RETRY_MIN, RETRY_MAX);
                 // What can never succeed is not said to rest.
                 let rests_at = (reason == "ErrImagePull").then(|| now + FAILURE_SHOWN);
-                c.now = Now::PullFailed { reason, message, rests_at, until };
+                c.now = ContainerState::PullFailed { reason, message, rests_at, until };
             }
         }
         Event::ImageCame { container } => {
-            if let Some(Now::PullFailed { until, rests_at, .. }) = find(&mut state, &container).map(|c| &mut c.now) {
+            if let Some(ContainerState::PullFailed { until, rests_at, .. }) =
+                find(&mut state, &container).map(|c| &mut c.now)
+            {
                 (*until, *rests_at) = (now, None);
             }
         }
         Event::Started { container, id, pid, since } => {
-            started(&mut state, &container, Now::Running { id, pid, since, stopping: false }, now, &mut effects);
+            started(
+                &mut state,
+                &container,
+                ContainerState::Running { id, pid, since, stopping: false },
+                now,
+                &mut effects,
+            );
         }
         Event::StartFailed { container, reason, message } => start_failed(&mut state, &container, reason, message, now),
         Event::Exited { container, ended } => exited(&mut state, &container, ended, &mut effects),
         Event::Ready { container, ready } => {
             if let Some(c) = find(&mut state, &container) {
-                c.ready = ready && c.started && matches!(c.now, Now::Running { .. });
+                c.ready = ready && c.started && matches!(c.now, ContainerState::Running { .. });
             }
         }
         Event::StartupPassed { container } => {
             let probed = state.index(&container).is_some_and(|i| state.plan.containers[i].readiness_probe);
-            if let Some(c) = find(&mut state, &container).filter(|c| !c.started && matches!(c.now, Now::Running { .. }))
+            if let Some(c) =
+                find(&mut state, &container).filter(|c| !c.started && matches!(c.now, ContainerState::Running { .. }))
             {
                 c.started = true;
                 c.ready = !probed;
@@ -455,7 +472,8 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
         Event::Unhealthy { container, grace } => stop(&mut state, &container, grace, &mut effects),
         Event::Restart { container, grace } => {
             if state.stage == Stage::Up
-                && let Some(c) = find(&mut state, &container).filter(|c| matches!(c.now, Now::Running { .. }))
+                && let Some(c) =
+                    find(&mut state, &container).filter(|c| matches!(c.now, ContainerState::Running { .. }))
             {
                 c.wanted_again = true;
                 stop(&mut state, &container, grace, &mut effects);
@@ -525,18 +543,18 @@ fn torn_down(state: &mut PodState) {
 }
 
 fn pulled(state: &mut PodState, name: &str, image_id: String, volume_images: BTreeMap<String, String>) {
-    if let Some(c) = find(state, name).filter(|c| c.now == Now::Pulling) {
+    if let Some(c) = find(state, name).filter(|c| c.now == ContainerState::Pulling) {
         (c.image_id, c.volume_images) = (image_id, volume_images);
         c.pull_wait = None;
-        c.now = Now::Pulled;
+        c.now = ContainerState::Pulled;
     }
 }
 
-fn started(state: &mut PodState, name: &str, running: Now, now: Timestamp, effects: &mut Vec<Effect>) {
+fn started(state: &mut PodState, name: &str, running: ContainerState, now: Timestamp, effects: &mut Vec<Effect>) {
     let Some(i) = state.index(name) else { return };
     let (startup, readiness) = (state.plan.containers[i].startup_probe, state.plan.containers[i].readiness_probe);
     let c = &mut state.containers[i];
-    if c.now != Now::Starting {
+    if c.now != ContainerState::Starting {
         return;
     }
     c.now = running;
@@ -560,21 +578,21 @@ fn start_failed(state: &mut PodState, name: &str, reason: &'static str, message:
     let Some(i) = state.index(name) else { return };
     let role = state.plan.containers[i].role;
     let c = &mut state.containers[i];
-    if c.now != Now::Starting {
+    if c.now != ContainerState::Starting {
         return;
     }
     if state.lost {
         // No fault of its own.
-        c.now = Now::Waiting;
+        c.now = ContainerState::Waiting;
         return;
     }
     let until = now + grow(&mut c.crash_wait, CRASH_WAIT_MIN, CRASH_WAIT_MAX);
     // What could never run counts as a run that failed where nothing would be tried again.
     let once = role == Role::Ephemeral || restart == Restart::Never && role != Role::Sidecar;
     if once && reason != "CreateContainerConfigError" {
-        c.now = Now::Ended(Ended { code: 128, reason: "StartError".into(), message, ..Ended::lost(now) });
+        c.now = ContainerState::Ended(Ended { code: 128, reason: "StartError".into(), message, ..Ended::lost(now) });
     } else {
-        c.now = Now::StartFailed { reason, message, until };
+        c.now = ContainerState::StartFailed { reason, message, until };
     }
 }
 
@@ -585,7 +603,7 @@ fn exited(state: &mut PodState, name: &str, ended: Ended, effects: &mut Vec<Effe
     let sidecars_over = role == Role::Sidecar && mains_over(state);
     let c = &mut state.containers[i];
     // Whoever starts it tells of its end after it has told of the start.
-    if !matches!(c.now, Now::Running { .. }) {
+    if !matches!(c.now, ContainerState::Running { .. }) {
         return;
     }
     effects.push(Effect::StopProbes { container: name.to_owned(), but_readiness: false });
@@ -598,14 +616,14 @@ fn exited(state: &mut PodState, name: &str, ended: Ended, effects: &mut Vec<Effe
         (_, Restart::Never) => false,
     };
     c.now = match (up, std::mem::take(&mut c.wanted_again)) {
-        (true, true) => Now::Crashed { until: ended.finished_at, ended },
+        (true, true) => ContainerState::Crashed { until: ended.finished_at, ended },
         (true, false) if again => crashed(c, ended),
-        _ => Now::Ended(ended),
+        _ => ContainerState::Ended(ended),
     };
 }
 
 /// It ended and begins again: the first time at once, from the second on after a growing wait.
-fn crashed(c: &mut Container, ended: Ended) -> Now {
+fn crashed(c: &mut Container, ended: Ended) -> ContainerState {
     let ran = ended.started_at.map(|s| crate::base::clock::between(s, ended.finished_at)).unwrap_or_default();
     if ran > CRASH_FORGET {
         c.crash_wait = None;
@@ -617,7 +635,7 @@ fn crashed(c: &mut Container, ended: Ended) -> Now {
         }
         Some(_) => ended.finished_at + grow(&mut c.crash_wait, CRASH_WAIT_MIN, CRASH_WAIT_MAX),
     };
-    Now::Crashed { ended, until }
+    ContainerState::Crashed { ended, until }
 }
 
 fn mains_over(state: &PodState) -> bool {
@@ -625,13 +643,13 @@ fn mains_over(state: &PodState) -> bool {
         .containers
         .iter()
         .zip(&state.plan.containers)
-        .all(|(c, p)| p.role != Role::Main || matches!(c.now, Now::Ended(_)))
+        .all(|(c, p)| p.role != Role::Main || matches!(c.now, ContainerState::Ended(_)))
 }
 
 /// Asks a running container to end. It may serve until it has, so whether it can is asked further.
 fn stop(state: &mut PodState, name: &str, grace: Duration, effects: &mut Vec<Effect>) {
     if let Some(c) = find(state, name)
-        && let Now::Running { stopping, .. } = &mut c.now
+        && let ContainerState::Running { stopping, .. } = &mut c.now
         && !*stopping
     {
         *stopping = true;
@@ -661,7 +679,7 @@ fn sandbox_gone(state: &mut PodState, effects: &mut Vec<Effect>) {
 fn end_lost(state: &mut PodState, now: Timestamp) {
     for c in &mut state.containers {
         if let Some(ended) = lost_with(c, now) {
-            (c.ready, c.started, c.now) = (false, false, Now::Ended(ended));
+            (c.ready, c.started, c.now) = (false, false, ContainerState::Ended(ended));
         }
     }
 }
@@ -669,14 +687,16 @@ fn end_lost(state: &mut PodState, now: Timestamp) {
 /// How the run of a container has ended whose sandbox is gone; nothing if it has not begun.
 fn lost_with(c: &Container, now: Timestamp) -> Option<Ended> {
     match &c.now {
-        Now::Running { id, since, .. } => Some(Ended { id: id.clone(), started_at: Some(*since), ..Ended::lost(now) }),
-        Now::Ended(ended) | Now::Crashed { ended, .. } => Some(ended.clone()),
-        Now::Waiting
-        | Now::Pulling
-        | Now::Pulled
-        | Now::PullFailed { .. }
-        | Now::Starting
-        | Now::StartFailed { .. } => None,
+        ContainerState::Running { id, since, .. } => {
+            Some(Ended { id: id.clone(), started_at: Some(*since), ..Ended::lost(now) })
+        }
+        ContainerState::Ended(ended) | ContainerState::Crashed { ended, .. } => Some(ended.clone()),
+        ContainerState::Waiting
+        | ContainerState::Pulling
+        | ContainerState::Pulled
+        | ContainerState::PullFailed { .. }
+        | ContainerState::Starting
+        | ContainerState::StartFailed { .. } => None,
     }
 }
 
@@ -694,19 +714,21 @@ fn after_loss(state: &mut PodState, now: Timestamp) {
     for ((c, p), (end, fate)) in
         state.containers.iter_mut().zip(&state.plan.containers).zip(ends.into_iter().zip(fates.containers))
     {
-        let was_running = matches!(c.now, Now::Running { .. });
+        let was_running = matches!(c.now, ContainerState::Running { .. });
         (c.ready, c.started) = (false, false);
         match (fate, end) {
-            (Fate::Over, Some(ended)) => c.now = Now::Ended(ended),
-            (Fate::Over, None) if p.role == Role::Main => c.now = Now::Ended(Ended::never(now)),
+            (Fate::Over, Some(ended)) => c.now = ContainerState::Ended(ended),
+            (Fate::Over, None) if p.role == Role::Main => c.now = ContainerState::Ended(Ended::never(now)),
             (Fate::Over | Fate::Begins, None) => {}
             (Fate::Begins, Some(ended)) => {
                 let crash = was_running.then(|| crashed(c, ended.clone()));
                 match crash {
-                    Some(Now::Crashed { until, .. }) if until > now => c.now = Now::Crashed { ended, until },
+                    Some(ContainerState::Crashed { until, .. }) if until > now => {
+                        c.now = ContainerState::Crashed { ended, until }
+                    }
                     _ => {
                         c.restarts += 1;
-                        (c.last, c.now) = (Some(ended), Now::Waiting);
+                        (c.last, c.now) = (Some(ended), ContainerState::Waiting);
                     }
                 }
             }
@@ -728,7 +750,7 @@ fn delete(state: &mut PodState, deadline: Timestamp) {
             if hurried {
                 // Shorter than before: whoever is ending is hurried.
                 for c in &mut state.containers {
-                    if let Now::Running { stopping, .. } = &mut c.now {
+                    if let ContainerState::Running { stopping, .. } = &mut c.now {
                         *stopping = false;
                     }
                 }
@@ -802,7 +824,7 @@ fn begin(state: &mut PodState, work: Work, effects: &mut Vec<Effect>) {
 /// Main containers end first, then sidecars in reverse order.
 fn stop_in_order(state: &mut PodState, now: Timestamp, effects: &mut Vec<Effect>) {
     let grace = remaining(&state.stage, now);
-    let alive = |c: &Container| matches!(c.now, Now::Running { .. } | Now::Starting);
+    let alive = |c: &Container| matches!(c.now, ContainerState::Running { .. } | ContainerState::Starting);
     let others: Vec<String> = state
         .containers
         .iter()
@@ -832,9 +854,10 @@ fn advance_containers(state: &mut PodState, now: Timestamp, effects: &mut Vec<Ef
     for (c, part) in containers.iter_mut().zip(&plan.containers).filter(|(_, p)| p.role != Role::Ephemeral) {
         begin_if_due(c, held, now, effects);
         // The kubelet starts one after the other, hooks included; what must wait for its next try holds nobody back.
-        held |= part.post_start && matches!(c.now, Now::Pulling | Now::Pulled | Now::Starting);
+        held |= part.post_start
+            && matches!(c.now, ContainerState::Pulling | ContainerState::Pulled | ContainerState::Starting);
         let through = match part.role {
-            Role::Init => matches!(&c.now, Now::Ended(e) if e.code == 0),
+            Role::Init => matches!(&c.now, ContainerState::Ended(e) if e.code == 0),
             Role::Sidecar => c.started,
             Role::Main | Role::Ephemeral => true,
         };
@@ -845,28 +868,33 @@ fn advance_containers(state: &mut PodState, now: Timestamp, effects: &mut Vec<Ef
 }
 
 fn begin_if_due(c: &mut Container, held: bool, now: Timestamp, effects: &mut Vec<Effect>) {
-    if c.now == Now::Pulled && !held {
-        c.now = Now::Starting;
+    if c.now == ContainerState::Pulled && !held {
+        c.now = ContainerState::Starting;
         effects.push(Effect::Start { container: c.name.clone(), attempt: c.restarts });
     }
-    if let Now::PullFailed { rests_at, .. } = &mut c.now
+    if let ContainerState::PullFailed { rests_at, .. } = &mut c.now
         && rests_at.is_some_and(|at| at <= now)
     {
         *rests_at = None;
         effects.push(Effect::PullRests { container: c.name.clone() });
     }
     let due = match &c.now {
-        Now::Waiting => true,
-        Now::PullFailed { until, .. } | Now::StartFailed { until, .. } => *until <= now,
-        Now::Crashed { ended, until } if *until <= now => {
+        ContainerState::Waiting => true,
+        ContainerState::PullFailed { until, .. } | ContainerState::StartFailed { until, .. } => *until <= now,
+        ContainerState::Crashed { ended, until } if *until <= now => {
             c.last = Some(ended.clone());
             c.restarts += 1;
             true
         }
-        Now::Crashed { .. } | Now::Pulling | Now::Pulled | Now::Starting | Now::Running { .. } | Now::Ended(_) => false,
+        ContainerState::Crashed { .. }
+        | ContainerState::Pulling
+        | ContainerState::Pulled
+        | ContainerState::Starting
+        | ContainerState::Running { .. }
+        | ContainerState::Ended(_) => false,
     };
     if due {
-        c.now = Now::Pulling;
+        c.now = ContainerState::Pulling;
         effects.push(Effect::Pull { container: c.name.clone() });
     }
 }
@@ -877,13 +905,14 @@ fn over(state: &PodState) -> bool {
         .containers
         .iter()
         .zip(&state.plan.containers)
-        .any(|(c, p)| p.role == Role::Init && matches!(&c.now, Now::Ended(e) if e.code != 0));
+        .any(|(c, p)| p.role == Role::Init && matches!(&c.now, ContainerState::Ended(e) if e.code != 0));
     failed_init || mains_over(state)
 }
 
 fn finish(state: &mut PodState, effects: &mut Vec<Effect>) {
     // Sidecars have nothing left to serve.
-    let alive = state.containers.iter().rev().find(|c| matches!(c.now, Now::Running { .. })).map(|c| c.name.clone());
+    let alive =
+        state.containers.iter().rev().find(|c| matches!(c.now, ContainerState::Running { .. })).map(|c| c.name.clone());
     if let Some(name) = alive {
         stop(state, &name, Duration::from_secs(30), effects);
         return;
@@ -892,8 +921,8 @@ fn finish(state: &mut PodState, effects: &mut Vec<Effect>) {
         return;
     }
     for c in &mut state.containers {
-        if let Now::Crashed { ended, .. } = &c.now {
-            c.now = Now::Ended(ended.clone());
+        if let ContainerState::Crashed { ended, .. } = &c.now {
+            c.now = ContainerState::Ended(ended.clone());
         }
     }
     state.stage = Stage::Finishing;

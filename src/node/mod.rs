@@ -88,8 +88,8 @@ pub struct Node {
     /// Those of them that the service proxy cannot open.
     pub unpublished: watch::Receiver<Vec<Unpublished>>,
     pub probe_results: probe_results::Results,
-    /// Authority of the API's certificates, PEM.
-    pub authority: Vec<u8>,
+    /// CA of the API's certificates, PEM.
+    pub ca: Vec<u8>,
 }
 
 // === impl Node ===

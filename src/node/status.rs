@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, VolumeMount};
 use serde_json::{Map, Value, json};
 
-use super::machine::{Container, Ended, Now, Phase, PodState, Restart, Role, Stage};
+use super::machine::{Container, ContainerState, Ended, Phase, PodState, Restart, Role, Stage};
 use super::resize::Shares;
 use super::spec;
 use crate::base::clock::seconds_text;
@@ -16,7 +16,7 @@ pub const OVERDUE: (&str, &str) = ("DeadlineExceeded", "Pod was active on the no
 
 /// What the status says beside the machine's state.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct Observed {
     pub addresses: Vec<IpAddr>,
     pub host_addresses: Vec<IpAddr>,
     pub sandbox: bool,
@@ -45,10 +45,10 @@ pub struct Condition {
 const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// The status to report; `current` is what the API has, whose other conditions and unchanged times stay.
-pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timestamp) -> Value {
+pub fn of(pod: &Pod, state: &PodState, observed: &Observed, current: &Value, now: Timestamp) -> Value {
     let phase = match state.phase() {
         // What has ended well or not stays so also while the pod is being deleted.
-        Phase::Pending if seen.deleting && matches!(state.stage, Stage::Gone) => Phase::Failed,
+        Phase::Pending if observed.deleting && matches!(state.stage, Stage::Gone) => Phase::Failed,
         phase => phase,
     };
     let mut status = Map::new();
@@ -67,17 +67,17 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
         status.insert("reason".into(), (*reason).into());
         status.insert("message".into(), format!("Pod was rejected: {message}").into());
     }
-    status.insert("conditions".into(), conditions(pod, state, seen, phase, current, now));
+    status.insert("conditions".into(), conditions(pod, state, observed, phase, current, now));
     let list = |key: &str, all: &[IpAddr]| -> Value { all.iter().map(|a| json!({key: a.to_string()})).collect() };
-    if let Some(first) = seen.host_addresses.first() {
+    if let Some(first) = observed.host_addresses.first() {
         status.insert("hostIP".into(), first.to_string().into());
-        status.insert("hostIPs".into(), list("ip", &seen.host_addresses));
+        status.insert("hostIPs".into(), list("ip", &observed.host_addresses));
     }
-    if let Some(first) = seen.addresses.first() {
+    if let Some(first) = observed.addresses.first() {
         status.insert("podIP".into(), first.to_string().into());
-        status.insert("podIPs".into(), list("ip", &seen.addresses));
+        status.insert("podIPs".into(), list("ip", &observed.addresses));
     }
-    if let Some(start) = seen.start_time {
+    if let Some(start) = observed.start_time {
         status.insert("startTime".into(), seconds_text(start).into());
     }
     if let Some(generation) = pod.metadata.generation {
@@ -86,7 +86,7 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
     let entries = |want: fn(Role) -> bool| -> Vec<Value> {
         let all = state.containers.iter().zip(&state.plan.containers);
         all.filter(|(_, p)| want(p.role) && state.refused.is_none())
-            .map(|(c, p)| entry(pod, state, c, p.role, &seen.resources))
+            .map(|(c, p)| entry(pod, state, c, p.role, &observed.resources))
             .collect()
     };
     let init = entries(|r| matches!(r, Role::Init | Role::Sidecar));
@@ -104,14 +104,22 @@ pub fn of(pod: &Pod, state: &PodState, seen: &Seen, current: &Value, now: Timest
     Value::Object(status)
 }
 
-fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &Value, now: Timestamp) -> Value {
+fn conditions(
+    pod: &Pod,
+    state: &PodState,
+    observed: &Observed,
+    phase: Phase,
+    current: &Value,
+    now: Timestamp,
+) -> Value {
     let over = matches!(phase, Phase::Succeeded | Phase::Failed);
     let unready: Vec<&str> = state
         .containers
         .iter()
         .zip(&state.plan.containers)
         .filter(|(c, p)| {
-            matches!(p.role, Role::Main | Role::Sidecar) && !(c.ready && matches!(c.now, Now::Running { .. }))
+            matches!(p.role, Role::Main | Role::Sidecar)
+                && !(c.ready && matches!(c.now, ContainerState::Running { .. }))
         })
         .map(|(c, _)| c.name.as_str())
         .collect();
@@ -120,7 +128,7 @@ fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &
         .iter()
         .zip(&state.plan.containers)
         .filter(|(c, p)| match p.role {
-            Role::Init => !matches!(&c.now, Now::Ended(e) if e.code == 0),
+            Role::Init => !matches!(&c.now, ContainerState::Ended(e) if e.code == 0),
             Role::Sidecar => !c.started,
             Role::Main | Role::Ephemeral => false,
         })
@@ -150,13 +158,13 @@ fn conditions(pod: &Pod, state: &PodState, seen: &Seen, phase: Phase, current: &
         ready.clone()
     };
     let mut mine: Vec<(&str, (bool, &str, String))> = vec![
-        ("PodReadyToStartContainers", (seen.sandbox, "", String::new())),
+        ("PodReadyToStartContainers", (observed.sandbox, "", String::new())),
         ("Initialized", initialized),
         ("Ready", pod_ready),
         ("ContainersReady", ready),
         ("PodScheduled", (true, "", String::new())),
     ];
-    let passing = seen.resources.conditions.iter().map(|c| (c.kind, (true, c.reason, c.message.clone())));
+    let passing = observed.resources.conditions.iter().map(|c| (c.kind, (true, c.reason, c.message.clone())));
     mine.extend(passing);
     let old = current.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut out: Vec<Value> = Vec::new();
@@ -194,11 +202,11 @@ fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role, resources: &Res
     let mut out = json!({
         "name": c.name, "image": image, "imageID": c.image_id, "restartCount": c.restarts,
         "ready": match (&c.now, role) {
-            (Now::Running { .. }, Role::Init | Role::Sidecar | Role::Main) => c.ready,
-            (Now::Ended(e), Role::Init) => e.code == 0,
+            (ContainerState::Running { .. }, Role::Init | Role::Sidecar | Role::Main) => c.ready,
+            (ContainerState::Ended(e), Role::Init) => e.code == 0,
             _ => false,
         },
-        "started": c.started && matches!(c.now, Now::Running { .. }),
+        "started": c.started && matches!(c.now, ContainerState::Running { .. }),
         "state": now_state(state, c, role, &image),
         "lastState": last_state(c),
     });
@@ -213,8 +221,8 @@ fn entry(pod: &Pod, state: &PodState, c: &Container, role: Role, resources: &Res
         }
     }
     let id = match &c.now {
-        Now::Running { id, .. } => Some(id),
-        Now::Ended(e) | Now::Crashed { ended: e, .. } => Some(&e.id),
+        ContainerState::Running { id, .. } => Some(id),
+        ContainerState::Ended(e) | ContainerState::Crashed { ended: e, .. } => Some(&e.id),
         _ => c.last.as_ref().map(|e| &e.id),
     };
     if let Some(id) = id.filter(|id| !id.is_empty()) {
@@ -252,30 +260,32 @@ fn waiting(reason: &str, message: &str) -> Value {
 fn now_state(state: &PodState, c: &Container, role: Role, image: &str) -> Value {
     if let (Role::Init, Restart::OnFailure, Some(last)) = (role, state.plan.restart, &c.last)
         && last.code == 0
-        && !matches!(c.now, Now::Ended(_))
+        && !matches!(c.now, ContainerState::Ended(_))
     {
         // It runs once more in a new sandbox, and the API lets nobody begin again who has succeeded.
         return json!({"terminated": terminated(last)});
     }
     match &c.now {
-        Now::Waiting | Now::Starting | Now::Pulling | Now::Pulled => {
+        ContainerState::Waiting | ContainerState::Starting | ContainerState::Pulling | ContainerState::Pulled => {
             let any_init = state.plan.containers.iter().any(|p| matches!(p.role, Role::Init | Role::Sidecar));
             waiting(if any_init { "PodInitializing" } else { "ContainerCreating" }, "")
         }
-        Now::PullFailed { reason: reason @ "ErrImagePull", message, rests_at: None, .. } => {
+        ContainerState::PullFailed { reason: reason @ "ErrImagePull", message, rests_at: None, .. } => {
             waiting("ImagePullBackOff", &format!("Back-off pulling image {image:?}: {reason}: {message}"))
         }
-        Now::PullFailed { reason, message, .. } => waiting(reason, message),
-        Now::StartFailed { reason, message, .. } => waiting(reason, message),
-        Now::Running { since, .. } => json!({"running": {"startedAt": seconds_text(*since)}}),
-        Now::Ended(e) => json!({"terminated": terminated(e)}),
-        Now::Crashed { .. } => waiting("CrashLoopBackOff", &format!("back-off restarting failed container={}", c.name)),
+        ContainerState::PullFailed { reason, message, .. } => waiting(reason, message),
+        ContainerState::StartFailed { reason, message, .. } => waiting(reason, message),
+        ContainerState::Running { since, .. } => json!({"running": {"startedAt": seconds_text(*since)}}),
+        ContainerState::Ended(e) => json!({"terminated": terminated(e)}),
+        ContainerState::Crashed { .. } => {
+            waiting("CrashLoopBackOff", &format!("back-off restarting failed container={}", c.name))
+        }
     }
 }
 
 fn last_state(c: &Container) -> Value {
     match (&c.now, &c.last) {
-        (Now::Crashed { ended, .. }, _) | (_, Some(ended)) => json!({"terminated": terminated(ended)}),
+        (ContainerState::Crashed { ended, .. }, _) | (_, Some(ended)) => json!({"terminated": terminated(ended)}),
         _ => json!({}),
     }
 }
@@ -316,7 +326,7 @@ mod tests {
         for event in [vec![Event::Begin, Event::Prepared], events].concat() {
             state = machine::step(state, event, at(0)).0;
         }
-        of(pod, &state, &Seen::default(), &json!({}), at(0))
+        of(pod, &state, &Observed::default(), &json!({}), at(0))
     }
 
     fn run(name: &str) -> Vec<Event> {

@@ -9,12 +9,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::io::AsyncWriteExt;
 
-use crate::apimachinery::node_access::{Call, Duplex, NodeAccess, Session, channel};
+use crate::apimachinery::node_access::{Duplex, NodeAccess, NodeRequest, Session, channel};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::error::chain;
 use crate::base::task;
 use crate::wire::channel::Channel;
-use crate::wire::images::Found;
+use crate::wire::images::BlobResponse;
 use crate::wire::tunnel::PATH as TUNNEL_PATH;
 use crate::wire::tunnel::{self, Body, Reader, Writer};
 
@@ -51,10 +51,10 @@ fn refused(status: &Status) -> Response<Body> {
 async fn answer(access: Arc<dyn NodeAccess>, mut reader: Reader) -> Result<Response<Body>> {
     let malformed = || Status::bad_request("the call is malformed");
     let Ok(Some((channel::CALL, head))) = reader.next().await else { return Err(malformed()) };
-    let call: Call = serde_json::from_slice(&head).map_err(|_| malformed())?;
+    let call: NodeRequest = serde_json::from_slice(&head).map_err(|_| malformed())?;
     let (writer, body) = Writer::new();
     match call {
-        Call::Logs(target, options) => {
+        NodeRequest::Logs(target, options) => {
             let mut pieces = access.logs(&target, &options).await?;
             task::spawn("tunnel log", async move {
                 loop {
@@ -70,11 +70,11 @@ async fn answer(access: Arc<dyn NodeAccess>, mut reader: Reader) -> Result<Respo
                 }
             });
         }
-        Call::Exec(target, options) => carry(access.exec(&target, &options).await?, reader, writer),
-        Call::Attach(target, options) => carry(access.attach(&target, &options).await?, reader, writer),
-        Call::Image(ask) => give(access.image(&ask).await?, reader, writer),
-        Call::Dial(to) => join(access.dial(&to).await?, reader, writer),
-        Call::Connect(target, port) => join(access.connect(&target, port).await?, reader, writer),
+        NodeRequest::Exec(target, options) => carry(access.exec(&target, &options).await?, reader, writer),
+        NodeRequest::Attach(target, options) => carry(access.attach(&target, &options).await?, reader, writer),
+        NodeRequest::Image(ask) => give(access.image(&ask).await?, reader, writer),
+        NodeRequest::Dial(to) => join(access.dial(&to).await?, reader, writer),
+        NodeRequest::Connect(target, port) => join(access.connect(&target, port).await?, reader, writer),
     }
     Ok(Response::new(body))
 }
@@ -130,9 +130,9 @@ fn carry(session: Session, mut reader: Reader, writer: Writer) {
 }
 
 /// Sends a part of an image.
-fn give(found: Found, mut reader: Reader, writer: Writer) {
+fn give(found: BlobResponse, mut reader: Reader, writer: Writer) {
     task::spawn("tunnel image", async move {
-        let Found { head, mut pieces } = found;
+        let BlobResponse { head, mut pieces } = found;
         let head = serde_json::to_vec(&head).unwrap_or_default();
         let sending = async {
             writer.send(channel::HEAD, &head).await?;

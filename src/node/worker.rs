@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use super::env::DownwardValues;
 use super::error::{Error, Failed, Result};
 use super::launch;
-use super::machine::{self, ContainerPlan, Effect, Ended, Event, Now, PodState, Role, Stage};
+use super::machine::{self, ContainerPlan, ContainerState, Effect, Ended, Event, PodState, Role, Stage};
 use super::sandbox_context::SandboxContext;
 use super::{Node, admit, files, host_ports, probes, pull, spec, status, volumes};
 use crate::apimachinery::delete_options::DeleteOptions;
@@ -38,7 +38,8 @@ use crate::base::json::text;
 use crate::base::metrics::{self, Pairs};
 use crate::base::object::Object;
 use crate::base::task;
-use crate::containers::{ContainerState, ContainerStatus, Sandbox, SandboxSpec, Users};
+use crate::containers;
+use crate::containers::{ContainerStatus, Sandbox, SandboxSpec, Users};
 use crate::kinds::Subresource;
 use crate::kinds::core::pod;
 use crate::net::PodAttachment;
@@ -275,7 +276,7 @@ impl Worker {
     /// Containers whose image has come by another way wait no longer. Where the policy is to ask for it always, it must have
     /// come `just_now`: that it is there says nothing.
     async fn look_for_images(&mut self, just_now: bool) {
-        let failed = self.state.containers.iter().filter(|c| matches!(c.now, Now::PullFailed { .. }));
+        let failed = self.state.containers.iter().filter(|c| matches!(c.now, ContainerState::PullFailed { .. }));
         let names: Vec<String> = failed.map(|c| c.name.clone()).collect();
         for container in names {
             let Some(c) = spec::container(&self.pod, &container) else { continue };
@@ -302,7 +303,7 @@ impl Worker {
         }
         let state = &self.state;
         self.stops.retain(|name, stop| {
-            let runs = state.container(name).is_some_and(|c| matches!(c.now, Now::Running { .. }));
+            let runs = state.container(name).is_some_and(|c| matches!(c.now, ContainerState::Running { .. }));
             if !runs {
                 // It has ended by itself: hooks and patience are of no use any more.
                 stop.abort();
@@ -351,11 +352,12 @@ impl Worker {
         let current = self
             .state
             .container(&found.name)
-            .is_some_and(|c| matches!(&c.now, Now::Running { id, .. } if *id == found.id));
+            .is_some_and(|c| matches!(&c.now, ContainerState::Running { id, .. } if *id == found.id));
         if current {
             let again = self.state.container(&found.name).is_some_and(|c| c.restarts > 0);
             self.happened(Event::Exited { container: found.name.clone(), ended });
-            let crashed = self.state.container(&found.name).is_some_and(|c| matches!(c.now, Now::Crashed { .. }));
+            let crashed =
+                self.state.container(&found.name).is_some_and(|c| matches!(c.now, ContainerState::Crashed { .. }));
             if crashed && again {
                 let message =
                     format!("Back-off restarting failed container {} in pod {}", found.name, self.object.meta.name);
@@ -370,7 +372,7 @@ impl Worker {
     fn lost_container(&mut self, id: &str) {
         let mut all = self.state.containers.iter();
         let found = all.find_map(|c| match &c.now {
-            Now::Running { id: now, since, .. } if now == id => Some((c.name.clone(), *since)),
+            ContainerState::Running { id: now, since, .. } if now == id => Some((c.name.clone(), *since)),
             _ => None,
         });
         if let Some((container, since)) = found {
@@ -385,7 +387,7 @@ impl Worker {
         let all = self.node.runtime.list().await;
         let Some(sandbox) = all.into_iter().find(|s| s.spec.id == setting.sandbox) else { return };
         // One that is neither running nor ended is just being started.
-        let ended = |c: &&ContainerStatus| matches!(c.state, ContainerState::Exited { .. });
+        let ended = |c: &&ContainerStatus| matches!(c.state, containers::ContainerState::Exited { .. });
         for c in sandbox.containers.iter().filter(ended).filter(|c| c.name == name && c.id != newest) {
             let _ = self.node.runtime.remove_container(&c.id).await;
             let _ = self.node.images.release_rootfs(&c.id).await;
@@ -570,8 +572,11 @@ impl Worker {
             }
             let state = node.runtime.container(&id).await.map(|s| s.state);
             let since = match state {
-                Some(ContainerState::Running { started_at } | ContainerState::Exited { started_at, .. }) => started_at,
-                Some(ContainerState::Created) | None => node.clock.now(),
+                Some(
+                    containers::ContainerState::Running { started_at }
+                    | containers::ContainerState::Exited { started_at, .. },
+                ) => started_at,
+                Some(containers::ContainerState::Created) | None => node.clock.now(),
             };
             let started = Event::Started { container: c.name, id: id.clone(), pid, since };
             let _ = tell.send(Message::Happened(started)).await;
@@ -582,7 +587,7 @@ impl Worker {
 
     fn begin_stop(&mut self, name: String, grace: Duration) {
         let id = self.state.container(&name).and_then(|c| match &c.now {
-            Now::Running { id, .. } => Some(id.clone()),
+            ContainerState::Running { id, .. } => Some(id.clone()),
             _ => None,
         });
         let Some(id) = id else { return };
@@ -604,7 +609,9 @@ impl Worker {
     }
 
     fn start_probes(&mut self, name: &str) {
-        let Some(Now::Running { id, .. }) = self.state.container(name).map(|c| c.now.clone()) else { return };
+        let Some(ContainerState::Running { id, .. }) = self.state.container(name).map(|c| c.now.clone()) else {
+            return;
+        };
         let started = self.state.container(name).is_some_and(|c| c.started);
         let Some(container) = spec::container(&self.pod, name).map(Cow::into_owned) else { return };
         let subject = probes::Subject {
@@ -649,8 +656,8 @@ impl Worker {
         });
     }
 
-    fn seen(&self) -> status::Seen {
-        status::Seen {
+    fn observed(&self) -> status::Observed {
+        status::Observed {
             addresses: self.addresses.clone(),
             host_addresses: self.node.config.addresses.clone(),
             // What is about to go is not said to be there: it would be a report more.
@@ -672,7 +679,7 @@ impl Worker {
             return;
         }
         let current = self.current();
-        let status = status::of(&self.pod, &self.state, &self.seen(), &current, self.node.clock.now());
+        let status = status::of(&self.pod, &self.state, &self.observed(), &current, self.node.clock.now());
         if self.reported.as_ref() == Some(&status) || status == current {
             return;
         }
@@ -701,7 +708,7 @@ impl Worker {
         }
         let (namespace, name) = (self.object.meta.namespace.to_string(), self.object.meta.name.to_string());
         if !self.silent {
-            let status = status::of(&self.pod, &self.state, &self.seen(), &self.current(), self.node.clock.now());
+            let status = status::of(&self.pod, &self.state, &self.observed(), &self.current(), self.node.clock.now());
             send(&self.node, &self.object, status).await;
         }
         let options = DeleteOptions { grace_seconds: Some(0), uid: Some(self.uid.clone()), ..DeleteOptions::default() };

@@ -16,13 +16,13 @@ const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// Higher priority first, then who came first.
-type Turn = (Reverse<i32>, u64);
+type QueueOrder = (Reverse<i32>, u64);
 
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Queue {
     entries: HashMap<Key, Entry>,
-    active: BTreeMap<Turn, Key>,
+    active: BTreeMap<QueueOrder, Key>,
     backoff: BTreeSet<(Instant, Key)>,
     /// How many wait for a change that a plugin looks at.
     waiting: BTreeMap<&'static str, usize>,

@@ -95,7 +95,7 @@ pub async fn start(
     config: &Config,
     client: Arc<dyn Client>,
     clock: &Clock,
-    authority: &[u8],
+    ca: &[u8],
     peers: Arc<dyn Peers>,
 ) -> Result<(Agent, Arc<Access>)> {
     let place = &config.place;
@@ -182,7 +182,7 @@ pub async fn start(
         host_ports,
         unpublished: told,
         probe_results: node::probe_results::Results::default(),
-        authority: authority.to_vec(),
+        ca: ca.to_vec(),
     });
     let (ready, mut adopted) = watch::channel(false);
     agent.tasks.push(task::spawn("pods", node::pods::run(node.clone(), ready)));

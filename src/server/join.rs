@@ -1,6 +1,6 @@
 //! `amphipod agent`: joins a server's cluster and runs the node half against its API.
 //!
-//! The authority is believed only by the hash in the token, and before that nothing secret is sent. What the machine got is
+//! The CA is believed only by the hash in the token, and before that nothing secret is sent. What the machine got is
 //! kept under `<data-dir>/agent`, so that it starts again while the server is away; the token is needed only once. Invariant:
 //! each file is made from those before it, so a start that was killed at any instant is completed by the next one.
 
@@ -24,9 +24,9 @@ use super::{
     Ended, NodeOptions, Reasons, address, agent, kubelet_port, memory, node_config, notify, runtime,
     serve_kubelet_port, stopping_now,
 };
-use crate::api::http::join::{AUTHORITY_PATH, JOIN_PATH, RENEW_PATH};
+use crate::api::http::join::{CA_PATH, JOIN_PATH, RENEW_PATH};
 use crate::api::identity::join::{Cluster, JoinRequest, JoinResponse};
-use crate::api::identity::join_token::{JoinToken, authority_hash};
+use crate::api::identity::join_token::{JoinToken, ca_hash};
 use crate::api::identity::pki::{
     RENEW_SECONDS, RENEWAL_RETRY, new_key, node_certificate_end, node_request, renewal_due, serves_as_well,
 };
@@ -97,7 +97,7 @@ async fn serve(config: Config) -> Result<Ended> {
         tracing::info!(server = channel.address(), node = config.node.name, "this machine is a node of the cluster");
         // On a connection of their own, so that images do not hold up what the node is told.
         let peers = Arc::new(Channel::new(&config.server, tls.subscribe(), &user_agent()).context("--server")?);
-        let (mut agent, access) = agent::start(&node, client.clone(), &clock, &membership.authority, peers).await?;
+        let (mut agent, access) = agent::start(&node, client.clone(), &clock, &membership.ca, peers).await?;
         let serving = membership.serving_tls().map(watch::Sender::new);
         match (kubelet_port, &serving) {
             (Some(listener), Ok(serving)) => {
@@ -143,7 +143,7 @@ fn user_agent() -> String {
 
 /// What speaks for the machine in its cluster.
 struct Membership {
-    authority: Vec<u8>,
+    ca: Vec<u8>,
     key: Vec<u8>,
     certificate: Vec<u8>,
     /// What it shows to its own clients; empty where an older server gave none.
@@ -154,7 +154,7 @@ struct Membership {
 impl Membership {
     /// What the machine was told before, in this boot and cluster.
     fn known(&self, directory: &Path, node: &str) -> Option<Checkpoint> {
-        let known = Checkpoint::open(directory, &authority_hash(&self.authority), node);
+        let known = Checkpoint::open(directory, &ca_hash(&self.ca), node);
         let error = match known {
             Ok(known) => return Some(known),
             Err(error) => error,
@@ -164,11 +164,11 @@ impl Membership {
     }
 
     fn tls(&self) -> Result<Arc<ClientConfig>> {
-        wire::tls::client(&self.authority, Some((&self.certificate, &self.key))).context("TLS cannot be set up")
+        wire::tls::client(&self.ca, Some((&self.certificate, &self.key))).context("TLS cannot be set up")
     }
 
     fn serving_tls(&self) -> Result<Arc<ServerConfig>> {
-        wire::tls::server(&self.serving_certificate, &self.key, &self.authority).context("TLS cannot be set up")
+        wire::tls::server(&self.serving_certificate, &self.key, &self.ca).context("TLS cannot be set up")
     }
 }
 
@@ -230,8 +230,8 @@ impl Keep {
 
     /// What an earlier start has got, if it is still good.
     fn kept(&self, token: Option<&JoinToken>) -> Result<Option<Membership>> {
-        let Some(authority) = self.read("tls/ca.crt") else { return Ok(None) };
-        let other = token.and_then(|t| t.authority_hash.as_ref()).is_some_and(|h| *h != authority_hash(&authority));
+        let Some(ca) = self.read("tls/ca.crt") else { return Ok(None) };
+        let other = token.and_then(|t| t.ca_hash.as_ref()).is_some_and(|h| *h != ca_hash(&ca));
         if other {
             bail!(
                 "--token: it belongs to another cluster than the one that this machine has joined: use the token of its \
@@ -241,17 +241,17 @@ impl Keep {
         }
         let parts = (self.read("tls/node.key"), self.read("tls/node.crt"), self.read("cluster.json"));
         let (Some(key), Some(certificate), Some(cluster)) = parts else { return Ok(None) };
-        let end = node_certificate_end(&certificate, &authority, &format!("system:node:{}", self.node));
+        let end = node_certificate_end(&certificate, &ca, &format!("system:node:{}", self.node));
         let Ok(cluster) = serde_json::from_slice(&cluster) else { return Ok(None) };
         let good = end.is_some_and(|end| end > self.clock.now().as_second());
         let serving_certificate = self.read("tls/serving.crt").unwrap_or_default();
-        Ok(good.then_some(Membership { authority, key, certificate, serving_certificate, cluster }))
+        Ok(good.then_some(Membership { ca, key, certificate, serving_certificate, cluster }))
     }
 
     /// When the kept certificate ended, if it has.
     fn ended(&self) -> Option<Timestamp> {
-        let (certificate, authority) = (self.read("tls/node.crt")?, self.read("tls/ca.crt")?);
-        let end = node_certificate_end(&certificate, &authority, &format!("system:node:{}", self.node))?;
+        let (certificate, ca) = (self.read("tls/node.crt")?, self.read("tls/ca.crt")?);
+        let end = node_certificate_end(&certificate, &ca, &format!("system:node:{}", self.node))?;
         Timestamp::from_second(end).ok().filter(|end| *end <= self.clock.now())
     }
 
@@ -309,20 +309,20 @@ impl Keep {
 
     async fn join(&self, config: &Config, token: &JoinToken) -> Result<Membership> {
         let unsure = wire::tls::trusting_anyone()?;
-        let authority = ask(config, unsure, Method::GET, AUTHORITY_PATH, None, None).await?;
-        match &token.authority_hash {
-            Some(hash) if *hash == authority_hash(&authority) => {}
+        let ca = ask(config, unsure, Method::GET, CA_PATH, None, None).await?;
+        match &token.ca_hash {
+            Some(hash) if *hash == ca_hash(&ca) => {}
             Some(hash) => {
                 let why = format!(
                     "its certificate authority is not the one of the token (it has {}, the token says {hash}): this is \
                      another cluster's server, or somebody is in between; nothing secret was sent",
-                    authority_hash(&authority)
+                    ca_hash(&ca)
                 );
                 return Err(Refused { why, forbidden: false }.into());
             }
             None => tracing::warn!(
-                hash = authority_hash(&authority),
-                "the token is a short one, so the server's authority is believed as it is; use the full token, K10..."
+                hash = ca_hash(&ca),
+                "the token is a short one, so the server's CA is believed as it is; use the full token, K10..."
             ),
         }
         let key = self.kept_or("tls/node.key", new_key)?;
@@ -337,9 +337,9 @@ impl Keep {
             csr: node_request(&self.node, &key)?,
             addresses: self.addresses.clone(),
         };
-        let sure = wire::tls::client(&authority, None).context("the server's certificate authority cannot be used")?;
+        let sure = wire::tls::client(&ca, None).context("the server's certificate authority cannot be used")?;
         let answer = ask(config, sure, Method::POST, JOIN_PATH, Some(&token.secret), Some(&application)).await?;
-        self.take(authority.to_vec(), key, &answer)
+        self.take(ca.to_vec(), key, &answer)
     }
 
     /// New settings, and a new certificate where the old one has less than a third of its time left.
@@ -348,16 +348,16 @@ impl Keep {
         let (node_name, addresses) = (self.node.clone(), self.addresses.clone());
         let application = JoinRequest { node_name, password: String::new(), csr, addresses };
         let answer = ask(config, old.tls()?, Method::POST, RENEW_PATH, None, Some(&application)).await?;
-        self.take(old.authority.clone(), old.key.clone(), &answer)
+        self.take(old.ca.clone(), old.key.clone(), &answer)
     }
 
-    fn take(&self, authority: Vec<u8>, key: Vec<u8>, answer: &[u8]) -> Result<Membership> {
+    fn take(&self, ca: Vec<u8>, key: Vec<u8>, answer: &[u8]) -> Result<Membership> {
         let welcome: JoinResponse = serde_json::from_slice(answer).context("the server's answer cannot be read")?;
         let kept = self.read("tls/node.crt").unwrap_or_default();
         let name = format!("system:node:{}", self.node);
-        let left = node_certificate_end(&kept, &authority, &name).map(|end| end - self.clock.now().as_second());
+        let left = node_certificate_end(&kept, &ca, &name).map(|end| end - self.clock.now().as_second());
         let certificate = if left.is_some_and(|l| l > RENEW_SECONDS) { kept } else { welcome.certificate.into_bytes() };
-        self.write("tls/ca.crt", &authority)?;
+        self.write("tls/ca.crt", &ca)?;
         self.write("tls/node.crt", &certificate)?;
         // Its names may be others each time; it is written only where they are, or where it would end soon.
         let serving_certificate = match self.read("tls/serving.crt") {
@@ -366,7 +366,7 @@ impl Keep {
         };
         self.write("tls/serving.crt", &serving_certificate)?;
         self.write("cluster.json", &serde_json::to_vec(&welcome.cluster)?)?;
-        Ok(Membership { authority, key, certificate, serving_certificate, cluster: welcome.cluster })
+        Ok(Membership { ca, key, certificate, serving_certificate, cluster: welcome.cluster })
     }
 }
 
@@ -492,7 +492,7 @@ mod tests {
         let api = crate::api::in_memory::api();
         let welcome = desk.renew(&api, "one", "", &application).await.unwrap();
         let welcome = serde_json::to_vec(&welcome).unwrap();
-        keep.take(pki.authority.clone(), key, &welcome).unwrap();
+        keep.take(pki.ca.clone(), key, &welcome).unwrap();
         keep.membership(&config, &known).await.expect("the server is away, and what is kept is good");
 
         let later = Clock::simulated(Timestamp::now() + Duration::from_secs(20 * 366 * 86400), 1);

@@ -412,11 +412,7 @@ mod tests {
         assert_eq!((found.objects, found.revision, aside), (1, about.revision, None));
         let elsewhere = Names { dns: vec!["b".into()], addresses: vec!["192.0.2.9".parse().unwrap()] };
         let restored = Pki::load(other.path(), &elsewhere, None, &clock).unwrap();
-        assert_eq!(
-            (&restored.authority, &restored.join_token),
-            (&pki.authority, &pki.join_token),
-            "agents find it again"
-        );
+        assert_eq!((&restored.ca, &restored.join_token), (&pki.ca, &pki.join_token), "agents find it again");
         let copy = Sqlite::open(&other.path().join(DATABASE), Retention::default()).unwrap();
         assert!(copy.read("/core/configmaps/n/one").unwrap().is_some());
         assert!(copy.read("/core/configmaps/n/later").unwrap().is_none());

@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is asked. Names are whole: `docker.io/library/nginx`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ask {
+pub enum BlobRequest {
     /// `version` is a tag or a digest. Only the server's own node may answer where its word is to count for more than what
     /// the asking node has itself.
     Manifest {
@@ -59,7 +59,7 @@ pub struct Head {
 
 /// Something that was found. A sender that goes away early is told by the size.
 #[derive(Debug)]
-pub struct Found {
+pub struct BlobResponse {
     pub head: Head,
     pub pieces: mpsc::Receiver<Bytes>,
 }
@@ -68,12 +68,12 @@ pub struct Found {
 #[async_trait]
 pub trait Peers: Send + Sync {
     /// What one of them has; `Err` when none can be asked.
-    async fn ask(&self, ask: &Ask) -> Result<Option<Found>, String>;
+    async fn ask(&self, ask: &BlobRequest) -> Result<Option<BlobResponse>, String>;
 }
 
-// === impl Ask ===
+// === impl BlobRequest ===
 
-impl Ask {
+impl BlobRequest {
     /// The path, with its query, behind which the server answers this.
     pub fn path(&self) -> String {
         let (name, kind, version, query) = match self {
@@ -100,7 +100,7 @@ impl Ask {
     }
 }
 
-impl Found {
+impl BlobResponse {
     /// Something small that is all there.
     pub fn whole(media_type: &str, digest: &str, bytes: Bytes) -> Self {
         let (send, pieces) = mpsc::channel(1);
@@ -125,7 +125,7 @@ impl Found {
 /// The server answers for all nodes that it reaches.
 #[async_trait]
 impl Peers for Channel {
-    async fn ask(&self, ask: &Ask) -> Result<Option<Found>, String> {
+    async fn ask(&self, ask: &BlobRequest) -> Result<Option<BlobResponse>, String> {
         let request = Request::get(ask.path()).body(Full::new(Bytes::new())).map_err(|e| e.to_string())?;
         let sent = tokio::time::timeout(PATIENCE, self.send(request)).await;
         let response = sent.map_err(|_| "no answer in time".to_owned())?.map_err(|e| crate::base::error::chain(&e))?;
@@ -140,7 +140,7 @@ impl Peers for Channel {
         let head = Head { media_type: text(CONTENT_TYPE.as_str()), digest: text(DIGEST), size_bytes };
         let (send, pieces) = mpsc::channel(PIECES);
         task::spawn("image pieces", carry(response.into_body(), send));
-        Ok(Some(Found { head, pieces }))
+        Ok(Some(BlobResponse { head, pieces }))
     }
 }
 
@@ -162,29 +162,29 @@ mod tests {
     fn paths_say_what_is_asked() {
         for name in ["docker.io/library/nginx", "[::1]:5000/manifests/blobs", "localhost:5000/a"] {
             let asks = [
-                Ask::Manifest { name: name.into(), version: "1.2".into(), server_only: false },
-                Ask::Manifest { name: name.into(), version: "1.2".into(), server_only: true },
-                Ask::Blob { name: name.into(), digest: "sha256:00".into() },
+                BlobRequest::Manifest { name: name.into(), version: "1.2".into(), server_only: false },
+                BlobRequest::Manifest { name: name.into(), version: "1.2".into(), server_only: true },
+                BlobRequest::Blob { name: name.into(), digest: "sha256:00".into() },
             ];
             for ask in asks {
                 let uri: http::Uri = ask.path().parse().unwrap();
-                assert_eq!(Ask::parse(uri.path(), uri.query()).unwrap(), ask);
+                assert_eq!(BlobRequest::parse(uri.path(), uri.query()).unwrap(), ask);
             }
         }
         for wrong in ["a/manifests/", "/manifests/1", "a/tags/list", "manifests/1", ""] {
-            assert_eq!(Ask::parse(&format!("{IMAGES_PATH}{wrong}"), None), None, "{wrong}");
+            assert_eq!(BlobRequest::parse(&format!("{IMAGES_PATH}{wrong}"), None), None, "{wrong}");
         }
     }
 
     #[tokio::test]
     async fn what_did_not_come_whole_is_nothing() {
-        let whole = Found::whole("m", "d", Bytes::from("abc"));
+        let whole = BlobResponse::whole("m", "d", Bytes::from("abc"));
         assert_eq!(whole.collect(10).await.unwrap(), "abc");
-        assert!(Found::whole("m", "d", Bytes::from("abc")).collect(2).await.is_none());
+        assert!(BlobResponse::whole("m", "d", Bytes::from("abc")).collect(2).await.is_none());
         let (send, pieces) = mpsc::channel(1);
         send.send(Bytes::from("ab")).await.unwrap();
         drop(send);
         let head = Head { size_bytes: 3, ..Head::default() };
-        assert!(Found { head, pieces }.collect(10).await.is_none());
+        assert!(BlobResponse { head, pieces }.collect(10).await.is_none());
     }
 }

@@ -68,17 +68,17 @@ impl Server {
             api_cluster_ip: [10, 43, 0, 1].into(),
         };
         bootstrap::run(&api, &endpoints).await.unwrap();
-        let root_ca = String::from_utf8_lossy(&pki.authority).into_owned();
+        let root_ca = String::from_utf8_lossy(&pki.ca).into_owned();
         let options = controllers::Options { root_ca, ..controllers::Options::default() };
         controllers::start(Arc::new(Local::new(api.clone(), controllers::MANAGER)), clock, options);
         let (stop, stopping) = watch::channel(false);
-        let tls = wire::tls::server(&pki.server.chain, &pki.server.key, &pki.authority).unwrap();
+        let tls = wire::tls::server(&pki.server.chain, &pki.server.key, &pki.ca).unwrap();
         let (_, tls) = watch::channel(tls);
         task::spawn("api", listen::serve(ApiServer { api: api.clone(), joiner: None }, listener, tls, stopping));
         let admin = Some((&*pki.admin.chain, &*pki.admin.key));
         let target = Target {
             server: format!("https://{address}").parse().unwrap(),
-            tls: wire::tls::client(&pki.authority, admin).unwrap(),
+            tls: wire::tls::client(&pki.ca, admin).unwrap(),
             token: None,
             user_agent: "fidelity".into(),
         };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use amphipod::containers::image::{ImageStore, Registries, SecretName};
 use amphipod::containers::*;
-use amphipod::wire::images::{Ask, Found, Peers};
+use amphipod::wire::images::{BlobRequest, BlobResponse, Peers};
 use async_trait::async_trait;
 use serde_json::json;
 
@@ -249,16 +249,16 @@ struct Others {
 
 #[async_trait]
 impl Peers for Others {
-    async fn ask(&self, ask: &Ask) -> Result<Option<Found>, String> {
+    async fn ask(&self, ask: &BlobRequest) -> Result<Option<BlobResponse>, String> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let Some(found) = self.store.offer(ask).await else { return Ok(None) };
-        if !self.lying || matches!(ask, Ask::Manifest { .. }) {
+        if !self.lying || matches!(ask, BlobRequest::Manifest { .. }) {
             return Ok(Some(found));
         }
         let head = found.head.clone();
         let mut bytes = found.collect(1 << 24).await.unwrap().to_vec();
         *bytes.last_mut().unwrap() ^= 1;
-        Ok(Some(Found::whole(&head.media_type, &head.digest, bytes.into())))
+        Ok(Some(BlobResponse::whole(&head.media_type, &head.digest, bytes.into())))
     }
 }
 
@@ -342,7 +342,7 @@ async fn what_a_pods_own_login_opened_is_not_given_away() {
     let second = store(&other);
     second.set_peers(others(&first, false));
     assert!(matches!(second.obtain(&name, &[]).await, Err(ImageError::Unauthorized { .. })));
-    let blob = Ask::Blob { name: "x/y".into(), digest: image.id.clone() };
+    let blob = BlobRequest::Blob { name: "x/y".into(), digest: image.id.clone() };
     assert!(first.offer(&blob).await.is_none(), "nor part of it");
     // Who imports it decides otherwise.
     let file = lab.config.data_dir.join("private.tar");

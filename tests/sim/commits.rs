@@ -69,7 +69,7 @@ impl Small {
             host_ports: watch::Sender::new(Vec::new()),
             unpublished: watch::channel(Vec::new()).1,
             probe_results: node::probe_results::Results::default(),
-            authority: b"ca".to_vec(),
+            ca: b"ca".to_vec(),
             client,
         });
         let (ready, _) = watch::channel(false);

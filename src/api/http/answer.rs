@@ -15,7 +15,7 @@ use tower::service_fn;
 
 use super::flow_control::HeldBytes;
 use super::layer::Next;
-use super::negotiate::{Form, Offer, Shape};
+use super::negotiate::{MediaType, Offer, Shape};
 use super::spliced::Spliced;
 use super::{Body, negotiate, table};
 use crate::api::form;
@@ -37,7 +37,7 @@ pub(super) fn unknown() -> Response<Body> {
 }
 
 /// A value in the negotiated format.
-pub fn value(code: u16, form: Form, value: &Value) -> Response<Body> {
+pub fn value(code: u16, form: MediaType, value: &Value) -> Response<Body> {
     let beta;
     let value = match form.beta {
         true => {
@@ -54,7 +54,7 @@ pub fn value(code: u16, form: Form, value: &Value) -> Response<Body> {
 }
 
 /// A failure.
-pub fn status(status: &Status, form: Form) -> Response<Body> {
+pub fn status(status: &Status, form: MediaType) -> Response<Body> {
     let mut response = match form.yaml {
         true => value(status.code, form, &status.to_json()),
         false => json_bytes(status.code, status.to_bytes()),
@@ -126,7 +126,7 @@ pub fn warn(mut response: Response<Body>, warnings: &[String]) -> Response<Body>
 /// One object.
 pub fn object(
     code: u16,
-    form: Form,
+    form: MediaType,
     kind: &KindRef,
     object: &Arc<Object>,
     include: table::Include,
@@ -156,7 +156,7 @@ pub(super) fn in_turn<T>(bytes: usize, make: impl FnOnce() -> T) -> T {
 }
 
 /// What an object's answer holds until it is sent, about; 0 where that is little, or shared with the cache.
-pub fn held_bytes(form: Form, kind: &KindRef, object: &Object) -> usize {
+pub fn held_bytes(form: MediaType, kind: &KindRef, object: &Object) -> usize {
     let is_shared = form.shape == Shape::Object && !form.yaml && kind.owns_storage();
     if is_shared || object.body().len() < PIECE_BYTES / 4 {
         return 0;
@@ -165,7 +165,7 @@ pub fn held_bytes(form: Form, kind: &KindRef, object: &Object) -> usize {
 }
 
 /// A list with nothing in it.
-pub fn empty_list(form: Form, api_version: &str, kind: &str, revision: u64) -> Response<Body> {
+pub fn empty_list(form: MediaType, api_version: &str, kind: &str, revision: u64) -> Response<Body> {
     let list = json!({
         "kind": format!("{kind}List"), "apiVersion": api_version,
         "metadata": {"resourceVersion": revision.to_string()}, "items": [],

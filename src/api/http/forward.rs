@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::call::Call;
+use super::context::RequestContext;
 use super::spdy_stream::{self, PIECE_BYTES, PIECES, Transport};
 use super::{Body, answer, forward_channels, stream_target};
 use crate::apimachinery::node_access::{NodeAccess, Target};
@@ -36,20 +36,24 @@ const PROTOCOL: &str = "portforward.k8s.io";
 const CONNECTIONS_MAX: usize = 1_000;
 
 /// Answers a request to forward ports.
-pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Body>) -> Result<Response<Body>> {
+pub(super) async fn respond(
+    context: RequestContext,
+    pod: &Value,
+    mut http: http::Request<Body>,
+) -> Result<Response<Body>> {
     let target = Target {
-        namespace: call.request.namespace.clone(),
-        pod: call.request.name.clone(),
+        namespace: context.request.namespace.clone(),
+        pod: context.request.name.clone(),
         uid: text(pod, "metadata.uid").into(),
         container: String::new(),
     };
-    let node = stream_target::node(&call, pod)?;
+    let node = stream_target::node(&context, pod)?;
     let in_websocket = websocket::is_wanted(http.headers());
     let response = if in_websocket {
         let all = [&[TUNNEL], forward_channels::PROTOCOLS].concat();
         let protocol = websocket::agreed(http.headers(), &all).ok_or_else(|| stream_target::none_of(&all))?;
         if protocol != TUNNEL {
-            return channels(&call, protocol, node, target, http);
+            return channels(&context, protocol, node, target, http);
         }
         websocket::accept(http.headers(), Some(protocol), answer::full(Bytes::new()))
     } else if spdy_stream::is_wanted(http.headers()) {
@@ -69,13 +73,13 @@ pub(super) async fn respond(call: Call, pod: &Value, mut http: http::Request<Bod
 
 /// Ports as channels of the websocket.
 fn channels(
-    call: &Call,
+    context: &RequestContext,
     protocol: &'static str,
     node: Arc<dyn NodeAccess>,
     target: Target,
     mut http: http::Request<Body>,
 ) -> Result<Response<Body>> {
-    let ports = forward_channels::ports(&call.query)?;
+    let ports = forward_channels::ports(&context.query)?;
     let told = Some(protocol).filter(|p| !p.is_empty());
     let response = websocket::accept(http.headers(), told, answer::full(Bytes::new()));
     let upgrade = hyper::upgrade::on(&mut http);

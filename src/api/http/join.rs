@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::negotiate::Form;
+use super::negotiate::MediaType;
 use super::{Body, answer};
 use crate::api::Api;
 use crate::api::cache::KindCache;
@@ -21,10 +21,10 @@ use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::User;
 use crate::base::object::Meta;
 use crate::kinds::core::{node, secret};
-use crate::wire::images::{Ask, DIGEST};
+use crate::wire::images::{BlobRequest, DIGEST};
 
-/// The authority's certificate, for agents to pin by the hash in their token.
-pub const AUTHORITY_PATH: &str = "/cacerts";
+/// The CA's certificate, for agents to pin by the hash in their token.
+pub const CA_PATH: &str = "/cacerts";
 /// A machine with a token gets a certificate.
 pub const JOIN_PATH: &str = "/v1-amphipod/join";
 /// A node with a certificate gets a new one.
@@ -44,10 +44,10 @@ pub(super) struct Joining {
     pub joiner: Option<Arc<Joiner>>,
 }
 
-/// The authority's certificate.
-pub(super) async fn authority(State(joining): State<Joining>, request: Request) -> Result<Response<Body>> {
+/// The CA's certificate.
+pub(super) async fn ca(State(joining): State<Joining>, request: Request) -> Result<Response<Body>> {
     let (_, desk) = desk(&joining, &request, &Method::GET)?;
-    Ok(answer::text(200, String::from_utf8_lossy(desk.authority()).into_owned()))
+    Ok(answer::text(200, String::from_utf8_lossy(desk.ca()).into_owned()))
 }
 
 /// A machine with a token becomes a node.
@@ -92,7 +92,7 @@ fn desk<'a>(joining: &'a Joining, request: &Request, method: &Method) -> Result<
 
 /// A part of an image that another node has.
 async fn image_for(api: &Api, node: &str, uri: &http::Uri) -> Result<Response<Body>> {
-    let ask = Ask::parse(uri.path(), uri.query()).ok_or_else(Status::no_such_path)?;
+    let ask = BlobRequest::parse(uri.path(), uri.query()).ok_or_else(Status::no_such_path)?;
     let found = api.nodes.image(&ask, node, |other| is_image_source(&api.cache, other)).await;
     let found = found.ok_or_else(|| Status::new(404, "NotFound", "no other node has this image"))?;
     let body = answer::streamed(ReceiverStream::new(found.pieces));
@@ -159,5 +159,5 @@ async fn application(request: Request) -> Result<JoinRequest> {
 
 fn welcome(welcome: crate::api::identity::join::JoinResponse) -> Result<Response<Body>> {
     let value = serde_json::to_value(welcome).map_err(|e| Status::internal(e.to_string()))?;
-    Ok(answer::value(200, Form::default(), &value))
+    Ok(answer::value(200, MediaType::default(), &value))
 }

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::flow_control::HeldBytes;
-use super::negotiate::{Form, Shape};
+use super::negotiate::{MediaType, Shape};
 use super::table::Include;
 use super::{Body, answer, table};
 use crate::api::read::List;
@@ -42,7 +42,7 @@ const EXPANSION: usize = 3;
 
 /// How a list is to be written.
 pub struct Written {
-    pub form: Form,
+    pub form: MediaType,
     pub include: Include,
     pub now: Timestamp,
 }
@@ -391,7 +391,7 @@ mod tests {
     }
 
     /// The list made whole, which is what every form is to be.
-    fn whole(form: Form, kind: &KindRef, list: &List, now: Timestamp) -> Value {
+    fn whole(form: MediaType, kind: &KindRef, list: &List, now: Timestamp) -> Value {
         let objects = list.items.iter().map(|o| answer::served(kind, o));
         let mut whole = match form.shape {
             Shape::Table => table::of(kind, &list.items, list.revision, Include::Object, now),
@@ -409,11 +409,11 @@ mod tests {
         if form.beta { table::as_beta(whole) } else { whole }
     }
 
-    fn forms() -> Vec<Form> {
+    fn forms() -> Vec<MediaType> {
         let mut forms = Vec::new();
         for shape in [Shape::Object, Shape::Table, Shape::PartialMetadataList] {
             for yaml in [false, true] {
-                forms.extend([false, true].map(|beta| Form { yaml, shape, beta: beta && shape != Shape::Object }));
+                forms.extend([false, true].map(|beta| MediaType { yaml, shape, beta: beta && shape != Shape::Object }));
             }
         }
         forms
@@ -475,7 +475,7 @@ mod tests {
             json!({"metadata": {"name": "deep", "annotations": {"a": "b".repeat(100_000)}}, "x": vec![deep; 8]});
         let items = vec![Arc::new(Object::new("/k/n/deep".into(), 1, &value, Box::default()))];
         let list = List { items, revision: 9, continue_token: String::new(), remaining: None, own_bytes: 0 };
-        let form = Form { yaml: true, ..Form::default() };
+        let form = MediaType { yaml: true, ..MediaType::default() };
         let written = Written { form, include: Include::None, now: Timestamp::UNIX_EPOCH };
         assert!(written.answer(&maps, list, 0, None).is_err(), "it would have {} MiB", (160_000 * 200) >> 20);
     }

@@ -6,8 +6,8 @@
 
 pub mod access;
 pub mod answer;
-mod call;
 mod compression;
+mod context;
 pub mod discovery;
 mod flow_control;
 mod forward;

@@ -7,7 +7,7 @@ use crate::apimachinery::status::{Result, Status};
 
 /// A negotiated form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Form {
+pub struct MediaType {
     pub yaml: bool,
     pub shape: Shape,
     /// Tables and metadata are asked for in `meta.k8s.io/v1beta1`.
@@ -57,10 +57,10 @@ fn ranges(headers: &HeaderMap) -> Vec<&str> {
 }
 
 /// The first acceptable form, in the client's order.
-pub fn accept(headers: &HeaderMap, offer: Offer) -> Result<Form> {
+pub fn accept(headers: &HeaderMap, offer: Offer) -> Result<MediaType> {
     let ranges = ranges(headers);
     if ranges.iter().all(|range| range.is_empty()) {
-        return Ok(Form::default());
+        return Ok(MediaType::default());
     }
     ranges.into_iter().find_map(|range| form(range, offer)).ok_or_else(|| {
         Status::not_acceptable("only the following media types are accepted: application/json, application/yaml")
@@ -72,7 +72,7 @@ fn quality(range: &str) -> f32 {
     q.and_then(|q| q.parse().ok()).unwrap_or(1.0)
 }
 
-fn form(range: &str, offer: Offer) -> Option<Form> {
+fn form(range: &str, offer: Offer) -> Option<MediaType> {
     let mut parts = range.split(';').map(str::trim);
     let yaml = match parts.next()? {
         "application/json" | "*/*" | "application/*" => false,
@@ -96,7 +96,7 @@ fn form(range: &str, offer: Offer) -> Option<Form> {
         "PartialObjectMetadataList" => Shape::PartialMetadataList,
         _ => return None,
     };
-    Some(Form { yaml, shape, beta: shape != Shape::Object && version == "v1beta1" })
+    Some(MediaType { yaml, shape, beta: shape != Shape::Object && version == "v1beta1" })
 }
 
 /// How the request body is written; types that are not known are refused.
@@ -117,7 +117,7 @@ pub fn body_encoding(headers: &HeaderMap) -> Result<Encoding> {
 mod tests {
     use super::*;
 
-    fn ask(accept_header: &str) -> Option<Form> {
+    fn ask(accept_header: &str) -> Option<MediaType> {
         let mut h = HeaderMap::new();
         h.insert(http::header::ACCEPT, accept_header.parse().unwrap());
         accept(&h, Offer::Transformed).ok()
@@ -127,10 +127,10 @@ mod tests {
     fn the_first_form_we_have_wins() {
         let table = ask("application/json;as=Table;v=v1;g=meta.k8s.io,application/json");
         assert_eq!(table.unwrap().shape, Shape::Table);
-        assert_eq!(ask("application/vnd.kubernetes.protobuf,application/json").unwrap(), Form::default());
+        assert_eq!(ask("application/vnd.kubernetes.protobuf,application/json").unwrap(), MediaType::default());
         assert!(ask("application/yaml").unwrap().yaml);
         assert_eq!(ask("application/vnd.kubernetes.protobuf"), None);
-        assert_eq!(ask("text/plain;q=0.5, */*;q=0.1").unwrap(), Form::default());
+        assert_eq!(ask("text/plain;q=0.5, */*;q=0.1").unwrap(), MediaType::default());
         assert_eq!(ask("application/json;as=Table;v=v9;g=meta.k8s.io"), None);
     }
 }

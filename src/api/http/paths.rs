@@ -10,7 +10,7 @@ use serde_json::json;
 use tower::service_fn;
 
 use super::layer::Next;
-use super::negotiate::{self, Form, Offer};
+use super::negotiate::{self, MediaType, Offer};
 use super::route::{self, Route, Target};
 use super::{Body, answer, discovery, verbs};
 use crate::api::Api;
@@ -83,7 +83,7 @@ pub(super) async fn version(route: Route, request: Request) -> Result<Response<B
 /// `/`: all paths that there are.
 pub(super) async fn index(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
     read_only(request.method())?;
-    Ok(answer::value(200, Form::default(), &json!({"paths": all(&api.kinds.snapshot())})))
+    Ok(answer::value(200, MediaType::default(), &json!({"paths": all(&api.kinds.snapshot())})))
 }
 
 /// `/metrics`.
@@ -102,7 +102,7 @@ pub(super) async fn keys(State(api): State<Api>, request: Request) -> Result<Res
 /// Where those keys are.
 pub(super) async fn openid_configuration(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
     read_only(request.method())?;
-    Ok(answer::value(200, Form::default(), &openid(api.tokens.issuer())))
+    Ok(answer::value(200, MediaType::default(), &openid(api.tokens.issuer())))
 }
 
 /// `/openapi` and everything below.

@@ -96,7 +96,7 @@ fn stack(api: Api) -> impl Layer<routing::Route, Service = impl Next> + Clone + 
 fn joining(joining: Joining) -> Router {
     let images = join::image.with_state(joining.clone());
     Router::new()
-        .route_service(join::AUTHORITY_PATH, join::authority.with_state(joining.clone()))
+        .route_service(join::CA_PATH, join::ca.with_state(joining.clone()))
         .route_service(join::JOIN_PATH, join::join.with_state(joining.clone()))
         .route_service(join::RENEW_PATH, join::renew.with_state(joining.clone()))
         .route_service(tunnel::PATH, join::tunnel.with_state(joining))

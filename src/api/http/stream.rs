@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::call::Call;
+use super::context::RequestContext;
 use super::outcome::outcome;
 use super::stream_target::{node, none_of, target};
 use super::{Body, answer, forward, socket, spdy_stream};
@@ -42,19 +42,19 @@ const PROTOCOLS: &[&str] = &[
 const LOG_PROTOCOLS: &[&str] = &["binary.k8s.io", "base64.binary.k8s.io", ""];
 
 /// Answers a request for a stream.
-pub(super) async fn respond(call: Call, http: http::Request<Body>) -> Result<Response<Body>> {
-    let pod = call.api.get(&call.request)?.value();
-    match call.request.subresource {
-        Some(Subresource::Log) => logs(&call, &pod, http).await,
-        Some(Subresource::Exec | Subresource::Attach) => exec(call, &pod, http).await,
-        Some(Subresource::PortForward) => forward::respond(call, &pod, http).await,
+pub(super) async fn respond(context: RequestContext, http: http::Request<Body>) -> Result<Response<Body>> {
+    let pod = context.api.get(&context.request)?.value();
+    match context.request.subresource {
+        Some(Subresource::Log) => logs(&context, &pod, http).await,
+        Some(Subresource::Exec | Subresource::Attach) => exec(context, &pod, http).await,
+        Some(Subresource::PortForward) => forward::respond(context, &pod, http).await,
         _ => Err(Status::new(501, "NotImplemented", "this stream is not served yet")),
     }
 }
 
-async fn logs(call: &Call, pod: &Value, http: http::Request<Body>) -> Result<Response<Body>> {
-    let target = target(call, pod)?;
-    let options = LogOptions::of_query(&call.query, call.api.clock.now())?;
+async fn logs(context: &RequestContext, pod: &Value, http: http::Request<Body>) -> Result<Response<Body>> {
+    let target = target(context, pod)?;
+    let options = LogOptions::of_query(&context.query, context.api.clock.now())?;
     if text(pod, "spec.nodeName").is_empty() {
         // Nothing runs yet, so there is nothing to tell and nobody to ask.
         return Ok(answer::empty(204));
@@ -63,7 +63,7 @@ async fn logs(call: &Call, pod: &Value, http: http::Request<Body>) -> Result<Res
         true => Some(websocket::agreed(http.headers(), LOG_PROTOCOLS).ok_or_else(|| none_of(LOG_PROTOCOLS))?),
         false => None,
     };
-    let pieces = node(call, pod)?.logs(&target, &options).await?;
+    let pieces = node(context, pod)?.logs(&target, &options).await?;
     if let Some(protocol) = over_socket {
         let message = move |piece: Bytes| match Framing::of(protocol) {
             Framing::Binary => Message::Binary(piece),
@@ -76,16 +76,16 @@ async fn logs(call: &Call, pod: &Value, http: http::Request<Body>) -> Result<Res
     Ok(answer::typed(200, "text/plain", answer::streamed(ReceiverStream::new(pieces))))
 }
 
-async fn exec(call: Call, pod: &Value, mut http: http::Request<Body>) -> Result<Response<Body>> {
-    let target = target(&call, pod)?;
+async fn exec(context: RequestContext, pod: &Value, mut http: http::Request<Body>) -> Result<Response<Body>> {
+    let target = target(&context, pod)?;
     let options = ExecOptions {
-        command: call.query.all("command").to_vec(),
-        stdin: call.query.flag("stdin"),
-        stdout: call.query.flag("stdout"),
-        stderr: call.query.flag("stderr"),
-        tty: call.query.flag("tty"),
+        command: context.query.all("command").to_vec(),
+        stdin: context.query.flag("stdin"),
+        stdout: context.query.flag("stdout"),
+        stderr: context.query.flag("stderr"),
+        tty: context.query.flag("tty"),
     };
-    let is_exec = call.request.subresource == Some(Subresource::Exec);
+    let is_exec = context.request.subresource == Some(Subresource::Exec);
     if is_exec && options.command.is_empty() {
         return Err(Status::bad_request("you must specify at least one command for the container"));
     }
@@ -94,7 +94,7 @@ async fn exec(call: Call, pod: &Value, mut http: http::Request<Body>) -> Result<
     }
     let over_spdy = spdy_stream::is_wanted(http.headers());
     let protocol = chosen(http.headers(), over_spdy)?;
-    let node = node(&call, pod)?;
+    let node = node(&context, pod)?;
     let begun = if is_exec { node.exec(&target, &options).await } else { node.attach(&target, &options).await };
     let mut session = match begun {
         // A command that cannot be run is told of in the stream, as a runtime's errors are.

@@ -2,16 +2,16 @@
 
 use serde_json::Value;
 
-use super::call::Call;
+use super::context::RequestContext;
 use crate::apimachinery::node_access::{NodeAccess, Target};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{list, text};
 
 /// The container that a request means, which must be one of the pod's.
-pub(super) fn target(call: &Call, pod: &Value) -> Result<Target> {
+pub(super) fn target(context: &RequestContext, pod: &Value) -> Result<Target> {
     let groups = ["spec.containers", "spec.initContainers", "spec.ephemeralContainers"];
     let names: Vec<&str> = groups.iter().flat_map(|g| list(pod, g)).map(|c| text(c, "name")).collect();
-    let (asked, name) = (call.query.get("container"), &call.request.name);
+    let (asked, name) = (context.query.get("container"), &context.request.name);
     let default = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str().unwrap_or("");
     let container = match asked {
         // Whatever was added to prepare or to debug it.
@@ -27,7 +27,7 @@ pub(super) fn target(call: &Call, pod: &Value) -> Result<Target> {
         asked => return Err(Status::bad_request(format!("container {asked} is not valid for pod {name}"))),
     };
     Ok(Target {
-        namespace: call.request.namespace.clone(),
+        namespace: context.request.namespace.clone(),
         pod: name.clone(),
         uid: text(pod, "metadata.uid").into(),
         container: container.into(),
@@ -35,10 +35,10 @@ pub(super) fn target(call: &Call, pod: &Value) -> Result<Target> {
 }
 
 /// The node on which the pod is.
-pub(super) fn node(call: &Call, pod: &Value) -> Result<std::sync::Arc<dyn NodeAccess>> {
+pub(super) fn node(context: &RequestContext, pod: &Value) -> Result<std::sync::Arc<dyn NodeAccess>> {
     match text(pod, "spec.nodeName") {
-        "" => Err(Status::bad_request(format!("pod {} does not have a host assigned", call.request.name))),
-        node => call.api.nodes.get(node),
+        "" => Err(Status::bad_request(format!("pod {} does not have a host assigned", context.request.name))),
+        node => context.api.nodes.get(node),
     }
 }
 

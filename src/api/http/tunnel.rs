@@ -19,11 +19,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Body, answer};
 use crate::api::Api;
 use crate::apimachinery::node_access::{
-    Call, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Session, Target, channel,
+    Destination, Duplex, ExecOptions, LogOptions, NodeAccess, NodeRequest, Session, Target, channel,
 };
 use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
-use crate::wire::images::{Ask, Found};
+use crate::wire::images::{BlobRequest, BlobResponse};
 use crate::wire::tunnel::{self, PROTOCOL, Reader, Writer};
 
 /// What may wait between a stream and the tunnel.
@@ -102,7 +102,7 @@ impl AsyncWrite for TunnelStream {
 // === impl TunnelAccess ===
 
 impl TunnelAccess {
-    async fn call(&self, call: &Call) -> Result<(Writer, Reader)> {
+    async fn call(&self, call: &NodeRequest) -> Result<(Writer, Reader)> {
         let away = |why: &dyn std::fmt::Display| {
             Status::unavailable(format!("node {:?} cannot be reached now: {why}", self.node))
         };
@@ -125,7 +125,7 @@ impl TunnelAccess {
     }
 
     /// A call that is a stream of bytes both ways.
-    async fn stream(&self, call: &Call) -> Result<Box<dyn Duplex>> {
+    async fn stream(&self, call: &NodeRequest) -> Result<Box<dyn Duplex>> {
         let (writer, mut reader) = self.call(call).await?;
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let (from, mut to): (ReadHalf<_>, WriteHalf<_>) = tokio::io::split(theirs);
@@ -149,7 +149,7 @@ impl TunnelAccess {
         Ok(Box::new(TunnelStream { stream: ours, _alive: alive }))
     }
 
-    async fn session(&self, call: Call, options: &ExecOptions) -> Result<Session> {
+    async fn session(&self, call: NodeRequest, options: &ExecOptions) -> Result<Session> {
         let (writer, reader) = self.call(&call).await?;
         let (stdin, from_client) = tokio::io::duplex(PIPE_BYTES);
         let (stdout, to_stdout) = tokio::io::duplex(PIPE_BYTES);
@@ -210,7 +210,7 @@ async fn spread(
 #[async_trait]
 impl NodeAccess for TunnelAccess {
     async fn logs(&self, target: &Target, options: &LogOptions) -> Result<mpsc::Receiver<Bytes>> {
-        let (writer, mut reader) = self.call(&Call::Logs(target.clone(), options.clone())).await?;
+        let (writer, mut reader) = self.call(&NodeRequest::Logs(target.clone(), options.clone())).await?;
         let (send, queue) = mpsc::channel(PIECES);
         task::spawn("tunnel log", async move {
             // The call lives as long as its input does.
@@ -234,24 +234,24 @@ impl NodeAccess for TunnelAccess {
     }
 
     async fn exec(&self, target: &Target, options: &ExecOptions) -> Result<Session> {
-        self.session(Call::Exec(target.clone(), options.clone()), options).await
+        self.session(NodeRequest::Exec(target.clone(), options.clone()), options).await
     }
 
     async fn attach(&self, target: &Target, options: &ExecOptions) -> Result<Session> {
-        self.session(Call::Attach(target.clone(), options.clone()), options).await
+        self.session(NodeRequest::Attach(target.clone(), options.clone()), options).await
     }
 
     async fn connect(&self, target: &Target, port: u16) -> Result<Box<dyn Duplex>> {
-        self.stream(&Call::Connect(target.clone(), port)).await
+        self.stream(&NodeRequest::Connect(target.clone(), port)).await
     }
 
     async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>> {
-        self.stream(&Call::Dial(*to)).await
+        self.stream(&NodeRequest::Dial(*to)).await
     }
 
-    async fn image(&self, ask: &Ask) -> Result<Found> {
+    async fn image(&self, ask: &BlobRequest) -> Result<BlobResponse> {
         let asked = async {
-            let (writer, mut reader) = self.call(&Call::Image(ask.clone())).await?;
+            let (writer, mut reader) = self.call(&NodeRequest::Image(ask.clone())).await?;
             match reader.next().await {
                 Ok(Some((channel::HEAD, head))) => Ok((writer, reader, head)),
                 _ => Err(Status::unavailable(format!("node {:?} broke off", self.node))),
@@ -279,6 +279,6 @@ impl NodeAccess for TunnelAccess {
                 () = sending => {}
             }
         });
-        Ok(Found { head, pieces })
+        Ok(BlobResponse { head, pieces })
     }
 }

@@ -1,4 +1,4 @@
-//! From a routed request to the verb of the machine that does it.
+//! From a routed request to the verb of the API that does it.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use serde_json::Value;
 
-use super::call::Call;
+use super::context::RequestContext;
 use super::list_options::ListParameters;
 use super::lists::Written as WrittenList;
-use super::negotiate::{self, Form, Offer};
+use super::negotiate::{self, MediaType, Offer};
 use super::route::{Resource, Route, Target};
 use super::table::Include;
 use super::{Body, access, answer, body_of, proxy, stream, watching};
@@ -65,14 +65,15 @@ pub async fn respond(api: &Api, user: Arc<User>, route: Route, http: http::Reque
     if is_proxied && (!kind.namespaced() || !resource.namespace.is_empty()) {
         // The query is the backend's.
         let request = request(user, kind, &resource, subresource, route.verb, &Query::default(), http.headers())?;
-        let call = Call { api: api.clone(), request, query: Query::default(), headers: HeaderMap::new() };
-        call.connect(&resource.rest).await?;
-        return proxy::respond(call, &resource.rest, http).await;
+        let context = RequestContext { api: api.clone(), request, query: Query::default(), headers: HeaderMap::new() };
+        context.connect(&resource.rest).await?;
+        return proxy::respond(context, &resource.rest, http).await;
     }
     let answered = match request(user, kind, &resource, subresource, route.verb, &route.query, http.headers()) {
         Ok(request) => {
-            let call = Call { api: api.clone(), request, query: route.query, headers: http.headers().clone() };
-            routed(call, route.verb, http).await
+            let context =
+                RequestContext { api: api.clone(), request, query: route.query, headers: http.headers().clone() };
+            routed(context, route.verb, http).await
         }
         Err(status) => Err(status),
     };
@@ -89,40 +90,40 @@ fn is_collection(asked: &Resource, (group, version, plural, _): &(&str, &str, &s
         && [namespace, name, subresource, rest].iter().all(|part| part.is_empty())
 }
 
-async fn routed(call: Call, verb: &'static str, http: http::Request<Body>) -> Result<Response<Body>> {
-    let (kind, subresource) = (&call.request.kind, call.request.subresource);
-    if kind.namespaced() && call.request.namespace.is_empty() && !matches!(verb, "list" | "watch") {
-        let named = !call.request.name.is_empty();
+async fn routed(context: RequestContext, verb: &'static str, http: http::Request<Body>) -> Result<Response<Body>> {
+    let (kind, subresource) = (&context.request.kind, context.request.subresource);
+    if kind.namespaced() && context.request.namespace.is_empty() && !matches!(verb, "list" | "watch") {
+        let named = !context.request.name.is_empty();
         return Err(if named { Status::no_such_path() } else { Status::method_not_allowed() });
     }
-    let created_by_name = verb == "create" && subresource.is_none() && !call.request.name.is_empty();
+    let created_by_name = verb == "create" && subresource.is_none() && !context.request.name.is_empty();
     if created_by_name
-        || call.request.name.is_empty() && matches!(verb, "update" | "patch")
+        || context.request.name.is_empty() && matches!(verb, "update" | "patch")
         || http.method() == http::Method::HEAD
         || verb == "watch" && http.method() != http::Method::GET
     {
         return Err(Status::method_not_allowed());
     }
     match (verb, subresource) {
-        ("get" | "create", Some(Subresource::Log)) => stream::respond(call, http).await,
+        ("get" | "create", Some(Subresource::Log)) => stream::respond(context, http).await,
         ("get" | "create", Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward)) => {
             // A websocket begins with a GET, which is `get`; what it does is no less than what a POST over SPDY does
             // (AuthorizePodWebsocketUpgradeCreatePermission, on since Kubernetes 1.35).
-            access::require(&call.api, &call.request.user, &Attributes::of_request(&call.request, "create"))?;
-            call.connect("").await?;
-            stream::respond(call, http).await
+            access::require(&context.api, &context.request.user, &Attributes::of_request(&context.request, "create"))?;
+            context.connect("").await?;
+            stream::respond(context, http).await
         }
         (verb, Some(sub)) => {
             if !sub.verbs().contains(&verb) {
                 return Err(Status::method_not_allowed());
             }
-            call.on_subresource(verb, sub, http).await
+            context.on_subresource(verb, sub, http).await
         }
         (verb, None) => {
             if !kind.verbs().contains(&verb) {
                 return Err(Status::method_not_allowed());
             }
-            call.on_object(verb, http).await
+            context.on_object(verb, http).await
         }
     }
 }
@@ -199,9 +200,9 @@ fn bad_option(verb: &str, field: &str, value: &str, supported: &[&str]) -> Statu
     status
 }
 
-// === impl Call ===
+// === impl RequestContext ===
 
-impl Call {
+impl RequestContext {
     pub(super) fn selection(&self) -> Result<Selection> {
         let bad = |e: crate::base::labels::SelectorError| Status::bad_request(e.to_string());
         let labels = Selector::parse(self.query.get("labelSelector")).map_err(bad)?;
@@ -224,7 +225,7 @@ impl Call {
         }
     }
 
-    fn form(&self) -> Result<Form> {
+    fn form(&self) -> Result<MediaType> {
         negotiate::accept(&self.headers, Offer::Transformed)
     }
 
@@ -296,7 +297,7 @@ impl Call {
         }
     }
 
-    async fn list(&self, form: Form, admission: Option<Arc<Admission>>) -> Result<Response<Body>> {
+    async fn list(&self, form: MediaType, admission: Option<Arc<Admission>>) -> Result<Response<Body>> {
         let limit = self.query.int("limit")?.unwrap_or(0);
         let options = ListOptions {
             limit: usize::try_from(limit).unwrap_or(0),
@@ -358,7 +359,7 @@ impl Call {
         self.api.bind(&request, &binding).await?;
         let done =
             serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-        Ok(answer::value(201, Form::default(), &done))
+        Ok(answer::value(201, MediaType::default(), &done))
     }
 
     async fn update(mut self, http: http::Request<Body>) -> Result<Response<Body>> {
@@ -581,7 +582,11 @@ enum Patch {
 
 impl Patch {
     /// The patch, and the fields that stand twice in it or mean nothing.
-    async fn read(call: &Call, http: http::Request<Body>, budget: &mut Budget) -> Result<(Self, Vec<String>)> {
+    async fn read(
+        context: &RequestContext,
+        http: http::Request<Body>,
+        budget: &mut Budget,
+    ) -> Result<(Self, Vec<String>)> {
         let media =
             http.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let media = media.split(';').next().unwrap_or("").trim().to_owned();
@@ -599,7 +604,7 @@ impl Patch {
             "application/merge-patch+json" => json(&body).map(|(p, d)| (Self::Merge(p), d)),
             "application/strategic-merge-patch+json" => json(&body).map(|(p, d)| (Self::Strategic(p), d)),
             "application/apply-patch+yaml" => {
-                if call.query.get("fieldManager").is_empty() {
+                if context.query.get("fieldManager").is_empty() {
                     let why = "is required for apply patch";
                     let mut status = Status::new(
                         422,
@@ -612,10 +617,10 @@ impl Patch {
                 }
                 let (config, duplicates) =
                     task::in_place(body.len() > form::LONG_BYTES, || form::parse(&body, form::Encoding::Yaml, budget))?;
-                if !duplicates.is_empty() && call.request.validation == FieldValidation::Strict {
+                if !duplicates.is_empty() && context.request.validation == FieldValidation::Strict {
                     return Err(Status::bad_request(format!("error decoding YAML: duplicate fields {duplicates:?}")));
                 }
-                Ok((Self::Apply { config, force: call.query.flag("force") }, duplicates))
+                Ok((Self::Apply { config, force: context.query.flag("force") }, duplicates))
             }
             other => Err(Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: \

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::call::Call;
-use super::negotiate::{Form, Shape};
+use super::context::RequestContext;
+use super::negotiate::{MediaType, Shape};
 use super::table::{self, Include};
 use super::{Body, answer, socket};
 use crate::api::watch::{Watch, WatchEvent, WatchOptions};
@@ -29,26 +29,26 @@ const LIFETIME_SECONDS: u64 = 1800;
 const CHUNK: usize = 32 << 10;
 
 /// Begins a watch and answers its events as they come.
-pub(super) fn respond(call: &Call, form: Form, http: http::Request<Body>) -> Result<Response<Body>> {
-    let initial_events = call.query.has("sendInitialEvents").then(|| call.query.flag("sendInitialEvents"));
-    call.list_parameters(true).check()?;
+pub(super) fn respond(context: &RequestContext, form: MediaType, http: http::Request<Body>) -> Result<Response<Body>> {
+    let initial_events = context.query.has("sendInitialEvents").then(|| context.query.flag("sendInitialEvents"));
+    context.list_parameters(true).check()?;
     let options = WatchOptions {
-        resource_version: call.query.get("resourceVersion").to_owned(),
+        resource_version: context.query.get("resourceVersion").to_owned(),
         initial_events,
-        bookmarks: call.query.flag("allowWatchBookmarks"),
+        bookmarks: context.query.flag("allowWatchBookmarks"),
     };
-    let lifetime = match call.query.int("timeoutSeconds")? {
+    let lifetime = match context.query.int("timeoutSeconds")? {
         Some(seconds) if seconds > 0 => seconds as u64,
-        _ => LIFETIME_SECONDS + call.api.clock.random_u64() % LIFETIME_SECONDS,
+        _ => LIFETIME_SECONDS + context.api.clock.random_u64() % LIFETIME_SECONDS,
     };
-    let watch = call.api.watch(&call.request, call.selection()?, &options)?;
+    let watch = context.api.watch(&context.request, context.selection()?, &options)?;
     let now = tokio::time::Instant::now();
     let events = Events {
         watch,
-        kind: call.request.kind.clone(),
+        kind: context.request.kind.clone(),
         form,
-        include: Include::parse(call.query.get("includeObject"))?,
-        clock: call.api.clock.clone(),
+        include: Include::parse(context.query.get("includeObject"))?,
+        clock: context.api.clock.clone(),
         header_sent: false,
         end: now + Duration::from_secs(lifetime),
         bookmark_at: options.bookmarks.then(|| now + BOOKMARK_EVERY),
@@ -77,7 +77,7 @@ fn messages(lines: Bytes) -> impl futures::Stream<Item = Message> {
 struct Events {
     watch: Watch,
     kind: KindRef,
-    form: Form,
+    form: MediaType,
     include: Include,
     clock: Clock,
     /// A table's column definitions go with its first event only.

@@ -138,8 +138,8 @@ impl Cluster {
 pub struct Joiner {
     /// Holds `token` and `token.old`.
     directory: PathBuf,
-    authority: Vec<u8>,
-    authority_key: Vec<u8>,
+    ca: Vec<u8>,
+    ca_key: Vec<u8>,
     /// The server's own.
     names: Names,
     cluster: Cluster,
@@ -153,9 +153,9 @@ pub struct Joiner {
 impl Joiner {
     /// Where machines apply; `directory` is the server's own.
     pub fn new(directory: &Path, pki: &Pki, cluster: Cluster, clock: Clock) -> Self {
-        let (authority, authority_key) = (pki.authority.clone(), pki.authority_key.clone());
+        let (ca, ca_key) = (pki.ca.clone(), pki.ca_key.clone());
         let names = pki.names.clone();
-        Self { directory: directory.to_owned(), authority, authority_key, names, cluster, clock, own: None }
+        Self { directory: directory.to_owned(), ca, ca_key, names, cluster, clock, own: None }
     }
 
     /// No machine may join under the name of the server's own node.
@@ -164,9 +164,9 @@ impl Joiner {
         self
     }
 
-    /// The authority's certificate, PEM: what agents pin.
-    pub fn authority(&self) -> &[u8] {
-        &self.authority
+    /// The CA's certificate, PEM: what agents pin.
+    pub fn ca(&self) -> &[u8] {
+        &self.ca
     }
 
     /// Lets a machine with a token become a node.
@@ -367,9 +367,8 @@ impl Joiner {
             return Err(Status::new(403, "Forbidden", why));
         }
         let internal = |e: &dyn std::fmt::Display| Status::internal(format!("the certificate cannot be made: {e}"));
-        let key = KeyPair::from_pem(&String::from_utf8_lossy(&self.authority_key)).map_err(|e| internal(&e))?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&self.authority), key).map_err(|e| internal(&e))?;
+        let key = KeyPair::from_pem(&String::from_utf8_lossy(&self.ca_key)).map_err(|e| internal(&e))?;
+        let issuer = Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&self.ca), key).map_err(|e| internal(&e))?;
         let mut request = CertificateSigningRequestParams::from_pem(csr).map_err(|e| wrong(e.to_string()))?;
         request.params = node_params(&wanted, NODES, &self.clock).map_err(|e| internal(&e))?;
         let certificate = request.signed_by(&issuer).map_err(|e| internal(&e))?;
@@ -539,7 +538,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::super::join_token::{authority_hash, rotate};
+    use super::super::join_token::{ca_hash, rotate};
     use super::*;
     use crate::api::identity::pki::Names;
     use crate::api::in_memory;
@@ -632,7 +631,7 @@ mod tests {
     async fn a_token_gives_a_certificate_for_the_own_name_only() {
         let (_dir, pki, desk, api) = desk().await;
         let token = JoinToken::parse(&pki.join_token).unwrap();
-        assert_eq!(token.authority_hash.as_deref(), Some(&*authority_hash(&pki.authority)));
+        assert_eq!(token.ca_hash.as_deref(), Some(&*ca_hash(&pki.ca)));
         let welcome = desk.join(&api, &token.secret, &application("one", PASSWORD)).await.unwrap();
         let der = crate::wire::tls::certificates(welcome.certificate.as_bytes()).unwrap();
         assert_eq!(User::from_certificate(&der[0]).unwrap().node_name(), Some("one"));
@@ -760,7 +759,7 @@ mod tests {
         let old = JoinToken::parse(&pki.join_token).unwrap().secret;
         let soon = Clock::system().now() + std::time::Duration::from_secs(60);
         let new = JoinToken::parse(&rotate(dir.path(), "brand-new", soon).unwrap()).unwrap();
-        assert_eq!(new.authority_hash, Some(authority_hash(&pki.authority)));
+        assert_eq!(new.ca_hash, Some(ca_hash(&pki.ca)));
         for secret in [&old, &new.secret] {
             assert!(desk.check_token(&api, secret, &application("one", PASSWORD)).is_ok());
         }
@@ -779,7 +778,7 @@ mod tests {
             ("s3cret".into(), "s3cret", false),
         ] {
             let token = JoinToken::parse(&text).unwrap();
-            assert_eq!((token.secret.as_str(), token.authority_hash.is_some()), (secret, pinned));
+            assert_eq!((token.secret.as_str(), token.ca_hash.is_some()), (secret, pinned));
         }
         assert!(JoinToken::parse("K10abc::server:x").is_err());
         assert!(JoinToken::parse(&format!("K10{hash}::server:")).is_err());

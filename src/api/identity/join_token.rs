@@ -1,4 +1,4 @@
-//! The token with which machines join, and what pins the authority that it speaks of.
+//! The token with which machines join, and what pins the CA that it speaks of.
 //!
 //! A rotation leaves the token before good for a while: a machine that is being set up with it still joins.
 
@@ -16,8 +16,8 @@ const OLD_TOKEN: &str = "token.old";
 /// The parts of a join token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinToken {
-    /// SHA-256 of the authority's PEM; absent in short tokens, which pin nothing.
-    pub authority_hash: Option<String>,
+    /// SHA-256 of the CA's PEM; absent in short tokens, which pin nothing.
+    pub ca_hash: Option<String>,
     /// What is secret: the server's own secret, or `<id>.<secret>`.
     pub secret: String,
 }
@@ -28,8 +28,8 @@ pub(super) struct OldToken {
     pub(super) until: Timestamp,
 }
 
-/// What an authority is pinned by: the SHA-256 of its PEM text, hexadecimal.
-pub fn authority_hash(pem: &[u8]) -> String {
+/// What a CA is pinned by: the SHA-256 of its PEM text, hexadecimal.
+pub fn ca_hash(pem: &[u8]) -> String {
     hex::encode(ring::digest::digest(&ring::digest::SHA256, pem))
 }
 
@@ -47,7 +47,7 @@ pub fn rotate(directory: &Path, new: &str, until: Timestamp) -> std::io::Result<
     // The old one first: killed between the two, both tokens are the same one.
     let old = OldToken { secret: parsed.secret, until };
     write_atomically(&directory.join(OLD_TOKEN), &serde_json::to_vec(&old)?, 0o600)?;
-    let hash = parsed.authority_hash.unwrap_or_default();
+    let hash = parsed.ca_hash.unwrap_or_default();
     let full = format!("K10{hash}::server:{new}");
     write_atomically(&path, format!("{full}\n").as_bytes(), 0o600)?;
     Ok(full)
@@ -68,7 +68,7 @@ impl JoinToken {
     /// Reads `K10<hash>::<user>:<secret>`, `K10<hash>::<id>.<secret>`, or the secret alone.
     pub fn parse(given: &str) -> Result<Self, String> {
         let given = given.trim();
-        let (authority_hash, rest) = match given.strip_prefix("K10").and_then(|t| t.split_once("::")) {
+        let (ca_hash, rest) = match given.strip_prefix("K10").and_then(|t| t.split_once("::")) {
             Some((hash, rest)) if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
                 (Some(hash.to_lowercase()), rest)
             }
@@ -79,7 +79,7 @@ impl JoinToken {
         if secret.is_empty() {
             return Err("the token has no secret: expected K10<hash>::server:<secret>, or the secret alone".into());
         }
-        Ok(Self { authority_hash, secret: secret.to_owned() })
+        Ok(Self { ca_hash, secret: secret.to_owned() })
     }
 
     /// Id and secret of a token that `token create` has made.

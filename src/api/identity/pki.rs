@@ -18,7 +18,7 @@ use rcgen::{
 use crate::base::clock::Clock;
 use crate::base::file::{make_private_dir, write_atomically};
 
-/// How long the authority lives.
+/// How long the CA lives.
 const AUTHORITY_DAYS: i64 = 3650;
 /// How long the other certificates live.
 const LEAF_DAYS: i64 = 365;
@@ -33,16 +33,16 @@ const EARLIEST_NOW: i64 = 1_767_225_600;
 /// Where the keys and certificates are, all PEM.
 #[derive(Clone, Debug)]
 pub struct Pki {
-    pub authority: Vec<u8>,
-    /// The authority's key, with which certificates of nodes are signed.
-    pub authority_key: Vec<u8>,
+    pub ca: Vec<u8>,
+    /// The CA's key, with which certificates of nodes are signed.
+    pub ca_key: Vec<u8>,
     pub server: Identity,
     /// What `server` carries.
     pub names: Names,
     pub admin: Identity,
     /// PKCS#8 DER of the key that signs service-account tokens.
     pub token_key: Vec<u8>,
-    /// The full join token: `K10<hash of the authority>::server:<secret>`.
+    /// The full join token: `K10<hash of the CA>::server:<secret>`.
     pub join_token: String,
 }
 
@@ -72,13 +72,13 @@ impl Pki {
     pub fn load(directory: &Path, names: &Names, token: Option<&str>, clock: &Clock) -> io::Result<Self> {
         let store = Store { tls: directory.join("tls"), clock };
         make_private_dir(&store.tls)?;
-        let (authority, issuer) = store.authority()?;
-        let server = store.leaf("server", &authority, &issuer, &["amphipod-server"], names)?;
-        let admin = store.leaf("admin", &authority, &issuer, &["system:admin", "system:masters"], &Names::default())?;
+        let (ca, issuer) = store.ca()?;
+        let server = store.leaf("server", &ca, &issuer, &["amphipod-server"], names)?;
+        let admin = store.leaf("admin", &ca, &issuer, &["system:admin", "system:masters"], &Names::default())?;
         let token_key = pem_to_der(&store.key("service-account")?)?;
-        let join_token = store.join_token(directory, &authority, token)?;
-        let authority_key = store.key("ca")?;
-        Ok(Self { authority, authority_key, server, names: names.clone(), admin, token_key, join_token })
+        let join_token = store.join_token(directory, &ca, token)?;
+        let ca_key = store.key("ca")?;
+        Ok(Self { ca, ca_key, server, names: names.clone(), admin, token_key, join_token })
     }
 
     /// A kubeconfig for the administrator.
@@ -86,10 +86,10 @@ impl Pki {
         let b64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         format!(
             "apiVersion: v1\nkind: Config\nclusters:\n- name: default\n  cluster:\n    server: {server}\n    \
-             certificate-authority-data: {}\ncontexts:\n- name: default\n  context:\n    cluster: default\n    user: default\n\
+             certificate-ca-data: {}\ncontexts:\n- name: default\n  context:\n    cluster: default\n    user: default\n\
              current-context: default\nusers:\n- name: default\n  user:\n    client-certificate-data: {}\n    \
              client-key-data: {}\n",
-            b64(&self.authority),
+            b64(&self.ca),
             b64(&self.admin.chain),
             b64(&self.admin.key)
         )
@@ -118,7 +118,7 @@ impl Store<'_> {
         Ok((pem, pair))
     }
 
-    fn authority(&self) -> io::Result<(Vec<u8>, Issuer<'static, KeyPair>)> {
+    fn ca(&self) -> io::Result<(Vec<u8>, Issuer<'static, KeyPair>)> {
         let (_, key) = self.key_pair("ca")?;
         let path = self.tls.join("ca.crt");
         let pem = match std::fs::read(&path) {
@@ -145,7 +145,7 @@ impl Store<'_> {
     fn leaf(
         &self,
         name: &str,
-        authority: &[u8],
+        ca: &[u8],
         issuer: &Issuer<'static, KeyPair>,
         subject: &[&str],
         names: &Names,
@@ -153,7 +153,7 @@ impl Store<'_> {
         let (key_pem, key) = self.key_pair(name)?;
         let path = self.tls.join(format!("{name}.crt"));
         if let Ok(chain) = std::fs::read(&path)
-            && self.fits(&chain, authority, names)
+            && self.fits(&chain, ca, names)
         {
             return Ok(Identity { chain, key: key_pem });
         }
@@ -172,10 +172,10 @@ impl Store<'_> {
         params(common_name, organisations, days, self.clock)
     }
 
-    /// Whether a certificate is of this authority, long enough in force, and carries the names.
-    fn fits(&self, chain: &[u8], authority: &[u8], names: &Names) -> bool {
+    /// Whether a certificate is of this CA, long enough in force, and carries the names.
+    fn fits(&self, chain: &[u8], ca: &[u8], names: &Names) -> bool {
         use x509_parser::prelude::*;
-        let (Ok((_, pem)), Ok((_, ca_pem))) = (parse_x509_pem(chain), parse_x509_pem(authority)) else { return false };
+        let (Ok((_, pem)), Ok((_, ca_pem))) = (parse_x509_pem(chain), parse_x509_pem(ca)) else { return false };
         let (Ok(certificate), Ok(ca)) = (pem.parse_x509(), ca_pem.parse_x509()) else { return false };
         let left = certificate.validity().not_after.timestamp() - self.clock.now().as_second();
         let issued = certificate.issuer().as_raw() == ca.subject().as_raw()
@@ -189,9 +189,9 @@ impl Store<'_> {
         wanted.into_iter().all(|n| carried.contains(&n))
     }
 
-    fn join_token(&self, directory: &Path, authority: &[u8], given: Option<&str>) -> io::Result<String> {
+    fn join_token(&self, directory: &Path, ca: &[u8], given: Option<&str>) -> io::Result<String> {
         let path = directory.join("token");
-        let hash = super::join_token::authority_hash(authority);
+        let hash = super::join_token::ca_hash(ca);
         let full = |secret: &str| format!("K10{hash}::server:{secret}");
         let kept = std::fs::read_to_string(&path).ok().map(|t| t.trim().to_owned());
         let given = match given.map(|g| g.rsplit(':').next().unwrap_or(g)) {
@@ -309,11 +309,11 @@ pub fn new_key() -> io::Result<Vec<u8>> {
     Ok(KeyPair::generate().map_err(other)?.serialize_pem().into_bytes())
 }
 
-/// When a certificate ends, if `chain` is one of `authority` for `common_name`.
-pub fn node_certificate_end(chain: &[u8], authority: &[u8], common_name: &str) -> Option<i64> {
+/// When a certificate ends, if `chain` is one of `ca` for `common_name`.
+pub fn node_certificate_end(chain: &[u8], ca: &[u8], common_name: &str) -> Option<i64> {
     use x509_parser::prelude::*;
     let (_, pem) = parse_x509_pem(chain).ok()?;
-    let (_, ca_pem) = parse_x509_pem(authority).ok()?;
+    let (_, ca_pem) = parse_x509_pem(ca).ok()?;
     let (certificate, ca) = (pem.parse_x509().ok()?, ca_pem.parse_x509().ok()?);
     let named = certificate.subject().iter_common_name().next()?.as_str().ok()? == common_name;
     let issued = certificate.verify_signature(Some(ca.public_key())).is_ok();
@@ -367,9 +367,9 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let made = Pki::load(dir.path(), &names("a"), None, &at(wrong)).unwrap();
             let later = Pki::load(dir.path(), &names("a"), None, &right).unwrap();
-            assert_eq!((&made.authority, &made.join_token), (&later.authority, &later.join_token), "{wrong}");
+            assert_eq!((&made.ca, &made.join_token), (&later.ca, &later.join_token), "{wrong}");
             assert_ne!(made.server.chain, later.server.chain, "made anew: it would end soon, or has not begun");
-            for chain in [&later.authority, &later.server.chain, &later.admin.chain] {
+            for chain in [&later.ca, &later.server.chain, &later.admin.chain] {
                 let (_, pem) = parse_x509_pem(chain).unwrap();
                 let validity = pem.parse_x509().unwrap().validity().clone();
                 let now = right.now().as_second();
@@ -399,18 +399,18 @@ mod tests {
         let first = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
         let again = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
         assert_eq!(
-            (&first.authority, &first.server.chain, &first.join_token),
-            (&again.authority, &again.server.chain, &again.join_token)
+            (&first.ca, &first.server.chain, &first.join_token),
+            (&again.ca, &again.server.chain, &again.join_token)
         );
         // A start that was killed between a key and its certificate.
         std::fs::remove_file(dir.path().join("tls/ca.crt")).unwrap();
         std::fs::remove_file(dir.path().join("tls/admin.crt")).unwrap();
         let healed = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
-        assert_ne!(healed.authority, first.authority);
+        assert_ne!(healed.ca, first.ca);
         std::fs::remove_file(dir.path().join("tls/ca.crt")).unwrap();
         std::fs::remove_file(dir.path().join("tls/ca.key")).unwrap();
         let healed = Pki::load(dir.path(), &names("a"), None, &clock).unwrap();
-        assert_ne!(healed.server.chain, first.server.chain, "another authority's certificate is of no use");
+        assert_ne!(healed.server.chain, first.server.chain, "another CA's certificate is of no use");
         let renamed = Pki::load(dir.path(), &names("b"), None, &clock).unwrap();
         assert_ne!(renamed.server.chain, healed.server.chain, "a new name needs a new certificate");
         assert_eq!(renamed.admin.chain, healed.admin.chain);

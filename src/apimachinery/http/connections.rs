@@ -44,8 +44,8 @@ struct State {
     strangers: Pool,
     of_nodes: Pool,
     of_loopback: Pool,
-    /// Known ones, with whose they are.
-    known: HashMap<u64, Known>,
+    /// Authenticated ones, with whose they are.
+    known: HashMap<u64, Authenticated>,
     of_user: HashMap<Arc<str>, usize>,
     users: usize,
     /// Kept in the order in which they were last seen.
@@ -59,7 +59,7 @@ struct Pool {
     of_address: HashMap<IpAddr, usize>,
 }
 
-struct Known {
+struct Authenticated {
     user: Arc<str>,
     /// Whether it counts among those of all users.
     counted: bool,
@@ -67,7 +67,7 @@ struct Known {
 }
 
 #[derive(Clone, Copy)]
-enum Place {
+enum Origin {
     Strangers,
     OfNodes,
     OfLoopback,
@@ -78,7 +78,7 @@ pub struct Connection {
     connections: Connections,
     id: u64,
     address: IpAddr,
-    place: Place,
+    origin: Origin,
     known: OnceLock<()>,
     end: watch::Receiver<bool>,
     refused: Notify,
@@ -104,18 +104,18 @@ impl Connections {
         let is_loopback = address.to_canonical().is_loopback();
         let address = if is_loopback { address } else { grouped(address) };
         let mut state = self.lock();
-        let place = match () {
-            () if is_loopback => Place::OfLoopback,
-            () if state.node_address_seen.contains_key(&address) => Place::OfNodes,
-            () => Place::Strangers,
+        let origin = match () {
+            () if is_loopback => Origin::OfLoopback,
+            () if state.node_address_seen.contains_key(&address) => Origin::OfNodes,
+            () => Origin::Strangers,
         };
         let id = state.next;
         state.next += 1;
-        let (pool, spec) = state.pool(place);
+        let (pool, spec) = state.pool(origin);
         pool.make_room(address, &spec);
         pool.insert(id, address, end);
         let connections = self.clone();
-        Connection { connections, id, address, place, known: OnceLock::new(), end: ended, refused: Notify::new() }
+        Connection { connections, id, address, origin, known: OnceLock::new(), end: ended, refused: Notify::new() }
     }
 
     /// Ends every connection of a user.
@@ -146,11 +146,11 @@ impl std::fmt::Debug for Connections {
 // === impl State ===
 
 impl State {
-    fn pool(&mut self, place: Place) -> (&mut Pool, PoolSpec) {
-        match place {
-            Place::Strangers => (&mut self.strangers, STRANGERS),
-            Place::OfNodes => (&mut self.of_nodes, OF_NODES),
-            Place::OfLoopback => (&mut self.of_loopback, OF_LOOPBACK),
+    fn pool(&mut self, origin: Origin) -> (&mut Pool, PoolSpec) {
+        match origin {
+            Origin::Strangers => (&mut self.strangers, STRANGERS),
+            Origin::OfNodes => (&mut self.of_nodes, OF_NODES),
+            Origin::OfLoopback => (&mut self.of_loopback, OF_LOOPBACK),
         }
     }
 
@@ -231,13 +231,13 @@ impl Connection {
                 RETRY_AFTER_SECONDS,
             ));
         }
-        let (pool, _) = state.pool(self.place);
+        let (pool, _) = state.pool(self.origin);
         // One that was ended meanwhile is nobody's.
         let Some(end) = pool.remove(self.id) else { return Ok(()) };
         let name: Arc<str> = user.name.as_str().into();
         *state.of_user.entry(name.clone()).or_default() += 1;
         state.users += usize::from(counted);
-        state.known.insert(self.id, Known { user: name, counted, end });
+        state.known.insert(self.id, Authenticated { user: name, counted, end });
         if is_node && !self.address.is_loopback() {
             state.remember_node(self.address);
         }
@@ -261,7 +261,7 @@ impl Connection {
         let mut state = self.connections.lock();
         if let Some(known) = state.known.get(&self.id) {
             known.end.send_replace(true);
-        } else if let Some(end) = state.pool(self.place).0.remove(self.id) {
+        } else if let Some(end) = state.pool(self.origin).0.remove(self.id) {
             end.send_replace(true);
         }
     }
@@ -282,7 +282,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut state = self.connections.lock();
-        state.pool(self.place).0.remove(self.id);
+        state.pool(self.origin).0.remove(self.id);
         let Some(known) = state.known.remove(&self.id) else { return };
         state.users -= usize::from(known.counted);
         if let Some(count) = state.of_user.get_mut(&known.user) {

@@ -63,7 +63,7 @@ pub struct GetArgs {
     all_namespaces: bool,
     /// How it is shown
     #[arg(long, short = 'o')]
-    output: Option<Form>,
+    output: Option<OutputFormat>,
     /// Only objects with these labels
     #[arg(long, short = 'l')]
     selector: Option<String>,
@@ -72,7 +72,7 @@ pub struct GetArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
+enum OutputFormat {
     Yaml,
     Json,
     Wide,
@@ -247,7 +247,7 @@ pub fn get(args: &GetArgs) -> Result<()> {
         for resource in wanted {
             shown |= show(&mut cluster, resource, &names, args, View { several, after: shown }).await?;
         }
-        if several && !shown && matches!(args.output, None | Some(Form::Wide)) {
+        if several && !shown && matches!(args.output, None | Some(OutputFormat::Wide)) {
             complain(&match args.all_namespaces {
                 true => "no objects".to_owned(),
                 false => format!("no objects in namespace {}", cluster.namespace),
@@ -290,7 +290,7 @@ async fn show(
         }],
         names => names.iter().map(|name| format!("{collection}/{}", escape(name))).collect(),
     };
-    let accept = if matches!(args.output, None | Some(Form::Wide)) { TABLE } else { JSON };
+    let accept = if matches!(args.output, None | Some(OutputFormat::Wide)) { TABLE } else { JSON };
     let mut answers = Vec::new();
     for path in paths {
         answers.push(cluster.json(&path, accept).await?);
@@ -301,14 +301,14 @@ async fn show(
         _ => json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": answers}),
     };
     match args.output {
-        Some(Form::Json) => output(&serde_json::to_string_pretty(&value)?),
-        Some(Form::Yaml) => output(serde_yaml::to_string(&value)?.trim_end()),
-        Some(Form::Name) => {
+        Some(OutputFormat::Json) => output(&serde_json::to_string_pretty(&value)?),
+        Some(OutputFormat::Yaml) => output(serde_yaml::to_string(&value)?.trim_end()),
+        Some(OutputFormat::Name) => {
             let items = value["items"].as_array().cloned().unwrap_or_else(|| vec![value]);
             let names = items.iter().filter_map(|i| i["metadata"]["name"].as_str());
             names.for_each(|name| output(&format!("{}/{name}", resource.shown())));
         }
-        None | Some(Form::Wide) => {
+        None | Some(OutputFormat::Wide) => {
             let prefix = if view.several { format!("{}/", resource.shown()) } else { String::new() };
             let of_all = args.all_namespaces && resource.namespaced;
             let lines = tables::lines(&value, args.output.is_some(), of_all, &prefix);

@@ -8,7 +8,7 @@ use super::gc::{Collected, Policy};
 use super::{Credentials, Image, ImageError, Result};
 use crate::base::signal::Receiver;
 use crate::containers::Users;
-use crate::wire::images::{Ask, Found};
+use crate::wire::images::{BlobRequest, BlobResponse};
 
 /// Where images come from and root file systems are made.
 #[async_trait]
@@ -21,7 +21,7 @@ pub trait Images: Send + Sync {
         self.pull(reference, credentials).await
     }
     /// What another node may have of the images here.
-    async fn offer(&self, _ask: &Ask) -> Option<Found> {
+    async fn offer(&self, _ask: &BlobRequest) -> Option<BlobResponse> {
         None
     }
     /// An image by name, name with digest, or id (also without `sha256:` and shortened to 12 digits or more).

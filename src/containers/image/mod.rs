@@ -7,6 +7,7 @@
 
 mod access;
 mod archive;
+mod archive_dir;
 mod builtin;
 mod client;
 mod collect;
@@ -23,7 +24,6 @@ mod export;
 pub(crate) mod fuzzing;
 mod gc;
 mod images;
-mod inbox;
 mod lock;
 mod manifest;
 mod offer;
@@ -37,6 +37,7 @@ mod store;
 mod unpack;
 mod users;
 
+pub use archive_dir::Taking;
 pub use builtin::HELLO;
 pub use credentials::{Credentials, SecretName};
 pub use description::{Image, ImageConfig};
@@ -44,7 +45,6 @@ pub(crate) use digest::digest_of;
 pub use error::{ImageError, Result};
 pub use gc::{Collected, Policy};
 pub use images::Images;
-pub use inbox::Taking;
 pub use reference::Reference;
 pub use registries::Registries;
 pub(super) use rootfs::probe_mapped_overlay;

@@ -14,7 +14,7 @@ use super::store::{ImageStore, Inner};
 use crate::base::file::write_atomically;
 use crate::base::task;
 use crate::wire::images::is_digest;
-use crate::wire::images::{Ask, Found, Head, PIECES};
+use crate::wire::images::{BlobRequest, BlobResponse, Head, PIECES};
 
 impl Inner {
     pub(super) fn content_path(&self, digest: &str) -> Result<PathBuf> {
@@ -60,11 +60,11 @@ impl Inner {
     }
 
     /// The file that another node may have, with what is to be said about it.
-    fn offered(&self, ask: &Ask) -> Option<(PathBuf, String)> {
+    fn offered(&self, ask: &BlobRequest) -> Option<(PathBuf, String)> {
         let digest = match ask {
-            Ask::Manifest { version, .. } if is_digest(version) => version.clone(),
-            Ask::Manifest { name, version, .. } => self.content(&format!("{name}:{version}"))?.target,
-            Ask::Blob { digest, .. } => digest.clone(),
+            BlobRequest::Manifest { version, .. } if is_digest(version) => version.clone(),
+            BlobRequest::Manifest { name, version, .. } => self.content(&format!("{name}:{version}"))?.target,
+            BlobRequest::Blob { digest, .. } => digest.clone(),
         };
         // Everything that may be served belongs to an image that may be.
         self.serves(&digest).then_some(())?;
@@ -74,18 +74,18 @@ impl Inner {
 
 impl ImageStore {
     /// What another node asked for, if it is here and may be given away.
-    pub(super) async fn found(&self, ask: &Ask) -> Option<Found> {
+    pub(super) async fn found(&self, ask: &BlobRequest) -> Option<BlobResponse> {
         let (path, digest) = self.inner.offered(ask)?;
         let mut file = tokio::fs::File::open(path).await.ok()?;
         let size_bytes = file.metadata().await.ok()?.len();
-        if let Ask::Manifest { .. } = ask {
+        if let BlobRequest::Manifest { .. } = ask {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).await.ok()?;
-            return Some(Found::whole(&media_type(&bytes), &digest, bytes.into()));
+            return Some(BlobResponse::whole(&media_type(&bytes), &digest, bytes.into()));
         }
         let (send, pieces) = mpsc::channel(PIECES);
         task::spawn("image blob", read(file, send));
         let head = Head { media_type: "application/octet-stream".into(), digest, size_bytes };
-        Some(Found { head, pieces })
+        Some(BlobResponse { head, pieces })
     }
 }

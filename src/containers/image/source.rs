@@ -13,7 +13,7 @@ use super::error::io;
 use super::{Credentials, ImageError, Reference, Result};
 use crate::base::progress;
 use crate::wire::images::is_digest;
-use crate::wire::images::{Ask, Found, PATIENCE, Peers};
+use crate::wire::images::{BlobRequest, BlobResponse, PATIENCE, Peers};
 
 /// A source of one image.
 #[derive(Clone, Copy)]
@@ -98,7 +98,7 @@ impl<'a> PeerNodes<'a> {
         Self { peers, reference: reference.to_string(), name: reference.name(), server_only }
     }
 
-    async fn ask(&self, ask: Ask) -> Result<Found> {
+    async fn ask(&self, ask: BlobRequest) -> Result<BlobResponse> {
         let registry = || "the other nodes".to_owned();
         let found = self.peers.ask(&ask).await;
         found
@@ -106,7 +106,7 @@ impl<'a> PeerNodes<'a> {
             .ok_or_else(|| ImageError::NotFound { reference: self.reference.clone(), registry: registry() })
     }
 
-    async fn document(&self, ask: Ask) -> Result<Bytes> {
+    async fn document(&self, ask: BlobRequest) -> Result<Bytes> {
         let found = self.ask(ask).await?;
         let expected_bytes = found.head.size_bytes;
         let cut = || ImageError::Truncated { what: "a document of another node".into(), got_bytes: 0, expected_bytes };
@@ -115,11 +115,11 @@ impl<'a> PeerNodes<'a> {
 
     async fn manifest(&self, version: &str) -> Result<Bytes> {
         let server_only = self.server_only && !is_digest(version);
-        self.document(Ask::Manifest { name: self.name.clone(), version: version.to_owned(), server_only }).await
+        self.document(BlobRequest::Manifest { name: self.name.clone(), version: version.to_owned(), server_only }).await
     }
 
     async fn small_blob(&self, digest: &str) -> Result<Bytes> {
-        let bytes = self.document(Ask::Blob { name: self.name.clone(), digest: digest.to_owned() }).await?;
+        let bytes = self.document(BlobRequest::Blob { name: self.name.clone(), digest: digest.to_owned() }).await?;
         match super::digest_of(&bytes) {
             actual if actual == digest => Ok(bytes),
             actual => Err(ImageError::WrongDigest { expected: digest.to_owned(), actual }),
@@ -128,7 +128,7 @@ impl<'a> PeerNodes<'a> {
 
     /// From the beginning each time: the way is short.
     async fn blob(&self, digest: &str, size_bytes: u64, path: &Path) -> Result<()> {
-        let mut found = self.ask(Ask::Blob { name: self.name.clone(), digest: digest.to_owned() }).await?;
+        let mut found = self.ask(BlobRequest::Blob { name: self.name.clone(), digest: digest.to_owned() }).await?;
         let mut file = std::fs::File::create(path).map_err(io("creating", path))?;
         let (mut hasher, mut got_bytes) = (Sha256::new(), 0);
         while let Ok(Some(piece)) = tokio::time::timeout(PATIENCE, found.pieces.recv()).await {

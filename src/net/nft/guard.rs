@@ -21,7 +21,7 @@ use ipnet::IpNet;
 
 use super::encode;
 use super::plan::{net, of_family};
-use super::ruleset::{Chain, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement as S, Table, Value};
+use super::ruleset::{Chain, DataType, Family, Hook, Rule, Ruleset, Set, SetKind, Statement as S, Table, Value};
 use super::table::Protocol;
 use super::{Kernel, Written};
 use crate::net::overlay::{self, PORT};
@@ -103,7 +103,7 @@ fn table(config: &Config, nodes: &NodeSets, family: Family) -> Table {
 fn set_of(addresses: &BTreeSet<IpAddr>, family: Family) -> Set {
     let own = addresses.iter().filter(|a| Family::of(a) == family);
     let elements = own.map(|a| (vec![Value::Address(*a)], String::new())).collect();
-    Set { kind: SetKind::Set, key: vec![Part::Address], elements }
+    Set { kind: SetKind::Set, key: vec![DataType::Address], elements }
 }
 
 fn arriving(config: &Config, family: Family, pods: &S) -> Vec<Rule> {

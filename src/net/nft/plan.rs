@@ -19,7 +19,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ruleset::{Chain, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Statement as S, Table, Target, Value};
+use super::ruleset::{
+    Chain, DataType, Family, Hook, Rule, Ruleset, Set, SetKind, Statement as S, Table, Target, Value,
+};
 use super::table::{HostPort, Protocol, ServicePort, ServiceTable, Unpublished};
 use crate::net::{Config, overlay};
 
@@ -112,15 +114,15 @@ pub(super) fn net(text: &str) -> IpNet {
 /// Everything that does not depend on Services.
 fn frame(config: &Config, family: Family) -> Table {
     let mut table = Table::default();
-    let key = vec![Part::Address, Part::Protocol, Part::Port];
+    let key = vec![DataType::Address, DataType::Protocol, DataType::Port];
     for (name, kind, key) in [
         (SERVICES, SetKind::Verdicts, key.clone()),
         (NO_ENDPOINTS, SetKind::Verdicts, key.clone()),
         (HOST_PORTS, SetKind::Verdicts, key),
-        (PORTS, SetKind::Verdicts, vec![Part::Protocol, Part::Port]),
-        (OWN_PORTS, SetKind::Set, vec![Part::Protocol, Part::Port]),
-        (NO_ENDPOINT_PORTS, SetKind::Verdicts, vec![Part::Protocol, Part::Port]),
-        (HAIRPIN, SetKind::Set, vec![Part::Address, Part::Address]),
+        (PORTS, SetKind::Verdicts, vec![DataType::Protocol, DataType::Port]),
+        (OWN_PORTS, SetKind::Set, vec![DataType::Protocol, DataType::Port]),
+        (NO_ENDPOINT_PORTS, SetKind::Verdicts, vec![DataType::Protocol, DataType::Port]),
+        (HAIRPIN, SetKind::Set, vec![DataType::Address, DataType::Address]),
     ] {
         table.sets.insert(name.into(), Set { kind, key, elements: BTreeMap::new() });
     }
@@ -408,7 +410,7 @@ impl Planner<'_> {
             let place = format!("{}/{}", target.0.to_string().replace(':', "-"), target.1);
             let set = format!("{}/{place}", chain_name("clients", service));
             let chain = format!("{}/{place}", chain_name("endpoint", service));
-            let clients = Set { kind: kind.clone(), key: vec![Part::Address], elements: BTreeMap::new() };
+            let clients = Set { kind: kind.clone(), key: vec![DataType::Address], elements: BTreeMap::new() };
             self.out.sets.insert(set.clone(), clients);
             let dnat = S::Dnat(vec![*target]);
             // The second rule is reached when the set is full.

@@ -49,7 +49,7 @@ pub struct Table {
 
 /// Type of one part of a key or value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum DataType {
     Address,
     Protocol,
     Port,
@@ -78,7 +78,7 @@ pub enum SetKind {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Set {
     pub kind: SetKind,
-    pub key: Vec<Part>,
+    pub key: Vec<DataType>,
     pub elements: BTreeMap<Vec<Value>, String>,
 }
 
@@ -225,12 +225,12 @@ const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouti
 /// The most clients an endpoint remembers; more are still served, but not remembered.
 pub(crate) const CLIENTS_MAX: u32 = 65536;
 
-fn part_name(part: Part, family: Family) -> &'static str {
+fn part_name(part: DataType, family: Family) -> &'static str {
     match (part, family) {
-        (Part::Address, Family::Ip) => "ipv4_addr",
-        (Part::Address, Family::Ip6) => "ipv6_addr",
-        (Part::Protocol, _) => "inet_proto",
-        (Part::Port, _) => "inet_service",
+        (DataType::Address, Family::Ip) => "ipv4_addr",
+        (DataType::Address, Family::Ip6) => "ipv6_addr",
+        (DataType::Protocol, _) => "inet_proto",
+        (DataType::Port, _) => "inet_service",
     }
 }
 

@@ -16,7 +16,7 @@ use crate::base::error::chain;
 use crate::base::task;
 use crate::containers::ExecSpec;
 use crate::node::{Node, http, logs};
-use crate::wire::images::{Ask, Found};
+use crate::wire::images::{BlobRequest, BlobResponse};
 
 /// Pieces of a log that may wait for the client.
 const PIECES: usize = 8;
@@ -73,7 +73,7 @@ impl NodeAccess for Access {
         Ok(Self::carry(session))
     }
 
-    async fn image(&self, ask: &Ask) -> Result<Found> {
+    async fn image(&self, ask: &BlobRequest) -> Result<BlobResponse> {
         self.node.images.offer(ask).await.ok_or_else(|| Status::new(404, "NotFound", "no such image here"))
     }
 

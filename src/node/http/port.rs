@@ -1,6 +1,6 @@
 //! The node's endpoints as a port of the machine, with TLS, as the kubelet's 10250.
 //!
-//! Who asks says so by a client certificate of the cluster's authority or by a bearer token, and the API says whose the token
+//! Who asks says so by a client certificate of the cluster's CA or by a bearer token, and the API says whose the token
 //! is and what its owner may do (TokenReview, SubjectAccessReview on `nodes/...`): the kubelet's webhook modes with their
 //! lifetimes. Nobody in particular gets 401, whatever the path. Invariant: the path that is decided on is the one that is answered.
 

@@ -54,7 +54,7 @@ fn an_ephemeral_container_begins_at_once_and_ends_once_and_the_pod_is_as_before(
     let r = r.up("e", 3);
     assert_eq!((r.0.phase(), r.0.initialized()), (Phase::Pending, false));
     let r = r.up("i", 4).exit("i", 0, 4, 5).up("m", 6).exit("e", 1, 3, 7);
-    assert!(matches!(r.0.container("e").unwrap().now, Now::Ended(_)), "{:?}", r.0);
+    assert!(matches!(r.0.container("e").unwrap().now, ContainerState::Ended(_)), "{:?}", r.0);
     assert_eq!((r.0.phase(), r.0.next_at()), (Phase::Running, None));
     let r = r.on(Event::Added(part("f", Role::Ephemeral)), 8).up("f", 8).on(Event::Delete { deadline: at(20) }, 9);
     let stopped = |name: &str| r.1.iter().any(|e| matches!(e, Effect::Stop { container, .. } if container == name));
@@ -103,7 +103,7 @@ fn crashes_wait_longer_each_time() {
     for wait in [0, 10, 20, 40] {
         r = r.exit("a", 1, t, t);
         if wait > 0 {
-            assert!(matches!(r.0.containers[0].now, Now::Crashed { .. }), "{:?}", r.0);
+            assert!(matches!(r.0.containers[0].now, ContainerState::Crashed { .. }), "{:?}", r.0);
             assert_eq!(r.0.next_at(), Some(at(t + wait)));
             r = r.on(Event::Tick, t + wait - 1);
             assert!(r.1.is_empty());
@@ -182,7 +182,8 @@ fn a_pod_that_never_restarts_has_failed_when_its_sandbox_is_lost() {
     assert!(r.0.stage == Stage::Up && !r.1.contains(&Effect::Finish), "{:?}", r.0);
     let r = r.on(Event::StartFailed { container: "b".into(), reason: "e", message: String::new() }, 6);
     assert_eq!((r.0.phase(), r.1.last()), (Phase::Failed, Some(&Effect::Finish)));
-    let reasons: Vec<_> = r.0.containers.iter().map(|c| matches!(&c.now, Now::Ended(e) if e.code != 0)).collect();
+    let reasons: Vec<_> =
+        r.0.containers.iter().map(|c| matches!(&c.now, ContainerState::Ended(e) if e.code != 0)).collect();
     assert_eq!(reasons, [true, true]);
 }
 
@@ -317,7 +318,10 @@ proptest! {
             }
             if r.0.stage == Stage::Up {
                 // Something is due, running, or on its way: a pod that is up never hangs.
-                let busy = r.0.containers.iter().any(|c| matches!(c.now, Now::Pulling | Now::Starting | Now::Running { .. }));
+                let is_busy = |now: &ContainerState| {
+                    matches!(now, ContainerState::Pulling | ContainerState::Starting | ContainerState::Running { .. })
+                };
+                let busy = r.0.containers.iter().any(|c| is_busy(&c.now));
                 prop_assert!(busy || r.0.next_at().is_some(), "hangs: {:?}", r.0);
             }
         }

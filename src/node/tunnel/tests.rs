@@ -26,7 +26,7 @@ use crate::base::clock::Clock;
 use crate::kinds::KindRef;
 use crate::kinds::core::{configmap, namespace, node, pod, secret, serviceaccount};
 use crate::reconcile::{Client, Patch, Remote};
-use crate::wire::images::{Ask, Head, Peers};
+use crate::wire::images::{BlobRequest, Head, Peers};
 use crate::wire::tls;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ struct Joined {
     local: Local,
     channel: Arc<Channel>,
     server: http::Uri,
-    authority: Vec<u8>,
+    ca: Vec<u8>,
     _keys: tempfile::TempDir,
     _stop: watch::Sender<bool>,
     _shown: (watch::Sender<Arc<rustls::ServerConfig>>, watch::Sender<Arc<rustls::ClientConfig>>),
@@ -70,13 +70,13 @@ async fn joined() -> Joined {
     let server: http::Uri = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
     let (stop, stopping) = watch::channel(false);
     task::spawn("deleted nodes", end_connections_of_deleted_nodes(api.clone()));
-    let shown = watch::Sender::new(tls::server(&pki.server.chain, &pki.server.key, &pki.authority).unwrap());
+    let shown = watch::Sender::new(tls::server(&pki.server.chain, &pki.server.key, &pki.ca).unwrap());
     let site = ApiServer { api: api.clone(), joiner: Some(Arc::new(desk)) };
     task::spawn("api", listen::serve(site, listener, shown.subscribe(), stopping));
-    let own = tls::client(&pki.authority, Some((certificate.as_bytes(), &key))).unwrap();
+    let own = tls::client(&pki.ca, Some((certificate.as_bytes(), &key))).unwrap();
     let own = watch::Sender::new(own);
     let channel = Arc::new(Channel::new(&server, own.subscribe(), "test").unwrap());
-    Joined { api, local, channel, server, authority: pki.authority, _keys: keys, _stop: stop, _shown: (shown, own) }
+    Joined { api, local, channel, server, ca: pki.ca, _keys: keys, _stop: stop, _shown: (shown, own) }
 }
 
 /// A node whose commands are pretended: `echo`, `deaf` (reads nothing), `loud` (writes for ever) and `idle`.
@@ -161,11 +161,13 @@ impl NodeAccess for Pretended {
         Ok(Box::new(ours))
     }
 
-    async fn image(&self, ask: &Ask) -> Result<Found> {
+    async fn image(&self, ask: &BlobRequest) -> Result<BlobResponse> {
         match ask {
-            Ask::Blob { digest, .. } if digest == "big" => Ok(Found::whole("m", digest, vec![7; IMAGE_BYTES].into())),
+            BlobRequest::Blob { digest, .. } if digest == "big" => {
+                Ok(BlobResponse::whole("m", digest, vec![7; IMAGE_BYTES].into()))
+            }
             // Begins, and falls silent.
-            Ask::Blob { digest, .. } if digest == "silent" => {
+            BlobRequest::Blob { digest, .. } if digest == "silent" => {
                 let (send, pieces) = mpsc::channel(1);
                 let gone = self.gone.lock().unwrap().take();
                 drop(task::spawn("silent", async move {
@@ -173,10 +175,10 @@ impl NodeAccess for Pretended {
                     drop(gone);
                 }));
                 let head = Head { media_type: "m".into(), digest: digest.clone(), size_bytes: 1 };
-                Ok(Found { head, pieces })
+                Ok(BlobResponse { head, pieces })
             }
-            Ask::Manifest { name, version, .. } if name == "r/tagged" => {
-                Ok(Found::whole("m", version, Bytes::from("{}")))
+            BlobRequest::Manifest { name, version, .. } if name == "r/tagged" => {
+                Ok(BlobResponse::whole("m", version, Bytes::from("{}")))
             }
             _ => Err(Status::internal("not here")),
         }
@@ -190,13 +192,13 @@ const IMAGE_BYTES: usize = 9 << 20;
 async fn what_one_node_has_of_an_image_is_for_the_others() {
     let joined = joined().await;
     let _access = tunnelled(&joined, Pretended::default()).await;
-    let blob = |digest: &str| Ask::Blob { name: "r/a".into(), digest: digest.into() };
+    let blob = |digest: &str| BlobRequest::Blob { name: "r/a".into(), digest: digest.into() };
     let (nobody, everybody) = (|_: &str| false, |_: &str| true);
     let found = joined.api.nodes.image(&blob("big"), "another", nobody).await.unwrap();
     assert_eq!(found.head, Head { media_type: "m".into(), digest: "big".into(), size_bytes: IMAGE_BYTES as u64 });
     assert!(found.collect(IMAGE_BYTES).await.unwrap().iter().all(|b| *b == 7));
     assert!(joined.api.nodes.image(&blob("other"), "another", nobody).await.is_none());
-    let manifest = Ask::Manifest { name: "r/a".into(), version: "1".into(), server_only: false };
+    let manifest = BlobRequest::Manifest { name: "r/a".into(), version: "1".into(), server_only: false };
     assert!(joined.api.nodes.image(&manifest, "another", everybody).await.is_none());
     // Over HTTPS, as an agent asks: no other node has it, and it is not asked itself.
     assert!(joined.channel.ask(&blob("big")).await.unwrap().is_none());
@@ -209,7 +211,8 @@ async fn what_one_node_has_of_an_image_is_for_the_others() {
 async fn what_a_tag_means_is_believed_of_nodes_that_an_administrator_has_named() {
     let joined = joined().await;
     joined.api.nodes.register("b", Arc::new(Pretended::default()));
-    let ask = |version: &str| Ask::Manifest { name: "r/tagged".into(), version: version.into(), server_only: false };
+    let ask =
+        |version: &str| BlobRequest::Manifest { name: "r/tagged".into(), version: version.into(), server_only: false };
     let digest = format!("sha256:{}", "0".repeat(64));
     assert!(joined.channel.ask(&ask("latest")).await.unwrap().is_none(), "a tag");
     assert!(joined.channel.ask(&ask(&digest)).await.unwrap().is_some(), "a digest tells by itself");
@@ -224,7 +227,7 @@ async fn a_node_that_falls_silent_is_not_waited_for_when_nobody_wants_its_image(
     let (tell, told) = oneshot::channel::<()>();
     let pretended = Pretended { gone: std::sync::Mutex::new(Some(tell)), ..Pretended::default() };
     let access = tunnelled(&joined, pretended).await;
-    let ask = Ask::Blob { name: "r/a".into(), digest: "silent".into() };
+    let ask = BlobRequest::Blob { name: "r/a".into(), digest: "silent".into() };
     drop(access.image(&ask).await.unwrap());
     assert!(tokio::time::timeout(PATIENCE, told).await.expect("the call ends on the node").is_err());
 }
@@ -353,7 +356,7 @@ async fn a_deleted_nodes_certificate_opens_nothing_and_keeps_nothing_open() {
     let (pods, nodes) = (remote.informer(&pod::KIND), remote.informer(&node::KIND));
     until(|| pods.get("default", "p").is_some() && nodes.get("", "a").is_some(), "the node sees its pod").await;
     joined.api.nodes.register("b", Arc::new(Pretended::default()));
-    let image = Ask::Blob { name: "r/a".into(), digest: "big".into() };
+    let image = BlobRequest::Blob { name: "r/a".into(), digest: "big".into() };
     assert!(joined.channel.ask(&image).await.unwrap().is_some());
 
     joined.local.delete(&node::KIND, "", "a", DeleteOptions::default()).await.unwrap();
@@ -412,7 +415,7 @@ async fn silent_connections_keep_nobody_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_says_nothing_after_the_handshake_is_dropped() {
     let joined = joined().await;
-    let config = tls::client(&joined.authority, None).unwrap();
+    let config = tls::client(&joined.ca, None).unwrap();
     let authority = joined.server.authority().unwrap().as_str();
     let stream = tokio::net::TcpStream::connect(authority).await.unwrap();
     let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();

@@ -22,11 +22,11 @@ use crate::base::tree;
 use crate::containers::unmount_below;
 
 /// Where each volume of a pod is on the host.
-pub type Paths = BTreeMap<String, Place>;
+pub type Paths = BTreeMap<String, VolumeLocation>;
 
 /// Where a volume is. The names of the first two are good: no container can write around them.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum VolumeLocation {
     /// A directory of the pod's own.
     Directory(PathBuf),
     /// Made of API objects by the host, for reading only.
@@ -47,7 +47,7 @@ pub async fn prepare(node: &Node, pod: &Pod, facts: &DownwardValues, adopted: bo
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let there = content_dir(node, uid, volume);
         let (path, stale) = match adopted && content::is_content(volume) && write::is_written(&there) {
-            true => (Place::Content(there), false),
+            true => (VolumeLocation::Content(there), false),
             false => one(node, pod, uid, volume, facts)
                 .await
                 .map_err(|e| Error::SetUpVolume { volume: volume.name.clone(), source: Box::new(e) })?,
@@ -146,7 +146,13 @@ fn content_dir(node: &Node, uid: &str, volume: &Volume) -> PathBuf {
 }
 
 /// Makes one volume, or brings it up to date; true if it is to be looked at again soon.
-async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &DownwardValues) -> Result<(Place, bool)> {
+async fn one(
+    node: &Node,
+    pod: &Pod,
+    uid: &str,
+    volume: &Volume,
+    facts: &DownwardValues,
+) -> Result<(VolumeLocation, bool)> {
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     if let Some(empty) = &volume.empty_dir {
         let path = node.pod_dir(uid).join("volumes/empty-dir").join(&volume.name);
@@ -162,20 +168,20 @@ async fn one(node: &Node, pod: &Pod, uid: &str, volume: &Volume, facts: &Downwar
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
             own(&path, group)?;
         }
-        return Ok((Place::Directory(path), false));
+        return Ok((VolumeLocation::Directory(path), false));
     }
     if let Some(host) = &volume.host_path {
         // Made and checked now, so that a pod whose volume is wrong does not start, and again for each container.
-        return host_path::open(host).map(|_| (Place::Host(host.clone()), false));
+        return host_path::open(host).map(|_| (VolumeLocation::Host(host.clone()), false));
     }
     if volume.image.is_some() {
-        return Ok((Place::Image(PathBuf::new()), false));
+        return Ok((VolumeLocation::Image(PathBuf::new()), false));
     }
     if content::is_content(volume) {
         let path = content_dir(node, uid, volume);
         let content = content::of(node, pod, volume, facts, &path).await?;
         write::atomically(&path, &content.files, group, node.clock.now())?;
-        return Ok((Place::Content(path), content.stale));
+        return Ok((VolumeLocation::Content(path), content.stale));
     }
     Err(Error::VolumeType)
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use rustix::fs::FileType;
 
 use super::pin::Pins;
-use super::{Paths, Place, host_path};
+use super::{Paths, VolumeLocation, host_path};
 use crate::base::beneath::Root;
 use crate::containers::image::make_directory_in;
 use crate::containers::{Mount, MountSource};
@@ -50,12 +50,12 @@ pub fn of(
             Error::PrepareMount { what, mount: m.name.clone(), container: c.name.clone(), source: Box::new(source) }
         };
         let (path, is_directory) = source(place, &sub, pins).map_err(failed)?;
-        if let (Place::Content(volume), true) = (place, sub.is_empty()) {
+        if let (VolumeLocation::Content(volume), true) = (place, sub.is_empty()) {
             written.push((volume, Path::new(&m.mount_path)));
         }
-        let read_only = m.read_only == Some(true) || matches!(place, Place::Content(_));
+        let read_only = m.read_only == Some(true) || matches!(place, VolumeLocation::Content(_));
         all.push(match place {
-            Place::Image(_) => Mount {
+            VolumeLocation::Image(_) => Mount {
                 container_path: m.mount_path.clone().into(),
                 read_only: true,
                 source: MountSource::Image { host_path: path },
@@ -100,18 +100,22 @@ fn sub_path(m: &VolumeMount, variables: &BTreeMap<String, String>) -> Result<Str
 }
 
 /// A path to mount, and whether it is a directory.
-fn source(place: &Place, sub: &str, pins: &mut Pins) -> Result<(PathBuf, bool)> {
+fn source(place: &VolumeLocation, sub: &str, pins: &mut Pins) -> Result<(PathBuf, bool)> {
     let volume: OwnedFd = match place {
         // Nobody but the host writes where these are, so their names are good.
-        Place::Directory(path) | Place::Content(path) | Place::Image(path) if sub.is_empty() => {
+        VolumeLocation::Directory(path) | VolumeLocation::Content(path) | VolumeLocation::Image(path)
+            if sub.is_empty() =>
+        {
             return Ok((path.clone(), true));
         }
-        Place::Directory(path) | Place::Content(path) | Place::Image(path) => Root::open(path)?.into(),
-        Place::Host(source) => host_path::open(source)?,
+        VolumeLocation::Directory(path) | VolumeLocation::Content(path) | VolumeLocation::Image(path) => {
+            Root::open(path)?.into()
+        }
+        VolumeLocation::Host(source) => host_path::open(source)?,
     };
     let stat = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(io::Error::from);
     // Only a volume of the machine may have something mounted in it that belongs to it.
-    let recursive = matches!(place, Place::Host(_));
+    let recursive = matches!(place, VolumeLocation::Host(_));
     let wanted = match sub {
         "" => volume,
         sub => {
@@ -190,9 +194,9 @@ mod tests {
             }
             let host = serde_json::from_value(json!({"path": at("host"), "type": "Directory"})).unwrap();
             let volumes = [
-                ("scratch".to_owned(), Place::Directory(at("scratch"))),
-                ("content".to_owned(), Place::Content(at("content"))),
-                ("host".to_owned(), Place::Host(host)),
+                ("scratch".to_owned(), VolumeLocation::Directory(at("scratch"))),
+                ("content".to_owned(), VolumeLocation::Content(at("content"))),
+                ("host".to_owned(), VolumeLocation::Host(host)),
             ];
             Self { volumes: volumes.into(), dir }
         }

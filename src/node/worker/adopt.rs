@@ -5,9 +5,10 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, VolumeMountStatus};
 
 use super::{Worker, remove_sandbox};
 use crate::base::error::chain;
-use crate::containers::{ContainerState, Sandbox};
+use crate::containers;
+use crate::containers::Sandbox;
 use crate::node::launch;
-use crate::node::machine::{Effect, Ended, Event, Now, Stage};
+use crate::node::machine::{ContainerState, Effect, Ended, Event, Stage};
 use crate::node::reported::reported;
 
 // === impl Worker ===
@@ -28,11 +29,13 @@ impl Worker {
             let crashed = state.waiting.is_some_and(|w| w.reason.as_deref() == Some("CrashLoopBackOff"));
             begun |= !id.is_empty() || c.last.is_some() || c.restarts > 0;
             c.now = match (state.running, state.terminated) {
-                (Some(r), _) => Now::Running { id, pid: 0, since: r.started_at.map_or(now, |t| t.0), stopping: false },
-                (None, Some(t)) => Now::Ended(remembered(&t, now)),
+                (Some(r), _) => {
+                    ContainerState::Running { id, pid: 0, since: r.started_at.map_or(now, |t| t.0), stopping: false }
+                }
+                (None, Some(t)) => ContainerState::Ended(remembered(&t, now)),
                 (None, None) => match c.last.take_if(|_| crashed) {
-                    Some(ended) => Now::Crashed { ended, until: now },
-                    None => Now::Waiting,
+                    Some(ended) => ContainerState::Crashed { ended, until: now },
+                    None => ContainerState::Waiting,
                 },
             };
         }
@@ -74,7 +77,7 @@ impl Worker {
             let newest = sandbox.containers.iter().filter(|c| c.name == part.name).max_by_key(|c| c.attempt);
             let Some(c) = self.state.containers.iter_mut().find(|c| c.name == part.name) else { continue };
             let Some(found) = newest else {
-                if let Now::Running { id, since, .. } = &c.now {
+                if let ContainerState::Running { id, since, .. } = &c.now {
                     let now = self.node.clock.now();
                     let ended = Ended { id: id.clone(), started_at: Some(*since), ..Ended::lost(now) };
                     self.happened(Event::Exited { container: part.name.clone(), ended });
@@ -85,15 +88,25 @@ impl Worker {
             let ended = launch::ended(&self.node, &self.pod, found);
             c.restarts = found.attempt;
             match (&found.state, ended) {
-                (ContainerState::Running { started_at }, _) => {
-                    c.now = Now::Running { id: found.id.clone(), pid: found.pid, since: *started_at, stopping: false };
+                (containers::ContainerState::Running { started_at }, _) => {
+                    c.now = ContainerState::Running {
+                        id: found.id.clone(),
+                        pid: found.pid,
+                        since: *started_at,
+                        stopping: false,
+                    };
                     c.started = was.and_then(|s| s.started).unwrap_or(!part.startup_probe);
                     c.ready = was.map_or(!part.readiness_probe, |s| s.ready);
                     running.push(part.name.clone());
                 }
                 (_, Some(ended)) => {
                     // As if it had been seen ending.
-                    c.now = Now::Running { id: found.id.clone(), pid: 0, since: ended.finished_at, stopping: false };
+                    c.now = ContainerState::Running {
+                        id: found.id.clone(),
+                        pid: 0,
+                        since: ended.finished_at,
+                        stopping: false,
+                    };
                     self.happened(Event::Exited { container: part.name.clone(), ended });
                 }
                 (_, None) => {}

@@ -8,7 +8,7 @@ use super::resizing::{Done, RETRY, Work, apply, is_running};
 use super::{Message, Worker};
 use crate::base::task;
 use crate::kinds::core::pod;
-use crate::node::machine::{Event, Now, Stage};
+use crate::node::machine::{ContainerState, Event, Stage};
 use crate::node::resize::{self, Amounts, Decision, Step};
 use crate::reconcile::EventType;
 
@@ -105,7 +105,9 @@ impl Worker {
                 Step::Restart { name } => self.happened(Event::Restart { container: name, grace }),
                 Step::Pod(limits) => work.push(Work::Pod(limits)),
                 Step::Container { name, limits, memory_shrinks } => {
-                    let Some(Now::Running { id, .. }) = self.state.container(&name).map(|c| &c.now) else { continue };
+                    let Some(ContainerState::Running { id, .. }) = self.state.container(&name).map(|c| &c.now) else {
+                        continue;
+                    };
                     let share = self.resources.granted.get(&name).cloned().unwrap_or_default();
                     work.push(Work::Container { id: id.clone(), limits, memory_shrinks, name, share });
                 }
@@ -129,7 +131,10 @@ impl Worker {
         self.resources.out = false;
         for (id, name, share) in done.containers {
             // Whoever has begun anew meanwhile has what was granted then.
-            if self.state.container(&name).is_some_and(|c| matches!(&c.now, Now::Running { id: now, .. } if *now == id))
+            if self
+                .state
+                .container(&name)
+                .is_some_and(|c| matches!(&c.now, ContainerState::Running { id: now, .. } if *now == id))
             {
                 self.resources.has.insert(name, share);
             }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use crate::base::error::chain;
 use crate::containers::{Resources as Limits, Runtime};
 use crate::node::error::{Error, Result};
-use crate::node::machine::{Now, PodState};
+use crate::node::machine::{ContainerState, PodState};
 use crate::node::resize::{self, Shares};
 use crate::node::status::{Condition, Resources};
 
@@ -89,7 +89,7 @@ impl Resizing {
 }
 
 pub(super) fn is_running(state: &PodState, name: &str) -> bool {
-    state.container(name).is_some_and(|c| matches!(c.now, Now::Running { .. }))
+    state.container(name).is_some_and(|c| matches!(c.now, ContainerState::Running { .. }))
 }
 
 pub(super) enum Work {

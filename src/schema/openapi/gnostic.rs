@@ -8,7 +8,7 @@
 use serde_json::{Map, Value};
 
 /// What a member becomes.
-enum Form {
+enum Encoding {
     Text,
     Flag,
     /// A string or a list of strings, each a field.
@@ -25,79 +25,81 @@ enum Form {
 
 /// A message: its members by name, and the number of the list that keeps `x-...`.
 struct Message {
-    members: &'static [(&'static str, u32, Form)],
+    members: &'static [(&'static str, u32, Encoding)],
     extensions: u32,
 }
 
 static SCHEMA: Message = Message {
     members: &[
-        ("$ref", 1, Form::Text),
-        ("format", 2, Form::Text),
-        ("title", 3, Form::Text),
-        ("description", 4, Form::Text),
-        ("uniqueItems", 16, Form::Flag),
-        ("required", 19, Form::Texts),
-        ("additionalProperties", 21, Form::Message(&[1], &SCHEMA)),
-        ("type", 22, Form::TextsWithin),
-        ("items", 23, Form::Message(&[1], &SCHEMA)),
-        ("properties", 25, Form::Named(1, &[], &SCHEMA)),
+        ("$ref", 1, Encoding::Text),
+        ("format", 2, Encoding::Text),
+        ("title", 3, Encoding::Text),
+        ("description", 4, Encoding::Text),
+        ("uniqueItems", 16, Encoding::Flag),
+        ("required", 19, Encoding::Texts),
+        ("additionalProperties", 21, Encoding::Message(&[1], &SCHEMA)),
+        ("type", 22, Encoding::TextsWithin),
+        ("items", 23, Encoding::Message(&[1], &SCHEMA)),
+        ("properties", 25, Encoding::Named(1, &[], &SCHEMA)),
     ],
     extensions: 31,
 };
 
 static PATH_ITEM: Message = Message {
     members: &[
-        ("get", 2, Form::Message(&[], &OPERATION)),
-        ("put", 3, Form::Message(&[], &OPERATION)),
-        ("post", 4, Form::Message(&[], &OPERATION)),
-        ("delete", 5, Form::Message(&[], &OPERATION)),
-        ("options", 6, Form::Message(&[], &OPERATION)),
-        ("head", 7, Form::Message(&[], &OPERATION)),
-        ("patch", 8, Form::Message(&[], &OPERATION)),
-        ("parameters", 9, Form::Parameters),
+        ("get", 2, Encoding::Message(&[], &OPERATION)),
+        ("put", 3, Encoding::Message(&[], &OPERATION)),
+        ("post", 4, Encoding::Message(&[], &OPERATION)),
+        ("delete", 5, Encoding::Message(&[], &OPERATION)),
+        ("options", 6, Encoding::Message(&[], &OPERATION)),
+        ("head", 7, Encoding::Message(&[], &OPERATION)),
+        ("patch", 8, Encoding::Message(&[], &OPERATION)),
+        ("parameters", 9, Encoding::Parameters),
     ],
     extensions: 10,
 };
 
 static OPERATION: Message = Message {
     members: &[
-        ("tags", 1, Form::Texts),
-        ("summary", 2, Form::Text),
-        ("description", 3, Form::Text),
-        ("operationId", 5, Form::Text),
-        ("produces", 6, Form::Texts),
-        ("consumes", 7, Form::Texts),
-        ("parameters", 8, Form::Parameters),
-        ("responses", 9, Form::Named(1, &[1], &RESPONSE)),
-        ("schemes", 10, Form::Texts),
-        ("deprecated", 11, Form::Flag),
+        ("tags", 1, Encoding::Texts),
+        ("summary", 2, Encoding::Text),
+        ("description", 3, Encoding::Text),
+        ("operationId", 5, Encoding::Text),
+        ("produces", 6, Encoding::Texts),
+        ("consumes", 7, Encoding::Texts),
+        ("parameters", 8, Encoding::Parameters),
+        ("responses", 9, Encoding::Named(1, &[1], &RESPONSE)),
+        ("schemes", 10, Encoding::Texts),
+        ("deprecated", 11, Encoding::Flag),
     ],
     extensions: 13,
 };
 
-static RESPONSE: Message =
-    Message { members: &[("description", 1, Form::Text), ("schema", 2, Form::Message(&[1], &SCHEMA))], extensions: 5 };
+static RESPONSE: Message = Message {
+    members: &[("description", 1, Encoding::Text), ("schema", 2, Encoding::Message(&[1], &SCHEMA))],
+    extensions: 5,
+};
 
 static BODY_PARAMETER: Message = Message {
     members: &[
-        ("description", 1, Form::Text),
-        ("name", 2, Form::Text),
-        ("in", 3, Form::Text),
-        ("required", 4, Form::Flag),
-        ("schema", 5, Form::Message(&[], &SCHEMA)),
+        ("description", 1, Encoding::Text),
+        ("name", 2, Encoding::Text),
+        ("in", 3, Encoding::Text),
+        ("required", 4, Encoding::Flag),
+        ("schema", 5, Encoding::Message(&[], &SCHEMA)),
     ],
     extensions: 6,
 };
 
 static QUERY_PARAMETER: Message = Message {
     members: &[
-        ("required", 1, Form::Flag),
-        ("in", 2, Form::Text),
-        ("description", 3, Form::Text),
-        ("name", 4, Form::Text),
-        ("type", 6, Form::Text),
-        ("format", 7, Form::Text),
-        ("uniqueItems", 20, Form::Flag),
+        ("required", 1, Encoding::Flag),
+        ("in", 2, Encoding::Text),
+        ("description", 3, Encoding::Text),
+        ("name", 4, Encoding::Text),
+        ("type", 6, Encoding::Text),
+        ("format", 7, Encoding::Text),
+        ("uniqueItems", 20, Encoding::Flag),
     ],
     extensions: 23,
 };
@@ -105,21 +107,27 @@ static QUERY_PARAMETER: Message = Message {
 /// As in a query, but it cannot be empty, so every number from `type` on is one less.
 static PATH_PARAMETER: Message = Message {
     members: &[
-        ("required", 1, Form::Flag),
-        ("in", 2, Form::Text),
-        ("description", 3, Form::Text),
-        ("name", 4, Form::Text),
-        ("type", 5, Form::Text),
-        ("format", 6, Form::Text),
-        ("uniqueItems", 19, Form::Flag),
+        ("required", 1, Encoding::Flag),
+        ("in", 2, Encoding::Text),
+        ("description", 3, Encoding::Text),
+        ("name", 4, Encoding::Text),
+        ("type", 5, Encoding::Text),
+        ("format", 6, Encoding::Text),
+        ("uniqueItems", 19, Encoding::Flag),
     ],
     extensions: 22,
 };
 
-static INFO: Message = Message { members: &[("title", 1, Form::Text), ("version", 2, Form::Text)], extensions: 7 };
+static INFO: Message =
+    Message { members: &[("title", 1, Encoding::Text), ("version", 2, Encoding::Text)], extensions: 7 };
 
 static API_KEY: Message = Message {
-    members: &[("type", 1, Form::Text), ("name", 2, Form::Text), ("in", 3, Form::Text), ("description", 4, Form::Text)],
+    members: &[
+        ("type", 1, Encoding::Text),
+        ("name", 2, Encoding::Text),
+        ("in", 3, Encoding::Text),
+        ("description", 4, Encoding::Text),
+    ],
     extensions: 5,
 };
 
@@ -152,31 +160,31 @@ impl Message {
     }
 }
 
-// === impl Form ===
+// === impl Encoding ===
 
-impl Form {
+impl Encoding {
     fn write(&self, number: u32, value: &Value, out: &mut Vec<u8>) {
         match self {
-            Form::Text => put_unless_empty(number, value.as_str().unwrap_or(""), out),
-            Form::Flag => {
+            Encoding::Text => put_unless_empty(number, value.as_str().unwrap_or(""), out),
+            Encoding::Flag => {
                 if value.as_bool() == Some(true) {
                     varint(u64::from(number) << 3, out);
                     out.push(1);
                 }
             }
-            Form::Texts => texts(value).for_each(|text| put(number, text.as_bytes(), out)),
-            Form::TextsWithin => {
+            Encoding::Texts => texts(value).for_each(|text| put(number, text.as_bytes(), out)),
+            Encoding::TextsWithin => {
                 let mut inner = Vec::new();
                 texts(value).for_each(|text| put(1, text.as_bytes(), &mut inner));
                 put(number, &inner, out);
             }
-            Form::Message(within, message) => put(number, &wrapped(within, message.bytes(value)), out),
-            Form::Parameters => {
+            Encoding::Message(within, message) => put(number, &wrapped(within, message.bytes(value)), out),
+            Encoding::Parameters => {
                 for parameter in value.as_array().into_iter().flatten() {
                     put(number, &self::parameter(parameter), out);
                 }
             }
-            Form::Named(entries, within, message) => {
+            Encoding::Named(entries, within, message) => {
                 let mut inner = Vec::new();
                 for (name, value) in value.as_object().into_iter().flatten() {
                     put(*entries, &named(name, &wrapped(within, message.bytes(value))), &mut inner);
@@ -213,7 +221,7 @@ pub(super) fn document(head: &Map<String, Value>, paths: &[u8], definitions: &[u
         }
         put(12, &inner, &mut out);
     }
-    Form::Named(1, &[2], &API_KEY).write(13, &head["securityDefinitions"], &mut out);
+    Encoding::Named(1, &[2], &API_KEY).write(13, &head["securityDefinitions"], &mut out);
     out
 }
 

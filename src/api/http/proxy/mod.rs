@@ -18,7 +18,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use self::rewrite::Links;
 use self::target::{ProxyTarget, unreachable};
-use super::call::Call;
+use super::context::RequestContext;
 use super::{Body, answer};
 use crate::apimachinery::http::peer::Origin;
 use crate::apimachinery::node_access::{Duplex, NodeAccess};
@@ -57,17 +57,17 @@ struct Way {
 }
 
 /// Hands a request on; `rest` is what follows `proxy/` in its path.
-pub(super) async fn respond(call: Call, rest: &str, http: http::Request<Body>) -> Result<Response<Body>> {
+pub(super) async fn respond(context: RequestContext, rest: &str, http: http::Request<Body>) -> Result<Response<Body>> {
     if !METHODS.contains(&http.method().as_str()) {
         return Err(Status::method_not_allowed());
     }
-    let place = ProxyTarget::find(&call.api, &call.request)?;
+    let place = ProxyTarget::find(&context.api, &context.request)?;
     let way = Way::of(http.uri(), rest);
     let upgrade = relay::upgrade_of(http.headers());
     if way.path.is_empty() && matches!(*http.method(), Method::GET | Method::HEAD) && upgrade.is_none() {
         return Ok(with_a_slash(http.uri()));
     }
-    let node = call
+    let node = context
         .api
         .nodes
         .get(&place.node)

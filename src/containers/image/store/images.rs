@@ -10,7 +10,7 @@ use super::super::gc::{Collected, Policy};
 use super::super::{Credentials, Image, ImageError, Images, Reference, Result, archive, builtin, pull};
 use super::ImageStore;
 use crate::base::signal::Receiver;
-use crate::wire::images::{Ask, Found};
+use crate::wire::images::{BlobRequest, BlobResponse};
 
 impl ImageStore {
     /// [`Images::import`] that gives images without a name in the archive this one.
@@ -65,7 +65,7 @@ impl Images for ImageStore {
         self.shared_pull(reference, credentials, false).await
     }
 
-    async fn offer(&self, ask: &Ask) -> Option<Found> {
+    async fn offer(&self, ask: &BlobRequest) -> Option<BlobResponse> {
         self.found(ask).await
     }
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::verdict::{REG_VERDICT, VERDICT_GOTO, VERDICT_RETURN, expression, verdict, verdict_data};
 use super::{ANONYMOUS, Batch, VERDICTS, family_number, octets, size_of, target_bytes, type_of};
 use crate::net::nft::buffer::Buffer;
-use crate::net::nft::ruleset::{Family, Part, Statement, Target};
+use crate::net::nft::ruleset::{DataType, Family, Statement, Target};
 
 /// First register of keys (`NFT_REG32_00`).
 const KEY: u32 = 8;
@@ -111,7 +111,7 @@ impl Batch {
             immediate(b, VALUE + words, &port.to_be_bytes());
             return;
         }
-        let endpoint = [Part::Address, Part::Port];
+        let endpoint = [DataType::Address, DataType::Port];
         let value = (type_of(&endpoint, self.family), size_of(&endpoint, self.family));
         let list: Vec<_> = (0u32..).zip(among.iter().copied()).collect();
         let id = self.anonymous_map(value, &list, |b, target| b.attr(1, &target_bytes(target)));

@@ -13,7 +13,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::buffer::Buffer;
 use super::diff::{Change, Elements};
-use super::ruleset::{CLIENTS_MAX, Family, Hook, Part, Rule, Ruleset, Set, SetKind, Target, Value};
+use super::ruleset::{CLIENTS_MAX, DataType, Family, Hook, Rule, Ruleset, Set, SetKind, Target, Value};
 
 mod answers;
 mod expressions;
@@ -297,34 +297,34 @@ fn comment(text: &str) -> Vec<u8> {
     [&[0, length], text.as_bytes(), &[0]].concat()
 }
 
-fn part_code(part: Part, family: Family) -> (u32, u32) {
+fn part_code(part: DataType, family: Family) -> (u32, u32) {
     match (part, family) {
-        (Part::Address, Family::Ip) => (7, 4),
-        (Part::Address, Family::Ip6) => (8, 16),
-        (Part::Protocol, _) => (12, 1),
-        (Part::Port, _) => (13, 2),
+        (DataType::Address, Family::Ip) => (7, 4),
+        (DataType::Address, Family::Ip6) => (8, 16),
+        (DataType::Protocol, _) => (12, 1),
+        (DataType::Port, _) => (13, 2),
     }
 }
 
 /// nft's number for a (concatenated) type, only used by those who list the ruleset.
-fn type_of(parts: &[Part], family: Family) -> u32 {
+fn type_of(parts: &[DataType], family: Family) -> u32 {
     parts.iter().fold(0, |all, part| all << 6 | part_code(*part, family).0)
 }
 
-fn size_of(parts: &[Part], family: Family) -> u32 {
+fn size_of(parts: &[DataType], family: Family) -> u32 {
     match parts {
         [one] => part_code(*one, family).1,
         many => many.iter().map(|part| part_code(*part, family).1.next_multiple_of(4)).sum(),
     }
 }
 
-fn describe_concat(b: &mut Buffer, key: &[Part], family: Family) {
+fn describe_concat(b: &mut Buffer, key: &[DataType], family: Family) {
     if key.len() > 1 {
         b.nest(9, |b| describe_parts(b, key, family));
     }
 }
 
-fn describe_parts(b: &mut Buffer, key: &[Part], family: Family) {
+fn describe_parts(b: &mut Buffer, key: &[DataType], family: Family) {
     b.nest(2, |b| {
         for part in key {
             b.nest(1, |b| b.attr_be32(1, part_code(*part, family).1));

@@ -6,7 +6,7 @@ use crate::api::{Api, Request};
 use crate::apimachinery::query::Query;
 
 /// A request on its way to a verb.
-pub(super) struct Call {
+pub(super) struct RequestContext {
     pub api: Api,
     pub request: Request,
     pub query: Query,
