@@ -370,6 +370,8 @@ mod tests {
         assert_eq!((q("1100m").units(), q("-1100m").units(), q("1Gi").units()), (2, -2, 1 << 30));
         assert_eq!((q("1").milli(), q("100u").milli(), q("1e30").milli()), (1000, 1, i64::MAX));
         assert_eq!(q("100u").round_up(-3).to_string(), "1m");
+        assert_eq!(q("324602152393968.75Ki").to_string(), "332392604051424000");
+        assert_eq!(q("332392604051424000").to_string(), "332392604051424k");
         assert_eq!((q("1Gi") + q("1Mi")).to_string(), "1025Mi");
         assert_eq!((q("1") - q("250m")).to_string(), "750m");
         assert!(q("1Ki") > q("1k") && q("1e3") == q("1k") && q("-1") < q("0"));
@@ -383,7 +385,12 @@ mod tests {
             let first: Quantity = text.parse().unwrap();
             let again: Quantity = first.to_string().parse().unwrap();
             prop_assert_eq!(first, again);
-            prop_assert_eq!(first.to_string(), again.to_string());
+            // Bytes that no binary suffix divides are a plain number, and read again that is a decimal one.
+            let plain = first.format == Format::BinarySi && first.to_string().bytes().all(|b| b.is_ascii_digit());
+            if !plain {
+                prop_assert_eq!(first.to_string(), again.to_string());
+            }
+            prop_assert_eq!(again.to_string().parse::<Quantity>().unwrap().to_string(), again.to_string());
         }
 
         #[test]
