@@ -1,6 +1,9 @@
 //! What a node refuses before anything of a pod is made: what it could not enforce must not run without it.
 //!
-//! Reasons and messages are the kubelet's. Invariant: [`refuse`] is pure; what it must know of the machine is in [`Host`].
+//! What the Node object and other pods decide is in [`super::fit`]. Reasons and messages are the kubelet's.
+//! Invariant: [`refuse`] is pure; what it must know of the machine is in [`Host`].
+
+use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, SecurityContext};
 
@@ -35,7 +38,7 @@ pub struct Host {
 /// Why a pod is not run here, for its status and an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
 }
 
@@ -75,13 +78,13 @@ pub fn own_users(spec: &PodSpec) -> bool {
 fn system(spec: &PodSpec) -> Option<Refusal> {
     let other = spec.os.as_ref().is_some_and(|os| os.name != "linux");
     let message = "Failed to admit pod as the OS field doesn't match node OS".to_owned();
-    other.then_some(Refusal { reason: "PodOSNotSupported", message })
+    other.then_some(Refusal { reason: "PodOSNotSupported".into(), message })
 }
 
 fn sysctls(spec: &PodSpec, host: &Host) -> Option<Refusal> {
     let wanted = spec.security_context.as_ref()?.sysctls.as_ref()?;
     let why = wanted.iter().find_map(|s| sysctl_error(&s.name, spec, host))?;
-    Some(Refusal { reason: "SysctlForbidden", message: format!("forbidden sysctl: {why}") })
+    Some(Refusal { reason: "SysctlForbidden".into(), message: format!("forbidden sysctl: {why}") })
 }
 
 fn sysctl_error(name: &str, spec: &PodSpec, host: &Host) -> Option<String> {
@@ -114,7 +117,7 @@ fn contexts(spec: &PodSpec) -> impl Iterator<Item = &SecurityContext> {
 fn app_armor(spec: &PodSpec, host: &Host) -> Option<Refusal> {
     let of_pod = spec.security_context.iter().filter_map(|s| s.app_armor_profile.as_ref());
     let mut all = of_pod.chain(contexts(spec).filter_map(|s| s.app_armor_profile.as_ref()));
-    let refuse = |why: &str| Refusal { reason: "AppArmor", message: format!("Cannot enforce AppArmor: {why}") };
+    let refuse = |why: &str| Refusal { reason: "AppArmor".into(), message: format!("Cannot enforce AppArmor: {why}") };
     if host.app_armor {
         let default = all.any(|p| p.type_ == "RuntimeDefault");
         return default.then(|| refuse("no default profile is loaded; name one by Localhost"));
@@ -127,7 +130,7 @@ fn se_linux(spec: &PodSpec, host: &Host) -> Option<Refusal> {
     let of_pod = spec.security_context.iter().filter_map(|s| s.se_linux_options.as_ref());
     let any = of_pod.chain(contexts(spec).filter_map(|s| s.se_linux_options.as_ref())).next().is_some();
     let message = "Cannot enforce SELinux: labels of containers are not set by this version".to_owned();
-    (any && host.se_linux).then_some(Refusal { reason: "SELinux", message })
+    (any && host.se_linux).then_some(Refusal { reason: "SELinux".into(), message })
 }
 
 #[cfg(test)]
@@ -135,7 +138,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn said(spec: Value, host: &Host) -> Option<(&'static str, String)> {
+    fn said(spec: Value, host: &Host) -> Option<(Cow<'static, str>, String)> {
         let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}});
         for (key, value) in spec.as_object().unwrap() {
             pod["spec"][key] = value.clone();
@@ -157,12 +160,12 @@ mod tests {
         }
         for name in ["fs.lease-break-time", "kernel.msgmnb", "net.ipv4.ip_forward", "vm.swappiness"] {
             let message = format!("forbidden sysctl: {name:?} not allowlisted");
-            assert_eq!(said(with_sysctl(name), &host), Some(("SysctlForbidden", message)));
+            assert_eq!(said(with_sysctl(name), &host), Some(("SysctlForbidden".into(), message)));
         }
         let mut shared = with_sysctl("net.ipv4.tcp_rmem");
         shared["hostNetwork"] = true.into();
         let why = "forbidden sysctl: \"net.ipv4.tcp_rmem\" not allowed with host net enabled";
-        assert_eq!(said(shared, &host), Some(("SysctlForbidden", why.into())));
+        assert_eq!(said(shared, &host), Some(("SysctlForbidden".into(), why.into())));
         let mut shared = with_sysctl("kernel.shm_rmid_forced");
         shared["hostIPC"] = true.into();
         assert!(said(shared, &host).unwrap().1.ends_with("not allowed with host ipc enabled"));
@@ -171,7 +174,7 @@ mod tests {
     #[test]
     fn a_pod_for_another_system_is_refused() {
         let of = |name: &str| said(json!({"os": {"name": name}}), &Host::default()).map(|(reason, _)| reason);
-        assert_eq!((of("linux"), of("windows")), (None, Some("PodOSNotSupported")));
+        assert_eq!((of("linux"), of("windows")), (None, Some("PodOSNotSupported".into())));
     }
 
     #[test]
@@ -189,8 +192,8 @@ mod tests {
         let (without, with) = (Host::default(), Host { app_armor: true, ..Host::default() });
         let profile = |kind: &str| json!({"ephemeralContainers": [{"name": "e", "securityContext": {"appArmorProfile": {"type": kind}}}]});
         let why = "Cannot enforce AppArmor: AppArmor is not enabled on the host".to_owned();
-        assert_eq!(said(profile("RuntimeDefault"), &without), Some(("AppArmor", why.clone())));
-        assert_eq!(said(profile("Localhost"), &without), Some(("AppArmor", why)));
+        assert_eq!(said(profile("RuntimeDefault"), &without), Some(("AppArmor".into(), why.clone())));
+        assert_eq!(said(profile("Localhost"), &without), Some(("AppArmor".into(), why)));
         assert_eq!(said(profile("Unconfined"), &without), None);
         assert_eq!(said(profile("Localhost"), &with), None);
         assert_eq!(said(profile("RuntimeDefault"), &with).unwrap().0, "AppArmor");

@@ -7,6 +7,7 @@
 //! container in its [`ContainerState`]. Invariant: one effect of the pod as a whole is out at a time, and none while a container is being
 //! started; so whatever an effect makes is there, and known, when the next one removes it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ pub struct PodState {
     /// Why the stage is not further, for people.
     pub message: String,
     /// The node does not run the pod at all: for its status, reason and message.
-    pub refused: Option<(&'static str, String)>,
+    pub refused: Option<(Cow<'static, str>, String)>,
 }
 
 /// One container of a pod.
@@ -159,7 +160,7 @@ pub enum Event {
     PrepareFailed(String),
     /// The node cannot give the pod what it asks for, and says so before anything is made of it.
     Refused {
-        reason: &'static str,
+        reason: Cow<'static, str>,
         message: String,
     },
     Pulled {

@@ -9,6 +9,7 @@ pub mod capacity;
 pub mod env;
 pub mod error;
 pub mod files;
+pub mod fit;
 pub mod heartbeat;
 pub mod host_ports;
 pub mod http;

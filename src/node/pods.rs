@@ -9,11 +9,11 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::worker::{self, Handle, Message, UID_LABEL};
-use super::{Node, host_ports, volumes};
+use super::{Node, admit, fit, host_ports, volumes};
 use crate::base::error::chain;
 use crate::base::object::Object;
 use crate::containers::{Event, Sandbox};
-use crate::kinds::core::{configmap, pod, secret};
+use crate::kinds::core::{configmap, node, pod, secret};
 use crate::net::{HostPort, Unpublished};
 use crate::node::reported::reported;
 use crate::reconcile::{Changed, EventType, Informer};
@@ -36,6 +36,8 @@ struct Pods {
 struct Running {
     handle: Handle,
     object: Arc<Object>,
+    /// It has room that others cannot have: it was not refused, and the API has it still.
+    counts: bool,
 }
 
 /// Runs the node's pods until aborted. `ready` turns true when everything that was left running is taken over.
@@ -78,7 +80,7 @@ impl Pods {
             let uid = sandbox.spec.labels.get(UID_LABEL).cloned().unwrap_or_else(|| sandbox.spec.pod_uid.clone());
             self.left.entry(uid).or_default().push(sandbox);
         }
-        let mine: Vec<Arc<Object>> = self.informer.list("").into_iter().filter(|o| self.is_mine(o)).collect();
+        let mut mine: Vec<Arc<Object>> = self.informer.list("").into_iter().filter(|o| self.is_mine(o)).collect();
         let mut in_use: Vec<String> = mine.iter().map(|o| o.meta.uid.to_string()).collect();
         in_use.extend(self.left.keys().cloned());
         if let Err(error) = self.node.network.adopt(&in_use).await {
@@ -89,6 +91,8 @@ impl Pods {
                 tracing::warn!(uid, error = chain(&error), "users of an earlier pod were not all removed");
             }
         }
+        // Whoever was here before has the room; then whoever came first.
+        mine.sort_by_key(|o| (!self.left.contains_key(&*o.meta.uid), o.meta.created));
         for object in mine {
             self.begin_worker(object);
         }
@@ -166,6 +170,7 @@ impl Pods {
                 let message = if change.deleted { Message::Vanished } else { Message::Pod(change.object.clone()) };
                 let moved = host_ports::published(&running.object) != host_ports::published(&change.object);
                 let less = takes_less(&running.object, &change.object);
+                running.counts &= !change.deleted;
                 running.object = change.object;
                 let _ = running.handle.send(message).await;
                 if less {
@@ -184,8 +189,9 @@ impl Pods {
     async fn look_again(&mut self) {
         let all: Vec<Arc<Object>> = self.informer.list("");
         let alive: Vec<&str> = all.iter().map(|o| &*o.meta.uid).collect();
-        for (uid, running) in &self.workers {
+        for (uid, running) in &mut self.workers {
             if !alive.contains(&uid.as_str()) {
+                running.counts = false;
                 let _ = running.handle.send(Message::Vanished).await;
             }
         }
@@ -197,10 +203,27 @@ impl Pods {
     fn begin_worker(&mut self, object: Arc<Object>) {
         let uid = object.meta.uid.to_string();
         let left = self.left.remove(&uid).unwrap_or_default();
-        if let Some(handle) = worker::spawn(self.node.clone(), object.clone(), left, self.done.clone()) {
-            self.workers.insert(uid, Running { handle, object });
+        let refusal = self.refuse(&object, left.is_empty());
+        let counts = refusal.is_none() || !left.is_empty();
+        if let Some(handle) = worker::spawn(self.node.clone(), object.clone(), left, refusal, self.done.clone()) {
+            self.workers.insert(uid, Running { handle, object, counts });
             self.publish_ports();
         }
+    }
+
+    /// Why a pod is not begun. What other pods have is asked only for one of which there is nothing on the machine yet.
+    fn refuse(&self, object: &Object, is_new: bool) -> Option<admit::Refusal> {
+        let pod = object.typed::<Pod>().ok()?;
+        let host = admit::Host::look(&self.node.config.unsafe_sysctls);
+        admit::refuse(&pod, &host).or_else(|| {
+            let here = self.node.client.informer(&node::KIND).get("", &self.node.config.name)?;
+            let is_asked = is_new && !is_over(&pod) && object.meta.deleted.is_none();
+            let before = pod.status.as_ref().is_some_and(|s| s.start_time.is_some());
+            let running = self.workers.values().filter(|running| is_asked && running.counts);
+            let others: Vec<Arc<Pod>> = running.filter_map(|r| r.object.typed::<Pod>().ok()).collect();
+            let others: Vec<&Pod> = others.iter().map(|p| &**p).filter(|p| !is_over(p)).collect();
+            fit::refuse(&pod, before, &here, self.node.capacity, &others).filter(|_| is_asked)
+        })
     }
 
     async fn ended(&mut self, uid: &str) {
@@ -301,12 +324,16 @@ impl Pods {
     }
 }
 
+/// Whether the API says that the pod has ended.
+fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
 /// Whether the pod leaves room to others that it took before: it has ended, or has got less.
 fn takes_less(old: &Object, new: &Object) -> bool {
     let (Ok(old), Ok(new)) = (old.typed::<Pod>(), new.typed::<Pod>()) else { return false };
-    let over = |p: &Pod| matches!(p.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
     let granted = |p: &Pod| -> Vec<_> { reported(p).map(|s| s.allocated_resources.clone()).collect() };
-    over(&old) != over(&new) || granted(&old) != granted(&new)
+    is_over(&old) != is_over(&new) || granted(&old) != granted(&new)
 }
 
 /// Whether the pod wants more than there was.

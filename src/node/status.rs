@@ -64,7 +64,7 @@ pub fn of(pod: &Pod, state: &PodState, observed: &Observed, current: &Value, now
         status.insert("message".into(), OVERDUE.1.into());
     }
     if let Some((reason, message)) = &state.refused {
-        status.insert("reason".into(), (*reason).into());
+        status.insert("reason".into(), reason.as_ref().into());
         status.insert("message".into(), format!("Pod was rejected: {message}").into());
     }
     status.insert("conditions".into(), conditions(pod, state, observed, phase, current, now));

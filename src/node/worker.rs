@@ -87,10 +87,19 @@ struct Worker {
     refresh_at: Option<tokio::time::Instant>,
     /// Not in the API any more: nothing is left to report to.
     vanished: bool,
+    /// Why it is not begun, unless it runs already.
+    refusal: Option<admit::Refusal>,
 }
 
 /// Starts a worker for a pod; `left` is what an earlier process left of it. `done` is told its uid at the end.
-pub fn spawn(node: Arc<Node>, object: Arc<Object>, left: Vec<Sandbox>, done: mpsc::Sender<String>) -> Option<Handle> {
+/// With a refusal it fails, if nothing of it runs.
+pub fn spawn(
+    node: Arc<Node>,
+    object: Arc<Object>,
+    left: Vec<Sandbox>,
+    refusal: Option<admit::Refusal>,
+    done: mpsc::Sender<String>,
+) -> Option<Handle> {
     let pod = object.typed::<Pod>().ok()?;
     let (tell, queue) = mpsc::channel(QUEUE);
     let uid = object.meta.uid.to_string();
@@ -118,6 +127,7 @@ pub fn spawn(node: Arc<Node>, object: Arc<Object>, left: Vec<Sandbox>, done: mps
         silent: false,
         refresh_at: None,
         vanished: false,
+        refusal,
     };
     task::spawn("pod", async move {
         let begun = worker.remember();
@@ -180,10 +190,9 @@ impl Worker {
 
     /// What runs already goes on running, whatever the flags say now.
     fn refuse_or_begin(&mut self, lost: bool) {
-        let host = admit::Host::look(&self.node.config.unsafe_sysctls);
-        match admit::refuse(&self.pod, &host).filter(|_| self.state.stage == Stage::Preparing) {
+        match self.refusal.take().filter(|_| self.state.stage == Stage::Preparing) {
             Some(admit::Refusal { reason, message }) => {
-                self.node.recorder.event(&pod::KIND, &self.object, EventType::Warning, reason, &message);
+                self.node.recorder.event(&pod::KIND, &self.object, EventType::Warning, &reason, &message);
                 self.happened(Event::Refused { reason, message });
             }
             None if lost && self.state.stage == Stage::Preparing => {

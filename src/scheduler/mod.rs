@@ -9,7 +9,6 @@ pub mod decide;
 mod kin;
 pub mod plugins;
 pub mod queue;
-pub mod resources;
 mod run;
 pub mod snapshot;
 #[cfg(test)]

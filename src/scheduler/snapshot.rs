@@ -7,12 +7,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use super::resources::{self, Resources};
+use crate::apimachinery::placement::{HostPort, host_ports};
+use crate::apimachinery::resources::{self, Resources};
 use crate::base::object::Object;
 use crate::reconcile::Key;
-
-/// A host port: address (empty: all), protocol, number.
-pub type HostPort = (String, String, i32);
 
 /// A pod as decisions look at it.
 #[derive(Clone, Debug)]
@@ -61,18 +59,12 @@ impl PodView {
     pub fn new(object: &Arc<Object>) -> Option<Self> {
         let pod: Arc<Pod> = object.typed().ok()?;
         let spec = pod.spec.as_ref()?;
-        let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
-        let ports = ports.into_iter().filter(|p| p.host_port.unwrap_or(0) > 0).map(|p| {
-            let ip = p.host_ip.clone().filter(|ip| ip != "0.0.0.0" && ip != "::").unwrap_or_default();
-            (ip, p.protocol.clone().unwrap_or_else(|| "TCP".into()), p.host_port.unwrap_or(0))
-        });
         Some(Self {
             key: Key::of(object),
             object: object.clone(),
             requests: resources::requests(&pod),
             weight: resources::weight(&pod),
-            ports: ports.collect(),
+            ports: host_ports(&pod),
             priority: spec.priority.unwrap_or(0),
             pod: pod.clone(),
         })

@@ -85,8 +85,13 @@ impl Machines {
     }
 
     /// With a server on the first one and agents that have joined on the others, all Ready.
-    pub fn joined(mut self) -> Self {
-        self.start_server(&[]);
+    pub fn joined(self) -> Self {
+        self.joined_with(&[])
+    }
+
+    /// The same with further flags of the server.
+    pub fn joined_with(mut self, flags: &[&str]) -> Self {
+        self.start_server(flags);
         let token = self.token();
         for n in 1..self.all.len() {
             self.start_agent(n, &token);

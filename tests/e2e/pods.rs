@@ -13,13 +13,18 @@ use crate::machines::Machines;
 
 /// Two nodes that have busybox.
 fn start(name: &str) -> Machines {
+    start_with(name, &[])
+}
+
+/// The same with further flags of the server.
+fn start_with(name: &str, flags: &[&str]) -> Machines {
     let machines = Machines::prepare(name, 2);
     for machine in &machines.all {
         let directory = machine.path("data/agent/images");
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("busybox.tar"), busybox::archive()).unwrap();
     }
-    machines.joined()
+    machines.joined_with(flags)
 }
 
 fn apply(machines: &Machines, objects: &[Value]) {
@@ -504,5 +509,93 @@ fn a_host_port_that_somebody_has_already_is_told_to_the_pod() {
     for n in 0..2 {
         machines.until("the third is told of", || told(n).len() >= 3);
         assert_eq!(told(n)[1], of_service(30091, "after"), "on machine {n}");
+    }
+}
+
+/// Nobody opens host ports where the service proxy is another's, and nothing else would show it.
+#[test]
+fn without_the_service_proxy_pods_are_told_that_their_host_ports_are_closed() {
+    let machines = start_with("noproxy", &["--disable", "service-proxy"]);
+    for n in 0..2 {
+        let c = container("c", WAIT, json!({"ports": [{"containerPort": 1, "hostPort": 8100}, {"containerPort": 2}]}));
+        apply(&machines, &[pod(&machines, "closed", n, &[c], json!({}))]);
+    }
+    for n in 0..2 {
+        let of = format!("involvedObject.name=closed-{n},reason=HostPortConflict,type=Warning");
+        let told = || machines.json(&["get", "events", "--field-selector", &of]);
+        machines.until("it is told", || !told()["items"].as_array().unwrap().is_empty());
+        machines.until("it runs all the same", || ready(&get(&machines, "closed", n)));
+        let all = told();
+        let why = "host port 8100/TCP is not published: the service proxy of this node is disabled";
+        assert_eq!((all["items"].as_array().unwrap().len(), text(&all, "/items/0/message")), (1, why), "{all}");
+        assert_eq!(all["items"][0]["count"], 1);
+    }
+}
+
+/// Whoever binds a pod without asking the scheduler, by its spec or by a Binding, is told what the scheduler would have said.
+#[test]
+fn a_pod_that_does_not_fit_its_node_has_failed_and_says_why() {
+    let mut machines = start("misfit");
+    let port = json!({"ports": [{"containerPort": 1, "hostPort": 8100}]});
+    for n in 0..2 {
+        apply(&machines, &[pod(&machines, "holder", n, &[container("c", WAIT, port.clone())], json!({}))]);
+    }
+    for n in 0..2 {
+        machines.until("the holder of the port runs", || ready(&get(&machines, "holder", n)));
+    }
+    let cases = [
+        ("second", port.clone(), json!({}), "NodePorts"),
+        ("large", json!({"resources": {"requests": {"cpu": "1k"}}}), json!({}), "OutOfcpu"),
+        ("elsewhere", json!({}), json!({"nodeSelector": {"is": "nowhere"}}), "NodeAffinity"),
+    ];
+    for n in 0..2 {
+        for (name, of_container, of_pod, _) in &cases {
+            let c = container("c", WAIT, of_container.clone());
+            apply(&machines, &[pod(&machines, name, n, &[c], of_pod.clone())]);
+        }
+    }
+    // One that nobody scheduled, bound by a request.
+    let mut by_request = pod(&machines, "bound", 1, &[container("c", WAIT, port.clone())], json!({}));
+    let node = std::mem::take(&mut by_request["spec"]["nodeName"]);
+    by_request["spec"]["schedulerName"] = "nobody".into();
+    by_request["spec"].as_object_mut().unwrap().remove("nodeName");
+    apply(&machines, &[by_request]);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "bound-1"}, "target": {"kind": "Node", "name": node}});
+    let path = machines.all[0].path("binding.json");
+    std::fs::write(&path, binding.to_string()).unwrap();
+    let path = path.display().to_string();
+    let create = ["create", "--raw", "/api/v1/namespaces/default/pods/bound-1/binding", "-f", &path];
+    assert!(machines.command(0, "kubectl").args(create).status().unwrap().success());
+    let failed = |machines: &Machines, name: &str, n: usize, reason: &str| {
+        let found = get(machines, name, n);
+        let status = &found["status"];
+        assert_ne!(text(status, "/phase"), "Running", "{name}-{n}");
+        text(status, "/phase") == "Failed" && text(status, "/reason") == reason
+    };
+    for n in 0..2 {
+        for (name, _, _, reason) in &cases {
+            machines.until(&format!("{name}-{n} has failed"), || failed(&machines, name, n, reason));
+        }
+    }
+    machines.until("bound-1 has failed", || failed(&machines, "bound", 1, "NodePorts"));
+    let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    for n in 0..2 {
+        assert_eq!(text(&get(&machines, "second", n), "/status/message"), format!("Pod was rejected: {why}"));
+        let of = format!("involvedObject.name=second-{n},reason=NodePorts,type=Warning");
+        let told = || machines.json(&["get", "events", "--field-selector", &of]);
+        machines.until("the event is there", || text(&told(), "/items/0/message") == why);
+    }
+    // What runs is not asked again, and who was refused stays so.
+    for n in 0..2 {
+        machines.all[n].kill();
+    }
+    machines.start_server(&[]);
+    machines.start_agent(1, "");
+    for n in 0..2 {
+        machines.until("the node is back", || machines.is_ready(n));
+        assert!(ready(&get(&machines, "holder", n)) && failed(&machines, "second", n, "NodePorts"));
+        run(machines.command(0, "kubectl").args(["delete", "pod", &format!("holder-{n}")]));
+        apply(&machines, &[pod(&machines, "next", n, &[container("c", WAIT, port.clone())], json!({}))]);
+        machines.until("the port is free again", || ready(&get(&machines, "next", n)));
     }
 }

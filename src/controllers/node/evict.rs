@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use crate::apimachinery::delete_options::DeleteOptions;
+use crate::apimachinery::placement::is_tolerated_by;
 use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::controllers::{Context, absent_is_fine, pods, typed};
@@ -139,7 +140,7 @@ fn leaves_at(taints: &[Taint], pod: &Pod, now: Timestamp) -> Option<Timestamp> {
     let tolerations: Vec<&Toleration> = pod.spec.iter().flat_map(|s| s.tolerations.iter().flatten()).collect();
     let mut first: Option<Timestamp> = None;
     for taint in taints {
-        let mine: Vec<&&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+        let mine: Vec<&&Toleration> = tolerations.iter().filter(|t| is_tolerated_by(t, taint)).collect();
         if mine.is_empty() {
             return Some(now);
         }
@@ -151,17 +152,6 @@ fn leaves_at(taints: &[Taint], pod: &Pod, now: Timestamp) -> Option<Timestamp> {
         first = Some(first.map_or(at, |f| f.min(at)));
     }
     first
-}
-
-fn tolerates(t: &Toleration, taint: &Taint) -> bool {
-    let text = |o: &Option<String>| o.clone().unwrap_or_default();
-    let (key, effect) = (text(&t.key), text(&t.effect));
-    (effect.is_empty() || effect == taint.effect)
-        && (key.is_empty() || key == taint.key)
-        && match t.operator.as_deref().unwrap_or("Equal") {
-            "Exists" => true,
-            _ => !key.is_empty() && text(&t.value) == text(&taint.value),
-        }
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ fn a_job_like_pod_ends_and_keeps_its_result() {
 #[test]
 fn a_refused_pod_has_failed_and_nothing_is_made_of_it_but_its_end() {
     let new = PodState::new(Plan { restart: Restart::Always, containers: vec![part("a", Role::Main)] });
-    let refused = || Event::Refused { reason: "AppArmor", message: "no".into() };
+    let refused = || Event::Refused { reason: "AppArmor".into(), message: "no".into() };
     let r = Run(new, Vec::new()).on(refused(), 0);
     assert_eq!((r.0.phase(), &r.0.stage, &r.1[..]), (Phase::Failed, &Stage::Finished, &[][..]));
     let r = r.on(Event::Begin, 1).on(Event::Tick, 1000);

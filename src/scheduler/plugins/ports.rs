@@ -1,7 +1,8 @@
 //! A host port is given once a node.
 
 use super::{Plugin, Refusal};
-use crate::scheduler::snapshot::{HostPort, NodeView, PodView};
+use crate::apimachinery::placement::{PORTS_TAKEN, collide};
+use crate::scheduler::snapshot::{NodeView, PodView};
 
 /// The plugin.
 #[derive(Debug)]
@@ -14,13 +15,8 @@ impl Plugin for NodePorts {
 
     fn filter(&self, pod: &PodView, node: &NodeView) -> Refusal {
         let taken = pod.ports.iter().any(|p| node.ports.keys().any(|q| collide(p, q)));
-        let mut refusal = Refusal::hopeless_if(taken, "node(s) didn't have free ports for the requested pod ports");
+        let mut refusal = Refusal::hopeless_if(taken, PORTS_TAKEN);
         refusal.preemption_helps = taken;
         refusal
     }
-}
-
-/// An empty address means every address.
-fn collide(a: &HostPort, b: &HostPort) -> bool {
-    a.1 == b.1 && a.2 == b.2 && (a.0.is_empty() || b.0.is_empty() || a.0 == b.0)
 }

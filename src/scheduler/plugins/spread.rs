@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use serde_json::json;
 
-use super::affinity::admits;
 use super::taint::repels;
 use super::{Cycle, Filter, Plugin, Rating, Refusal, SCORE_MAX};
+use crate::apimachinery::placement::is_wanted;
 use crate::base::labels::{Op, Requirement, Selector};
 use crate::scheduler::snapshot::{NodeView, PodView, Snapshot};
 
@@ -185,7 +185,7 @@ impl Constraint {
     }
 
     fn includes(&self, pod: &PodView, node: &NodeView) -> bool {
-        (!self.honours_affinity || admits(pod, node)) && (!self.honours_taints || !repels(pod, node))
+        (!self.honours_affinity || is_wanted(&pod.pod, &node.object)) && (!self.honours_taints || !repels(pod, node))
     }
 
     fn score(&self, node: &NodeView) -> f64 {
