@@ -16,7 +16,7 @@ use crate::containers::{Images, Runtime};
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
 use crate::kinds::core::node;
-use crate::reconcile::{Client, EventType, Informer, Patch};
+use crate::reconcile::{Client, EventType, Informer, Patch, Recorder};
 
 /// How often the Lease is renewed at most; a node that may be silent for less renews more often.
 const RENEW: Duration = Duration::from_secs(10);
@@ -270,7 +270,7 @@ async fn report(node: &Node, status: &Value) -> Result<()> {
 fn news(name: &str, old: &Value, new: &Value) -> Vec<(EventType, &'static str, String)> {
     let mut news = Vec::new();
     let (was, is) = (text(old, "status.nodeInfo.bootID"), text(new, "nodeInfo.bootID"));
-    if !was.is_empty() && was != is {
+    if !was.is_empty() && !is.is_empty() && was != is {
         let message = format!("Node {name} has been rebooted, boot id: {is}");
         news.push((EventType::Warning, "Rebooted", message));
     }
@@ -297,13 +297,26 @@ fn news(name: &str, old: &Value, new: &Value) -> Vec<(EventType, &'static str, S
 }
 
 /// Says of a Node, if there is one, why its pods cannot have a network, before its agent gives up: nothing else of it would show.
-pub async fn report_no_network(client: &dyn Client, name: &str, why: &str, now: &str) -> Result<()> {
-    let current = client.get(&node::KIND, "", name).await?.value();
+pub async fn report_no_network(
+    client: &dyn Client,
+    recorder: &Recorder,
+    name: &str,
+    why: &str,
+    now: &str,
+) -> Result<()> {
+    let object = client.get(&node::KIND, "", name).await?;
+    let current = object.value();
     let message = format!("container runtime network not ready: {why}");
     let conditions =
         [(NO_NETWORK, "True", NETWORK_FAILED, why), ("Ready", "False", "KubeletNotReady", message.as_str())];
-    let patch = Patch::Merge(json!({"status": {"conditions": with_conditions(&current, &conditions, now)}}));
-    client.patch(&node::KIND, "", name, Some(Subresource::Status), patch).await.map(|_| ())
+    let status = json!({"conditions": with_conditions(&current, &conditions, now)});
+    let news = news(name, &current, &status);
+    client.patch(&node::KIND, "", name, Some(Subresource::Status), Patch::Merge(json!({"status": status}))).await?;
+    for (event_type, reason, message) in news {
+        recorder.event(&node::KIND, &object, event_type, reason, &message);
+    }
+    recorder.written().await;
+    Ok(())
 }
 
 /// Type, status, reason and message.
@@ -326,6 +339,8 @@ fn with_conditions(node: &Value, conditions: &[Condition<'_>], now: &str) -> Val
 mod tests {
     use super::*;
     use crate::api::in_memory;
+    use crate::base::clock::Clock;
+    use crate::kinds::core::{event, namespace};
 
     #[test]
     fn what_becomes_of_a_node_is_told_once_and_as_the_kubelet_tells_it() {
@@ -354,7 +369,12 @@ mod tests {
     #[tokio::test]
     async fn a_node_without_a_network_says_why_and_keeps_its_other_conditions() {
         let client = in_memory::client();
-        assert_eq!(report_no_network(&*client, "a", "no", "2026-01-01T00:00:00Z").await.unwrap_err().code, 404);
+        let recorder = Recorder::new(client.clone(), Clock::system(), "kubelet", "a");
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": "default"}})).await.unwrap();
+        assert_eq!(
+            report_no_network(&*client, &recorder, "a", "no", "2026-01-01T00:00:00Z").await.unwrap_err().code,
+            404
+        );
         let before = json!([
             {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastTransitionTime": "2025-01-01T00:00:00Z"},
             {"type": "Own", "status": "True"},
@@ -362,7 +382,7 @@ mod tests {
         let object = json!({"metadata": {"name": "a"}, "status": {"conditions": before}});
         client.create(&node::KIND, "", object).await.unwrap();
         for (why, time) in [("a port is taken", "2026-01-01T00:00:00Z"), ("another", "2026-02-02T00:00:00Z")] {
-            report_no_network(&*client, "a", why, time).await.unwrap();
+            report_no_network(&*client, &recorder, "a", why, time).await.unwrap();
             let node = client.get(&node::KIND, "", "a").await.unwrap().value();
             let expect = json!([
                 {"type": "NetworkUnavailable", "status": "True", "reason": "NetworkFailed", "message": why,
@@ -374,5 +394,12 @@ mod tests {
             ]);
             assert_eq!(node["status"]["conditions"], expect);
         }
+        // Told when it turned, and written before the process that says so ends.
+        let events = client.informer(&event::KIND);
+        events.synced().await;
+        let events = events.list("default");
+        let told = |o: &Arc<Object>| (text(&o.value(), "reason").to_owned(), text(&o.value(), "message").to_owned());
+        let told: Vec<_> = events.iter().map(told).collect();
+        assert_eq!(told, [("NodeNotReady".to_owned(), "Node a status is now: NodeNotReady".to_owned())]);
     }
 }

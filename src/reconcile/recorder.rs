@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Client, Patch};
 use crate::base::clock::Clock;
@@ -37,7 +37,14 @@ pub enum EventType {
 /// Records events of one component; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    send: mpsc::Sender<Said>,
+    send: mpsc::Sender<Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Said(Said),
+    /// Whoever waits until what came before is written.
+    Waiting(oneshot::Sender<()>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,8 +89,11 @@ impl Recorder {
             named_at: 0,
         };
         task::spawn("events", async move {
-            while let Some(said) = queue.recv().await {
-                writer.write(said).await;
+            while let Some(entry) = queue.recv().await {
+                match entry {
+                    Entry::Said(said) => writer.write(said).await,
+                    Entry::Waiting(told) => drop(told.send(())),
+                }
             }
         });
         Self { send }
@@ -115,8 +125,16 @@ impl Recorder {
             reason: reason.into(),
             message: cut(message),
         };
-        if self.send.try_send(said).is_err() {
+        if self.send.try_send(Entry::Said(said)).is_err() {
             tracing::debug!(reason, "an event was dropped: too many at once");
+        }
+    }
+
+    /// Waits until everything that was said is written or given up: for a process that is about to end.
+    pub async fn written(&self) {
+        let (told, waiting) = oneshot::channel();
+        if self.send.send(Entry::Waiting(told)).await.is_ok() {
+            let _ = waiting.await;
         }
     }
 }

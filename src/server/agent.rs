@@ -114,7 +114,7 @@ pub async fn start(
     let address = config.addresses.first().copied().context("the node has no address")?;
     let mtu = overlay::mtu(cluster.overlay, address).context("the network cannot be looked at")?;
     let wireguard = match wireguard(config, mtu, clock).await {
-        Err(error) => return Err(without_network(&*client, config, clock, error).await),
+        Err(error) => return Err(without_network(&client, config, clock, error).await),
         opened => opened?,
     };
     let key = wireguard.as_ref().map(|w| (crate::kinds::core::node::OVERLAY_KEY.to_owned(), w.public().to_string()));
@@ -145,7 +145,7 @@ pub async fn start(
     };
     let (network, overlay) = match opened {
         Err(error) => {
-            let error = without_network(&*client, config, clock, error).await;
+            let error = without_network(&client, config, clock, error).await;
             if is_first {
                 // No pod has used any of it.
                 leave_nothing(place, net).await;
@@ -227,9 +227,15 @@ fn open_network(
 }
 
 /// Says in the API that the machine cannot be a node because of its network, and gives the reason back.
-async fn without_network(client: &dyn Client, config: &Config, clock: &Clock, error: anyhow::Error) -> anyhow::Error {
+async fn without_network(
+    client: &Arc<dyn Client>,
+    config: &Config,
+    clock: &Clock,
+    error: anyhow::Error,
+) -> anyhow::Error {
     let (why, now) = (format!("{error:#}"), clock.now_text());
-    let said = heartbeat::report_no_network(client, &config.name, &why, &now);
+    let recorder = Recorder::new(client.clone(), clock.clone(), "kubelet", &config.name);
+    let said = heartbeat::report_no_network(&**client, &recorder, &config.name, &why, &now);
     match tokio::time::timeout(REPORT_PATIENCE, said).await {
         Ok(Ok(())) => {}
         // It has no Node yet, so nobody waits for it.
