@@ -82,8 +82,10 @@ async fn serve(config: Config) -> Result<Ended> {
     let clock = Clock::system();
     let mut reasons = Reasons::new()?;
     let place = NodePaths::new(&config.data_dir, &config.run_dir);
+    let keep = Keep::new(&config, clock.clone());
+    // Before anything is made on a machine that cannot be a node.
+    keep.check(config.token.as_ref())?;
     let _claims = (place.claim()?, place.claim_data()?);
-    let keep = Keep::new(&config, clock.clone())?;
     let kubelet_port = kubelet_port(config.node.kubelet_port)?;
     let running = async {
         let known_dir = place.run_dir.join("known");
@@ -192,15 +194,35 @@ struct Keep {
 // === impl Keep ===
 
 impl Keep {
-    fn new(config: &Config, clock: Clock) -> Result<Self> {
+    fn new(config: &Config, clock: Clock) -> Self {
         let directory = config.data_dir.join("agent");
+        let addresses = [&config.node.addresses[..], &config.node.external_addresses[..]].concat();
+        Self { directory, node: config.node.name.clone(), addresses, clock }
+    }
+
+    /// Makes the directories of what is kept, once there is a server that is believed.
+    fn make(&self, config: &Config) -> Result<()> {
         NodePaths::new(&config.data_dir, &config.run_dir).take_data_dir()?;
-        let made = make_private_dir(&directory).and_then(|()| make_private_dir(&directory.join("tls")));
+        let made = make_private_dir(&self.directory).and_then(|()| make_private_dir(&self.directory.join("tls")));
         made.with_context(|| {
             format!("--data-dir: {} cannot be written: make it writable or choose another", config.data_dir.display())
-        })?;
-        let addresses = [&config.node.addresses[..], &config.node.external_addresses[..]].concat();
-        Ok(Self { directory, node: config.node.name.clone(), addresses, clock })
+        })
+    }
+
+    /// Refuses a machine that has neither joined nor a token to join with.
+    fn check(&self, token: Option<&JoinToken>) -> Result<()> {
+        if self.kept(token)?.is_some() || token.is_some() {
+            return Ok(());
+        }
+        if let Some(end) = self.ended() {
+            bail!(
+                "--token: the certificate with which this machine had joined ended at {end}: start it once with a token \
+                 (`amphipod token create` on the server makes one); if that is not so, set the machine's clock"
+            );
+        }
+        bail!(
+            "--token: this machine has not joined yet: give the token that is in <data-dir>/server/token of the server"
+        )
     }
 
     fn read(&self, name: &str) -> Option<Vec<u8>> {
@@ -278,17 +300,8 @@ impl Keep {
                 }
             };
         }
-        let Some(token) = &config.token else {
-            if let Some(end) = self.ended() {
-                bail!(
-                    "--token: the certificate with which this machine had joined ended at {end}: start it once with a token \
-                     (`amphipod token create` on the server makes one); if that is not so, set the machine's clock"
-                );
-            }
-            bail!(
-                "--token: this machine has not joined yet: give the token that is in <data-dir>/server/token of the server"
-            );
-        };
+        self.check(config.token.as_ref())?;
+        let token = config.token.as_ref().context("--token: it is missing")?;
         self.joined(config, token).await
     }
 
@@ -325,6 +338,7 @@ impl Keep {
                 "the token is a short one, so the server's CA is believed as it is; use the full token, K10..."
             ),
         }
+        self.make(config).map_err(|error| Refused { why: format!("{error:#}"), forbidden: false })?;
         let key = self.kept_or("tls/node.key", new_key)?;
         let password = self.kept_or("node-password", || {
             let mut bytes = [0; 16];
@@ -479,9 +493,11 @@ mod tests {
     async fn without_a_token_a_machine_is_told_whether_it_never_joined_or_its_certificate_ended() {
         let directory = tempfile::tempdir().unwrap();
         let (config, known) = (config(directory.path()), directory.path().join("known"));
-        let keep = Keep::new(&config, Clock::system()).unwrap();
+        let keep = Keep::new(&config, Clock::system());
         let why = async |keep: &Keep| format!("{:#}", keep.membership(&config, &known).await.err().unwrap());
         assert!(why(&keep).await.contains("has not joined yet"));
+        assert!(!config.data_dir.exists(), "nothing is made on a machine that is refused");
+        keep.make(&config).unwrap();
 
         let names = Names { dns: vec!["localhost".into()], addresses: Vec::new() };
         let pki = Pki::load(&directory.path().join("server"), &names, None, &Clock::system()).unwrap();
