@@ -1,6 +1,9 @@
-//! `config.yaml`: every flag of a command as a key. What is said on the command line or in the environment wins.
+//! `config.yaml`: every flag of a server or an agent as a key. What is said on the command line or in the environment wins.
+//!
+//! The other commands work with what a server or an agent has made, so they take from the file where that is, and no more.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind::{NotFound, PermissionDenied};
 use std::path::PathBuf;
 
 use clap::{Arg, Command};
@@ -15,6 +18,9 @@ const NAME: &str = "config.yaml";
 /// How our variables begin, and those of k3s.
 const OURS: &str = "AMPHIPOD_";
 const THEIRS: &str = "K3S_";
+
+/// The flags that every command takes from the file: where a server or an agent keeps its things.
+const DIRECTORIES: [&str; 3] = ["data-dir", "run-dir", "config-dir"];
 
 /// Which flags a configuration file has set, and on which lines.
 #[derive(Debug, Default)]
@@ -46,19 +52,32 @@ fn place(path: &std::path::Path, line: Option<usize>) -> String {
 /// The arguments with those of the config file put in, and which these are; `cli` knows the flags.
 pub fn merged(arguments: Vec<OsString>, cli: &Command) -> Result<(Vec<OsString>, Origins), String> {
     let at = command_at(&arguments);
-    let command = match arguments.get(at).and_then(|name| cli.find_subcommand(name)) {
-        Some(command) if matches!(command.get_name(), "server" | "agent") => command,
-        _ => return Ok((arguments, Origins::default())),
+    let Some(command) = arguments.get(at).and_then(|name| cli.find_subcommand(name)) else {
+        return Ok((arguments, Origins::default()));
     };
-    let arguments = with_k3s_names(arguments, at);
-    let (path, given) = path_of(&arguments);
+    let is_node = matches!(command.get_name(), "server" | "agent");
+    let takes = |flag: &str| {
+        let has = command.get_arguments().any(|arg| arg.get_long() == Some(flag));
+        has && (is_node || DIRECTORIES.contains(&flag))
+    };
+    if !is_node && !DIRECTORIES.into_iter().any(takes) {
+        return Ok((arguments, Origins::default()));
+    }
+    let arguments = with_k3s_names(arguments, at, takes);
+    let (path, given) = path_of(&arguments, is_node);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !given => return Ok((arguments, Origins::default())),
+        // Whoever may not read it is no administrator, who works with a server by its address and a kubeconfig.
+        Err(e) if !given && (e.kind() == NotFound || !is_node && e.kind() == PermissionDenied) => {
+            return Ok((arguments, Origins::default()));
+        }
         Err(e) => return Err(format!("--config: {} cannot be read: {e}", path.display())),
     };
-    let parsed: Value =
+    let mut parsed: Value =
         serde_yaml::from_str(&text).map_err(|e| format!("--config: {} is not YAML: {e}", path.display()))?;
+    if let (false, Value::Mapping(map)) = (is_node, &mut parsed) {
+        map.retain(|key, _| key.as_str().is_some_and(takes));
+    }
     let known: Vec<&Arg> = cli.get_arguments().chain(command.get_arguments()).collect();
     let mut origins = Origins { path, flags: Vec::new() };
     let flags = flags(&parsed, &text, &arguments, (command.get_name(), &known), &mut origins)?;
@@ -105,16 +124,11 @@ const K3S_NAMES: [(&str, &str, &str); 10] = [
     ("K3S_KUBECONFIG_MODE", "AMPHIPOD_WRITE_KUBECONFIG_MODE", "write-kubeconfig-mode"),
     ("K3S_SYSTEM_DEFAULT_REGISTRY", "AMPHIPOD_SYSTEM_DEFAULT_REGISTRY", "system-default-registry"),
 ];
-/// Which of those only one of the two commands has.
-const ONLY: [(&str, &str); 4] =
-    [("server", "agent"), ("disable", "server"), ("write-kubeconfig", "server"), ("write-kubeconfig-mode", "server")];
-
 /// The arguments with k3s' variables put in as flags, where neither a flag nor our own variable says the same.
-fn with_k3s_names(arguments: Vec<OsString>, at: usize) -> Vec<OsString> {
+fn with_k3s_names(arguments: Vec<OsString>, at: usize, takes: impl Fn(&str) -> bool) -> Vec<OsString> {
     let mut out = arguments[..=at].to_vec();
     for (theirs, ours, flag) in K3S_NAMES {
-        let elsewhere = ONLY.iter().any(|(f, command)| *f == flag && arguments[at] != *command);
-        if elsewhere || said(&arguments, &format!("--{flag}")) || std::env::var_os(ours).is_some() {
+        if !takes(flag) || said(&arguments, &format!("--{flag}")) || std::env::var_os(ours).is_some() {
             continue;
         }
         if let Some(value) = std::env::var_os(theirs).filter(|v| !v.is_empty()) {
@@ -128,15 +142,23 @@ fn with_k3s_names(arguments: Vec<OsString>, at: usize) -> Vec<OsString> {
 }
 
 fn said(arguments: &[OsString], flag: &str) -> bool {
-    arguments.iter().any(|a| {
+    ours(arguments).iter().any(|a| {
         let a = a.to_string_lossy();
         a == flag || a.starts_with(&format!("{flag}="))
     })
 }
 
+/// The arguments that are flags of ours: what comes after `--` is a command for somebody else.
+fn ours(arguments: &[OsString]) -> &[OsString] {
+    let end = arguments.iter().position(|a| a == "--");
+    &arguments[..end.unwrap_or(arguments.len())]
+}
+
 /// The file, and whether it was named: one that was not may be absent.
-fn path_of(arguments: &[OsString]) -> (PathBuf, bool) {
-    let named = value_of(arguments, &["--config", "-c"]).or_else(|| std::env::var_os("AMPHIPOD_CONFIG"));
+fn path_of(arguments: &[OsString], is_node: bool) -> (PathBuf, bool) {
+    // With other commands, `-c` names a container.
+    let said = is_node.then(|| value_of(arguments, &["--config", "-c"])).flatten();
+    let named = said.or_else(|| ["AMPHIPOD_CONFIG", "K3S_CONFIG_FILE"].into_iter().find_map(std::env::var_os));
     if let Some(path) = named {
         return (path.into(), true);
     }
@@ -146,7 +168,7 @@ fn path_of(arguments: &[OsString]) -> (PathBuf, bool) {
 
 /// What a flag is given, as one argument or two.
 fn value_of(arguments: &[OsString], flags: &[&str]) -> Option<OsString> {
-    let mut rest = arguments.iter().skip(1);
+    let mut rest = ours(arguments).iter().skip(1);
     while let Some(argument) = rest.next() {
         let text = argument.to_string_lossy();
         if flags.contains(&&*text) {
@@ -234,7 +256,7 @@ fn is_said(arguments: &[OsString], arg: &Arg) -> bool {
     let short = arg.get_short().map(|letter| format!("-{letter}"));
     let has_short = |a: &OsStr| short.as_ref().is_some_and(|short| a.to_string_lossy().starts_with(short.as_str()));
     longs.into_iter().any(|long| said(arguments, &format!("--{long}")))
-        || arguments.iter().skip(1).any(|a| has_short(a))
+        || ours(arguments).iter().skip(1).any(|a| has_short(a))
         || arg.get_env().is_some_and(|variable| std::env::var_os(variable).is_some())
 }
 
@@ -287,6 +309,33 @@ mod tests {
         assert_eq!(merged(&["amphipod", "server", &directory]).unwrap().0[2], "--node-name=of-the-directory");
         let before = ["amphipod", "--config-dir", dir.path().to_str().unwrap(), "-d", "/x", "server"];
         assert_eq!(merged(&before).unwrap().0[6..], ["--node-name=of-the-directory"]);
+    }
+
+    #[test]
+    fn every_command_finds_the_directories_that_the_file_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "data-dir: /srv/amphipod\nrun-dir: /run/other\nhttps-listen-port: 7\ntls-sun: [a]\n";
+        std::fs::write(dir.path().join(NAME), text).unwrap();
+        let etc = format!("--config-dir={}", dir.path().display());
+        let whole = ["--data-dir=/srv/amphipod", "--run-dir=/run/other"];
+        let cli = super::super::Cli::command();
+        let with = |command: &&clap::Command| command.get_arguments().any(|arg| arg.get_long() == Some("data-dir"));
+        let others = cli.get_subcommands().filter(with).map(|c| c.get_name().to_owned());
+        let others: Vec<String> = others.filter(|name| !matches!(name.as_str(), "server" | "agent")).collect();
+        for expected in ["token", "image", "snapshot", "killall", "check", "get", "exec", "logs"] {
+            assert!(others.iter().any(|name| name == expected), "{expected} of {others:?}");
+        }
+        for name in &others {
+            let all = merged(&["amphipod", name, &etc]).unwrap().0;
+            assert_eq!(all[2..4], whole, "{name}");
+        }
+        let said = ["amphipod", "token", "create", "-d", "/x", &etc];
+        assert_eq!(merged(&said).unwrap().0[2..], ["--run-dir=/run/other", "create", "-d", "/x", &etc]);
+        // What follows is neither a flag nor a file of ours.
+        let inner = ["amphipod", "exec", "-c", "web", &etc, "p", "--", "ls", "--data-dir", "/y"];
+        assert_eq!(merged(&inner).unwrap().0[2..4], whole);
+        let absent = ["amphipod", "exec", "-c", "web", "--config-dir=/none", "p"];
+        assert_eq!(merged(&absent).unwrap().0, absent);
     }
 
     #[test]
