@@ -392,9 +392,18 @@ impl<L: Labels> Counters<L> {
         Self { name, help, cells: Mutex::new(BTreeMap::new()) }
     }
 
-    /// One more.
-    pub fn add(&self, labels: L) {
-        *self.cells.lock().expect("no panic while held").entry(labels).or_default() += 1;
+    /// One more. Answers how many rows there are.
+    pub fn add(&self, labels: L) -> usize {
+        let mut cells = self.cells.lock().expect("no panic while held");
+        *cells.entry(labels).or_default() += 1;
+        cells.len()
+    }
+
+    /// Forgets the rows that are not to be kept. Answers how many there are still.
+    pub fn retain(&self, is_kept: impl Fn(&L) -> bool) -> usize {
+        let mut cells = self.cells.lock().expect("no panic while held");
+        cells.retain(|labels, _| is_kept(labels));
+        cells.len()
     }
 
     /// Appends all of them.
@@ -421,6 +430,11 @@ impl<L: Labels> Histograms<L> {
     pub fn observe(&self, labels: L, took: Duration) {
         let mut cells = self.cells.lock().expect("no panic while held");
         cells.entry(labels).or_insert_with(|| Distribution::new(self.bounds)).observe(self.bounds, took);
+    }
+
+    /// Forgets the rows that are not to be kept.
+    pub fn retain(&self, is_kept: impl Fn(&L) -> bool) {
+        self.cells.lock().expect("no panic while held").retain(|labels, _| is_kept(labels));
     }
 
     /// Appends all of them.

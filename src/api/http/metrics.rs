@@ -2,7 +2,10 @@
 //!
 //! Invariant: labels are words of ours. A path that leads to no kind that is served has empty ones, whatever it says.
 
+use std::cmp::Ordering;
 use std::fmt::Write;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -18,7 +21,8 @@ use super::route::{Route, Target};
 use crate::api::Api;
 use crate::apimachinery::version;
 use crate::base::metrics::{self, Bound, Counters, Histograms, Labels};
-use crate::kinds::{Subresource, registry};
+use crate::kinds::registry::{self, Registry, Snapshot};
+use crate::kinds::{KindRef, Subresource};
 
 /// Of `apiserver_request_duration_seconds`; those of the indicator begin with the third.
 const BOUNDS: &[Bound] = &[
@@ -46,6 +50,9 @@ const BOUNDS: &[Bound] = &[
     (45.0, "45"),
     (60.0, "60"),
 ];
+/// Rows of the counters beyond which it is looked whether all of their kinds are there still.
+const ROWS_MIN: usize = 4096;
+static ROWS: AtomicUsize = AtomicUsize::new(ROWS_MIN);
 /// Paths that are told apart.
 const PATHS: [&str; 8] =
     ["/healthz", "/livez", "/readyz", "/metrics", "/version", "/openapi/v2", "/openapi/v3", "/apis"];
@@ -74,11 +81,10 @@ static TERMINATIONS: Counters<RequestLabels> = Counters::new(
 );
 
 /// A request as it is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 pub struct RequestLabels {
-    group: &'static str,
-    version: &'static str,
-    resource: &'static str,
+    /// None: a path that is no kind's.
+    kind: Option<KindRef>,
     subresource: &'static str,
     scope: &'static str,
     verb: &'static str,
@@ -93,11 +99,9 @@ pub struct RequestLabels {
 
 impl RequestLabels {
     /// What a routed request counts as.
-    pub fn of(route: &Route, headers: &HeaderMap) -> Self {
+    pub fn of(route: &Route, headers: &HeaderMap, kinds: &Registry) -> Self {
         let none = Self {
-            group: "",
-            version: "",
-            resource: "",
+            kind: None,
             subresource: "",
             scope: "",
             verb: "",
@@ -116,7 +120,9 @@ impl RequestLabels {
             route.verb,
             headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/apply-patch")),
         );
-        let Some(kind) = registry::builtin().by_plural(&resource.group, &resource.version, &resource.plural) else {
+        let (group, version, plural) = (&resource.group, &resource.version, &resource.plural);
+        let builtin = registry::builtin().by_plural(group, version, plural).cloned();
+        let Some(kind) = builtin.or_else(|| kinds.snapshot().by_plural(group, version, plural).cloned()) else {
             return Self { verb, ..none };
         };
         let sub = kind.subresources().iter().find(|s| s.name() == resource.subresource);
@@ -130,28 +136,75 @@ impl RequestLabels {
             () => "cluster",
         };
         Self {
-            group: kind.group(),
-            version: kind.version(),
-            resource: kind.plural(),
             subresource: sub.map_or("", |s| s.name()),
             scope,
             verb: if connects { "CONNECT" } else { verb },
+            kind: Some(kind),
             ..none
         }
     }
 
     /// It was answered with this code, after so long.
-    pub fn observe(self, code: u16, took: Duration) {
-        REQUESTS.add(Self { code: Some(code), ..self });
+    pub fn observe(self, code: u16, took: Duration, kinds: &Registry) {
+        let rows = REQUESTS.add(Self { code: Some(code), ..self.clone() });
+        if rows > ROWS.load(Relaxed) {
+            forget_gone(kinds);
+        }
         // An eviction that has to wait is refused for the pods' sake, not for the server's.
         if matches!(code, 429 | 504) && self.subresource != Subresource::Eviction.name() {
-            TERMINATIONS.add(Self { code: Some(code), dry_run: None, ..self });
+            TERMINATIONS.add(Self { code: Some(code), dry_run: None, ..self.clone() });
         }
         if !self.is_long {
-            DURATIONS.observe(self, took);
+            DURATIONS.observe(self.clone(), took);
             SLI_DURATIONS.observe(Self { dry_run: None, ..self }, took);
         }
     }
+
+    /// Group, version and resource.
+    fn kind(&self) -> (&str, &str, &str) {
+        self.kind.as_ref().map_or(("", "", ""), |kind| (kind.group(), kind.version(), kind.plural()))
+    }
+
+    fn order(&self) -> impl Ord {
+        let Self { subresource, scope, verb, dry_run, code, is_long, .. } = *self;
+        (subresource, scope, verb, dry_run, code, is_long)
+    }
+
+    fn is_gone(&self, kinds: &Snapshot) -> bool {
+        let (group, version, resource) = self.kind();
+        self.kind.is_some() && kinds.by_plural(group, version, resource).is_none()
+    }
+}
+
+impl Ord for RequestLabels {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.kind().cmp(&other.kind()).then_with(|| self.order().cmp(&other.order()))
+    }
+}
+
+impl PartialOrd for RequestLabels {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Eq for RequestLabels {}
+
+impl PartialEq for RequestLabels {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+/// Forgets what was asked of kinds that are no more: whoever defines and removes kinds must not fill the memory.
+fn forget_gone(kinds: &Registry) {
+    let kinds = kinds.snapshot();
+    let is_there = |labels: &RequestLabels| !labels.is_gone(&kinds);
+    let rows = REQUESTS.retain(is_there);
+    ROWS.store((rows * 2).max(ROWS_MIN), Relaxed);
+    TERMINATIONS.retain(is_there);
+    DURATIONS.retain(is_there);
+    SLI_DURATIONS.retain(is_there);
 }
 
 fn verb(verb: &str, applies: bool) -> &'static str {
@@ -171,7 +224,8 @@ fn verb(verb: &str, applies: bool) -> &'static str {
 
 impl Labels for RequestLabels {
     fn write(&self, out: &mut String) {
-        let Self { group, version, resource, subresource, scope, verb, dry_run, code, .. } = self;
+        let Self { subresource, scope, verb, dry_run, code, .. } = self;
+        let (group, version, resource) = self.kind();
         if let Some(code) = code {
             let _ = write!(out, "code=\"{code}\",");
         }
@@ -200,13 +254,15 @@ pub(super) fn count<S: Next>(mut inner: S) -> impl Next {
 }
 
 /// Observes the requests whose path could be parsed, as dashboards ask for them.
-pub(super) fn observe<S: Next>(mut inner: S) -> impl Next {
+pub(super) fn observe<S: Next>(api: Api, mut inner: S) -> impl Next {
     service_fn(move |request: Request| {
         let begun = Instant::now();
-        let labels = request.extensions().get::<Route>().map(|route| RequestLabels::of(route, request.headers()));
+        let route = request.extensions().get::<Route>();
+        let labels = route.map(|route| RequestLabels::of(route, request.headers(), &api.kinds));
+        let kinds = api.kinds.clone();
         inner.call(request).inspect_ok(move |response| {
             if let Some(labels) = labels {
-                labels.observe(response.status().as_u16(), begun.elapsed());
+                labels.observe(response.status().as_u16(), begun.elapsed(), &kinds);
             }
         })
     })
@@ -232,6 +288,7 @@ pub(super) fn trace<S: Next>(mut inner: S) -> impl Next {
 /// Everything that the API server tells.
 pub fn text(api: &Api) -> String {
     let mut out = metrics::text();
+    forget_gone(&api.kinds);
     REQUESTS.write(&mut out);
     DURATIONS.write(&mut out);
     SLI_DURATIONS.write(&mut out);
@@ -280,16 +337,59 @@ mod tests {
     use http::Method;
 
     use super::*;
+    use crate::kinds::custom::{CustomKind, definition_name};
+    use crate::schema::{CustomNames, Schema};
+
+    fn widget() -> KindRef {
+        let definition = definition_name("example.com", "v1", "Widget");
+        let names = CustomNames { definition: &definition, group: "example.com", version: "v1", kind: "Widget" };
+        KindRef::custom(CustomKind {
+            group: "example.com".into(),
+            version: "v1".into(),
+            kind: "Widget".into(),
+            plural: "widgets".into(),
+            singular: "widget".into(),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            namespaced: true,
+            subresources: Vec::new(),
+            schema: Schema::custom(&names, &serde_json::json!({"type": "object"})).unwrap().into(),
+        })
+    }
 
     fn labels_of(method: &str, path: &str) -> String {
+        labels_in(&Registry::new(), method, path)
+    }
+
+    fn labels_in(kinds: &Registry, method: &str, path: &str) -> String {
         let route = Route::parse(&method.parse::<Method>().unwrap(), &path.parse().unwrap()).unwrap();
         let mut headers = HeaderMap::new();
         if method == "PATCH" {
             headers.insert(CONTENT_TYPE, "application/apply-patch+yaml".parse().unwrap());
         }
         let mut out = String::new();
-        RequestLabels { code: Some(200), ..RequestLabels::of(&route, &headers) }.write(&mut out);
+        RequestLabels { code: Some(200), ..RequestLabels::of(&route, &headers, kinds) }.write(&mut out);
         out
+    }
+
+    #[test]
+    fn requests_for_kinds_that_were_defined_at_run_time_say_which() {
+        let (kinds, widget) = (Registry::new(), widget());
+        let path = "/apis/example.com/v1/namespaces/n/widgets";
+        assert!(labels_in(&kinds, "GET", path).contains("group=\"\",resource=\"\""), "nobody can make rows by asking");
+        kinds.add(widget.clone());
+        let of = "group=\"example.com\",resource=\"widgets\",scope=\"namespace\",subresource=\"\",verb=\"LIST\",version=\"v1\"";
+        assert!(labels_in(&kinds, "GET", path).ends_with(of), "{}", labels_in(&kinds, "GET", path));
+        let (method, uri) = (Method::GET, path.parse().unwrap());
+        let labels = RequestLabels::of(&Route::parse(&method, &uri).unwrap(), &HeaderMap::new(), &kinds);
+        // Rows of its own: the server's are of all tests.
+        let rows = Counters::new("asked", "");
+        rows.add(labels.clone());
+        assert_eq!(rows.add(labels), 1, "equal labels are one row");
+        let is_there = |labels: &RequestLabels| !labels.is_gone(&kinds.snapshot());
+        assert_eq!(rows.retain(is_there), 1);
+        kinds.remove(&widget);
+        assert_eq!(rows.retain(is_there), 0, "whoever defines and removes kinds fills no memory");
     }
 
     #[test]

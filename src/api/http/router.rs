@@ -83,7 +83,7 @@ fn stack(api: Api) -> impl Layer<routing::Route, Service = impl Next> + Clone + 
         layer_fn(paths::refuse_bad_escapes),
         layer_fn(answer::write_failures),
         layer_fn(parsed_path),
-        layer_fn(metrics::observe),
+        WithApi(api.clone(), metrics::observe),
         layer_fn(metrics::trace),
         WithApi(api.clone(), access::authentication),
         WithApi(api.clone(), flow_control::priority_and_fairness),
