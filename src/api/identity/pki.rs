@@ -86,7 +86,7 @@ impl Pki {
         let b64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         format!(
             "apiVersion: v1\nkind: Config\nclusters:\n- name: default\n  cluster:\n    server: {server}\n    \
-             certificate-ca-data: {}\ncontexts:\n- name: default\n  context:\n    cluster: default\n    user: default\n\
+             certificate-authority-data: {}\ncontexts:\n- name: default\n  context:\n    cluster: default\n    user: default\n\
              current-context: default\nusers:\n- name: default\n  user:\n    client-certificate-data: {}\n    \
              client-key-data: {}\n",
             b64(&self.ca),
@@ -356,6 +356,23 @@ mod tests {
 
     fn names(dns: &str) -> Names {
         Names { dns: vec![dns.into()], addresses: vec!["127.0.0.1".parse().unwrap()] }
+    }
+
+    #[test]
+    fn the_kubeconfig_has_the_keys_that_every_client_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::load(dir.path(), &names("a"), None, &Clock::system()).unwrap();
+        let text = pki.kubeconfig("https://a:6443");
+        let parts = [
+            ("certificate-authority-data", &pki.ca),
+            ("client-certificate-data", &pki.admin.chain),
+            ("client-key-data", &pki.admin.key),
+        ];
+        for (key, pem) in parts {
+            let line = format!("    {key}: {}", base64::engine::general_purpose::STANDARD.encode(pem));
+            assert!(text.lines().any(|l| l == line), "{key} is in {text}");
+        }
+        assert!(text.contains("    server: https://a:6443\n"));
     }
 
     #[tokio::test]
