@@ -22,6 +22,8 @@ pub const NODES: &str = "system:nodes";
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// How the users that are node agents begin.
 pub const NODE_PREFIX: &str = "system:node:";
+/// How the users that are service accounts begin.
+const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
 // === impl User ===
 
@@ -71,8 +73,29 @@ impl User {
         self.name.strip_prefix(NODE_PREFIX).filter(|n| !n.is_empty() && self.is_in(NODES))
     }
 
+    /// Who answers for what it takes: of a service account its namespace, whose users make as many accounts as they like.
+    pub fn owner(&self) -> &str {
+        match self.name.rsplit_once(':') {
+            Some((namespace, _)) if self.name.starts_with(ACCOUNT_PREFIX) => namespace,
+            _ => &self.name,
+        }
+    }
+
     /// Whether it is a member of a group.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_of_a_namespace_have_one_owner() {
+        let owner = |name: &str| User { name: name.into(), ..User::default() }.owner().to_owned();
+        assert_eq!(owner("system:serviceaccount:a:one"), owner("system:serviceaccount:a:two"));
+        assert_ne!(owner("system:serviceaccount:a:one"), owner("system:serviceaccount:b:one"));
+        assert_eq!((owner("jane"), owner("oidc:jane")), ("jane".into(), "oidc:jane".into()));
     }
 }

@@ -22,7 +22,7 @@ const CLIENTS: usize = 8;
 const SILENT: usize = 4096;
 
 /// An account that may write, and its way to the server.
-fn writer(lab: &Watched, name: &str) -> Target {
+pub fn writer(lab: &Watched, name: &str) -> Target {
     lab.kubectl(&["create", "serviceaccount", name]);
     let account = format!("--serviceaccount=default:{name}");
     lab.kubectl(&["create", "clusterrolebinding", name, "--clusterrole=cluster-admin", &account]);
@@ -63,7 +63,7 @@ fn hostile_bodies_from_many_clients_leave_the_server_small_and_quick() {
 }
 
 /// Lets this process have so many connections open beside what the other tests have: some machines give a service 1,024 files.
-fn files_for(connections: usize) {
+pub fn files_for(connections: usize) {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     let wanted = connections as u64 + 4096;

@@ -3,7 +3,8 @@
 //! A connection is a stranger until a client certificate or a request says whose it is. Strangers have a short time and a
 //! small pool, in which the oldest of the busiest address makes room for whoever comes: silent connections keep nobody
 //! out. This machine itself and addresses from which nodes came have pools of their own. A known user has so many
-//! connections and all users together have so many. Invariant: what is open is bounded, whatever comes.
+//! connections and all users together have so many; among them, too, whoever has most makes room for those who have less.
+//! Invariant: what is open is bounded, whatever comes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -47,6 +48,8 @@ struct State {
     /// Authenticated ones, with whose they are.
     known: HashMap<u64, Authenticated>,
     of_user: HashMap<Arc<str>, usize>,
+    /// Those that count among those of all users, by whose they are in the end ([`User::owner`]).
+    of_owner: HashMap<Arc<str>, usize>,
     users: usize,
     /// Kept in the order in which they were last seen.
     node_addresses: BTreeMap<u64, IpAddr>,
@@ -61,8 +64,8 @@ struct Pool {
 
 struct Authenticated {
     user: Arc<str>,
-    /// Whether it counts among those of all users.
-    counted: bool,
+    /// Whose it is where it counts among those of all users.
+    owner: Option<Arc<str>>,
     end: watch::Sender<bool>,
 }
 
@@ -154,6 +157,36 @@ impl State {
         }
     }
 
+    fn keep(&mut self, id: u64, known: Authenticated) {
+        *self.of_user.entry(known.user.clone()).or_default() += 1;
+        if let Some(owner) = &known.owner {
+            *self.of_owner.entry(owner.clone()).or_default() += 1;
+            self.users += 1;
+        }
+        self.known.insert(id, known);
+    }
+
+    fn forget(&mut self, id: u64) -> Option<Authenticated> {
+        let known = self.known.remove(&id)?;
+        count_down(&mut self.of_user, &known.user);
+        if let Some(owner) = &known.owner {
+            count_down(&mut self.of_owner, owner);
+            self.users -= 1;
+        }
+        Some(known)
+    }
+
+    /// Ends the oldest connection of the owner who has most, if that is more than `owner` would have; false if nobody has.
+    fn make_room(&mut self, owner: &str) -> bool {
+        let own = self.of_owner.get(owner).copied().unwrap_or(0) + 1;
+        let most = self.of_owner.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > own);
+        let Some(most) = most.map(|(owner, _)| owner.clone()) else { return false };
+        let oldest =
+            self.known.iter().filter(|(_, known)| known.owner.as_ref() == Some(&most)).map(|(id, _)| *id).min();
+        let ended = oldest.and_then(|id| self.forget(id));
+        ended.map(|known| known.end.send_replace(true)).is_some()
+    }
+
     fn remember_node(&mut self, address: IpAddr) {
         let seen = self.next;
         self.next += 1;
@@ -225,7 +258,7 @@ impl Connection {
                 RETRY_AFTER_SECONDS,
             ));
         }
-        if counted && state.users >= USERS {
+        if counted && state.users >= USERS && !state.make_room(user.owner()) {
             return Err(Status::too_many_requests(
                 format!("the users of this server have {USERS} connections already"),
                 RETRY_AFTER_SECONDS,
@@ -235,9 +268,8 @@ impl Connection {
         // One that was ended meanwhile is nobody's.
         let Some(end) = pool.remove(self.id) else { return Ok(()) };
         let name: Arc<str> = user.name.as_str().into();
-        *state.of_user.entry(name.clone()).or_default() += 1;
-        state.users += usize::from(counted);
-        state.known.insert(self.id, Authenticated { user: name, counted, end });
+        let owner = counted.then(|| Arc::from(user.owner()));
+        state.keep(self.id, Authenticated { user: name, owner, end });
         if is_node && !self.address.is_loopback() {
             state.remember_node(self.address);
         }
@@ -283,13 +315,15 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut state = self.connections.lock();
         state.pool(self.origin).0.remove(self.id);
-        let Some(known) = state.known.remove(&self.id) else { return };
-        state.users -= usize::from(known.counted);
-        if let Some(count) = state.of_user.get_mut(&known.user) {
-            *count -= 1;
-            if *count == 0 {
-                state.of_user.remove(&known.user);
-            }
+        state.forget(self.id);
+    }
+}
+
+fn count_down(counts: &mut HashMap<Arc<str>, usize>, whose: &Arc<str>) {
+    if let Some(count) = counts.get_mut(whose) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(whose);
         }
     }
 }
@@ -427,13 +461,34 @@ mod tests {
         let first: Vec<_> = (0..OF_USER).map(|_| known(0).unwrap()).collect();
         assert_eq!(known(0).unwrap_err().code, 429);
         let others: Vec<_> = (0..USERS - OF_USER).map(|n| known(1 + n / OF_USER).unwrap()).collect();
-        assert_eq!(known(99).unwrap_err().code, 429, "all users together");
+        let one_more = known(99).unwrap();
+        let ended = first.iter().chain(&others).filter(|connection| has_ended(connection)).count();
+        assert_eq!(ended, 1, "who has most makes room");
         let node = connections.open(address("192.0.2.1"));
         node.identify(&User::node("a")).unwrap();
         connections.end("u0");
-        assert!(first.iter().all(has_ended) && !others.iter().any(has_ended) && !has_ended(&node));
-        drop((first, others, node));
-        assert!(connections.lock().known.is_empty() && connections.lock().of_user.is_empty());
-        assert_eq!(connections.lock().users, 0);
+        assert!(first.iter().all(has_ended) && !has_ended(&one_more) && !has_ended(&node));
+        assert!(others.iter().filter(|connection| has_ended(connection)).count() <= 1);
+        drop((first, others, one_more, node));
+        let state = connections.lock();
+        assert!(state.known.is_empty() && state.of_user.is_empty() && state.of_owner.is_empty());
+        assert_eq!(state.users, 0);
+    }
+
+    #[test]
+    fn accounts_of_one_namespace_make_room_together_for_whoever_has_less() {
+        let connections = Connections::default();
+        let known = |name: String| {
+            let connection = connections.open(address("192.0.2.1"));
+            connection.identify(&User { name, ..User::default() }).map(|()| connection)
+        };
+        let account = |n: usize| known(format!("system:serviceaccount:greedy:a{n}"));
+        // None of them has more than one.
+        let greedy: Vec<_> = (0..USERS).map(|n| account(n).unwrap()).collect();
+        assert_eq!(account(USERS).unwrap_err().code, 429, "they have everything");
+        let modest: Vec<_> = (0..100).map(|n| known(format!("system:serviceaccount:n{}:a", n / 10)).unwrap()).collect();
+        assert_eq!(greedy.iter().take_while(|connection| has_ended(connection)).count(), 100, "the oldest first");
+        assert!(!modest.iter().any(has_ended));
+        assert_eq!(connections.lock().users, USERS);
     }
 }
