@@ -22,6 +22,9 @@ mod load;
 /// What others on the machine can read.
 #[path = "hostile/privacy.rs"]
 mod privacy;
+/// Clients that take nothing.
+#[path = "hostile/readers.rs"]
+mod readers;
 /// An image of busybox without a registry, and pods of it.
 #[path = "hostile/stage.rs"]
 mod stage;

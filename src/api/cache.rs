@@ -2,13 +2,15 @@
 //!
 //! It is the store's [`Sink`]: the writer feeds it before a commit is acknowledged, so what it shows is what was
 //! acknowledged, in order. Watchers pull: each keeps the revision it has seen and reads on from the ring when woken, so a
-//! slow watcher costs nothing and is told `410 Gone` when the ring (and then the log) has moved on without it.
+//! slow watcher costs nothing and is told `410 Gone` when the ring (and then the log) has moved on without it. What lists
+//! still show when the ring forgets it is counted ([`Evicted`]).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
+use super::evicted::Evicted;
 use crate::base::object::{Draft, Object};
 use crate::base::signal::{Receiver, Signal};
 use crate::kinds::KindRef;
@@ -31,6 +33,7 @@ struct Inner {
     /// By the prefix of their keys.
     kind_caches: RwLock<HashMap<String, Arc<KindCache>>>,
     head: AtomicU64,
+    evicted: Evicted,
 }
 
 /// One kind's objects and recent changes.
@@ -52,6 +55,13 @@ struct Content {
     ring_after: u64,
     /// The revision of the last change.
     last: u64,
+}
+
+/// How much is read at once: so many, and no more once they have so many bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    pub count: usize,
+    pub bytes: usize,
 }
 
 /// A change of one object.
@@ -83,7 +93,8 @@ impl Cache {
             kind_caches
                 .insert(kind.prefix(), Arc::new(KindCache::load(kind, store.range(&kind.prefix(), 0, "", 0)?, head)?));
         }
-        let cache = Self(Arc::new(Inner { kinds, kind_caches: RwLock::new(kind_caches), head: AtomicU64::new(head) }));
+        let (kind_caches, head) = (RwLock::new(kind_caches), AtomicU64::new(head));
+        let cache = Self(Arc::new(Inner { kinds, kind_caches, head, evicted: Evicted::default() }));
         store.attach(Box::new(cache.clone()));
         Ok(cache)
     }
@@ -123,6 +134,11 @@ impl Cache {
         found.unwrap_or_else(|| Arc::new(KindCache::new(kind.stored(), 0, BTreeMap::new())))
     }
 
+    /// What it has let go of, and somebody still keeps.
+    pub fn evicted(&self) -> &Evicted {
+        &self.0.evicted
+    }
+
     /// The revision up to which the cache is complete.
     pub fn head(&self) -> u64 {
         self.0.head.load(Ordering::Acquire)
@@ -150,17 +166,19 @@ impl Sink for Cache {
             if !touched.iter().any(|t| Arc::ptr_eq(t, kind_cache)) {
                 touched.push(kind_cache);
             }
-            kind_cache.take(change);
+            kind_cache.take(change, &self.0.evicted);
         }
         self.0.head.store(head, Ordering::Release);
         touched.iter().for_each(|kind_cache| kind_cache.changed.tell());
+        self.0.evicted.settle();
     }
 
     fn forget(&mut self, through: u64) {
         let kind_caches = self.0.kind_caches.read().expect("no panic while held");
-        kind_caches
-            .values()
-            .for_each(|kind_cache| kind_cache.content.write().expect("no panic while held").forget(through));
+        kind_caches.values().for_each(|kind_cache| {
+            kind_cache.content.write().expect("no panic while held").forget(through, &self.0.evicted)
+        });
+        self.0.evicted.settle();
     }
 }
 
@@ -211,21 +229,27 @@ impl KindCache {
         self.read().last
     }
 
-    /// Everything with the prefix, with the revision from which a watch goes on without gap or repetition.
-    pub fn snapshot(&self, prefix: &str) -> (Vec<Arc<Object>>, u64) {
+    /// Some of the objects whose keys begin with `prefix` and sort after `after`, in key order; `None` where something has
+    /// changed since a revision. There are no more where there are none.
+    pub fn objects_at(&self, revision: u64, prefix: &str, after: &str, batch: Batch) -> Option<Vec<Arc<Object>>> {
         let content = self.read();
-        let range = content.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        (range.take_while(|(k, _)| k.starts_with(prefix)).map(|(_, o)| o.clone()).collect(), content.last)
+        if content.last > revision {
+            return None;
+        }
+        let low = if after > prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
+        let range = content.objects.range::<str, _>((low, Bound::Unbounded));
+        let of_prefix = range.take_while(|(k, _)| k.starts_with(prefix)).map(|(_, object)| object);
+        Some(batch.of(of_prefix, |object| object.weight()))
     }
 
-    /// The changes after a revision, at most `limit`, oldest first; `None` when the ring no longer reaches back so far.
-    pub fn changes(&self, after: u64, limit: usize) -> Option<Vec<Event>> {
+    /// The changes after a revision, a batch of them, oldest first; `None` when the ring no longer reaches back so far.
+    pub fn changes(&self, after: u64, batch: Batch) -> Option<Vec<Event>> {
         let content = self.read();
         if after < content.ring_after {
             return None;
         }
         let start = content.ring.partition_point(|e| e.revision <= after);
-        Some(content.ring.iter().skip(start).take(limit).cloned().collect())
+        Some(batch.of(content.ring.iter().skip(start), |event| event.object.weight()))
     }
 
     /// Wakes on each change.
@@ -237,7 +261,7 @@ impl KindCache {
         self.content.read().expect("no panic while held")
     }
 
-    fn take(&self, change: Change) {
+    fn take(&self, change: Change, evicted: &Evicted) {
         let object = match Pending::settle(&change) {
             Some(object) => object,
             None => match decode(&self.kind, change.key.clone(), change.value, change.revision) {
@@ -258,35 +282,57 @@ impl KindCache {
             content.objects.insert(change.key, object.clone())
         };
         content.last = change.revision;
-        content.push(Event { revision: change.revision, object, previous, deleted: change.deleted });
+        content.push(Event { revision: change.revision, object, previous, deleted: change.deleted }, evicted);
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// So many, of any size.
+    pub const fn of_count(count: usize) -> Self {
+        Self { count, bytes: usize::MAX }
+    }
+
+    fn of<'a, T: Clone + 'a>(self, all: impl Iterator<Item = &'a T>, weight: impl Fn(&T) -> usize) -> Vec<T> {
+        let (mut found, mut left) = (Vec::new(), self.bytes);
+        for one in all.take(self.count) {
+            left = left.saturating_sub(weight(one));
+            found.push(one.clone());
+            if left == 0 {
+                break;
+            }
+        }
+        found
     }
 }
 
 // === impl Content ===
 
 impl Content {
-    fn push(&mut self, event: Event) {
+    fn push(&mut self, event: Event, evicted: &Evicted) {
         self.ring_bytes += event.weight();
         self.ring.push_back(event);
         while self.ring.len() > RING_EVENTS || (self.ring_bytes > RING_BYTES && self.ring.len() > 1) {
-            self.pop();
+            self.pop(evicted);
         }
         if let Some(old) = self.ring.len().checked_sub(RING_FRESH).and_then(|i| self.ring.get(i)) {
             old.retire();
         }
     }
 
-    fn pop(&mut self) {
+    fn pop(&mut self, evicted: &Evicted) {
         let Some(old) = self.ring.pop_front() else { return };
         self.ring_bytes -= old.weight();
         self.ring_after = old.revision;
         old.retire();
+        old.past().for_each(|object| evicted.add(object));
     }
 
     /// Drops the changes up to a revision: nobody is to resume from before it.
-    fn forget(&mut self, through: u64) {
+    fn forget(&mut self, through: u64, evicted: &Evicted) {
         while self.ring.front().is_some_and(|e| e.revision <= through) {
-            self.pop();
+            self.pop(evicted);
         }
         self.ring.shrink_to(2 * self.ring.len());
     }
@@ -302,7 +348,12 @@ impl Event {
 
     /// Nobody is expected to look at what it replaced any more.
     fn retire(&self) {
-        self.previous.iter().chain(self.deleted.then_some(&self.object)).for_each(|o| o.retire());
+        self.past().for_each(|object| object.retire());
+    }
+
+    /// The objects that are no more once it has happened.
+    fn past(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.previous.iter().chain(self.deleted.then_some(&self.object))
     }
 }
 

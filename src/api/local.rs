@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{Api, Request};
-use crate::api::cache::KindCache;
+use crate::api::cache::{Batch, KindCache};
 use crate::api::write::Change;
 use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::status::{Result, Status};
@@ -20,7 +20,7 @@ use crate::reconcile::{Changed, Changes, Client, Informer, Patch, View};
 use crate::schema;
 
 /// Changes that are taken at once.
-const BATCH: usize = 512;
+const BATCH: Batch = Batch::of_count(512);
 
 /// A client of the API in this process, writing under one manager's name.
 #[derive(Clone, Debug)]

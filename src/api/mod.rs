@@ -8,6 +8,7 @@ pub mod allocate;
 pub mod bootstrap;
 pub mod cache;
 pub mod delete;
+pub mod evicted;
 pub mod flowcontrol;
 pub mod form;
 pub mod http;
@@ -88,11 +89,14 @@ pub struct Options {
 impl Api {
     /// The API over a store whose content `cache` follows.
     pub fn new(store: Arc<dyn Store>, cache: Cache, clock: Clock, options: Options, tokens: Tokens) -> Self {
+        let flow = flowcontrol::FlowControl::default();
+        let sending = flow.sending().clone();
+        cache.evicted().ends_readers(move || sending.end_oldest_list());
         Self(Arc::new(Inner {
             rbac: Rbac::new(cache.clone()),
             nodes: node_access::Nodes::default(),
             connections: Connections::default(),
-            flow: flowcontrol::FlowControl::default(),
+            flow,
             allocation: tokio::sync::Mutex::new(()),
             kinds: cache.kinds().clone(),
             store,

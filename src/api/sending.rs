@@ -30,6 +30,8 @@ const BYTES_MIN: usize = 4 << 10;
 const WAIT: Duration = Duration::from_secs(15);
 /// A client that has taken nothing for this long is slow.
 const SLOW: Duration = Duration::from_secs(5);
+/// A list that has to go is one whose client has taken nothing for this long, if there is one.
+const WAITING: Duration = Duration::from_secs(1);
 /// What slow clients leave free when they have to make room.
 const SPARE_BYTES: usize = POOL_BYTES / 8;
 
@@ -72,6 +74,11 @@ pub trait Held: Send + Sync {
 
     /// Lets go of everything, at the latest when whoever reads it now has done so.
     fn let_go(&self);
+
+    /// Whether it keeps objects of the cache, which are not counted as long as the cache has them too.
+    fn keeps_objects(&self) -> bool {
+        false
+    }
 }
 
 /// Room for one answer, until it is dropped.
@@ -138,6 +145,32 @@ impl Sending {
     /// Counts a stream, of which nothing is ready yet.
     pub fn begin_stream(&self, asker: Asker<'_>) -> Room {
         self.begin(asker, 0, true, true).expect("counted anyway")
+    }
+
+    /// Ends the oldest list, of those that are not read if there are any; false where there is no list.
+    pub fn end_oldest_list(&self) -> bool {
+        let list = {
+            let mut state = self.0.lock();
+            let now = Instant::now();
+            let (mut oldest, mut oldest_unread) = (None, None);
+            for (id, answer) in &state.answers {
+                let Some(held) = answer.held.as_ref().and_then(Weak::upgrade).filter(|held| held.keeps_objects())
+                else {
+                    continue;
+                };
+                oldest.get_or_insert(*id);
+                if held.stalled_since().is_some_and(|since| since + WAITING <= now) {
+                    oldest_unread = Some(*id);
+                    break;
+                }
+            }
+            oldest_unread.or(oldest).and_then(|id| state.take(id, false))
+        };
+        let Some(list) = list else { return false };
+        tracing::debug!("a list was ended: what it shows is long past, and much is written");
+        list.let_go();
+        self.0.left.tell();
+        true
     }
 
     fn begin(&self, asker: Asker<'_>, bytes: usize, is_stream: bool, anyway: bool) -> Option<Room> {

@@ -1,9 +1,14 @@
 //! Watches: pulled from the kind's ring, resumed from the store's log, ended with 410 when history is gone.
+//!
+//! What there is at the beginning is no list that a watch would keep until its client has taken it: the watch walks over
+//! the kind's keys, a batch at a time, and between two batches tells what has become of the keys that it has passed. So each
+//! key is shown as it was at some revision, then each change of it, and the whole is one revision when the walk is over.
+//! Invariant: a watch whose client does not read keeps a place, and no object ([`Watch::release`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::cache::{self, Event};
+use super::cache::{self, Batch, Event};
 use super::read::{Selection, parse_version};
 use super::{Api, Request};
 use crate::apimachinery::status::{Result, Status};
@@ -11,8 +16,10 @@ use crate::base::object::{Draft, Object};
 use crate::base::signal::Receiver;
 use crate::kinds::{KindRef, Volatile};
 
-/// Events that are taken from the ring at once.
-const BATCH: usize = 256;
+/// What is looked at at once.
+const BATCH: Batch = Batch { count: 256, bytes: 32 << 10 };
+/// Room for so many events may stay.
+const KEPT: usize = 16;
 
 /// How a watch is asked for.
 #[derive(Clone, Debug, Default)]
@@ -42,10 +49,33 @@ pub struct Watch {
     kind: KindRef,
     prefix: String,
     selection: Selection,
-    /// Everything up to this revision was looked at.
+    /// Everything up to this revision was taken, of the keys that a walk has passed.
     position: u64,
+    walk: Option<Walk>,
     ready: VecDeque<WatchEvent>,
+    /// Where it is once everything that is ready was taken.
+    next: Next,
     changed: Receiver,
+}
+
+/// A walk over what there is.
+struct Walk {
+    /// The last key that was taken.
+    after: Arc<str>,
+    /// The least revision of the bookmark that ends it, if one does.
+    bookmark: Option<u64>,
+}
+
+/// What follows what is ready.
+enum Next {
+    /// The same place.
+    Here,
+    /// Changes after this revision.
+    Changes(u64),
+    /// What there is behind this key.
+    Objects(Arc<str>),
+    /// Changes alone: what there was at the beginning was told.
+    Followed,
 }
 
 // === impl Api ===
@@ -62,21 +92,14 @@ impl Api {
             return Err(Status::too_large_revision(asked, head));
         }
         let prefix = request.prefix();
-        let mut ready = VecDeque::new();
-        let initial = options.initial_events.unwrap_or(asked == 0);
-        let position = if initial {
-            let (objects, last) = kind_cache.snapshot(&prefix);
-            ready.extend(objects.into_iter().filter(|o| selection.matches(o)).map(WatchEvent::Added));
-            if options.initial_events == Some(true) && options.bookmarks {
-                ready.push_back(WatchEvent::Bookmark { revision: last.max(asked).max(1), initial: true });
-            }
-            last
-        } else if asked == 0 {
-            kind_cache.last()
-        } else {
-            asked
-        };
-        Ok(Watch { api: self.clone(), kind: request.kind.clone(), prefix, selection, position, ready, changed })
+        let is_told = options.initial_events == Some(true) && options.bookmarks;
+        let walk = options
+            .initial_events
+            .unwrap_or(asked == 0)
+            .then(|| Walk { after: Arc::from(""), bookmark: is_told.then_some(asked.max(1)) });
+        let position = if walk.is_some() || asked == 0 { kind_cache.last() } else { asked };
+        let (api, kind, ready) = (self.clone(), request.kind.clone(), VecDeque::new());
+        Ok(Watch { api, kind, prefix, selection, position, walk, ready, next: Next::Here, changed })
     }
 }
 
@@ -86,7 +109,7 @@ impl Watch {
     /// The next event; waits for it. An error ends the watch.
     pub async fn next(&mut self) -> Result<WatchEvent> {
         loop {
-            if let Some(seen) = self.ready.pop_front() {
+            if let Some(seen) = self.take() {
                 return Ok(seen);
             }
             self.changed.mark_unchanged();
@@ -106,11 +129,50 @@ impl Watch {
         if self.ready.is_empty() {
             self.fill()?;
         }
-        Ok(self.ready.pop_front())
+        Ok(self.take())
+    }
+
+    /// Lets go of what is ready: it is looked at again when it is asked for.
+    pub fn release(&mut self) {
+        if !self.ready.is_empty() || self.ready.capacity() > KEPT {
+            self.ready = VecDeque::new();
+            self.next = Next::Here;
+        }
+    }
+
+    /// The next of what is ready; the watch is at its place from then on.
+    fn take(&mut self) -> Option<WatchEvent> {
+        let seen = self.ready.pop_front()?;
+        if self.ready.is_empty() {
+            self.arrive();
+            return Some(seen);
+        }
+        let (WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object)) = &seen else {
+            return Some(seen);
+        };
+        match (&self.next, &mut self.walk) {
+            (Next::Changes(_), _) => self.position = object.revision,
+            (Next::Objects(_), Some(walk)) => walk.after = object.key.clone(),
+            _ => {}
+        }
+        Some(seen)
+    }
+
+    /// Everything that was ready was taken.
+    fn arrive(&mut self) {
+        match (std::mem::replace(&mut self.next, Next::Here), &mut self.walk) {
+            (Next::Changes(revision), _) => self.position = revision,
+            (Next::Objects(key), Some(walk)) => walk.after = key,
+            (Next::Followed, walk) => *walk = None,
+            _ => {}
+        }
     }
 
     /// The revision that a bookmark may name now: everything before was sent or did not match.
     pub fn bookmark(&mut self) -> Result<WatchEvent> {
+        if self.walk.is_some() {
+            return Ok(WatchEvent::Bookmark { revision: 0, initial: false });
+        }
         let head = self.api.cache.head();
         let quiet = self.ready.is_empty() && self.api.cache.kind(&self.kind).last() <= self.position;
         Ok(WatchEvent::Bookmark {
@@ -122,17 +184,38 @@ impl Watch {
     /// Looks at what has happened since; true if anything was looked at.
     fn fill(&mut self) -> Result<bool> {
         let kind_cache = self.api.cache.kind(&self.kind);
+        let walked = self.walk.as_ref().and_then(|walk| {
+            let objects = kind_cache.objects_at(self.position, &self.prefix, &walk.after, BATCH)?;
+            Some((objects, walk.bookmark))
+        });
+        if let Some((objects, bookmark)) = walked {
+            self.next = objects.last().map_or(Next::Followed, |last| Next::Objects(last.key.clone()));
+            if let (Next::Followed, Some(least)) = (&self.next, bookmark) {
+                self.ready.push_back(WatchEvent::Bookmark { revision: self.position.max(least), initial: true });
+            }
+            self.ready.extend(objects.into_iter().filter(|o| self.selection.matches(o)).map(WatchEvent::Added));
+            if self.ready.is_empty() {
+                self.arrive();
+            }
+            return Ok(true);
+        }
         let events = match kind_cache.changes(self.position, BATCH) {
             Some(events) => events,
             None => self.from_history()?,
         };
+        let Some(last) = events.last() else { return Ok(false) };
+        self.next = Next::Changes(last.revision);
         for event in &events {
-            self.position = event.revision;
-            if event.object.key.starts_with(&self.prefix) {
+            // What a walk has not passed it will show as it is then.
+            let is_passed = self.walk.as_ref().is_none_or(|walk| event.object.key <= walk.after);
+            if is_passed && event.object.key.starts_with(&self.prefix) {
                 self.ready.extend(self.see(event));
             }
         }
-        Ok(!events.is_empty())
+        if self.ready.is_empty() {
+            self.arrive();
+        }
+        Ok(true)
     }
 
     /// Changes that the ring has forgotten but the log has not. The states before are rebuilt from the first change on.
@@ -143,17 +226,16 @@ impl Watch {
             return Err(gone());
         }
         let prefix = self.kind.prefix();
-        let changes = self.api.store.changes(self.position, &prefix, BATCH).map_err(|_| gone())?;
+        let changes = self.api.store.changes(self.position, &prefix, BATCH.count, BATCH.bytes).map_err(|_| gone())?;
         if changes.is_empty() {
             return Err(gone());
         }
         let mut events = Vec::with_capacity(changes.len());
         for c in changes {
-            let before = self.api.store.range(&c.key, c.revision - 1, "", 1).map_err(|_| gone())?;
+            let previous = self.api.store.read_at(&c.key, c.revision - 1).map_err(|_| gone())?;
             let decode = |key, value, revision| {
                 cache::decode(self.kind.stored(), key, value, revision).map(Arc::new).map_err(Status::internal)
             };
-            let previous = before.entries.into_iter().find(|e| e.key == c.key);
             let previous = previous.map(|e| decode(e.key, e.value, e.revision)).transpose()?;
             let object = decode(c.key, c.value, c.revision)?;
             events.push(Event { revision: c.revision, object, previous, deleted: c.deleted });
@@ -183,4 +265,165 @@ impl std::fmt::Debug for Watch {
 
 fn restamp(object: &Object, revision: u64) -> Object {
     Draft::new(object.key.clone(), &object.value(), object.fields.clone()).at(revision)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::in_memory;
+    use crate::api::write::Change;
+    use crate::kinds::core::configmap;
+    use crate::kinds::core::namespace;
+
+    fn maps(name: &str) -> Request {
+        Request::internal("test", &configmap::KIND, "default", name)
+    }
+
+    async fn put(api: &Api, name: &str, text: &str) {
+        let (labels, data) = (json!({"set": "s"}), json!({"a": text}));
+        if api.get(&maps(name)).is_err() {
+            let map = json!({"metadata": {"name": name, "labels": labels}, "data": data});
+            api.create(&maps(""), map).await.unwrap();
+            return;
+        }
+        let mut change = |live: &serde_json::Value| {
+            let mut new = live.clone();
+            new["data"] = data.clone();
+            Ok(new)
+        };
+        api.update(&maps(name), Change::Patch(&mut change)).await.unwrap();
+    }
+
+    async fn remove(api: &Api, name: &str) {
+        api.delete(&maps(name), &Default::default()).await.unwrap();
+    }
+
+    /// What somebody knows who follows a watch.
+    #[derive(Default)]
+    struct Follower {
+        known: BTreeMap<Arc<str>, u64>,
+        revisions: BTreeMap<Arc<str>, u64>,
+        bookmark: Option<u64>,
+        seen: usize,
+    }
+
+    impl Follower {
+        /// Takes so many events of those that are ready, or all.
+        fn take(&mut self, watch: &mut Watch, limit: usize) {
+            for _ in 0..limit {
+                let Some(event) = watch.ready().unwrap() else { return };
+                self.seen += 1;
+                let (WatchEvent::Added(o) | WatchEvent::Modified(o) | WatchEvent::Deleted(o)) = &event else {
+                    let WatchEvent::Bookmark { revision, initial: true } = event else { panic!("{event:?}") };
+                    assert_eq!(self.bookmark.replace(revision), None);
+                    continue;
+                };
+                let before = self.revisions.insert(o.key.clone(), o.revision).unwrap_or(0);
+                assert!(before < o.revision, "{} again, or an older one: {event:?}", o.key);
+                match event {
+                    WatchEvent::Deleted(_) => {
+                        assert!(self.known.remove(&o.key).is_some(), "{} was not there", o.key);
+                    }
+                    WatchEvent::Added(_) => assert!(self.known.insert(o.key.clone(), o.revision).is_none()),
+                    _ => assert!(self.known.insert(o.key.clone(), o.revision).is_some()),
+                }
+            }
+        }
+
+        fn assert_knows(&self, api: &Api) {
+            let all = api.cache.kind(&configmap::KIND).list(&maps("").prefix(), "");
+            let all: BTreeMap<_, _> = all.iter().map(|o| (o.key.clone(), o.revision)).collect();
+            assert_eq!(self.known, all);
+        }
+    }
+
+    async fn filled(count: usize) -> Api {
+        let api = in_memory::api();
+        let request = Request::internal("test", &namespace::KIND, "", "");
+        api.create(&request, json!({"metadata": {"name": "default"}})).await.unwrap();
+        for i in 0..count {
+            put(&api, &format!("m{i:04}"), "first").await;
+        }
+        api
+    }
+
+    fn initial() -> WatchOptions {
+        WatchOptions { initial_events: Some(true), bookmarks: true, ..WatchOptions::default() }
+    }
+
+    #[tokio::test]
+    async fn the_initial_events_and_what_happens_meanwhile_are_one_state_in_the_end() {
+        let api = filled(700).await;
+        let mut watch = api.watch(&maps(""), Selection::default(), &initial()).unwrap();
+        let mut follower = Follower::default();
+        for round in 0..12 {
+            follower.take(&mut watch, 60);
+            if round % 3 == 0 {
+                watch.release();
+            }
+            let here = follower.seen.min(690);
+            // Before the place where the watch is, at it, and behind it.
+            for i in [3, here / 2, here, here + 5, 699] {
+                put(&api, &format!("m{i:04}"), &format!("round {round}")).await;
+                put(&api, &format!("m{i:04}-{round}"), "new").await;
+            }
+            remove(&api, &format!("m{:04}", 10 + round)).await;
+            remove(&api, &format!("m{:04}", 600 + round)).await;
+        }
+        assert_eq!(follower.bookmark, None, "it is not told of the end before it is there");
+        follower.take(&mut watch, usize::MAX);
+        follower.assert_knows(&api);
+        assert_eq!(follower.bookmark, Some(api.cache.kind(&configmap::KIND).last()));
+        put(&api, "m0003", "last").await;
+        follower.take(&mut watch, usize::MAX);
+        follower.assert_knows(&api);
+    }
+
+    #[tokio::test]
+    async fn what_is_let_go_of_comes_again_and_nothing_comes_twice() {
+        let api = filled(300).await;
+        let mut watch = api.watch(&maps(""), Selection::default(), &initial()).unwrap();
+        let mut follower = Follower::default();
+        while follower.bookmark.is_none() {
+            follower.take(&mut watch, 1);
+            watch.release();
+            assert!(watch.ready.is_empty() && watch.ready.capacity() <= KEPT, "nothing is kept");
+            let Ok(WatchEvent::Bookmark { revision, .. }) = watch.bookmark() else { panic!("no bookmark") };
+            assert_eq!(revision == 0, follower.bookmark.is_none(), "{revision}");
+        }
+        for i in 0..300 {
+            put(&api, &format!("m{i:04}"), "second").await;
+        }
+        let before = follower.seen;
+        while follower.seen < before + 300 {
+            follower.take(&mut watch, 7);
+            watch.release();
+        }
+        follower.assert_knows(&api);
+        assert!(watch.ready().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_the_ring_has_forgotten_is_read_from_the_log_a_little_at_a_time() {
+        let api = filled(1).await;
+        let start = api.cache.head();
+        // More than a ring keeps, of which one change is more than a batch.
+        for i in 0..40 {
+            put(&api, "m0000", &format!("{i}{}", "x".repeat(200_000))).await;
+        }
+        put(&api, "m0000-longer-name", "").await;
+        assert!(api.cache.kind(&configmap::KIND).changes(start, BATCH).is_none(), "the ring has all of it");
+        let options = WatchOptions { resource_version: start.to_string(), ..WatchOptions::default() };
+        let mut watch = api.watch(&maps(""), Selection::default(), &options).unwrap();
+        let (mut most, mut modified) = (0, 0);
+        while let Some(event) = watch.ready().unwrap() {
+            modified += usize::from(matches!(event, WatchEvent::Modified(_)));
+            most = most.max(watch.ready.len());
+        }
+        assert_eq!((modified, most), (40, 0));
+    }
 }

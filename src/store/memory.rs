@@ -66,13 +66,30 @@ impl Store for Memory {
         Ok(Page { entries, revision, remaining: living.count() as u64 })
     }
 
-    fn changes(&self, after: u64, prefix: &str, limit: usize) -> Result<Vec<Change>, Error> {
+    fn read_at(&self, key: &str, at: u64) -> Result<Option<Entry>, Error> {
+        let inner = self.lock();
+        match at < inner.compacted {
+            true => Err(Error::Compacted { asked: at, oldest: inner.compacted }),
+            false => Ok(inner.living(key, at)),
+        }
+    }
+
+    fn changes(&self, after: u64, prefix: &str, limit: usize, bytes: usize) -> Result<Vec<Change>, Error> {
         let inner = self.lock();
         if after < inner.compacted {
             return Err(Error::Compacted { asked: after, oldest: inner.compacted });
         }
         let newer = inner.log.range(after + 1..).map(|(_, c)| c);
-        Ok(newer.filter(|c| c.key.starts_with(prefix)).take(limit).cloned().collect())
+        let mut left = bytes;
+        let mut found = Vec::new();
+        for change in newer.filter(|c| c.key.starts_with(prefix)).take(limit) {
+            found.push(change.clone());
+            left = left.saturating_sub(change.value.len());
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     fn compact(&self, through: u64) {

@@ -129,8 +129,12 @@ pub trait Store: Send + Sync + 'static {
     /// The keys that begin with `prefix` and sort after `after`, at most `limit` (0: all), as they were at revision `at` (0: now).
     fn range(&self, prefix: &str, at: u64, after: &str, limit: usize) -> Result<Page, Error>;
 
-    /// What happened to keys with `prefix` after a revision, in order, at most `limit` changes.
-    fn changes(&self, after: u64, prefix: &str, limit: usize) -> Result<Vec<Change>, Error>;
+    /// The key as it was at a revision.
+    fn read_at(&self, key: &str, at: u64) -> Result<Option<Entry>, Error>;
+
+    /// What happened to keys with `prefix` after a revision, in order, at most `limit` changes: no more once their values
+    /// have `bytes`.
+    fn changes(&self, after: u64, prefix: &str, limit: usize, bytes: usize) -> Result<Vec<Change>, Error>;
 
     /// Forgets history: revisions up to `through` can no longer be read or resumed from. Living keys stay.
     fn compact(&self, through: u64);

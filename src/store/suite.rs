@@ -67,9 +67,16 @@ async fn suite(store: &dyn Store) {
     let rest = store.range("/a/", two, &page.entries[0].key, 1).unwrap();
     assert_eq!((&*rest.entries[0].key, rest.remaining), ("/a/y", 0));
 
-    let changes = store.changes(one, "/a/", 10).unwrap();
+    let changes = store.changes(one, "/a/", 10, 100).unwrap();
     let got: Vec<_> = changes.iter().map(|c| (&*c.key, c.deleted)).collect();
     assert_eq!(got, [("/a/y", false), ("/a/x", false), ("/a/y", true)]);
+    assert_eq!(store.changes(one, "/a/", 10, 1).unwrap().len(), 1, "they have a byte");
+    assert_eq!(store.changes(one, "/a/", 2, 100).unwrap().len(), 2);
+    let was = |key: &str, at: u64| store.read_at(key, at).unwrap().map(|e| (e.revision, e.value));
+    assert_eq!(was("/a/x", two), Some((one, "1".into())));
+    assert_eq!(was("/a/x", four), Some((three, "2".into())));
+    assert_eq!((was("/a/y", three).map(|found| found.0), was("/a/y", four)), (Some(one + 1), None));
+    assert_eq!(was("/a", four), None);
     let published: Vec<_> = seen.0.lock().unwrap().iter().map(|c| c.revision).collect();
     assert_eq!(published, (one..=four).collect::<Vec<_>>(), "gap-free and in order");
 
@@ -91,8 +98,9 @@ async fn suite(store: &dyn Store) {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert_eq!(store.oldest(), three);
-    assert_eq!(store.changes(one, "/a/", 10).unwrap_err(), Error::Compacted { asked: one, oldest: three });
+    assert_eq!(store.changes(one, "/a/", 10, 100).unwrap_err(), Error::Compacted { asked: one, oldest: three });
     assert!(matches!(store.range("/a/", two, "", 0), Err(Error::Compacted { .. })));
+    assert!(matches!(store.read_at("/a/x", two), Err(Error::Compacted { .. })));
     assert_eq!(keys(store, three), ["/a/x", "/a/y"]);
 
     store.close();

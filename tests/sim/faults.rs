@@ -53,8 +53,12 @@ impl Store for Faulty {
         self.inner.range(prefix, at, after, limit)
     }
 
-    fn changes(&self, after: u64, prefix: &str, limit: usize) -> Result<Vec<Change>, Error> {
-        self.inner.changes(after, prefix, limit)
+    fn read_at(&self, key: &str, at: u64) -> Result<Option<Entry>, Error> {
+        self.inner.read_at(key, at)
+    }
+
+    fn changes(&self, after: u64, prefix: &str, limit: usize, bytes: usize) -> Result<Vec<Change>, Error> {
+        self.inner.changes(after, prefix, limit, bytes)
     }
 
     fn compact(&self, through: u64) {

@@ -40,6 +40,10 @@ const TINY_BYTES: u64 = 1 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldBytes(pub usize);
 
+/// An answer keeps objects of the cache: in the extensions of a response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeepsObjects;
+
 /// Lets a request run when its user has a seat: an `Arc<Admission>` in its extensions, for what reads its body.
 pub(super) fn priority_and_fairness<S: Next>(api: Api, inner: S) -> impl Next {
     service_fn(move |request: Request| {
@@ -107,6 +111,7 @@ fn until_sent(
         return response;
     }
     let told = response.extensions_mut().remove::<HeldBytes>().map(|held| held.0);
+    let keeps_objects = response.extensions_mut().remove::<KeepsObjects>().is_some();
     let length = exact.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     // What is longer than a piece also fills the buffers of its connection.
     let whole = length.map(|bytes| if bytes > PIECE_BYTES { bytes.saturating_add(2 * PIECE_BYTES) } else { bytes });
@@ -128,7 +133,8 @@ fn until_sent(
         }
     };
     let seat = exact.is_none_or(|bytes| bytes > LARGE_BYTES).then_some(Kept::Seat(admission));
-    response.map(|body| Body::new(SentBody::new(body, room, seat, false, connection)))
+    let kind = AnswerKind::Whole { keeps_objects };
+    response.map(|body| Body::new(SentBody::new(body, room, seat, kind, connection)))
 }
 
 /// An answer that goes on for as long as the client likes.
@@ -144,7 +150,17 @@ fn until_closed(
     let (sending, asker) = admission.sending();
     let room = Arc::new(sending.begin_stream(asker));
     let kept = long_running.map(Kept::LongRunning);
-    response.map(|body| Body::new(SentBody::new(body, room, kept, true, connection)))
+    response.map(|body| Body::new(SentBody::new(body, room, kept, AnswerKind::Stream, connection)))
+}
+
+/// Whether an answer has an end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AnswerKind {
+    Whole {
+        keeps_objects: bool,
+    },
+    /// It goes on for as long as its client likes.
+    Stream,
 }
 
 /// What goes with an answer's end.
@@ -164,6 +180,7 @@ struct Slot {
     /// Milliseconds since `begun` when the client had something to take last, and one; 0 while there is nothing.
     ready_at: AtomicU64,
     begun: Instant,
+    kind: AnswerKind,
     connection: Option<Arc<Connection>>,
 }
 
@@ -187,9 +204,10 @@ impl SentBody {
         body: Body,
         room: Arc<Room>,
         kept: Option<Kept>,
-        is_stream: bool,
+        kind: AnswerKind,
         connection: Option<Arc<Connection>>,
     ) -> Self {
+        let is_stream = kind == AnswerKind::Stream;
         let own_bytes = if is_stream { 0 } else { room.bytes() };
         let content = Content { body, rest: Bytes::new(), room: room.clone(), own_bytes, is_stream, _kept: kept };
         let slot = Arc::new(Slot {
@@ -198,6 +216,7 @@ impl SentBody {
             // It is ready, and the client has not asked for it.
             ready_at: AtomicU64::new(if is_stream { 0 } else { 1 }),
             begun: Instant::now(),
+            kind,
             connection,
         });
         let held: Weak<dyn Held> = Arc::<Slot>::downgrade(&slot);
@@ -281,6 +300,10 @@ impl Held for Slot {
         if let Some(connection) = &self.connection {
             connection.close();
         }
+    }
+
+    fn keeps_objects(&self) -> bool {
+        self.kind == AnswerKind::Whole { keeps_objects: true }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::negotiate::MediaType;
 use super::{Body, answer};
 use crate::api::Api;
-use crate::api::cache::KindCache;
+use crate::api::cache::{Batch, KindCache};
 use crate::api::identity::join::{JoinRequest, Joiner, check_member, node_of_password};
 use crate::api::identity::node::is_image_source;
 use crate::apimachinery::http::peer::{Peer, bearer};
@@ -131,7 +131,7 @@ pub async fn end_connections_of_deleted_nodes(api: Api) {
 }
 
 fn end_deleted(api: &Api, kind_cache: &KindCache, seen: &mut u64, node: impl Fn(&Meta) -> Option<String>) {
-    const AT_ONCE: usize = 256;
+    const AT_ONCE: Batch = Batch::of_count(256);
     loop {
         let Some(events) = kind_cache.changes(*seen, AT_ONCE) else {
             // Too much has happened to tell of what: who still is a node comes again.

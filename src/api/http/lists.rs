@@ -1,8 +1,8 @@
 //! Lists on the wire, in every form: written item by item while they are sent, from the objects that the cache has anyway.
 //!
 //! Only what is long is sent in pieces; what fits into one is there at once, with its length. Invariant: a list that is on
-//! its way holds a piece, one item that is longer than that, and where the others are. Large items are not copied where they
-//! go out as they are.
+//! its way holds a piece, one item that is longer than that, and where the others are. What has been given to a connection is
+//! a copy: a part of an object's own text would keep all of it, and nobody would know (`api::evicted`).
 
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::flow_control::HeldBytes;
+use super::flow_control::{HeldBytes, KeepsObjects};
 use super::negotiate::{MediaType, Shape};
 use super::table::Include;
 use super::{Body, answer, table};
@@ -105,6 +105,7 @@ impl Written {
             is_ended: false,
             tail,
             rest: Bytes::new(),
+            rest_of: None,
             begun: BytesMut::from(head.as_bytes()),
             bytes_min: 0,
             room,
@@ -130,6 +131,7 @@ impl Written {
         pieces.rest = begun.freeze();
         let mut response = answer::typed(200, media, Body::new(pieces));
         response.extensions_mut().insert(HeldBytes(held_bytes));
+        response.extensions_mut().insert(KeepsObjects);
         Ok(response)
     }
 
@@ -204,8 +206,9 @@ struct Pieces {
     /// The end was written.
     is_ended: bool,
     tail: String,
-    /// Text that is to be sent as it is.
+    /// Text that is to be sent as it is, and the object that it is of.
     rest: Bytes,
+    rest_of: Option<Arc<Object>>,
     /// Text to which the next is added.
     begun: BytesMut,
     bytes_min: u64,
@@ -219,7 +222,18 @@ impl Pieces {
     /// The next piece, or nothing at the end, or when [`Pieces::failed`].
     fn next(&mut self) -> Option<Bytes> {
         if !self.rest.is_empty() {
-            return Some(self.rest.split_to(self.rest.len().min(CHUNK)));
+            let piece = self.rest.split_to(self.rest.len().min(CHUNK));
+            return Some(match &self.rest_of {
+                None => piece,
+                Some(_) => {
+                    let piece = Bytes::copy_from_slice(&piece);
+                    if self.rest.is_empty() {
+                        self.rest = Bytes::new();
+                        self.rest_of = None;
+                    }
+                    piece
+                }
+            });
         }
         if self.is_ended || self.failed {
             return None;
@@ -242,6 +256,7 @@ impl Pieces {
             if matches!(self.encoding, Encoding::AsStored) {
                 if object.body().len() > CHUNK {
                     self.rest = object.body().clone();
+                    self.rest_of = Some(object);
                     break;
                 }
                 out.extend_from_slice(object.body());

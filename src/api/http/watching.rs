@@ -113,6 +113,8 @@ impl Events {
                 Err(status) => self.take(Err(status), &mut out),
             }
         }
+        // Nobody knows when the client takes this.
+        self.watch.release();
         Some(out.freeze())
     }
 

@@ -200,7 +200,7 @@ mod tests {
         assert!(restored.head() > running.head() + JUMP / 2, "{} and {}", restored.head(), running.head());
         assert!(restored.read("/core/configmaps/n/later").unwrap().is_none());
         assert!(restored.read("/core/configmaps/n/00007").unwrap().is_some());
-        assert!(matches!(restored.changes(found.revision - 1, "/", 10), Err(Error::Compacted { .. })));
+        assert!(matches!(restored.changes(found.revision - 1, "/", 10, 100), Err(Error::Compacted { .. })));
     }
 
     #[tokio::test]

@@ -165,22 +165,44 @@ impl Store for Sqlite {
         Ok(Page { remaining: (total - entries.len()) as u64, entries, revision })
     }
 
-    fn changes(&self, after: u64, prefix: &str, limit: usize) -> Result<Vec<Change>, Error> {
+    fn read_at(&self, key: &str, at: u64) -> Result<Option<Entry>, Error> {
+        let oldest = self.oldest();
+        if at < oldest {
+            return Err(Error::Compacted { asked: at, oldest });
+        }
+        let volatile = self.shared.volatile.lock().expect("no panic while held").get_key_value(key).map(entry_of);
+        if let Some(entry) = volatile.filter(|entry| entry.revision <= at) {
+            return Ok(Some(entry));
+        }
+        let found = self.query(|c| {
+            c.prepare_cached(
+                "SELECT key, revision, value, deleted FROM log WHERE key = ?1 AND revision <= ?2
+                 ORDER BY revision DESC LIMIT 1",
+            )?
+            .query_row(params![key, at as i64], |row| Ok((row_entry(row)?, row.get::<_, bool>(3)?)))
+            .optional()
+        })?;
+        Ok(found.filter(|(_, deleted)| !deleted).map(|(entry, _)| entry))
+    }
+
+    fn changes(&self, after: u64, prefix: &str, limit: usize, bytes: usize) -> Result<Vec<Change>, Error> {
         let oldest = self.oldest();
         if after < oldest {
             return Err(Error::Compacted { asked: after, oldest });
         }
         self.query(|c| {
-            c.prepare_cached(
+            let mut statement = c.prepare_cached(
                 "SELECT key, revision, value, deleted FROM log
                  WHERE revision > ?1 AND key >= ?2 AND key < ?3 ORDER BY revision LIMIT ?4",
-            )?
-            .query_map(params![after as i64, prefix, prefix_end(prefix), limit as i64], |row| {
-                let entry = row_entry(row)?;
-                let Entry { key, revision, value } = entry;
-                Ok(Change { key, revision, value, deleted: row.get(3)?, payload: None })
-            })?
-            .collect()
+            )?;
+            let mut rows = statement.query(params![after as i64, prefix, prefix_end(prefix), limit as i64])?;
+            let (mut found, mut left) = (Vec::new(), bytes);
+            while let Some(row) = if found.is_empty() || left > 0 { rows.next()? } else { None } {
+                let Entry { key, revision, value } = row_entry(row)?;
+                left = left.saturating_sub(value.len());
+                found.push(Change { key, revision, value, deleted: row.get(3)?, payload: None });
+            }
+            Ok(found)
         })
     }
 
