@@ -200,12 +200,7 @@ async fn serve(config: Config) -> Result<Ended> {
     if config.scheduler {
         loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
     }
-    let counted = api.clone();
-    let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
-    loops.push(task::spawn("connections of deleted nodes", ended));
-    loops.push(task::spawn("the API's own Service", bootstrap::keep(api.clone(), endpoints(&config))));
-    loops.push(task::spawn("memory of large requests", memory::follow(api.flow.large_ended())));
-    loops.push(task::spawn("memory", memory::run(move || metrics::REQUESTS.value() + counted.cache.head())));
+    loops.extend(loops_of_api(&api, &config));
 
     let (stop, stopping) = watch::channel(false);
     let tls = watch::Sender::new(tls(&pki)?);
@@ -249,6 +244,18 @@ async fn serve(config: Config) -> Result<Ended> {
     let _ = tokio::time::timeout(DRAIN, serving).await;
     store.close();
     Ok(ended)
+}
+
+/// What goes on beside the API as long as it serves.
+fn loops_of_api(api: &Api, config: &Config) -> [JoinHandle<Option<()>>; 4] {
+    let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
+    let counted = api.clone();
+    [
+        task::spawn("connections of deleted nodes", ended),
+        task::spawn("the API's own Service", bootstrap::keep(api.clone(), endpoints(config))),
+        task::spawn("memory of large requests", memory::follow(api.flow.large_ended())),
+        task::spawn("memory", memory::run(move || metrics::REQUESTS.value() + counted.cache.head())),
+    ]
 }
 
 /// The database; a damaged one is replaced by the last good snapshot and what its log still says.

@@ -61,8 +61,15 @@ fn script(shell: Shell, cli: &Command) -> String {
         };
     }
     match shell {
-        Shell::Bash => format!(
-            "_amphipod() {{
+        Shell::Bash => bash(&steps.join("|"), &by_flag, &by_command),
+        Shell::Zsh => zsh(&steps.join("|"), &by_flag, &by_command),
+        Shell::Fish => fish(&steps.join(" "), &by_flag, &by_command),
+    }
+}
+
+fn bash(steps: &str, by_flag: &str, by_command: &str) -> String {
+    format!(
+        "_amphipod() {{
     local current=\"${{COMP_WORDS[COMP_CWORD]}}\" previous=\"${{COMP_WORDS[COMP_CWORD-1]}}\" at='' offered='' word
     for word in \"${{COMP_WORDS[@]:1:COMP_CWORD-1}}\"; do
         case \"$at $word\" in
@@ -78,11 +85,13 @@ fn script(shell: Shell, cli: &Command) -> String {
     mapfile -t COMPREPLY < <(compgen -W \"$offered\" -- \"$current\")
 }}
 complete -o default -F _amphipod amphipod
-",
-            steps = steps.join("|")
-        ),
-        Shell::Zsh => format!(
-            "#compdef amphipod
+"
+    )
+}
+
+fn zsh(steps: &str, by_flag: &str, by_command: &str) -> String {
+    format!(
+        "#compdef amphipod
 _amphipod() {{
     local at='' word
     local -a offered
@@ -104,11 +113,13 @@ if [[ $funcstack[1] = _amphipod ]]; then
 else
     compdef _amphipod amphipod
 fi
-",
-            steps = steps.join("|")
-        ),
-        Shell::Fish => format!(
-            "function __amphipod_words
+"
+    )
+}
+
+fn fish(steps: &str, by_flag: &str, by_command: &str) -> String {
+    format!(
+        "function __amphipod_words
     set -l tokens (commandline -opc)
     set -l at ''
     for word in $tokens[2..]
@@ -123,10 +134,8 @@ fi
 {by_command}    end
 end
 complete -c amphipod -a '(__amphipod_words)'
-",
-            steps = steps.join(" ")
-        ),
-    }
+"
+    )
 }
 
 /// What a command offers, and those below it; `from_above` are flags that may come anywhere.

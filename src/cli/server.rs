@@ -129,17 +129,21 @@ pub fn run(args: ServerArgs) -> Result<()> {
     server::run(config)
 }
 
-/// What was said, checked against each other and completed.
-fn resolve(a: ServerArgs) -> Result<Config> {
-    let hosts = |flag: &str, net: &IpNet, least: u8| match net {
-        IpNet::V4(n) if n.prefix_len() > least => {
-            Err(Usage(format!("--{flag}: {net} is too small: it must be at least a /{least}")))
+/// Refuses a range that is not one of IPv4 with a prefix of at most `longest` bits.
+fn has_room(flag: &str, net: &IpNet, longest: u8) -> Result<(), Usage> {
+    match net {
+        IpNet::V4(n) if n.prefix_len() > longest => {
+            Err(Usage(format!("--{flag}: {net} is too small: it must be at least a /{longest}")))
         }
         IpNet::V6(_) => Err(Usage(format!("--{flag}: {net}: only IPv4 ranges are served yet, such as 10.42.0.0/16"))),
         IpNet::V4(_) => Ok(()),
-    };
-    hosts("cluster-cidr", &a.cluster_cidr, 24)?;
-    hosts("service-cidr", &a.service_cidr, 28)?;
+    }
+}
+
+/// What was said, checked against each other and completed.
+fn resolve(a: ServerArgs) -> Result<Config> {
+    has_room("cluster-cidr", &a.cluster_cidr, 24)?;
+    has_room("service-cidr", &a.service_cidr, 28)?;
     let (pods, services) = (a.cluster_cidr.trunc(), a.service_cidr.trunc());
     if pods.contains(&services) || services.contains(&pods) {
         return Err(Usage(format!(

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, VolumeMount};
 
 use super::env::{self};
 use super::error::{Failed, config_error};
@@ -112,17 +112,7 @@ fn specification(
         spec::bind(&at.files.hostname, "/etc/hostname", false, None),
         spec::bind(&words, c.termination_message_path.as_deref().unwrap_or("/dev/termination-log"), false, None),
     ];
-    for m in c.volume_mounts.iter().flatten() {
-        if m.recursive_read_only.as_deref() == Some("Enabled") {
-            return Err(config_error(format!(
-                "volume mount {:?}: recursive read-only mounts are not supported",
-                m.name
-            )));
-        }
-        if m.bind_mount_options.iter().flatten().next().is_some() {
-            return Err(config_error(format!("volume mount {:?}: bind mount options are not supported", m.name)));
-        }
-    }
+    c.volume_mounts.iter().flatten().try_for_each(supported)?;
     let own_mounts = c.volume_mounts.iter().flatten().map(|m| Path::new(&m.mount_path));
     let mounted: Vec<&Path> = mounts.iter().map(|m| m.container_path.as_path()).chain(own_mounts).collect();
     let of_image = image_config::volumes(&image.config, &mounted);
@@ -167,6 +157,17 @@ fn specification(
         stop_signal: image_config::stop_signal(c, &image.config),
         ..ContainerSpec::default()
     })
+}
+
+/// Refuses what is asked of a mount and not done here.
+fn supported(m: &VolumeMount) -> Result<(), Failed> {
+    if m.recursive_read_only.as_deref() == Some("Enabled") {
+        return Err(config_error(format!("volume mount {:?}: recursive read-only mounts are not supported", m.name)));
+    }
+    if m.bind_mount_options.iter().flatten().next().is_some() {
+        return Err(config_error(format!("volume mount {:?}: bind mount options are not supported", m.name)));
+    }
+    Ok(())
 }
 
 /// Runs a lifecycle hook; the error says what went wrong.

@@ -429,14 +429,7 @@ pub fn step(mut state: PodState, event: Event, now: Timestamp) -> (PodState, Vec
         Event::Pulled { container, image_id, volume_images } => {
             pulled(&mut state, &container, image_id, volume_images);
         }
-        Event::PullFailed { container, reason, message } => {
-            if let Some(c) = find(&mut state, &container).filter(|c| c.now == ContainerState::Pulling) {
-                let until = now + grow(&mut c.pull_wait, RETRY_MIN, RETRY_MAX);
-                // What can never succeed is not said to rest.
-                let rests_at = (reason == "ErrImagePull").then(|| now + FAILURE_SHOWN);
-                c.now = ContainerState::PullFailed { reason, message, rests_at, until };
-            }
-        }
+        Event::PullFailed { container, reason, message } => pull_failed(&mut state, &container, reason, message, now),
         Event::ImageCame { container } => {
             if let Some(ContainerState::PullFailed { until, rests_at, .. }) =
                 find(&mut state, &container).map(|c| &mut c.now)
@@ -548,6 +541,15 @@ fn pulled(state: &mut PodState, name: &str, image_id: String, volume_images: BTr
         (c.image_id, c.volume_images) = (image_id, volume_images);
         c.pull_wait = None;
         c.now = ContainerState::Pulled;
+    }
+}
+
+fn pull_failed(state: &mut PodState, name: &str, reason: &'static str, message: String, now: Timestamp) {
+    if let Some(c) = find(state, name).filter(|c| c.now == ContainerState::Pulling) {
+        let until = now + grow(&mut c.pull_wait, RETRY_MIN, RETRY_MAX);
+        // What can never succeed is not said to rest.
+        let rests_at = (reason == "ErrImagePull").then(|| now + FAILURE_SHOWN);
+        c.now = ContainerState::PullFailed { reason, message, rests_at, until };
     }
 }
 

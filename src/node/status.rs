@@ -104,6 +104,9 @@ pub fn of(pod: &Pod, state: &PodState, observed: &Observed, current: &Value, now
     Value::Object(status)
 }
 
+/// A condition's value, reason and message.
+type Verdict = (bool, &'static str, String);
+
 fn conditions(
     pod: &Pod,
     state: &PodState,
@@ -112,55 +115,11 @@ fn conditions(
     current: &Value,
     now: Timestamp,
 ) -> Value {
-    let over = matches!(phase, Phase::Succeeded | Phase::Failed);
-    let unready: Vec<&str> = state
-        .containers
-        .iter()
-        .zip(&state.plan.containers)
-        .filter(|(c, p)| {
-            matches!(p.role, Role::Main | Role::Sidecar)
-                && !(c.ready && matches!(c.now, ContainerState::Running { .. }))
-        })
-        .map(|(c, _)| c.name.as_str())
-        .collect();
-    let waiting: Vec<&str> = state
-        .containers
-        .iter()
-        .zip(&state.plan.containers)
-        .filter(|(c, p)| match p.role {
-            Role::Init => !matches!(&c.now, ContainerState::Ended(e) if e.code == 0),
-            Role::Sidecar => !c.started,
-            Role::Main | Role::Ephemeral => false,
-        })
-        .map(|(c, _)| c.name.as_str())
-        .collect();
-    let initialized = if waiting.is_empty() || (over && phase == Phase::Succeeded) {
-        if phase == Phase::Succeeded { (true, "PodCompleted", String::new()) } else { (true, "", String::new()) }
-    } else {
-        (false, "ContainersNotInitialized", format!("containers with incomplete status: [{}]", waiting.join(" ")))
-    };
-    let ready = match phase {
-        Phase::Succeeded => (false, "PodCompleted", String::new()),
-        Phase::Failed => (false, "PodFailed", String::new()),
-        Phase::Pending | Phase::Running if unready.is_empty() => (true, "", String::new()),
-        _ => (false, "ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
-    };
-    let gates: Vec<String> = pod
-        .spec
-        .iter()
-        .flat_map(|s| s.readiness_gates.iter().flatten())
-        .filter(|g| !is_true(current, &g.condition_type))
-        .map(|g| g.condition_type.clone())
-        .collect();
-    let pod_ready = if ready.0 && !gates.is_empty() {
-        (false, "ReadinessGatesNotReady", format!("the status of pod readiness gates {gates:?} is not \"True\""))
-    } else {
-        ready.clone()
-    };
-    let mut mine: Vec<(&str, (bool, &str, String))> = vec![
+    let ready = containers_ready(state, phase);
+    let mut mine: Vec<(&str, Verdict)> = vec![
         ("PodReadyToStartContainers", (observed.sandbox, "", String::new())),
-        ("Initialized", initialized),
-        ("Ready", pod_ready),
+        ("Initialized", initialized(state, phase)),
+        ("Ready", pod_ready(pod, &ready, current)),
         ("ContainersReady", ready),
         ("PodScheduled", (true, "", String::new())),
     ];
@@ -190,6 +149,47 @@ fn conditions(
     let passed = |c: &Value| c["type"].as_str().is_some_and(|kind| PASSING.contains(&kind));
     out.extend(old.into_iter().filter(|c| !known.contains(&c["type"]) && !passed(c)));
     out.into()
+}
+
+fn initialized(state: &PodState, phase: Phase) -> Verdict {
+    let waiting = names_of(state, |c, role| match role {
+        Role::Init => !matches!(&c.now, ContainerState::Ended(e) if e.code == 0),
+        Role::Sidecar => !c.started,
+        Role::Main | Role::Ephemeral => false,
+    });
+    match phase {
+        Phase::Succeeded => (true, "PodCompleted", String::new()),
+        _ if waiting.is_empty() => (true, "", String::new()),
+        _ => (false, "ContainersNotInitialized", format!("containers with incomplete status: [{}]", waiting.join(" "))),
+    }
+}
+
+fn containers_ready(state: &PodState, phase: Phase) -> Verdict {
+    let unready = names_of(state, |c, role| {
+        matches!(role, Role::Main | Role::Sidecar) && !(c.ready && matches!(c.now, ContainerState::Running { .. }))
+    });
+    match phase {
+        Phase::Succeeded => (false, "PodCompleted", String::new()),
+        Phase::Failed => (false, "PodFailed", String::new()),
+        Phase::Pending | Phase::Running if unready.is_empty() => (true, "", String::new()),
+        _ => (false, "ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
+    }
+}
+
+/// As ready as the containers, and as the pod's readiness gates say.
+fn pod_ready(pod: &Pod, containers_ready: &Verdict, current: &Value) -> Verdict {
+    let gates = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
+    let gates: Vec<String> =
+        gates.filter(|g| !is_true(current, &g.condition_type)).map(|g| g.condition_type.clone()).collect();
+    if !containers_ready.0 || gates.is_empty() {
+        return containers_ready.clone();
+    }
+    (false, "ReadinessGatesNotReady", format!("the status of pod readiness gates {gates:?} is not \"True\""))
+}
+
+fn names_of(state: &PodState, which: impl Fn(&Container, Role) -> bool) -> Vec<&str> {
+    let all = state.containers.iter().zip(&state.plan.containers);
+    all.filter(|(c, p)| which(c, p.role)).map(|(c, _)| c.name.as_str()).collect()
 }
 
 fn is_true(current: &Value, kind: &str) -> bool {

@@ -101,12 +101,8 @@ pub async fn start(
     let place = &config.place;
     let cluster = &config.cluster;
     let dirs = place.containers();
-    let registries = Registries {
-        offline: config.offline,
-        default_registry: config.default_registry.clone(),
-        ..Registries::load(&config.config_dir.join("registries.yaml")).context("registries.yaml")?
-    };
-    let images = Arc::new(ImageStore::open(&dirs, registries).context("the image store cannot be opened")?);
+    let images = ImageStore::open(&dirs, registries(config)?).context("the image store cannot be opened")?;
+    let images = Arc::new(images);
     images.set_peers(peers);
     let taking_in = images.take_in().context("image archives cannot be taken in")?;
     let watching = images.watch().context("the image store cannot be watched")?;
@@ -119,24 +115,10 @@ pub async fn start(
     };
     let key = wireguard.as_ref().map(|w| (crate::kinds::core::node::OVERLAY_KEY.to_owned(), w.public().to_string()));
     let node_config = node_config(config, &dirs, key);
-    let cidrs = heartbeat::register(&*client, &node_config).await.context("the node cannot be registered")?;
-    let cidrs = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;
-    let ranges =
-        Ranges { pods: cidrs, cluster: cluster.cluster_cidrs.clone(), services: cluster.service_cidrs.clone() };
+    let ranges = register(&*client, &node_config, cluster).await?;
     let is_first = place.recorded().is_ok_and(|record| record.is_none()) && runtime.list().await.is_empty();
     place.record(&ranges).context("the run directory cannot be written")?;
-    let net = net::Config {
-        mtu,
-        addresses: [&config.addresses[..], &config.external_addresses[..]].concat(),
-        tunnel: cluster.overlay.has_vxlan(),
-        routed_peers: matches!(cluster.overlay, Backend::HostGw | Backend::None) || cluster.overlay_direct_routing,
-        dns_port: cluster.dns.then_some(DNS_PORT),
-        block_metadata: cluster.block_metadata,
-        api: config.api.clone(),
-        api_port: config.api_port,
-        kubelet_port: Some(config.kubelet_port).filter(|port| *port != 0),
-        ..place.network(&ranges)
-    };
+    let net = net_config(config, &ranges, mtu);
     let options =
         overlay::Options { backend: cluster.overlay, direct_routing: cluster.overlay_direct_routing, address };
     let opened = {
@@ -161,11 +143,9 @@ pub async fn start(
     let listening = if cluster.dns { Some(start_dns(cluster, &client, &net).await?) } else { None };
     if cluster.service_proxy {
         let dataplane = Arc::new(NftDataplane::open(net.clone()).context("nftables cannot be used")?);
-        let redirect = listening
-            .as_ref()
-            .map(|l| DnsRedirect { cluster_ips: vec![cluster.cluster_dns], listeners: l.addresses().to_vec() });
+        let dns = listening.as_ref().map(|l| redirect(cluster, l));
         let (node_name, host_ports) = (config.name.clone(), host_ports.subscribe());
-        let options = proxy::Options { node_name, dns: redirect, host_ports, unpublished };
+        let options = proxy::Options { node_name, dns, host_ports, unpublished };
         agent.tasks.push(proxy::start(client.clone(), dataplane, options));
     }
     agent._dns = listening;
@@ -192,6 +172,22 @@ pub async fn start(
     Ok((agent, Arc::new(Access::new(node))))
 }
 
+/// Registers the node, and says where its pods, all pods and all Services are.
+async fn register(client: &dyn Client, node: &node::Config, cluster: &Cluster) -> Result<Ranges> {
+    let cidrs = heartbeat::register(client, node).await.context("the node cannot be registered")?;
+    let pods = cidrs.iter().map(|c| c.parse()).collect::<Result<Vec<_>, _>>().context("the node's pod range")?;
+    Ok(Ranges { pods, cluster: cluster.cluster_cidrs.clone(), services: cluster.service_cidrs.clone() })
+}
+
+/// What `registries.yaml` says, and the flags.
+fn registries(config: &Config) -> Result<Registries> {
+    Ok(Registries {
+        offline: config.offline,
+        default_registry: config.default_registry.clone(),
+        ..Registries::load(&config.config_dir.join("registries.yaml")).context("registries.yaml")?
+    })
+}
+
 /// What the node knows of itself; `key` is for the annotation of the encrypted tunnel.
 fn node_config(config: &Config, dirs: &containers::Config, key: Option<(String, String)>) -> node::Config {
     let (place, cluster) = (&config.place, &config.cluster);
@@ -212,6 +208,23 @@ fn node_config(config: &Config, dirs: &containers::Config, key: Option<(String, 
         cluster_domain: cluster.cluster_domain.clone(),
         default_registry: config.default_registry.clone(),
         unsafe_sysctls: config.unsafe_sysctls.clone(),
+    }
+}
+
+/// What the node's network is made of.
+fn net_config(config: &Config, ranges: &Ranges, mtu: u32) -> net::Config {
+    let cluster = &config.cluster;
+    net::Config {
+        mtu,
+        addresses: [&config.addresses[..], &config.external_addresses[..]].concat(),
+        tunnel: cluster.overlay.has_vxlan(),
+        routed_peers: matches!(cluster.overlay, Backend::HostGw | Backend::None) || cluster.overlay_direct_routing,
+        dns_port: cluster.dns.then_some(DNS_PORT),
+        block_metadata: cluster.block_metadata,
+        api: config.api.clone(),
+        api_port: config.api_port,
+        kubelet_port: Some(config.kubelet_port).filter(|port| *port != 0),
+        ..config.place.network(ranges)
     }
 }
 
@@ -277,6 +290,11 @@ async fn wireguard(config: &Config, mtu: u32, clock: &Clock) -> Result<Option<Wi
         }
         Err(error) => Err(error).context("--overlay wireguard"),
     }
+}
+
+/// Leads what is asked of the cluster DNS' address to its listeners.
+fn redirect(config: &Cluster, listening: &dns::Listening) -> DnsRedirect {
+    DnsRedirect { cluster_ips: vec![config.cluster_dns], listeners: listening.addresses().to_vec() }
 }
 
 async fn start_dns(config: &Cluster, client: &Arc<dyn Client>, net: &net::Config) -> Result<dns::Listening> {

@@ -84,14 +84,7 @@ impl Batch {
                 load_address(b, family, true, KEY);
                 lookup(b, Some(set), 0, KEY, None);
             }
-            Statement::UpdateSet(set) => {
-                load_address(b, family, true, KEY);
-                expression(b, "dynset", |b| {
-                    b.attr_str(1, set);
-                    b.attr_be32(3, 1); // update
-                    b.attr_be32(4, KEY);
-                });
-            }
+            Statement::UpdateSet(set) => update_source(b, family, set),
             Statement::RandomChain(chains) => {
                 let list: Vec<_> = (0u32..).zip(chains.iter().map(String::as_str)).collect();
                 let id = self.anonymous_map(VERDICTS, &list, |b, chain| {
@@ -185,6 +178,16 @@ fn from_link(b: &mut Buffer, name: &str) {
     padded[..length].copy_from_slice(&name.as_bytes()[..length]);
     meta(b, 6, KEY);
     compare(b, KEY, false, &padded);
+}
+
+/// Adds the source to a set, or renews its time there.
+fn update_source(b: &mut Buffer, family: Family, set: &str) {
+    load_address(b, family, true, KEY);
+    expression(b, "dynset", |b| {
+        b.attr_str(1, set);
+        b.attr_be32(3, 1); // update
+        b.attr_be32(4, KEY);
+    });
 }
 
 fn from_group(b: &mut Buffer, group: u32, not: bool) {
