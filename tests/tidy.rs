@@ -5,15 +5,20 @@
 
 #[path = "tidy/graph.rs"]
 mod graph;
+#[path = "tidy/sizes.rs"]
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Longest file that is accepted.
-const LINES_MAX: usize = 1_000;
-/// Longer than this is printed.
-const LINES_WORTH_A_LOOK: usize = 600;
+/// Longest file of tests that is accepted, and of the product, without its tests.
+const TEST_LINES_MAX: usize = 1_000;
+const LINES_MAX: usize = 600;
+/// Longest function, and what half of all and nine of ten stay below.
+const FUNCTION_LINES_MAX: usize = 80;
+const FUNCTION_LINES_MEDIAN: usize = 10;
+const FUNCTION_LINES_P90: usize = 30;
 const BANNED: &[&str] = &[
     "util",
     "utils",
@@ -176,10 +181,14 @@ fn layer(room: &str) -> u8 {
     LAYERS.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("`{room}` has no layer in tests/tidy.rs")).1
 }
 
+/// What stands before the unit tests of a file.
+fn without_tests(text: &str) -> &str {
+    &text[..text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len())]
+}
+
 /// The code of a file without its tests and comments.
 fn code(text: &str) -> String {
-    let until = text.find("\n#[cfg(test)]\nmod tests {").unwrap_or(text.len());
-    text[..until].lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    without_tests(text).lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// Every room that a file names by `crate::`, also in groups (`use crate::{api, wire}`).
@@ -489,16 +498,15 @@ fn every_file_says_what_it_is() {
 fn files_stay_readable() {
     let mut all = files("src");
     all.extend(files("tests"));
-    let mut lengths: Vec<(usize, &str)> = all.iter().map(|f| (f.text.lines().count(), f.path.as_str())).collect();
+    let mut lengths: Vec<(usize, &str)> =
+        all.iter().map(|f| (without_tests(&f.text).lines().count(), f.path.as_str())).collect();
     lengths.sort_unstable();
     let at = |part: usize| lengths[(lengths.len() - 1) * part / 100].0;
     println!("{} files: median {} lines, p90 {}, longest {}", lengths.len(), at(50), at(90), at(100));
-    for (lines, path) in lengths.iter().filter(|(lines, _)| *lines > LINES_WORTH_A_LOOK) {
-        println!("worth a look: {path} has {lines} lines");
-    }
+    let most = |path: &str| if is_of_product(path) { LINES_MAX } else { TEST_LINES_MAX };
     let broken: Vec<String> =
-        lengths.iter().filter(|(n, _)| *n > LINES_MAX).map(|(n, path)| format!("{path}: {n} lines")).collect();
-    rule(&broken, "no file is longer than 1,000 lines");
+        lengths.iter().filter(|(n, path)| *n > most(path)).map(|(n, path)| format!("{path}: {n} lines")).collect();
+    rule(&broken, "no file is longer than 600 lines without its tests, and none of tests than 1,000");
     let wide = |f: &File| {
         let long = f.text.lines().enumerate().filter(|(_, l)| l.chars().count() > 140 && !l.contains('"'));
         long.map(|(n, _)| format!("{}:{}", f.path, n + 1)).collect::<Vec<_>>()
@@ -507,6 +515,27 @@ fn files_stay_readable() {
         &all.iter().filter(|f| f.path.starts_with("src/")).flat_map(wide).collect::<Vec<_>>(),
         "no line of code is longer than 140 characters",
     );
+}
+
+/// Whether a file is neither tests nor made for them.
+fn is_of_product(path: &str) -> bool {
+    path.starts_with("src/") && !path.ends_with("/tests.rs") && !path.contains("/tests/")
+}
+
+#[test]
+fn functions_stay_short() {
+    let mut all = Vec::new();
+    for file in files("src").iter().filter(|f| is_of_product(&f.path)) {
+        let found = sizes::functions(without_tests(&file.text));
+        all.extend(found.into_iter().map(|f| (f.lines, format!("{}: {} has {} lines", file.path, f.name, f.lines))));
+    }
+    all.sort();
+    let at = |part: usize| all[(all.len() - 1) * part / 100].0;
+    println!("{} functions: median {} lines, p90 {}, longest {}", all.len(), at(50), at(90), at(100));
+    let long: Vec<String> = all.iter().filter(|(n, _)| *n > FUNCTION_LINES_MAX).map(|(_, text)| text.clone()).collect();
+    rule(&long, "no function is longer than 80 lines");
+    assert!(at(50) < FUNCTION_LINES_MEDIAN, "half of the functions are shorter than 10 lines");
+    assert!(at(90) < FUNCTION_LINES_P90, "nine of ten functions are shorter than 30 lines");
 }
 
 #[test]

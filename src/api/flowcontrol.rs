@@ -6,21 +6,24 @@
 //! has more than half of its level; what waits is bounded. Beside seats, what request bodies make in memory is bounded, and
 //! so is how many long-running requests a user has.
 
+mod schemas;
+
+pub use schemas::Target;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::identity::token::service_account;
+use schemas::{LEVELS, SEATS, classify, guaranteed, is_privileged, nominal};
+
 use super::sending::{Asker, Room, Sending};
 use crate::apimachinery::status::{RETRY_AFTER_SECONDS, Result, Status};
-use crate::apimachinery::user::{MASTERS, NODES, User};
+use crate::apimachinery::user::User;
 use crate::base::signal::{Receiver, Signal};
 use crate::base::{budget, metrics};
 
-/// Requests that run at once: Kubernetes' 400 reading and 200 changing ones.
-const SEATS: usize = 600;
 /// How long a request waits for its turn: a quarter of a request's time, as in Kubernetes.
 const QUEUE_WAIT: Duration = Duration::from_secs(15);
 /// Requests that wait, of a flow (a hand of six queues of fifty) and of a level.
@@ -47,140 +50,6 @@ const READING_BYTES: usize = 24 << 20;
 const BODY_UNIT_BYTES: usize = 1 << 10;
 /// How long a body waits for room.
 const BODY_WAIT: Duration = Duration::from_secs(15);
-
-/// A priority level's configuration.
-struct LevelSpec {
-    name: &'static str,
-    shares: usize,
-    lendable_percent: usize,
-    /// Whether requests wait; else they are refused.
-    queues: bool,
-}
-
-const fn level(name: &'static str, shares: usize, lendable_percent: usize, queues: bool) -> LevelSpec {
-    LevelSpec { name, shares, lendable_percent, queues }
-}
-
-/// In the order in which free seats are offered.
-const LEVELS: [LevelSpec; 7] = [
-    level("system", 30, 33, true),
-    level("node-high", 40, 25, true),
-    level("leader-election", 10, 0, true),
-    level("workload-high", 40, 50, true),
-    level("workload-low", 100, 90, true),
-    level("global-default", 20, 50, true),
-    level("catch-all", 5, 0, false),
-];
-
-/// What is asked, as far as flows depend on it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Target<'a> {
-    pub verb: &'a str,
-    pub group: &'a str,
-    /// Empty for paths that lead to no resource.
-    pub resource: &'a str,
-    pub subresource: &'a str,
-    pub namespace: &'a str,
-    pub path: &'a str,
-}
-
-/// What tells the flows of a schema apart.
-enum Distinguisher {
-    ByUser,
-    ByNamespace,
-}
-
-/// Which requests are of which level.
-struct FlowSchema {
-    name: &'static str,
-    /// `None`: exempt.
-    level: Option<&'static str>,
-    distinguisher: Distinguisher,
-    subjects: fn(&User) -> bool,
-    rule: fn(&Target<'_>) -> bool,
-}
-
-fn everything(_: &Target<'_>) -> bool {
-    true
-}
-
-fn is_kube_system_account(user: &User) -> bool {
-    service_account(&user.name).is_some_and(|(namespace, _)| namespace == "kube-system")
-}
-
-/// In the order of their precedence; the last one fits everybody.
-static SCHEMAS: [FlowSchema; 9] = [
-    FlowSchema {
-        name: "exempt",
-        level: None,
-        distinguisher: Distinguisher::ByUser,
-        subjects: |user| user.is_in(MASTERS),
-        rule: everything,
-    },
-    FlowSchema {
-        name: "probes",
-        level: None,
-        distinguisher: Distinguisher::ByUser,
-        subjects: |_| true,
-        rule: |target| target.resource.is_empty() && matches!(target.path, "/healthz" | "/readyz" | "/livez"),
-    },
-    FlowSchema {
-        name: "system-leader-election",
-        level: Some("leader-election"),
-        distinguisher: Distinguisher::ByUser,
-        subjects: |user| {
-            matches!(user.name.as_str(), "system:kube-controller-manager" | "system:kube-scheduler")
-                || is_kube_system_account(user)
-        },
-        rule: |target| is_lease(target) && matches!(target.verb, "get" | "create" | "update"),
-    },
-    FlowSchema {
-        name: "system-node-high",
-        level: Some("node-high"),
-        distinguisher: Distinguisher::ByUser,
-        subjects: |user| user.is_in(NODES),
-        rule: |target| is_lease(target) || (target.group.is_empty() && target.resource == "nodes"),
-    },
-    FlowSchema {
-        name: "system-nodes",
-        level: Some("system"),
-        distinguisher: Distinguisher::ByUser,
-        subjects: |user| user.is_in(NODES),
-        rule: everything,
-    },
-    FlowSchema {
-        name: "kube-controllers",
-        level: Some("workload-high"),
-        distinguisher: Distinguisher::ByNamespace,
-        subjects: |user| matches!(user.name.as_str(), "system:kube-controller-manager" | "system:kube-scheduler"),
-        rule: everything,
-    },
-    FlowSchema {
-        name: "kube-system-service-accounts",
-        level: Some("workload-high"),
-        distinguisher: Distinguisher::ByNamespace,
-        subjects: is_kube_system_account,
-        rule: everything,
-    },
-    FlowSchema {
-        name: "service-accounts",
-        level: Some("workload-low"),
-        distinguisher: Distinguisher::ByUser,
-        subjects: |user| user.is_in("system:serviceaccounts"),
-        rule: everything,
-    },
-    FlowSchema {
-        name: "global-default",
-        level: Some("global-default"),
-        distinguisher: Distinguisher::ByUser,
-        subjects: |_| true,
-        rule: everything,
-    },
-];
-
-fn is_lease(target: &Target<'_>) -> bool {
-    target.group == "coordination.k8s.io" && target.resource == "leases"
-}
 
 /// The queue of all requests that come over the network; cheap to clone.
 #[derive(Clone)]
@@ -288,37 +157,6 @@ fn body_cost(body_bytes: usize) -> (usize, bool) {
     let values = body_bytes.saturating_mul(BODY_COST).min(budget::BYTES_MAX);
     let is_small = values <= SMALL_VALUES_BYTES;
     (body_bytes + values * if is_small { SMALL_COPIES } else { COPIES }, is_small)
-}
-
-fn is_privileged(user: &User) -> bool {
-    user.is_in(MASTERS) || user.is_in(NODES)
-}
-
-/// Level and flow of a request; `None` where it is exempt.
-fn classify(user: &User, target: &Target<'_>) -> Option<(usize, Arc<str>)> {
-    let schema = SCHEMAS.iter().find(|s| (s.subjects)(user) && (s.rule)(target))?;
-    let level = LEVELS.iter().position(|l| Some(l.name) == schema.level)?;
-    let distinguisher = match schema.distinguisher {
-        Distinguisher::ByUser => user.name.as_str(),
-        Distinguisher::ByNamespace => target.namespace,
-    };
-    Some((level, format!("{}/{distinguisher}", schema.name).into()))
-}
-
-/// A level's seats.
-const fn nominal(level: usize) -> usize {
-    let (mut shares, mut i) = (0, 0);
-    while i < LEVELS.len() {
-        shares += LEVELS[i].shares;
-        i += 1;
-    }
-    (SEATS * LEVELS[level].shares).div_ceil(shares)
-}
-
-/// The seats that a level does not lend.
-const fn guaranteed(level: usize) -> usize {
-    let nominal = nominal(level);
-    nominal - nominal * LEVELS[level].lendable_percent / 100
 }
 
 fn too_many(why: &str) -> Status {
@@ -719,6 +557,7 @@ impl std::fmt::Debug for Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apimachinery::user::{MASTERS, NODES};
 
     fn user(name: &str, groups: &[&str]) -> Arc<User> {
         Arc::new(User {

@@ -6,13 +6,15 @@
 //! date, the stop of a container that has ended) is ended and waited for before what it works on is removed.
 
 mod adopt;
+mod effects;
 mod grant;
 mod message;
 mod resizing;
+mod sandbox;
 
 pub use message::{Handle, Message};
+pub use sandbox::{UID_LABEL, tear_down};
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,25 +26,24 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use sandbox::facts;
+
 use super::env::DownwardValues;
-use super::error::{Error, Failed, Result};
 use super::launch;
-use super::machine::{self, ContainerPlan, ContainerState, Effect, Ended, Event, PodState, Role, Stage};
+use super::machine::{self, ContainerPlan, ContainerState, Ended, Event, PodState, Role, Stage};
 use super::sandbox_context::SandboxContext;
-use super::{Node, admit, files, host_ports, probes, pull, spec, status, volumes};
+use super::{Node, admit, probes, pull, spec, status, volumes};
 use crate::apimachinery::delete_options::DeleteOptions;
 use crate::base::clock::between;
 use crate::base::error::chain;
-use crate::base::file::make_private_dir;
 use crate::base::json::text;
 use crate::base::metrics::{self, Pairs};
 use crate::base::object::Object;
 use crate::base::task;
 use crate::containers;
-use crate::containers::{ContainerStatus, Sandbox, SandboxSpec, Users};
+use crate::containers::{ContainerStatus, Sandbox};
 use crate::kinds::Subresource;
 use crate::kinds::core::pod;
-use crate::net::PodAttachment;
 use crate::reconcile::{EventType, Patch};
 
 /// Messages that may wait for a worker.
@@ -51,8 +52,6 @@ const QUEUE: usize = 64;
 const REFRESH: Duration = Duration::from_secs(40 * 60);
 /// When a volume that kept its old content is looked at again.
 const REFRESH_RETRY: Duration = Duration::from_secs(60);
-/// The label on a sandbox that leads back to its pod's object.
-pub const UID_LABEL: &str = "uid";
 
 struct Worker {
     node: Arc<Node>,
@@ -439,232 +438,6 @@ impl Worker {
         self.node.recorder.event_at(&pod::KIND, &self.object, &part, event_type, reason, message);
     }
 
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Prepare => self.begin_prepare(),
-            Effect::Pull { container } => self.begin_pull(container),
-            Effect::PullRests { container } => {
-                let image = spec::container(&self.pod, &container).and_then(|c| c.image.clone()).unwrap_or_default();
-                self.say(&container, EventType::Normal, "BackOff", &format!("Back-off pulling image {image:?}"));
-                self.say(&container, EventType::Warning, "Failed", "Error: ImagePullBackOff");
-            }
-            Effect::Start { container, attempt } => self.begin_start(container, attempt),
-            Effect::Stop { container, grace } => self.begin_stop(container, grace),
-            Effect::StartProbes { container } => self.start_probes(&container),
-            Effect::StopProbes { container, but_readiness } => {
-                if let Some(probes) = self.probes.get_mut(&container) {
-                    probes.retain(|probe| but_readiness && probe.keeps_on());
-                }
-            }
-            Effect::Overdue => {
-                let (reason, message) = status::OVERDUE;
-                self.node.recorder.event(&pod::KIND, &self.object, EventType::Normal, reason, message);
-            }
-            Effect::Finish => self.finish_when_told = true,
-            Effect::TearDown => self.begin_finish(true),
-        }
-    }
-
-    /// Does what the machine waits for, and tells how it went; `otherwise` is told if the work panics.
-    fn work(&self, name: &'static str, otherwise: Event, work: impl Future<Output = Message> + Send + 'static) {
-        let tell = self.tell.clone();
-        let work = task::spawn(name, work);
-        task::spawn(name, async move {
-            let answer = work.await.ok().flatten().unwrap_or(Message::Happened(otherwise));
-            let _ = tell.send(answer).await;
-        });
-    }
-
-    fn begin_prepare(&mut self) {
-        self.refresh_at = volumes::has_token(&self.pod).then(|| tokio::time::Instant::now() + REFRESH);
-        let (node, object, pod) = (self.node.clone(), self.object.clone(), self.granted_pod());
-        self.resources.sandbox_begins(&self.pod);
-        let (attempt, refresh) = (self.state.sandbox_attempt, self.end_refresh());
-        if let Some(old) = self.setting.take() {
-            self.leaving = Some(old.sandbox);
-        }
-        let old = self.leaving.clone();
-        self.work("pod set-up", Event::PrepareFailed("internal error".into()), async move {
-            ended(refresh).await;
-            let removed = match &old {
-                Some(old) => remove_sandbox(&node, old).await.map_err(|why| {
-                    ("FailedKillPod", format!("the sandbox before could not be removed: {}", chain(&why)))
-                }),
-                None => Ok(()),
-            };
-            let prepared = match removed {
-                Ok(()) => prepare(&node, &pod, attempt, None).await,
-                Err(failed) => Err(failed),
-            };
-            match prepared {
-                Ok(setting) => {
-                    for why in host_ports::unreachable(&pod, &setting.addresses, |a| node.network.is_local(a)) {
-                        node.recorder.event(&pod::KIND, &object, EventType::Warning, "HostPortNotPublished", &why);
-                    }
-                    Message::Prepared(setting)
-                }
-                Err((reason, why)) => {
-                    node.recorder.event(&pod::KIND, &object, EventType::Warning, reason, &why);
-                    Message::Happened(Event::PrepareFailed(why))
-                }
-            }
-        });
-    }
-
-    async fn prepare(
-        &self,
-        attempt: u32,
-        adopted: Option<&Sandbox>,
-    ) -> Result<Box<SandboxContext>, (&'static str, String)> {
-        prepare(&self.node, &self.granted_pod(), attempt, adopted).await
-    }
-
-    fn begin_pull(&mut self, name: String) {
-        let (node, object, pod) = (self.node.clone(), self.object.clone(), self.pod.clone());
-        let failed = |reason, message| Event::PullFailed { container: name.clone(), reason, message };
-        let otherwise = failed("ErrImagePull", "internal error".into());
-        let Some(c) = spec::container(&self.pod, &name).map(Cow::into_owned) else { return };
-        self.work("image", otherwise, async move {
-            Message::Happened(match pull::ensure(&node, &object, &pod, &c).await {
-                Ok(pull::Ids { own, volumes }) => {
-                    Event::Pulled { container: c.name, image_id: own, volume_images: volumes }
-                }
-                Err(failed) => Event::PullFailed { container: c.name, reason: failed.reason, message: failed.message },
-            })
-        });
-    }
-
-    fn begin_start(&mut self, name: String, attempt: u32) {
-        let failed = |message: &str| Event::StartFailed {
-            container: name.clone(),
-            reason: "CreateContainerError",
-            message: message.to_owned(),
-        };
-        self.resources.begins(&name);
-        let found = self.setting.clone().zip(spec::container(&self.granted_pod(), &name).map(Cow::into_owned));
-        let Some((setting, c)) = found else {
-            // It is never asked for without either; if it were, the pod would wait for ever.
-            return self.work(
-                "container start",
-                failed("internal error"),
-                std::future::ready(Message::Happened(failed("the pod has no sandbox"))),
-            );
-        };
-        let (node, object, pod, tell) = (self.node.clone(), self.object.clone(), self.pod.clone(), self.tell.clone());
-        let ending = self.ending.subscribe();
-        let otherwise = failed("internal error");
-        self.work("container start", otherwise, async move {
-            let part = spec::field_of(&pod, &c.name);
-            let say =
-                |t, reason: &str, message: &str| node.recorder.event_at(&pod::KIND, &object, &part, t, reason, message);
-            let Some(image) = node.images.status(c.image.as_deref().unwrap_or("")).await else {
-                let message = "the image was removed before the container could start".to_owned();
-                let reason = "CreateContainerError";
-                return Message::Happened(Event::StartFailed { container: c.name, reason, message });
-            };
-            let (id, pid) = match launch::start(&node, &pod, &c, &image, attempt, &setting).await {
-                Ok(started) => started,
-                Err(failed) => {
-                    say(EventType::Warning, "Failed", &format!("Error: {}", failed.message));
-                    let Failed { reason, message } = failed;
-                    return Message::Happened(Event::StartFailed { container: c.name, reason, message });
-                }
-            };
-            say(EventType::Normal, "Created", "Container created");
-            say(EventType::Normal, "Started", "Container started");
-            if let Some(handler) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
-                let hook = launch::hook(&node, &pod, &c, handler, &id, &setting.addresses);
-                if let Some(Err(why)) = unless(ending, hook).await {
-                    say(EventType::Warning, "FailedPostStartHook", &format!("PostStartHook failed: {why}"));
-                    launch::stop(&node, &pod, &c, &id, &setting.addresses, Duration::from_secs(2)).await;
-                }
-            }
-            let state = node.runtime.container(&id).await.map(|s| s.state);
-            let since = match state {
-                Some(
-                    containers::ContainerState::Running { started_at }
-                    | containers::ContainerState::Exited { started_at, .. },
-                ) => started_at,
-                Some(containers::ContainerState::Created) | None => node.clock.now(),
-            };
-            let started = Event::Started { container: c.name, id: id.clone(), pid, since };
-            let _ = tell.send(Message::Happened(started)).await;
-            // It may have ended before anybody knew its id.
-            Message::Exited { container: id }
-        });
-    }
-
-    fn begin_stop(&mut self, name: String, grace: Duration) {
-        let id = self.state.container(&name).and_then(|c| match &c.now {
-            ContainerState::Running { id, .. } => Some(id.clone()),
-            _ => None,
-        });
-        let Some(id) = id else { return };
-        if matches!(self.state.stage, Stage::Stopping { .. } | Stage::Failing { .. }) {
-            self.say(&name, EventType::Normal, "Killing", &format!("Stopping container {name}"));
-        }
-        let (node, pod, addresses) = (self.node.clone(), self.pod.clone(), self.addresses.clone());
-        let tell = self.tell.clone();
-        let Some(c) = spec::container(&self.pod, &name).map(Cow::into_owned) else { return };
-        let stop = task::spawn("container stop", async move {
-            launch::stop(&node, &pod, &c, &id, &addresses, grace).await;
-            // The runtime tells of its end by itself, unless it does not know it.
-            let _ = tell.send(Message::Exited { container: id }).await;
-        });
-        // Whoever is hurried is not waited for twice.
-        if let Some(slower) = self.stops.insert(name, stop) {
-            slower.abort();
-        }
-    }
-
-    fn start_probes(&mut self, name: &str) {
-        let Some(ContainerState::Running { id, .. }) = self.state.container(name).map(|c| c.now.clone()) else {
-            return;
-        };
-        let started = self.state.container(name).is_some_and(|c| c.started);
-        let Some(container) = spec::container(&self.pod, name).map(Cow::into_owned) else { return };
-        let subject = probes::Subject {
-            node: self.node.clone(),
-            object: self.object.clone(),
-            pod: self.pod.clone(),
-            container,
-            id,
-            host: self.addresses.first().copied(),
-            tell: self.tell.clone(),
-        };
-        self.probes.insert(name.to_owned(), probes::start(&subject, started));
-    }
-
-    /// Removes sandbox and network, and with `everything` also volumes and logs.
-    fn begin_finish(&mut self, everything: bool) {
-        self.finish_when_told = false;
-        self.probes.clear();
-        let (node, pod, uid) = (self.node.clone(), self.pod.clone(), self.uid.clone());
-        if let Some(setting) = self.setting.take() {
-            self.leaving = Some(setting.sandbox);
-        }
-        let (sandbox, refresh) = (self.leaving.clone(), self.end_refresh());
-        self.work("pod tear-down", Event::TearDownFailed, async move {
-            ended(refresh).await;
-            let sandbox = match sandbox {
-                Some(sandbox) => remove_sandbox(&node, &sandbox).await,
-                None => Ok(()),
-            };
-            // What the sandbox holds is not taken from under it.
-            let removed = match sandbox {
-                Ok(()) => tear_down(&node, &pod, &uid, everything).await,
-                error => error,
-            };
-            Message::Happened(match removed {
-                Ok(()) => Event::TornDown,
-                Err(why) => {
-                    tracing::warn!(uid, why = chain(&why), "the pod was not removed whole; it is tried again");
-                    Event::TearDownFailed
-                }
-            })
-        });
-    }
-
     fn observed(&self) -> status::Observed {
         status::Observed {
             addresses: self.addresses.clone(),
@@ -760,93 +533,6 @@ async fn send(node: &Node, object: &Object, status: Value) -> bool {
     }
 }
 
-fn facts(node: &Node, addresses: &[IpAddr]) -> DownwardValues {
-    let text = |all: &[IpAddr]| all.iter().map(ToString::to_string).collect();
-    DownwardValues {
-        pod_ips: text(addresses),
-        host_ips: text(&node.config.addresses),
-        node_name: node.config.name.clone(),
-        node_cpu_milli: node.capacity.cpus as i64 * 1000,
-        node_memory_bytes: node.capacity.memory_bytes as i64,
-    }
-}
-
-/// Network, volumes, files and sandbox of a pod; an adopted sandbox is taken as it is.
-async fn prepare(
-    node: &Node,
-    pod: &Pod,
-    attempt: u32,
-    adopted: Option<&Sandbox>,
-) -> Result<Box<SandboxContext>, (&'static str, String)> {
-    let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let name = pod.metadata.name.clone().unwrap_or_default();
-    let pod_spec = pod.spec.clone().unwrap_or_default();
-    let sandbox_error = |why: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
-    let users = match admit::own_users(&pod_spec) {
-        true => Some(own_users(node, &uid, adopted).await.map_err(|e| sandbox_error(chain(&e)))?),
-        false => None,
-    };
-    let hostname = files::kernel_name(pod, &node.config).map_err(|e| sandbox_error(chain(&e)))?;
-    // Where a later process finds that there is something of the pod, whatever else is gone.
-    make_private_dir(&node.pod_dir(&uid)).map_err(|e| sandbox_error(e.to_string()))?;
-    let host_network = pod_spec.host_network == Some(true);
-    let (netns, addresses) = if host_network {
-        (None, node.config.addresses.clone())
-    } else {
-        let netns = users.as_ref().map(|users| users.netns.clone());
-        let pod = PodAttachment { id: uid.clone(), namespace: namespace.clone(), name: name.clone(), netns };
-        let attached = node.network.attach(pod).await.map_err(|e| sandbox_error(chain(&e)))?;
-        (Some(attached.netns), attached.addresses)
-    };
-    let facts = facts(node, &addresses);
-    let (volumes, stale) =
-        volumes::prepare(node, pod, &facts, adopted.is_some()).await.map_err(|e| ("FailedMount", chain(&e)))?;
-    let files = files::write(&node.pod_files_dir(&uid), &node.config, pod, &addresses, adopted.is_some())
-        .map_err(|e| sandbox_error(e.to_string()))?;
-    let sandbox = match adopted {
-        Some(sandbox) => sandbox.spec.id.clone(),
-        None => {
-            let security = pod_spec.security_context.clone().unwrap_or_default();
-            let sysctls = security.sysctls.into_iter().flatten().map(|s| (s.name, s.value)).collect();
-            let spec = SandboxSpec {
-                id: crate::containers::new_id(),
-                pod_namespace: namespace.clone(),
-                pod_name: name.clone(),
-                pod_uid: uid.clone(),
-                attempt,
-                hostname,
-                netns,
-                host_ipc: pod_spec.host_ipc == Some(true),
-                host_pid: pod_spec.host_pid == Some(true),
-                share_process_namespace: pod_spec.share_process_namespace == Some(true),
-                sysctls,
-                cgroup_parent: spec::cgroup_parent(pod, &uid),
-                resources: spec::pod_resources(pod),
-                log_dir: node.pod_log_dir(&namespace, &name, &uid),
-                users: users.clone(),
-                labels: [(UID_LABEL.to_owned(), uid.clone())].into(),
-                ..SandboxSpec::default()
-            };
-            let id = spec.id.clone();
-            node.runtime.create_sandbox(spec).await.map_err(|e| sandbox_error(chain(&e)))?;
-            id
-        }
-    };
-    Ok(Box::new(SandboxContext { sandbox, addresses, users, volumes, files, facts, stale }))
-}
-
-/// The users of a pod that is to have its own, or why it cannot. What runs already is as it was made.
-async fn own_users(node: &Node, uid: &str, adopted: Option<&Sandbox>) -> Result<Users> {
-    if let Some(users) = adopted.and_then(|sandbox| sandbox.spec.users.clone()) {
-        return Ok(users);
-    }
-    if let Some(why) = node.runtime.lacks_for_users().await {
-        return Err(Error::UserNamespaces(why));
-    }
-    Ok(node.runtime.make_users(uid).await?)
-}
-
 /// What a hook answers, unless the pod is to end before that.
 async fn unless<T>(mut ending: watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
@@ -861,41 +547,4 @@ async fn ended(task: Option<JoinHandle<Option<()>>>) {
         // Aborted, or done: either is its end.
         let _ = task.await;
     }
-}
-
-/// Removes a sandbox with everything in it; fine if it is gone.
-async fn remove_sandbox(node: &Node, id: &str) -> Result<()> {
-    let all = node.runtime.list().await;
-    let containers = all.into_iter().find(|s| s.spec.id == id).map(|s| s.containers).unwrap_or_default();
-    node.runtime.remove_sandbox(id).await.map_err(|error| Error::part(format!("sandbox {id}"))(error.into()))?;
-    for c in containers {
-        if let Err(error) = node.images.release_rootfs(&c.id).await {
-            tracing::warn!(container = c.id, %error, "a root file system was not removed");
-        }
-    }
-    Ok(())
-}
-
-/// Removes what the sandbox does not hold: network, and with `everything` volumes and logs. One that cannot be removed does
-/// not stop the others.
-pub async fn tear_down(node: &Node, pod: &Pod, uid: &str, everything: bool) -> Result<()> {
-    let mut errors = Vec::new();
-    if let Err(error) = node.network.detach(uid).await {
-        errors.push(Error::part("network")(error.into()));
-    }
-    if let Err(error) = node.runtime.remove_users(uid).await {
-        errors.push(Error::part("user namespace")(error.into()));
-    }
-    if everything {
-        let (namespace, name) =
-            (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
-        if let Err(error) = crate::base::tree::remove(&node.pod_log_dir(namespace, name, uid)) {
-            errors.push(Error::part("logs")(error.into()));
-        }
-        // At last: by its directories a later process finds what is left of the pod.
-        if let Err(why) = volumes::remove(node, uid).await {
-            errors.push(Error::part("volumes")(why.into()));
-        }
-    }
-    Error::gather(errors)
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, Response};
 use serde_json::Value;
 
@@ -10,6 +9,7 @@ use super::context::RequestContext;
 use super::list_options::ListParameters;
 use super::lists::Written as WrittenList;
 use super::negotiate::{self, MediaType, Offer};
+use super::patch::{Patch, check_configuration, no_force, unfit};
 use super::route::{Resource, Route, Target};
 use super::table::Include;
 use super::{Body, access, answer, body_of, proxy, stream, watching};
@@ -25,16 +25,13 @@ use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::query::Query;
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::User;
-use crate::base::budget::{Budget, shortened};
+use crate::base::budget::Budget;
 use crate::base::json::text;
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::task;
 use crate::kinds::{self, Creation, KindRef, Subresource};
 use crate::schema;
 
-/// Unknown members of JSON patches that are told of, and how much of each.
-const FINDINGS_MAX: usize = 100;
-const KEY_BYTES_MAX: usize = 256;
 /// Field managers may be this long.
 const MANAGER_BYTES: usize = 128;
 
@@ -568,123 +565,4 @@ impl RequestContext {
 /// What is no kind of its own.
 fn definition(name: &str) -> Result<schema::TypeRef<'static>> {
     schema::type_of(name).ok_or_else(|| Status::internal(format!("no schema for {name}")))
-}
-
-/// A PATCH body by its media type.
-enum Patch {
-    Json(Value),
-    Merge(Value),
-    Strategic(Value),
-    Apply { config: Value, force: bool },
-}
-
-// === impl Patch ===
-
-impl Patch {
-    /// The patch, and the fields that stand twice in it or mean nothing.
-    async fn read(
-        context: &RequestContext,
-        http: http::Request<Body>,
-        budget: &mut Budget,
-    ) -> Result<(Self, Vec<String>)> {
-        let media =
-            http.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
-        let media = media.split(';').next().unwrap_or("").trim().to_owned();
-        let body = body_of(http).await?;
-        let mut json = |body: &Bytes| {
-            let parsed = task::in_place(body.len() > form::LONG_BYTES, || schema::parse_json(body, budget));
-            parsed.map_err(|e| form::unparsed(e, "error decoding patch"))
-        };
-        match media.as_str() {
-            "application/json-patch+json" => {
-                let (patch, mut findings) = json(&body)?;
-                findings.extend(unknown_members(&patch));
-                Ok((Self::Json(patch), findings))
-            }
-            "application/merge-patch+json" => json(&body).map(|(p, d)| (Self::Merge(p), d)),
-            "application/strategic-merge-patch+json" => json(&body).map(|(p, d)| (Self::Strategic(p), d)),
-            "application/apply-patch+yaml" => {
-                if context.query.get("fieldManager").is_empty() {
-                    let why = "is required for apply patch";
-                    let mut status = Status::new(
-                        422,
-                        "Invalid",
-                        format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: {why}"),
-                    )
-                    .cause("FieldValueRequired", format!("Required value: {why}"), "fieldManager");
-                    (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
-                    return Err(status);
-                }
-                let (config, duplicates) =
-                    task::in_place(body.len() > form::LONG_BYTES, || form::parse(&body, form::Encoding::Yaml, budget))?;
-                if !duplicates.is_empty() && context.request.validation == FieldValidation::Strict {
-                    return Err(Status::bad_request(format!("error decoding YAML: duplicate fields {duplicates:?}")));
-                }
-                Ok((Self::Apply { config, force: context.query.flag("force") }, duplicates))
-            }
-            other => Err(Status::unsupported_media_type(format!(
-                "the body of the request was in an unknown format - accepted media types include: \
-                 application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
-                 application/apply-patch+yaml (got {other:?})"
-            ))),
-        }
-    }
-
-    fn apply(&self, target: &mut Value, shape: &schema::TypeRef<'_>, budget: &mut Budget) -> Result<()> {
-        let result = match self {
-            Self::Json(patch) => schema::patch::json::apply(target, patch, budget),
-            Self::Merge(patch) => schema::patch::merge::apply(target, patch, budget),
-            Self::Strategic(patch) => schema::patch::strategic::apply(target, patch, shape, budget),
-            Self::Apply { .. } => return Err(Status::unsupported_media_type("apply is not offered here")),
-        };
-        result.map_err(|e| match e.code() {
-            413 => Status::too_large(e),
-            code => Status::new(code, e.reason(), e.to_string()),
-        })
-    }
-}
-
-/// An applied configuration must say in full what it is about.
-fn check_configuration(config: &Value, api_version: &str, kind: &str) -> Result<()> {
-    if !config.is_object() {
-        return Err(Status::bad_request("error decoding YAML: the configuration must be an object"));
-    }
-    let (given_version, given_kind) = (text(config, "apiVersion"), text(config, "kind"));
-    if given_version != api_version || given_kind != kind {
-        return Err(Status::bad_request(format!(
-            "apiVersion and kind must be {api_version:?} and {kind:?}, got {given_version:?} and {given_kind:?}"
-        )));
-    }
-    Ok(())
-}
-
-/// Members of JSON patch operations that mean nothing.
-fn unknown_members(patch: &Value) -> Vec<String> {
-    let mut out = Vec::new();
-    for (i, operation) in patch.as_array().into_iter().flatten().enumerate() {
-        for key in operation.as_object().into_iter().flatten().map(|(k, _)| k) {
-            if out.len() < FINDINGS_MAX && !matches!(key.as_str(), "op" | "path" | "from" | "value") {
-                out.push(format!("[{i}].{}", shortened(key, KEY_BYTES_MAX)));
-            }
-        }
-    }
-    out
-}
-
-/// What a patch makes is no object of the kind.
-fn unfit(why: &str) -> Status {
-    Status::new(422, "Invalid", format!(" \"\" is invalid: patch: Invalid value: {why}")).cause(
-        "FieldValueInvalid",
-        format!("Invalid value: {why}"),
-        "patch",
-    )
-}
-
-fn no_force() -> Status {
-    let why = "may not be specified for non-apply patch";
-    let mut status =
-        Status::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: {why}"))
-            .cause("FieldValueForbidden", format!("Forbidden: {why}"), "force");
-    (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
-    status
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::error::io;
-use super::store::{Archive, FileStamp, ImageStore, stamp};
+use super::store::ImageStore;
+use super::store::index::{Archive, FileStamp, stamp};
 use super::{Images, Result};
 use crate::base::directory::DirectoryWatch;
 use crate::base::task;

@@ -4,17 +4,19 @@
 //! it does not name is removed. Layer directories have short numbers for names, because overlay options are limited.
 
 mod images;
+pub(super) mod index;
 
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use futures::future::{BoxFuture, Shared};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
+
+use index::{Archive, CachedIndex, Entry, Index, Layer, Reading, first_index, read_index, stamp};
 
 use super::super::{Config, Users};
 use super::access::{Access, Verdict};
@@ -27,7 +29,7 @@ use super::lock::Lock;
 use super::unpack::{Unpacked, unpack};
 use super::{Credentials, Image, ImageError, Reference, Registries, Result, builtin, rootfs};
 use crate::base::directory::DirectoryWatch;
-use crate::base::file::{claim_private_dir, set_aside, write_atomically};
+use crate::base::file::{claim_private_dir, write_atomically};
 use crate::base::signal::Signal;
 use crate::wire::images::Peers;
 
@@ -69,125 +71,10 @@ pub(super) struct Inner {
     released: Signal,
 }
 
-/// The index as it was read last, and of which file.
-struct CachedIndex {
-    index: Index,
-    file: Option<FileStamp>,
-}
-
-/// Far more than any index takes.
-const INDEX_BYTES_MAX: u64 = 64 << 20;
 /// Where the volumes of a container are that show images.
 const VOLUMES_DIR: &str = "volumes";
 /// The id of an image.
 const MARKER_BYTES_MAX: u64 = 256;
-
-/// Tells one state of a file that is only ever replaced from another: inode, size, seconds and nanoseconds.
-pub(super) type FileStamp = (u64, u64, i64, i64);
-
-pub(super) fn stamp(path: &Path) -> Option<FileStamp> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
-}
-
-fn read_index(path: &Path) -> Result<CachedIndex> {
-    // Before the content: who replaces it in between makes the next reader read again.
-    let file = stamp(path);
-    let index = match crate::base::file::read(path, INDEX_BYTES_MAX) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ImageError::invalid("image index", error))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index::default(),
-        Err(error) => return Err(io("reading", path)(error)),
-    };
-    Ok(CachedIndex { index, file })
-}
-
-/// The index at a start: one that cannot be used is set aside, and images are pulled again.
-fn first_index(directory: &Path) -> Result<Index> {
-    let path = directory.join("index.json");
-    let mut index = match read_index(&path) {
-        Ok(known) => known.index,
-        Err(error) => {
-            tracing::error!(%error, "the image index cannot be used; images will be pulled again");
-            set_aside(&path).map_err(io("setting aside", &path))?;
-            Index::default()
-        }
-    };
-    // A layer that it does not name may still be mounted, so its number is not given again.
-    let names = fs::read_dir(directory.join("layers")).into_iter().flatten().flatten();
-    let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
-    let highest = numbers.max().unwrap_or(0);
-    if highest > index.next_layer {
-        index.next_layer = highest;
-        let bytes = serde_json::to_vec(&index).map_err(|error| ImageError::invalid("image index", error))?;
-        write_atomically(&path, &bytes, 0o600).map_err(io("writing", &path))?;
-    }
-    Ok(index)
-}
-
-/// The index of one who holds the lock.
-struct Reading<'a>(MutexGuard<'a, CachedIndex>);
-
-impl std::ops::Deref for Reading<'_> {
-    type Target = Index;
-
-    fn deref(&self) -> &Index {
-        &self.0.index
-    }
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Index {
-    images: BTreeMap<String, Entry>,
-    /// By chain id.
-    layers: BTreeMap<String, Layer>,
-    next_layer: u64,
-    /// Archives that were put into their directory, by file name.
-    pub(super) archives: BTreeMap<String, Archive>,
-}
-
-/// A file that was taken in, or could not be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Archive {
-    pub file: FileStamp,
-    /// Ids of its images.
-    pub images: Vec<String>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Entry {
-    image: Image,
-    chain: Vec<String>,
-    /// All that it came as, the latest first: one image may have several manifests. Empty when it came before any was kept.
-    #[serde(default)]
-    contents: Vec<Content>,
-    /// For whom it came, by repository; empty when it is everyone's or came before that was kept.
-    #[serde(default)]
-    access: BTreeMap<String, Access>,
-}
-
-impl Entry {
-    /// Whether other nodes may have it, and so everybody.
-    fn is_open(&self) -> bool {
-        self.contents.is_empty() || self.contents.iter().any(|content| !content.private)
-    }
-
-    fn verdict(&self, repository: &str, credentials: &[Credentials]) -> Verdict {
-        match self.access.get(repository) {
-            Some(access) => access.verdict(credentials),
-            None if self.is_open() => Verdict::Yes,
-            None => Verdict::No,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Layer {
-    number: u64,
-    size_bytes: u64,
-}
-
 impl ImageStore {
     /// Opens the store, making it when it is new, and clears what a crash left half done.
     pub fn open(config: &Config, registries: Registries) -> Result<Self> {
@@ -337,22 +224,6 @@ impl ImageStore {
             }
             Ok(())
         })
-    }
-}
-
-impl Index {
-    /// The id of the image that a user means.
-    fn find(&self, reference: &str) -> Option<String> {
-        let hex = reference.strip_prefix("sha256:").unwrap_or(reference);
-        if hex.len() >= 12 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            let mut matches = self.images.keys().filter(|id| id["sha256:".len()..].starts_with(hex));
-            if let (Some(id), None) = (matches.next(), matches.next()) {
-                return Some(id.clone());
-            }
-        }
-        let name = Reference::parse(reference).ok()?.to_string();
-        let holds = |entry: &&Entry| entry.image.tags.contains(&name) || entry.image.digests.contains(&name);
-        self.images.values().find(holds).map(|entry| entry.image.id.clone())
     }
 }
 

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use super::super::spec::User;
-use super::{ImageError, Result, unpack};
+use super::{ImageError, Result, in_root};
 
 /// Resolves `user[:group]` (names or numbers) against a root file system's `/etc/passwd` and `/etc/group`.
 ///
 /// Without a group the user's own applies. The additional groups are that one and those which list the user, in order, as
 /// container runtimes have it.
 pub fn resolve_user(rootfs: &Path, user: &str) -> Result<User> {
-    let passwd = unpack::read_in(rootfs, Path::new("etc/passwd"));
-    let group = unpack::read_in(rootfs, Path::new("etc/group"));
+    let passwd = in_root::read_in(rootfs, Path::new("etc/passwd"));
+    let group = in_root::read_in(rootfs, Path::new("etc/group"));
     resolve(user, &passwd, &group)
 }
 

@@ -1,5 +1,9 @@
 //! What a pod does, step by step, and what it never does.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, VolumeMountStatus};
 
-use super::{Worker, remove_sandbox};
+use super::Worker;
+use super::sandbox::remove_sandbox;
 use crate::base::error::chain;
 use crate::containers;
 use crate::containers::Sandbox;
