@@ -142,6 +142,13 @@ async fn is_written(server: &mut Server) {
         let (status, answer) = send(server, "PATCH", &apply, "application/apply-patch+yaml", body).await;
         assert_eq!(status, 200, "{answer}");
     }
+    let other = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "w"}});
+    let apply = format!("{path}?fieldManager=a");
+    let other = other.to_string().into_bytes();
+    let (status, answer) = send(server, "PATCH", &apply, "application/apply-patch+yaml", other).await;
+    let why =
+        "Incorrect version specified in apply patch. Specified patch version: example.com/v2, expected: example.com/v1";
+    assert_eq!((status, &answer["message"]), (400, &json!(why)));
     let (_, applied) = get(server, &path).await;
     assert_eq!(applied["spec"]["parts"].as_array().unwrap().len(), 2, "items of a list are merged by their key");
     assert_eq!(applied["metadata"]["generation"], 3);

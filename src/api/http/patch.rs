@@ -96,6 +96,11 @@ pub(super) fn check_configuration(config: &Value, api_version: &str, kind: &str)
         return Err(Status::bad_request("error decoding YAML: the configuration must be an object"));
     }
     let (given_version, given_kind) = (text(config, "apiVersion"), text(config, "kind"));
+    if !given_version.is_empty() && given_version != api_version {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {given_version}, expected: {api_version}"
+        )));
+    }
     if given_version != api_version || given_kind != kind {
         return Err(Status::bad_request(format!(
             "apiVersion and kind must be {api_version:?} and {kind:?}, got {given_version:?} and {given_kind:?}"
