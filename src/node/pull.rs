@@ -1,6 +1,7 @@
 //! Which image a container gets: pull policy, credentials, and the reasons that users see.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
@@ -89,12 +90,15 @@ async fn one(
     };
     match pulled {
         Ok(image) => {
-            let took = crate::base::clock::between(begun, node.clock.now());
+            let took = took(crate::base::clock::between(begun, node.clock.now()));
             let size = image.size_bytes;
             say(
                 EventType::Normal,
                 "Pulled",
-                &format!("Successfully pulled image {reference:?} in {took:.3?}. Image size: {size} bytes."),
+                // Nothing waits before it is pulled.
+                &format!(
+                    "Successfully pulled image {reference:?} in {took} ({took} including waiting). Image size: {size} bytes."
+                ),
             );
             Ok(image)
         }
@@ -183,6 +187,22 @@ fn entries(namespace: &str, secret: &Secret) -> Vec<(String, Credentials)> {
     auths.into_iter().map(one).collect()
 }
 
+/// A duration as Kubernetes writes it, to the millisecond.
+fn took(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if (1..1000).contains(&millis) {
+        return format!("{millis}ms");
+    }
+    let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
+    let seconds = format!("{}.{:03}", millis / 1000 % 60, millis % 1000);
+    let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,5 +217,14 @@ mod tests {
         .unwrap();
         let found = entries("n", &secret);
         assert_eq!((found[0].1.username.as_str(), found[0].1.password.as_str()), ("u", "p:q"));
+    }
+
+    #[test]
+    fn the_time_that_a_pull_took_is_written_as_in_kubernetes() {
+        for (millis, text) in
+            [(0, "0s"), (313, "313ms"), (1594, "1.594s"), (10_000, "10s"), (62_500, "1m2.5s"), (3_600_000, "1h0m0s")]
+        {
+            assert_eq!(took(Duration::from_millis(millis)), text);
+        }
     }
 }
