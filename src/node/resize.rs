@@ -8,14 +8,17 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 use super::reported::reported;
 use super::spec;
 use crate::base::quantity::Quantity;
 use crate::containers::Resources;
 
-/// Resources by container.
+/// Resources by container, and those of the pod as a whole, if it says any, as those of [`WHOLE`].
 pub type Shares = BTreeMap<String, ResourceRequirements>;
+/// The pod as a whole among its containers: none of them has this name.
+pub const WHOLE: &str = "";
 
 /// Requests that count against a node, in thousandths of a CPU and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +80,8 @@ impl Amounts {
     }
 }
 
-type Quantities = BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>;
+/// Amounts by name, as the API has them.
+pub type Quantities = BTreeMap<String, Text>;
 
 fn quantity(map: Option<&Quantities>, name: &str) -> Option<Quantity> {
     map?.get(name)?.0.parse().ok()
@@ -91,12 +95,13 @@ fn resizable(pod: &Pod) -> impl Iterator<Item = &Container> {
     sidecars.chain(spec.into_iter().flat_map(|s| &s.containers))
 }
 
-/// What the spec wants for each container, init ones included.
+/// What the spec wants for each container, init ones included, and for the pod as a whole.
 pub fn wanted(pod: &Pod) -> Shares {
     let spec = pod.spec.as_ref();
     let inits = spec.and_then(|s| s.init_containers.as_ref()).into_iter().flatten();
     let all = inits.chain(spec.into_iter().flat_map(|s| &s.containers));
-    all.map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default())).collect()
+    let whole = spec.and_then(|s| s.resources.clone()).map(|r| (WHOLE.to_owned(), r));
+    all.map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default())).chain(whole).collect()
 }
 
 /// What was granted before, as the status has it; what the spec says for containers of which it says nothing.
@@ -109,7 +114,60 @@ pub fn granted(pod: &Pod) -> Shares {
             *share = ResourceRequirements { limits: resources.limits.clone(), requests, ..share.clone() };
         }
     }
+    let status = pod.status.as_ref();
+    let requests = status.and_then(|s| s.allocated_resources.clone());
+    match (all.remove(WHOLE), status.and_then(|s| s.resources.as_ref())) {
+        (Some(share), Some(has)) => {
+            let requests = requests.or_else(|| has.requests.clone());
+            all.insert(WHOLE.to_owned(), ResourceRequirements { limits: has.limits.clone(), requests, ..share });
+        }
+        (Some(share), None) if requests.is_none() => {
+            all.insert(WHOLE.to_owned(), share);
+        }
+        // The pod was told what its containers have together: it has come to want something as a whole since then.
+        _ => {}
+    }
     all
+}
+
+/// What counts against the node: the requests of the pod as a whole, or those of its containers together.
+pub fn allocated(pod: &Pod, granted: &Shares) -> Quantities {
+    if let Some(requests) = granted.get(WHOLE).and_then(|share| share.requests.clone()) {
+        return requests;
+    }
+    let pod = with(pod, granted);
+    let Some(spec) = &pod.spec else { return Quantities::new() };
+    let requests = |c: &Container| -> BTreeMap<String, Quantity> {
+        let all = c.resources.as_ref().and_then(|r| r.requests.as_ref()).into_iter().flatten();
+        all.filter_map(|(name, text)| Some((name.clone(), text.0.parse().ok()?))).collect()
+    };
+    let (mut runs, mut starts) = (BTreeMap::new(), BTreeMap::<String, Quantity>::new());
+    spec.containers.iter().for_each(|c| add(&mut runs, requests(c)));
+    let mut sidecars = BTreeMap::new();
+    for c in spec.init_containers.iter().flatten() {
+        let mut now = sidecars.clone();
+        add(&mut now, requests(c));
+        if c.restart_policy.as_deref() == Some("Always") {
+            add(&mut runs, requests(c));
+            sidecars = now.clone();
+        }
+        for (name, amount) in now {
+            let most = starts.remove(&name).map_or(amount, |most| most.max(amount));
+            starts.insert(name, most);
+        }
+    }
+    for (name, amount) in starts {
+        let most = runs.remove(&name).map_or(amount, |most: Quantity| most.max(amount));
+        runs.insert(name, most);
+    }
+    runs.into_iter().map(|(name, amount)| (name, Text(amount.to_string()))).collect()
+}
+
+fn add(sum: &mut BTreeMap<String, Quantity>, more: BTreeMap<String, Quantity>) {
+    for (name, amount) in more {
+        let total = sum.remove(&name).map_or(amount, |before| before + amount);
+        sum.insert(name, total);
+    }
 }
 
 /// The pod with these resources instead of those that it wants.
@@ -124,6 +182,7 @@ pub fn with<'a>(pod: &'a Pod, shares: &Shares) -> Cow<'a, Pod> {
                 c.resources = Some(share.clone());
             }
         }
+        spec.resources = shares.get(WHOLE).cloned();
     }
     Cow::Owned(pod)
 }
@@ -179,23 +238,43 @@ pub fn of_pod(pod: &Pod, shares: &Shares) -> Resources {
     spec::pod_resources(&with(pod, shares))
 }
 
+/// What the limits of each container are with these resources: one that says none has those of the pod as a whole.
+pub fn of_containers(pod: &Pod, shares: &Shares) -> Limits {
+    let pod = with(pod, shares);
+    let all = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers));
+    all.map(|c| (c.name.clone(), spec::resources(&pod, c))).collect()
+}
+
+/// Limits by container.
+pub type Limits = BTreeMap<String, Resources>;
+
+/// What the control groups have.
+#[derive(Clone, Copy, Debug)]
+pub struct Has<'a> {
+    pub shares: &'a Shares,
+    pub limits: &'a Limits,
+    pub pod: &'a Resources,
+}
+
 /// The way from what the control groups have, that of the pod as a whole included, to what is granted; for the containers
 /// that run. It narrows the pod only when no container must begin anew for it: whoever must has more until then.
-pub fn plan(
-    pod: &Pod,
-    (has, pod_has): (&Shares, &Resources),
-    granted: &Shares,
-    runs: impl Fn(&str) -> bool,
-) -> Vec<Step> {
+pub fn plan(pod: &Pod, has: Has<'_>, granted: &Shares, runs: impl Fn(&str) -> bool) -> Vec<Step> {
     let after = with(pod, granted);
     let mut steps = Vec::new();
     for c in resizable(&after) {
-        let (Some(was), Some(now)) = (has.get(&c.name), granted.get(&c.name)) else { continue };
-        if !runs(&c.name) || is_same(was, now) {
+        let (Some(was), Some(now)) = (has.shares.get(&c.name), granted.get(&c.name)) else { continue };
+        let (limits, old) = (spec::resources(&after, c), has.limits.get(&c.name).cloned().unwrap_or_default());
+        if !runs(&c.name) || is_same(was, now) && limits == old {
             continue;
         }
         let ([request, limit, _, memory], [old_request, old_limit, _, old_memory]) = (amounts(now), amounts(was));
-        let changes = [("cpu", (request, limit) != (old_request, old_limit)), ("memory", memory != old_memory)];
+        // Who says no limit has that of the pod, and takes notice of its changes as of those of its own.
+        let of_cpu = (limits.cpu_shares, limits.cpu_quota) != (old.cpu_shares, old.cpu_quota);
+        let of_memory = limits.memory_limit_bytes != old.memory_limit_bytes;
+        let changes = [
+            ("cpu", of_cpu || (request, limit) != (old_request, old_limit)),
+            ("memory", of_memory || memory != old_memory),
+        ];
         let restarts = |name: &str| {
             let policies = c.resize_policy.iter().flatten();
             policies.into_iter().any(|p| p.resource_name == name && p.restart_policy == "RestartContainer")
@@ -204,21 +283,26 @@ pub fn plan(
         steps.push(match changes.into_iter().any(|(name, changes)| changes && restarts(name)) {
             true => Step::Restart { name },
             false => {
-                let memory_shrinks = memory.zip(old_memory).map_or(old_memory.is_none(), |(new, old)| new < old);
-                let limits = spec::resources(&after, c);
-                Step::Container { name, limits, memory_shrinks: memory_shrinks && memory.is_some() }
+                let memory_shrinks = shrinks(&old, &limits);
+                Step::Container { name, limits, memory_shrinks }
             }
         });
     }
     let new = spec::pod_resources(&after);
-    if *pod_has == new {
+    if *has.pod == new {
         return steps;
     }
-    let wider = wider(pod_has, &new);
+    let wider = wider(has.pod, &new);
     let restarts = steps.iter().any(|s| matches!(s, Step::Restart { .. }));
-    let first = (wider != *pod_has).then(|| Step::Pod(wider.clone()));
+    let first = (wider != *has.pod).then(|| Step::Pod(wider.clone()));
     let last = (wider != new && !restarts).then_some(Step::Pod(new));
     first.into_iter().chain(steps).chain(last).collect()
+}
+
+/// Whether less memory may be used than before.
+pub fn shrinks(old: &Resources, new: &Resources) -> bool {
+    let (old, new) = (old.memory_limit_bytes, new.memory_limit_bytes);
+    new.is_some_and(|new| old.is_none_or(|old| new < old))
 }
 
 /// The larger of each limit: what fits both.
@@ -254,6 +338,72 @@ mod tests {
         pod(json!([{"name": "a", "resources": share(cpu, memory)}]))
     }
 
+    fn steps(from: &Pod, to: &Pod, runs: impl Fn(&str) -> bool) -> Vec<Step> {
+        let shares = wanted(from);
+        let has = Has { shares: &shares, limits: &of_containers(from, &shares), pod: &of_pod(from, &shares) };
+        plan(to, has, &wanted(to), runs)
+    }
+
+    fn as_a_whole(whole: Value, containers: Value) -> Pod {
+        let mut pod = pod(containers);
+        pod.spec.as_mut().unwrap().resources = serde_json::from_value(whole).unwrap();
+        pod
+    }
+
+    #[test]
+    fn who_says_no_limit_grows_and_shrinks_with_the_pod_as_a_whole() {
+        let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+        let of = |memory: &str, policy: &Value| {
+            let own = json!({"limits": {"memory": "16Mi"}});
+            let containers = json!([{"name": "own", "resources": own, "resizePolicy": policy}, {"name": "free", "resizePolicy": policy}]);
+            as_a_whole(share("1", memory), containers)
+        };
+        let (small, large) = (of("64Mi", &json!([])), of("128Mi", &json!([])));
+        let names = |steps: &[Step]| -> Vec<String> {
+            let text = |s: &Step| match s {
+                Step::Pod(r) => format!("pod {}", r.memory_limit_bytes.unwrap() >> 20),
+                Step::Container { name, limits, memory_shrinks } => {
+                    format!("{name} {} {memory_shrinks}", limits.memory_limit_bytes.unwrap() >> 20)
+                }
+                Step::Restart { name } => format!("restart {name}"),
+            };
+            steps.iter().map(text).collect()
+        };
+        assert_eq!(names(&steps(&small, &large, |_| true)), ["pod 128", "free 128 false"]);
+        assert_eq!(names(&steps(&large, &small, |_| true)), ["free 64 true", "pod 64"]);
+        let (small, large) = (of("64Mi", &policy), of("128Mi", &policy));
+        assert_eq!(names(&steps(&large, &small, |_| true)), ["restart free"]);
+        // Once it has begun anew with what was granted, it does not begin anew again.
+        let shares = wanted(&large);
+        let has =
+            Has { shares: &shares, limits: &of_containers(&small, &wanted(&small)), pod: &of_pod(&large, &shares) };
+        assert_eq!(names(&plan(&small, has, &wanted(&small), |_| true)), ["pod 64"]);
+    }
+
+    #[test]
+    fn what_a_pod_as_a_whole_was_granted_is_in_its_status() {
+        let containers = json!([{"name": "a", "resources": {"requests": {"cpu": "100m"}}}, {"name": "b", "resources": {"requests": {"cpu": "1"}}}]);
+        let mut pod = as_a_whole(share("2", "200Mi"), containers);
+        assert!(are_same(&granted(&pod), &wanted(&pod)), "nothing is known: as it wants");
+        let status = |status: Value| serde_json::from_value(status).unwrap();
+        pod.status =
+            status(json!({"allocatedResources": {"cpu": "1", "memory": "100Mi"}, "resources": share("1", "100Mi")}));
+        let before = granted(&pod);
+        assert_eq!(before[WHOLE], serde_json::from_value(share("1", "100Mi")).unwrap());
+        assert_eq!(Amounts::of(&with(&pod, &before)), Amounts { cpu_milli: 1000, memory_bytes: 100 << 20 });
+        assert_eq!(allocated(&pod, &before), serde_json::from_value(json!({"cpu": "1", "memory": "100Mi"})).unwrap());
+        assert!(matches!(
+            decide(&pod, &before, Amounts { cpu_milli: 1, ..Amounts::default() }, NODE),
+            Decision::Deferred(_)
+        ));
+        // It has come to want something as a whole.
+        pod.status = status(json!({"allocatedResources": {"cpu": "1100m"}}));
+        let before = granted(&pod);
+        assert!(!before.contains_key(WHOLE) && with(&pod, &before).spec.as_ref().unwrap().resources.is_none());
+        assert_eq!(allocated(&pod, &before), serde_json::from_value(json!({"cpu": "1100m"})).unwrap(), "all together");
+        assert_eq!(decide(&pod, &before, Amounts::default(), NODE), Decision::Granted);
+    }
+
     const NODE: Amounts = Amounts { cpu_milli: 2000, memory_bytes: 1 << 30 };
 
     #[test]
@@ -282,7 +432,7 @@ mod tests {
     fn a_pod_grows_before_its_containers_and_shrinks_after_them() {
         let (small, large) = (one("100m", "64Mi"), one("200m", "128Mi"));
         let names = |from: &Pod, to: &Pod| -> Vec<String> {
-            let steps = plan(to, (&wanted(from), &of_pod(from, &wanted(from))), &wanted(to), |_| true);
+            let steps = steps(from, to, |_| true);
             let text = |s: &Step| match s {
                 Step::Pod(r) => format!("pod {}", r.memory_limit_bytes.unwrap() >> 20),
                 Step::Container { name, limits, memory_shrinks } => {
@@ -300,7 +450,7 @@ mod tests {
         };
         // What one gives the other takes: neither may be beyond the pod at any moment.
         assert_eq!(names(&moved("64Mi", "16Mi"), &moved("16Mi", "96Mi")), ["pod 112", "a 16 true", "b 96 false"]);
-        let steps = plan(&large, (&wanted(&small), &of_pod(&small, &wanted(&small))), &wanted(&large), |_| false);
+        let steps = steps(&small, &large, |_| false);
         assert!(steps.iter().all(|s| matches!(s, Step::Pod(_))), "who does not run is started with them: {steps:?}");
     }
 
@@ -311,16 +461,15 @@ mod tests {
                 {"resourceName": "cpu", "restartPolicy": "NotRequired"}]);
             pod(json!([{"name": "a", "resources": share(cpu, memory), "resizePolicy": policy}]))
         };
-        let restarts = |to: &Pod| {
-            let (has, old) = (wanted(&of("100m", "64Mi")), of("100m", "64Mi"));
-            plan(to, (&has, &of_pod(&old, &has)), &wanted(to), |_| true)
-        };
+        let restarts = |to: &Pod| steps(&of("100m", "64Mi"), to, |_| true);
         let again = || Step::Restart { name: "a".into() };
         assert!(restarts(&of("100m", "65Mi")).contains(&again()) && restarts(&of("200m", "65Mi")).contains(&again()));
         assert!(!restarts(&of("200m", "64Mi")).contains(&again()));
         assert_eq!(restarts(&of("100m", "32Mi")), [again()], "the pod shrinks when it has begun anew");
         let (small, wide) = (of("100m", "32Mi"), of("100m", "64Mi"));
-        let then = plan(&small, (&wanted(&small), &of_pod(&wide, &wanted(&wide))), &wanted(&small), |_| true);
+        let shares = wanted(&small);
+        let has = Has { shares: &shares, limits: &of_containers(&small, &shares), pod: &of_pod(&wide, &wanted(&wide)) };
+        let then = plan(&small, has, &shares, |_| true);
         assert_eq!(then, [Step::Pod(of_pod(&small, &wanted(&small)))]);
     }
 

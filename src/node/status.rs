@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, VolumeMount};
 use serde_json::{Map, Value, json};
 
 use super::machine::{Container, ContainerState, Ended, Phase, PodState, Restart, Role, Stage};
-use super::resize::Shares;
+use super::resize::{Quantities, Shares, WHOLE};
 use super::spec;
 use crate::base::clock::seconds_text;
 
@@ -28,6 +28,8 @@ pub struct Observed {
 /// What the containers of a pod have, and what is under way.
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
+    /// What counts against the node.
+    pub allocated: Quantities,
     pub granted: Shares,
     pub has: Shares,
     pub conditions: Vec<Condition>,
@@ -98,6 +100,14 @@ pub fn of(pod: &Pod, state: &PodState, observed: &Observed, current: &Value, now
         status.insert("ephemeralContainerStatuses".into(), ephemeral.into());
     }
     status.insert("containerStatuses".into(), entries(|r| r == Role::Main).into());
+    if state.refused.is_none() {
+        if !observed.resources.allocated.is_empty() {
+            status.insert("allocatedResources".into(), json!(observed.resources.allocated));
+        }
+        if let Some(has) = observed.resources.has.get(WHOLE) {
+            status.insert("resources".into(), json!(has));
+        }
+    }
     if let Some(qos) = current.get("qosClass") {
         status.insert("qosClass".into(), qos.clone());
     }

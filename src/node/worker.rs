@@ -446,7 +446,7 @@ impl Worker {
             sandbox: self.setting.is_some() && !self.finish_when_told,
             start_time: self.start_time,
             deleting: self.object.meta.deleted.is_some(),
-            resources: self.resources.seen(&self.state),
+            resources: self.resources.seen(&self.pod, &self.state),
         }
     }
 

@@ -350,6 +350,94 @@ fn a_pod_has_as_a_whole_what_it_says() {
     }
 }
 
+/// Who names no limit of its own grows and shrinks with the pod.
+#[test]
+fn what_a_pod_has_as_a_whole_changes_while_it_runs() {
+    let machines = start("larger");
+    let share = |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}});
+    let resize = |n: usize, resources: Value| {
+        let patch = json!({"spec": {"resources": resources}}).to_string();
+        let pod = format!("whole-{n}");
+        machines
+            .command(0, "kubectl")
+            .args(["patch", "pod", &pod, "--subresource", "resize", "--patch", &patch])
+            .output()
+            .unwrap()
+    };
+    for n in 0..2 {
+        let containers = [
+            container("free", WAIT, json!({})),
+            container(
+                "own",
+                WAIT,
+                json!({"resources": {"limits": {"memory": "32Mi"}, "requests": {"memory": "16Mi"}}}),
+            ),
+        ];
+        apply(&machines, &[pod(&machines, "whole", n, &containers, json!({"resources": share("200m", "64Mi")}))]);
+    }
+    let mebibytes = |n: u64| (n << 20).to_string();
+    for n in 0..2 {
+        machines.until("it runs", || ready(&get(&machines, "whole", n)));
+        let before = get(&machines, "whole", n);
+        assert_eq!(before["status"]["resources"], share("200m", "64Mi"));
+        assert_eq!(before["status"]["allocatedResources"], json!({"cpu": "200m", "memory": "64Mi"}));
+        let mut pids: Vec<i32> = machines.processes(&before).iter().map(|p| p.pid).collect();
+        pids.sort_unstable();
+        for (cpu, memory, quota, size) in [("300m", "96Mi", "30000", 96), ("100m", "48Mi", "10000", 48)] {
+            assert!(resize(n, share(cpu, memory)).status.success());
+            let done = |p: &Value| {
+                p["status"]["resources"] == share(cpu, memory) && condition(p, "PodResizeInProgress").is_none()
+            };
+            machines.until("it is so", || done(&get(&machines, "whole", n)));
+            let now = get(&machines, "whole", n);
+            assert_eq!(now["status"]["allocatedResources"], json!({"cpu": cpu, "memory": memory}));
+            assert_eq!(limits(&now, &machines, true), (quota.to_owned(), mebibytes(size)));
+            let mut own: Vec<_> = pids.iter().map(|pid| limits_of(*pid, false)).collect();
+            own.sort();
+            let mut expect = vec![(quota.to_owned(), mebibytes(32)), (quota.to_owned(), mebibytes(size))];
+            expect.sort();
+            assert_eq!(own, expect, "without an end of either");
+        }
+        let refused = |resources: Value, why: &str| {
+            let said = resize(n, resources);
+            let said = String::from_utf8_lossy(&said.stderr).into_owned();
+            assert!(said.contains(why), "{said}");
+        };
+        refused(Value::Null, "spec.resources: Forbidden: pod-level resources cannot be removed");
+        refused(
+            json!({"limits": {"cpu": null}}),
+            "spec.resources.limits: Forbidden: pod-level resource limits cannot be removed",
+        );
+        // What is in use is not taken away.
+        let free = |script: &str| {
+            let (pod, shell) = (format!("whole-{n}"), ["/bin/busybox", "sh", "-c", script]);
+            run(machines.command(0, "kubectl").args(["exec", &pod, "-c", "free", "--"]).args(shell));
+        };
+        free("busybox head -c 40000000 /dev/zero > /dev/shm/held");
+        assert!(resize(n, share("100m", "34Mi")).status.success());
+        let held = |p: &Value| {
+            condition(p, "PodResizeInProgress").is_some_and(|c| c["reason"] == "Error")
+                && text(condition(p, "PodResizeInProgress").unwrap(), "/message").contains("below current usage")
+        };
+        machines.until("it is in use", || held(&get(&machines, "whole", n)));
+        assert_eq!(limits(&get(&machines, "whole", n), &machines, true).1, mebibytes(48));
+        free("busybox rm /dev/shm/held");
+        machines.until("it is so", || get(&machines, "whole", n)["status"]["resources"] == share("100m", "34Mi"));
+        assert!(resize(n, share("100m", "48Mi")).status.success());
+        machines
+            .until("it is as before", || get(&machines, "whole", n)["status"]["resources"] == share("100m", "48Mi"));
+        assert!(resize(n, share("10000", "48Mi")).status.success());
+        let pending = |p: &Value| condition(p, "PodResizePending").is_some_and(|c| c["reason"] == "Infeasible");
+        machines.until("it is too much", || pending(&get(&machines, "whole", n)));
+        assert_eq!(get(&machines, "whole", n)["status"]["resources"], share("100m", "48Mi"));
+    }
+    for n in 0..2 {
+        assert!(resize(n, share("100m", "40Mi")).status.success());
+        machines.until("it is so", || get(&machines, "whole", n)["status"]["resources"] == share("100m", "40Mi"));
+        assert_eq!(limits(&get(&machines, "whole", n), &machines, true), ("10000".to_owned(), mebibytes(40)));
+    }
+}
+
 #[test]
 fn resources_change_while_a_pod_runs() {
     let machines = start("size");

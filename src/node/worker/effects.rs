@@ -126,7 +126,7 @@ impl Worker {
             reason: "CreateContainerError",
             message: message.to_owned(),
         };
-        self.resources.begins(&name);
+        self.resources.begins(&self.pod, &name);
         let found = self.setting.clone().zip(spec::container(&self.granted_pod(), &name).map(Cow::into_owned));
         let Some((setting, c)) = found else {
             // It is never asked for without either; if it were, the pod would wait for ever.

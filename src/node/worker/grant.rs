@@ -92,10 +92,10 @@ impl Worker {
         let Some(sandbox) = self.setting.as_ref().map(|s| s.sandbox.clone()) else { return };
         let steps = {
             let (resources, state) = (&self.resources, &self.state);
-            let has = (&resources.has, &resources.pod_has);
-            resize::plan(&self.pod, has, &resources.granted, |name| is_running(state, name))
+            resize::plan(&self.pod, resources.has(), &resources.granted, |name| is_running(state, name))
         };
         if steps.is_empty() {
+            self.resources.whole_is_so();
             return self.told_resized();
         }
         let grace = self.state.grace;
@@ -103,7 +103,10 @@ impl Worker {
         for step in steps {
             match step {
                 Step::Restart { name } => self.happened(Event::Restart { container: name, grace }),
-                Step::Pod(limits) => work.push(Work::Pod(limits)),
+                Step::Pod(limits) => {
+                    let memory_shrinks = resize::shrinks(&self.resources.pod_has, &limits);
+                    work.push(Work::Pod { limits, memory_shrinks });
+                }
                 Step::Container { name, limits, memory_shrinks } => {
                     let Some(ContainerState::Running { id, .. }) = self.state.container(&name).map(|c| &c.now) else {
                         continue;
@@ -129,14 +132,15 @@ impl Worker {
     /// What was done of it.
     pub(super) fn resized(&mut self, done: Done) {
         self.resources.out = false;
-        for (id, name, share) in done.containers {
+        for (id, name, share, limits) in done.containers {
             // Whoever has begun anew meanwhile has what was granted then.
             if self
                 .state
                 .container(&name)
                 .is_some_and(|c| matches!(&c.now, ContainerState::Running { id: now, .. } if *now == id))
             {
-                self.resources.has.insert(name, share);
+                self.resources.has.insert(name.clone(), share);
+                self.resources.limits.insert(name, limits);
             }
         }
         if let Some(limits) = done.pod {
@@ -156,7 +160,7 @@ impl Worker {
 
     /// Says once that everything is as it was granted.
     fn told_resized(&mut self) {
-        if self.resources.begun && !self.resources.is_under_way(&self.state) {
+        if self.resources.begun && !self.resources.is_under_way(&self.pod, &self.state) {
             self.resources.begun = false;
             self.say("", EventType::Normal, "ResizeCompleted", "Pod resize completed");
         }

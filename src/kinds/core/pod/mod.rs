@@ -245,4 +245,40 @@ mod tests {
         new["spec"]["containers"][0]["image"] = "b".into();
         assert_eq!(KIND.validate_update(&new, &old), Errors::new());
     }
+
+    #[test]
+    fn what_a_pod_has_as_a_whole_is_resized_within_its_class_and_never_taken_away() {
+        let pod = |resources: Value| {
+            let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "100m"}}});
+            let spec = json!({"containers": [container], "resources": resources});
+            json!({"metadata": {"name": "p"}, "spec": spec, "status": {"qosClass": "Burstable"}})
+        };
+        let old = pod(json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}}));
+        let said = |resources: Value| -> Vec<String> {
+            let mut new = pod(resources);
+            // Nothing else comes with it.
+            new["spec"]["priority"] = 7.into();
+            update::keep_all_but_resources(&mut new, &old);
+            assert_eq!(new["spec"].get("priority"), None);
+            update::validate_resize(&new, &old).iter().map(|e| format!("{}: {}", e.field, e.detail)).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(
+            said(json!({"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"cpu": "3", "memory": "3Gi"}})),
+            none
+        );
+        assert_eq!(said(Value::Null), ["spec.resources: pod-level resources cannot be removed"]);
+        assert_eq!(
+            said(json!({"requests": {"cpu": "1"}})),
+            [
+                "spec.resources.requests: pod-level resource requests cannot be removed",
+                "spec.resources.limits: pod-level resource limits cannot be removed"
+            ]
+        );
+        let huge = json!({"requests": {"cpu": "1", "memory": "1Gi", "hugepages-2Mi": "2Mi"}, "limits": {"cpu": "2"}});
+        assert_eq!(said(huge), ["spec: only cpu and memory resources are mutable at pod-level"]);
+        let guaranteed = json!({"cpu": "1", "memory": "1Gi"});
+        let class = said(json!({"requests": guaranteed, "limits": guaranteed}));
+        assert_eq!(class, ["spec: Pod QOS Class may not change as a result of resizing"]);
+    }
 }

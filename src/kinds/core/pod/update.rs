@@ -166,7 +166,8 @@ pub(super) fn validate_ephemeral(new: &Value, old: &Value) -> Errors {
     errors
 }
 
-/// Errors in a change through the resize subresource: only amounts of CPU and memory change, and the class of service stays.
+/// Errors in a change through the resize subresource: only amounts of CPU and memory change, of containers and of the pod as
+/// a whole, and the class of service stays.
 pub(super) fn validate_resize(new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     let path = Path::root("spec");
@@ -175,6 +176,7 @@ pub(super) fn validate_resize(new: &Value, old: &Value) -> Errors {
         let why = "Pod QOS Class may not change as a result of resizing";
         errors.push(field::invalid(&path, podspec::qos_class(new_spec), why));
     }
+    whole(&mut errors, &path, new_spec.get("resources"), old_spec.get("resources"));
     for group in ["containers", "initContainers"] {
         let base = path.field(group);
         for (i, (now, was)) in list(new_spec, group).iter().zip(list(old_spec, group)).enumerate() {
@@ -186,6 +188,29 @@ pub(super) fn validate_resize(new: &Value, old: &Value) -> Errors {
         }
     }
     errors
+}
+
+/// The same for the pod as a whole, which may also come to say what it wants.
+fn whole(errors: &mut Errors, spec: &Path<'_>, now: Option<&Value>, was: Option<&Value>) {
+    let path = spec.field("resources");
+    let (now, was) = match (now.filter(|r| r.is_object()), was.filter(|r| r.is_object())) {
+        (None, None) => return,
+        (None, Some(_)) => return errors.push(field::forbidden(&path, "pod-level resources cannot be removed")),
+        (Some(now), was) => (now, was.unwrap_or(&Value::Null)),
+    };
+    let of = |r: &Value, which: &str| r.get(which).and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut fixed = true;
+    for which in ["requests", "limits"] {
+        let (now, was) = (of(now, which), of(was, which));
+        if was.keys().any(|name| !now.contains_key(name)) {
+            errors.push(field::forbidden(&path.field(which), format!("pod-level resource {which} cannot be removed")));
+        }
+        let is_other = |name: &&String| !podspec::POD_RESOURCES.contains(&name.as_str());
+        fixed &= now.keys().chain(was.keys()).filter(is_other).all(|name| now.get(name) == was.get(name));
+    }
+    if !fixed {
+        errors.push(field::forbidden(spec, "only cpu and memory resources are mutable at pod-level"));
+    }
 }
 
 /// What was promised may be made more or less, but not taken away, and nothing else may change.
@@ -204,10 +229,17 @@ fn amounts(errors: &mut Errors, path: &Path<'_>, now: &Value, was: &Value, which
     }
 }
 
-/// Puts everything but the resources of containers back to what it was.
+/// Puts everything but the resources, of containers and of the pod as a whole, back to what it was.
 pub(super) fn keep_all_but_resources(new: &mut Value, old: &Value) {
     let wanted = ["containers", "initContainers"].map(|g| list(new, &format!("spec.{g}")).to_vec());
+    let whole = at(new, "spec.resources").cloned();
     keep_all_but_ephemeral(new, old);
+    match whole {
+        Some(whole) => set(new, "spec.resources", whole),
+        None => {
+            remove(new, "spec.resources");
+        }
+    }
     match at(old, "spec.ephemeralContainers") {
         Some(containers) => set(new, "spec.ephemeralContainers", containers.clone()),
         None => {
