@@ -81,8 +81,9 @@ fn is_extended(name: &str) -> bool {
 
 fn has_taken_ports(pod: &Pod, others: &[&Pod]) -> bool {
     let wanted = host_ports(pod);
-    !wanted.is_empty()
-        && others.iter().flat_map(|o| host_ports(o)).any(|taken| wanted.iter().any(|w| collide(w, &taken)))
+    let taken: Vec<_> =
+        if wanted.is_empty() { Vec::new() } else { others.iter().flat_map(|o| host_ports(o)).collect() };
+    collide(&wanted, &taken)
 }
 
 /// Only what would drive it out again at once counts: a cordoned node runs what is bound to it.

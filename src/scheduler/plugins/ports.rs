@@ -14,7 +14,7 @@ impl Plugin for NodePorts {
     }
 
     fn filter(&self, pod: &PodView, node: &NodeView) -> Refusal {
-        let taken = pod.ports.iter().any(|p| node.ports.keys().any(|q| collide(p, q)));
+        let taken = collide(&pod.ports, node.ports.keys());
         let mut refusal = Refusal::hopeless_if(taken, PORTS_TAKEN);
         refusal.preemption_helps = taken;
         refusal
