@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod beneath;
 pub mod budget;
 pub mod clock;
+pub mod cloud;
 pub mod directory;
 pub mod error;
 pub mod file;

@@ -51,7 +51,7 @@ pub struct ServerArgs {
     /// Ranges that Services may name addresses of in externalIPs, such as 198.51.100.0/24; without it, none may [default: none]
     #[arg(long, env = "AMPHIPOD_ALLOW_EXTERNAL_IPS", value_delimiter = ',', value_parser = value::range)]
     allow_external_ips: Vec<IpNet>,
-    /// Pods reach no link-local addresses (169.254.0.0/16), where clouds tell machines their credentials
+    /// Pods reach no link-local addresses (169.254.0.0/16) and nothing else where clouds tell machines their credentials
     #[arg(long, env = "AMPHIPOD_BLOCK_METADATA")]
     block_metadata: bool,
     /// How nodes reach each other's pods: auto is wireguard (encrypted) when all nodes have it, else vxlan; host-gw needs all of

@@ -7,6 +7,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::base::cloud::{METADATA, WIRE_SERVER};
+
 /// Who reaches an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
@@ -19,10 +21,6 @@ pub(super) enum Reach {
     Network,
 }
 
-/// Where clouds tell a machine its credentials outside of the link-local range: `fd00:ec2::254`, `fd20:ce::254`.
-const METADATA: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
-
 // === impl Reach ===
 
 impl Reach {
@@ -30,10 +28,11 @@ impl Reach {
         match address.to_canonical() {
             // The kernel takes an unspecified address for its own.
             IpAddr::V4(a) if a.is_loopback() || a.octets()[0] == 0 => Self::Loopback,
+            a if METADATA.contains(&a) || a == WIRE_SERVER.0 => Self::LinkLocal,
             IpAddr::V4(a) if a.is_link_local() => Self::LinkLocal,
             IpAddr::V4(a) if a.is_multicast() || a.is_broadcast() => Self::Group,
             IpAddr::V6(Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED) => Self::Loopback,
-            IpAddr::V6(a) if a.is_unicast_link_local() || METADATA.contains(&a) => Self::LinkLocal,
+            IpAddr::V6(a) if a.is_unicast_link_local() => Self::LinkLocal,
             IpAddr::V6(a) if a.is_multicast() => Self::Group,
             IpAddr::V6(a) => within_v6(a).map_or(Self::Network, |inner| Self::of(inner.into())),
             IpAddr::V4(_) => Self::Network,
@@ -103,6 +102,10 @@ mod tests {
             ("febf::1", Reach::LinkLocal),
             ("fd00:ec2::254", Reach::LinkLocal),
             ("fd20:ce::254", Reach::LinkLocal),
+            ("fd00:c1::a9fe:a9fe", Reach::LinkLocal),
+            ("100.100.100.200", Reach::LinkLocal),
+            ("168.63.129.16", Reach::LinkLocal),
+            ("100.100.100.201", Reach::Network),
             ("fd00:ec2::253", Reach::Network),
             ("224.0.0.1", Reach::Group),
             ("255.255.255.255", Reach::Group),

@@ -17,13 +17,12 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use ipnet::IpNet;
-
 use super::encode;
 use super::plan::{net, of_family};
 use super::ruleset::{Chain, DataType, Family, Hook, Rule, Ruleset, Set, SetKind, Statement as S, Table, Value};
 use super::table::Protocol;
 use super::{Kernel, Written};
+use crate::base::cloud;
 use crate::net::overlay::{self, PORT};
 use crate::net::pod::group;
 use crate::net::{Config, Error};
@@ -71,7 +70,7 @@ fn table(config: &Config, nodes: &NodeSets, family: Family) -> Table {
     let (mut input, mut forward) = (Vec::new(), Vec::new());
     if config.block_metadata {
         // Also what was translated to it, which left its pod for another address.
-        forward.push(vec![pods.clone(), S::Destination { net: metadata(family), not: false }, S::Drop]);
+        forward.extend(metadata(family).into_iter().map(|rule| [vec![pods.clone()], rule].concat()));
     }
     if let Some(port) = config.dns_port {
         for gateway in config.gateways().into_iter().filter(|g| Family::of(g) == family) {
@@ -127,15 +126,26 @@ fn from_pod(config: &Config, family: Family) -> Vec<Rule> {
     let mut rules = vec![vec![S::NoReverseRoute, S::Drop]];
     rules.extend(never.iter().map(|text| vec![S::Source { net: net(text), not: false }, S::Drop]));
     if config.block_metadata {
-        rules.push(vec![S::Destination { net: metadata(family), not: false }, S::Drop]);
+        rules.extend(metadata(family));
     }
     rules.push(vec![S::Icmp, S::Goto(ICMP_FROM_POD.into())]);
     rules
 }
 
-/// Where clouds tell machines their credentials. Amazon's has an address in IPv6 that is no link-local one.
-fn metadata(family: Family) -> IpNet {
-    net(if family == Family::Ip { "169.254.0.0/16" } else { "fd00:ec2::254/128" })
+/// Nothing goes where clouds tell machines their credentials.
+fn metadata(family: Family) -> Vec<Rule> {
+    let link_local = (family == Family::Ip).then(|| net("169.254.0.0/16"));
+    let single =
+        cloud::METADATA.iter().filter(|address| Family::of(address) == family).map(|address| (*address).into());
+    let nets = link_local.into_iter().chain(single);
+    let mut rules: Vec<Rule> = nets.map(|net| vec![S::Destination { net, not: false }, S::Drop]).collect();
+    if family == Family::Ip {
+        let (address, ports) = cloud::WIRE_SERVER;
+        let net = IpAddr::from(address).into();
+        let to = |port| vec![S::DestinationPort(Protocol::Tcp, port), S::Destination { net, not: false }, S::Drop];
+        rules.extend(ports.map(to));
+    }
+    rules
 }
 
 /// Which node a frame came from is not told inside of the tunnel, so this is as much as can be told by VXLAN; WireGuard itself
