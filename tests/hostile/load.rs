@@ -131,6 +131,39 @@ async fn slow_bodies(authority: &[u8], token: &str) -> usize {
     open.len()
 }
 
+#[test]
+fn strangers_who_begin_to_join_take_no_machines_place() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let lab = start("joining");
+    let (authority, token) = (lab.authority(), fs::read_to_string(lab.path("data/server/token")).unwrap());
+    let code = lab.from_outside(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = amphipod::wire::tls::client(&authority, None).unwrap();
+            let begin = async |token: &str, body: &str| {
+                let stream = tokio::net::TcpStream::connect((HOST, 6443)).await.unwrap();
+                let name = rustls_pki_types::ServerName::try_from(HOST).unwrap();
+                let mut stream =
+                    tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await.unwrap();
+                let head = format!(
+                    "POST /v1-amphipod/join HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 2\r\n\r\n{body}"
+                );
+                stream.write_all(head.as_bytes()).await.unwrap();
+                stream
+            };
+            let mut strangers = Vec::new();
+            for _ in 0..40 {
+                strangers.push(begin("made-up", "{").await);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let mut answer = vec![0; 12];
+            begin(token.trim(), "{}").await.read_exact(&mut answer).await.unwrap();
+            String::from_utf8(answer).unwrap()
+        })
+    });
+    assert_eq!(code.join().unwrap(), "HTTP/1.1 400", "an application that says nothing, of somebody who may apply");
+}
+
 fn header(name: &str, kind: u8, size: u64) -> [u8; 512] {
     let mut header = tar::Header::new_gnu();
     header.set_path(name).unwrap();

@@ -54,6 +54,8 @@ pub(super) async fn ca(State(joining): State<Joining>, request: Request) -> Resu
 pub(super) async fn join(State(joining): State<Joining>, request: Request) -> Result<Response<Body>> {
     let (api, desk) = desk(&joining, &request, &Method::POST)?;
     let token = bearer(request.headers()).unwrap_or_default().to_owned();
+    // Who has no token takes nobody's place.
+    desk.check_known(api, &token).inspect_err(|status| tracing::warn!(why = status.message, "a join was refused"))?;
     // Nobody has shown who they are: few at a time.
     let _turn = JOINS.try_acquire().map_err(|_| Status::too_many_requests("too many machines join at once", 1))?;
     let application = application(request).await?;

@@ -225,8 +225,13 @@ impl Joiner {
         }
     }
 
-    /// Refuses a token that does not hold; answers one that is for one machine and that nobody has used.
-    fn check_token(&self, api: &Api, given: &str, application: &JoinRequest) -> Result<Option<Arc<Object>>> {
+    /// Refuses a token that nobody has made, before more of an application is looked at.
+    pub fn check_known(&self, api: &Api, given: &str) -> Result<()> {
+        self.known_token(api, given).map(drop)
+    }
+
+    /// The Secret of a token; `None` for the server's own.
+    fn known_token(&self, api: &Api, given: &str) -> Result<Option<(Arc<Object>, Kept)>> {
         let Ok(token) = JoinToken::parse(given) else { return refuse("no token was shown") };
         if self.is_server_token(&token.secret) {
             return Ok(None);
@@ -241,6 +246,12 @@ impl Joiner {
         if text(&kept.0, "type") != TOKEN_TYPE || !same(&kept.get("token-secret"), part) {
             return refuse(wrong);
         }
+        Ok(Some((found, kept)))
+    }
+
+    /// Refuses a token that does not hold; answers one that is for one machine and that nobody has used.
+    fn check_token(&self, api: &Api, given: &str, application: &JoinRequest) -> Result<Option<Arc<Object>>> {
+        let Some((found, kept)) = self.known_token(api, given)? else { return Ok(None) };
         if let Some(end) = kept.expiration().filter(|end| *end <= self.clock.now()) {
             return refuse(&format!("the token expired at {end}: make another one with `amphipod token create`"));
         }
