@@ -1,21 +1,27 @@
 //! Reads: one object, and lists with selectors, pages and revisions.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::cache;
+use super::sending::{POOL_BYTES, no_room};
 use super::{Api, Request};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::KindRef;
+use crate::store::Page;
 
 /// Comparisons of a list beyond which others would notice.
 const LONG_COMPARISONS: usize = 100_000;
+
+/// What is read of the past at once.
+const HISTORY_COUNT: usize = 4096;
+const HISTORY_BYTES: usize = 1 << 20;
 
 /// Which objects of a collection are meant.
 #[derive(Clone, Debug, Default)]
@@ -143,24 +149,65 @@ impl Api {
             }
         }
         let kind_cache = self.cache.kind(&request.kind);
-        let is_present = at == 0 || at >= kind_cache.last();
-        let (revision, all) = if is_present {
-            let head = self.cache.head();
-            (if at == 0 { head } else { at }, kind_cache.list(&prefix, &after))
-        } else {
-            (at, self.history(&request.kind, &prefix, at, &after)?)
-        };
-        let long = all.len().saturating_mul(selection.terms()) > LONG_COMPARISONS;
-        let mut list = task::in_place(long, || page(all, selection, options.limit, revision, &prefix));
-        if !is_present {
-            list.own_bytes = list.items.iter().map(|object| object.weight()).sum();
+        if at > 0 && at < kind_cache.last() {
+            // What is read takes memory that nobody has counted yet: one after the other.
+            static TURN: Mutex<()> = Mutex::new(());
+            return task::in_place(true, || {
+                let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+                self.past_list(&request.kind, selection, &prefix, (at, after), options.limit)
+            });
         }
-        Ok(list)
+        let revision = if at == 0 { self.cache.head() } else { at };
+        let all = kind_cache.list(&prefix, &after);
+        let long = all.len().saturating_mul(selection.terms()) > LONG_COMPARISONS;
+        Ok(task::in_place(long, || page(all, selection, options.limit, revision, &prefix)))
     }
 
-    /// The collection as it was, decoded from the store's history.
-    fn history(&self, kind: &KindRef, prefix: &str, at: u64, after: &str) -> Result<Vec<Arc<Object>>> {
-        let page = self.store.range(prefix, at, after, 0).map_err(|e| match e {
+    /// What is meant of the collection as it was, decoded from the store's history, a little at a time.
+    fn past_list(
+        &self,
+        kind: &KindRef,
+        selection: &Selection,
+        prefix: &str,
+        (at, mut after): (u64, String),
+        limit: usize,
+    ) -> Result<List> {
+        let mut list =
+            List { items: Vec::new(), revision: at, continue_token: String::new(), remaining: None, own_bytes: 0 };
+        loop {
+            let page = self.history(prefix, at, &after)?;
+            let mut rest = page.entries.into_iter();
+            while let Some(entry) = rest.next() {
+                after = (*entry.key).to_owned();
+                let object = cache::decode(kind.stored(), entry.key, entry.value, entry.revision);
+                let object = object.map_err(Status::internal)?;
+                if !selection.matches(&object) {
+                    continue;
+                }
+                list.own_bytes += object.weight();
+                list.items.push(Arc::new(object));
+                // There never is room for more.
+                if list.own_bytes > POOL_BYTES {
+                    return Err(no_room());
+                }
+                if limit > 0 && list.items.len() == limit {
+                    let more = rest.len() as u64 + page.remaining;
+                    if more > 0 {
+                        list.continue_token = encode_token(at, after[prefix.len()..].to_owned());
+                        list.remaining = selection.is_everything().then_some(more);
+                    }
+                    return Ok(list);
+                }
+            }
+            if page.remaining == 0 {
+                return Ok(list);
+            }
+        }
+    }
+
+    /// The next keys of the collection as they were.
+    fn history(&self, prefix: &str, at: u64, after: &str) -> Result<Page> {
+        self.store.range_within(prefix, at, after, HISTORY_COUNT, HISTORY_BYTES).map_err(|e| match e {
             crate::store::Error::Compacted { .. } => Status::expired(
                 "The provided continue parameter is too old to display a consistent list result. You can start a new \
                  list without the continue parameter, or use the continue token in this response to retrieve the \
@@ -169,9 +216,7 @@ impl Api {
                  now may show up in the list.",
             ),
             other => other.into(),
-        })?;
-        let decode = |e: crate::store::Entry| cache::decode(kind.stored(), e.key, e.value, e.revision).map(Arc::new);
-        page.entries.into_iter().map(decode).collect::<Result<_, _>>().map_err(Status::internal)
+        })
     }
 
     /// The exact revision that a list must show; 0 for the newest.

@@ -53,7 +53,7 @@ impl Store for Memory {
         Ok(self.lock().living(key, u64::MAX))
     }
 
-    fn range(&self, prefix: &str, at: u64, after: &str, limit: usize) -> Result<Page, Error> {
+    fn range_within(&self, prefix: &str, at: u64, after: &str, limit: usize, bytes: usize) -> Result<Page, Error> {
         let inner = self.lock();
         if at > 0 && at < inner.compacted {
             return Err(Error::Compacted { asked: at, oldest: inner.compacted });
@@ -61,9 +61,12 @@ impl Store for Memory {
         let revision = if at == 0 { inner.head } else { at };
         let end = prefix_end(prefix);
         let keys = inner.keys.range::<str, _>((Included(prefix), Excluded(&*end))).map(|(k, _)| k);
-        let mut living = keys.filter(|k| &***k > after).filter_map(|k| inner.living(k, revision));
-        let entries: Vec<_> = living.by_ref().take(if limit == 0 { usize::MAX } else { limit }).collect();
-        Ok(Page { entries, revision, remaining: living.count() as u64 })
+        let living = keys.filter(|k| &***k > after).filter_map(|k| inner.living(k, revision));
+        let (mut page, mut left) = (Page::at(revision), bytes);
+        for entry in living {
+            page.push(|| Ok(entry), limit, &mut left)?;
+        }
+        Ok(page)
     }
 
     fn read_at(&self, key: &str, at: u64) -> Result<Option<Entry>, Error> {

@@ -126,8 +126,14 @@ pub trait Store: Send + Sync + 'static {
     /// The key as it is now.
     fn read(&self, key: &str) -> Result<Option<Entry>, Error>;
 
-    /// The keys that begin with `prefix` and sort after `after`, at most `limit` (0: all), as they were at revision `at` (0: now).
-    fn range(&self, prefix: &str, at: u64, after: &str, limit: usize) -> Result<Page, Error>;
+    /// The keys that begin with `prefix` and sort after `after`, at most `limit` (0: all), as they were at revision `at` (0: now):
+    /// no more once their values have `bytes`.
+    fn range_within(&self, prefix: &str, at: u64, after: &str, limit: usize, bytes: usize) -> Result<Page, Error>;
+
+    /// The same, however many bytes they have.
+    fn range(&self, prefix: &str, at: u64, after: &str, limit: usize) -> Result<Page, Error> {
+        self.range_within(prefix, at, after, limit, usize::MAX)
+    }
 
     /// The key as it was at a revision.
     fn read_at(&self, key: &str, at: u64) -> Result<Option<Entry>, Error>;
@@ -150,6 +156,27 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes what is still only in memory and ends; later commits fail with [`Error::Closed`].
     fn close(&self);
+}
+
+// === impl Page ===
+
+impl Page {
+    /// An empty one, which shows a revision.
+    fn at(revision: u64) -> Self {
+        Self { revision, ..Self::default() }
+    }
+
+    /// Takes the next key, if there is room; `left` is what its bytes may be.
+    fn push<E>(&mut self, entry: impl FnOnce() -> Result<Entry, E>, limit: usize, left: &mut usize) -> Result<(), E> {
+        if *left == 0 || (limit > 0 && self.entries.len() >= limit) {
+            self.remaining += 1;
+            return Ok(());
+        }
+        let entry = entry()?;
+        *left = left.saturating_sub(entry.value.len().max(1));
+        self.entries.push(entry);
+        Ok(())
+    }
 }
 
 // === impl Op ===

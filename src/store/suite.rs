@@ -67,6 +67,11 @@ async fn suite(store: &dyn Store) {
     let rest = store.range("/a/", two, &page.entries[0].key, 1).unwrap();
     assert_eq!((&*rest.entries[0].key, rest.remaining), ("/a/y", 0));
 
+    let little = store.range_within("/a/", two, "", 0, 1).unwrap();
+    assert_eq!((little.entries.len(), little.remaining), (1, 1), "they have a byte");
+    let little = store.range_within("/a/", 0, "", 0, 0).unwrap();
+    assert_eq!((little.entries.len(), little.remaining), (0, 1));
+
     let changes = store.changes(one, "/a/", 10, 100).unwrap();
     let got: Vec<_> = changes.iter().map(|c| (&*c.key, c.deleted)).collect();
     assert_eq!(got, [("/a/y", false), ("/a/x", false), ("/a/y", true)]);

@@ -49,8 +49,8 @@ impl Store for Faulty {
         self.inner.read(key)
     }
 
-    fn range(&self, prefix: &str, at: u64, after: &str, limit: usize) -> Result<Page, Error> {
-        self.inner.range(prefix, at, after, limit)
+    fn range_within(&self, prefix: &str, at: u64, after: &str, limit: usize, bytes: usize) -> Result<Page, Error> {
+        self.inner.range_within(prefix, at, after, limit, bytes)
     }
 
     fn read_at(&self, key: &str, at: u64) -> Result<Option<Entry>, Error> {

@@ -12,7 +12,6 @@ pub use copy::{Copied, Salvaged, copy, describe, renumber, salvage};
 pub use shared::Retention;
 use shared::{Request, Shared, Volatile, failure};
 
-use std::collections::BTreeMap;
 use std::ops::Bound::Excluded;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -42,6 +41,14 @@ pub struct Sqlite {
     shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
+
+/// What is alive: keys after one and before another.
+const LIVING: &str = "SELECT l.key, l.revision, l.value FROM current c JOIN log l ON l.revision = c.revision
+    WHERE c.key > ?1 AND c.key < ?2 ORDER BY c.key";
+/// The same at a revision.
+const PAST: &str = "SELECT key, revision, value FROM log WHERE key > ?1 AND key < ?2 AND revision IN
+    (SELECT MAX(revision) FROM log WHERE key > ?1 AND key < ?2 AND revision <= ?3 GROUP BY key)
+    AND deleted = 0 ORDER BY key";
 
 // === impl Sqlite ===
 
@@ -127,42 +134,44 @@ impl Store for Sqlite {
         })
     }
 
-    fn range(&self, prefix: &str, at: u64, after: &str, limit: usize) -> Result<Page, Error> {
+    fn range_within(&self, prefix: &str, at: u64, after: &str, limit: usize, bytes: usize) -> Result<Page, Error> {
         let (head, oldest) = (self.head(), self.oldest());
         if at > 0 && at < oldest {
             return Err(Error::Compacted { asked: at, oldest });
         }
         let revision = if at == 0 { head } else { at };
         let (low, end) = (if after > prefix { after } else { prefix }, prefix_end(prefix));
-        let mut keys: BTreeMap<Arc<str>, Entry> = self.query(|c| {
-            let rows = if at == 0 || at >= head {
-                c.prepare_cached(
-                    "SELECT l.key, l.revision, l.value FROM current c JOIN log l ON l.revision = c.revision
-                     WHERE c.key > ?1 AND c.key < ?2 ORDER BY c.key",
-                )?
-                .query_map(params![low, end], row_entry)?
-                .collect::<rusqlite::Result<Vec<_>>>()?
+        let is_now = at == 0 || at >= head;
+        // Read before the file is: what is written to the file meanwhile is in both.
+        let volatile: Vec<Entry> = {
+            let overlay = self.shared.volatile.lock().expect("no panic while held");
+            let range = overlay.range::<str, _>((Excluded(low), Excluded(&*end)));
+            range.filter(|(_, v)| v.revision <= revision).map(entry_of).collect()
+        };
+        self.query(|c| {
+            let mut statement = c.prepare_cached(if is_now { LIVING } else { PAST })?;
+            let mut rows = if is_now {
+                statement.query(params![low, end])?
             } else {
-                c.prepare_cached(
-                    "SELECT key, revision, value FROM log WHERE key > ?1 AND key < ?2 AND revision IN
-                     (SELECT MAX(revision) FROM log WHERE key > ?1 AND key < ?2 AND revision <= ?3 GROUP BY key)
-                     AND deleted = 0 ORDER BY key",
-                )?
-                .query_map(params![low, end, at as i64], row_entry)?
-                .collect::<rusqlite::Result<Vec<_>>>()?
+                statement.query(params![low, end, at as i64])?
             };
-            Ok(rows.into_iter().map(|e| (e.key.clone(), e)).collect())
-        })?;
-        for pair in
-            self.shared.volatile.lock().expect("no panic while held").range::<str, _>((Excluded(low), Excluded(&*end)))
-        {
-            if pair.1.revision <= revision {
-                keys.insert(pair.0.clone(), entry_of(pair));
+            let mut volatile = volatile.into_iter().peekable();
+            let (mut page, mut left) = (Page::at(revision), bytes);
+            while let Some(row) = rows.next()? {
+                let key = row.get_ref(0)?.as_str()?;
+                while let Some(entry) = volatile.next_if(|entry| *entry.key < *key) {
+                    page.push(|| Ok::<_, rusqlite::Error>(entry), limit, &mut left)?;
+                }
+                // What is in memory is newer than what is in the file.
+                if volatile.peek().is_none_or(|entry| *entry.key != *key) {
+                    page.push(|| row_entry(row), limit, &mut left)?;
+                }
             }
-        }
-        let total = keys.len();
-        let entries: Vec<Entry> = keys.into_values().take(if limit == 0 { usize::MAX } else { limit }).collect();
-        Ok(Page { remaining: (total - entries.len()) as u64, entries, revision })
+            for entry in volatile {
+                page.push(|| Ok::<_, rusqlite::Error>(entry), limit, &mut left)?;
+            }
+            Ok(page)
+        })
     }
 
     fn read_at(&self, key: &str, at: u64) -> Result<Option<Entry>, Error> {
