@@ -467,7 +467,7 @@ impl Admission {
         let shared = &self.control.0;
         let mut state = shared.lock();
         let own = |state: &State| {
-            let own = state.reading.values().filter(|coming| *coming.user == *self.user.owner());
+            let own = state.reading.values().filter(|coming| *coming.user == *self.user.name);
             own.map(|coming| coming.bytes).sum::<usize>() + body_bytes
         };
         while state.reading_bytes + body_bytes > READING_BYTES {
@@ -480,7 +480,7 @@ impl Admission {
         let id = state.next_reading;
         state.next_reading += 1;
         state.reading_bytes += body_bytes;
-        state.reading.insert(id, Coming { user: self.user.owner().into(), bytes: body_bytes, end });
+        state.reading.insert(id, Coming { user: self.user.name.as_str().into(), bytes: body_bytes, end });
         Ok(Reading { shared: shared.clone(), id, ended })
     }
 
@@ -489,7 +489,7 @@ impl Admission {
         let (bytes, is_small) = body_cost(body_bytes);
         let shared = &self.control.0;
         let privileged = is_privileged(&self.user);
-        let user = (!privileged).then(|| self.user.owner().to_owned());
+        let user = (!privileged).then(|| self.user.name.clone());
         if let Some(user) = &user {
             let mut state = shared.lock();
             let of_user = state.bodies_bytes.entry(user.clone()).or_default();
@@ -540,7 +540,7 @@ impl Admission {
     }
 
     fn asker(&self) -> Asker<'_> {
-        Asker { user: self.user.owner(), is_privileged: is_privileged(&self.user) }
+        Asker { user: &self.user.name, is_privileged: is_privileged(&self.user) }
     }
 
     fn keep_answer(&self, room: Room) {

@@ -116,11 +116,20 @@ impl Sending {
 
     /// Returns when there is room for an answer; 429 where there is none for too long.
     pub async fn wait(&self, asker: Asker<'_>, bytes: usize) -> Result<Room> {
+        self.until_begun(bytes, || self.try_begin(asker, bytes)).await
+    }
+
+    /// Returns when there is room for a stream that has so much ready at once; 429 where there is none for too long.
+    pub async fn wait_for_stream(&self, asker: Asker<'_>, bytes: usize) -> Result<Room> {
+        self.until_begun(bytes, || self.begin(asker, bytes, true, false)).await
+    }
+
+    async fn until_begun(&self, bytes: usize, begin: impl Fn() -> Option<Room>) -> Result<Room> {
         let mut left = self.0.left.subscribe();
         let end = Instant::now() + WAIT;
         loop {
             left.mark_unchanged();
-            if let Some(room) = self.try_begin(asker, bytes) {
+            if let Some(room) = begin() {
                 return Ok(room);
             }
             // Answers become slow without a word.

@@ -4,6 +4,8 @@
 //! the mechanisms; here is what all of it takes.
 
 use std::any::Any;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use amphipod::wire::client::{Client, Target};
@@ -194,6 +196,67 @@ fn watches_that_begin_in_the_past_read_a_little_at_a_time() {
         })
     });
     assert!(seen.join().unwrap() >= BACK * BYTES);
+}
+
+/// Answers every request with the beginning of a page of so many bytes, from a place in the machine.
+fn begun_pages(lab: &Watched, bytes: usize) -> u16 {
+    let namespace = std::fs::File::open(format!("/run/netns/{}", lab.name)).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let listener = TcpListener::bind((HOST, 0)).unwrap();
+        tell.send(listener.local_addr().unwrap().port()).unwrap();
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            open.push(stream.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 8000000\r\n\r\n");
+                let _ = stream.write_all(&b"<a href=\"/\">".repeat(bytes / 12));
+            });
+        }
+    });
+    told.recv().unwrap()
+}
+
+#[test]
+fn pages_of_a_hostile_backend_take_no_more_than_other_answers() {
+    let lab = start("pages");
+    let target = writer(&lab, "user");
+    let node = lab.kubectl(&["get", "nodes", "-o", "name"]).trim().trim_start_matches("node/").to_owned();
+    let port = begun_pages(&lab, 4_000_000);
+    let worked = lab.from_outside(move || {
+        in_a_runtime(async {
+            let path = format!("/api/v1/nodes/{node}:{port}/proxy/");
+            let asked = tokio::time::timeout(Duration::from_secs(8), unread(&target, &path, STREAMS)).await;
+            asked.map_or(0, |(open, _)| open.len())
+        })
+    });
+    worked.join().unwrap();
+    lab.kubectl(&["get", "--raw", MAPS]);
+}
+
+#[test]
+fn logs_that_are_not_read_take_no_more_than_other_answers() {
+    let lab = start("logs");
+    let target = writer(&lab, "user");
+    let script = "i=0; while [ $i -lt 400 ]; do /bin/busybox dd if=/dev/zero bs=8192 count=1 2>/dev/null | /bin/busybox tr '\\0' x; echo; i=$((i+1)); done";
+    crate::stage::apply(
+        &lab,
+        &[crate::stage::pod("loud", &[crate::stage::container("c", script, json!({}))], json!({}))],
+    );
+    assert_eq!(crate::stage::ended(&lab, "loud")["status"]["phase"], "Succeeded");
+    let other = target.clone();
+    let worked = lab.from_outside(move || {
+        in_a_runtime(async {
+            let asked = unread(&target, "/api/v1/namespaces/default/pods/loud/log", 490);
+            tokio::time::timeout(Duration::from_secs(30), asked).await.map_or(0, |(open, _)| open.len())
+        })
+    });
+    worked.join().unwrap();
+    reads(&lab, other, "/api/v1/namespaces/default/pods/loud/log");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tower::service_fn;
 
-use super::flow_control::HeldBytes;
+use super::flow_control::{HeldBytes, KeepsObjects};
 use super::layer::Next;
 use super::negotiate::{MediaType, Offer, Shape};
 use super::spliced::Spliced;
@@ -178,16 +178,17 @@ pub fn served(kind: &KindRef, object: &Object) -> Value {
     form::served(kind, object.value())
 }
 
-/// An object as it is; a large one is not copied.
-fn stored(code: u16, kind: &KindRef, object: &Object) -> Response<Body> {
+/// An object as it is; a large one is not copied whole.
+fn stored(code: u16, kind: &KindRef, object: &Arc<Object>) -> Response<Body> {
     if object.body().len() < PIECE_BYTES {
         return json_bytes(code, wire(kind, object));
     }
     let mut head = BytesMut::with_capacity(128);
     begin(&mut head, kind);
-    let spliced = Spliced { head: head.freeze(), rest: object.body().slice(1..) };
+    let spliced = Spliced { head: head.freeze(), object: object.clone(), at: 1 };
     let mut response = typed(code, "application/json", Body::new(spliced));
     response.extensions_mut().insert(HeldBytes(STREAM_BYTES));
+    response.extensions_mut().insert(KeepsObjects);
     response
 }
 

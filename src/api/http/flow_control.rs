@@ -40,6 +40,10 @@ const TINY_BYTES: u64 = 1 << 10;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldBytes(pub usize);
 
+/// Room in which a stream's beginning is counted already: in the extensions of a response.
+#[derive(Clone, Debug)]
+pub(super) struct BegunRoom(pub Arc<Room>);
+
 /// An answer keeps objects of the cache: in the extensions of a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeepsObjects;
@@ -139,18 +143,21 @@ fn until_sent(
 
 /// An answer that goes on for as long as the client likes.
 fn until_closed(
-    response: Response<Body>,
+    mut response: Response<Body>,
     admission: &Admission,
     long_running: Option<LongRunning>,
     connection: Option<Arc<Connection>>,
 ) -> Response<Body> {
+    let begun = response.extensions_mut().remove::<BegunRoom>().map(|begun| begun.0);
+    let behind_bytes = response.extensions_mut().remove::<HeldBytes>().map_or(0, |held| held.0);
     if response.body().size_hint().exact().is_some_and(|bytes| bytes <= TINY_BYTES) && long_running.is_none() {
         return response;
     }
     let (sending, asker) = admission.sending();
-    let room = Arc::new(sending.begin_stream(asker));
+    let room = begun.unwrap_or_else(|| Arc::new(sending.begin_stream(asker)));
     let kept = long_running.map(Kept::LongRunning);
-    response.map(|body| Body::new(SentBody::new(body, room, kept, AnswerKind::Stream, connection)))
+    let kind = AnswerKind::Stream { behind_bytes };
+    response.map(|body| Body::new(SentBody::new(body, room, kept, kind, connection)))
 }
 
 /// Whether an answer has an end.
@@ -159,8 +166,10 @@ enum AnswerKind {
     Whole {
         keeps_objects: bool,
     },
-    /// It goes on for as long as its client likes.
-    Stream,
+    /// It goes on for as long as its client likes. While something is ready, so much more is behind it.
+    Stream {
+        behind_bytes: usize,
+    },
 }
 
 /// What goes with an answer's end.
@@ -189,7 +198,7 @@ struct Content {
     /// What of the last frame has not been sent.
     rest: Bytes,
     room: Arc<Room>,
-    /// What the room was reserved for.
+    /// What the room was reserved for; of a stream, what is behind the piece that is ready.
     own_bytes: usize,
     is_stream: bool,
     _kept: Option<Kept>,
@@ -207,14 +216,18 @@ impl SentBody {
         kind: AnswerKind,
         connection: Option<Arc<Connection>>,
     ) -> Self {
-        let is_stream = kind == AnswerKind::Stream;
-        let own_bytes = if is_stream { 0 } else { room.bytes() };
+        let is_stream = matches!(kind, AnswerKind::Stream { .. });
+        let ready_bytes = room.bytes();
+        let own_bytes = match kind {
+            AnswerKind::Whole { .. } => ready_bytes,
+            AnswerKind::Stream { behind_bytes } => behind_bytes,
+        };
         let content = Content { body, rest: Bytes::new(), room: room.clone(), own_bytes, is_stream, _kept: kept };
         let slot = Arc::new(Slot {
             content: Mutex::new(Some(content)),
             is_gone: AtomicBool::new(false),
             // It is ready, and the client has not asked for it.
-            ready_at: AtomicU64::new(if is_stream { 0 } else { 1 }),
+            ready_at: AtomicU64::new(u64::from(!is_stream || ready_bytes > 0)),
             begun: Instant::now(),
             kind,
             connection,
@@ -312,10 +325,11 @@ impl Held for Slot {
 impl Content {
     fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
         if self.rest.is_empty() {
-            if self.is_stream {
+            let polled = Pin::new(&mut self.body).poll_frame(cx);
+            if self.is_stream && polled.is_pending() {
                 self.room.resize(0, true);
             }
-            let frame = match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let frame = match std::task::ready!(polled) {
                 Some(Ok(frame)) => frame,
                 other => return Poll::Ready(other),
             };
@@ -325,7 +339,7 @@ impl Content {
             }
             let bytes = self.rest.len();
             let is_counted = if self.is_stream {
-                self.room.resize(bytes, false)
+                self.room.resize(self.own_bytes + bytes, false)
             } else {
                 bytes <= self.own_bytes || self.room.resize(self.own_bytes + bytes, false)
             };

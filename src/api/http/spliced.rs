@@ -1,18 +1,25 @@
-//! An object's bytes with a text in front of them, which are sent without a copy.
+//! An object's bytes with a text in front of them, of which no more than a piece is copied at a time.
+//!
+//! What is given to a connection is a copy: a part of the object's own text would keep all of it, and nobody would know
+//! (`api::evicted`).
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
 use crate::api::sending::PIECE_BYTES;
+use crate::base::object::Object;
 
-/// A body of known length that is a text and the rest of an object's, which is not copied.
+/// A body of known length that is a text and the rest of an object's.
 pub(super) struct Spliced {
     pub head: Bytes,
-    pub rest: Bytes,
+    pub object: Arc<Object>,
+    /// Where the rest begins.
+    pub at: usize,
 }
 
 impl hyper::body::Body for Spliced {
@@ -23,18 +30,20 @@ impl hyper::body::Body for Spliced {
         let piece = match self.head.is_empty() {
             false => std::mem::take(&mut self.head),
             true => {
-                let bytes = self.rest.len().min(PIECE_BYTES);
-                self.rest.split_to(bytes)
+                let rest = &self.object.body()[self.at..];
+                let piece = Bytes::copy_from_slice(&rest[..rest.len().min(PIECE_BYTES)]);
+                self.at += piece.len();
+                piece
             }
         };
         Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.head.is_empty() && self.rest.is_empty()
+        self.head.is_empty() && self.at == self.object.body().len()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact((self.head.len() + self.rest.len()) as u64)
+        SizeHint::with_exact((self.head.len() + self.object.body().len() - self.at) as u64)
     }
 }

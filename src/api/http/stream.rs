@@ -1,6 +1,8 @@
 //! Streams from and to containers: logs, exec and attach, over the channels of Kubernetes' websocket protocols (or over
 //! SPDY, see `spdy_stream`).
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,9 +18,11 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::context::RequestContext;
+use super::flow_control::{BegunRoom, HeldBytes};
 use super::outcome::outcome;
 use super::stream_target::{node, none_of, target};
 use super::{Body, answer, forward, socket, spdy_stream};
+use crate::api::flowcontrol::Admission;
 use crate::apimachinery::node_access::{ExecOptions, LogOptions, Session};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::text;
@@ -38,6 +42,8 @@ const PROTOCOLS: &[&str] = &[
     "base64.channel.k8s.io",
     "",
 ];
+/// What of a log is read ahead of its client, on the way from its node.
+const LOG_BYTES: usize = 512 << 10;
 /// How logs are told over a websocket: as they are, or each piece in base64.
 const LOG_PROTOCOLS: &[&str] = &["binary.k8s.io", "base64.binary.k8s.io", ""];
 
@@ -63,7 +69,16 @@ async fn logs(context: &RequestContext, pod: &Value, http: http::Request<Body>) 
         true => Some(websocket::agreed(http.headers(), LOG_PROTOCOLS).ok_or_else(|| none_of(LOG_PROTOCOLS))?),
         false => None,
     };
-    let pieces = node(context, pod)?.logs(&target, &options).await?;
+    let node = node(context, pod)?;
+    // What is read ahead is there until the client takes something.
+    let room = match http.extensions().get::<Arc<Admission>>() {
+        Some(admission) => {
+            let (sending, asker) = admission.sending();
+            Some(BegunRoom(Arc::new(sending.wait_for_stream(asker, LOG_BYTES).await?)))
+        }
+        None => None,
+    };
+    let pieces = node.logs(&target, &options).await?;
     if let Some(protocol) = over_socket {
         let message = move |piece: Bytes| match Framing::of(protocol) {
             Framing::Binary => Message::Binary(piece),
@@ -73,7 +88,12 @@ async fn logs(context: &RequestContext, pod: &Value, http: http::Request<Body>) 
         let all = futures::stream::iter([Bytes::new()]).chain(ReceiverStream::new(pieces)).map(message);
         return Ok(socket::tell(http, Some(protocol).filter(|p| !p.is_empty()), all));
     }
-    Ok(answer::typed(200, "text/plain", answer::streamed(ReceiverStream::new(pieces))))
+    let mut response = answer::typed(200, "text/plain", answer::streamed(ReceiverStream::new(pieces)));
+    response.extensions_mut().insert(HeldBytes(LOG_BYTES));
+    if let Some(room) = room {
+        response.extensions_mut().insert(room);
+    }
+    Ok(response)
 }
 
 async fn exec(context: RequestContext, pod: &Value, mut http: http::Request<Body>) -> Result<Response<Body>> {

@@ -28,7 +28,8 @@ use crate::wire::tunnel::{self, PROTOCOL, Reader, Writer};
 
 /// What may wait between a stream and the tunnel.
 const PIPE_BYTES: usize = 64 << 10;
-/// Pieces of a log that may wait for the client.
+/// Pieces of a log that may wait for the client, and of an image.
+const LOG_PIECES: usize = 2;
 const PIECES: usize = 8;
 const SIZES: usize = 4;
 /// How long a node may take to say whether it has an image.
@@ -211,7 +212,7 @@ async fn spread(
 impl NodeAccess for TunnelAccess {
     async fn logs(&self, target: &Target, options: &LogOptions) -> Result<mpsc::Receiver<Bytes>> {
         let (writer, mut reader) = self.call(&NodeRequest::Logs(target.clone(), options.clone())).await?;
-        let (send, queue) = mpsc::channel(PIECES);
+        let (send, queue) = mpsc::channel(LOG_PIECES);
         task::spawn("tunnel log", async move {
             // The call lives as long as its input does.
             let _open = writer;

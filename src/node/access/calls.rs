@@ -19,7 +19,7 @@ use crate::node::{Node, http, logs};
 use crate::wire::images::{BlobRequest, BlobResponse};
 
 /// Pieces of a log that may wait for the client.
-const PIECES: usize = 8;
+const PIECES: usize = 2;
 /// How long a connection to a pod may take to come up.
 const DIAL: Duration = Duration::from_secs(30);
 

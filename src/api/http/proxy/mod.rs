@@ -2,32 +2,35 @@
 //!
 //! Everything is reached from the node it is on ([`NodeAccess::dial`]), so a server without a node of its own and agents
 //! behind address translation need nothing else. Bodies are handed on as they come, both ways; only pages of `text/html` are
-//! held back to mend their links. Invariant: who asked here is not known there: credentials of the API stay here.
+//! held back to mend their links, and counted as answers that are not read meanwhile (`pages`). Invariant: who asked here is
+//! not known there: credentials of the API stay here, and what only a proxy may say of a user is not handed on.
 
+mod pages;
+mod response;
 mod rewrite;
 mod target;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use self::response::{carried, headers_back};
 use self::rewrite::Links;
 use self::target::{ProxyTarget, unreachable};
 use super::context::RequestContext;
 use super::{Body, answer};
+use crate::api::flowcontrol::Admission;
 use crate::apimachinery::http::peer::Origin;
 use crate::apimachinery::node_access::{Duplex, NodeAccess};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
 use crate::wire::relay;
 
-/// Pages beyond this are handed on as they are.
-const PAGE_BYTES: usize = 4 << 20;
 /// What Go leaves in a path as it is.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -43,8 +46,18 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b';')
     .remove(b'=')
     .remove(b'@');
-/// Headers that say who asks, for us alone.
-const CREDENTIALS: &[&str] = &["authorization", "impersonate-user", "impersonate-group", "impersonate-uid"];
+/// Headers that say who asks, for us alone, and those in which a proxy tells a server behind it (`requestheader` of
+/// Kubernetes' aggregation layer): a client's word is not ours.
+const CREDENTIALS: &[&str] = &[
+    "authorization",
+    "impersonate-user",
+    "impersonate-group",
+    "impersonate-uid",
+    "x-remote-user",
+    "x-remote-uid",
+    "x-remote-group",
+];
+const CREDENTIALS_BEGIN: &[&str] = &["impersonate-extra-", "x-remote-extra-"];
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Where in the backend a request goes.
@@ -74,11 +87,12 @@ pub(super) async fn respond(context: RequestContext, rest: &str, http: http::Req
         .map_err(|_| unreachable(&format!("node {:?} cannot be reached now", place.node)))?;
     let host = host_of(&http);
     let links = Links { prefix: way.prefix.clone(), hosts: vec![place.host(), host.clone()] };
+    let admission = http.extensions().get::<Arc<Admission>>().cloned();
     let (method, request, client) = prepared(http, &way, &host, upgrade.clone())?;
     let response = send(&*node, &place, request).await?;
     match upgrade {
         Some(_) => upgraded(response, client),
-        None => handed_back(response, &method, &links).await,
+        None => handed_back(response, &method, &links, admission.as_deref()).await,
     }
 }
 
@@ -155,8 +169,10 @@ fn headers_there(headers: &mut HeaderMap, host: &str, from: Option<IpAddr>, uri:
     relay::strip_hop_by_hop(headers);
     // The body follows at once; whoever waits for a go-ahead has it from us.
     headers.remove(header::EXPECT);
-    let ours =
-        |name: &&HeaderName| CREDENTIALS.contains(&name.as_str()) || name.as_str().starts_with("impersonate-extra-");
+    let ours = |name: &&HeaderName| {
+        let name = name.as_str();
+        CREDENTIALS.contains(&name) || CREDENTIALS_BEGIN.iter().any(|begin| name.starts_with(begin))
+    };
     for name in headers.keys().filter(ours).cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
@@ -223,31 +239,16 @@ fn upgraded(mut response: Response<Incoming>, client: hyper::upgrade::OnUpgrade)
     Ok(out)
 }
 
-/// The headers as the client gets them. Whether scripts of other sites may read an answer is not the backend's to say.
-fn headers_back(headers: &mut HeaderMap) {
-    relay::strip_hop_by_hop(headers);
-    let foreign = |name: &&HeaderName| name.as_str().starts_with("access-control-");
-    for name in headers.keys().filter(foreign).cloned().collect::<Vec<_>>() {
-        headers.remove(name);
+async fn handed_back(
+    response: Response<Incoming>,
+    method: &Method,
+    links: &Links,
+    admission: Option<&Admission>,
+) -> Result<Response<Body>> {
+    // A switch of protocols that nobody has asked for leads nowhere, and HTTP/2 has none.
+    if response.status().is_informational() {
+        return Err(unreachable(&format!("unexpected status code {}", response.status().as_u16())));
     }
-}
-
-/// The answer as it comes.
-fn carried(response: Response<Incoming>) -> Response<Body> {
-    let (mut parts, body) = response.into_parts();
-    headers_back(&mut parts.headers);
-    with_parts(parts, Body::new(body))
-}
-
-/// An answer with the status and the headers of another, in our own version of HTTP.
-fn with_parts(parts: http::response::Parts, body: Body) -> Response<Body> {
-    let mut out = Response::new(body);
-    *out.status_mut() = parts.status;
-    *out.headers_mut() = parts.headers;
-    out
-}
-
-async fn handed_back(response: Response<Incoming>, method: &Method, links: &Links) -> Result<Response<Body>> {
     let header_of = |name: HeaderName| {
         let value = response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
         value.split(';').next().unwrap_or_default().trim().to_owned()
@@ -261,30 +262,10 @@ async fn handed_back(response: Response<Incoming>, method: &Method, links: &Link
         return Ok(response);
     }
     let known = matches!(encoding.as_str(), "" | "identity" | "gzip");
-    if !is_page || !known || *method == Method::HEAD {
-        return Ok(carried(response));
+    match admission.filter(|_| is_page && known && *method != Method::HEAD) {
+        Some(admission) => pages::mended(response, links, &encoding, admission).await,
+        None => Ok(carried(response)),
     }
-    let (mut parts, mut body) = response.into_parts();
-    headers_back(&mut parts.headers);
-    let mut page = Vec::new();
-    while page.len() <= PAGE_BYTES {
-        match body.frame().await {
-            Some(Ok(frame)) => page.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d)),
-            Some(Err(error)) => return Err(unreachable(&error.to_string())),
-            None => {
-                let page = Bytes::from(page);
-                let mended = links.encoded_page(&page, &encoding, PAGE_BYTES).map_or(page, Bytes::from);
-                parts.headers.remove(header::CONTENT_LENGTH);
-                return Ok(with_parts(parts, answer::full(mended)));
-            }
-        }
-    }
-    let first = futures::stream::once(std::future::ready(Ok(Frame::data(Bytes::from(page)))));
-    let rest = futures::stream::unfold(body, |mut body| async move {
-        let frame = body.frame().await?.map_err(std::io::Error::other);
-        Some((frame, body))
-    });
-    Ok(with_parts(parts, Body::new(StreamBody::new(futures::StreamExt::chain(first, rest)))))
 }
 
 #[cfg(test)]
@@ -326,6 +307,10 @@ mod tests {
             ("authorization", "Bearer secret"),
             ("impersonate-user", "a"),
             ("impersonate-extra-scopes", "b"),
+            ("x-remote-user", "admin"),
+            ("x-remote-group", "system:masters"),
+            ("x-remote-extra-scopes", "b"),
+            ("x-remote-uid", "b"),
             ("cookie", "a=1"),
             ("cookie", "b=2"),
             ("x-forwarded-for", "192.0.2.7"),

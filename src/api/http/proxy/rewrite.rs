@@ -61,36 +61,40 @@ impl Links {
         format!("{}{rest}", self.prefix)
     }
 
-    /// The page with its links through the proxy; everything else stays as it is.
-    pub(super) fn page(&self, page: &[u8]) -> Vec<u8> {
+    /// The page with its links through the proxy; everything else stays as it is. `None` if it becomes longer than a limit: each
+    /// link does by the length of the prefix.
+    pub(super) fn page(&self, page: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(page.len() + page.len() / 8);
         let mut at = 0;
         while let Some(begin) = find(page, at, b"<") {
+            if out.len() > bytes_max {
+                return None;
+            }
             out.extend_from_slice(&page[at..begin]);
             at = if page[begin..].starts_with(b"<!--") {
                 let end = find(page, begin + 4, b"-->").map_or(page.len(), |e| e + 3);
                 out.extend_from_slice(&page[begin..end]);
                 end
             } else if page.get(begin + 1).is_some_and(u8::is_ascii_alphabetic) {
-                self.element(page, begin, &mut out)
+                self.element(page, begin, &mut out, bytes_max)
             } else {
                 out.push(b'<');
                 begin + 1
             };
         }
         out.extend_from_slice(&page[at..]);
-        out
+        (out.len() <= bytes_max).then_some(out)
     }
 
     /// Copies a start tag, and the content where that is no markup; answers where to go on.
-    fn element(&self, page: &[u8], begin: usize, out: &mut Vec<u8>) -> usize {
+    fn element(&self, page: &[u8], begin: usize, out: &mut Vec<u8>, bytes_max: usize) -> usize {
         let name_end = page[begin + 1..].iter().position(|b| is_space(*b) || matches!(b, b'>' | b'/'));
         let name_end = name_end.map_or(page.len(), |n| begin + 1 + n);
         let name = String::from_utf8_lossy(&page[begin + 1..name_end]).to_ascii_lowercase();
         let wanted = LINKS.iter().find(|(element, _)| *element == name).map_or(&[][..], |(_, attributes)| attributes);
         out.extend_from_slice(&page[begin..name_end]);
         let mut at = name_end;
-        while let Some(byte) = page.get(at) {
+        while let Some(byte) = page.get(at).filter(|_| out.len() <= bytes_max) {
             match byte {
                 b'>' => {
                     out.push(b'>');
@@ -150,10 +154,10 @@ impl Links {
         after
     }
 
-    /// A whole page in its encoding; `None` where that is unknown or broken.
+    /// A whole page in its encoding; `None` where that is unknown or broken, or where the page is too long as a text.
     pub(super) fn encoded_page(&self, page: &Bytes, encoding: &str, bytes_max: usize) -> Option<Vec<u8>> {
         match encoding {
-            "" | "identity" => Some(self.page(page)),
+            "" | "identity" => self.page(page, bytes_max.max(2 * page.len())),
             "gzip" => {
                 let mut plain = Vec::new();
                 let limit = bytes_max as u64 + 1;
@@ -162,7 +166,7 @@ impl Links {
                     return None;
                 }
                 let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                out.write_all(&self.page(&plain)).ok()?;
+                out.write_all(&self.page(&plain, bytes_max.max(2 * plain.len()))?).ok()?;
                 out.finish().ok()
             }
             _ => None,
@@ -231,14 +235,15 @@ mod tests {
         );
         let links = Links { prefix: "/P".into(), hosts: Vec::new() };
         let loud = "<SCRIPT>'<a href=/no>'</Script><a href=/y>";
-        assert_eq!(links.page(loud.as_bytes()), loud.replace("/y", "/P/y").as_bytes());
+        let mended = |page: &[u8]| links.page(page, 4 << 20).unwrap();
+        assert_eq!(mended(loud.as_bytes()), loud.replace("/y", "/P/y").as_bytes());
         // Ends soon, however many elements there are whose end is looked for.
         let many = "<title></title>".repeat(100_000);
-        assert_eq!(links.page(many.as_bytes()), many.as_bytes());
-        assert_eq!(String::from_utf8(links.page(page.as_bytes())).unwrap(), expected);
+        assert_eq!(mended(many.as_bytes()), many.as_bytes());
+        assert_eq!(String::from_utf8(mended(page.as_bytes())).unwrap(), expected);
         // Whatever the page is cut off at, nothing is lost and nothing fails.
         for end in 0..page.len() {
-            assert!(links.page(&page.as_bytes()[..end]).len() >= end);
+            assert!(mended(&page.as_bytes()[..end]).len() >= end);
         }
         let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         zipped.write_all(page.as_bytes()).unwrap();
@@ -249,5 +254,14 @@ mod tests {
         assert_eq!(plain, expected);
         assert!(links.encoded_page(&zipped, "gzip", 10).is_none(), "too much once it is unpacked");
         assert!(links.encoded_page(&zipped, "br", 1 << 20).is_none());
+    }
+
+    #[test]
+    fn a_page_does_not_become_much_longer() {
+        let links = Links { prefix: format!("/api/v1/{}/proxy", "n".repeat(200)), hosts: Vec::new() };
+        for page in ["<a href=/>".repeat(10_000), format!("<a {}>", "href=/ ".repeat(10_000))] {
+            assert!(links.page(page.as_bytes(), 2 * page.len()).is_none());
+            assert!(links.page(page.as_bytes(), 40 * page.len()).is_some());
+        }
     }
 }
