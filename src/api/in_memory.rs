@@ -5,11 +5,15 @@ use std::sync::Arc;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
+use serde_json::{Value, json};
+
 use super::local::Local;
 use crate::api::cache::Cache;
 use crate::api::identity::token::Tokens;
-use crate::api::{Api, Options};
+use crate::api::{Api, Options, Request};
+use crate::apimachinery::status::Result;
 use crate::base::clock::Clock;
+use crate::kinds::{KindRef, core};
 use crate::store::Store;
 use crate::store::memory::Memory;
 
@@ -38,4 +42,24 @@ pub(crate) fn api_allowing(external_ips: &[&str]) -> Api {
         issuer: issuer.into(),
     };
     Api::new(store, cache, Clock::system(), options, tokens)
+}
+
+/// A way to create pods of one container with these resources in a namespace, which is made.
+pub(crate) async fn pod_creator(api: &Api, namespace: &'static str) -> impl AsyncFn(&str, Value) -> Result<Value> {
+    let make = |kind: &'static KindRef, namespace: &str, name: &str| {
+        let request = Request::internal("test", kind, namespace, "");
+        let value = json!({"metadata": {"name": name}});
+        async move { api.create(&request, value).await.expect("nothing forbids it") }
+    };
+    make(&core::namespace::KIND, "", namespace).await;
+    make(&core::serviceaccount::KIND, namespace, "default").await;
+    let api = api.clone();
+    async move |name: &str, resources: Value| {
+        let pod = json!({
+            "metadata": {"name": name},
+            "spec": {"containers": [{"name": "c", "image": "i", "resources": resources}]},
+        });
+        let request = Request::internal("test", &core::pod::KIND, namespace, "");
+        Ok(api.create(&request, pod).await?.object.value())
+    }
 }

@@ -21,6 +21,7 @@ mod request;
 pub mod sending;
 mod store_error;
 pub mod subresource;
+mod turns;
 pub mod watch;
 pub mod write;
 
@@ -67,6 +68,8 @@ pub struct Inner {
     /// Held while a write takes an address or a port: what is taken is read from the cache, so the next may look only
     /// after the write before is in it.
     allocation: tokio::sync::Mutex<()>,
+    /// Taken by namespace while a write is held against quotas, which the next must find as it left them.
+    quota_turns: turns::Turns,
 }
 
 /// What differs from cluster to cluster.
@@ -98,6 +101,7 @@ impl Api {
             connections: Connections::default(),
             flow,
             allocation: tokio::sync::Mutex::new(()),
+            quota_turns: turns::Turns::default(),
             kinds: cache.kinds().clone(),
             store,
             cache,

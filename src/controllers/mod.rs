@@ -17,6 +17,7 @@ pub mod node_cidr;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod serviceaccount;
 
@@ -53,6 +54,7 @@ pub const ALL: &[Make] = &[
     node_cidr::controller,
     pod_gc::controller,
     event::controller,
+    resource_quota::controller,
 ];
 
 /// Starts every controller over a client that writes as [`MANAGER`]; aborting the handles stops them.

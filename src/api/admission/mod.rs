@@ -1,11 +1,13 @@
 //! Admission: what a cluster adds to objects or refuses for reasons beyond the object itself.
 //!
 //! [`PLUGINS`] is Kubernetes' order of its plugins, as far as their kinds exist, a file each. All of them change an object
-//! before it is validated; all of them look at it once it is final. What is about a pod's own rules is the kind's.
+//! before it is validated; all of them look at it once it is final. Quotas come after them, because what an object takes is
+//! written with it. What is about a pod's own rules is the kind's.
 
 mod default_ingress_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_address;
 mod node_restriction;
@@ -13,6 +15,7 @@ mod plugin;
 mod pod_security;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
@@ -20,12 +23,14 @@ mod taint_nodes_by_condition;
 pub use node_restriction::may_give_itself;
 use plugin::Plugin;
 pub use plugin::{Operation, Review};
+pub use resource_quota::Charge;
 use serde_json::Value;
 
 use crate::apimachinery::status::Result;
 
 static PLUGINS: &[&dyn Plugin] = &[
     &namespace_lifecycle::NamespaceLifecycle,
+    &limit_ranger::LimitRanger,
     &service_account::ServiceAccount,
     &node_restriction::NodeRestriction,
     &taint_nodes_by_condition::TaintNodesByCondition,
@@ -40,7 +45,7 @@ static PLUGINS: &[&dyn Plugin] = &[
 
 // === impl Review ===
 
-impl Review<'_> {
+impl<'a> Review<'a> {
     /// Lets every plugin change the object, or refuse it.
     pub async fn mutate(&self, object: &mut Value) -> Result<()> {
         for plugin in PLUGINS.iter().filter(|plugin| plugin.handles(self)) {
@@ -56,5 +61,10 @@ impl Review<'_> {
             warnings.extend(plugin.validate(self, object).await?);
         }
         Ok(warnings)
+    }
+
+    /// What the object in its last form takes of quotas, which is written together with it; refused where it does not fit.
+    pub async fn charge(&self, object: &Value) -> Result<Charge<'a>> {
+        resource_quota::charge(self, object).await
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::api::admission::{Charge, Review};
 use crate::api::cache::Pending;
 use crate::api::{Api, Request, form};
 use crate::apimachinery::status::{Result, Status};
@@ -14,10 +15,14 @@ use crate::base::task;
 use crate::kinds::KindRef;
 use crate::store::{self, Op, Txn};
 
+use super::ATTEMPTS;
+
 /// Why a commit failed.
 pub(super) enum Failure {
     /// Somebody else was faster.
     Conflict,
+    /// Somebody else was faster with a quota that it takes from.
+    Charge,
     Status(Status),
 }
 
@@ -28,14 +33,36 @@ impl From<Status> for Failure {
 }
 
 impl Api {
-    /// Writes an object in the served form; `old` is what was loaded (absent: it must be new).
+    /// Writes an object in the served form, and with it what it takes of quotas; `old` is what was loaded (absent: it must
+    /// be new).
     ///
     /// An object that is being deleted and that nothing holds any more is removed instead.
     pub(super) async fn commit(
         &self,
+        review: &Review<'_>,
+        request: &Request,
+        value: Value,
+        old: Option<&Arc<Object>>,
+    ) -> Result<Arc<Object>, Failure> {
+        for _ in 0..ATTEMPTS {
+            let charge = review.charge(&value).await?;
+            if charge.ops.is_empty() {
+                return self.commit_once(request, value, old, charge).await;
+            }
+            match self.commit_once(request, value.clone(), old, charge).await {
+                Err(Failure::Charge) => {}
+                done => return done,
+            }
+        }
+        Err(Failure::Status(Status::modified(&request.kind, &request.name)))
+    }
+
+    async fn commit_once(
+        &self,
         request: &Request,
         mut value: Value,
         old: Option<&Arc<Object>>,
+        charge: Charge<'_>,
     ) -> Result<Arc<Object>, Failure> {
         let kind = &request.kind;
         form::stored(kind, &mut value);
@@ -56,16 +83,22 @@ impl Api {
             None => Pending::new(draft.clone()),
         };
         let (key, bytes) = (request.key(), pending.draft.stored().clone());
-        let expect = vec![(key.clone(), old.map_or(0, |o| o.revision))];
+        let mut expect = vec![(key.clone(), old.map_or(0, |o| o.revision))];
         let payload = Some(pending.clone() as store::CommitPayload);
         let op = if released.is_some() {
             Op::Delete { key, value: bytes, payload }
         } else {
             Op::Put { key, value: bytes, payload, volatile: kind.is_volatile_in(&request.namespace) }
         };
-        match self.store.commit(Txn { expect, ops: vec![op] }).await {
+        expect.extend(charge.expect.iter().cloned());
+        // The object comes first: who sees that it was counted sees it too.
+        let ops = [op].into_iter().chain(charge.ops.iter().cloned()).collect();
+        match self.store.commit(Txn { expect, ops }).await {
             Ok(_) if released.is_some() => Ok(Arc::new(draft.at(pending.object().revision))),
             Ok(_) => Ok(pending.object()),
+            Err(store::Error::Conflict { key, .. }) if charge.expect.iter().any(|(quota, _)| *quota == key) => {
+                Err(Failure::Charge)
+            }
             Err(store::Error::Conflict { .. }) => Err(Failure::Conflict),
             Err(error) => Err(Failure::Status(error.into())),
         }

@@ -52,14 +52,14 @@ impl Api {
             let admitted = review.validate(&value).await?;
             let of_kind = kind.warnings(&value, None);
             let warnings = repeated.clone().into_iter().chain(of_kind).chain(admitted).collect();
-            match self.commit(&request.named(&name), value, None).await {
+            match self.commit(&review, &request.named(&name), value, None).await {
                 Ok(object) => return Ok(Written { object, created: true, warnings }),
                 Err(Failure::Conflict) if generated => {
                     value = given.clone();
                     remove(&mut value, "metadata.name");
                     self.name(&mut value);
                 }
-                Err(Failure::Conflict) => return Err(Status::already_exists(kind, &name)),
+                Err(Failure::Conflict | Failure::Charge) => return Err(Status::already_exists(kind, &name)),
                 Err(Failure::Status(status)) => return Err(status),
             }
         }

@@ -49,10 +49,10 @@ impl Api {
             if new == live || managed::same_but_times(&new, &live) {
                 return Ok(Written { object: old, created: false, warnings });
             }
-            match self.commit(request, new, Some(&old)).await {
+            match self.commit(&review, request, new, Some(&old)).await {
                 Ok(object) => return Ok(Written { object, created: false, warnings }),
                 Err(Failure::Conflict) if pinned => return Err(Status::modified(kind, &request.name)),
-                Err(Failure::Conflict) => continue,
+                Err(Failure::Conflict | Failure::Charge) => continue,
                 Err(Failure::Status(status)) => return Err(status),
             }
         }

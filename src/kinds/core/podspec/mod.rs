@@ -42,7 +42,10 @@ pub use defaults::{default, default_pod, default_resource_list};
 pub use disabled::drop_disabled;
 pub use ephemeral::{validate as validate_ephemeral_containers, validate_update as validate_ephemeral_update};
 pub use options::{annotations as validate_annotations, finite_grace};
-pub use resources::{qos_class, requirement_error};
+pub use resources::{
+    is_extended, may_overcommit, name_error as resource_name_error, of_pod as resources_of_pod, qos_class,
+    requirement_error,
+};
 pub use scheduling::{node_affinity_update, toleration_list};
 pub use security::RESOURCES as POD_RESOURCES;
 pub use template::{default_template, validate_free_template, validate_template};

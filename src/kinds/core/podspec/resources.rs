@@ -24,12 +24,17 @@ pub(super) fn is_hugepages(name: &str) -> bool {
 }
 
 /// Whether a pod may ask for less than its limit.
-fn may_overcommit(name: &str) -> bool {
+pub fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_hugepages(name)
 }
 
+/// Whether the resource is one that somebody else counts, and only in whole numbers.
+pub fn is_extended(name: &str) -> bool {
+    !is_native(name) && !name.starts_with("requests.") && label_key_error(&format!("requests.{name}")).is_none()
+}
+
 /// Why the name is no resource that a container may ask for, if it is none.
-fn name_error(name: &str) -> Option<String> {
+pub fn name_error(name: &str) -> Option<String> {
     if let Some(why) = label_key_error(name) {
         return Some(why);
     }
@@ -39,8 +44,8 @@ fn name_error(name: &str) -> Option<String> {
     }
     let extended = !name.starts_with("requests.")
         && dns_subdomain_error(&format!("requests.{}", name.replace('/', "."))).is_none();
-    let extended = extended || label_key_error(&format!("requests.{name}")).is_none() && !name.starts_with("requests.");
-    (!is_native(name) && !extended).then(|| "doesn't follow extended resource name standard".into())
+    (!is_native(name) && !extended && !is_extended(name))
+        .then(|| "doesn't follow extended resource name standard".into())
 }
 
 /// Why an amount of the resource is wrong, if it is.
@@ -191,6 +196,52 @@ pub(super) fn is_pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || is_hugepages(name)
 }
 
+/// What a pod asks for as a whole (`requests`) or may use at most (`limits`): what it says of itself where it does, else
+/// what its containers use at most at a time. A container that is being made smaller counts as large as it still is.
+pub fn of_pod(pod: &Value, which: &str) -> BTreeMap<String, Quantity> {
+    let (null, resized);
+    let mut spec = pod.get("spec").unwrap_or({
+        null = Value::Null;
+        &null
+    });
+    if let Some(larger) = not_yet_smaller(pod, which) {
+        resized = larger;
+        spec = &resized;
+    }
+    let mut sum: BTreeMap<String, Quantity> = total(spec, which).into_iter().map(|(n, a)| (n.to_owned(), a)).collect();
+    let whole = pod.get("spec").and_then(|s| s.get("resources")).and_then(|r| r.get(which));
+    sum.extend(amounts(whole).filter(|(n, _)| is_pod_level(n)).map(|(n, a)| (n.to_owned(), a)));
+    sum
+}
+
+/// The containers of a pod with what they really have where that is more than what they ask for; `None` where it is not.
+fn not_yet_smaller(pod: &Value, which: &str) -> Option<Value> {
+    let mut containers = Map::new();
+    let mut any = false;
+    for (group, statuses) in [("containers", "containerStatuses"), ("initContainers", "initContainerStatuses")] {
+        let statuses = pod.get("status").map_or(&[][..], |s| list(s, statuses));
+        let mut raised = Vec::new();
+        for container in pod.get("spec").map_or(&[][..], |s| list(s, group)) {
+            let mut all: Amounts<'_> = amounts(container.get("resources").and_then(|r| r.get(which))).collect();
+            let status = statuses.iter().find(|s| text(s, "name") == text(container, "name"));
+            let allocated = status.and_then(|s| s.get("allocatedResources")).filter(|_| which == "requests");
+            let real = status.and_then(|s| s.get("resources")).and_then(|r| r.get(which));
+            for (name, amount) in amounts(allocated).chain(amounts(real)) {
+                if all.get(name).is_some_and(|asked| *asked < amount) {
+                    all.insert(name, amount);
+                    any = true;
+                }
+            }
+            let all: Map<String, Value> = all.iter().map(|(n, a)| ((*n).to_owned(), a.to_string().into())).collect();
+            raised.push(serde_json::json!({
+                "name": container.get("name"), "restartPolicy": container.get("restartPolicy"), "resources": {which: all},
+            }));
+        }
+        containers.insert(group.to_owned(), raised.into());
+    }
+    any.then_some(containers.into())
+}
+
 /// The sums of the containers' requests, of the resources a pod as a whole may have.
 pub(super) fn total_requests(spec: &Value) -> Vec<(&str, Quantity)> {
     total(spec, "requests").into_iter().filter(|(n, _)| is_pod_level(n)).collect()
@@ -309,6 +360,26 @@ mod tests {
             ],
         });
         assert_eq!(total_requests(&spec), vec![("cpu", "1700m".parse().unwrap())]);
+    }
+
+    #[test]
+    fn a_pod_counts_as_large_as_it_is_and_as_it_says_of_itself() {
+        let mut pod = json!({
+            "spec": {"containers": [
+                {"name": "a", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}},
+                {"name": "b", "resources": {"requests": {"cpu": "1"}}},
+            ]},
+            "status": {"containerStatuses": [
+                {"name": "a", "allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "3", "memory": "1Mi"}}},
+            ]},
+        });
+        let cpu = |pod: &Value, which: &str| of_pod(pod, which).get("cpu").map(ToString::to_string);
+        assert_eq!(cpu(&pod, "requests").as_deref(), Some("4"));
+        assert_eq!(of_pod(&pod, "requests")["memory"].to_string(), "1Gi");
+        assert_eq!(cpu(&pod, "limits"), None);
+        pod["spec"]["resources"] = json!({"requests": {"cpu": "7", "ephemeral-storage": "1"}});
+        assert_eq!(cpu(&pod, "requests").as_deref(), Some("7"));
+        assert_eq!(of_pod(&pod, "requests").len(), 2, "only some resources are a whole pod's");
     }
 
     #[test]

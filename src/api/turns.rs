@@ -1,0 +1,24 @@
+//! Turns: who wants the same thing waits for whoever has it.
+
+use std::hash::{BuildHasher, RandomState};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// How many turns are given out at once at most; names that fall together only wait longer.
+const LANES: usize = 16;
+
+/// Turns by name.
+#[derive(Debug, Default)]
+pub struct Turns {
+    lanes: [Mutex<()>; LANES],
+    hash: RandomState,
+}
+
+// === impl Turns ===
+
+impl Turns {
+    /// Waits until nobody else has the turn of this name.
+    pub async fn take(&self, name: &str) -> MutexGuard<'_, ()> {
+        self.lanes[self.hash.hash_one(name) as usize % LANES].lock().await
+    }
+}
