@@ -40,7 +40,8 @@ pub enum Op {
 #[error("unable to parse requirement: {0}")]
 pub struct SelectorError(pub String);
 
-type Labels = BTreeMap<Box<str>, Box<str>>;
+/// Labels by key.
+pub type Labels = BTreeMap<Box<str>, Box<str>>;
 
 // === impl Selector ===
 

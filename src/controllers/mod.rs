@@ -7,6 +7,7 @@
 pub mod clusterrole;
 mod context;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint;
 pub mod event;
 pub mod garbage;
@@ -55,6 +56,7 @@ pub const ALL: &[Make] = &[
     pod_gc::controller,
     event::controller,
     resource_quota::controller,
+    disruption::controller,
 ];
 
 /// Starts every controller over a client that writes as [`MANAGER`]; aborting the handles stops them.

@@ -19,6 +19,7 @@ pub mod field;
 mod kind_ref;
 pub mod meta;
 pub mod networking;
+pub mod policy;
 mod property;
 pub mod rbac;
 pub mod registry;

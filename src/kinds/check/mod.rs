@@ -3,11 +3,13 @@
 //! A [`Path`] is a chain on the stack that becomes text only when there is something to report, so that a valid object
 //! costs no allocation. Every rule appends to a list of errors, because a client is told everything at once.
 
+mod condition;
 mod net;
 mod rule;
 
 use std::fmt;
 
+pub use condition::*;
 pub use net::*;
 pub use rule::*;
 

@@ -1,0 +1,3 @@
+//! What must be kept while pods are moved about.
+
+pub mod poddisruptionbudget;
