@@ -71,7 +71,7 @@ impl Api {
         }
     }
 
-    /// Deletes the given objects of the collection; answers what was there.
+    /// Deletes the given objects of the collection; answers those that were there, as they were before.
     pub async fn delete_collection(
         &self,
         request: &Request,
@@ -83,7 +83,7 @@ impl Api {
             one.namespace = object.meta.namespace.to_string();
             async move {
                 match self.delete(&one, options).await {
-                    Ok(deleted) => Ok(Some(deleted.object)),
+                    Ok(_) => Ok(Some(object)),
                     Err(status) if status.code == 404 => Ok(None),
                     Err(status) => Err(status),
                 }
@@ -118,6 +118,9 @@ impl Api {
             Some(Propagation::Orphan) => hold(&mut finalizers, "orphan", "foregroundDeletion"),
             Some(Propagation::Foreground) => hold(&mut finalizers, "foregroundDeletion", "orphan"),
             Some(Propagation::Background) => finalizers.retain(|f| f != "orphan" && f != "foregroundDeletion"),
+            None if kind.orphans_dependents() && !held.iter().any(|f| f == "foregroundDeletion") => {
+                hold(&mut finalizers, "orphan", "foregroundDeletion");
+            }
             None => {}
         }
         let blocked = !finalizers.is_empty() || kind.is_held(live);

@@ -1,6 +1,6 @@
 //! Turns: who wants the same thing waits for whoever has it.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -11,7 +11,6 @@ const LANES: usize = 16;
 #[derive(Debug, Default)]
 pub struct Turns {
     lanes: [Mutex<()>; LANES],
-    hash: RandomState,
 }
 
 // === impl Turns ===
@@ -19,6 +18,9 @@ pub struct Turns {
 impl Turns {
     /// Waits until nobody else has the turn of this name.
     pub async fn take(&self, name: &str) -> MutexGuard<'_, ()> {
-        self.lanes[self.hash.hash_one(name) as usize % LANES].lock().await
+        // The same lane in every run: simulations must be alike.
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        self.lanes[hasher.finish() as usize % LANES].lock().await
     }
 }

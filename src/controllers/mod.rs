@@ -43,6 +43,7 @@ pub const ALL: &[Make] = &[
     serviceaccount::controller,
     root_ca::controller,
     replicaset::controller,
+    replicaset::replication_controller,
     deployment::controller,
     endpoint::slice::controller,
     endpoint::classic::controller,

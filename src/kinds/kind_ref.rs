@@ -287,6 +287,11 @@ impl KindRef {
         self.of_builtin().is_some_and(|kind| kind.delete_answers_object)
     }
 
+    /// Whether a deletion that does not say what becomes of dependents lets go of them.
+    pub fn orphans_dependents(&self) -> bool {
+        self.of_builtin().is_some_and(|kind| kind.orphans_dependents)
+    }
+
     /// Whether PUT on a missing object creates it.
     pub fn create_on_update(&self) -> bool {
         self.of_builtin().is_some_and(|kind| kind.create_on_update)
@@ -441,6 +446,8 @@ pub struct Kind {
     pub name_rule: NameRule,
     /// DELETE answers with the object instead of a Status.
     pub delete_answers_object: bool,
+    /// Who deletes one without saying what becomes of its dependents lets go of them.
+    pub orphans_dependents: bool,
     /// PUT on a missing object creates it.
     pub create_on_update: bool,
     /// PUT without resourceVersion replaces whatever is there; else it is refused as 422.
@@ -486,6 +493,7 @@ impl Kind {
         deprecation: None,
         name_rule: NameRule::DnsSubdomain,
         delete_answers_object: false,
+        orphans_dependents: false,
         create_on_update: false,
         unconditional_update: true,
         stored_as: None,

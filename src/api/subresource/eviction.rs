@@ -48,7 +48,9 @@ impl Api {
         for _ in 0..ATTEMPTS {
             let Some(found) = self.cache.kind(&pod::KIND).get(&request.key()) else { return Err(request.not_found()) };
             let verdict = self.judge(&request, &found).await?;
-            let pinned = options.resource_version.is_some();
+            // Another attempt would meet the same pod with a uid or a version that was not asked for.
+            let pinned =
+                options.resource_version.is_some() || options.uid.as_deref().is_some_and(|u| *u != *found.meta.uid);
             let mut options = options.clone();
             if let (Verdict::DeleteAsIs(_), false) = (&verdict, pinned) {
                 options.resource_version = Some(found.revision.to_string());
@@ -124,8 +126,8 @@ impl Api {
         let live = found.value();
         // What cannot be deleted as it was asked is told so, and not marked.
         let differs = |asked: &Option<String>, is: &str| asked.as_deref().is_some_and(|asked| asked != is);
-        let fails = differs(&options.uid, &found.meta.uid)
-            || differs(&options.resource_version, &found.revision.to_string());
+        let fails =
+            differs(&options.uid, &found.meta.uid) || differs(&options.resource_version, &found.revision.to_string());
         let ends = found.meta.deleted.is_some() || matches!(text(&live, "status.phase"), "Succeeded" | "Failed");
         if !request.dry_run && !ends && !fails {
             let (now, pinned) = (self.clock.now_text(), options.resource_version.clone());

@@ -1,5 +1,7 @@
 //! The scale subresource: `autoscaling/v1 Scale` over `spec.replicas`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::api::write::{Change, Written, apply_failure};
@@ -36,11 +38,21 @@ fn of_value(value: &Value) -> Value {
     if let Some(replicas) = int(value, "spec.replicas").filter(|r| *r != 0) {
         scale["spec"]["replicas"] = replicas.into();
     }
-    let selector = at(value, "spec.selector").and_then(|s| Selector::from_object(s).ok());
+    let selector = at(value, "spec.selector").and_then(selector_of);
     if let Some(selector) = selector.filter(|s| !s.is_empty()) {
         scale["status"]["selector"] = selector.to_string().into();
     }
     scale
+}
+
+/// A selector in either form: of labels alone (ReplicationController), or with expressions.
+fn selector_of(selector: &Value) -> Option<Selector> {
+    let plain: Option<BTreeMap<String, String>> =
+        selector.as_object()?.iter().map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
+    match plain {
+        Some(labels) => Some(Selector::from_map(&labels)),
+        None => Selector::from_object(selector).ok(),
+    }
 }
 
 /// A Scale and whose fields it has, by its workload's managed fields.

@@ -1,4 +1,4 @@
-//! ReplicaSets: as many pods of a template as asked for.
+//! ReplicaSets and ReplicationControllers: as many pods of a template as asked for.
 //!
 //! Plan and apply: [`plan`] decides from what is observed; pods are created and deleted in growing batches, so that a
 //! template that cannot be created costs one refused request and not five hundred. The status is computed after the pods
@@ -6,6 +6,7 @@
 
 mod member;
 mod rank;
+mod set;
 mod status;
 
 pub use member::{Member, min_ready};
@@ -14,7 +15,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
@@ -23,15 +23,19 @@ use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
+use crate::kinds::KindRef;
 use crate::kinds::apps::replicaset;
-use crate::kinds::core::pod;
+use crate::kinds::core::{pod, replicationcontroller};
 use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Reconciler, Recorder};
+use set::Set;
 
 /// Pods that one run creates or deletes at most.
 const BURST: usize = 500;
 
 struct ReplicaSets {
     cx: Arc<Context>,
+    /// What they are: the same work is done for both kinds.
+    kind: &'static KindRef,
     recorder: Recorder,
 }
 
@@ -44,20 +48,31 @@ struct Plan {
 
 /// The controller.
 pub fn controller(cx: &Arc<Context>) -> Controller {
-    let recorder = cx.recorder("replicaset-controller");
+    of_kind(cx, &replicaset::KIND, "replicaset", "replicaset-controller")
+}
+
+/// The controller of ReplicationControllers.
+pub fn replication_controller(cx: &Arc<Context>) -> Controller {
+    of_kind(cx, &replicationcontroller::KIND, "replicationcontroller", "replication-controller")
+}
+
+fn of_kind(cx: &Arc<Context>, kind: &'static KindRef, name: &'static str, component: &str) -> Controller {
+    let recorder = cx.recorder(component);
     let context = cx.clone();
     // A pod that nobody controls may be adopted by whoever selects it.
     let free = move |c: &Changed| {
         if c.deleted || c.object.controller().is_some() {
             return Vec::new();
         }
-        let sets = context.client.informer(&replicaset::KIND).list(&c.object.meta.namespace);
-        let selects = |s: &&Arc<Object>| selector(s).is_ok_and(|s| !s.is_empty() && s.matches(&c.object.meta.labels));
+        let sets = context.client.informer(kind).list(&c.object.meta.namespace);
+        let selects = |s: &&Arc<Object>| {
+            Set::of(kind, s).is_ok_and(|s| !s.selector.is_empty() && s.selector.matches(&c.object.meta.labels))
+        };
         sets.iter().filter(selects).map(|s| Key::of(s)).collect()
     };
-    Controller::new("replicaset", Arc::new(ReplicaSets { cx: cx.clone(), recorder }), cx.clock.clone())
-        .for_kind(&*cx.client, &replicaset::KIND)
-        .owns(&*cx.client, &pod::KIND, &replicaset::KIND)
+    Controller::new(name, Arc::new(ReplicaSets { cx: cx.clone(), kind, recorder }), cx.clock.clone())
+        .for_kind(&*cx.client, kind)
+        .owns(&*cx.client, &pod::KIND, kind)
         .watches(&*cx.client, &pod::KIND, Box::new(free))
         .workers(16)
 }
@@ -65,30 +80,30 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
 #[async_trait]
 impl Reconciler for ReplicaSets {
     async fn reconcile(&self, key: &Key) -> Result<Outcome> {
-        let Some(object) = self.cx.client.informer(&replicaset::KIND).get(&key.namespace, &key.name) else {
+        let Some(object) = self.cx.client.informer(self.kind).get(&key.namespace, &key.name) else {
             return Ok(Outcome::Done);
         };
-        let set: Arc<ReplicaSet> = typed(&object)?;
-        let selector = selector(&object)?;
-        let members = self.claim(&object, &selector).await?;
+        let set = Set::of(self.kind, &object)?;
+        let selector = &set.selector;
+        let members = self.claim(&object, selector).await?;
         let (mut failure, mut changed) = (None, false);
         if object.meta.deleted.is_none() {
-            let wanted = set.spec.replicas.unwrap_or(1).max(0) as usize;
+            let wanted = set.replicas;
             let plan = self.plan(&object, &members, wanted);
             changed = plan.create > 0 || !plan.delete.is_empty();
             failure = self.apply(&object, plan).await.err();
         }
-        let members = if changed { self.owned(&object, &selector)? } else { members };
+        let members = if changed { self.owned(&object, selector)? } else { members };
         let reason = if failure.as_ref().is_some_and(|f| f.deleting) { "FailedDelete" } else { "FailedCreate" };
         let failed = failure.as_ref().map(|f| (reason, f.status.message.as_str()));
         let now = self.cx.clock.now();
         let (status, wake) = status::compute(&object, &set, &members, failed, now);
         // Read again: the status is written onto what is there now.
-        let Some(current) = self.cx.client.informer(&replicaset::KIND).get(&key.namespace, &key.name) else {
+        let Some(current) = self.cx.client.informer(self.kind).get(&key.namespace, &key.name) else {
             return Ok(Outcome::Done);
         };
         if current.meta.uid == object.meta.uid {
-            absent_is_fine(self.cx.write_status(&replicaset::KIND, &current, status, Map::new()).await)?;
+            absent_is_fine(self.cx.write_status(self.kind, &current, status, Map::new()).await)?;
         }
         match failure {
             Some(failure) if !failure.namespace_ends => Err(failure.status),
@@ -117,7 +132,7 @@ impl ReplicaSets {
         if set.meta.deleted.is_none() && !selector.is_empty() {
             for pod in self.cx.pods.get(&pods::free_key(&set.meta.namespace)) {
                 if selector.matches(&pod.meta.labels) && pods::is_active(&*typed::<Pod>(&pod)?) {
-                    let reference = controller_reference(&replicaset::KIND, set);
+                    let reference = controller_reference(self.kind, set);
                     absent_is_fine(pods::adopt(&self.cx.client, &pod::KIND, &pod, reference).await)?;
                 }
             }
@@ -157,7 +172,7 @@ impl ReplicaSets {
     }
 
     async fn apply(&self, set: &Arc<Object>, plan: Plan) -> Result<(), Failure> {
-        let new_pod = new_pod(set);
+        let new_pod = new_pod(self.kind, set);
         let (mut left, mut batch) = (plan.create, 1);
         while left > 0 {
             let now = batch.min(left);
@@ -176,14 +191,14 @@ impl ReplicaSets {
         match self.cx.client.create(&pod::KIND, &set.meta.namespace, pod).await {
             Ok(pod) => {
                 let message = format!("Created pod: {}", pod.meta.name);
-                self.recorder.event(&replicaset::KIND, set, EventType::Normal, "SuccessfulCreate", &message);
+                self.recorder.event(self.kind, set, EventType::Normal, "SuccessfulCreate", &message);
                 Ok(())
             }
             Err(status) => {
                 let ends = status.details.causes.iter().any(|c| c.reason == "NamespaceTerminating");
                 if !ends {
                     let message = format!("Error creating: {status}");
-                    self.recorder.event(&replicaset::KIND, set, EventType::Warning, "FailedCreate", &message);
+                    self.recorder.event(self.kind, set, EventType::Warning, "FailedCreate", &message);
                 }
                 Err(Failure { status, deleting: false, namespace_ends: ends })
             }
@@ -196,32 +211,25 @@ impl ReplicaSets {
         match absent_is_fine(self.cx.client.delete(&pod::KIND, &meta.namespace, &meta.name, options).await) {
             Ok(()) => {
                 let message = format!("Deleted pod: {}", meta.name);
-                self.recorder.event(&replicaset::KIND, set, EventType::Normal, "SuccessfulDelete", &message);
+                self.recorder.event(self.kind, set, EventType::Normal, "SuccessfulDelete", &message);
                 Ok(())
             }
             Err(status) => {
                 let message = format!("Error deleting: {status}");
-                self.recorder.event(&replicaset::KIND, set, EventType::Warning, "FailedDelete", &message);
+                self.recorder.event(self.kind, set, EventType::Warning, "FailedDelete", &message);
                 Err(Failure { status, deleting: true, namespace_ends: false })
             }
         }
     }
 }
 
-/// The selector of a ReplicaSet (or of anything else with `spec.selector`).
-pub fn selector(object: &Object) -> Result<Selector> {
-    let set: Arc<ReplicaSet> = typed(object)?;
-    let selector = serde_json::to_value(&set.spec.selector).unwrap_or_default();
-    Selector::from_object(&selector).map_err(|e| Status::internal(format!("{}: {e}", object.key)))
-}
-
-/// The pod that a ReplicaSet's template describes.
-fn new_pod(set: &Object) -> Value {
+/// The pod that the template of a set describes.
+fn new_pod(kind: &KindRef, set: &Object) -> Value {
     let value = set.value();
     let template = &value["spec"]["template"];
     let mut metadata = json!({
         "generateName": format!("{}-", set.meta.name),
-        "ownerReferences": [controller_reference(&replicaset::KIND, set)],
+        "ownerReferences": [controller_reference(kind, set)],
     });
     for key in ["labels", "annotations", "finalizers"] {
         if let Some(given) = template["metadata"].get(key) {
@@ -229,4 +237,93 @@ fn new_pod(set: &Object) -> Value {
         }
     }
     json!({"metadata": metadata, "spec": template["spec"]})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::api::in_memory;
+    use crate::api::local::Local;
+    use crate::base::clock::Clock;
+    use crate::controllers::{MANAGER, Options, start};
+    use crate::kinds::core::namespace;
+    use crate::kinds::core::resourcequota;
+    use crate::reconcile::{Client, Patch};
+
+    /// Waits until what is looked at has this form.
+    async fn until(what: &str, look: impl AsyncFn() -> bool) {
+        for _ in 0..500 {
+            if look().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{what}");
+    }
+
+    #[tokio::test]
+    async fn a_replication_controller_adopts_makes_and_releases_pods() {
+        let client: Arc<dyn Client> = Arc::new(Local::new(in_memory::api(), MANAGER));
+        let controllers = start(client.clone(), Clock::system(), Options::default());
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": "n"}})).await.unwrap();
+        let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        let free = json!({"metadata": {"name": "free", "labels": {"a": "b"}}, "spec": spec});
+        client.create(&pod::KIND, "n", free).await.unwrap();
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": spec});
+        let wanted = json!({"metadata": {"name": "r"}, "spec": {"replicas": 2, "template": template}});
+        let kind = &replicationcontroller::KIND;
+        client.create(kind, "n", wanted).await.unwrap();
+        let status = async || client.get(kind, "n", "r").await.unwrap().value()["status"].clone();
+        until("it has two pods", async || {
+            status().await == json!({"replicas": 2, "fullyLabeledReplicas": 2, "observedGeneration": 1})
+        })
+        .await;
+        let pods = || client.informer(&pod::KIND).list("n");
+        assert_eq!(pods().len(), 2, "one was there");
+        let is_ours = |name: &str| {
+            let found = client.informer(&pod::KIND).get("n", name).unwrap();
+            found.controller().is_some_and(|o| &*o.kind == "ReplicationController" && &*o.name == "r")
+        };
+        assert!(is_ours("free"));
+        let other = Patch::Merge(json!({"metadata": {"labels": {"a": "c"}}}));
+        client.patch(&pod::KIND, "n", "free", None, other).await.unwrap();
+        until("another is made", async || pods().len() == 3 && !is_ours("free")).await;
+        // Who deletes it without saying more keeps the pods.
+        client.delete(kind, "n", "r", DeleteOptions::default()).await.unwrap();
+        until("it is gone", async || client.get(kind, "n", "r").await.is_err()).await;
+        assert!(pods().len() == 3 && pods().iter().all(|p| p.controller().is_none() && p.meta.deleted.is_none()));
+        controllers.iter().for_each(|task| task.abort());
+    }
+
+    #[tokio::test]
+    async fn a_quota_that_is_used_up_is_a_condition_of_the_replication_controller_until_there_is_less_to_make() {
+        let client: Arc<dyn Client> = Arc::new(Local::new(in_memory::api(), MANAGER));
+        let controllers = start(client.clone(), Clock::system(), Options::default());
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": "n"}})).await.unwrap();
+        let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "2"}}});
+        client.create(&resourcequota::KIND, "n", quota).await.unwrap();
+        let counted =
+            async || client.get(&resourcequota::KIND, "n", "q").await.unwrap().value()["status"]["used"]["pods"] == "0";
+        until("the quota is counted", counted).await;
+        let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": spec});
+        let wanted = json!({"metadata": {"name": "r"}, "spec": {"replicas": 3, "template": template}});
+        let kind = &replicationcontroller::KIND;
+        client.create(kind, "n", wanted).await.unwrap();
+        let failure = async || {
+            let status = client.get(kind, "n", "r").await.unwrap().value()["status"].clone();
+            let all = status["conditions"].as_array().cloned().unwrap_or_default();
+            all.into_iter().find(|c| c["type"] == "ReplicaFailure")
+        };
+        until("it says so", async || {
+            failure().await.is_some_and(|c| c["message"].as_str().unwrap().contains("exceeded quota: q"))
+        })
+        .await;
+        assert_eq!(client.informer(&pod::KIND).list("n").len(), 2);
+        client.patch(kind, "n", "r", None, Patch::Merge(json!({"spec": {"replicas": 2}}))).await.unwrap();
+        until("it says so no longer", async || failure().await.is_none()).await;
+        controllers.iter().for_each(|task| task.abort());
+    }
 }

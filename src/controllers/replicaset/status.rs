@@ -1,10 +1,9 @@
-//! What a ReplicaSet says of its pods.
+//! What a set says of its pods.
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::{Value, json};
 
-use super::{Member, min_ready};
+use super::{Member, Set};
 use crate::base::clock::seconds_text;
 use crate::base::object::Object;
 use crate::controllers::pods;
@@ -12,14 +11,12 @@ use crate::controllers::pods;
 /// The status, and when it changes by time alone.
 pub(super) fn compute(
     object: &Object,
-    set: &ReplicaSet,
+    set: &Set,
     members: &[Member],
     failed: Option<(&str, &str)>,
     now: Timestamp,
 ) -> (Value, Option<Timestamp>) {
-    let template = set.spec.template.as_ref().and_then(|t| t.metadata.as_ref());
-    let labels = template.and_then(|m| m.labels.clone()).unwrap_or_default();
-    let min_ready = min_ready(set.spec.min_ready_seconds);
+    let (labels, min_ready) = (&set.labels, set.min_ready);
     let (mut replicas, mut full, mut ready, mut available, mut terminating) = (0, 0, 0, 0, 0);
     let mut wake: Option<Timestamp> = None;
     for m in members {
@@ -37,8 +34,10 @@ pub(super) fn compute(
             wake = Some(wake.map_or(at, |w| w.min(at)));
         }
     }
-    let mut status =
-        json!({"replicas": replicas, "observedGeneration": object.meta.generation, "terminatingReplicas": terminating});
+    let mut status = json!({"replicas": replicas, "observedGeneration": object.meta.generation});
+    if set.tells_ending {
+        status["terminatingReplicas"] = terminating.into();
+    }
     for (key, count) in [("fullyLabeledReplicas", full), ("readyReplicas", ready), ("availableReplicas", available)] {
         if count > 0 {
             status[key] = count.into();
@@ -50,22 +49,17 @@ pub(super) fn compute(
     (status, wake)
 }
 
-fn conditions(set: &ReplicaSet, failed: Option<(&str, &str)>, now: Timestamp) -> Option<Value> {
-    let old = set.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    let before = old.iter().find(|c| c.type_.as_deref() == Some("ReplicaFailure"));
-    let mut all: Vec<Value> = old
-        .iter()
-        .filter(|c| c.type_.as_deref() != Some("ReplicaFailure"))
-        .filter_map(|c| serde_json::to_value(c).ok())
-        .collect();
+fn conditions(set: &Set, failed: Option<(&str, &str)>, now: Timestamp) -> Option<Value> {
+    let is_failure = |c: &&Value| c["type"] == "ReplicaFailure";
+    let before = set.conditions.iter().find(is_failure);
+    let mut all: Vec<Value> = set.conditions.iter().filter(|c| !is_failure(c)).cloned().collect();
     if let Some((reason, message)) = failed {
-        let same = before.filter(|c| c.status.as_deref() == Some("True") && c.reason.as_deref() == Some(reason));
-        let condition = same.and_then(|c| serde_json::to_value(c).ok());
+        let same = before.filter(|c| c["status"] == "True" && c["reason"] == reason);
         let fresh = json!({
             "type": "ReplicaFailure", "status": "True", "reason": reason, "message": message,
             "lastTransitionTime": seconds_text(now),
         });
-        all.push(condition.unwrap_or(fresh));
+        all.push(same.cloned().unwrap_or(fresh));
     }
     (!all.is_empty()).then_some(Value::Array(all))
 }

@@ -11,6 +11,7 @@ pub mod pod;
 pub mod podsecurity;
 pub mod podspec;
 pub mod podtemplate;
+pub mod replicationcontroller;
 pub mod resourcequota;
 pub mod secret;
 pub mod service;

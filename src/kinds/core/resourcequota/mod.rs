@@ -12,7 +12,6 @@ use linkme::distributed_slice;
 use serde_json::{Map, Value, json};
 
 use super::podspec;
-use names::{COUNTED, is_standard};
 use crate::base::json::{at, list, map, map_mut, set};
 use crate::base::labels::label_key_error;
 use crate::base::quantity::Quantity;
@@ -20,6 +19,7 @@ use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
 use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy, Subresource};
+use names::{COUNTED, is_standard};
 
 /// The kind.
 #[distributed_slice(BUILTIN)]
