@@ -69,11 +69,11 @@ impl Selector {
                 other => return Err(SelectorError(format!("{other:?} is not a valid label selector operator"))),
             };
             let values = e.get("values").and_then(Value::as_array).into_iter().flatten();
-            out.push(Requirement {
-                key: e.get("key").and_then(Value::as_str).unwrap_or("").to_owned(),
-                op,
-                values: values.filter_map(|v| v.as_str().map(str::to_owned)).collect(),
-            });
+            let values: Vec<String> = values.filter_map(|v| v.as_str().map(str::to_owned)).collect();
+            if values.is_empty() && matches!(op, Op::In | Op::NotIn) {
+                return Err(SelectorError("for 'in', 'notin' operators, values set can't be empty".into()));
+            }
+            out.push(Requirement { key: e.get("key").and_then(Value::as_str).unwrap_or("").to_owned(), op, values });
         }
         Ok(Self(out))
     }
@@ -471,6 +471,10 @@ mod tests {
 
     #[test]
     fn bad_selectors_are_refused() {
+        for expression in [r#"{"key":"a","operator":"In"}"#, r#"{"key":"a","operator":"Is"}"#] {
+            let selector = serde_json::from_str(&format!(r#"{{"matchExpressions":[{expression}]}}"#)).unwrap();
+            assert!(Selector::from_object(&selector).is_err(), "{selector}");
+        }
         for text in ["a=1,", ",", "a in 1", "a in (1", "a ~ b", "-a=1", "a=-b", "a>x", "a b", "/a=1"] {
             assert!(Selector::parse(text).is_err(), "{text}");
         }

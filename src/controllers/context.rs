@@ -38,6 +38,8 @@ pub struct Context {
     pub pods: Index,
     /// All ReplicaSets by owner and namespace.
     pub replica_sets: Index,
+    /// All ControllerRevisions by owner and namespace.
+    pub revisions: Index,
 }
 
 /// The merge patch that makes `new` of `old`, one level deep: what is not in `new` any more becomes null.

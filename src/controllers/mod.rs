@@ -4,25 +4,32 @@
 //! computes steps, a thin part applies them. Whatever a controller has written it reads in its next look at a view or an
 //! [`Index`], so that nothing has to be remembered between runs and nothing is made twice.
 
+mod amount;
 pub mod clusterrole;
 mod context;
+pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoint;
 pub mod event;
 pub mod garbage;
+mod history;
 pub mod index;
+mod member;
 pub mod namespace;
 pub mod node;
 pub mod node_cidr;
 pub mod pod_gc;
+mod pod_writer;
 pub mod pods;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod serviceaccount;
+mod template;
 
 pub use context::{Context, Options, absent_is_fine, controller_reference, typed};
+pub use member::{Member, min_ready};
 
 use std::sync::Arc;
 
@@ -45,6 +52,7 @@ pub const ALL: &[Make] = &[
     replicaset::controller,
     replicaset::replication_controller,
     deployment::controller,
+    daemonset::controller,
     endpoint::slice::controller,
     endpoint::classic::controller,
     endpoint::mirror::controller,
@@ -65,6 +73,7 @@ pub fn start(client: Arc<dyn Client>, clock: Clock, options: Options) -> Vec<Joi
     let context = Arc::new(Context {
         pods: Index::new(client.informer(&crate::kinds::core::pod::KIND), pods::index_keys),
         replica_sets: Index::new(client.informer(&crate::kinds::apps::replicaset::KIND), pods::owner_keys),
+        revisions: Index::new(client.informer(&crate::kinds::apps::controllerrevision::KIND), pods::owner_keys),
         client,
         clock,
         options,

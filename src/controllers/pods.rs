@@ -94,6 +94,11 @@ pub fn available_at(pod: &Pod, min_ready: Duration) -> Option<Timestamp> {
     Some(ready_since(pod)? + min_ready)
 }
 
+/// Whether it counts as available.
+pub fn is_available(pod: &Pod, min_ready: Duration, now: Timestamp) -> bool {
+    available_at(pod, min_ready).is_some_and(|at| min_ready.is_zero() || at <= now)
+}
+
 /// The addresses of a pod, the first being the main one.
 pub fn addresses(pod: &Pod) -> Vec<String> {
     let Some(status) = &pod.status else { return Vec::new() };

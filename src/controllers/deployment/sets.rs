@@ -10,6 +10,7 @@ use super::{Annotations, DESIRED, HASH, HISTORY, MAX, REVISION};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
+use crate::controllers::template::{comparable, name_letters};
 use crate::controllers::typed;
 
 /// Annotations of a Deployment that its sets do not get.
@@ -23,8 +24,6 @@ const KEPT: [&str; 6] = [
 ];
 /// The most bytes of [`HISTORY`].
 const HISTORY_BYTES: usize = 2000;
-/// The letters of hashes in names (`k8s.io/apimachinery/pkg/util/rand`).
-const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// A ReplicaSet as plans look at it.
 #[derive(Clone, Debug)]
@@ -132,32 +131,11 @@ pub(super) fn hash(template: &Value, collisions: i32) -> String {
     if collisions > 0 {
         eat(&collisions.to_le_bytes());
     }
-    state.to_string().bytes().map(|b| LETTERS[b as usize % LETTERS.len()] as char).collect()
+    name_letters(state)
 }
 
 fn strip_hash(template: &mut Value) {
     if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
         labels.remove(HASH);
-    }
-}
-
-/// A template without what defaulting may or may not leave: nulls and empty metadata.
-fn comparable(template: &Value) -> Value {
-    let mut out = template.clone();
-    drop_nulls(&mut out);
-    if let Some(metadata) = out.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.retain(|k, v| k != "creationTimestamp" && v.as_object().is_none_or(|m| !m.is_empty()));
-    }
-    out
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

@@ -1,36 +1,28 @@
 //! ReplicaSets and ReplicationControllers: as many pods of a template as asked for.
 //!
-//! Plan and apply: [`plan`] decides from what is observed; pods are created and deleted in growing batches, so that a
-//! template that cannot be created costs one refused request and not five hundred. The status is computed after the pods
-//! were changed, from what then is: no expectations are kept, because the view shows every acknowledged write.
+//! Plan and apply: [`plan`] decides from what is observed. The status is computed after the pods were changed, from what
+//! then is: no expectations are kept, because the view shows every acknowledged write.
 
-mod member;
 mod rank;
 mod set;
 mod status;
 
-pub use member::{Member, min_ready};
-
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{Context, absent_is_fine, controller_reference, pods, typed};
-use crate::apimachinery::delete_options::DeleteOptions;
-use crate::apimachinery::status::{Result, Status};
+use super::pod_writer::{self, BURST, Failure, PodWriter};
+use super::{Context, Member, absent_is_fine, member, pods};
+use crate::apimachinery::status::Result;
 use crate::base::labels::Selector;
 use crate::base::object::Object;
 use crate::kinds::KindRef;
 use crate::kinds::apps::replicaset;
 use crate::kinds::core::{pod, replicationcontroller};
-use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Reconciler, Recorder};
+use crate::reconcile::{Changed, Controller, Key, Outcome, Reconciler, Recorder};
 use set::Set;
-
-/// Pods that one run creates or deletes at most.
-const BURST: usize = 500;
 
 struct ReplicaSets {
     cx: Arc<Context>,
@@ -112,39 +104,19 @@ impl Reconciler for ReplicaSets {
     }
 }
 
-/// Why pods could not be made or removed.
-struct Failure {
-    status: Status,
-    deleting: bool,
-    namespace_ends: bool,
-}
-
 // === impl ReplicaSets ===
 
 impl ReplicaSets {
     /// The pods of the set that have not ended for good, after adopting and releasing.
     async fn claim(&self, set: &Arc<Object>, selector: &Selector) -> Result<Vec<Member>> {
-        for pod in self.cx.pods.get(&pods::owner_key(&set.meta.uid)) {
-            if !selector.matches(&pod.meta.labels) && set.meta.deleted.is_none() && pod.meta.deleted.is_none() {
-                pods::release(&self.cx.client, &pod::KIND, &pod, &set.meta.uid).await?;
-            }
-        }
-        if set.meta.deleted.is_none() && !selector.is_empty() {
-            for pod in self.cx.pods.get(&pods::free_key(&set.meta.namespace)) {
-                if selector.matches(&pod.meta.labels) && pods::is_active(&*typed::<Pod>(&pod)?) {
-                    let reference = controller_reference(self.kind, set);
-                    absent_is_fine(pods::adopt(&self.cx.client, &pod::KIND, &pod, reference).await)?;
-                }
-            }
-        }
+        member::claim(&self.cx, self.kind, set, selector, |_, pod| pods::is_active(pod)).await?;
         self.owned(set, selector)
     }
 
     fn owned(&self, set: &Object, selector: &Selector) -> Result<Vec<Member>> {
-        let owned = self.cx.pods.get(&pods::owner_key(&set.meta.uid)).into_iter();
-        let mine = owned.filter(|o| selector.matches(&o.meta.labels));
-        let members = mine.map(|object| Ok(Member { pod: typed(&object)?, object }));
-        members.filter(|m| m.as_ref().map_or(true, |m| !pods::is_over(&m.pod))).collect()
+        let mut members = Member::of_owner(&self.cx.pods, &set.meta.uid)?;
+        members.retain(|m| selector.matches(&m.object.meta.labels) && !pods::is_over(&m.pod));
+        Ok(members)
     }
 
     fn plan(&self, set: &Object, members: &[Member], wanted: usize) -> Plan {
@@ -172,80 +144,29 @@ impl ReplicaSets {
     }
 
     async fn apply(&self, set: &Arc<Object>, plan: Plan) -> Result<(), Failure> {
-        let new_pod = new_pod(self.kind, set);
-        let (mut left, mut batch) = (plan.create, 1);
-        while left > 0 {
-            let now = batch.min(left);
-            let results = join_all((0..now).map(|_| self.create(set, new_pod.clone()))).await;
-            if let Some(error) = results.into_iter().find_map(Result::err) {
-                return Err(error);
-            }
-            left -= now;
-            batch *= 2;
+        let writer = PodWriter { client: &self.cx.client, recorder: &self.recorder, kind: self.kind, owner: set };
+        if plan.create > 0 {
+            writer.create_all(vec![new_pod(self.kind, set); plan.create]).await?;
         }
-        let deletions = plan.delete.iter().map(|m| self.delete(set, m));
-        join_all(deletions).await.into_iter().collect()
-    }
-
-    async fn create(&self, set: &Object, pod: Value) -> Result<(), Failure> {
-        match self.cx.client.create(&pod::KIND, &set.meta.namespace, pod).await {
-            Ok(pod) => {
-                let message = format!("Created pod: {}", pod.meta.name);
-                self.recorder.event(self.kind, set, EventType::Normal, "SuccessfulCreate", &message);
-                Ok(())
-            }
-            Err(status) => {
-                let ends = status.details.causes.iter().any(|c| c.reason == "NamespaceTerminating");
-                if !ends {
-                    let message = format!("Error creating: {status}");
-                    self.recorder.event(self.kind, set, EventType::Warning, "FailedCreate", &message);
-                }
-                Err(Failure { status, deleting: false, namespace_ends: ends })
-            }
-        }
-    }
-
-    async fn delete(&self, set: &Object, member: &Member) -> Result<(), Failure> {
-        let meta = &member.object.meta;
-        let options = DeleteOptions { uid: Some(meta.uid.to_string()), ..DeleteOptions::default() };
-        match absent_is_fine(self.cx.client.delete(&pod::KIND, &meta.namespace, &meta.name, options).await) {
-            Ok(()) => {
-                let message = format!("Deleted pod: {}", meta.name);
-                self.recorder.event(self.kind, set, EventType::Normal, "SuccessfulDelete", &message);
-                Ok(())
-            }
-            Err(status) => {
-                let message = format!("Error deleting: {status}");
-                self.recorder.event(self.kind, set, EventType::Warning, "FailedDelete", &message);
-                Err(Failure { status, deleting: true, namespace_ends: false })
-            }
-        }
+        writer.delete_all(&plan.delete).await
     }
 }
 
 /// The pod that the template of a set describes.
 fn new_pod(kind: &KindRef, set: &Object) -> Value {
-    let value = set.value();
-    let template = &value["spec"]["template"];
-    let mut metadata = json!({
-        "generateName": format!("{}-", set.meta.name),
-        "ownerReferences": [controller_reference(kind, set)],
-    });
-    for key in ["labels", "annotations", "finalizers"] {
-        if let Some(given) = template["metadata"].get(key) {
-            metadata[key] = given.clone();
-        }
-    }
-    json!({"metadata": metadata, "spec": template["spec"]})
+    pod_writer::new_pod(kind, set, &set.value()["spec"]["template"])
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use serde_json::json;
+
     use super::*;
     use crate::api::in_memory;
     use crate::api::local::Local;
+    use crate::apimachinery::delete_options::DeleteOptions;
     use crate::base::clock::Clock;
     use crate::controllers::{MANAGER, Options, start};
     use crate::kinds::core::namespace;

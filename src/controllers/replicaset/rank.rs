@@ -7,9 +7,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::Member;
 use crate::base::clock::between;
-use crate::controllers::pods;
+use crate::controllers::{Member, pods};
 
 const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 

@@ -8,11 +8,10 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ReplicationController};
 use serde_json::Value;
 
-use super::min_ready;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
-use crate::controllers::typed;
+use crate::controllers::{min_ready, typed};
 use crate::kinds::KindRef;
 use crate::kinds::core::replicationcontroller;
 

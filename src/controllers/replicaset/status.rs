@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Member, Set};
+use super::Set;
 use crate::base::clock::seconds_text;
 use crate::base::object::Object;
-use crate::controllers::pods;
+use crate::controllers::{Member, pods};
 
 /// The status, and when it changes by time alone.
 pub(super) fn compute(
@@ -28,7 +28,7 @@ pub(super) fn compute(
         full += i32::from(labels.iter().all(|(k, v)| m.object.meta.labels.get(k.as_str()).is_some_and(|x| **x == **v)));
         let Some(at) = pods::available_at(&m.pod, min_ready) else { continue };
         ready += 1;
-        if at <= now || min_ready.is_zero() {
+        if pods::is_available(&m.pod, min_ready, now) {
             available += 1;
         } else {
             wake = Some(wake.map_or(at, |w| w.min(at)));

@@ -9,7 +9,7 @@ use crate::base::json::{at, int, map_mut, set_default, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
-use crate::kinds::table::{self, string, wide};
+use crate::kinds::table::{self, string};
 use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
@@ -60,9 +60,9 @@ const COLUMNS: &[Column] = &[
     string("Up-to-date", "How many pods have the newest template."),
     string("Available", "How many pods have been ready for long enough."),
     table::AGE,
-    wide("Containers", "Names of the containers in the template."),
-    wide("Images", "Images of the containers in the template."),
-    wide("Selector", "Labels of its pods."),
+    workload::CONTAINERS,
+    workload::IMAGES,
+    workload::SELECTOR,
 ];
 
 fn row(object: &Value, now: Timestamp) -> Vec<Value> {
@@ -74,7 +74,8 @@ fn row(object: &Value, now: Timestamp) -> Vec<Value> {
         count("status.availableReplicas").into(),
         table::age(object, now),
     ];
-    cells.extend(workload::wide_cells(object));
+    cells.extend(workload::container_cells(object));
+    cells.push(workload::selector_cell(object));
     cells
 }
 
@@ -127,30 +128,15 @@ fn rolling_update(errors: &mut Errors, path: &Path<'_>, rolling: &Value) {
     let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
     check::count_or_percent(errors, &path.field("maxUnavailable"), unavailable);
     check::count_or_percent(errors, &path.field("maxSurge"), surge);
-    let number = |v: Option<&Value>| match v {
-        Some(Value::String(s)) => check::percent(s).unwrap_or(0),
-        other => other.and_then(Value::as_i64).unwrap_or(0),
-    };
-    if number(unavailable) == 0 && number(surge) == 0 {
+    if check::amount(unavailable) == 0 && check::amount(surge) == 0 {
         let why = "may not be 0 when `maxSurge` is 0";
         errors.push(field::invalid(&path.field("maxUnavailable"), unavailable.cloned().unwrap_or_default(), why));
     }
-    if unavailable.and_then(Value::as_str).and_then(check::percent).is_some_and(|p| p > 100) {
-        errors.push(field::invalid(
-            &path.field("maxUnavailable"),
-            unavailable.cloned().unwrap_or_default(),
-            "must not be greater than 100%",
-        ));
-    }
+    check::at_most_all(errors, &path.field("maxUnavailable"), unavailable);
 }
 
 fn validate_status(new: &Value, old: &Value) -> Errors {
     let mut errors = workload::validate_status(new, &["updatedReplicas", "readyReplicas", "availableReplicas"]);
-    let collisions = |d: &Value| int(d, "status.collisionCount");
-    if let (was @ Some(_), now) = (collisions(old), collisions(new))
-        && now < was
-    {
-        errors.push(field::invalid("status.collisionCount", now, "cannot be decremented"));
-    }
+    workload::collisions_grow(&mut errors, new, old);
     errors
 }

@@ -1,6 +1,7 @@
 //! Workloads.
 
 pub mod controllerrevision;
+pub mod daemonset;
 pub mod deployment;
 pub mod replicaset;
-mod workload;
+pub(super) mod workload;

@@ -1,15 +1,13 @@
 //! ReplicaSet.
 
-use jiff::Timestamp;
 use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::workload;
-use crate::base::json::{int, map_mut, set_default};
+use crate::base::json::{map_mut, set_default};
 use crate::kinds::core::podspec;
 use crate::kinds::field::Errors;
-use crate::kinds::table::{self, integer, wide};
-use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy, Subresource};
+use crate::kinds::{BUILTIN, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
 #[distributed_slice(BUILTIN)]
@@ -24,8 +22,8 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
     has_status: true,
     generation: Generation::Spec,
     schema: "io.k8s.api.apps.v1.ReplicaSet",
-    columns: COLUMNS,
-    row,
+    columns: workload::REPLICA_COLUMNS,
+    row: workload::replica_row,
     pod_template: Some("/spec/template"),
     strategy: Strategy {
         default,
@@ -50,30 +48,6 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
         "metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}}}"#,
     ..Kind::BASE
 });
-
-const COLUMNS: &[Column] = &[
-    table::NAME,
-    integer("Desired", "How many pods it wants."),
-    integer("Current", "How many pods it has."),
-    integer("Ready", "How many of them are ready."),
-    table::AGE,
-    wide("Containers", "Names of the containers in the template."),
-    wide("Images", "Images of the containers in the template."),
-    wide("Selector", "Labels of its pods."),
-];
-
-fn row(object: &Value, now: Timestamp) -> Vec<Value> {
-    let count = |path: &str| Value::from(int(object, path).unwrap_or(0));
-    let mut cells = vec![
-        table::name(object),
-        count("spec.replicas"),
-        count("status.replicas"),
-        count("status.readyReplicas"),
-        table::age(object, now),
-    ];
-    cells.extend(workload::wide_cells(object));
-    cells
-}
 
 fn default(object: &mut Value) {
     set_default(object, "spec.replicas", 1);

@@ -1,14 +1,51 @@
-//! What Deployment and ReplicaSet share.
+//! What the kinds share that keep pods of a template running.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::base::json::{at, int, list, text};
+use crate::base::json::{at, int, list, map, text};
+use crate::base::labels::Selector;
+use crate::kinds::Column;
 use crate::kinds::check::{self, Path};
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
-use crate::kinds::table;
+use crate::kinds::table::{self, integer, wide};
 
-/// `spec.replicas`, the selector, the template and how long a pod must be ready.
+/// The columns of a kind that wants a number of alike pods.
+pub(in crate::kinds) const REPLICA_COLUMNS: &[Column<'static>] = &[
+    table::NAME,
+    integer("Desired", "How many pods it wants."),
+    integer("Current", "How many pods it has."),
+    integer("Ready", "How many of them are ready."),
+    table::AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+/// A column that every workload has with `-o wide`.
+pub(super) const CONTAINERS: Column<'static> = wide("Containers", "Names of the containers in the template.");
+/// A column that every workload has with `-o wide`.
+pub(super) const IMAGES: Column<'static> = wide("Images", "Images of the containers in the template.");
+/// A column that most workloads have with `-o wide`.
+pub(super) const SELECTOR: Column<'static> = wide("Selector", "Labels of its pods.");
+
+/// The cells of [`REPLICA_COLUMNS`].
+pub(in crate::kinds) fn replica_row(object: &Value, now: Timestamp) -> Vec<Value> {
+    let count = |path: &str| Value::from(int(object, path).unwrap_or(0));
+    let mut cells = vec![
+        table::name(object),
+        count("spec.replicas"),
+        count("status.replicas"),
+        count("status.readyReplicas"),
+        table::age(object, now),
+    ];
+    cells.extend(container_cells(object));
+    cells.push(selector_cell(object));
+    cells
+}
+
+/// `spec.replicas`, the selector, the template and how long a pod must be ready. Deployments keep to the words of ReplicaSets.
 pub(super) fn validate(errors: &mut Errors, object: &Value) {
     let path = Path::root("spec");
     for key in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
@@ -22,12 +59,14 @@ pub(super) fn validate(errors: &mut Errors, object: &Value) {
             check::label_selector(errors, &selector_path, Some(selector));
             if check::selects_nothing(selector) {
                 errors.push(field::invalid(&selector_path, selector.clone(), "empty selector is invalid"));
+            } else if Selector::from_object(selector).is_err() {
+                errors.push(field::invalid(&selector_path, selector.clone(), "invalid label selector"));
             }
         }
     }
     let null = Value::Null;
     let template = at(object, "spec.template").unwrap_or(&null);
-    podspec::validate_template(errors, &path.field("template"), template, selector);
+    podspec::validate_template(errors, &path.field("template"), template, selector, "ReplicaSet");
 }
 
 /// A selector cannot change: pods would be orphaned or stolen.
@@ -40,7 +79,7 @@ pub(super) fn fixed_selector(new: &Value, old: &Value) -> Errors {
 }
 
 /// Counts in a status: none below zero, `parts` no larger than all, and no more available than ready.
-pub(super) fn validate_status(new: &Value, parts: &[&str]) -> Errors {
+pub(in crate::kinds) fn validate_status(new: &Value, parts: &[&str]) -> Errors {
     let mut errors = Errors::new();
     let path = Path::root("status");
     let status = &new["status"];
@@ -65,15 +104,35 @@ pub(super) fn validate_status(new: &Value, parts: &[&str]) -> Errors {
     errors
 }
 
-/// The cells Containers, Images and Selector.
-pub(super) fn wide_cells(object: &Value) -> [Value; 3] {
+/// A count of collisions only grows.
+pub(super) fn collisions_grow(errors: &mut Errors, new: &Value, old: &Value) {
+    let collisions = |d: &Value| int(d, "status.collisionCount");
+    if let Some(was) = collisions(old)
+        && collisions(new).unwrap_or(0) < was
+    {
+        let now = collisions(new).unwrap_or(0);
+        errors.push(field::invalid("status.collisionCount", now, "cannot be decremented"));
+    }
+}
+
+/// The cells Containers and Images.
+pub(super) fn container_cells(object: &Value) -> [Value; 2] {
     let containers = list(object, "spec.template.spec.containers");
     let join = |key: &str| containers.iter().map(|c| text(c, key)).collect::<Vec<_>>().join(",");
-    [join("name").into(), join("image").into(), table::selector(at(object, "spec.selector")).into()]
+    [join("name").into(), join("image").into()]
+}
+
+/// The cell Selector, of a selector of either form.
+pub(super) fn selector_cell(object: &Value) -> Value {
+    let plain = map(object, "spec.selector").filter(|s| s.values().all(Value::is_string));
+    match plain {
+        Some(labels) => table::labels(Some(labels)).into(),
+        None => table::selector(at(object, "spec.selector")).into(),
+    }
 }
 
 /// Warnings about the template, where it is new or changed.
-pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+pub(in crate::kinds) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     let template = at(new, "spec.template");
     if old.is_some_and(|o| at(o, "spec.template") == template) {
         return Vec::new();
@@ -83,7 +142,7 @@ pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 /// Drops fields of the template that belong to features which are not enabled.
-pub(super) fn drop_disabled(object: &mut Value) {
+pub(in crate::kinds) fn drop_disabled(object: &mut Value) {
     if let Some(spec) = object.get_mut("spec").and_then(|s| s.get_mut("template")).and_then(|t| t.get_mut("spec")) {
         podspec::drop_disabled(spec);
     }

@@ -220,6 +220,21 @@ pub fn count_or_percent(errors: &mut Errors, path: &Path<'_>, value: Option<&Val
     }
 }
 
+/// A percentage that is not more than all.
+pub fn at_most_all(errors: &mut Errors, path: &Path<'_>, value: Option<&Value>) {
+    if let Some(text) = value.and_then(Value::as_str).filter(|t| percent(t).is_some_and(|p| p > 100)) {
+        errors.push(field::invalid(path, text, "must not be greater than 100%"));
+    }
+}
+
+/// The number of a count or of a percentage; 0 of what is neither.
+pub fn amount(value: Option<&Value>) -> i64 {
+    match value {
+        Some(Value::String(text)) => percent(text).unwrap_or(0),
+        other => other.and_then(Value::as_i64).unwrap_or(0),
+    }
+}
+
 /// The number before the percent sign.
 pub fn percent(text: &str) -> Option<i64> {
     let digits = text.strip_suffix('%')?;

@@ -1,15 +1,14 @@
 //! ReplicationController: what ReplicaSets were before, with a plain map of labels as its selector.
 
-use jiff::Timestamp;
 use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::podspec;
-use crate::base::json::{at, int, list, map, map_mut, set, set_default, text};
+use crate::base::json::{at, int, map, map_mut, set, set_default};
+use crate::kinds::apps::workload;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
-use crate::kinds::table::{self, integer, wide};
-use crate::kinds::{BUILTIN, Column, Field, Generation, Kind, KindRef, Strategy, Subresource};
+use crate::kinds::{BUILTIN, Field, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// The kind.
 #[distributed_slice(BUILTIN)]
@@ -23,8 +22,8 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
     has_status: true,
     generation: Generation::Spec,
     schema: "io.k8s.api.core.v1.ReplicationController",
-    columns: COLUMNS,
-    row,
+    columns: workload::REPLICA_COLUMNS,
+    row: workload::replica_row,
     fields: &[Field {
         name: "status.replicas",
         get: |controller| int(controller, "status.replicas").unwrap_or(0).to_string(),
@@ -34,53 +33,21 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
     strategy: Strategy {
         default,
         prepare_create: |controller| {
-            drop_disabled(controller);
+            workload::drop_disabled(controller);
             set(controller, "status", json!({"replicas": 0}));
         },
-        prepare_update: |new, _| drop_disabled(new),
+        prepare_update: |new, _| workload::drop_disabled(new),
         validate,
-        validate_status,
-        warnings: |new, old| {
-            let template = at(new, "spec.template");
-            if old.is_some_and(|o| at(o, "spec.template") == template) {
-                return Vec::new();
-            }
-            let path = Path::root("spec");
-            template.map(|t| podspec::warnings_for_template(&path.field("template"), t)).unwrap_or_default()
+        validate_status: |new, _| {
+            workload::validate_status(new, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"])
         },
+        warnings: workload::warnings,
         ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample"},"spec":{"selector":{"a":"b"},"template":{
         "metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"busybox:1"}]}}}}"#,
     ..Kind::BASE
 });
-
-const COLUMNS: &[Column] = &[
-    table::NAME,
-    integer("Desired", "How many pods it wants."),
-    integer("Current", "How many pods it has."),
-    integer("Ready", "How many of them are ready."),
-    table::AGE,
-    wide("Containers", "Names of the containers in the template."),
-    wide("Images", "Images of the containers in the template."),
-    wide("Selector", "Labels of its pods."),
-];
-
-fn row(controller: &Value, now: Timestamp) -> Vec<Value> {
-    let count = |path: &str| Value::from(int(controller, path).unwrap_or(0));
-    let containers = list(controller, "spec.template.spec.containers");
-    let join = |key: &str| containers.iter().map(|c| text(c, key)).collect::<Vec<_>>().join(",");
-    vec![
-        table::name(controller),
-        count("spec.replicas"),
-        count("status.replicas"),
-        count("status.readyReplicas"),
-        table::age(controller, now),
-        join("name").into(),
-        join("image").into(),
-        table::labels(map(controller, "spec.selector")).into(),
-    ]
-}
 
 /// The template's labels are the selector and the labels of the controller itself where these say nothing.
 fn default(controller: &mut Value) {
@@ -94,10 +61,6 @@ fn default(controller: &mut Value) {
             map_mut(controller, path).extend(labels.clone());
         }
     }
-}
-
-fn drop_disabled(controller: &mut Value) {
-    controller.pointer_mut("/spec/template/spec").into_iter().for_each(podspec::drop_disabled);
 }
 
 fn validate(controller: &Value) -> Errors {
@@ -114,29 +77,14 @@ fn validate(controller: &Value) -> Errors {
         None => errors.push(field::required(&path.field("template"), "")),
         Some(template) => {
             let selector = json!({"matchLabels": selector});
-            podspec::validate_template(&mut errors, &path.field("template"), template, Some(&selector));
+            podspec::validate_template(
+                &mut errors,
+                &path.field("template"),
+                template,
+                Some(&selector),
+                "ReplicationController",
+            );
         }
-    }
-    errors
-}
-
-/// Counts: none below zero, no part larger than all, and no more available than ready.
-fn validate_status(new: &Value, _old: &Value) -> Errors {
-    let mut errors = Errors::new();
-    let (path, status) = (Path::root("status"), &new["status"]);
-    let count = |key: &str| int(status, key).unwrap_or(0);
-    let parts = ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
-    for key in ["replicas"].iter().chain(&parts).chain(&["observedGeneration"]) {
-        check::non_negative(&mut errors, &path.field(key), status.get(*key));
-    }
-    for key in parts {
-        if count(key) > count("replicas") {
-            errors.push(field::invalid(&path.field(key), count(key), "cannot be greater than status.replicas"));
-        }
-    }
-    if count("availableReplicas") > count("readyReplicas") {
-        let path = path.field("availableReplicas");
-        errors.push(field::invalid(&path, count("availableReplicas"), "cannot be greater than readyReplicas"));
     }
     errors
 }
@@ -161,6 +109,12 @@ mod tests {
         };
         assert_eq!(fields(json!({"selector": {"a": "b"}})), ["spec.template"]);
         assert_eq!(fields(json!({"selector": {"a": "c"}, "template": template})), ["spec.template.metadata.labels"]);
+        let mut limited = template.clone();
+        limited["spec"]["activeDeadlineSeconds"] = 5.into();
+        let mut controller = json!({"metadata": {"name": "r"}, "spec": {"template": limited}});
+        KIND.default(&mut controller);
+        let errors = KIND.validate(&controller);
+        assert_eq!(errors[0].detail, "activeDeadlineSeconds in ReplicationController is not Supported");
         assert_eq!(fields(json!({"replicas": -1, "minReadySeconds": -1, "template": template})).len(), 2);
     }
 }

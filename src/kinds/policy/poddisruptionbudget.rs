@@ -78,9 +78,7 @@ fn validate(budget: &Value) -> Errors {
     for (key, value) in [("minAvailable", least), ("maxUnavailable", most)] {
         let path = path.field(key);
         check::count_or_percent(&mut errors, &path, value);
-        if value.and_then(Value::as_str).and_then(check::percent).is_some_and(|p| p > 100) {
-            errors.push(field::invalid(&path, value.cloned().unwrap_or_default(), "must not be greater than 100%"));
-        }
+        check::at_most_all(&mut errors, &path, value);
     }
     check::label_selector(&mut errors, &path.field("selector"), spec.get("selector"));
     if let Some(policy) = given("unhealthyPodEvictionPolicy") {

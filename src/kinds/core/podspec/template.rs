@@ -15,13 +15,15 @@ pub fn default_template(template: &mut Value) {
     default(map.entry("spec").or_insert_with(|| serde_json::json!({})));
 }
 
-/// Errors in a template whose labels `selector` must select.
-pub fn validate_template(errors: &mut Errors, path: &Path<'_>, template: &Value, selector: Option<&Value>) {
+/// Errors in a template of a `kind` that keeps its pods running; `selector` must select the template's labels.
+pub fn validate_template(errors: &mut Errors, path: &Path<'_>, template: &Value, selector: Option<&Value>, kind: &str) {
     let null = Value::Null;
     let metadata = template.get("metadata").unwrap_or(&null);
     let spec = template.get("spec").unwrap_or(&null);
     let meta_path = path.field("metadata");
-    let selects = selector.and_then(|s| Selector::from_object(s).ok()).is_some_and(|s| {
+    // One that cannot be read is complained about where it stands.
+    let selects = selector.is_some_and(|s| {
+        let Ok(s) = Selector::from_object(s) else { return true };
         let labels = metadata.get("labels").and_then(Value::as_object).into_iter().flatten();
         let labels = labels.filter_map(|(k, v)| Some((Box::from(k.as_str()), Box::from(v.as_str()?)))).collect();
         !s.is_empty() && s.matches(&labels)
@@ -40,7 +42,7 @@ pub fn validate_template(errors: &mut Errors, path: &Path<'_>, template: &Value,
         errors.push(field::not_supported(&spec_path.field("restartPolicy"), restart, &["Always"]));
     }
     if spec.get("activeDeadlineSeconds").is_some() {
-        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
         errors.push(field::forbidden(&spec_path.field("activeDeadlineSeconds"), why));
     }
 }
