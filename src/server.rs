@@ -234,6 +234,7 @@ async fn serve(config: Config) -> Result<Ended> {
         }
         false => None,
     };
+    memory::end_start();
 
     let ended = reasons.next(&config.node).await;
     stopping_now(&ended);

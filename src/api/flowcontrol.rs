@@ -2,35 +2,43 @@
 //! (`k8s.io/apiserver/pkg/util/flowcontrol`, with the configuration that Kubernetes suggests).
 //!
 //! A request belongs to a flow of a priority level. A level has seats of its own, lends what it does not need, and takes
-//! turns among its flows. Invariants: the seats that a level does not lend are there for it whatever the others do; no flow
-//! has more than half of its level; what waits is bounded. Beside seats, what request bodies make in memory is bounded, and
-//! so is how many long-running requests a user has.
+//! turns among the owners of its flows ([`owner`](crate::apimachinery::user::owner)), then among the flows of each.
+//! Invariants: the seats that a level does not lend are there for it whatever the others do; no owner has more than half of a
+//! level; what waits is bounded. Beside seats, what request bodies make in memory is bounded, and so is how many long-running
+//! requests a user has, and an owner.
 
+mod fair_queue;
+mod pool;
 mod schemas;
 
 pub use schemas::Target;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
+use fair_queue::{FairQueue, Ticket};
+use pool::{Part, Pool};
 use schemas::{LEVELS, SEATS, classify, guaranteed, is_privileged, nominal};
 
 use super::sending::{Asker, Room, Sending};
+use super::shares::Shares;
 use crate::apimachinery::status::{RETRY_AFTER_SECONDS, Result, Status};
-use crate::apimachinery::user::User;
+use crate::apimachinery::user::{User, owner};
 use crate::base::signal::{Receiver, Signal};
 use crate::base::{budget, metrics};
 
 /// How long a request waits for its turn: a quarter of a request's time, as in Kubernetes.
 const QUEUE_WAIT: Duration = Duration::from_secs(15);
-/// Requests that wait, of a flow (a hand of six queues of fifty) and of a level.
+/// Requests that wait, of a flow (a hand of six queues of fifty), of an owner and of a level.
 const FLOW_QUEUE_MAX: usize = 300;
+const OWNER_QUEUE_MAX: usize = 500;
 const LEVEL_QUEUE_MAX: usize = 1_000;
-/// Watches, execs, proxied requests and the like that one user has open.
+/// Watches, execs, proxied requests and the like that one user has open, and all users of an owner.
 const LONG_RUNNING_MAX: usize = 500;
+const LONG_RUNNING_OF_OWNER_MAX: usize = 2_000;
 /// What values take at most, in bytes of the body that they are made of (`[],` is three), up to the request's budget.
 const BODY_COST: usize = 96;
 /// Values up to this size are those of a small request, as nearly all are.
@@ -42,12 +50,11 @@ const COPIES: usize = 4;
 /// What all small requests of users make at once, those of nodes and administrators, and all others of everybody.
 const SMALL_BYTES: usize = 16 << 20;
 const LARGE_BYTES: usize = budget::REQUEST_BYTES_MAX + (4 << 20);
-/// What one user's bodies make and wait to make.
+/// What one user's bodies make and wait to make, and those of all users of an owner.
 const BODIES_BYTES_OF_USER: usize = 2 * LARGE_BYTES;
+const BODIES_BYTES_OF_OWNER: usize = 8 * LARGE_BYTES;
 /// Bytes of bodies that are on their way.
 const READING_BYTES: usize = 24 << 20;
-/// The unit in which they are counted.
-const BODY_UNIT_BYTES: usize = 1 << 10;
 /// How long a body waits for room.
 const BODY_WAIT: Duration = Duration::from_secs(15);
 
@@ -57,9 +64,9 @@ pub struct FlowControl(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    small: Arc<Semaphore>,
-    small_privileged: Arc<Semaphore>,
-    large: Arc<Semaphore>,
+    small: Pool,
+    small_privileged: Pool,
+    large: Pool,
     /// Told when a request has ended that made much.
     large_ended: Signal,
     sending: Sending,
@@ -69,33 +76,21 @@ struct Shared {
 struct State {
     levels: [Level; LEVELS.len()],
     waiting: usize,
-    next_waiter: u64,
-    long_running: HashMap<String, usize>,
+    long_running: Shares,
     /// Bodies that are on their way, by age.
     reading: BTreeMap<u64, Coming>,
     next_reading: u64,
     reading_bytes: usize,
-    bodies_bytes: HashMap<String, usize>,
+    bodies_bytes: Shares,
 }
 
 #[derive(Default)]
 struct Level {
     in_use: usize,
-    waiting: usize,
-    flows: HashMap<Arc<str>, Flow>,
-    /// Flows in which somebody waits; the first is next.
-    turn: VecDeque<Arc<str>>,
-}
-
-#[derive(Default)]
-struct Flow {
-    in_use: usize,
-    queue: VecDeque<Waiter>,
-}
-
-struct Waiter {
-    id: u64,
-    start: oneshot::Sender<Seat>,
+    /// By flow.
+    seats: Shares,
+    /// Those who wait for a seat, by flow.
+    queue: FairQueue<oneshot::Sender<Seat>>,
 }
 
 /// One request's right to run, until it is dropped.
@@ -109,8 +104,7 @@ struct Seat {
 struct QueuedSeat {
     shared: Arc<Shared>,
     level: usize,
-    flow: Arc<str>,
-    id: u64,
+    ticket: Ticket,
 }
 
 /// One long-running request of a user, until it is dropped.
@@ -133,14 +127,15 @@ pub struct Reading {
     ended: watch::Receiver<bool>,
 }
 
-/// Room for a body with what is made of it, until it is dropped.
+/// Room for a body with what is made of it, until it is dropped; first a claim to it.
 struct BodyRoom {
     shared: Arc<Shared>,
     /// `None` for those who are not counted one by one.
-    user: Option<String>,
+    user: Option<Arc<str>>,
     bytes: usize,
     is_small: bool,
-    _permit: OwnedSemaphorePermit,
+    /// None while it waits.
+    part: Option<Part>,
 }
 
 /// A request that runs: its seat, and the room that its body takes.
@@ -168,12 +163,11 @@ fn too_many(why: &str) -> Status {
 
 impl Default for FlowControl {
     fn default() -> Self {
-        let units = |bytes: usize| Arc::new(Semaphore::new(bytes / BODY_UNIT_BYTES));
         Self(Arc::new(Shared {
             state: Mutex::default(),
-            small: units(SMALL_BYTES),
-            small_privileged: units(SMALL_BYTES),
-            large: units(LARGE_BYTES),
+            small: Pool::new(SMALL_BYTES),
+            small_privileged: Pool::new(SMALL_BYTES),
+            large: Pool::new(LARGE_BYTES),
             large_ended: Signal::default(),
             sending: Sending::default(),
         }))
@@ -216,32 +210,36 @@ impl FlowControl {
             return Ok(None);
         }
         let mut state = self.0.lock();
-        let count = state.long_running.entry(user.name.clone()).or_default();
-        if *count >= LONG_RUNNING_MAX {
-            return Err(too_many(&format!("{} has {LONG_RUNNING_MAX} long-running ones", user.name)));
+        let (name, running) = (&user.name, &mut state.long_running);
+        if running.of_user(name) >= LONG_RUNNING_MAX {
+            return Err(too_many(&format!("{name} has {LONG_RUNNING_MAX} long-running ones")));
         }
-        *count += 1;
+        if running.of_owner(name) >= LONG_RUNNING_OF_OWNER_MAX {
+            return Err(too_many(&format!("{} has {LONG_RUNNING_OF_OWNER_MAX} long-running ones", owner(name))));
+        }
+        running.add(name, 1);
         Ok(Some(LongRunning { shared: self.0.clone(), user: user.name.clone() }))
     }
 
     async fn seat(&self, level: usize, flow: Arc<str>) -> Result<Seat> {
         let (place, started) = {
             let mut state = self.0.lock();
-            if state.may_run(level, &flow) && state.levels[level].flows.get(&flow).is_none_or(|f| f.queue.is_empty()) {
+            let queue = &state.levels[level].queue;
+            let (of_flow, of_owner) = queue.len_of(&flow);
+            if of_owner == 0 && state.may_run(level, &flow) {
                 state.take(level, &flow);
                 return Ok(Seat { shared: Some(self.0.clone()), level, flow });
             }
-            if !LEVELS[level].queues || state.levels[level].waiting >= LEVEL_QUEUE_MAX {
+            if !LEVELS[level].queues || queue.len() >= LEVEL_QUEUE_MAX {
                 return Err(too_many(&format!("priority level {}", LEVELS[level].name)));
             }
-            let (start, started) = oneshot::channel();
-            let id = state.next_waiter;
-            if !state.levels[level].wait(&flow, Waiter { id, start }) {
+            if of_flow >= FLOW_QUEUE_MAX || of_owner >= OWNER_QUEUE_MAX {
                 return Err(too_many(&format!("flow {flow}")));
             }
-            state.next_waiter += 1;
+            let (start, started) = oneshot::channel();
+            let ticket = state.levels[level].queue.push(&flow, start);
             state.waiting += 1;
-            (QueuedSeat { shared: self.0.clone(), level, flow, id }, started)
+            (QueuedSeat { shared: self.0.clone(), level, ticket }, started)
         };
         let seat = tokio::time::timeout(QUEUE_WAIT, started).await;
         drop(place);
@@ -263,9 +261,8 @@ impl Shared {
 impl State {
     fn may_run(&self, level: usize, flow: &str) -> bool {
         let own = &self.levels[level];
-        let of_flow = own.flows.get(flow).map_or(0, |f| f.in_use);
-        // A flow that is alone leaves half of the level to others, who may come at any time.
-        if of_flow >= (nominal(level) / 2).max(1) {
+        // An owner that is alone leaves half of the level to others, who may come at any time.
+        if own.seats.of_owner(flow) >= (nominal(level) / 2).max(1) {
             return false;
         }
         own.in_use < guaranteed(level) || self.spoken_for() < SEATS
@@ -279,16 +276,13 @@ impl State {
     fn take(&mut self, level: usize, flow: &Arc<str>) {
         let level = &mut self.levels[level];
         level.in_use += 1;
-        level.flows.entry(flow.clone()).or_default().in_use += 1;
+        level.seats.add(flow, 1);
     }
 
     fn give_back(&mut self, level: usize, flow: &Arc<str>) {
         let level = &mut self.levels[level];
         level.in_use -= 1;
-        if let Some(of_flow) = level.flows.get_mut(flow) {
-            of_flow.in_use -= 1;
-        }
-        level.tidy(flow);
+        level.seats.subtract(flow, 1);
     }
 
     /// Gives free seats to those who wait: first to levels that have less than their own.
@@ -306,39 +300,29 @@ impl State {
 
     /// Starts the next request of a level, if one may run.
     fn start_one(&mut self, shared: &Arc<Shared>, level: usize) -> bool {
-        for _ in 0..self.levels[level].turn.len() {
-            let Some(flow) = self.levels[level].turn.pop_front() else { return false };
-            self.levels[level].turn.push_back(flow.clone());
-            if !self.may_run(level, &flow) {
-                continue;
-            }
-            let next = self.levels[level].flows.get_mut(&flow).and_then(|f| f.queue.pop_front());
-            let Some(waiter) = next else { continue };
-            self.waiting -= 1;
-            self.levels[level].waiting -= 1;
-            self.take(level, &flow);
-            let seat = Seat { shared: Some(shared.clone()), level, flow: flow.clone() };
-            if let Err(mut unwanted) = waiter.start.send(seat) {
-                // Nobody waits any more. The lock is held: it is given back here.
-                unwanted.shared = None;
-                self.give_back(level, &flow);
-            }
-            self.levels[level].tidy(&flow);
-            return true;
+        let mut queue = std::mem::take(&mut self.levels[level].queue);
+        let next = queue.pop(|flow| self.may_run(level, flow));
+        self.levels[level].queue = queue;
+        let Some((Ticket { user: flow, .. }, start)) = next else { return false };
+        self.waiting -= 1;
+        self.take(level, &flow);
+        let seat = Seat { shared: Some(shared.clone()), level, flow: flow.clone() };
+        if let Err(mut unwanted) = start.send(seat) {
+            // Nobody waits any more. The lock is held: it is given back here.
+            unwanted.shared = None;
+            self.give_back(level, &flow);
         }
-        false
+        true
     }
 }
 
 impl State {
-    /// Ends the oldest body of the user who has most on the way, if that is more than `than` bytes.
-    fn end_reading(&mut self, than: usize) -> bool {
-        let mut of_user: HashMap<&str, usize> = HashMap::new();
-        for coming in self.reading.values() {
-            *of_user.entry(&coming.user).or_default() += coming.bytes;
-        }
-        let most = of_user.into_iter().max_by_key(|(_, bytes)| *bytes).filter(|(_, bytes)| *bytes > than);
-        let oldest = most.and_then(|(user, _)| self.reading.iter().find(|(_, c)| &*c.user == user)).map(|(id, _)| *id);
+    /// Ends the oldest body of whoever makes room for so many bytes more of a user; false where nobody does.
+    fn end_reading(&mut self, user: &str, bytes: usize) -> bool {
+        let mut shares = Shares::default();
+        self.reading.values().for_each(|coming| shares.add(&coming.user, coming.bytes));
+        let most = shares.most_beside(user, bytes);
+        let oldest = most.and_then(|user| self.reading.iter().find(|(_, c)| c.user == *user)).map(|(id, _)| *id);
         let ended = oldest.and_then(|id| self.end_reading_of(id));
         if let Some(coming) = &ended {
             coming.end.send_replace(true);
@@ -350,35 +334,6 @@ impl State {
         let coming = self.reading.remove(&id)?;
         self.reading_bytes -= coming.bytes;
         Some(coming)
-    }
-}
-
-// === impl Level ===
-
-impl Level {
-    /// Puts a request into its flow's queue, if there is room.
-    fn wait(&mut self, flow: &Arc<str>, waiter: Waiter) -> bool {
-        let of_flow = self.flows.entry(flow.clone()).or_default();
-        if of_flow.queue.len() >= FLOW_QUEUE_MAX {
-            return false;
-        }
-        if of_flow.queue.is_empty() {
-            self.turn.push_back(flow.clone());
-        }
-        of_flow.queue.push_back(waiter);
-        self.waiting += 1;
-        true
-    }
-
-    /// Forgets a flow in which nothing is.
-    fn tidy(&mut self, flow: &Arc<str>) {
-        let Some(of_flow) = self.flows.get(flow) else { return };
-        if of_flow.queue.is_empty() {
-            self.turn.retain(|other| other != flow);
-            if of_flow.in_use == 0 {
-                self.flows.remove(flow);
-            }
-        }
     }
 }
 
@@ -400,14 +355,8 @@ impl Drop for Seat {
 impl Drop for QueuedSeat {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        let level = &mut state.levels[self.level];
-        let Some(flow) = level.flows.get_mut(&self.flow) else { return };
-        let before = flow.queue.len();
-        flow.queue.retain(|waiter| waiter.id != self.id);
-        let left = before - flow.queue.len();
-        level.waiting -= left;
-        level.tidy(&self.flow);
-        state.waiting -= left;
+        let left = state.levels[self.level].queue.remove(&self.ticket);
+        state.waiting -= usize::from(left.is_some());
     }
 }
 
@@ -415,7 +364,7 @@ impl Drop for QueuedSeat {
 
 impl Drop for LongRunning {
     fn drop(&mut self) {
-        subtract(&mut self.shared.lock().long_running, &self.user, 1);
+        self.shared.lock().long_running.subtract(&self.user, 1);
     }
 }
 
@@ -441,19 +390,10 @@ impl Drop for Reading {
 impl Drop for BodyRoom {
     fn drop(&mut self) {
         if let Some(user) = &self.user {
-            subtract(&mut self.shared.lock().bodies_bytes, user, self.bytes);
+            self.shared.lock().bodies_bytes.subtract(user, self.bytes);
         }
-        if !self.is_small {
+        if !self.is_small && self.part.take().is_some() {
             self.shared.large_ended.tell();
-        }
-    }
-}
-
-fn subtract(counts: &mut HashMap<String, usize>, user: &str, amount: usize) {
-    if let Some(count) = counts.get_mut(user) {
-        *count = count.saturating_sub(amount);
-        if *count == 0 {
-            counts.remove(user);
         }
     }
 }
@@ -461,18 +401,13 @@ fn subtract(counts: &mut HashMap<String, usize>, user: &str, amount: usize) {
 // === impl Admission ===
 
 impl Admission {
-    /// Counts a body of so many bytes as on its way. Where there are too many, those of the user with most make room: bodies that
+    /// Counts a body of so many bytes as on its way. Where there are too many, those of whoever has most make room: bodies that
     /// come slowly keep nobody out.
     pub fn begin_reading(&self, body_bytes: usize) -> Result<Reading> {
         let shared = &self.control.0;
         let mut state = shared.lock();
-        let own = |state: &State| {
-            let own = state.reading.values().filter(|coming| *coming.user == *self.user.name);
-            own.map(|coming| coming.bytes).sum::<usize>() + body_bytes
-        };
         while state.reading_bytes + body_bytes > READING_BYTES {
-            let own = own(&state);
-            if !state.end_reading(own) {
+            if !state.end_reading(&self.user.name, body_bytes) {
                 return Err(too_many("too many request bodies are on their way"));
             }
         }
@@ -489,29 +424,25 @@ impl Admission {
         let (bytes, is_small) = body_cost(body_bytes);
         let shared = &self.control.0;
         let privileged = is_privileged(&self.user);
-        let user = (!privileged).then(|| self.user.name.clone());
-        if let Some(user) = &user {
-            let mut state = shared.lock();
-            let of_user = state.bodies_bytes.entry(user.clone()).or_default();
-            if *of_user > 0 && *of_user + bytes > BODIES_BYTES_OF_USER {
-                return Err(too_many(&format!("the bodies of {user} take too much memory")));
+        let name: Arc<str> = self.user.name.as_str().into();
+        let mut room = BodyRoom { shared: shared.clone(), user: None, bytes, is_small, part: None };
+        if !privileged {
+            let bodies = &mut shared.lock().bodies_bytes;
+            if bodies.of_user(&name) > 0 && bodies.of_user(&name) + bytes > BODIES_BYTES_OF_USER
+                || bodies.of_owner(&name) > 0 && bodies.of_owner(&name) + bytes > BODIES_BYTES_OF_OWNER
+            {
+                return Err(too_many(&format!("the bodies of {name} take too much memory")));
             }
-            *of_user += bytes;
+            bodies.add(&name, bytes);
+            room.user = Some(name.clone());
         }
         let pool = match (is_small, privileged) {
             (true, false) => &shared.small,
             (true, true) => &shared.small_privileged,
             (false, _) => &shared.large,
         };
-        let units = u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).unwrap_or(u32::MAX);
-        let permit = tokio::time::timeout(BODY_WAIT, pool.clone().acquire_many_owned(units)).await;
-        let Ok(Ok(permit)) = permit else {
-            if let Some(user) = &user {
-                subtract(&mut shared.lock().bodies_bytes, user, bytes);
-            }
-            return Err(too_many("the bodies of all requests take too much memory"));
-        };
-        let room = BodyRoom { shared: shared.clone(), user, bytes, is_small, _permit: permit };
+        let part = tokio::time::timeout(BODY_WAIT, pool.take(&name, bytes)).await;
+        room.part = Some(part.map_err(|_| too_many("the bodies of all requests take too much memory"))?);
         *self.room.lock().expect("no panic while held") = Some(room);
         Ok(())
     }
@@ -556,6 +487,8 @@ impl std::fmt::Debug for Admission {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
     use crate::apimachinery::user::{MASTERS, NODES};
 
@@ -609,7 +542,7 @@ mod tests {
     fn fill(control: &FlowControl, users: impl Iterator<Item = Arc<User>>) -> Vec<Admission> {
         let mut held = Vec::new();
         for user in users {
-            while let Some(admission) = futures::FutureExt::now_or_never(control.admit(&user, &PODS)) {
+            while let Some(admission) = control.admit(&user, &PODS).now_or_never() {
                 held.push(admission.unwrap());
             }
         }
@@ -621,15 +554,16 @@ mod tests {
         let control = FlowControl::default();
         let one = fill(&control, [account("web:a")].into_iter());
         assert_eq!(one.len(), nominal(4) / 2, "half of the level");
-        let all = fill(&control, (0..100).map(|n| account(&format!("web:{n}"))));
+        assert!(fill(&control, (0..100).map(|n| account(&format!("web:{n}")))).is_empty(), "for all of its namespace");
+        let all = fill(&control, (0..100).map(|n| account(&format!("web{n}:a"))));
         assert!(one.len() + all.len() > nominal(4), "seats that others lend");
         assert!(one.len() + all.len() < SEATS);
         let node = user("system:node:a", &[NODES]);
-        assert!(futures::FutureExt::now_or_never(control.admit(&node, &PODS)).is_some(), "a node runs at once");
+        assert!(control.admit(&node, &PODS).now_or_never().is_some(), "a node runs at once");
         let jane = user("jane", &[]);
-        assert!(futures::FutureExt::now_or_never(control.admit(&jane, &PODS)).is_some(), "and so does a user");
+        assert!(control.admit(&jane, &PODS).now_or_never().is_some(), "and so does a user");
         let masters = user("admin", &[MASTERS]);
-        assert!(futures::FutureExt::now_or_never(control.admit(&masters, &PODS)).is_some());
+        assert!(control.admit(&masters, &PODS).now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -677,7 +611,8 @@ mod tests {
         }
         assert_eq!(control.0.lock().waiting, 0);
         drop(held);
-        assert!(control.0.lock().levels.iter().all(|l| l.in_use == 0 && l.flows.is_empty() && l.turn.is_empty()));
+        let state = control.0.lock();
+        assert!(state.levels.iter().all(|l| l.in_use == 0 && l.seats.most().is_none() && l.queue.len() == 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -695,6 +630,42 @@ mod tests {
         drop((held, small));
         assert!(control.0.lock().reading.is_empty());
         assert_eq!(control.0.lock().reading_bytes, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn accounts_of_one_namespace_are_one_in_bodies_and_long_running_requests() {
+        let control = FlowControl::default();
+        let admit = async |user: Arc<User>| control.admit(&user, &PODS).await.unwrap();
+        let body = 3 << 20;
+        let running = admit(account("web:0")).await;
+        running.reserve_body(body).await.unwrap();
+        let mut held = Vec::new();
+        for n in 1..100 {
+            held.push(admit(account(&format!("web:{n}"))).await);
+        }
+        let mut waiting: Vec<_> = held.iter().map(|admission| Box::pin(admission.reserve_body(body))).collect();
+        waiting.retain_mut(|wait| wait.now_or_never().is_none());
+        let of_owner = control.0.lock().bodies_bytes.of_owner("system:serviceaccount:web:0");
+        assert_eq!(of_owner / body_cost(body).0, waiting.len() + 1, "the others were refused at once");
+        assert!(of_owner <= BODIES_BYTES_OF_OWNER);
+        let other = admit(account("db:0")).await;
+        let mut other = Box::pin(other.reserve_body(body));
+        assert!((&mut other).now_or_never().is_none());
+        drop(running);
+        let begun = waiting.iter_mut().filter_map(|wait| wait.now_or_never()).filter(Result::is_ok).count();
+        assert_eq!(begun, 1, "it was the next one when the other came");
+        drop(waiting);
+        drop(held);
+        other.now_or_never().unwrap().unwrap();
+        let left = control.0.lock().bodies_bytes.of_owner("system:serviceaccount:web:0");
+        assert_eq!(left, 0, "those who stopped waiting are not counted any more");
+
+        let long: Vec<_> = (0..5)
+            .flat_map(|n| std::iter::repeat_with(move || account(&format!("web:{n}"))).take(LONG_RUNNING_MAX))
+            .filter_map(|user| control.begin_long_running(&user).ok())
+            .collect();
+        assert_eq!(long.len(), LONG_RUNNING_OF_OWNER_MAX);
+        assert!(control.begin_long_running(&account("db:0")).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -724,13 +695,13 @@ mod tests {
         waits.await.unwrap().unwrap().unwrap();
         admit("c", &[]).await.reserve_body(body).await.unwrap();
         drop(small);
-        assert!(control.0.lock().bodies_bytes.is_empty());
+        assert!(control.0.lock().bodies_bytes.most().is_none());
 
         let jane = user("jane", &[]);
         let long: Vec<_> = (0..LONG_RUNNING_MAX).map(|_| control.begin_long_running(&jane).unwrap()).collect();
         assert!(control.begin_long_running(&jane).is_err());
         assert!(control.begin_long_running(&user("other", &[])).unwrap().is_some());
         drop(long);
-        assert!(control.begin_long_running(&jane).is_ok() && control.0.lock().long_running.is_empty());
+        assert!(control.begin_long_running(&jane).is_ok() && control.0.lock().long_running.most().is_none());
     }
 }

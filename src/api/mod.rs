@@ -19,6 +19,7 @@ pub mod local;
 pub mod read;
 mod request;
 pub mod sending;
+pub mod shares;
 mod store_error;
 pub mod subresource;
 mod turns;

@@ -1,17 +1,18 @@
 //! What answers hold until their clients have taken them: bounded, whatever clients do.
 //!
 //! An answer is counted before it is made, with what it holds while it is sent. Where there is no room, answers make it
-//! whose clients have taken nothing for a while, then those of the user who holds most, if that is more than who asks would
-//! have. Else who asks waits, and is refused in the end. Invariants: no more than [`POOL_BYTES`] are counted for users, and
+//! whose clients have taken nothing for a while, then those of whoever holds most, if that is more than who asks would
+//! have ([`Shares`]). Else who asks waits, and is refused in the end. Invariants: no more than [`POOL_BYTES`] are counted for users, and
 //! as much for nodes and administrators; an answer that nobody takes keeps nobody out, and lasts [`RESPONSE_TIMEOUT`] at
 //! most; watches and the like count what they have ready, and nothing while they wait.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::shares::Shares;
 use crate::apimachinery::status::{RETRY_AFTER_SECONDS, Result, Status};
 use crate::base::signal::Signal;
 use crate::base::{metrics, task};
@@ -270,10 +271,10 @@ impl State {
         let now = Instant::now();
         // What is ready and not taken, the slowest first.
         let mut stalled: Vec<(Instant, u64, bool, Arc<str>)> = Vec::new();
-        let mut of_user: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut shares = Shares::default();
         for (is_stream, answers) in [(false, &self.answers), (true, &self.streams)] {
             for (id, answer) in answers.iter().filter(|(_, a)| a.pool == pool && a.bytes > 0) {
-                *of_user.entry(answer.user.clone()).or_default() += answer.bytes;
+                shares.add(&answer.user, answer.bytes);
                 let since = answer.held.as_ref().and_then(Weak::upgrade).and_then(|held| held.stalled_since());
                 stalled.extend(since.map(|since| (since, *id, is_stream, answer.user.clone())));
             }
@@ -284,30 +285,26 @@ impl State {
             if self.bytes[pool] + bytes <= wanted {
                 break;
             }
-            self.give_way(*id, *is_stream, &mut of_user, &mut victims);
+            self.give_way(*id, *is_stream, &mut shares, &mut victims);
         }
         while self.bytes[pool] + bytes > POOL_BYTES {
-            let own = of_user.get(user).copied().unwrap_or(0) + bytes;
-            let most = of_user.iter().max_by_key(|(_, held)| **held);
-            let Some((most, _)) = most.filter(|(name, held)| anyway || **held > own && &***name != user) else { break };
-            let most = most.clone();
+            let most = if anyway { shares.most() } else { shares.most_beside(user, bytes) };
+            let Some(most) = most.cloned() else { break };
             let next = stalled.iter().position(|(.., of)| *of == most);
             let Some((_, id, is_stream, _)) = next.map(|i| stalled.remove(i)) else {
                 // All of it is on its way to clients that read.
-                of_user.remove(&most);
+                shares.forget(&most);
                 continue;
             };
-            self.give_way(id, is_stream, &mut of_user, &mut victims);
+            self.give_way(id, is_stream, &mut shares, &mut victims);
         }
         (self.bytes[pool] + bytes <= POOL_BYTES, victims)
     }
 
-    fn give_way(&mut self, id: u64, is_stream: bool, of_user: &mut HashMap<Arc<str>, usize>, victims: &mut Victims) {
+    fn give_way(&mut self, id: u64, is_stream: bool, shares: &mut Shares, victims: &mut Victims) {
         let Some((user, bytes)) = self.of(is_stream).get(&id).map(|a| (a.user.clone(), a.bytes)) else { return };
         let Some(held) = self.take(id, is_stream) else { return };
-        if let Some(of_user) = of_user.get_mut(&user) {
-            *of_user = of_user.saturating_sub(bytes);
-        }
+        shares.subtract(&user, bytes);
         victims.push(held);
     }
 }
@@ -435,6 +432,19 @@ mod tests {
         assert!(let_go(&many) > 0);
         drop(room);
         assert_eq!(sending.wait(asker("other"), POOL_BYTES + 1).await.unwrap_err().code, 429);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_accounts_of_one_namespace_make_room_at_once() {
+        let sending = Sending::default();
+        let account = |n: usize| format!("system:serviceaccount:web:{n}");
+        let many: Vec<_> = (0..POOL_BYTES / MIB).filter_map(|n| unread(&sending, &account(n), MIB)).collect();
+        assert_eq!(many.len(), POOL_BYTES / MIB);
+        let begun = Instant::now();
+        let other = sending.wait(asker("other"), MIB).await.unwrap();
+        assert_eq!((begun.elapsed(), let_go(&many)), (Duration::ZERO, 1));
+        assert!(unread(&sending, &account(99), MIB).is_none(), "the accounts have as much each");
+        drop((many, other));
     }
 
     #[tokio::test(start_paused = true)]

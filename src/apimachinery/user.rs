@@ -73,17 +73,22 @@ impl User {
         self.name.strip_prefix(NODE_PREFIX).filter(|n| !n.is_empty() && self.is_in(NODES))
     }
 
-    /// Who answers for what it takes: of a service account its namespace, whose users make as many accounts as they like.
+    /// Who answers for what it takes ([`owner`]).
     pub fn owner(&self) -> &str {
-        match self.name.rsplit_once(':') {
-            Some((namespace, _)) if self.name.starts_with(ACCOUNT_PREFIX) => namespace,
-            _ => &self.name,
-        }
+        owner(&self.name)
     }
 
     /// Whether it is a member of a group.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
+    }
+}
+
+/// Who answers for what a user takes: of a service account its namespace, whose users make as many accounts as they like.
+pub fn owner(user: &str) -> &str {
+    match user.rsplit_once(':') {
+        Some((namespace, _)) if user.starts_with(ACCOUNT_PREFIX) => namespace,
+        _ => user,
     }
 }
 

@@ -27,6 +27,11 @@ pub async fn follow(mut large_ended: Receiver) {
     }
 }
 
+/// Lets go of what only a start needs: most of the code that is mapped by then is not used again, and what is comes back.
+pub fn end_start() {
+    drop(tokio::task::spawn_blocking(memory::unmap_code));
+}
+
 /// Runs until aborted; `work` counts what was done so far, in steps of about the size of a request.
 pub async fn run(work: impl Fn() -> u64) {
     // The start is a burst too.

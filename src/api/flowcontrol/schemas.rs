@@ -154,7 +154,8 @@ pub(super) fn classify(user: &User, target: &Target<'_>) -> Option<(usize, Arc<s
         Distinguisher::ByUser => user.name.as_str(),
         Distinguisher::ByNamespace => target.namespace,
     };
-    Some((level, format!("{}/{distinguisher}", schema.name).into()))
+    // The owner of a flow is that of its user.
+    Some((level, format!("{distinguisher}/{}", schema.name).into()))
 }
 
 /// A level's seats.
