@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use fair_queue::{FairQueue, Ticket};
-use pool::{Part, Pool};
+use pool::{Grant, Pool};
 use schemas::{LEVELS, SEATS, classify, guaranteed, is_privileged, nominal};
 
 use super::sending::{Asker, Room, Sending};
@@ -135,7 +135,7 @@ struct BodyRoom {
     bytes: usize,
     is_small: bool,
     /// None while it waits.
-    part: Option<Part>,
+    grant: Option<Grant>,
 }
 
 /// A request that runs: its seat, and the room that its body takes.
@@ -392,7 +392,7 @@ impl Drop for BodyRoom {
         if let Some(user) = &self.user {
             self.shared.lock().bodies_bytes.subtract(user, self.bytes);
         }
-        if !self.is_small && self.part.take().is_some() {
+        if !self.is_small && self.grant.take().is_some() {
             self.shared.large_ended.tell();
         }
     }
@@ -425,7 +425,7 @@ impl Admission {
         let shared = &self.control.0;
         let privileged = is_privileged(&self.user);
         let name: Arc<str> = self.user.name.as_str().into();
-        let mut room = BodyRoom { shared: shared.clone(), user: None, bytes, is_small, part: None };
+        let mut room = BodyRoom { shared: shared.clone(), user: None, bytes, is_small, grant: None };
         if !privileged {
             let bodies = &mut shared.lock().bodies_bytes;
             if bodies.of_user(&name) > 0 && bodies.of_user(&name) + bytes > BODIES_BYTES_OF_USER
@@ -441,8 +441,8 @@ impl Admission {
             (true, true) => &shared.small_privileged,
             (false, _) => &shared.large,
         };
-        let part = tokio::time::timeout(BODY_WAIT, pool.take(&name, bytes)).await;
-        room.part = Some(part.map_err(|_| too_many("the bodies of all requests take too much memory"))?);
+        let grant = tokio::time::timeout(BODY_WAIT, pool.take(&name, bytes)).await;
+        room.grant = Some(grant.map_err(|_| too_many("the bodies of all requests take too much memory"))?);
         *self.room.lock().expect("no panic while held") = Some(room);
         Ok(())
     }

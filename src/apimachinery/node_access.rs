@@ -79,21 +79,7 @@ pub enum Destination {
     Address(SocketAddr),
 }
 
-/// The channels of a call's frames.
-pub mod channel {
-    /// The call itself, first of all.
-    pub const CALL: u8 = 0;
-    /// What goes to the container or port, and to whoever asked from its standard output or the port.
-    pub const IN: u8 = 1;
-    pub const OUT: u8 = 2;
-    pub const ERR: u8 = 3;
-    /// Terminal sizes: columns and rows, two bytes each.
-    pub const RESIZE: u8 = 4;
-    /// How it ended: `Result<i32, String>` as JSON.
-    pub const EXIT: u8 = 5;
-    /// What is known of a part of an image before its bytes: `Head` as JSON.
-    pub const HEAD: u8 = 6;
-}
+pub use crate::wire::tunnel::channel;
 
 /// A running exec or attach.
 pub struct Session {

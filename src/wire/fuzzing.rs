@@ -2,7 +2,7 @@
 
 use std::io::{self, Cursor, Read, Write};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -116,14 +116,30 @@ fn binary(message: &[u8]) {
     let _ = decoded(message, message.len().max(1));
 }
 
-/// Frames of the tunnel between server and agents: what is written again is what came.
+/// Frames of the tunnel between server and agents: the same however the bytes are cut, and what is written again is what came.
 pub(crate) fn tunnel_frames(data: &[u8]) {
-    let (mut rest, mut written) = (BytesMut::from(data), Vec::new());
-    while let Ok(Some((channel, bytes))) = tunnel::take(&mut rest) {
-        written.push(channel);
+    let frames = tunneled(data, data.len().max(1));
+    assert_eq!(frames, tunneled(data, 1 + data.len() / 7), "frames depend on how they are cut");
+    for (channel, bytes) in frames.0 {
+        let mut written = vec![channel];
         written.extend((bytes.len() as u32).to_be_bytes());
         written.extend_from_slice(&bytes);
+        assert_eq!(tunneled(&written, written.len()), (vec![(channel, bytes)], true));
     }
-    written.extend_from_slice(&rest);
-    assert_eq!(written, data);
+}
+
+/// The frames, and whether nothing was wrong.
+fn tunneled(data: &[u8], piece_bytes: usize) -> (Vec<(u8, Bytes)>, bool) {
+    let (mut frames, mut found) = (tunnel::Frames::default(), Vec::new());
+    for piece in data.chunks(piece_bytes) {
+        frames.feed(piece);
+        loop {
+            match frames.next() {
+                Ok(Some(frame)) => found.push(frame),
+                Ok(None) => break,
+                Err(_) => return (found, false),
+            }
+        }
+    }
+    (found, true)
 }

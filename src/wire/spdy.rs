@@ -3,14 +3,16 @@
 //!
 //! There is no flow control, because neither those clients nor Kubernetes' servers have it: what is not read is held back
 //! by TCP. Headers that are sent are not compressed, only wrapped as zlib wants it; those that come are inflated through
-//! the dictionary of the protocol. Invariant: nothing of a frame is looked at before all of it is there, and no frame may
-//! be longer than [`FRAME_BYTES_MAX`].
+//! the dictionary of the protocol. Invariants: nothing of a frame is looked at before all of it is there, but long data comes
+//! in pieces of [`DATA_PIECE_BYTES`]; and no frame may be longer than [`FRAME_BYTES_MAX`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Longer frames end the connection.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Longer data comes in pieces of this size; longer frames of other types end the connection.
+const DATA_PIECE_BYTES: usize = 64 << 10;
 /// Inflated headers of one frame.
 pub(super) const HEADER_BYTES_MAX: usize = 64 << 10;
 const VERSION: u16 = 3;
@@ -72,7 +74,16 @@ pub enum Error {
 /// Frames out of bytes, as they come.
 pub struct Decoder {
     buffer: BytesMut,
+    /// What is left of long data.
+    data: Option<LongData>,
     inflate: Inflate,
+}
+
+#[derive(Clone, Copy)]
+struct LongData {
+    stream: u32,
+    left_bytes: usize,
+    last: bool,
 }
 
 /// Headers into bytes.
@@ -85,7 +96,8 @@ pub struct Encoder {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { buffer: BytesMut::new(), inflate: Inflate { begun: false, stream: Decompress::new(false) } }
+        let inflate = Inflate { begun: false, stream: Decompress::new(false) };
+        Self { buffer: BytesMut::new(), data: None, inflate }
     }
 }
 
@@ -101,14 +113,35 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// What has come and is no frame yet.
+    pub fn waiting_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next frame that matters here, if all of it is there.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
+        if self.data.is_some() {
+            return Ok(self.piece());
+        }
         while let Some((head, body)) = self.cut()? {
             if let Some(frame) = self.read(head, body)? {
                 return Ok(Some(frame));
             }
         }
-        Ok(None)
+        Ok(self.piece())
+    }
+
+    /// The next piece of long data, if all of it is there.
+    fn piece(&mut self) -> Option<Frame> {
+        let LongData { stream, left_bytes, last } = self.data?;
+        let length = left_bytes.min(DATA_PIECE_BYTES);
+        if self.buffer.len() < length {
+            return None;
+        }
+        let left_bytes = left_bytes - length;
+        self.data = (left_bytes > 0).then_some(LongData { stream, left_bytes, last });
+        let bytes = self.buffer.split_to(length).freeze();
+        Some(Frame::Data { stream, bytes, last: last && left_bytes == 0 })
     }
 
     /// Takes one whole frame off the buffer.
@@ -117,6 +150,15 @@ impl Decoder {
         let length = usize::from(head[5]) << 16 | usize::from(head[6]) << 8 | usize::from(head[7]);
         if length > FRAME_BYTES_MAX {
             return Err(Error::TooLong(length));
+        }
+        if length > DATA_PIECE_BYTES {
+            let stream = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+            if stream >> 31 != 0 {
+                return Err(Error::TooLong(length));
+            }
+            self.data = Some(LongData { stream, left_bytes: length, last: head[4] & FIN != 0 });
+            self.buffer.advance(8);
+            return Ok(None);
         }
         if self.buffer.len() < 8 + length {
             return Ok(None);
@@ -327,6 +369,23 @@ mod tests {
             b = (b + a) % 65521;
         }
         assert_eq!((b << 16 | a).to_be_bytes(), DICTIONARY);
+    }
+
+    #[test]
+    fn long_data_comes_in_pieces_of_which_the_last_one_ends_it() {
+        let long = vec![7; 2 * DATA_PIECE_BYTES + 5];
+        let mut decoder = Decoder::default();
+        decoder.feed(&data(3, &long, true));
+        decoder.feed(&pong(1));
+        let piece = |length, last| Some(Frame::Data { stream: 3, bytes: vec![7; length].into(), last });
+        for expected in [piece(DATA_PIECE_BYTES, false), piece(DATA_PIECE_BYTES, false), piece(5, true)] {
+            assert_eq!(decoder.next_frame().unwrap(), expected);
+        }
+        assert_eq!(decoder.next_frame().unwrap(), Some(Frame::Ping { id: 1 }));
+        assert_eq!(decoder.waiting_bytes(), 0);
+        let mut decoder = Decoder::default();
+        decoder.feed(&opened(1, &vec![0; DATA_PIECE_BYTES], false)[..8]);
+        assert!(matches!(decoder.next_frame(), Err(Error::TooLong(_))), "headers are not that long");
     }
 
     #[test]

@@ -32,9 +32,27 @@ pub const PROTOCOL: &str = "amphipod-tunnel";
 const PING: Duration = Duration::from_secs(5);
 /// Frames that may wait to be sent.
 const WAITING: usize = 16;
-/// The longest frame, and the most that is read at once.
+/// The longest frame; a longer one that is no data, and no call or head, ends the call.
 const FRAME_BYTES: usize = 4 << 20;
+const SMALL_FRAME_BYTES: usize = 64 << 10;
+/// What is read at once, and the pieces in which data comes out of longer frames.
 const PIECE_BYTES: usize = 32 << 10;
+
+/// The channels of a call's frames.
+pub mod channel {
+    /// The call itself, first of all.
+    pub const CALL: u8 = 0;
+    /// What goes to the container or port, and to whoever asked from its standard output or the port.
+    pub const IN: u8 = 1;
+    pub const OUT: u8 = 2;
+    pub const ERR: u8 = 3;
+    /// Terminal sizes: columns and rows, two bytes each.
+    pub const RESIZE: u8 = 4;
+    /// How it ended: `Result<i32, String>` as JSON.
+    pub const EXIT: u8 = 5;
+    /// What is known of a part of an image before its bytes: `Head` as JSON.
+    pub const HEAD: u8 = 6;
+}
 
 /// What may be on its way in one call, and in all of them: a call whose end does not read must not stop the others.
 const CALL_WINDOW: u32 = 256 << 10;
@@ -51,7 +69,17 @@ pub struct Writer(mpsc::Sender<Bytes>);
 #[derive(Debug)]
 pub struct Reader {
     body: Incoming,
+    frames: Frames,
+}
+
+/// Frames out of bytes, as they come.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
     rest: BytesMut,
+    /// The channel of a long frame of data, and what of it has not come out.
+    data: Option<(u8, usize)>,
+    /// Whether the first frame has come, the only one that may be long.
+    begun: bool,
 }
 
 // === impl Writer ===
@@ -105,43 +133,69 @@ fn pieces(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 impl Reader {
     /// Reads frames out of a body.
     pub fn new(body: Incoming) -> Self {
-        Self { body, rest: BytesMut::new() }
+        Self { body, frames: Frames::default() }
     }
 
-    /// The next frame; `None` at the end. Safe to drop and call again.
+    /// The next frame, or the next piece of a long one; `None` at the end. Safe to drop and call again.
     pub async fn next(&mut self) -> io::Result<Option<(u8, Bytes)>> {
         loop {
-            if let Some(frame) = take(&mut self.rest)? {
+            if let Some(frame) = self.frames.next()? {
                 return Ok(Some(frame));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.rest.extend_from_slice(&data);
+                        self.frames.feed(&data);
                     }
                 }
                 Some(Err(error)) => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
-                None if self.rest.is_empty() => return Ok(None),
+                None if self.frames.is_whole() => return Ok(None),
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
     }
 }
 
-pub(super) fn take(rest: &mut BytesMut) -> io::Result<Option<(u8, Bytes)>> {
-    if rest.len() < 5 {
-        return Ok(None);
+// === impl Frames ===
+
+impl Frames {
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
     }
-    let length = u32::from_be_bytes([rest[1], rest[2], rest[3], rest[4]]) as usize;
-    if length > FRAME_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that is too long"));
+
+    fn is_whole(&self) -> bool {
+        self.rest.is_empty() && self.data.is_none()
     }
-    if rest.len() < 5 + length {
-        return Ok(None);
+
+    pub(super) fn next(&mut self) -> io::Result<Option<(u8, Bytes)>> {
+        if let Some((channel, left)) = self.data {
+            let length = left.min(PIECE_BYTES);
+            if self.rest.len() < length {
+                return Ok(None);
+            }
+            self.data = (left > length).then_some((channel, left - length));
+            return Ok(Some((channel, self.rest.split_to(length).freeze())));
+        }
+        let Some([channel, length @ ..]) = self.rest.first_chunk::<5>().copied() else { return Ok(None) };
+        let length = u32::from_be_bytes(length) as usize;
+        let is_data = matches!(channel, channel::IN | channel::OUT | channel::ERR);
+        // A call, or the head of an image.
+        let is_first = !self.begun && matches!(channel, channel::CALL | channel::HEAD);
+        if length > if is_data || is_first { FRAME_BYTES } else { SMALL_FRAME_BYTES } {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that is too long"));
+        }
+        if is_data && length > PIECE_BYTES {
+            self.rest.advance(5);
+            (self.data, self.begun) = (Some((channel, length)), true);
+            return self.next();
+        }
+        if self.rest.len() < 5 + length {
+            return Ok(None);
+        }
+        self.begun = true;
+        self.rest.advance(5);
+        Ok(Some((channel, self.rest.split_to(length).freeze())))
     }
-    let channel = rest[0];
-    rest.advance(5);
-    Ok(Some((channel, rest.split_to(length).freeze())))
 }
 
 /// Writes frames of one channel into `to` until its end, which shuts it down.
@@ -223,16 +277,47 @@ mod tests {
             whole.put_u32(bytes.len() as u32);
             whole.put_slice(bytes);
         }
-        let mut rest = BytesMut::new();
+        let mut frames = Frames::default();
         let mut seen = Vec::new();
         for byte in whole {
-            rest.put_u8(byte);
-            while let Some(frame) = take(&mut rest).unwrap() {
+            frames.feed(&[byte]);
+            while let Some(frame) = frames.next().unwrap() {
                 seen.push(frame);
             }
         }
         assert_eq!(seen, [(1, Bytes::from("abc")), (0, Bytes::new()), (2, Bytes::from("x"))]);
-        let mut endless = BytesMut::from(&[0u8, 0xff, 0xff, 0xff, 0xff][..]);
-        assert!(take(&mut endless).is_err());
+        assert!(frames.is_whole());
+    }
+
+    #[test]
+    fn long_data_comes_in_pieces_and_nothing_else_is_long_but_the_first() {
+        let head = |channel: u8, length: usize| {
+            let mut frames = Frames::default();
+            frames.feed(&[&[channel][..], &(length as u32).to_be_bytes()].concat());
+            frames
+        };
+        let mut long = head(channel::OUT, FRAME_BYTES);
+        long.feed(&vec![7; PIECE_BYTES + 1]);
+        assert_eq!(long.next().unwrap().unwrap(), (channel::OUT, Bytes::from(vec![7; PIECE_BYTES])));
+        assert!(long.next().unwrap().is_none() && long.rest.len() == 1, "nothing is kept for the whole of it");
+        let mut last = head(channel::IN, PIECE_BYTES + 1);
+        last.feed(&[1; PIECE_BYTES + 1]);
+        assert_eq!(last.next().unwrap().unwrap().1.len(), PIECE_BYTES);
+        assert_eq!(last.next().unwrap().unwrap().1.len(), 1);
+        assert!(last.next().unwrap().is_none() && last.is_whole());
+        for (channel, length, is_taken) in [
+            (channel::OUT, FRAME_BYTES + 1, false),
+            (channel::CALL, FRAME_BYTES, true),
+            (channel::HEAD, FRAME_BYTES, true),
+            (channel::EXIT, SMALL_FRAME_BYTES, true),
+            (channel::EXIT, SMALL_FRAME_BYTES + 1, false),
+            (channel::RESIZE, SMALL_FRAME_BYTES + 1, false),
+        ] {
+            assert_eq!(head(channel, length).next().is_ok(), is_taken, "{channel} {length}");
+        }
+        let mut late = head(channel::OUT, 0);
+        assert!(late.next().unwrap().is_some());
+        late.feed(&[channel::HEAD, 0, 2, 0, 0]);
+        assert!(late.next().is_err(), "a head is the first frame");
     }
 }

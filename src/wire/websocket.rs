@@ -8,6 +8,7 @@ use http::{HeaderMap, Response, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -29,7 +30,7 @@ const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The longest message, in however many frames it comes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// A websocket over an upgraded connection.
+/// A client's end of a websocket.
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// A terminal's size, as Kubernetes' streaming protocol writes it.
@@ -137,17 +138,13 @@ pub fn accept<B>(headers: &HeaderMap, protocol: Option<&str>, body: B) -> Respon
 }
 
 /// The server's end of a websocket over a connection that was taken over.
-pub async fn over(upgraded: Upgraded) -> Socket {
-    socket(upgraded, Role::Server).await
+pub async fn over<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> WebSocketStream<S> {
+    WebSocketStream::from_raw_socket(stream, Role::Server, Some(limits())).await
 }
 
 /// The client's end.
 pub async fn from_client(upgraded: Upgraded) -> Socket {
-    socket(upgraded, Role::Client).await
-}
-
-async fn socket(upgraded: Upgraded, role: Role) -> Socket {
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), role, Some(limits())).await
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(limits())).await
 }
 
 /// Of every websocket.

@@ -173,6 +173,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     let (status, extra, said) = match target.split('?').next().unwrap_or_default() {
         "/away" => ("302 Found", "Location: /there/?x=y\r\n", Vec::new()),
         "/page" => ("200 OK", "Content-Type: text/html; charset=utf-8\r\n", b"<a href=\"/x\">x</a>".to_vec()),
+        "/switch" => ("101 Switching Protocols", "Upgrade: other\r\nConnection: Upgrade\r\n", Vec::new()),
         "/broken" => ("500 Internal Server Error", "Access-Control-Allow-Origin: *\r\n", b"broken".to_vec()),
         "/echo" => ("200 OK", "Content-Type: application/octet-stream\r\n", body),
         _ => {
@@ -278,6 +279,9 @@ fn what_cannot_be_reached(view: &View) {
     assert_eq!(refused(&format!("{SERVICES}/absent/proxy/")).0, 404);
     assert_eq!(refused(&format!("{PODS}/ftp:web:80/proxy/")).0, 400);
     assert_eq!(refused("/api/v1/nodes/absent/proxy/").0, 404);
+    // A switch of protocols that nobody has asked for.
+    let unasked = refused(&format!("{SERVICES}/web:echo/proxy/switch"));
+    assert_eq!((unasked.0, unasked.2.as_str()), (503, "error trying to reach service: unexpected status code 101"));
     // The right to watch is not the right to this.
     assert_eq!(refused("/api/v1/watch/namespaces/default/services/web:echo/proxy/").0, 405);
     // Plain HTTP where TLS is wanted.

@@ -5,16 +5,18 @@
 
 use std::any::Any;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use amphipod::wire::client::{Client, Target};
 use bytes::Bytes;
+use futures::SinkExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::bodies::MAPS;
 use crate::lab::HOST;
@@ -198,27 +200,32 @@ fn watches_that_begin_in_the_past_read_a_little_at_a_time() {
     assert!(seen.join().unwrap() >= BACK * BYTES);
 }
 
-/// Answers every request with the beginning of a page of so many bytes, from a place in the machine.
-fn begun_pages(lab: &Watched, bytes: usize) -> u16 {
+/// A port of the machine where every connection is kept, after this was done with it.
+fn listening(lab: &Watched, address: &'static str, answer: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let namespace = std::fs::File::open(format!("/run/netns/{}", lab.name)).unwrap();
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let listener = TcpListener::bind((HOST, 0)).unwrap();
+        let listener = TcpListener::bind((address, 0)).unwrap();
         tell.send(listener.local_addr().unwrap().port()).unwrap();
         let mut open = Vec::new();
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
+            let stream = stream.unwrap();
             open.push(stream.try_clone().unwrap());
-            std::thread::spawn(move || {
-                let _ = stream.read(&mut [0; 4096]);
-                let _ =
-                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 8000000\r\n\r\n");
-                let _ = stream.write_all(&b"<a href=\"/\">".repeat(bytes / 12));
-            });
+            let answer = answer.clone();
+            std::thread::spawn(move || answer(stream));
         }
     });
     told.recv().unwrap()
+}
+
+/// Answers every request with the beginning of a page of so many bytes, from a place in the machine.
+fn begun_pages(lab: &Watched, bytes: usize) -> u16 {
+    listening(lab, HOST, move |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 8000000\r\n\r\n");
+        let _ = stream.write_all(&b"<a href=\"/\">".repeat(bytes / 12));
+    })
 }
 
 #[test]
@@ -257,6 +264,85 @@ fn logs_that_are_not_read_take_no_more_than_other_answers() {
     });
     worked.join().unwrap();
     reads(&lab, other, "/api/v1/namespaces/default/pods/loud/log");
+}
+
+/// Websockets of several users that are opened and not read.
+fn unread_sockets(lab: &Watched, path: &'static str, protocol: &'static str) -> usize {
+    const USERS: usize = 5;
+    const SOCKETS: usize = 100;
+    files_for(USERS * SOCKETS);
+    let targets: Vec<Target> = (0..USERS).map(|n| writer(lab, &format!("socket{n}"))).collect();
+    let worked = lab.from_outside(move || {
+        in_a_runtime(async {
+            let mut open = Vec::new();
+            for target in &targets {
+                for _ in 0..SOCKETS {
+                    let mut client = Client::new(target.clone());
+                    let opened = tokio::time::timeout(Duration::from_secs(20), client.websocket(path, protocol)).await;
+                    open.extend(opened.ok().and_then(Result::ok).and_then(Result::ok));
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            open.len()
+        })
+    });
+    worked.join().unwrap()
+}
+
+#[test]
+fn logs_in_websockets_that_are_not_read_take_no_more_than_other_answers() {
+    let lab = start("socketlogs");
+    let script = "while :; do /bin/busybox dd if=/dev/zero bs=65536 count=16 2>/dev/null | /bin/busybox tr '\\0' x; echo; sleep 0.1; done";
+    crate::stage::apply(
+        &lab,
+        &[crate::stage::pod("loud", &[crate::stage::container("c", script, json!({}))], json!({}))],
+    );
+    crate::stage::running(&lab, "loud");
+    std::thread::sleep(Duration::from_secs(3));
+    let opened = unread_sockets(&lab, "/api/v1/namespaces/default/pods/loud/log?follow=true", "binary.k8s.io");
+    assert!(opened > 0);
+    reads(&lab, writer(&lab, "other"), "/api/v1/namespaces/default/pods/loud/log");
+}
+
+#[test]
+fn what_goes_to_ports_that_nobody_reads_is_bounded() {
+    const SOCKETS: usize = 8;
+    const PORTS: usize = 36;
+    const MESSAGES: usize = 12;
+    let lab = start("ports");
+    let target = writer(&lab, "user");
+    let port = listening(&lab, "0.0.0.0", |_| {});
+    let waits = crate::stage::container("c", "sleep 1000", json!({}));
+    crate::stage::apply(&lab, &[crate::stage::pod("deaf", &[waits], json!({"hostNetwork": true}))]);
+    crate::stage::running(&lab, "deaf");
+    let worked = lab.from_outside(move || {
+        in_a_runtime(async {
+            let ports = vec![port.to_string(); PORTS].join(",");
+            let path = format!("/api/v1/namespaces/default/pods/deaf/portforward?ports={ports}");
+            let mut message = vec![0; 1 << 20];
+            let (mut open, mut sent) = (Vec::new(), 0);
+            for _ in 0..SOCKETS {
+                let mut client = Client::new(target.clone());
+                let Ok(Ok(mut socket)) = client.websocket(&path, "v4.channel.k8s.io").await else { continue };
+                'socket: for _ in 0..MESSAGES {
+                    for channel in 0..PORTS {
+                        message[0] = 2 * channel as u8;
+                        let message = Message::Binary(Bytes::copy_from_slice(&message));
+                        let sending = tokio::time::timeout(Duration::from_secs(2), socket.send(message)).await;
+                        if !matches!(sending, Ok(Ok(()))) {
+                            break 'socket;
+                        }
+                        sent += 1;
+                    }
+                }
+                open.push(socket);
+            }
+            (open.len(), sent)
+        })
+    });
+    let (opened, sent) = worked.join().unwrap();
+    assert!(opened > 0 && sent > PORTS, "{opened} sockets, {sent} messages");
+    lab.kubectl(&["get", "--raw", MAPS]);
 }
 
 #[test]

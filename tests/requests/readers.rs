@@ -99,6 +99,40 @@ fn whoever_does_not_read_lists_keeps_no_more_than_a_figure_of_memory() {
 }
 
 #[test]
+fn a_list_of_the_past_is_read_a_little_at_a_time() {
+    let _alone = alone();
+    on_a_server(async |mut server| {
+        fill(&mut server).await;
+        let first = ask(&server, "", &format!("{MAPS}?limit=1"), "application/json").await;
+        let first: Value = serde_json::from_slice(&first.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        let then = first["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+        // What is newer makes that the past.
+        let later = json!({"metadata": {"name": "later"}});
+        assert_eq!(create(&mut server, MAPS, later).await.0, 201);
+        let past = format!("{MAPS}?resourceVersion={then}&resourceVersionMatch=Exact");
+        forget_peak();
+        let before = held_bytes();
+        let none = ask(&server, "", &format!("{past}&labelSelector=a%3Db"), "application/json").await;
+        assert_eq!(none.status(), 200);
+        let none: Value = serde_json::from_slice(&none.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!((none["items"].as_array().unwrap().len(), &none["metadata"]["resourceVersion"]), (0, &then.into()));
+        let taken = peak_bytes().saturating_sub(before);
+        assert!(
+            taken < MAPS_BIG * BIG_BYTES / 2,
+            "{} KiB for none of {} KiB",
+            taken >> 10,
+            (MAPS_BIG * BIG_BYTES) >> 10
+        );
+        let all = ask(&server, "", &past, "application/json").await;
+        let all: Value = serde_json::from_slice(&all.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        let names: Vec<_> =
+            all["items"].as_array().unwrap().iter().filter_map(|m| m["metadata"]["name"].as_str()).collect();
+        assert_eq!(names.iter().filter(|name| name.starts_with("big")).count(), MAPS_BIG);
+        assert!(!names.contains(&"later"), "it is as it was");
+    });
+}
+
+#[test]
 fn whoever_does_not_read_documents_keeps_no_more_than_a_figure_of_memory() {
     let _alone = alone();
     on_a_server(async |mut server| {

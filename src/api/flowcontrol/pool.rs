@@ -19,17 +19,17 @@ struct State {
 
 struct Waiter {
     bytes: usize,
-    start: oneshot::Sender<Part>,
+    start: oneshot::Sender<Grant>,
 }
 
 /// Some of a pool's bytes, until it is dropped.
-pub(super) struct Part {
+pub(super) struct Grant {
     pool: Option<Pool>,
     bytes: usize,
 }
 
 /// Somebody's place in the queue, until it is dropped.
-struct Place<'a> {
+struct QueuedTake<'a> {
     pool: &'a Pool,
     ticket: Ticket,
 }
@@ -42,21 +42,21 @@ impl Pool {
     }
 
     /// Returns when it has so many bytes for a user. Who stops waiting leaves nothing.
-    pub(super) async fn take(&self, user: &Arc<str>, bytes: usize) -> Part {
-        let (place, started) = {
+    pub(super) async fn take(&self, user: &Arc<str>, bytes: usize) -> Grant {
+        let (queued, started) = {
             let mut state = self.lock();
             if state.next.is_none() && state.queue.len() == 0 && state.free >= bytes {
                 state.free -= bytes;
-                return Part { pool: Some(self.clone()), bytes };
+                return Grant { pool: Some(self.clone()), bytes };
             }
             let (start, started) = oneshot::channel();
             let ticket = state.queue.push(user, Waiter { bytes, start });
-            (Place { pool: self, ticket }, started)
+            (QueuedTake { pool: self, ticket }, started)
         };
         self.start(&mut self.lock());
-        let part = started.await.expect("who waits is started or gone");
-        drop(place);
-        part
+        let grant = started.await.expect("who waits is started or gone");
+        drop(queued);
+        grant
     }
 
     /// Starts those whose turn it is, as long as there is room.
@@ -68,8 +68,8 @@ impl Pool {
             let free = state.free;
             let Some((_, waiter)) = state.next.take_if(|(_, waiter)| waiter.bytes <= free) else { return };
             state.free -= waiter.bytes;
-            let part = Part { pool: Some(self.clone()), bytes: waiter.bytes };
-            if let Err(mut unwanted) = waiter.start.send(part) {
+            let grant = Grant { pool: Some(self.clone()), bytes: waiter.bytes };
+            if let Err(mut unwanted) = waiter.start.send(grant) {
                 // Nobody waits any more. The lock is held: it is given back here.
                 unwanted.pool = None;
                 state.free += waiter.bytes;
@@ -82,9 +82,9 @@ impl Pool {
     }
 }
 
-// === impl Part ===
+// === impl Grant ===
 
-impl Drop for Part {
+impl Drop for Grant {
     fn drop(&mut self) {
         let Some(pool) = self.pool.take() else { return };
         let mut state = pool.lock();
@@ -93,9 +93,9 @@ impl Drop for Part {
     }
 }
 
-// === impl Place ===
+// === impl QueuedTake ===
 
-impl Drop for Place<'_> {
+impl Drop for QueuedTake<'_> {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
         let _ = state.next.take_if(|(ticket, _)| *ticket == self.ticket);
@@ -141,8 +141,8 @@ mod tests {
         let mut small = Box::pin(pool.take(&b, 4));
         assert!((&mut large).now_or_never().is_none() && (&mut small).now_or_never().is_none());
         drop(large);
-        let part = small.now_or_never().unwrap();
-        drop((first, part));
+        let grant = small.now_or_never().unwrap();
+        drop((first, grant));
         assert_eq!(pool.lock().free, 10);
     }
 }

@@ -11,15 +11,15 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt};
 use http::Response;
-use hyper::upgrade::Upgraded;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::carried::{Carried, CarriedStream, PIECE_BYTES, PIECES, Piece};
 use super::context::RequestContext;
-use super::spdy_stream::{self, PIECE_BYTES, PIECES, Transport};
+use super::spdy_stream::{self, Transport};
 use super::{Body, answer, forward_channels, stream_target};
 use crate::apimachinery::node_access::{NodeAccess, Target};
 use crate::apimachinery::status::{Result, Status};
@@ -61,10 +61,11 @@ pub(super) async fn respond(
     } else {
         return Err(Status::bad_request("unable to upgrade: an upgrade to a websocket or to SPDY/3.1 is required"));
     };
+    let carried = Carried::of(&http);
     let upgrade = hyper::upgrade::on(&mut http);
     task::spawn("port-forward", async move {
         match upgrade.await {
-            Ok(upgraded) => serve(upgraded, in_websocket, node, target).await,
+            Ok(upgraded) => serve(carried.stream(upgraded), in_websocket, node, target).await,
             Err(error) => tracing::debug!(%error, "the client went away before the stream began"),
         }
     });
@@ -82,11 +83,12 @@ fn channels(
     let ports = forward_channels::ports(&context.query)?;
     let told = Some(protocol).filter(|p| !p.is_empty());
     let response = websocket::accept(http.headers(), told, answer::full(Bytes::new()));
+    let carried = Carried::of(&http);
     let upgrade = hyper::upgrade::on(&mut http);
     task::spawn("port-forward", async move {
         match upgrade.await {
             Ok(upgraded) => {
-                forward_channels::serve(upgraded, Framing::of(protocol), node, target, ports).await;
+                forward_channels::serve(carried.stream(upgraded), Framing::of(protocol), node, target, ports).await;
             }
             Err(error) => tracing::debug!(%error, "the client went away before the stream began"),
         }
@@ -94,12 +96,13 @@ fn channels(
     Ok(response)
 }
 
-async fn serve(upgraded: Upgraded, in_websocket: bool, node: Arc<dyn NodeAccess>, target: Target) {
+async fn serve(stream: CarriedStream, in_websocket: bool, node: Arc<dyn NodeAccess>, target: Target) {
+    let carried = stream.carried().clone();
     let (out, queue) = mpsc::channel(PIECES);
     let (incoming, writing) =
-        if in_websocket { over_websocket(upgraded, queue).await } else { spdy_stream::transport(upgraded, queue) };
-    let mut client =
-        Forwarding { node, target, out, encoder: Encoder::default(), errors: HashMap::new(), open: HashMap::new() };
+        if in_websocket { over_websocket(stream, queue).await } else { spdy_stream::transport(stream, queue) };
+    let (errors, open) = (HashMap::new(), HashMap::new());
+    let mut client = Forwarding { node, target, carried, out, encoder: Encoder::default(), errors, open };
     if let Err(error) = client.run(incoming).await {
         tracing::debug!(%error, "port-forward");
     }
@@ -108,8 +111,8 @@ async fn serve(upgraded: Upgraded, in_websocket: bool, node: Arc<dyn NodeAccess>
     let _ = writing.await;
 }
 
-async fn over_websocket(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) -> Transport {
-    let (mut sink, source) = websocket::over(upgraded).await.split();
+async fn over_websocket(stream: CarriedStream, mut queue: mpsc::Receiver<Bytes>) -> Transport {
+    let (mut sink, source) = websocket::over(stream).await.split();
     let writing = task::spawn("port-forward output", async move {
         while let Some(bytes) = queue.recv().await {
             if sink.send(Message::Binary(bytes)).await.is_err() {
@@ -132,6 +135,7 @@ async fn over_websocket(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) ->
 struct Forwarding {
     node: Arc<dyn NodeAccess>,
     target: Target,
+    carried: Carried,
     out: mpsc::Sender<Bytes>,
     encoder: Encoder,
     /// Error streams whose data stream has not come yet, by request id.
@@ -143,7 +147,7 @@ struct Forwarding {
 struct Connection {
     error_stream: u32,
     /// `None` when the client has said all.
-    input: Option<mpsc::Sender<Bytes>>,
+    input: Option<mpsc::Sender<Piece>>,
     carrying: JoinHandle<Option<()>>,
 }
 
@@ -163,6 +167,7 @@ impl Forwarding {
             while let Some(frame) = decoder.next_frame()? {
                 self.take(frame).await;
             }
+            self.carried.settle(decoder.waiting_bytes());
         }
         Ok(())
     }
@@ -178,7 +183,7 @@ impl Forwarding {
             Frame::Data { stream, bytes, last } => {
                 let Some(connection) = self.open.get_mut(&stream) else { return };
                 if let Some(input) = connection.input.as_ref().filter(|_| !bytes.is_empty()) {
-                    let _ = input.send(bytes).await;
+                    let _ = input.send(self.carried.queue(bytes)).await;
                 }
                 if last {
                     connection.input = None;
@@ -239,13 +244,13 @@ async fn carry(
     target: &Target,
     port: u16,
     stream: u32,
-    mut input: mpsc::Receiver<Bytes>,
+    mut input: mpsc::Receiver<Piece>,
     out: &mpsc::Sender<Bytes>,
 ) -> Result<()> {
     let (mut read, mut write) = tokio::io::split(node.connect(target, port).await?);
     let there = async {
-        while let Some(bytes) = input.recv().await {
-            if write.write_all(&bytes).await.is_err() {
+        while let Some(piece) = input.recv().await {
+            if write.write_all(&piece.bytes).await.is_err() {
                 break;
             }
         }

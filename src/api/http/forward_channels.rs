@@ -6,18 +6,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
-use hyper::upgrade::Upgraded;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::carried::{CarriedStream, PIECE_BYTES, PIECES, Piece};
 use super::socket;
-use super::spdy_stream::{PIECE_BYTES, PIECES};
 use crate::apimachinery::node_access::{NodeAccess, Target};
 use crate::apimachinery::query::Query;
 use crate::apimachinery::status::{Result, Status};
@@ -46,13 +44,14 @@ pub(super) fn ports(query: &Query) -> Result<Vec<u16>> {
 
 /// Carries the connections until all have ended, or the client has gone.
 pub(super) async fn serve(
-    upgraded: Upgraded,
+    stream: CarriedStream,
     framing: Framing,
     node: Arc<dyn NodeAccess>,
     target: Target,
     ports: Vec<u16>,
 ) {
-    let (out, mut input) = websocket::over(upgraded).await.split();
+    let carried = stream.carried().clone();
+    let (out, mut input) = socket::split(websocket::over(stream).await);
     let (send, queue) = mpsc::channel(PIECES);
     let writing = task::spawn("port-forward output", socket::write(out, queue));
     let mut inputs = Vec::new();
@@ -76,7 +75,7 @@ pub(super) async fn serve(
             let Some(to) = inputs.get_mut(usize::from(channel / 2)).filter(|_| channel % 2 == 0) else { continue };
             if let Some(give) = to
                 && !data.is_empty()
-                && give.send(data).await.is_err()
+                && give.send(carried.queue(data)).await.is_err()
             {
                 *to = None;
             }
@@ -104,7 +103,7 @@ struct Line {
 // === impl Line ===
 
 impl Line {
-    async fn carry(self, node: Arc<dyn NodeAccess>, target: Target, port: u16, mut pieces: mpsc::Receiver<Bytes>) {
+    async fn carry(self, node: Arc<dyn NodeAccess>, target: Target, port: u16, mut pieces: mpsc::Receiver<Piece>) {
         let stream = match node.connect(&target, port).await {
             Ok(stream) => stream,
             Err(status) => {
@@ -116,8 +115,8 @@ impl Line {
         };
         let (mut read, mut write) = tokio::io::split(stream);
         let there = async {
-            while let Some(bytes) = pieces.recv().await {
-                if write.write_all(&bytes).await.is_err() || write.flush().await.is_err() {
+            while let Some(piece) = pieces.recv().await {
+                if write.write_all(&piece.bytes).await.is_err() || write.flush().await.is_err() {
                     break;
                 }
             }

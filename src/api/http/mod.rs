@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod answer;
+mod carried;
 mod compression;
 mod context;
 pub mod discovery;

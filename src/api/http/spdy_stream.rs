@@ -12,12 +12,11 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Response, StatusCode};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::carried::{Carried, CarriedStream, PIECE_BYTES, PIECES};
 use super::outcome::outcome;
 use super::{Body, answer};
 use crate::apimachinery::node_access::{ExecOptions, Session};
@@ -32,9 +31,8 @@ const PROTOCOL_HEADER: HeaderName = HeaderName::from_static("x-stream-protocol-v
 pub(super) const PROTOCOL: &str = "v4.channel.k8s.io";
 /// How long a client may take to open its streams.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
-/// Pieces that may wait, for a pod and for the client.
-pub(super) const PIECES: usize = 16;
-pub(super) const PIECE_BYTES: usize = 32 << 10;
+/// Frames that may come before all streams are open.
+const EARLY_MAX: usize = 16;
 
 /// What comes from a client, and the task that writes to it.
 pub(super) type Transport = (BoxStream<'static, Bytes>, JoinHandle<Option<()>>);
@@ -62,8 +60,8 @@ pub(super) fn accept(protocol: &'static str) -> Response<Body> {
 }
 
 /// The frames of a connection that was taken over: what comes, and the task that writes what is queued.
-pub(super) fn transport(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) -> Transport {
-    let (read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+pub(super) fn transport(stream: CarriedStream, mut queue: mpsc::Receiver<Bytes>) -> Transport {
+    let (read, mut write) = tokio::io::split(stream);
     let writing = task::spawn("SPDY output", async move {
         while let Some(bytes) = queue.recv().await {
             if write.write_all(&bytes).await.is_err() || write.flush().await.is_err() {
@@ -88,6 +86,7 @@ pub(super) fn transport(upgraded: Upgraded, mut queue: mpsc::Receiver<Bytes>) ->
 /// A client of exec or attach.
 struct Remote {
     incoming: BoxStream<'static, Bytes>,
+    carried: Carried,
     decoder: Decoder,
     encoder: Encoder,
     out: mpsc::Sender<Bytes>,
@@ -96,21 +95,22 @@ struct Remote {
 }
 
 /// Carries a session until the command has ended and its output is out, or the client is gone.
-pub(super) async fn carry(upgraded: Upgraded, options: &ExecOptions, session: Session) {
+pub(super) async fn carry(stream: CarriedStream, options: &ExecOptions, session: Session) {
+    let carried = stream.carried().clone();
     let (out, queue) = mpsc::channel(PIECES);
-    let (incoming, writing) = transport(upgraded, queue);
-    let mut remote =
-        Remote { incoming, decoder: Decoder::default(), encoder: Encoder::default(), out, streams: HashMap::new() };
+    let (incoming, writing) = transport(stream, queue);
+    let (decoder, encoder, streams) = (Decoder::default(), Encoder::default(), HashMap::new());
+    let mut remote = Remote { incoming, carried, decoder, encoder, out, streams };
     let opened = tokio::time::timeout(OPEN_PATIENCE, remote.wait_for(&wanted(options))).await;
     match opened {
         Ok(Some(early)) => remote.run(session, early).await,
         Ok(None) => tracing::debug!("the client went away before it had opened its streams"),
         Err(_) => tracing::debug!("the client did not open all of its streams"),
     }
-    let Remote { incoming, out, .. } = remote;
+    let Remote { incoming, carried, out, .. } = remote;
     drop(out);
     let _ = writing.await;
-    linger::until_closed(incoming).await;
+    linger::until_closed(incoming.inspect(|_| carried.settle(0))).await;
 }
 
 /// The streams that a client opens for what it asked.
@@ -160,7 +160,7 @@ impl Remote {
                     };
                     self.out.send(said).await.ok()?;
                 }
-                frame if early.len() < PIECES => early.push(frame),
+                frame if early.len() < EARLY_MAX => early.push(frame),
                 _ => return None,
             }
         }
@@ -196,6 +196,8 @@ impl Remote {
                 }
                 frame = frame => frame,
             };
+            // What came before it is taken.
+            self.carried.settle(self.decoder.waiting_bytes());
             match frame {
                 Some(Frame::Data { stream, bytes, last }) if self.is(stream, "stdin") => {
                     if let Some(writer) = &mut stdin

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::carried::{Carried, PIECE_BYTES, PIECES};
 use super::context::RequestContext;
 use super::flow_control::{BegunRoom, HeldBytes};
 use super::outcome::outcome;
@@ -30,7 +31,7 @@ use crate::base::task;
 use crate::kinds::Subresource;
 use crate::wire::linger;
 use crate::wire::websocket::channel::{CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT};
-use crate::wire::websocket::{self, Framing, Size, Socket};
+use crate::wire::websocket::{self, Framing, Size};
 
 /// What we speak. v4 tells the outcome as a Status, those before it (and none) only a failure, as text; v5 adds the closing of
 /// a single stream.
@@ -125,6 +126,7 @@ async fn exec(context: RequestContext, pod: &Value, mut http: http::Request<Body
         // As with the kubelet: how the container ended is said in the pod, and attaching to it went well.
         session.exit = session.exit.map(|end| end.map(|_| 0)).boxed();
     }
+    let carried = Carried::of(&http);
     let upgrade = hyper::upgrade::on(&mut http);
     let response = match over_spdy {
         true => spdy_stream::accept(protocol),
@@ -135,8 +137,11 @@ async fn exec(context: RequestContext, pod: &Value, mut http: http::Request<Body
     };
     task::spawn("exec stream", async move {
         match upgrade.await {
-            Ok(upgraded) if over_spdy => spdy_stream::carry(upgraded, &options, session).await,
-            Ok(upgraded) => carry(websocket::over(upgraded).await, protocol, &options, session).await,
+            Ok(upgraded) if over_spdy => spdy_stream::carry(carried.stream(upgraded), &options, session).await,
+            Ok(upgraded) => {
+                let socket = websocket::over(carried.stream(upgraded)).await;
+                carry(socket, protocol, &options, session).await;
+            }
             Err(error) => tracing::debug!(%error, "the client went away before the stream began"),
         }
     });
@@ -157,9 +162,9 @@ fn chosen(headers: &HeaderMap, over_spdy: bool) -> Result<&'static str> {
 /// Moves bytes between the websocket and the session until the command has ended and its output is out.
 ///
 /// Output has tasks of its own: a command that answers while it is fed would otherwise wait for us, and we for it.
-async fn carry(socket: Socket, protocol: &str, options: &ExecOptions, session: Session) {
-    let (framing, (out, mut input)) = (Framing::of(protocol), socket.split());
-    let (send, queue) = mpsc::channel(16);
+async fn carry(socket: socket::Socket, protocol: &str, options: &ExecOptions, session: Session) {
+    let (framing, (out, mut input)) = (Framing::of(protocol), socket::split(socket));
+    let (send, queue) = mpsc::channel(PIECES);
     // An empty message tells the client at once that it is connected.
     let first = match options {
         o if o.stdout => STDOUT,
@@ -213,7 +218,7 @@ async fn pump(
     mut stream: Box<dyn AsyncRead + Send + Unpin>,
     send: mpsc::Sender<Message>,
 ) {
-    let mut buffer = vec![0; 32 << 10];
+    let mut buffer = vec![0; PIECE_BYTES];
     while let Ok(n) = stream.read(&mut buffer).await {
         if n == 0 || send.send(framing.message(channel, &buffer[..n])).await.is_err() {
             return;
