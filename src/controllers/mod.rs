@@ -15,6 +15,7 @@ pub mod event;
 pub mod garbage;
 mod history;
 pub mod index;
+pub mod job;
 mod member;
 pub mod namespace;
 pub mod node;
@@ -53,6 +54,7 @@ pub const ALL: &[Make] = &[
     replicaset::replication_controller,
     deployment::controller,
     daemonset::controller,
+    job::controller,
     endpoint::slice::controller,
     endpoint::classic::controller,
     endpoint::mirror::controller,

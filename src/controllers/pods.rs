@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::kinds::KindRef;
+use crate::kinds::batch::job::TRACKING_FINALIZER;
 use crate::reconcile::{Client, Patch};
 
 /// The index keys of a pod: controlling owner (or none, by namespace), labels and node.
@@ -23,6 +24,9 @@ pub fn index_keys(object: &Object) -> Vec<String> {
         if is_over(&pod) {
             keys.push(OVER.into());
         }
+    }
+    if let Some(owner) = object.controller().filter(|o| &*o.kind == "Job" && is_tracked(object)) {
+        keys.push(tracked_key(&object.meta.namespace, &owner.name));
     }
     keys
 }
@@ -56,6 +60,16 @@ pub fn label_key(namespace: &str, key: &str, value: &str) -> String {
 /// What runs on a node (empty: what has none).
 pub fn node_key(node: &str) -> String {
     format!("node/{node}")
+}
+
+/// What a Job of this name has not counted yet.
+pub fn tracked_key(namespace: &str, job: &str) -> String {
+    format!("tracked/{namespace}/{job}")
+}
+
+/// Whether a Job has to count the pod before it may go.
+pub fn is_tracked(pod: &Object) -> bool {
+    pod.meta.finalizers.iter().any(|f| **f == *TRACKING_FINALIZER)
 }
 
 /// The phase; empty where there is none yet.

@@ -39,6 +39,8 @@ pub enum Reason {
     TooMany,
     Internal,
     TypeInvalid,
+    /// As `Invalid`, of a part that is not shown.
+    InvalidUnshown,
 }
 
 // === impl Errors ===
@@ -118,7 +120,7 @@ impl Reason {
             Self::NotFound => "FieldValueNotFound",
             Self::Required => "FieldValueRequired",
             Self::Duplicate => "FieldValueDuplicate",
-            Self::Invalid => "FieldValueInvalid",
+            Self::Invalid | Self::InvalidUnshown => "FieldValueInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
@@ -133,7 +135,7 @@ impl Reason {
             Self::NotFound => "Not found",
             Self::Required => "Required value",
             Self::Duplicate => "Duplicate value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::Invalid | Self::TypeInvalid | Self::InvalidUnshown => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
@@ -150,9 +152,15 @@ impl Error {
     pub fn message(&self) -> String {
         let words = self.reason.words();
         let shown = match (&self.reason, &self.value) {
-            (Reason::Required | Reason::Forbidden | Reason::TooLong | Reason::TooMany | Reason::Internal, _) => {
-                words.to_owned()
-            }
+            (
+                Reason::Required
+                | Reason::Forbidden
+                | Reason::TooLong
+                | Reason::TooMany
+                | Reason::Internal
+                | Reason::InvalidUnshown,
+                _,
+            ) => words.to_owned(),
             (_, Value::Null) => format!("{words}: null"),
             (_, value) => format!("{words}: {}", shortened(&value.to_string(), SHOWN_BYTES_MAX)),
         };
@@ -174,6 +182,11 @@ pub fn required(field: impl Into<String>, detail: impl Into<String>) -> Error {
 /// The value of a field is wrong.
 pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Error {
     Error { reason: Reason::Invalid, field: field.into(), value: value.into(), detail: detail.into() }
+}
+
+/// Something is wrong with a field that is too much to show.
+pub fn invalid_unshown(field: impl Into<String>, detail: impl Into<String>) -> Error {
+    Error { reason: Reason::InvalidUnshown, field: field.into(), value: Value::Null, detail: detail.into() }
 }
 
 /// The value is none of the supported ones.

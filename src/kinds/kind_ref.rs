@@ -292,6 +292,11 @@ impl KindRef {
         self.of_builtin().is_some_and(|kind| kind.orphans_dependents)
     }
 
+    /// What a client is told that deletes one without saying what becomes of its dependents.
+    pub fn deletion_warning(&self) -> Option<&'static str> {
+        self.of_builtin().and_then(|kind| kind.deletion_warning)
+    }
+
     /// Whether PUT on a missing object creates it.
     pub fn create_on_update(&self) -> bool {
         self.of_builtin().is_some_and(|kind| kind.create_on_update)
@@ -448,6 +453,8 @@ pub struct Kind {
     pub delete_answers_object: bool,
     /// Who deletes one without saying what becomes of its dependents lets go of them.
     pub orphans_dependents: bool,
+    /// What a client is told that deletes one without saying what becomes of its dependents.
+    pub deletion_warning: Option<&'static str>,
     /// PUT on a missing object creates it.
     pub create_on_update: bool,
     /// PUT without resourceVersion replaces whatever is there; else it is refused as 422.
@@ -494,6 +501,7 @@ impl Kind {
         name_rule: NameRule::DnsSubdomain,
         delete_answers_object: false,
         orphans_dependents: false,
+        deletion_warning: None,
         create_on_update: false,
         unconditional_update: true,
         stored_as: None,

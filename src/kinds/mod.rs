@@ -9,6 +9,7 @@ use linkme::distributed_slice;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;
+pub mod batch;
 pub mod check;
 pub mod coordination;
 pub mod core;

@@ -15,12 +15,23 @@ const MOMENT: Duration = Duration::from_secs(2);
 /// Lines that a failure prints at most.
 const TRACE_MAX: usize = 20_000;
 
+/// What a Job has to count a pod as.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ended {
+    Succeeded,
+    Failed,
+    /// It was asked to end before it succeeded: what it counts as depends on who looked when.
+    Either,
+}
+
 pub struct Checkers {
     clock: Clock,
     revision: u64,
     pub objects: BTreeMap<String, Value>,
     /// Last time that somebody else than the controllers disturbed a Deployment, by uid.
     disturbed: HashMap<String, Timestamp>,
+    /// The pods of each Job that have ended or were asked to while it tracked them, by the uids of both.
+    ended: BTreeMap<String, BTreeMap<String, Ended>>,
     pub trace: Vec<String>,
     /// The keys of each commit that touches a disk.
     pub commits: Vec<String>,
@@ -35,6 +46,7 @@ impl Checkers {
             revision: 0,
             objects: BTreeMap::new(),
             disturbed: HashMap::new(),
+            ended: BTreeMap::new(),
             trace: Vec::new(),
             commits: Vec::new(),
             violations: Vec::new(),
@@ -81,6 +93,9 @@ impl Checkers {
                 self.set_changed(&key, old.as_ref(), new.as_ref());
             } else if key.starts_with("/core/pods/") {
                 self.pod_changed(&key, old.as_ref(), new.as_ref());
+                self.job_pod_changed(new.as_ref());
+            } else if key.starts_with("/batch/jobs/") {
+                self.job_changed(&key, old.as_ref(), new.as_ref());
             } else if key.starts_with("/apps/deployments/") {
                 let spec = |v: Option<&Value>| v.map(|v| v["spec"].clone());
                 if spec(old.as_ref()) != spec(new.as_ref()) {
@@ -114,6 +129,55 @@ impl Checkers {
         if was && !is && ended_now && available < fewest {
             self.violate(format!("{key} was taken: {available} available pods of at least {fewest}"));
         }
+    }
+
+    fn job_pod_changed(&mut self, pod: Option<&Value>) {
+        let Some(pod) = pod.filter(|p| is_tracked(p)) else { return };
+        let owners = pod["metadata"]["ownerReferences"].as_array();
+        let Some(owner) = owners.into_iter().flatten().find(|o| o["kind"] == "Job") else { return };
+        let is_deleted = !pod["metadata"]["deletionTimestamp"].is_null();
+        let now = match pod["status"]["phase"].as_str() {
+            Some("Succeeded") if is_deleted => Ended::Either,
+            Some("Succeeded") => Ended::Succeeded,
+            Some("Failed") => Ended::Failed,
+            _ if is_deleted => Ended::Failed,
+            _ => return,
+        };
+        let all = self.ended.entry(owner["uid"].as_str().unwrap_or("").to_owned()).or_default();
+        let was = all.entry(uid_of(pod)).or_insert(now);
+        if *was == Ended::Failed && now == Ended::Either {
+            *was = now;
+        }
+    }
+
+    /// A Job's counts never shrink, and never pass what has ended.
+    fn job_changed(&mut self, key: &str, old: Option<&Value>, new: Option<&Value>) {
+        let Some(new) = new else { return };
+        let same = old.filter(|o| uid_of(o) == uid_of(new));
+        let (have, before) = (counted(new), same.map_or((0, 0), counted));
+        if have.0 < before.0 || have.1 < before.1 {
+            self.violate(format!("{key} had counted {before:?} (succeeded, failed) and now {have:?}"));
+        }
+        let (least, most) = self.countable(&uid_of(new));
+        if have.0 > most.0 || have.1 > most.1 || have.0 + have.1 > least.2 {
+            self.violate(format!("{key} counts {have:?} (succeeded, failed) of {least:?} to {most:?} pods"));
+        }
+    }
+
+    /// Where a Job has counted another number than there were; `None` where it has not ended.
+    pub fn miscounted(&self, job: &Value) -> Option<String> {
+        let (have, (least, most)) = (counted(job), self.countable(&uid_of(job)));
+        let fine =
+            (least.0..=most.0).contains(&have.0) && (least.1..=most.1).contains(&have.1) && have.0 + have.1 == least.2;
+        (!fine).then(|| format!("counts {have:?} (succeeded, failed) of {least:?} to {most:?} pods"))
+    }
+
+    /// The fewest and the most pods that a Job can have counted as succeeded and failed, and how many in all.
+    fn countable(&self, uid: &str) -> ((i64, i64, i64), (i64, i64)) {
+        let all: Vec<Ended> = self.ended.get(uid).into_iter().flat_map(|e| e.values().copied()).collect();
+        let of = |wanted: Ended| all.iter().filter(|e| **e == wanted).count() as i64;
+        let (good, bad, either) = (of(Ended::Succeeded), of(Ended::Failed), of(Ended::Either));
+        ((good, bad, all.len() as i64), (good + either, bad + either))
     }
 
     /// Nobody deletes a set by hand here: whoever ends one without an owner has taken what was orphaned on purpose.
@@ -189,7 +253,18 @@ pub fn uid_of(object: &Value) -> String {
     object["metadata"]["uid"].as_str().unwrap_or("").to_owned()
 }
 
-fn has_condition(object: &Value, of_type: &str, status: &str) -> bool {
+/// What a Job says it has counted.
+fn counted(job: &Value) -> (i64, i64) {
+    let count = |key: &str| job["status"][key].as_i64().unwrap_or(0);
+    (count("succeeded"), count("failed"))
+}
+
+fn is_tracked(pod: &Value) -> bool {
+    let all = pod["metadata"]["finalizers"].as_array();
+    all.into_iter().flatten().any(|f| f == "batch.kubernetes.io/job-tracking")
+}
+
+pub fn has_condition(object: &Value, of_type: &str, status: &str) -> bool {
     let all = object["status"]["conditions"].as_array();
     all.into_iter().flatten().any(|c| c["type"] == of_type && c["status"] == status)
 }

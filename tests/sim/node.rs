@@ -25,6 +25,9 @@ enum Action {
     Start,
     Fail,
     End,
+    /// A pod that runs once ends well, or not.
+    Succeed,
+    Break,
 }
 
 /// Runs until it is aborted. `failures`: out of a thousand pods, how many break for a while after they started.
@@ -73,8 +76,17 @@ fn plan(object: &Object, clock: &Clock, failures: u64, plans: &mut Plans, judged
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let ready = conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True");
     let planned = plans.get(&object.key).map(|(_, a)| *a);
+    let once = pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("Never");
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
     let action = if object.meta.deleted.is_some() {
         Action::End
+    } else if matches!(phase, "Succeeded" | "Failed") {
+        return;
+    } else if once && ready {
+        if !judged.insert(object.meta.uid.to_string()) {
+            return;
+        }
+        if clock.random_u64().is_multiple_of(4) { Action::Break } else { Action::Succeed }
     } else if !ready {
         Action::Start
     } else if judged.insert(object.meta.uid.to_string()) && clock.random_u64() % 1000 < failures {
@@ -96,11 +108,16 @@ async fn act(client: &dyn Client, clock: &Clock, object: &Object, action: Action
         return;
     }
     let ready = if action == Action::Start { "True" } else { "False" };
+    let phase = match action {
+        Action::Succeed => "Succeeded",
+        Action::Break => "Failed",
+        _ => "Running",
+    };
     // An address of its own for every pod: from its uid.
     let bytes = u32::from_str_radix(&uid[..6], 16).unwrap_or(1);
     let ip = format!("10.{}.{}.{}", bytes >> 16, (bytes >> 8) & 255, bytes & 255);
     let patch = json!({"metadata": {"uid": uid}, "status": {
-        "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+        "phase": phase, "podIP": ip, "podIPs": [{"ip": ip}],
         "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": clock.now_text()}],
     }});
     let _ = client.patch(&pod::KIND, namespace, name, Some(Subresource::Status), Patch::Strategic(patch)).await;

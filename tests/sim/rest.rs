@@ -7,7 +7,7 @@ use amphipod::kinds;
 use amphipod::store::Store;
 use serde_json::Value;
 
-use crate::checkers::{is_available, uid_of};
+use crate::checkers::{has_condition, is_available, uid_of};
 use crate::world::World;
 
 pub fn check(world: &World) {
@@ -20,6 +20,12 @@ pub fn check(world: &World) {
         wrong.extend(namespaces_live(objects));
         wrong.extend(pods_run(objects));
         wrong.extend(services_lead_to_pods(objects));
+        for (key, job) in of(objects, "/batch/jobs/") {
+            if !has_condition(job, "Complete", "True") && !has_condition(job, "Failed", "True") {
+                wrong.push(format!("{key} has not ended: {}", job["status"]));
+            }
+            wrong.extend(checkers.miscounted(job).map(|why| format!("{key} {why}")));
+        }
         for (key, d) in of(objects, "/apps/deployments/") {
             let wanted = d["spec"]["replicas"].as_i64().unwrap_or(1);
             let counted = checkers.count(&uid_of(d));
@@ -83,6 +89,10 @@ fn namespaces_live(objects: &BTreeMap<String, Value>) -> Vec<String> {
 fn pods_run(objects: &BTreeMap<String, Value>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (key, pod) in of(objects, "/core/pods/") {
+        // What was there to run once has run, and is kept to be looked at.
+        if matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
+            continue;
+        }
         let node = pod["spec"]["nodeName"].as_str().unwrap_or("");
         if !objects.contains_key(&format!("/core/nodes/{node}")) {
             wrong.push(format!("{key} is on the node {node:?} that is not there"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use amphipod::apimachinery::delete_options::{DeleteOptions, Propagation};
 use amphipod::kinds::KindRef;
 use amphipod::kinds::apps::deployment;
+use amphipod::kinds::batch::job;
 use amphipod::kinds::core::{namespace, pod, service};
 use amphipod::reconcile::Patch;
 use serde_json::{Value, json};
@@ -37,7 +38,7 @@ pub async fn run(seed: u64) -> Outcome {
 
 async fn step(world: &mut World) {
     let (space, app) = (NAMESPACES[world.random(2) as usize], format!("app-{}", world.random(3)));
-    match world.random(20) {
+    match world.random(24) {
         0..=3 => create(world, &deployment::KIND, space, new_deployment(world, &app)).await,
         4..=6 => {
             let image = format!("image:{}", world.random(5));
@@ -72,6 +73,7 @@ async fn step(world: &mut World) {
             world.note("the server restarts");
             world.restart().await;
         }
+        20..=22 => create(world, &job::KIND, space, new_job(world)).await,
         _ => {
             if world.random(3) == 0 {
                 delete(world, &namespace::KIND, "", space, None).await;
@@ -120,6 +122,14 @@ fn new_deployment(world: &World, app: &str) -> Value {
         "replicas": world.random(9), "revisionHistoryLimit": world.random(4), "strategy": strategy,
         "selector": {"matchLabels": {"app": app}}, "template": template,
     }})
+}
+
+fn new_job(world: &World) -> Value {
+    let container = json!({"name": "c", "image": "image:0", "resources": {"requests": {"cpu": "50m"}}});
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [container]}});
+    // Few failures are allowed, so that no wait after one is taken for rest.
+    json!({"metadata": {"name": format!("job-{}", world.random(9))}, "spec": {"completions": 1 + world.random(6),
+        "parallelism": 1 + world.random(4), "backoffLimit": world.random(4), "template": template}})
 }
 
 async fn doom_a_pod(world: &World, space: &str) {

@@ -451,11 +451,14 @@ impl RequestContext {
     async fn delete(self, http: http::Request<Body>) -> Result<Response<Body>> {
         let options = self.options(http).await?;
         let (kind, form) = (&self.request.kind, self.form()?);
-        let deleted = self.api.delete(&self.request, &options).await?;
-        if !deleted.gone || kind.delete_answers_object() {
-            return answer::object(200, form, kind, &deleted.object, self.include()?, self.api.clock.now());
-        }
-        Ok(answer::value(200, form, &Status::deleted(kind, &self.request.name, &deleted.object.meta.uid)))
+        let warnings = deletion_warnings(kind, &options);
+        let deleted = self.api.delete(&self.request, &options).await.map_err(|s| s.warned(&warnings))?;
+        let response = if !deleted.gone || kind.delete_answers_object() {
+            answer::object(200, form, kind, &deleted.object, self.include()?, self.api.clock.now())?
+        } else {
+            answer::value(200, form, &Status::deleted(kind, &self.request.name, &deleted.object.meta.uid))
+        };
+        Ok(answer::warn(response, &warnings))
     }
 
     async fn delete_collection(self, http: http::Request<Body>) -> Result<Response<Body>> {
@@ -470,13 +473,15 @@ impl RequestContext {
             version_match: self.query.get("resourceVersionMatch").to_owned(),
         };
         let mut list = self.api.list(&self.request, &selection, &page)?;
-        list.items = self.api.delete_collection(&self.request, list.items, &options).await?;
+        let warnings = deletion_warnings(&self.request.kind, &options);
+        let deleted = self.api.delete_collection(&self.request, list.items, &options).await;
+        list.items = deleted.map_err(|s| s.warned(&warnings))?;
         list.revision = self.api.cache.head();
         // Nobody else has them any more.
         list.own_bytes = list.items.iter().map(|object| object.weight()).sum();
         let written = WrittenList { form, include: self.include()?, now: self.api.clock.now() };
         let held_bytes = written.held_bytes(&self.request.kind, &list);
-        written.answer(&self.request.kind, list, held_bytes, None)
+        Ok(answer::warn(written.answer(&self.request.kind, list, held_bytes, None)?, &warnings))
     }
 
     async fn on_subresource(self, verb: &str, sub: Subresource, http: http::Request<Body>) -> Result<Response<Body>> {
@@ -563,6 +568,12 @@ impl RequestContext {
 }
 
 /// What is no kind of its own.
+/// What a client is told that does not say what becomes of dependents.
+fn deletion_warnings(kind: &KindRef, options: &DeleteOptions) -> Vec<String> {
+    let told = kind.deletion_warning().filter(|_| options.propagation.is_none());
+    told.into_iter().map(str::to_owned).collect()
+}
+
 fn definition(name: &str) -> Result<schema::TypeRef<'static>> {
     schema::type_of(name).ok_or_else(|| Status::internal(format!("no schema for {name}")))
 }

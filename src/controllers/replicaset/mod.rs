@@ -7,6 +7,8 @@ mod rank;
 mod set;
 mod status;
 
+pub(super) use rank::choose;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -126,7 +128,7 @@ impl ReplicaSets {
         }
         let surplus = (active.len() - wanted).min(BURST);
         let related = if wanted == 0 { Vec::new() } else { self.related(set) };
-        Plan { create: 0, delete: rank::choose(&active, &related, surplus, self.cx.clock.now()) }
+        Plan { create: 0, delete: choose(&active, &related, surplus, self.cx.clock.now()) }
     }
 
     /// The active pods of all sets of the same owner: where many of them share a node, one goes first.

@@ -13,7 +13,12 @@ use crate::controllers::{Member, pods};
 const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// The `count` pods to delete, first the ones that would be missed least.
-pub(super) fn choose(active: &[&Member], related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Member> {
+pub(in crate::controllers) fn choose(
+    active: &[&Member],
+    related: &[Arc<Pod>],
+    count: usize,
+    now: Timestamp,
+) -> Vec<Member> {
     let mut all: Vec<Member> = active.iter().map(|m| (*m).clone()).collect();
     if count < all.len() {
         let mut on_node: HashMap<&str, usize> = HashMap::new();

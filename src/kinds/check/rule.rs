@@ -14,6 +14,14 @@ pub const IMMUTABLE: &str = "field is immutable";
 /// ConfigMap and Secret keys, and items of volumes, may be this long.
 const KEY_BYTES: usize = 253;
 
+/// A field that may not change; absent and null are one.
+pub fn immutable(errors: &mut Errors, path: &Path<'_>, new: Option<&Value>, old: Option<&Value>) {
+    let given = |value: Option<&Value>| value.filter(|v| !v.is_null()).cloned();
+    if given(new) != given(old) {
+        errors.push(field::invalid(path, given(new).unwrap_or_default(), IMMUTABLE));
+    }
+}
+
 /// A number that may not be negative; absent is fine.
 pub fn non_negative(errors: &mut Errors, path: &Path<'_>, value: Option<&Value>) {
     if let Some(n) = value.and_then(Value::as_i64).filter(|n| *n < 0) {

@@ -1,0 +1,4 @@
+//! Work that ends.
+
+pub mod indexes;
+pub mod job;
