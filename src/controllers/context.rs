@@ -36,6 +36,8 @@ pub struct Context {
     pub options: Options,
     /// All pods, by owner, namespace, label and node.
     pub pods: Index,
+    /// All Jobs by owner and namespace.
+    pub jobs: Index,
     /// All ReplicaSets by owner and namespace.
     pub replica_sets: Index,
     /// All ControllerRevisions by owner and namespace.

@@ -7,6 +7,7 @@
 mod amount;
 pub mod clusterrole;
 mod context;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
@@ -55,6 +56,7 @@ pub const ALL: &[Make] = &[
     deployment::controller,
     daemonset::controller,
     job::controller,
+    cronjob::controller,
     endpoint::slice::controller,
     endpoint::classic::controller,
     endpoint::mirror::controller,
@@ -74,6 +76,7 @@ pub const ALL: &[Make] = &[
 pub fn start(client: Arc<dyn Client>, clock: Clock, options: Options) -> Vec<JoinHandle<Option<()>>> {
     let context = Arc::new(Context {
         pods: Index::new(client.informer(&crate::kinds::core::pod::KIND), pods::index_keys),
+        jobs: Index::new(client.informer(&crate::kinds::batch::job::KIND), pods::owner_keys),
         replica_sets: Index::new(client.informer(&crate::kinds::apps::replicaset::KIND), pods::owner_keys),
         revisions: Index::new(client.informer(&crate::kinds::apps::controllerrevision::KIND), pods::owner_keys),
         client,

@@ -1,4 +1,6 @@
 //! Work that ends.
 
+pub mod cronjob;
 pub mod indexes;
 pub mod job;
+pub mod schedule;

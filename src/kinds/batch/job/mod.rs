@@ -6,6 +6,7 @@ mod status;
 mod template;
 mod update;
 
+pub(super) use spec::validate_free as validate_free_spec;
 pub use status::{condition, is_finished};
 
 use jiff::Timestamp;
@@ -151,8 +152,8 @@ fn default(job: &mut Value) {
     selector::label(job);
 }
 
-/// Defaults of its parts.
-fn default_spec(spec: &mut serde_json::Map<String, Value>) {
+/// Defaults that a Job's template in a CronJob has too.
+pub(super) fn default_spec(spec: &mut serde_json::Map<String, Value>) {
     podspec::default_template(spec.entry("template").or_insert_with(|| json!({})));
     let Some(policy) = spec.get_mut("podFailurePolicy") else { return };
     for rule in list_mut(policy, "rules").into_iter().flatten() {
@@ -203,7 +204,7 @@ fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 /// What clients are told of a name that is no DNS label.
-fn name_warning(why: &str) -> String {
+pub(super) fn name_warning(why: &str) -> String {
     format!(
         "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is \
          recommended: [{why}]"
@@ -211,7 +212,7 @@ fn name_warning(why: &str) -> String {
 }
 
 /// What clients are warned of in a Job's spec that is new or changed.
-fn spec_warnings(path: &Path<'_>, new: Option<&Value>, old: Option<Option<&Value>>) -> Vec<String> {
+pub(super) fn spec_warnings(path: &Path<'_>, new: Option<&Value>, old: Option<Option<&Value>>) -> Vec<String> {
     let Some(spec) = new else { return Vec::new() };
     if old.is_some_and(|old| old == new) {
         return Vec::new();

@@ -69,6 +69,18 @@ pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     restart_policy(errors, path, spec, template);
 }
 
+/// A Job's spec in a template, which has no selector yet.
+pub(crate) fn validate_free(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
+    validate(errors, path, spec);
+    if let Some(selector) = given(spec, "selector") {
+        let why = "`selector` will be auto-generated";
+        errors.push(field::invalid(path.field("selector"), selector.clone(), why));
+    }
+    if spec.get("manualSelector") == Some(&Value::Bool(true)) {
+        errors.push(field::not_supported(path.field("manualSelector"), true, &["nil", "false"]));
+    }
+}
+
 fn managed_by(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     let Some(manager) = given(spec, "managedBy").and_then(Value::as_str) else { return };
     let path = path.field("managedBy");
