@@ -95,3 +95,6 @@ mod sockets;
 /// Into containers and out of them, on every node.
 #[path = "e2e/streams.rs"]
 mod streams;
+/// A pod on every node, and pods with numbers.
+#[path = "e2e/workloads.rs"]
+mod workloads;

@@ -66,6 +66,11 @@ impl Revision {
         &self.object.meta.name
     }
 
+    /// The template as it was.
+    pub(super) fn template(&self) -> &Value {
+        &self.template
+    }
+
     /// One of its labels, empty where it has none of this name.
     pub(super) fn label(&self, name: &str) -> &str {
         self.object.meta.labels.get(name).map_or("", |v| v)
@@ -150,6 +155,15 @@ impl History<'_> {
         let patch = Patch::Merge(json!({"metadata": {"uid": &*revision.object.meta.uid}, "revision": number}));
         let (namespace, name) = (&self.owner.meta.namespace, revision.name());
         let object = self.cx.client.patch(&controllerrevision::KIND, namespace, name, None, patch).await?;
+        Ok(Revision::new(object))
+    }
+
+    /// Labels a revision that somebody else made with its own name, as that of its pods.
+    pub(super) async fn label(&self, revision: &Revision, key: &str) -> Result<Revision> {
+        let metadata = json!({"uid": &*revision.object.meta.uid, "labels": {key: revision.name()}});
+        let (namespace, patch) = (&self.owner.meta.namespace, Patch::Merge(json!({"metadata": metadata})));
+        let client = &self.cx.client;
+        let object = client.patch(&controllerrevision::KIND, namespace, revision.name(), None, patch).await?;
         Ok(Revision::new(object))
     }
 

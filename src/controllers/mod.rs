@@ -5,6 +5,8 @@
 //! [`Index`], so that nothing has to be remembered between runs and nothing is made twice.
 
 mod amount;
+#[cfg(test)]
+mod cluster;
 pub mod clusterrole;
 mod context;
 pub mod cronjob;
@@ -13,6 +15,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoint;
 pub mod event;
+mod failures;
 pub mod garbage;
 mod history;
 pub mod index;
@@ -28,6 +31,7 @@ pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod serviceaccount;
+pub mod statefulset;
 mod template;
 
 pub use context::{Context, Options, absent_is_fine, controller_reference, typed};
@@ -57,6 +61,7 @@ pub const ALL: &[Make] = &[
     daemonset::controller,
     job::controller,
     cronjob::controller,
+    statefulset::controller,
     endpoint::slice::controller,
     endpoint::classic::controller,
     endpoint::mirror::controller,

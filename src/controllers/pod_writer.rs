@@ -25,7 +25,12 @@ pub(super) struct PodWriter<'a> {
     pub(super) recorder: &'a Recorder,
     pub(super) kind: &'static KindRef,
     pub(super) owner: &'a Object,
+    /// What is said of a pod that was made or removed.
+    pub(super) told: Told,
 }
+
+/// What is said: `create` or `delete`, the names of the pod and of its owner, and why it could not be.
+pub(super) type Told = fn(&str, &str, &str, Option<&Status>) -> String;
 
 /// Why pods could not be made or removed.
 #[derive(Debug)]
@@ -57,15 +62,18 @@ impl PodWriter<'_> {
     }
 
     async fn create(&self, pod: Value) -> Result<(), Failure> {
+        let named = pod["metadata"]["name"].as_str().map(str::to_owned);
         match self.client.create(&pod::KIND, &self.owner.meta.namespace, pod).await {
             Ok(pod) => {
-                self.say(EventType::Normal, "SuccessfulCreate", &format!("Created pod: {}", pod.meta.name));
+                self.say("create", &pod.meta.name, None);
                 Ok(())
             }
             Err(status) => {
                 let namespace_ends = status.details.causes.iter().any(|c| c.reason == "NamespaceTerminating");
-                if !namespace_ends {
-                    self.say(EventType::Warning, "FailedCreate", &format!("Error creating: {status}"));
+                // Somebody else's pod has the name: it may go, or be taken over.
+                let taken = named.is_some() && status.reason == "AlreadyExists";
+                if !namespace_ends && !taken {
+                    self.say("create", named.as_deref().unwrap_or(""), Some(&status));
                 }
                 Err(Failure { status, deleting: false, namespace_ends })
             }
@@ -75,20 +83,30 @@ impl PodWriter<'_> {
     async fn delete(&self, member: &Member) -> Result<(), Failure> {
         let meta = &member.object.meta;
         let options = DeleteOptions { uid: Some(meta.uid.to_string()), ..DeleteOptions::default() };
-        match absent_is_fine(self.client.delete(&pod::KIND, &meta.namespace, &meta.name, options).await) {
-            Ok(()) => {
-                self.say(EventType::Normal, "SuccessfulDelete", &format!("Deleted pod: {}", meta.name));
-                Ok(())
-            }
-            Err(status) => {
-                self.say(EventType::Warning, "FailedDelete", &format!("Error deleting: {status}"));
-                Err(Failure { status, deleting: true, namespace_ends: false })
-            }
-        }
+        let deleted = absent_is_fine(self.client.delete(&pod::KIND, &meta.namespace, &meta.name, options).await);
+        self.say("delete", &meta.name, deleted.as_ref().err());
+        deleted.map_err(|status| Failure { status, deleting: true, namespace_ends: false })
     }
 
-    fn say(&self, event_type: EventType, reason: &str, message: &str) {
-        self.recorder.event(self.kind, self.owner, event_type, reason, message);
+    fn say(&self, verb: &str, pod: &str, error: Option<&Status>) {
+        let (event_type, reason) = match (verb, error.is_some()) {
+            ("create", false) => (EventType::Normal, "SuccessfulCreate"),
+            ("create", true) => (EventType::Warning, "FailedCreate"),
+            (_, false) => (EventType::Normal, "SuccessfulDelete"),
+            (_, true) => (EventType::Warning, "FailedDelete"),
+        };
+        let message = (self.told)(verb, pod, &self.owner.meta.name, error);
+        self.recorder.event(self.kind, self.owner, event_type, reason, &message);
+    }
+}
+
+/// As most controllers say it.
+pub(super) fn told_plainly(verb: &str, pod: &str, _owner: &str, error: Option<&Status>) -> String {
+    match (verb, error) {
+        ("create", None) => format!("Created pod: {pod}"),
+        ("create", Some(error)) => format!("Error creating: {error}"),
+        (_, None) => format!("Deleted pod: {pod}"),
+        (_, Some(error)) => format!("Error deleting: {error}"),
     }
 }
 

@@ -4,7 +4,6 @@
 //! pod is made for its node by affinity and bound by the scheduler, so that what the node has left is asked. The status is
 //! computed after the pods were changed, from what then is.
 
-mod failures;
 mod plan;
 mod pod;
 mod status;
@@ -13,14 +12,16 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Map, Value, json};
 
+use super::failures::Failures;
 use super::history::{Draft, HASH, History, Revision, selector_of};
-use super::pod_writer::{BURST, Failure, PodWriter};
+use super::pod_writer::{BURST, Failure, PodWriter, told_plainly};
 use super::{Context, Member, absent_is_fine, member, min_ready, pods, typed};
 use crate::apimachinery::status::Result;
 use crate::base::labels::Selector;
@@ -28,10 +29,12 @@ use crate::base::object::Object;
 use crate::kinds::apps::controllerrevision;
 use crate::kinds::apps::daemonset::{self as kind, KIND};
 use crate::kinds::core;
-use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Patch, Reconciler, Recorder};
-use failures::Failures;
-use plan::{Candidate, Observed, Plan, Strategy};
+use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Patch, Reconciler, Recorder, Wake};
+use plan::{Observed, Plan, Strategy};
 use pod::Template;
+
+/// The longest that a failed pod waits to be replaced.
+const LONGEST_WAIT: Duration = Duration::from_secs(900);
 
 struct DaemonSets {
     cx: Arc<Context>,
@@ -53,26 +56,30 @@ struct Run<'a> {
 pub fn controller(cx: &Arc<Context>) -> Controller {
     let recorder = cx.recorder("daemonset-controller");
     let context = cx.clone();
-    // A pod that nobody controls may be adopted by whoever selects it.
-    let free = move |c: &Changed| {
-        if c.deleted || c.object.controller().is_some() {
-            return Vec::new();
-        }
-        let all = context.client.informer(&KIND).list(&c.object.meta.namespace);
-        all.iter().filter(|d| selector(d).is_ok_and(|s| s.matches(&c.object.meta.labels))).map(|d| Key::of(d)).collect()
-    };
-    let context = cx.clone();
     let by_node = move |c: &Changed| match c.previous.as_ref().is_some_and(|p| is_same_place(p, &c.object)) {
         true if !c.deleted => Vec::new(),
         _ => context.client.informer(&KIND).list("").iter().map(|d| Key::of(d)).collect(),
     };
-    let daemons = DaemonSets { cx: cx.clone(), recorder, failures: Failures::default() };
+    let daemons = DaemonSets { cx: cx.clone(), recorder, failures: Failures::new(LONGEST_WAIT) };
     Controller::new("daemonset", Arc::new(daemons), cx.clock.clone())
         .for_kind(&*cx.client, &KIND)
         .owns(&*cx.client, &core::pod::KIND, &KIND)
         .owns(&*cx.client, &controllerrevision::KIND, &KIND)
-        .watches(&*cx.client, &core::pod::KIND, Box::new(free))
+        .watches(&*cx.client, &core::pod::KIND, free(cx))
+        .watches(&*cx.client, &controllerrevision::KIND, free(cx))
         .watches(&*cx.client, &core::node::KIND, Box::new(by_node))
+}
+
+/// What nobody controls may be adopted by whoever selects it.
+fn free(cx: &Arc<Context>) -> Wake {
+    let cx = cx.clone();
+    Box::new(move |c: &Changed| {
+        if c.deleted || c.object.controller().is_some() {
+            return Vec::new();
+        }
+        let all = cx.client.informer(&KIND).list(&c.object.meta.namespace);
+        all.iter().filter(|d| selector(d).is_ok_and(|s| s.matches(&c.object.meta.labels))).map(|d| Key::of(d)).collect()
+    })
 }
 
 /// Whether nothing of a node has changed that decides who is meant for it: heartbeats change its status alone.
@@ -99,7 +106,10 @@ impl Reconciler for DaemonSets {
         let (value, selector) = (object.value(), selector(&object)?);
         let template = &value["spec"]["template"];
         let history = History { cx: &self.cx, kind: &KIND, owner: &object };
-        let revisions = history.claim(&selector).await?;
+        let mut revisions = history.claim(&selector).await?;
+        for revision in revisions.iter_mut().filter(|r| r.label(HASH).is_empty()) {
+            *revision = history.label(revision, HASH).await?;
+        }
         let (current, collisions) = self.current(&history, &revisions, &value).await?;
         member::claim(&self.cx, &KIND, &object, &selector, |pod, _| pod.meta.deleted.is_none()).await?;
         let run = Run {
@@ -187,7 +197,7 @@ impl DaemonSets {
                 self.recorder.event(&KIND, owner, kind, reason, &message);
             }
         }
-        let writer = PodWriter { client, recorder: &self.recorder, kind: &KIND, owner };
+        let writer = PodWriter { client, recorder: &self.recorder, kind: &KIND, owner, told: told_plainly };
         plan.create.truncate(BURST);
         plan.delete.truncate(BURST);
         let pod = |node: &String| run.template.pod_for(owner, node, &observed.hash, observed.generation);
@@ -203,11 +213,9 @@ impl Run<'_> {
     fn observe(&self) -> Result<Observed> {
         let spec = &self.daemons.spec;
         let nodes = self.cx.client.informer(&core::node::KIND).list("");
-        let places = nodes.iter().map(|node| {
-            Ok(Candidate {
-                name: node.meta.name.to_string(),
-                wanted: self.template.wanted(node, &*typed::<Node>(node)?),
-            })
+        let nodes = nodes.iter().map(|node| {
+            let wanted = self.template.wanted(node, &*typed::<Node>(node)?);
+            Ok((node.meta.name.to_string(), wanted))
         });
         let rolling = spec.update_strategy.as_ref().filter(|s| s.type_.as_deref() != Some("OnDelete"));
         let strategy = rolling.map_or(Strategy::OnDelete, |s| Strategy::Rolling {
@@ -215,7 +223,7 @@ impl Run<'_> {
             surge: s.rolling_update.as_ref().and_then(|r| r.max_surge.clone()),
         });
         Ok(Observed {
-            places: places.collect::<Result<_>>()?,
+            nodes: nodes.collect::<Result<_>>()?,
             pods: self.pods()?,
             strategy,
             min_ready: min_ready(spec.min_ready_seconds),

@@ -14,13 +14,6 @@ use super::pod::Wanted;
 use crate::controllers::amount::resolve;
 use crate::controllers::{Member, pods};
 
-/// A node as plans look at it.
-#[derive(Debug)]
-pub(super) struct Candidate {
-    pub(super) name: String,
-    pub(super) wanted: Wanted,
-}
-
 /// How old pods are replaced.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Strategy {
@@ -31,7 +24,8 @@ pub(super) enum Strategy {
 /// Everything that a plan looks at.
 #[derive(Debug)]
 pub(super) struct Observed {
-    pub(super) places: Vec<Candidate>,
+    /// Every node.
+    pub(super) nodes: BTreeMap<String, Wanted>,
     /// The pods by the node that they are on or made for, the oldest first.
     pub(super) pods: BTreeMap<String, Vec<Member>>,
     pub(super) strategy: Strategy,
@@ -64,12 +58,12 @@ type Told<'o> = Option<(Option<&'o Member>, Option<&'o Member>)>;
 /// The plan.
 pub(super) fn plan(observed: &Observed) -> Plan {
     let mut plan = Plan::default();
-    for place in &observed.places {
-        observed.manage(place, &mut plan);
+    for (node, wanted) in &observed.nodes {
+        observed.manage(node, *wanted, &mut plan);
     }
     // A pod that waits for a node that is gone is never bound, and nobody else removes it.
     for (node, members) in &observed.pods {
-        if !observed.places.iter().any(|p| p.name == *node) {
+        if !observed.nodes.contains_key(node) {
             let unbound = |m: &&Member| m.pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_none();
             plan.delete.extend(members.iter().filter(|m| !m.is_ending()).filter(unbound).cloned());
         }
@@ -96,44 +90,48 @@ impl Observed {
 
     /// How many nodes are to have a pod.
     pub(super) fn desired(&self) -> usize {
-        self.places.iter().filter(|p| p.wanted == Wanted::Yes).count()
+        self.nodes.values().filter(|w| **w == Wanted::Yes).count()
     }
 
     fn surges(&self) -> bool {
         matches!(&self.strategy, Strategy::Rolling { surge: Some(surge), .. } if resolve(surge, 100, true) > 0)
     }
 
-    fn manage(&self, place: &Candidate, plan: &mut Plan) {
-        let there = self.pods.get(&place.name);
-        match (place.wanted, there) {
-            (Wanted::Yes, None) => plan.create.push(place.name.clone()),
+    fn manage(&self, node: &str, wanted: Wanted, plan: &mut Plan) {
+        let there = self.pods.get(node);
+        match (wanted, there) {
+            (Wanted::Yes, None) => plan.create.push(node.to_owned()),
             (Wanted::No, Some(members)) => plan.delete.extend(members.iter().filter(|m| !m.is_ending()).cloned()),
-            (Wanted::Yes | Wanted::IfThere, Some(members)) => self.keep_one(place, members, plan),
+            (Wanted::Yes | Wanted::IfThere, Some(members)) => self.keep_one(node, wanted, members, plan),
             (Wanted::No | Wanted::IfThere, None) => {}
         }
     }
 
-    fn keep_one(&self, place: &Candidate, members: &[Member], plan: &mut Plan) {
+    fn keep_one(&self, node: &str, wanted: Wanted, members: &[Member], plan: &mut Plan) {
         let mut running = Vec::new();
         for member in members.iter().filter(|m| !m.is_ending()) {
             match pods::phase(&member.pod) {
-                "Failed" => match self.waits.get(&place.name) {
+                "Failed" => match self.waits.get(node) {
                     Some(until) if *until > self.now => {
                         plan.wake = Some(plan.wake.map_or(*until, |w| w.min(*until)));
                     }
-                    _ => plan.failed.push((place.name.clone(), member.clone())),
+                    _ => {
+                        plan.delete.push(member.clone());
+                        plan.failed.push((node.to_owned(), member.clone()));
+                    }
                 },
-                "Succeeded" => plan.succeeded.push((place.name.clone(), member.clone())),
+                "Succeeded" => {
+                    plan.delete.push(member.clone());
+                    plan.succeeded.push((node.to_owned(), member.clone()));
+                }
                 _ => running.push(member),
             }
         }
-        let ended = plan.failed.iter().chain(&plan.succeeded).filter(|(node, _)| *node == place.name);
-        plan.delete.extend(ended.map(|(_, m)| m.clone()).collect::<Vec<_>>());
         if !self.surges() {
             plan.delete.extend(running.into_iter().skip(1).cloned());
         } else if running.is_empty() {
-            if place.wanted == Wanted::Yes {
-                plan.create.push(place.name.clone());
+            if wanted == Wanted::Yes {
+                plan.create.push(node.to_owned());
             }
         } else {
             plan.delete.extend(self.surplus(&running).into_iter().cloned());
@@ -187,7 +185,7 @@ impl Observed {
 
     /// The pods of every node that has some or is to have one.
     fn by_node(&self) -> BTreeMap<&str, &[Member]> {
-        let wanted = self.places.iter().filter(|p| p.wanted == Wanted::Yes).map(|p| (p.name.as_str(), &[][..]));
+        let wanted = self.nodes.iter().filter(|(_, w)| **w == Wanted::Yes).map(|(node, _)| (node.as_str(), &[][..]));
         wanted.chain(self.pods.iter().map(|(node, members)| (node.as_str(), members.as_slice()))).collect()
     }
 
@@ -224,7 +222,7 @@ impl Observed {
             match new {
                 Some(new) if self.is_available(new) => plan.delete.push(old.clone()),
                 Some(_) => surging += 1,
-                None if !self.places.iter().any(|p| p.name == node && p.wanted == Wanted::Yes) => {
+                None if self.nodes.get(node) != Some(&Wanted::Yes) => {
                     misplaced.push(old.clone());
                 }
                 None if self.is_available(old) => candidates.push(node.to_owned()),
@@ -270,9 +268,9 @@ mod tests {
         Member { pod: object.typed().unwrap(), object }
     }
 
-    fn observed(places: &[(&str, Wanted)], pods: Vec<(&str, Vec<Member>)>, strategy: Strategy) -> Observed {
+    fn observed(nodes: &[(&str, Wanted)], pods: Vec<(&str, Vec<Member>)>, strategy: Strategy) -> Observed {
         Observed {
-            places: places.iter().map(|(name, wanted)| Candidate { name: (*name).into(), wanted: *wanted }).collect(),
+            nodes: nodes.iter().map(|(name, wanted)| ((*name).to_owned(), *wanted)).collect(),
             pods: pods.into_iter().map(|(node, members)| (node.to_owned(), members)).collect(),
             strategy,
             min_ready: Duration::ZERO,
@@ -297,31 +295,31 @@ mod tests {
 
     #[test]
     fn every_node_that_is_wanted_has_one_pod_and_no_other_node_has() {
-        let places = [("a", Wanted::Yes), ("b", Wanted::Yes), ("c", Wanted::No), ("d", Wanted::IfThere)];
+        let nodes = [("a", Wanted::Yes), ("b", Wanted::Yes), ("c", Wanted::No), ("d", Wanted::IfThere)];
         let pods = vec![
             ("b", vec![pod("b1", "new", "ready"), pod("b2", "new", "ready")]),
             ("c", vec![pod("c1", "new", "ready")]),
             ("d", vec![pod("d1", "new", "ready")]),
             ("gone", vec![pod("g1", "new", "unbound"), pod("g2", "new", "ready")]),
         ];
-        let plan = plan(&observed(&places, pods, rolling(1, 0)));
+        let plan = plan(&observed(&nodes, pods, rolling(1, 0)));
         assert_eq!(done(&plan), (vec!["a"], vec!["b2", "c1", "g1"]));
     }
 
     #[test]
     fn a_node_whose_pod_is_ending_gets_another_only_with_surge() {
         let pods = || vec![("a", vec![pod("a1", "old", "ending")])];
-        let places = [("a", Wanted::Yes)];
-        assert_eq!(done(&plan(&observed(&places, pods(), rolling(1, 0)))), (vec![], vec![]));
-        assert_eq!(done(&plan(&observed(&places, pods(), rolling(0, 1)))), (vec!["a"], vec![]));
-        assert_eq!(done(&plan(&observed(&places, pods(), Strategy::OnDelete))), (vec![], vec![]));
+        let nodes = [("a", Wanted::Yes)];
+        assert_eq!(done(&plan(&observed(&nodes, pods(), rolling(1, 0)))), (vec![], vec![]));
+        assert_eq!(done(&plan(&observed(&nodes, pods(), rolling(0, 1)))), (vec!["a"], vec![]));
+        assert_eq!(done(&plan(&observed(&nodes, pods(), Strategy::OnDelete))), (vec![], vec![]));
     }
 
     #[test]
     fn failed_pods_are_replaced_when_they_have_waited_and_ended_ones_at_once() {
-        let places = [("a", Wanted::Yes), ("b", Wanted::Yes)];
+        let nodes = [("a", Wanted::Yes), ("b", Wanted::Yes)];
         let pods = || vec![("a", vec![pod("a1", "new", "Failed")]), ("b", vec![pod("b1", "new", "Succeeded")])];
-        let mut o = observed(&places, pods(), rolling(1, 0));
+        let mut o = observed(&nodes, pods(), rolling(1, 0));
         let p = plan(&o);
         assert_eq!(done(&p), (vec![], vec!["a1", "b1"]));
         assert_eq!((p.failed[0].0.as_str(), p.succeeded[0].0.as_str()), ("a", "b"));

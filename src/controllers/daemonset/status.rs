@@ -17,9 +17,9 @@ pub(super) fn compute(
 ) -> (Value, Option<Timestamp>) {
     let (mut current, mut misplaced, mut ready, mut available, mut updated) = (0, 0, 0, 0, 0);
     let mut wake: Option<Timestamp> = None;
-    for place in &observed.places {
-        let Some(first) = observed.pods.get(&place.name).and_then(|m| m.first()) else { continue };
-        if place.wanted != Wanted::Yes {
+    for (node, wanted) in &observed.nodes {
+        let Some(first) = observed.pods.get(node).and_then(|m| m.first()) else { continue };
+        if *wanted != Wanted::Yes {
             misplaced += 1;
             continue;
         }

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value};
 
-use super::pod_writer::{self, BURST, Failure, PodWriter};
+use super::pod_writer::{self, BURST, Failure, PodWriter, told_plainly};
 use super::{Context, Member, absent_is_fine, member, pods};
 use crate::apimachinery::status::Result;
 use crate::base::labels::Selector;
@@ -146,7 +146,8 @@ impl ReplicaSets {
     }
 
     async fn apply(&self, set: &Arc<Object>, plan: Plan) -> Result<(), Failure> {
-        let writer = PodWriter { client: &self.cx.client, recorder: &self.recorder, kind: self.kind, owner: set };
+        let (client, recorder) = (&self.cx.client, &self.recorder);
+        let writer = PodWriter { client, recorder, kind: self.kind, owner: set, told: told_plainly };
         if plan.create > 0 {
             writer.create_all(vec![new_pod(self.kind, set); plan.create]).await?;
         }

@@ -104,12 +104,10 @@ pub(in crate::kinds) fn validate_status(new: &Value, parts: &[&str]) -> Errors {
     errors
 }
 
-/// A count of collisions only grows.
+/// A count of collisions only grows, and stays where it was told once.
 pub(super) fn collisions_grow(errors: &mut Errors, new: &Value, old: &Value) {
     let collisions = |d: &Value| int(d, "status.collisionCount");
-    if let Some(was) = collisions(old)
-        && collisions(new).unwrap_or(0) < was
-    {
+    if collisions(new) < collisions(old) {
         let now = collisions(new).unwrap_or(0);
         errors.push(field::invalid("status.collisionCount", now, "cannot be decremented"));
     }
