@@ -57,6 +57,9 @@ mod hostile;
 /// Images with strange configurations.
 #[path = "e2e/images.rs"]
 mod images;
+/// Work that ends, and what makes it again and again.
+#[path = "e2e/jobs.rs"]
+mod jobs;
 /// What kubectl checks before it sends.
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
