@@ -73,15 +73,7 @@ pub fn term_matches(term: &NodeSelectorTerm, node: &Object) -> bool {
 }
 
 fn requirement(r: &NodeSelectorRequirement) -> Option<Requirement> {
-    let op = match r.operator.as_str() {
-        "In" => Op::In,
-        "NotIn" => Op::NotIn,
-        "Exists" => Op::Exists,
-        "DoesNotExist" => Op::DoesNotExist,
-        "Gt" => Op::Gt,
-        "Lt" => Op::Lt,
-        _ => return None,
-    };
+    let op = Op::named(&r.operator)?;
     Some(Requirement { key: r.key.clone(), op, values: r.values.clone().unwrap_or_default() })
 }
 

@@ -43,6 +43,23 @@ pub struct SelectorError(pub String);
 /// Labels by key.
 pub type Labels = BTreeMap<Box<str>, Box<str>>;
 
+// === impl Op ===
+
+impl Op {
+    /// The operator of a name in an object; none that Kubernetes does not know.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "In" => Self::In,
+            "NotIn" => Self::NotIn,
+            "Exists" => Self::Exists,
+            "DoesNotExist" => Self::DoesNotExist,
+            "Gt" => Self::Gt,
+            "Lt" => Self::Lt,
+            _ => return None,
+        })
+    }
+}
+
 // === impl Selector ===
 
 impl Selector {
@@ -59,15 +76,9 @@ impl Selector {
             out.push(Requirement { key: key.clone(), op: Op::In, values });
         }
         for e in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
-            let op = match e.get("operator").and_then(Value::as_str).unwrap_or("") {
-                "In" => Op::In,
-                "NotIn" => Op::NotIn,
-                "Exists" => Op::Exists,
-                "DoesNotExist" => Op::DoesNotExist,
-                "Gt" => Op::Gt,
-                "Lt" => Op::Lt,
-                other => return Err(SelectorError(format!("{other:?} is not a valid label selector operator"))),
-            };
+            let name = e.get("operator").and_then(Value::as_str).unwrap_or("");
+            let unknown = || SelectorError(format!("{name:?} is not a valid label selector operator"));
+            let op = Op::named(name).ok_or_else(unknown)?;
             let values = e.get("values").and_then(Value::as_array).into_iter().flatten();
             let values: Vec<String> = values.filter_map(|v| v.as_str().map(str::to_owned)).collect();
             if values.is_empty() && matches!(op, Op::In | Op::NotIn) {

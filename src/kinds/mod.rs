@@ -20,6 +20,7 @@ pub mod field;
 mod kind_ref;
 pub mod meta;
 pub mod networking;
+pub mod node;
 pub mod policy;
 mod property;
 pub mod rbac;

@@ -16,6 +16,7 @@ use crate::containers::{Images, Runtime};
 use crate::kinds::Subresource;
 use crate::kinds::coordination::lease;
 use crate::kinds::core::node;
+use crate::kinds::node::runtimeclass::HANDLERS;
 use crate::reconcile::{Client, EventType, Informer, Patch, Recorder};
 
 /// How often the Lease is renewed at most; a node that may be silent for less renews more often.
@@ -226,7 +227,8 @@ async fn status(node: &Node) -> Value {
 /// The one way to run a pod, and what of it depends on the machine.
 async fn handlers(runtime: &dyn Runtime) -> Value {
     let own_users = runtime.lacks_for_users().await.is_none();
-    json!([{"name": "", "features": {"recursiveReadOnlyMounts": false, "userNamespaces": own_users}}])
+    let features = json!({"recursiveReadOnlyMounts": false, "userNamespaces": own_users});
+    HANDLERS.iter().map(|name| json!({"name": name, "features": features})).collect()
 }
 
 async fn images(images: &dyn Images) -> Vec<Value> {

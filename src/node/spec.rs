@@ -170,15 +170,17 @@ fn together(pod: &Pod, of: impl Fn(&Container) -> Option<i64>) -> Option<i64> {
     Some(runs.max(starts))
 }
 
-/// Limits of the pod as a whole: its own, or the sum of its containers' where every one has a limit.
+/// Limits of the pod as a whole: its own, or the sum of its containers' where every one has a limit; and its overhead.
 pub fn pod_resources(pod: &Pod) -> Resources {
     let (limits, requests) = (whole(pod).and_then(|r| r.limits.as_ref()), whole(pod).and_then(|r| r.requests.as_ref()));
+    let overhead = |name| quantity(pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref()), name);
     let limit_of = |name: &'static str, amount: fn(&Quantity) -> i64| {
         let own = quantity(limits, name).filter(|q| !q.is_zero()).map(|q| amount(&q));
-        own.or_else(|| {
+        let limit = own.or_else(|| {
             let of = |c: &Container| quantity(c.resources.as_ref()?.limits.as_ref(), name).map(|q| amount(&q));
             together(pod, |c| of(c).filter(|amount| *amount > 0))
-        })
+        });
+        limit.map(|limit| limit.saturating_add(overhead(name).map_or(0, |q| amount(&q))))
     };
     let request = quantity(requests, "cpu").or_else(|| quantity(limits, "cpu")).map(|q| q.milli());
     let requested = |c: &Container| {
@@ -187,6 +189,7 @@ pub fn pod_resources(pod: &Pod) -> Resources {
         Some(named.or_else(|| quantity(own.and_then(|r| r.limits.as_ref()), "cpu")).map_or(0, |q| q.milli()))
     };
     let milli = request.or_else(|| together(pod, requested)).unwrap_or(0);
+    let milli = milli.saturating_add(overhead("cpu").map_or(0, |q| q.milli()));
     let quota = limit_of("cpu", Quantity::milli).map(quota);
     Resources {
         cpu_shares: Some(shares(milli)),

@@ -328,18 +328,29 @@ fn limits_of(pid: i32, around: bool) -> (String, String) {
 #[test]
 fn a_pod_has_as_a_whole_what_it_says() {
     let machines = start("whole");
+    let class = |name: &str, handler: &str| {
+        let overhead = json!({"podFixed": {"cpu": "100m", "memory": "32Mi"}});
+        json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": handler,
+            "overhead": overhead})
+    };
+    apply(&machines, &[class("own", "amphipod")]);
+    apply(&machines, &[class("foreign", "other")]);
     for n in 0..2 {
         let whole = json!({"requests": {"cpu": "200m", "memory": "64Mi"}, "limits": {"cpu": "400m", "memory": "96Mi"}});
         let small = json!({"resources": {"limits": {"memory": "32Mi"}, "requests": {"memory": "16Mi"}}});
         let containers = [container("c", WAIT, small), container("d", WAIT, json!({}))];
-        apply(&machines, &[pod(&machines, "whole", n, &containers, json!({"resources": whole}))]);
+        let foreign = pod(&machines, "foreign", n, &containers, json!({"runtimeClassName": "foreign"}));
+        let whole = json!({"resources": whole, "runtimeClassName": "own"});
+        apply(&machines, &[pod(&machines, "whole", n, &containers, whole)]);
+        apply(&machines, &[foreign]);
     }
     for n in 0..2 {
         machines.until("it runs", || ready(&get(&machines, "whole", n)));
         let found = get(&machines, "whole", n);
         assert_eq!(found["status"]["qosClass"], "Burstable");
         let mebibytes = |n: u64| (n << 20).to_string();
-        assert_eq!(limits(&found, &machines, true), ("40000".to_owned(), mebibytes(96)));
+        // With the overhead of its runtime class, which is no container's.
+        assert_eq!(limits(&found, &machines, true), ("50000".to_owned(), mebibytes(128)));
         let pids: Vec<i32> = machines.processes(&found).iter().map(|p| p.pid).collect();
         let mut own: Vec<_> = pids.iter().map(|pid| limits_of(*pid, false)).collect();
         own.sort();
@@ -347,6 +358,11 @@ fn a_pod_has_as_a_whole_what_it_says() {
         let mut expect = vec![("40000".to_owned(), mebibytes(32)), ("40000".to_owned(), mebibytes(96))];
         expect.sort();
         assert_eq!(own, expect);
+        machines.until("a handler that the node lacks is told of", || {
+            let about = format!("involvedObject.name=foreign-{n},reason=FailedCreatePodSandBox");
+            let events = machines.command(0, "kubectl").args(["get", "events", "--field-selector", &about]).output();
+            String::from_utf8_lossy(&events.unwrap().stdout).contains("no runtime for \"other\" is configured")
+        });
     }
 }
 

@@ -41,6 +41,7 @@ pub fn allows(cache: &Cache, user: &User, a: &Attributes) -> bool {
         ("", "nodes", "status") => matches!(verb, "update" | "patch"),
         ("", "services" | "namespaces", "") | ("discovery.k8s.io", "endpointslices", "") => read,
         ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
+        ("node.k8s.io", "runtimeclasses", "") => read,
         ("coordination.k8s.io", "leases", "") => {
             a.namespace == LEASES
                 && match verb {

@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::base::error::chain;
 use crate::base::file::make_private_dir;
+use crate::base::json::text;
 use crate::containers::{Sandbox, SandboxSpec, Users};
+use crate::kinds::node::runtimeclass;
 use crate::net::PodAttachment;
 use crate::node::env::DownwardValues;
 use crate::node::error::{Error, Result};
@@ -39,6 +41,9 @@ pub(super) async fn prepare(
     let name = pod.metadata.name.clone().unwrap_or_default();
     let pod_spec = pod.spec.clone().unwrap_or_default();
     let sandbox_error = |why: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {why}"));
+    if adopted.is_none() {
+        check_handler(node, pod_spec.runtime_class_name.as_deref()).await.map_err(sandbox_error)?;
+    }
     let users = match admit::own_users(&pod_spec) {
         true => Some(own_users(node, &uid, adopted).await.map_err(|e| sandbox_error(chain(&e)))?),
         false => None,
@@ -90,6 +95,19 @@ pub(super) async fn prepare(
         }
     };
     Ok(Box::new(SandboxContext { sandbox, addresses, users, volumes, files, facts, stale }))
+}
+
+/// Whether this node has the handler of a pod's runtime class; why not.
+async fn check_handler(node: &Node, class: Option<&str>) -> Result<(), String> {
+    let Some(name) = class.filter(|name| !name.is_empty()) else { return Ok(()) };
+    let lacks = |why: &dyn std::fmt::Display| format!("failed to get runtime handler of RuntimeClass {name:?}: {why}");
+    let class = node.client.get(&runtimeclass::KIND, "", name).await.map_err(|status| lacks(&status.message))?;
+    let class = class.value();
+    let handler = text(&class, "handler");
+    match runtimeclass::HANDLERS.contains(&handler) {
+        true => Ok(()),
+        false => Err(lacks(&format!("no runtime for {handler:?} is configured"))),
+    }
 }
 
 /// The users of a pod that is to have its own, or why it cannot. What runs already is as it was made.

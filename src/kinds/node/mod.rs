@@ -1,0 +1,3 @@
+//! What nodes run pods with.
+
+pub mod runtimeclass;
