@@ -23,6 +23,7 @@ use server::Server;
 const COLUMNS: &str = include_str!("data/kubernetes/table-columns.tsv");
 const DISCOVERY: &str = include_str!("data/kubernetes/discovery.tsv");
 const BOOTSTRAP: &[u8] = include_bytes!("data/kubernetes/bootstrap.json.zst");
+const CUSTOM_CASES: &[u8] = include_bytes!("data/kubernetes/custom-cases.json.zst");
 const CASES: &[u8] = include_bytes!("data/kubernetes/cases.json.zst");
 
 fn json(compressed: &[u8]) -> Value {
@@ -143,11 +144,20 @@ fn by_name(list: &[Value]) -> BTreeMap<String, Value> {
 
 #[test]
 fn recorded_answers_come_again() {
+    come_again(CASES, 500);
+}
+
+#[test]
+fn recorded_answers_about_custom_kinds_come_again() {
+    come_again(CUSTOM_CASES, 80);
+}
+
+fn come_again(cases: &[u8], least: usize) {
     let only = std::env::var("AMPHIPOD_ONLY").unwrap_or_default();
-    let cases = json(CASES);
+    let cases = json(cases);
     let cases: Vec<&Value> =
         cases.as_array().unwrap().iter().filter(|c| c["name"].as_str().unwrap().contains(&only)).collect();
-    assert!(cases.len() > 500 || !only.is_empty(), "{} cases", cases.len());
+    assert!(cases.len() > least || !only.is_empty(), "{} cases", cases.len());
     on_a_server(async |mut server| {
         let mut failures = Vec::new();
         for (serial, case) in cases.iter().enumerate() {

@@ -5,6 +5,9 @@
 /// What is sent.
 #[path = "requests/bodies.rs"]
 mod bodies;
+/// Definitions of custom kinds.
+#[path = "requests/definitions.rs"]
+mod definitions;
 /// A kind that comes and goes.
 #[path = "requests/kinds.rs"]
 mod kinds;

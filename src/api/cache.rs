@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::evicted::Evicted;
 use crate::base::object::{Draft, Object};
 use crate::base::signal::{Receiver, Signal};
 use crate::kinds::KindRef;
-use crate::kinds::registry::Registry;
+use crate::kinds::apiextensions::customresourcedefinition;
+use crate::kinds::registry::{self, Registry};
 use crate::store::{Change, Error, Page, Sink, Store};
 
 /// Changes that a kind's ring keeps at most.
@@ -32,6 +33,9 @@ struct Inner {
     kinds: Registry,
     /// By the prefix of their keys.
     kind_caches: RwLock<HashMap<String, Arc<KindCache>>>,
+    /// What has changed of kinds that are being read from the store, by prefix. The store is never asked under a lock of the
+    /// cache: whoever writes holds the store's when it tells of a change.
+    arriving: Mutex<HashMap<String, Vec<Change>>>,
     head: AtomicU64,
     evicted: Evicted,
 }
@@ -94,9 +98,63 @@ impl Cache {
                 .insert(kind.prefix(), Arc::new(KindCache::load(kind, store.range(&kind.prefix(), 0, "", 0)?, head)?));
         }
         let (kind_caches, head) = (RwLock::new(kind_caches), AtomicU64::new(head));
-        let cache = Self(Arc::new(Inner { kinds, kind_caches, head, evicted: Evicted::default() }));
+        let cache =
+            Self(Arc::new(Inner { kinds, kind_caches, arriving: Mutex::default(), head, evicted: Evicted::default() }));
         store.attach(Box::new(cache.clone()));
+        cache.load_defined(store);
         Ok(cache)
+    }
+
+    /// Serves the kinds whose definitions are stored, before anybody looks for them.
+    fn load_defined(&self, store: &dyn Store) {
+        for definition in self.kind(&customresourcedefinition::KIND).list("", "") {
+            let kinds = match customresourcedefinition::kinds(&definition.value()) {
+                Ok(kinds) => kinds,
+                Err(error) => {
+                    tracing::error!(name = %definition.meta.name, %error, "a stored definition cannot be served");
+                    continue;
+                }
+            };
+            if let Err(error) = self.set_kinds(store, &[], &kinds, true) {
+                tracing::error!(name = %definition.meta.name, %error, "the objects of a custom kind cannot be read");
+            }
+        }
+    }
+
+    /// Serves the kinds of a definition in the place of those that it had before; `new` begins with the one that is stored,
+    /// and `false` beside it says that it is not served. With `reload` what is stored is read anew, in its form of now, and
+    /// watches of what was read before end.
+    pub fn set_kinds(
+        &self,
+        store: &dyn Store,
+        old: &[KindRef],
+        new: &[(KindRef, bool)],
+        reload: bool,
+    ) -> Result<(), Error> {
+        let is_free = |kind: &KindRef| {
+            let is_ours = |other: &KindRef| {
+                other.group() == kind.group() && (other.plural() == kind.plural() || other.version() == kind.version())
+            };
+            !registry::builtin().iter().any(is_ours)
+        };
+        if let Some((taken, _)) = new.iter().find(|(kind, _)| !is_free(kind)) {
+            tracing::warn!(kind = ?taken, "a custom kind is not served: the server has kinds of that group and version");
+            self.0.kinds.replace(old, &[]);
+            return Ok(());
+        }
+        if let Some((stored, _)) = new.first()
+            && (reload || self.served(stored).is_none())
+        {
+            self.read_kind(store, stored)?;
+        }
+        let served: Vec<KindRef> = new.iter().filter(|(_, served)| *served).map(|(kind, _)| kind.clone()).collect();
+        self.0.kinds.replace(old, &served);
+        if new.is_empty()
+            && let Some(gone) = old.first()
+        {
+            self.0.kind_caches.write().expect("no panic while held").remove(&gone.prefix());
+        }
+        Ok(())
     }
 
     /// The kinds that are served.
@@ -106,16 +164,26 @@ impl Cache {
 
     /// Serves a kind from now on, with what the store has of it.
     pub fn add_kind(&self, store: &dyn Store, kind: KindRef) -> Result<(), Error> {
-        {
-            // What is committed meanwhile is told once the lock is free.
-            let mut kind_caches = self.0.kind_caches.write().expect("no panic while held");
-            if kind.owns_storage() && !kind_caches.contains_key(&kind.prefix()) {
-                let head = store.head();
-                let page = store.range(&kind.prefix(), head, "", 0)?;
-                kind_caches.insert(kind.prefix(), Arc::new(KindCache::load(&kind, page, head)?));
-            }
+        if kind.owns_storage() && self.served(&kind).is_none() {
+            self.read_kind(store, &kind)?;
         }
         self.0.kinds.add(kind);
+        Ok(())
+    }
+
+    /// Reads what the store has of a kind, with what is committed meanwhile, in the place of what was read before.
+    fn read_kind(&self, store: &dyn Store, kind: &KindRef) -> Result<(), Error> {
+        let prefix = kind.prefix();
+        let arriving = || self.0.arriving.lock().expect("no panic while held");
+        arriving().insert(prefix.clone(), Vec::new());
+        let head = store.head();
+        let read = store.range(&prefix, head, "", 0).and_then(|page| KindCache::load(kind, page, head));
+        // Nothing is told while this is held.
+        let mut kind_caches = self.0.kind_caches.write().expect("no panic while held");
+        let changes = arriving().remove(&prefix).unwrap_or_default();
+        let kind_cache = Arc::new(read?);
+        changes.into_iter().for_each(|change| kind_cache.take(change, &self.0.evicted));
+        kind_caches.insert(prefix, kind_cache);
         Ok(())
     }
 
@@ -132,6 +200,11 @@ impl Cache {
     pub fn kind(&self, kind: &KindRef) -> Arc<KindCache> {
         let found = self.0.kind_caches.read().expect("no panic while held").get(&kind.prefix()).cloned();
         found.unwrap_or_else(|| Arc::new(KindCache::new(kind.stored(), 0, BTreeMap::new())))
+    }
+
+    /// The objects of a kind, if it is served.
+    pub fn served(&self, kind: &KindRef) -> Option<Arc<KindCache>> {
+        self.0.kind_caches.read().expect("no panic while held").get(&kind.prefix()).cloned()
     }
 
     /// What it has let go of, and somebody still keeps.
@@ -155,9 +228,13 @@ impl Sink for Cache {
     fn publish(&mut self, changes: Vec<Change>) {
         let Some(head) = changes.last().map(|c| c.revision) else { return };
         let kind_caches = self.0.kind_caches.read().expect("no panic while held");
+        let mut arriving = self.0.arriving.lock().expect("no panic while held");
         let mut touched: Vec<&Arc<KindCache>> = Vec::new();
         for change in changes {
             let prefix_end = change.key.match_indices('/').nth(2).map_or(change.key.len(), |(i, _)| i + 1);
+            if let Some(of_kind) = arriving.get_mut(&change.key[..prefix_end]) {
+                of_kind.push(change.clone());
+            }
             let Some(kind_cache) = kind_caches.get(&change.key[..prefix_end]) else {
                 // Its kind went while it was written.
                 Pending::settle(&change);
@@ -381,5 +458,9 @@ impl Pending {
 
 /// An object from its stored bytes.
 pub fn decode(kind: &KindRef, key: Arc<str>, stored: bytes::Bytes, revision: u64) -> Result<Object, serde_json::Error> {
+    if kind.as_custom().is_some() {
+        let value = kind.restored(serde_json::from_slice(&stored)?);
+        return Ok(Draft::new(key, &value, kind.field_values(&value)).at(revision));
+    }
     Ok(Draft::decode(key, stored, |v| kind.field_values(v))?.at(revision))
 }

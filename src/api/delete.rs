@@ -123,6 +123,11 @@ impl Api {
             }
             None => {}
         }
+        // What such a kind is marked with is no graceful deletion: only the time is written, and who holds it.
+        let cleaned = kind.deletion_finalizer().filter(|_| !terminating);
+        if let Some(ours) = cleaned.filter(|ours| !held.iter().any(|f| f == ours)) {
+            finalizers.push(ours.into());
+        }
         let blocked = !finalizers.is_empty() || kind.is_held(live);
         if !blocked && grace == 0 {
             return Ok(Plan::Remove);
@@ -140,8 +145,12 @@ impl Api {
         if !terminating || old_grace.is_some_and(|old| grace < old) {
             let end = self.clock.now() + Duration::from_secs(grace.max(0) as u64);
             set(&mut new, "metadata.deletionTimestamp", seconds_text(end));
-            set(&mut new, "metadata.deletionGracePeriodSeconds", grace);
-            if let Some(generation) = int(live, "metadata.generation").filter(|g| *g > 0 && !terminating) {
+            if cleaned.is_none() {
+                set(&mut new, "metadata.deletionGracePeriodSeconds", grace);
+            }
+            if let Some(generation) =
+                int(live, "metadata.generation").filter(|g| *g > 0 && !terminating && cleaned.is_none())
+            {
                 set(&mut new, "metadata.generation", generation + 1);
             }
         }

@@ -172,6 +172,25 @@ struct LocalChanges {
     changed: Receiver,
 }
 
+// === impl LocalChanges ===
+
+impl LocalChanges {
+    /// Follows what is served under the kind's name from now on: its definition changed, or it goes and may come again.
+    async fn resubscribe(&mut self) {
+        let mut registry = self.api.kinds.subscribe();
+        loop {
+            if let Some(kind_cache) = self.api.cache.served(&self.kind) {
+                self.changed = kind_cache.subscribe();
+                self.position = kind_cache.last();
+                return;
+            }
+            if registry.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Changes for LocalChanges {
     async fn next(&mut self) -> Option<Vec<Changed>> {
@@ -195,7 +214,8 @@ impl Changes for LocalChanges {
                 Some(_) => {}
             }
             if self.changed.changed().await.is_err() {
-                std::future::pending::<()>().await;
+                self.resubscribe().await;
+                return None;
             }
         }
     }

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod allocate;
 pub mod bootstrap;
 pub mod cache;
+pub mod definitions;
 pub mod delete;
 pub mod evicted;
 pub mod flowcontrol;

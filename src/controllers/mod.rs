@@ -10,6 +10,7 @@ mod cluster;
 pub mod clusterrole;
 mod context;
 pub mod cronjob;
+pub mod customresourcedefinition;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
@@ -68,6 +69,7 @@ pub const ALL: &[Make] = &[
     namespace::controller,
     garbage::controller,
     clusterrole::controller,
+    customresourcedefinition::controller,
     node::controller,
     node::evict::controller,
     node_cidr::controller,

@@ -51,6 +51,11 @@ impl Errors {
         Self(Vec::new())
     }
 
+    /// Whether more would not be kept: who looks further looks for nothing.
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= ERRORS_MAX
+    }
+
     /// One more.
     pub fn push(&mut self, error: Error) {
         if self.0.len() < ERRORS_MAX {

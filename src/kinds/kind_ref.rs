@@ -1,5 +1,7 @@
 //! What there is to know of a built-in kind, and a kind of either form as everything outside of its own file sees it.
 
+mod behaviour;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -7,11 +9,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::custom::CustomKind;
-use super::field::Errors;
-use super::{
-    Column, Creation, Field, Generation, NameRule, Strategy, Subresource, UpdateStrategy, VERBS, Volatile, table,
-};
-use crate::schema::{self, Schema, TypeRef};
+use super::{CUSTOM_VERBS, Column, Field, Generation, NameRule, Strategy, Subresource, VERBS, Volatile, table};
+use crate::schema::{self, TypeRef};
 
 /// A kind that is served: built in, or defined while the server runs. Cheap to clone; two are equal that have the same
 /// group, version and plural name.
@@ -21,7 +20,22 @@ pub struct KindRef(Source);
 #[derive(Clone)]
 enum Source {
     Builtin(&'static Kind),
-    Custom(Arc<CustomKind>),
+    Custom(Arc<Defined>),
+}
+
+/// A kind that was defined at run time.
+struct Defined {
+    of: CustomKind,
+    /// Another version, in whose form objects are stored.
+    stored: Option<KindRef>,
+}
+
+impl std::ops::Deref for Defined {
+    type Target = CustomKind;
+
+    fn deref(&self) -> &CustomKind {
+        &self.of
+    }
 }
 
 /// A field of either form of kind.
@@ -45,7 +59,12 @@ impl KindRef {
 
     /// A kind that was defined at run time.
     pub fn custom(kind: CustomKind) -> Self {
-        Self(Source::Custom(Arc::new(kind)))
+        Self(Source::Custom(Arc::new(Defined { of: kind, stored: None })))
+    }
+
+    /// A kind that was defined at run time, whose objects are stored in the form of another version.
+    pub fn version_of(stored: &Self, kind: CustomKind) -> Self {
+        Self(Source::Custom(Arc::new(Defined { of: kind, stored: Some(stored.clone()) })))
     }
 
     /// The API group; empty for the core group.
@@ -61,6 +80,14 @@ impl KindRef {
     /// Such as `Pod`.
     pub fn kind(&self) -> &str {
         of_either!(self, kind)
+    }
+
+    /// What a list of its objects is called.
+    pub fn list_kind(&self) -> Cow<'_, str> {
+        match &self.0 {
+            Source::Builtin(kind) => format!("{}List", kind.kind).into(),
+            Source::Custom(kind) => kind.list_kind.as_str().into(),
+        }
     }
 
     /// The resource's name in paths.
@@ -98,7 +125,7 @@ impl KindRef {
     pub fn verbs(&self) -> &[&'static str] {
         match &self.0 {
             Source::Builtin(kind) => kind.verbs,
-            Source::Custom(_) => VERBS,
+            Source::Custom(_) => CUSTOM_VERBS,
         }
     }
 
@@ -123,14 +150,6 @@ impl KindRef {
         }
     }
 
-    /// The schema of a custom kind, which the bundle does not have.
-    pub fn own_schema(&self) -> Option<Arc<Schema>> {
-        match &self.0 {
-            Source::Builtin(_) => None,
-            Source::Custom(kind) => Some(kind.schema.clone()),
-        }
-    }
-
     /// What its objects look like.
     pub fn type_ref(&self) -> TypeRef<'_> {
         match &self.0 {
@@ -140,10 +159,12 @@ impl KindRef {
     }
 
     /// The columns of its table.
-    pub fn columns(&self) -> &[Column<'_>] {
+    pub fn columns(&self) -> Vec<Column<'_>> {
         match &self.0 {
-            Source::Builtin(kind) => kind.columns,
-            Source::Custom(_) => table::NAME_AGE,
+            Source::Builtin(kind) => kind.columns.to_vec(),
+            Source::Custom(kind) => {
+                std::iter::once(table::NAME).chain(kind.columns.iter().map(|c| c.column())).collect()
+            }
         }
     }
 
@@ -151,7 +172,9 @@ impl KindRef {
     pub fn row(&self, value: &Value, now: Timestamp) -> Vec<Value> {
         match &self.0 {
             Source::Builtin(kind) => (kind.row)(value, now),
-            Source::Custom(_) => table::name_age(value, now),
+            Source::Custom(kind) => {
+                std::iter::once(table::name(value)).chain(kind.columns.iter().map(|c| c.cell(value, now))).collect()
+            }
         }
     }
 
@@ -166,13 +189,24 @@ impl KindRef {
     }
 
     /// What a client is told with every request: the kind is on its way out.
-    pub fn deprecation(&self) -> Option<&'static str> {
-        self.of_builtin().and_then(|kind| kind.deprecation)
+    pub fn deprecation(&self) -> Option<&str> {
+        match &self.0 {
+            Source::Builtin(kind) => kind.deprecation,
+            Source::Custom(kind) => kind.deprecation.as_deref(),
+        }
     }
 
     /// A minimal valid object, as JSON, for tests of all kinds.
     pub fn sample(&self) -> &'static str {
         self.of_builtin().map_or("{}", |kind| kind.sample)
+    }
+
+    /// What there is to know of a kind that was defined at run time.
+    pub fn as_custom(&self) -> Option<&CustomKind> {
+        match &self.0 {
+            Source::Builtin(_) => None,
+            Source::Custom(kind) => Some(&kind.of),
+        }
     }
 
     fn of_builtin(&self) -> Option<&'static Kind> {
@@ -196,7 +230,10 @@ impl KindRef {
 
     /// The kind whose keys and bytes are stored.
     pub fn stored(&self) -> &Self {
-        self.of_builtin().and_then(|kind| kind.stored_as).map_or(self, |conversion| conversion.stored)
+        match &self.0 {
+            Source::Builtin(kind) => kind.stored_as.map_or(self, |conversion| conversion.stored),
+            Source::Custom(kind) => kind.stored.as_ref().unwrap_or(self),
+        }
     }
 
     /// Whether its own objects are stored, and not as those of another kind.
@@ -206,15 +243,30 @@ impl KindRef {
 
     /// Brings a stored object into the form of this kind.
     pub fn convert_from_stored(&self, value: &mut Value) {
-        if let Some(conversion) = self.of_builtin().and_then(|kind| kind.stored_as) {
-            (conversion.from_stored)(value);
+        match &self.0 {
+            Source::Builtin(kind) => kind.stored_as.into_iter().for_each(|conversion| (conversion.from_stored)(value)),
+            Source::Custom(kind) if kind.stored.is_some() => kind.convert(value),
+            Source::Custom(_) => {}
         }
+    }
+
+    /// A stored object as its definition describes it today: what is no longer described goes, defaults come.
+    pub fn restored(&self, mut value: Value) -> Value {
+        if let Source::Custom(kind) = &self.0 {
+            kind.convert(&mut value);
+            // What would become too large stays as it is.
+            let _ = kind.default(&mut value);
+        }
+        value
     }
 
     /// Brings an object of this kind into the form that is stored.
     pub fn convert_to_stored(&self, value: &mut Value) {
-        if let Some(conversion) = self.of_builtin().and_then(|kind| kind.stored_as) {
-            (conversion.to_stored)(value);
+        match &self.0 {
+            Source::Builtin(kind) => kind.stored_as.into_iter().for_each(|conversion| (conversion.to_stored)(value)),
+            Source::Custom(kind) => {
+                kind.stored.as_ref().and_then(Self::as_custom).into_iter().for_each(|stored| stored.convert(value));
+            }
         }
     }
 
@@ -233,13 +285,18 @@ impl KindRef {
 
     /// The values of the selectable fields of a stored object.
     pub fn field_values(&self, value: &Value) -> Box<[Box<str>]> {
-        let fields = self.of_builtin().map_or(&[][..], |kind| kind.fields);
-        fields.iter().map(|f| (f.get)(value).into()).collect()
+        match &self.0 {
+            Source::Builtin(kind) => kind.fields.iter().map(|f| (f.get)(value).into()).collect(),
+            Source::Custom(kind) => kind.field_values(value),
+        }
     }
 
     /// Which of [`KindRef::field_values`] a field selector means.
     pub fn field_index(&self, name: &str) -> Option<usize> {
-        self.of_builtin()?.fields.iter().position(|f| f.name == name)
+        match &self.0 {
+            Source::Builtin(kind) => kind.fields.iter().position(|f| f.name == name),
+            Source::Custom(kind) => kind.selectable.iter().copied().find(|i| *kind.fields[*i] == *name),
+        }
     }
 
     /// Which objects are kept in memory and written lazily.
@@ -253,147 +310,6 @@ impl KindRef {
             Volatile::Never => false,
             Volatile::Always => true,
             Volatile::InNamespace(name) => name == namespace,
-        }
-    }
-}
-
-/// How its objects are written.
-impl KindRef {
-    /// What `metadata.name` must look like.
-    pub fn name_rule(&self) -> NameRule {
-        self.of_builtin().map_or(NameRule::DnsSubdomain, |kind| kind.name_rule)
-    }
-
-    /// What bumps `metadata.generation`.
-    pub fn generation(&self) -> Generation {
-        self.of_builtin().map_or(Generation::Spec, |kind| kind.generation)
-    }
-
-    /// Whether `status` is written only through the status subresource.
-    pub fn has_status(&self) -> bool {
-        match &self.0 {
-            Source::Builtin(kind) => kind.has_status,
-            Source::Custom(kind) => kind.subresources.contains(&Subresource::Status),
-        }
-    }
-
-    /// What a change of the status cannot change, and so nobody owns by it.
-    pub fn status_resets(&self) -> &'static [&'static str] {
-        self.of_builtin().map_or(&["spec"], |kind| kind.status_resets)
-    }
-
-    /// Whether DELETE answers with the object instead of a Status.
-    pub fn delete_answers_object(&self) -> bool {
-        self.of_builtin().is_some_and(|kind| kind.delete_answers_object)
-    }
-
-    /// Whether a deletion that does not say what becomes of dependents lets go of them.
-    pub fn orphans_dependents(&self) -> bool {
-        self.of_builtin().is_some_and(|kind| kind.orphans_dependents)
-    }
-
-    /// What a client is told that deletes one without saying what becomes of its dependents.
-    pub fn deletion_warning(&self) -> Option<&'static str> {
-        self.of_builtin().and_then(|kind| kind.deletion_warning)
-    }
-
-    /// Whether PUT on a missing object creates it.
-    pub fn create_on_update(&self) -> bool {
-        self.of_builtin().is_some_and(|kind| kind.create_on_update)
-    }
-
-    /// Whether PUT without resourceVersion replaces whatever is there; else it is refused as 422.
-    pub fn unconditional_update(&self) -> bool {
-        self.of_builtin().is_some_and(|kind| kind.unconditional_update)
-    }
-
-    /// What a creation leads to.
-    pub fn creation(&self) -> Creation {
-        self.strategy().map_or(Creation::Stored, |s| s.creation)
-    }
-
-    /// Whether a new object keeps the status that the client gave it.
-    pub fn creates_status(&self) -> bool {
-        self.strategy().is_some_and(|s| s.creates_status)
-    }
-
-    /// Whether writes take addresses or ports of the cluster, one write at a time.
-    pub fn allocates(&self) -> bool {
-        self.strategy().is_some_and(|s| s.allocates)
-    }
-
-    /// Fills in what was left out.
-    pub fn default(&self, value: &mut Value) {
-        if let Some(strategy) = self.strategy() {
-            (strategy.default)(value);
-        }
-    }
-
-    /// Last changes to a new object before validation.
-    pub fn prepare_create(&self, value: &mut Value) {
-        if let Some(strategy) = self.strategy() {
-            (strategy.prepare_create)(value);
-        }
-    }
-
-    /// Last changes to a replaced object before validation, by what it was.
-    pub fn prepare_update(&self, new: &mut Value, old: &Value) {
-        if let Some(strategy) = self.strategy() {
-            (strategy.prepare_update)(new, old);
-        }
-    }
-
-    /// Last changes to an object whose status is replaced.
-    pub fn prepare_status(&self, new: &mut Value, old: &Value) {
-        if let Some(strategy) = self.strategy() {
-            (strategy.prepare_status)(new, old);
-        }
-    }
-
-    /// Errors of an object in itself.
-    pub fn validate(&self, value: &Value) -> Errors {
-        self.strategy().map_or_else(Errors::new, |s| (s.validate)(value))
-    }
-
-    /// Errors of an object that only count when it is new.
-    pub fn validate_create(&self, value: &Value) -> Errors {
-        self.strategy().map_or_else(Errors::new, |s| (s.validate_create)(value))
-    }
-
-    /// Errors of a change.
-    pub fn validate_update(&self, new: &Value, old: &Value) -> Errors {
-        self.strategy().map_or_else(Errors::new, |s| (s.validate_update)(new, old))
-    }
-
-    /// Errors of a change of the status.
-    pub fn validate_status(&self, new: &Value, old: &Value) -> Errors {
-        self.strategy().map_or_else(Errors::new, |s| (s.validate_status)(new, old))
-    }
-
-    /// Warnings for the client, by the new object and what it was.
-    pub fn warnings(&self, value: &Value, old: Option<&Value>) -> Vec<String> {
-        self.strategy().map_or_else(Vec::new, |s| (s.warnings)(value, old))
-    }
-
-    /// How its objects change through a subresource of its own.
-    pub fn update_strategy(&self, through: Subresource) -> Option<&'static UpdateStrategy> {
-        self.strategy()?.subresources.iter().find(|(name, _)| *name == through).map(|(_, strategy)| strategy)
-    }
-
-    /// How many seconds an object may take to end, of the period that was asked for; `None` where all end at once.
-    pub fn grace_seconds(&self, asked: Option<i64>, value: &Value) -> Option<i64> {
-        self.strategy()?.grace_seconds.map(|seconds| seconds(asked, value))
-    }
-
-    /// Whether something in the object, besides its metadata, holds it while it is being deleted.
-    pub fn is_held(&self, value: &Value) -> bool {
-        self.strategy().is_some_and(|s| (s.is_held)(value))
-    }
-
-    /// Last changes to an object that is marked for deletion and waits.
-    pub fn prepare_deletion(&self, value: &mut Value) {
-        if let Some(strategy) = self.strategy() {
-            (strategy.prepare_deletion)(value);
         }
     }
 }

@@ -4,13 +4,21 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::NameRule;
 use super::field::{self, Errors};
-use super::{KindRef, NameRule};
 use crate::base::json::{at, int, list, map, text};
 use crate::base::labels::{dns_1035_error, dns_label_error, dns_subdomain_error, label_key_error, label_value_error};
 
 /// Annotations of an object may be this long in all.
 const ANNOTATIONS_BYTES: usize = 256 << 10;
+
+/// What of metadata differs from kind to kind.
+pub struct Rules {
+    pub name: NameRule,
+    pub namespaced: bool,
+    /// Whether finalizers must say whose they are.
+    pub names_finalizers: bool,
+}
 
 /// Why `name` is no name for the kind; `prefix` allows a trailing dash, as in `generateName`.
 pub fn name_error(rule: NameRule, name: &str, prefix: bool) -> Option<String> {
@@ -31,21 +39,21 @@ fn path_segment_error(name: &str) -> Option<String> {
 }
 
 /// Errors in the metadata of a new object.
-pub fn validate(kind: &KindRef, value: &Value) -> Errors {
+pub fn validate(kind: &Rules, value: &Value) -> Errors {
     let mut errors = Errors::new();
     let (name, generate) = (text(value, "metadata.name"), text(value, "metadata.generateName"));
     if !generate.is_empty()
-        && let Some(why) = name_error(kind.name_rule(), generate, true)
+        && let Some(why) = name_error(kind.name, generate, true)
     {
         errors.push(field::invalid("metadata.generateName", generate, why));
     }
     if name.is_empty() {
         errors.push(field::required("metadata.name", "name or generateName is required"));
-    } else if let Some(why) = name_error(kind.name_rule(), name, false) {
+    } else if let Some(why) = name_error(kind.name, name, false) {
         errors.push(field::invalid("metadata.name", name, why));
     }
     let namespace = text(value, "metadata.namespace");
-    if kind.namespaced() {
+    if kind.namespaced {
         if namespace.is_empty() {
             errors.push(field::required("metadata.namespace", ""));
         } else if let Some(why) = dns_label_error(namespace) {
@@ -56,6 +64,9 @@ pub fn validate(kind: &KindRef, value: &Value) -> Errors {
     }
     errors.extend(validate_generation(value));
     errors.extend(validate_free(value));
+    if kind.names_finalizers {
+        errors.extend(validate_finalizers(value));
+    }
     errors.extend(validate_managed(value));
     errors
 }
@@ -63,6 +74,11 @@ pub fn validate(kind: &KindRef, value: &Value) -> Errors {
 fn validate_generation(value: &Value) -> Option<field::Error> {
     let generation = int(value, "metadata.generation")?;
     (generation < 0).then(|| field::invalid("metadata.generation", generation, "must be greater than or equal to 0"))
+}
+
+/// Errors in the metadata of an object in another, apart from its name.
+pub fn validate_embedded(value: &Value) -> Errors {
+    validate_generation(value).into_iter().chain(validate_free(value)).chain(validate_managed(value)).collect()
 }
 
 /// What clients may change freely: labels, annotations, owners, finalizers.
@@ -80,21 +96,29 @@ fn validate_free(value: &Value) -> Errors {
     }
     errors.extend(validate_owners(value));
     let mut seen = BTreeSet::new();
-    for (i, f) in list(value, "metadata.finalizers").iter().enumerate() {
+    for f in list(value, "metadata.finalizers") {
         let name = f.as_str().unwrap_or("");
-        let path = format!("metadata.finalizers[{i}]");
         seen.insert(name);
         if let Some(why) = label_key_error(name) {
             errors.push(field::invalid("metadata.finalizers", name, why));
-        }
-        if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
-            let why = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(field::invalid(path, name, why));
         }
     }
     if seen.contains("orphan") && seen.contains("foregroundDeletion") {
         let why = "finalizer orphan and foregroundDeletion cannot be both set";
         errors.push(field::invalid("metadata.finalizers", list(value, "metadata.finalizers").to_vec(), why));
+    }
+    errors
+}
+
+/// Whose finalizers they are must be known by their names; of custom objects clients are only warned.
+fn validate_finalizers(value: &Value) -> Errors {
+    let mut errors = Errors::new();
+    for (i, f) in list(value, "metadata.finalizers").iter().enumerate() {
+        let name = f.as_str().unwrap_or("");
+        if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(field::invalid(format!("metadata.finalizers[{i}]"), name, why));
+        }
     }
     errors
 }
@@ -156,7 +180,7 @@ pub fn labels(path: &str, labels: Option<&Value>) -> Errors {
 }
 
 /// Errors in the change of metadata.
-pub fn validate_update(new: &Value, old: &Value) -> Errors {
+pub fn validate_update(kind: &Rules, new: &Value, old: &Value) -> Errors {
     let mut errors = Errors::new();
     for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let path = format!("metadata.{key}");
@@ -181,6 +205,9 @@ pub fn validate_update(new: &Value, old: &Value) -> Errors {
     }
     errors.extend(validate_generation(new));
     errors.extend(validate_free(new));
+    if kind.names_finalizers {
+        errors.extend(validate_finalizers(new));
+    }
     errors.extend(validate_managed(new));
     errors
 }

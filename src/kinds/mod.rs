@@ -6,6 +6,7 @@
 
 use linkme::distributed_slice;
 
+pub mod apiextensions;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;
@@ -30,16 +31,12 @@ pub mod storage;
 mod strategy;
 mod subresource;
 pub mod table;
+pub mod version;
 
 pub use kind_ref::{Conversion, Kind, KindRef};
-pub use property::{Column, Field, Generation, NameRule, VERBS};
+pub use property::{CUSTOM_VERBS, Column, Field, Generation, NameRule, VERBS};
 pub use strategy::{Creation, Strategy, UpdateStrategy, Volatile, keep, keep_all_but};
 pub use subresource::Subresource;
-
-/// Collections in which nothing can be yet: group, version, plural and kind. kubectl lists the custom kinds before it checks the
-/// fields of what it cannot patch, and takes "no such path" for a failure; that there are none is true.
-pub const EMPTY: &[(&str, &str, &str, &str)] =
-    &[("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")];
 
 /// The kinds of this build, in no order: each file adds its own.
 #[distributed_slice]

@@ -5,6 +5,9 @@ use serde_json::Value;
 /// Every verb of a normal resource, as discovery lists them.
 pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// The verbs of a custom resource, in the order in which discovery lists them.
+pub const CUSTOM_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+
 /// A column of the table form.
 #[derive(Clone, Copy, Debug)]
 pub struct Column<'a> {

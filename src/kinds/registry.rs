@@ -47,6 +47,14 @@ impl Registry {
         });
     }
 
+    /// Serves kinds in the place of others, at once.
+    pub fn replace(&self, old: &[KindRef], new: &[KindRef]) {
+        self.0.send_modify(|now| {
+            let others = now.kinds.iter().filter(|k| !old.contains(k) && !new.contains(k)).cloned();
+            *now = Arc::new(Snapshot::new(others.chain(new.iter().cloned()).collect()));
+        });
+    }
+
     /// Serves a kind no longer.
     pub fn remove(&self, kind: &KindRef) {
         self.0.send_modify(|now| {
@@ -70,8 +78,11 @@ impl Default for Registry {
 
 impl Snapshot {
     fn new(mut kinds: Vec<KindRef>) -> Self {
-        let order = |k: &KindRef| (k.group().to_owned(), k.plural().to_owned(), k.version().to_owned());
-        kinds.sort_by_cached_key(order);
+        let order = |k: &KindRef, of: &KindRef| {
+            (k.group(), k.plural(), k.version()).cmp(&(of.group(), of.plural(), of.version()))
+        };
+        // One came or went: all others are in order.
+        kinds.sort_by(order);
         let mut by_plural: HashMap<String, Vec<usize>> = HashMap::new();
         for (i, kind) in kinds.iter().enumerate() {
             by_plural.entry(kind.plural().to_owned()).or_default().push(i);

@@ -35,6 +35,8 @@ pub struct Strategy {
     pub grace_seconds: Option<fn(Option<i64>, &Value) -> i64>,
     /// Whether something in the object itself, besides its metadata, holds it while it is being deleted.
     pub is_held: fn(&Value) -> bool,
+    /// What holds an object once it is to be deleted, until somebody takes it off.
+    pub deletion_finalizer: Option<&'static str>,
     /// Last changes to an object that is marked for deletion and waits.
     pub prepare_deletion: fn(&mut Value),
     pub volatile: Volatile,
@@ -90,6 +92,7 @@ impl Strategy {
         allocates: false,
         grace_seconds: None,
         is_held: |_| false,
+        deletion_finalizer: None,
         prepare_deletion: |_| {},
         volatile: Volatile::Never,
     };

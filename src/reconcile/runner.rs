@@ -1,5 +1,6 @@
 //! Runs controllers: sources wake keys, workers reconcile them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -170,7 +171,8 @@ impl std::fmt::Debug for Controller {
 struct Following {
     every: EveryKind,
     kinds: watch::Receiver<Arc<Snapshot>>,
-    feeds: Vec<(KindRef, AbortHandle)>,
+    /// By the kinds' names.
+    feeds: HashMap<String, AbortHandle>,
     send: mpsc::Sender<Vec<Key>>,
 }
 
@@ -179,26 +181,27 @@ struct Following {
 impl Following {
     fn new(every: EveryKind, send: mpsc::Sender<Vec<Key>>) -> Self {
         let kinds = every.client.kinds().subscribe();
-        Self { every, kinds, feeds: Vec::new(), send }
+        Self { every, kinds, feeds: HashMap::new(), send }
     }
 
     /// Begins to follow kinds that came, and lets go of those that went.
     fn follow(&mut self, tasks: &mut JoinSet<()>) {
         let now = self.kinds.borrow_and_update().clone();
-        let wanted: Vec<&KindRef> = now.stored().filter(|k| (self.every.is_wanted)(k)).collect();
-        self.feeds.retain(|(kind, feed)| {
-            let stays = wanted.contains(&kind);
+        let wanted = now.stored().filter(|k| (self.every.is_wanted)(k));
+        let wanted: HashMap<String, &KindRef> = wanted.map(|kind| (format!("{kind:?}"), kind)).collect();
+        self.feeds.retain(|name, feed| {
+            let stays = wanted.contains_key(name);
             if !stays {
                 feed.abort();
             }
             stays
         });
-        for kind in wanted {
-            if self.feeds.iter().all(|(known, _)| known != kind) {
+        for (name, kind) in wanted {
+            if !self.feeds.contains_key(&name) {
                 let (informer, wake) = (self.every.client.informer(kind), self.every.wake.clone());
                 let feeding = feed(informer, Box::new(move |c| wake(c)), self.send.clone());
                 #[allow(clippy::disallowed_methods)] // Ends with the runner, which a detached task would not.
-                self.feeds.push((kind.clone(), tasks.spawn(feeding)));
+                self.feeds.insert(name, tasks.spawn(feeding));
             }
         }
     }

@@ -2,10 +2,12 @@
 //! (`k8s.io/apiextensions-apiserver/pkg/apiserver/schema`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::bundle::bundle;
+use super::structural::Structural;
 use super::types::{Emit, Field, ListKey, ListKind, Node, PatchStrategy, Scalar, Schema, Struct};
 use crate::base::json::{at, flag, list, map, text};
 
@@ -53,7 +55,8 @@ impl Schema {
         let mut builder = Builder::default();
         let object = builder.object(names, openapi)?;
         builder.list_of(names, object);
-        Ok(builder.build())
+        let custom = Some((object, Arc::new(Structural::parse(openapi))));
+        Ok(Self { custom, ..builder.build() })
     }
 }
 
@@ -113,7 +116,7 @@ impl Builder {
         }
         let preserves = flag(schema, "x-kubernetes-preserve-unknown-fields");
         if flag(schema, "x-kubernetes-embedded-resource") {
-            return Ok(self.push(Node::Raw));
+            return self.object_node(schema, preserves, path, depth);
         }
         if flag(schema, "x-kubernetes-int-or-string") {
             return Ok(self.push(Node::Scalar(Scalar::IntOrString)));
@@ -146,9 +149,11 @@ impl Builder {
         depth: usize,
     ) -> Result<u32, StructuralError> {
         let atomic = text(schema, "x-kubernetes-map-type") == "atomic";
-        let (properties, values) = (map(schema, "properties"), schema.get("additionalProperties"));
+        let embedded = flag(schema, "x-kubernetes-embedded-resource");
+        let properties = map(schema, "properties").filter(|p| !p.is_empty());
+        let values = schema.get("additionalProperties");
         match (properties, values) {
-            (None, None | Some(Value::Bool(false))) if preserves => Ok(self.push(Node::Any)),
+            (None, None | Some(Value::Bool(false))) if preserves && !embedded => Ok(self.push(Node::Any)),
             (None, Some(Value::Bool(true))) => {
                 let value = self.push(Node::Any);
                 Ok(self.push(Node::Map { value, atomic }))
@@ -162,7 +167,13 @@ impl Builder {
             }
             (properties, _) => {
                 let mut fields = Vec::new();
-                for (name, property) in properties.into_iter().flatten() {
+                if embedded {
+                    fields.extend(self.type_fields());
+                    let metadata = self.take(&format!("{META}.ObjectMeta"));
+                    fields.push(field("metadata", metadata, false));
+                }
+                let is_there = |name: &str| embedded && matches!(name, "apiVersion" | "kind" | "metadata");
+                for (name, property) in properties.into_iter().flatten().filter(|(name, _)| !is_there(name)) {
                     fields.push(self.field(schema, name, property, &format!("{path}.properties"), depth + 1)?);
                 }
                 // Nothing refers to it by name but the parts of the same kind.
@@ -252,7 +263,7 @@ impl Builder {
         let mut fields = self.fields;
         fields.iter_mut().for_each(|f| f.node = index(f.node));
         let by_name = self.structs.iter().enumerate().map(|(id, s)| (s.name.clone(), id as u32)).collect();
-        Schema { structs: self.structs, fields, nodes, by_name }
+        Schema { structs: self.structs, fields, nodes, by_name, custom: None }
     }
 }
 
@@ -332,7 +343,9 @@ mod tests {
         assert_eq!(value["spec"]["parts"], json!([{"name": "p"}]));
         assert_eq!(value["metadata"]["labels"], json!({"a": "b"}));
         assert_eq!(unknown.len(), 3, "{unknown:?}");
-        assert!(decoded(openapi, json!({"spec": {"size": "big"}})).is_err());
+        let (wrong, _) = decoded(openapi.clone(), json!({"spec": {"size": "big"}})).unwrap();
+        assert_eq!(wrong["spec"]["size"], "big", "what has the wrong type is told by validation");
+        assert!(decoded(openapi, json!({"metadata": {"labels": {"a": 1}}})).is_err());
     }
 
     #[test]
@@ -341,7 +354,7 @@ mod tests {
         assert_eq!(of(json!({})), "properties[spec].type: must not be empty for specified object fields");
         assert_eq!(of(json!({"type": "array"})), "properties[spec].items: must be specified");
         assert!(of(json!({"type": "text"})).starts_with("properties[spec].type: "));
-        let both = json!({"type": "object", "properties": {}, "additionalProperties": {"type": "string"}});
+        let both = json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "string"}});
         assert!(of(both).contains("mutually exclusive"));
         let mut deep = json!({"type": "string"});
         for _ in 0..100 {

@@ -13,6 +13,7 @@ pub mod openapi;
 mod parse;
 pub mod patch;
 pub mod protobuf;
+pub mod structural;
 mod types;
 mod yaml;
 

@@ -5,6 +5,9 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::structural::Structural;
 
 /// Text that lives in the executable for built-in types and on the heap for custom ones.
 pub type Name = Cow<'static, str>;
@@ -16,6 +19,8 @@ pub struct Schema {
     pub(super) fields: Vec<Field>,
     pub(super) nodes: Vec<Node>,
     pub(super) by_name: HashMap<Name, u32>,
+    /// The struct of a custom kind's objects, and what its definition says of them.
+    pub(super) custom: Option<(u32, Arc<Structural>)>,
 }
 
 /// One named type with named fields.
@@ -141,6 +146,11 @@ impl Schema {
     pub fn type_of(&self, name: &str) -> Option<TypeRef<'_>> {
         let id = *self.by_name.get(name)?;
         Some(self.at(self.struct_nodes(id)))
+    }
+
+    /// What a custom kind's definition says of its objects.
+    pub fn structural(&self) -> Option<&Arc<Structural>> {
+        self.custom.as_ref().map(|(_, tree)| tree)
     }
 
     pub(super) fn at(&self, node: u32) -> TypeRef<'_> {

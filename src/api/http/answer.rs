@@ -10,7 +10,7 @@ use futures::TryFutureExt;
 use http::header::{HeaderValue, WARNING};
 use http::{Method, Response};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tower::service_fn;
 
 use super::flow_control::{HeldBytes, KeepsObjects};
@@ -164,15 +164,6 @@ pub fn held_bytes(form: MediaType, kind: &KindRef, object: &Object) -> usize {
     2 * object.body().len() + STREAM_BYTES
 }
 
-/// A list with nothing in it.
-pub fn empty_list(form: MediaType, api_version: &str, kind: &str, revision: u64) -> Response<Body> {
-    let list = json!({
-        "kind": format!("{kind}List"), "apiVersion": api_version,
-        "metadata": {"resourceVersion": revision.to_string()}, "items": [],
-    });
-    value(200, form, &list)
-}
-
 /// An object in the asked version, decoded.
 pub fn served(kind: &KindRef, object: &Object) -> Value {
     form::served(kind, object.value())
@@ -205,7 +196,8 @@ pub fn splice(out: &mut BytesMut, kind: &KindRef, object: &Object) {
     out.extend_from_slice(&object.body()[1..]);
 }
 
-fn begin(out: &mut BytesMut, kind: &KindRef) {
+/// `{"kind":...,"apiVersion":...,`
+pub(super) fn begin(out: &mut BytesMut, kind: &KindRef) {
     for part in [r#"{"kind":""#, kind.kind(), r#"","apiVersion":""#] {
         out.extend_from_slice(part.as_bytes());
     }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::kinds::KindRef;
 use crate::kinds::registry::Snapshot;
+use crate::kinds::version::version_rank;
 
 /// Groups in the order of Kubernetes' group priority; what is not listed follows in the order of the kinds.
 const GROUP_ORDER: &[&str] = &[
@@ -89,7 +90,7 @@ pub fn groups(kinds: &Snapshot) -> Vec<&str> {
     found
 }
 
-/// The versions of a group.
+/// The versions of a group, the best first.
 pub fn versions<'a>(kinds: &'a Snapshot, group: &str) -> Vec<&'a str> {
     let mut found: Vec<&str> = Vec::new();
     for kind in kinds.iter().filter(|k| k.group() == group) {
@@ -97,6 +98,7 @@ pub fn versions<'a>(kinds: &'a Snapshot, group: &str) -> Vec<&'a str> {
             found.push(kind.version());
         }
     }
+    found.sort_by_key(|v| std::cmp::Reverse(version_rank(v)));
     found
 }
 

@@ -86,6 +86,7 @@ impl Written {
         let (head, tail) = split(&frame, key, self.form.yaml);
         let media = if self.form.yaml { "application/yaml" } else { "application/json" };
         let encoding = match () {
+            () if self.is_as_stored(kind) && kind.as_custom().is_some() => Encoding::Named,
             () if self.is_as_stored(kind) => Encoding::AsStored,
             () if self.form.shape == Shape::PartialMetadataList && !self.form.yaml && kind.owns_storage() => {
                 Encoding::Metadata
@@ -150,7 +151,7 @@ impl Written {
                 let (version, name) = if partial {
                     ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
                 } else {
-                    (kind.api_version(), format!("{}List", kind.kind()))
+                    (kind.api_version(), kind.list_kind().into_owned())
                 };
                 // An empty list of metadata is no list at all (Kubernetes 1.36).
                 let items = if partial && is_empty { Value::Null } else { place };
@@ -158,7 +159,9 @@ impl Written {
                 (json!({"kind": name, "apiVersion": version, "metadata": metadata, "items": items}), "items")
             }
         };
-        if !list.continue_token.is_empty() {
+        // What has no type of Go is written with everything that it has.
+        let untyped = kind.as_custom().is_some() && self.form.shape == Shape::Object;
+        if !list.continue_token.is_empty() || untyped {
             frame["metadata"]["continue"] = list.continue_token.as_str().into();
         }
         if let Some(remaining) = list.remaining {
@@ -190,6 +193,8 @@ fn split(frame: &Value, key: &str, yaml: bool) -> (String, String) {
 enum Encoding {
     /// They are text already.
     AsStored,
+    /// As that, with their kind and version in front: items of custom kinds say what they are.
+    Named,
     /// Of their text only the metadata, as they are.
     Metadata,
     /// Decoded, made into what is asked for, and written.
@@ -253,13 +258,18 @@ impl Pieces {
             if !std::mem::take(&mut self.is_first) && !self.written.form.yaml {
                 out.extend_from_slice(b",");
             }
-            if matches!(self.encoding, Encoding::AsStored) {
+            if matches!(self.encoding, Encoding::AsStored | Encoding::Named) {
+                let mut at = 0;
+                if matches!(self.encoding, Encoding::Named) {
+                    answer::begin(&mut out, &self.kind);
+                    at = 1;
+                }
                 if object.body().len() > CHUNK {
-                    self.rest = object.body().clone();
+                    self.rest = object.body().slice(at..);
                     self.rest_of = Some(object);
                     break;
                 }
-                out.extend_from_slice(object.body());
+                out.extend_from_slice(&object.body()[at..]);
                 continue;
             }
             let (before, mut bytes, mut objects) = (out.len(), object.body().len(), vec![object]);
@@ -325,7 +335,7 @@ impl Pieces {
             }
             Shape::Object => {
                 let mut item = answer::served(&self.kind, object);
-                if let Some(map) = item.as_object_mut() {
+                if let Some(map) = item.as_object_mut().filter(|_| self.kind.as_custom().is_none()) {
                     map.remove("kind");
                     map.remove("apiVersion");
                 }

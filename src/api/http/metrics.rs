@@ -349,11 +349,7 @@ mod tests {
             kind: "Widget".into(),
             plural: "widgets".into(),
             singular: "widget".into(),
-            short_names: Vec::new(),
-            categories: Vec::new(),
-            namespaced: true,
-            subresources: Vec::new(),
-            schema: Schema::custom(&names, &serde_json::json!({"type": "object"})).unwrap().into(),
+            ..CustomKind::bare(Schema::custom(&names, &serde_json::json!({"type": "object"})).unwrap().into())
         })
     }
 

@@ -25,7 +25,7 @@ use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
 use crate::kinds::registry::Snapshot;
 use crate::kinds::{KindRef, Subresource};
-use crate::schema::openapi::{self, ApiKind, ApiSubresource};
+use crate::schema::openapi::{self, ApiKind, ApiSubresource, CustomApi};
 
 /// How many compressed documents are kept; the oldest is made anew when asked for again.
 const KEPT: usize = 6;
@@ -202,7 +202,11 @@ fn of(kind: &KindRef) -> ApiKind {
         verbs: kind.verbs().iter().map(|v| (*v).to_owned()).collect(),
         subresources: kind.subresources().iter().map(|s| subresource(*s, kind)).collect(),
         definition: kind.definition().into(),
-        schema: kind.own_schema(),
+        custom: kind.as_custom().map(|custom| CustomApi {
+            list_kind: custom.list_kind.clone(),
+            selectable: custom.selectable.iter().map(|i| custom.fields[*i].to_string()).collect(),
+            compressed: custom.openapi.clone(),
+        }),
     }
 }
 

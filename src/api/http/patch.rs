@@ -48,7 +48,9 @@ impl Patch {
                 Ok((Self::Json(patch), findings))
             }
             "application/merge-patch+json" => json(&body).map(|(p, d)| (Self::Merge(p), d)),
-            "application/strategic-merge-patch+json" => json(&body).map(|(p, d)| (Self::Strategic(p), d)),
+            "application/strategic-merge-patch+json" if context.request.kind.as_custom().is_none() => {
+                json(&body).map(|(p, d)| (Self::Strategic(p), d))
+            }
             "application/apply-patch+yaml" => {
                 if context.query.get("fieldManager").is_empty() {
                     let why = "is required for apply patch";

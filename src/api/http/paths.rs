@@ -17,6 +17,7 @@ use crate::api::Api;
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::User;
 use crate::apimachinery::version;
+use crate::kinds::registry;
 use crate::kinds::registry::Snapshot;
 
 /// The checks that the health paths name.
@@ -55,7 +56,9 @@ pub(super) async fn resource(
         (None, method) => {
             read_only(method)?;
             let is_group = path.starts_with("/apis/") && path.trim_end_matches('/').matches('/').count() <= 2;
-            if is_group { Ok(answer::unknown()) } else { Err(Status::no_such_path()) }
+            let group = path.strip_prefix("/apis/").and_then(|rest| rest.split('/').next());
+            let is_foreign = group.is_some_and(|group| registry::builtin().iter().all(|k| k.group() != group));
+            if is_group || is_foreign { Ok(answer::unknown()) } else { Err(Status::no_such_path()) }
         }
     }
 }

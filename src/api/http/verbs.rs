@@ -29,7 +29,7 @@ use crate::base::budget::Budget;
 use crate::base::json::text;
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::task;
-use crate::kinds::{self, Creation, KindRef, Subresource};
+use crate::kinds::{Creation, KindRef, Subresource, field, registry};
 use crate::schema;
 
 /// Field managers may be this long.
@@ -38,21 +38,20 @@ const MANAGER_BYTES: usize = 128;
 /// Runs the verb of a routed request.
 pub async fn respond(api: &Api, user: Arc<User>, route: Route, http: http::Request<Body>) -> Result<Response<Body>> {
     let Target::Resource(resource) = route.target else { return Err(Status::no_such_path()) };
-    if let ("list", Some((_, _, _, kind))) = (route.verb, kinds::EMPTY.iter().find(|e| is_collection(&resource, e))) {
-        let form = negotiate::accept(http.headers(), Offer::Plain)?;
-        return Ok(answer::empty_list(
-            form,
-            &format!("{}/{}", resource.group, resource.version),
-            kind,
-            api.cache.head(),
-        ));
-    }
     let kinds = api.kinds.snapshot();
     if !kinds.iter().any(|k| k.group() == resource.group) {
         return Ok(answer::unknown());
     }
-    let kind =
-        kinds.by_plural(&resource.group, &resource.version, &resource.plural).ok_or_else(Status::no_such_path)?;
+    let Some(kind) = kinds.by_plural(&resource.group, &resource.version, &resource.plural) else {
+        let is_ours = registry::builtin().iter().any(|k| k.group() == resource.group);
+        return if is_ours { Err(Status::no_such_path()) } else { Ok(answer::unknown()) };
+    };
+    if kind.as_custom().is_some()
+        && kind.namespaced() == resource.namespace.is_empty()
+        && !(kind.namespaced() && matches!(route.verb, "list" | "watch"))
+    {
+        return Ok(answer::unknown());
+    }
     if !kind.namespaced() && !resource.namespace.is_empty() && resource.plural != "namespaces" {
         return Err(Status::no_such_path());
     }
@@ -81,12 +80,6 @@ pub async fn respond(api: &Api, user: Arc<User>, route: Route, http: http::Reque
     }
 }
 
-fn is_collection(asked: &Resource, (group, version, plural, _): &(&str, &str, &str, &str)) -> bool {
-    let Resource { namespace, name, subresource, rest, .. } = asked;
-    (asked.group.as_str(), asked.version.as_str(), asked.plural.as_str()) == (*group, *version, *plural)
-        && [namespace, name, subresource, rest].iter().all(|part| part.is_empty())
-}
-
 async fn routed(context: RequestContext, verb: &'static str, http: http::Request<Body>) -> Result<Response<Body>> {
     let (kind, subresource) = (&context.request.kind, context.request.subresource);
     if kind.namespaced() && context.request.namespace.is_empty() && !matches!(verb, "list" | "watch") {
@@ -112,7 +105,8 @@ async fn routed(context: RequestContext, verb: &'static str, http: http::Request
         }
         (verb, Some(sub)) => {
             if !sub.verbs().contains(&verb) {
-                return Err(Status::method_not_allowed());
+                let refused = Status::method_not_allowed();
+                return Err(if kind.as_custom().is_some() { refused.about(kind, "") } else { refused });
             }
             context.on_subresource(verb, sub, http).await
         }
@@ -130,7 +124,10 @@ fn subresource(kind: &KindRef, resource: &Resource) -> Result<Option<Subresource
         return Ok(None);
     }
     let found = kind.subresources().iter().find(|s| s.name() == resource.subresource);
-    found.copied().map(Some).ok_or_else(Status::no_such_path)
+    // Kubernetes finds out about those of a custom kind only once it has found the kind.
+    let is_custom = kind.as_custom().is_some();
+    let absent = || if is_custom { Status::not_found(kind, &resource.name) } else { Status::no_such_path() };
+    found.copied().map(Some).ok_or_else(absent)
 }
 
 fn request(
@@ -391,6 +388,13 @@ impl RequestContext {
                 let (mut new, mut budget) = (live.clone(), budget.clone());
                 patch.apply(&mut new, &shape, &mut budget)?;
                 let (version, name) = (text(&new, "apiVersion"), text(&new, "kind"));
+                if kind.as_custom().is_some() {
+                    let (version, name) = (version.to_owned(), name.to_owned());
+                    warnings = form::check(self.request.validation, &mut new, &shape, duplicates.clone(), &mut budget)
+                        .map_err(|s| if s.code == 413 { s } else { unfit(&s.message) })?;
+                    check_kept(kind, &self.request.name, &version, &name)?;
+                    return Ok(new);
+                }
                 if (!name.is_empty() && name != kind.kind()) || (!version.is_empty() && version != kind.api_version()) {
                     return Err(unfit("the patch names another kind"));
                 }
@@ -525,7 +529,7 @@ impl RequestContext {
         let (kind, form) = (&self.request.kind, self.form()?);
         if verb == "get" {
             let object = self.api.get(&self.request)?;
-            let scale = scale::of(kind, &object);
+            let scale = scale::of(kind, &object)?;
             if form.shape == negotiate::Shape::Table {
                 return Ok(answer::value(200, form, &super::table::of_scale(&scale, self.api.clock.now())));
             }
@@ -544,7 +548,8 @@ impl RequestContext {
                 }
                 let (mut new, mut budget) = (live.clone(), budget.clone());
                 patch.apply(&mut new, &shape, &mut budget)?;
-                form::check(self.request.validation, &mut new, &shape, Vec::new(), &mut budget)?;
+                form::check(self.request.validation, &mut new, &shape, Vec::new(), &mut budget)
+                    .map_err(|s| if s.code == 413 { s } else { unfit(&s.message) })?;
                 Ok(new)
             };
             let applied = matches!(patch, Patch::Apply { .. });
@@ -563,8 +568,23 @@ impl RequestContext {
             }
             self.api.rescale(&self.request, false, &mut |_| Ok(value.clone())).await?
         };
-        Ok(answer::value(200, form, &scale::of(kind, &written.object)))
+        Ok(answer::value(200, form, &scale::of(kind, &written.object)?))
     }
+}
+
+/// A patched custom object must still be of its kind.
+fn check_kept(kind: &KindRef, name: &str, version: &str, given: &str) -> Result<()> {
+    let error = match () {
+        () if given != kind.kind() => field::invalid("kind", given, format!("must be {}", kind.kind())),
+        () if version != kind.api_version() => {
+            field::invalid("apiVersion", version, format!("must be {}", kind.api_version()))
+        }
+        () => return Ok(()),
+    };
+    let mut status = Status::invalid(kind, name, &[error]);
+    status.details.kind = given.to_owned();
+    status.details.group = version.rsplit_once('/').map_or("", |(group, _)| group).to_owned();
+    Err(status)
 }
 
 /// What is no kind of its own.

@@ -18,29 +18,46 @@ use crate::schema::apply::{self, FieldSet, managed};
 /// The definition of what goes through it.
 pub const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
 
-/// Where a workload says how many it shall be; a Scale says it there too.
+/// Where a Scale says how many there shall be; a workload of a built-in kind says it there too.
 const REPLICAS: &str = "spec.replicas";
 
 /// The Scale of a workload.
-pub fn of(kind: &KindRef, object: &Object) -> Value {
-    of_value(&form::served(kind, object.value()))
+pub fn of(kind: &KindRef, object: &Object) -> Result<Value> {
+    let value = form::served(kind, object.value());
+    if let Some(paths) = kind.as_custom().and_then(|kind| kind.scale.as_ref())
+        && at(&value, &paths.spec_replicas).is_none()
+    {
+        let why = format!("the spec replicas field \".{}\" does not exist", paths.spec_replicas);
+        return Err(Status::internal(why).cause("", "", ""));
+    }
+    Ok(of_value(kind, &value))
 }
 
-fn of_value(value: &Value) -> Value {
+/// Where a workload of this kind says how many it shall be.
+fn replicas_path(kind: &KindRef) -> &str {
+    kind.as_custom().and_then(|kind| kind.scale.as_ref()).map_or(REPLICAS, |paths| &paths.spec_replicas)
+}
+
+fn of_value(kind: &KindRef, value: &Value) -> Value {
+    let paths = kind.as_custom().and_then(|kind| kind.scale.as_ref());
+    let counted = paths.map_or("status.replicas", |paths| &paths.status_replicas);
     let metadata: serde_json::Map<String, Value> = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
         .into_iter()
         .filter_map(|k| Some((k.to_owned(), at(value, &format!("metadata.{k}"))?.clone())))
         .collect();
     let mut scale = json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {},
-        "status": {"replicas": int(value, "status.replicas").unwrap_or(0)},
+        "status": {"replicas": int(value, counted).unwrap_or(0)},
     });
-    if let Some(replicas) = int(value, "spec.replicas").filter(|r| *r != 0) {
+    if let Some(replicas) = int(value, replicas_path(kind)).filter(|r| *r != 0) {
         scale["spec"]["replicas"] = replicas.into();
     }
-    let selector = at(value, "spec.selector").and_then(selector_of);
+    let selector = match paths {
+        Some(paths) => paths.label_selector.as_ref().map(|path| text(value, path).to_owned()),
+        None => at(value, "spec.selector").and_then(selector_of).map(|s| s.to_string()),
+    };
     if let Some(selector) = selector.filter(|s| !s.is_empty()) {
-        scale["status"]["selector"] = selector.to_string().into();
+        scale["status"]["selector"] = selector.into();
     }
     scale
 }
@@ -56,9 +73,9 @@ fn selector_of(selector: &Value) -> Option<Selector> {
 }
 
 /// A Scale and whose fields it has, by its workload's managed fields.
-fn tracked(workload: &Value) -> Value {
-    let mut scale = of_value(workload);
-    let owners = apply::scale::of_parent(at(workload, "metadata.managedFields"), REPLICAS);
+fn tracked(kind: &KindRef, workload: &Value) -> Value {
+    let mut scale = of_value(kind, workload);
+    let owners = apply::scale::of_parent(at(workload, "metadata.managedFields"), replicas_path(kind));
     if owners.as_array().is_some_and(|list| !list.is_empty()) {
         set(&mut scale, "metadata.managedFields", owners);
     }
@@ -76,7 +93,8 @@ impl Api {
     ) -> Result<Written> {
         let mut rescaled = |live: Option<&Value>| {
             let live = live.ok_or_else(|| request.not_found())?;
-            let scale = tracked(live);
+            let (kind, path) = (&request.kind, replicas_path(&request.kind));
+            let scale = tracked(kind, live);
             let mut new = change(&scale)?;
             check(request, &new, live)?;
             if !applied && let Some(shape) = crate::schema::type_of(SCHEMA) {
@@ -85,11 +103,11 @@ impl Api {
             let owners = apply::scale::to_parent(
                 at(live, "metadata.managedFields"),
                 at(&new, "metadata.managedFields"),
-                REPLICAS,
+                path,
                 &request.kind.api_version(),
             );
             let mut workload = live.clone();
-            set(&mut workload, REPLICAS, int(&new, REPLICAS).unwrap_or(0));
+            set(&mut workload, path, int(&new, REPLICAS).unwrap_or(0));
             set(&mut workload, "metadata.managedFields", owners);
             Ok(workload)
         };
@@ -140,7 +158,8 @@ fn check(request: &Request, new: &Value, live: &Value) -> Result<()> {
         return Err(Status::conflict(&request.kind, &request.name, why));
     }
     let replicas = int(new, REPLICAS).unwrap_or(0);
-    if replicas < 0 {
+    // What a custom kind's schema says of the field is said of its object.
+    if replicas < 0 && request.kind.as_custom().is_none() {
         let error = field::invalid(REPLICAS, replicas, "must be greater than or equal to 0");
         let mut status = Status::invalid(&request.kind, named, &[error]);
         status.details.kind = "Scale".into();

@@ -13,7 +13,7 @@ use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{map_mut, remove, set, text};
 use crate::base::task;
 use crate::kinds::field::Errors;
-use crate::kinds::{Generation, meta};
+use crate::kinds::{Generation, KindRef, meta};
 
 impl Api {
     /// Creates an object of the request's kind from its decoded form (without defaults).
@@ -23,13 +23,14 @@ impl Api {
         let generated = text(&value, "metadata.name").is_empty();
         task::in_place(request.heavy, || {
             self.name(&mut value);
-            kind.default(&mut value);
+            kind.try_default(&mut value).map_err(Status::exceeded)?;
             for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid", "creationTimestamp"] {
                 map_mut(&mut value, "metadata").remove(key);
             }
             self.track(request, None, &mut value);
             settle(kind, &mut value);
-        });
+            Ok::<_, Status>(())
+        })?;
         self.create_prepared(request, value, generated).await
     }
 
@@ -42,6 +43,11 @@ impl Api {
         generated: bool,
     ) -> Result<Written> {
         let kind = &request.kind;
+        if self.kinds.snapshot().by_plural(kind.group(), kind.version(), kind.plural()).is_some_and(KindRef::is_ending)
+        {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Status::forbidden(kind, text(&value, "metadata.name"), why));
+        }
         let repeated = dedupe_owners(&mut value);
         let review = Review::create(self, request);
         review.mutate(&mut value).await?;
@@ -72,7 +78,7 @@ impl Api {
         self.stamp(request, value);
         kind.prepare_create(value);
         allocate::on_create(self, kind, value)?;
-        let errors: Errors = meta::validate(kind, value)
+        let errors: Errors = meta::validate(&kind.metadata_rules(), value)
             .into_iter()
             .chain(kind.validate(value))
             .chain(kind.validate_create(value))

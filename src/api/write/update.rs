@@ -37,7 +37,7 @@ impl Api {
                 return Err(Status::modified(kind, &request.name));
             }
             let applied = matches!(change, Change::Apply(_));
-            let repeated = task::in_place(heavy, || self.begin_update(request, &live, &mut new, applied));
+            let repeated = task::in_place(heavy, || self.begin_update(request, &live, &mut new, applied))?;
             let review = Review::update(self, request, &live);
             review.mutate(&mut new).await?;
             let _allocating = self.lock_allocation(kind).await;
@@ -88,7 +88,7 @@ impl Api {
                     ));
                 }
                 self.place(request, &mut value)?;
-                kind.default(&mut value);
+                kind.try_default(&mut value).map_err(Status::exceeded)?;
                 settle(kind, &mut value);
                 self.create_prepared(request, value, false).await
             }
@@ -98,7 +98,7 @@ impl Api {
 
     /// Everything between the caller's new form and admission; answers what the client is warned of. `live` and `new` are in
     /// the served form; with `applied` the managed fields of `new` are right already.
-    fn begin_update(&self, request: &Request, live: &Value, new: &mut Value, applied: bool) -> Option<String> {
+    fn begin_update(&self, request: &Request, live: &Value, new: &mut Value, applied: bool) -> Result<Option<String>> {
         let kind = &request.kind;
         if let Some(m) = new.as_object_mut() {
             m.insert("apiVersion".into(), kind.api_version().into());
@@ -106,12 +106,12 @@ impl Api {
         }
         let repeated = dedupe_owners(new);
         keep_system_metadata(new, live);
-        kind.default(new);
+        kind.try_default(new).map_err(Status::exceeded)?;
         if !applied {
             self.track(request, Some(live), new);
         }
         settle(kind, new);
-        repeated
+        Ok(repeated)
     }
 
     /// Everything between admission and the commit but the plugins' last look.
@@ -140,7 +140,7 @@ impl Api {
         if request.subresource != Some(Subresource::Status) && strategy.is_none_or(|s| s.tracked) {
             bump_generation(kind, new, live);
         }
-        let all: Errors = meta::validate_update(new, live).into_iter().chain(errors).collect();
+        let all: Errors = meta::validate_update(&kind.metadata_rules(), new, live).into_iter().chain(errors).collect();
         if all.is_empty() { Ok(()) } else { Err(Status::invalid(kind, &request.name, &all)) }
     }
 

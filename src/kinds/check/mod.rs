@@ -9,9 +9,16 @@ mod rule;
 
 use std::fmt;
 
+use crate::base::budget::shortened;
+
 pub use condition::*;
 pub use net::*;
 pub use rule::*;
+
+/// What is shown of a name that a client chose: a thousand errors may lie below it.
+const NAME_BYTES_MAX: usize = 256;
+/// The beginning of a path may be one already.
+const ROOT_BYTES_MAX: usize = 16 << 10;
 
 /// The way from the root of an object to a field.
 #[derive(Clone, Copy, Debug)]
@@ -57,10 +64,10 @@ impl fmt::Display for Path<'_> {
             parent.fmt(f)?;
         }
         match self.step {
-            Step::Field(name) if self.parent.is_some() => write!(f, ".{name}"),
-            Step::Field(name) => f.write_str(name),
+            Step::Field(name) if self.parent.is_some() => write!(f, ".{}", shortened(name, NAME_BYTES_MAX)),
+            Step::Field(name) => f.write_str(&shortened(name, ROOT_BYTES_MAX)),
             Step::Index(index) => write!(f, "[{index}]"),
-            Step::Key(key) => write!(f, "[{key}]"),
+            Step::Key(key) => write!(f, "[{}]", shortened(key, NAME_BYTES_MAX)),
         }
     }
 }

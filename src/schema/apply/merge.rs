@@ -175,7 +175,9 @@ pub(super) fn check(place: TypeAt<'_>, value: &Value) -> Result<(), Box<Fault>> 
             {
                 wrong("string")
             }
-            Scalar::Quantity | Scalar::IntOrString if !value.is_string() && !value.is_number() => wrong("scalar"),
+            Scalar::Quantity if !value.is_string() && !value.is_number() => wrong("scalar"),
+            // Any scalar, as far as ownership goes; which ones may be is said later.
+            Scalar::IntOrString if value.is_object() || value.is_array() => wrong("scalar"),
             _ => Ok(()),
         },
         (Node::Struct { .. }, Value::Object(map)) => map.iter().try_for_each(|(name, value)| match of.field(name) {

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
-use super::{What, wrong};
+use super::fault::{What, wrong};
 use crate::base::quantity;
 use crate::schema::types::Scalar;
 

@@ -11,6 +11,14 @@ use serde_json::{Map, Value};
 enum Encoding {
     Text,
     Flag,
+    Integer,
+    Number,
+    /// Any value, as YAML in a message; a list of them is as many fields.
+    Any,
+    /// The same for one value that may be a list.
+    Value,
+    /// A schema or whether there may be any.
+    SchemaOrFlag,
     /// A string or a list of strings, each a field.
     Texts,
     /// The same in a message of its own, as field 1.
@@ -35,15 +43,34 @@ static SCHEMA: Message = Message {
         ("format", 2, Encoding::Text),
         ("title", 3, Encoding::Text),
         ("description", 4, Encoding::Text),
+        ("default", 5, Encoding::Value),
+        ("multipleOf", 6, Encoding::Number),
+        ("maximum", 7, Encoding::Number),
+        ("exclusiveMaximum", 8, Encoding::Flag),
+        ("minimum", 9, Encoding::Number),
+        ("exclusiveMinimum", 10, Encoding::Flag),
+        ("maxLength", 11, Encoding::Integer),
+        ("minLength", 12, Encoding::Integer),
+        ("pattern", 13, Encoding::Text),
+        ("maxItems", 14, Encoding::Integer),
+        ("minItems", 15, Encoding::Integer),
         ("uniqueItems", 16, Encoding::Flag),
+        ("maxProperties", 17, Encoding::Integer),
+        ("minProperties", 18, Encoding::Integer),
         ("required", 19, Encoding::Texts),
-        ("additionalProperties", 21, Encoding::Message(&[1], &SCHEMA)),
+        ("enum", 20, Encoding::Any),
+        ("additionalProperties", 21, Encoding::SchemaOrFlag),
         ("type", 22, Encoding::TextsWithin),
         ("items", 23, Encoding::Message(&[1], &SCHEMA)),
         ("properties", 25, Encoding::Named(1, &[], &SCHEMA)),
+        ("externalDocs", 29, Encoding::Message(&[], &EXTERNAL_DOCS)),
+        ("example", 30, Encoding::Value),
     ],
     extensions: 31,
 };
+
+static EXTERNAL_DOCS: Message =
+    Message { members: &[("description", 1, Encoding::Text), ("url", 2, Encoding::Text)], extensions: 3 };
 
 static PATH_ITEM: Message = Message {
     members: &[
@@ -172,6 +199,22 @@ impl Encoding {
                     out.push(1);
                 }
             }
+            Encoding::Integer => {
+                varint(u64::from(number) << 3, out);
+                varint(value.as_i64().unwrap_or(0) as u64, out);
+            }
+            Encoding::Number => {
+                varint(u64::from(number) << 3 | 1, out);
+                out.extend_from_slice(&value.as_f64().unwrap_or(0.0).to_le_bytes());
+            }
+            Encoding::Any => {
+                value.as_array().into_iter().flatten().for_each(|value| put(number, &any(value), out));
+            }
+            Encoding::Value => put(number, &any(value), out),
+            Encoding::SchemaOrFlag => match value {
+                Value::Bool(allowed) => put(number, &[2 << 3, u8::from(*allowed)], out),
+                schema => put(number, &field(1, &SCHEMA.bytes(schema)), out),
+            },
             Encoding::Texts => texts(value).for_each(|text| put(number, text.as_bytes(), out)),
             Encoding::TextsWithin => {
                 let mut inner = Vec::new();
@@ -232,6 +275,11 @@ fn parameter(parameter: &Value) -> Vec<u8> {
         Some("path") => wrapped(&[1, 2, 4], PATH_PARAMETER.bytes(parameter)),
         _ => wrapped(&[1, 2, 3], QUERY_PARAMETER.bytes(parameter)),
     }
+}
+
+/// Any value as text: JSON is YAML.
+fn any(value: &Value) -> Vec<u8> {
+    field(2, format!("{value}\n").as_bytes())
 }
 
 /// A name and a message.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::types::Schema;
+use serde_json::Value;
 
 /// One served kind, as far as the documents need it.
 #[derive(Debug, Clone)]
@@ -19,8 +19,18 @@ pub struct ApiKind {
     pub subresources: Vec<ApiSubresource>,
     /// The schema's name, such as `io.k8s.api.core.v1.Pod`.
     pub definition: String,
-    /// The schema of a custom kind, which the bundle does not have.
-    pub schema: Option<Arc<Schema>>,
+    /// What the bundle does not have.
+    pub custom: Option<CustomApi>,
+}
+
+/// What the documents say of a custom kind alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CustomApi {
+    pub list_kind: String,
+    /// The fields that may be selected, dotted.
+    pub selectable: Vec<String>,
+    /// The schema as its definition has it: JSON, compressed.
+    pub compressed: Arc<[u8]>,
 }
 
 /// A subresource of a kind.
@@ -37,11 +47,37 @@ pub struct ApiSubresource {
     pub definition: String,
 }
 
+// === impl CustomApi ===
+
+impl CustomApi {
+    /// The schema; null where there is none.
+    pub(super) fn openapi(&self) -> Value {
+        let text = zstd::decode_all(&*self.compressed).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or(Value::Null)
+    }
+}
+
+impl std::fmt::Debug for CustomApi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Fingerprints are made of it, for every kind with every request: no number by number.
+        let hash = hash(self.compressed.iter().copied());
+        write!(f, "{} {:?} {hash:x}", self.list_kind, self.selectable)
+    }
+}
+
 // === impl ApiKind ===
 
 impl ApiKind {
     pub(super) fn group_version(&self) -> (&str, &str) {
         (&self.group, &self.version)
+    }
+
+    /// The name of the schema of its lists.
+    pub(super) fn list_definition(&self) -> String {
+        match self.definition.strip_suffix(self.kind.as_str()).zip(self.custom.as_ref()) {
+            Some((package, custom)) => format!("{package}{}", custom.list_kind),
+            None => format!("{}List", self.definition),
+        }
     }
 
     /// Where the group's resources are served: `/api/v1` or `/apis/apps/v1`.
@@ -52,4 +88,9 @@ impl ApiKind {
             format!("/apis/{}/{}", self.group, self.version)
         }
     }
+}
+
+/// FNV-1a: stable from build to build, unlike the standard library's hasher.
+pub(super) fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

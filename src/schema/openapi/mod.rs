@@ -3,12 +3,13 @@
 //! Documents are written straight to bytes, one definition at a time, whenever they are asked for; nothing of them stays
 //! in memory. Callers that are asked often keep a compressed copy.
 
+mod custom;
 mod definitions;
 mod gnostic;
 mod kind;
 mod paths;
 
-pub use kind::{ApiKind, ApiSubresource};
+pub use kind::{ApiKind, ApiSubresource, CustomApi};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -59,17 +60,15 @@ fn v2_head() -> serde_json::Map<String, Value> {
 
 /// A hash that changes with any kind.
 pub fn v2_fingerprint(kinds: &[ApiKind]) -> u64 {
-    let versions: BTreeSet<_> = kinds.iter().map(ApiKind::group_version).collect();
-    versions.into_iter().fold(0, |hash, (group, version)| hash.rotate_left(1) ^ fingerprint(kinds, group, version))
+    by_version(kinds).into_values().fold(0, |hash, kinds| hash.rotate_left(1) ^ fingerprint_of(&kinds))
 }
 
 /// The index of version 3: each group version and where its document is, with a hash that changes with it.
 pub fn v3_index(kinds: &[ApiKind]) -> Value {
     let mut paths = serde_json::Map::new();
-    let versions: BTreeSet<_> = kinds.iter().map(ApiKind::group_version).collect();
-    for (group, version) in versions {
+    for ((group, version), kinds) in by_version(kinds) {
         let name = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-        let hash = fingerprint(kinds, group, version);
+        let hash = fingerprint_of(&kinds);
         paths.insert(name.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{name}?hash={hash:016X}")}));
     }
     json!({ "paths": paths })
@@ -95,12 +94,24 @@ pub fn v3(kinds: &[ApiKind], group: &str, version: &str) -> Option<Vec<u8>> {
 
 /// The hash that [`v3_index`] gives for this group version.
 pub fn fingerprint(kinds: &[ApiKind], group: &str, version: &str) -> u64 {
+    let kinds: Vec<&ApiKind> = kinds.iter().filter(|k| k.group_version() == (group, version)).collect();
+    fingerprint_of(&kinds)
+}
+
+fn by_version(kinds: &[ApiKind]) -> BTreeMap<(&str, &str), Vec<&ApiKind>> {
+    let mut all: BTreeMap<_, Vec<&ApiKind>> = BTreeMap::new();
+    for kind in kinds {
+        all.entry(kind.group_version()).or_default().push(kind);
+    }
+    all
+}
+
+fn fingerprint_of(kinds: &[&ApiKind]) -> u64 {
     let mut text = format!("{} {}", env!("CARGO_PKG_VERSION"), bundle().fields.len());
-    for kind in kinds.iter().filter(|k| k.group_version() == (group, version)) {
+    for kind in kinds {
         text.push_str(&format!("{kind:?}"));
     }
-    // FNV-1a: stable from build to build, unlike the standard library's hasher.
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    kind::hash(text.bytes())
 }
 
 fn write_raw(out: &mut Vec<u8>, text: &str) {
@@ -153,27 +164,24 @@ fn write_definitions(out: &mut Vec<u8>, kinds: &[ApiKind], all: &[ApiKind], dial
 fn each_definition(kinds: &[ApiKind], all: &[ApiKind], dialect: Dialect, mut write: impl FnMut(&str, &Value)) {
     let mut roots = BTreeSet::new();
     for kind in kinds {
-        roots.insert(kind.definition.clone());
-        roots.insert(format!("{}List", kind.definition));
+        if kind.custom.is_none() {
+            roots.insert(kind.definition.clone());
+            roots.insert(format!("{}List", kind.definition));
+        }
         roots.extend(kind.subresources.iter().map(|s| s.definition.clone()));
     }
-    for name in ["APIResourceList", "DeleteOptions", "Status", "WatchEvent", "Patch"] {
+    for name in ["ObjectMeta", "ListMeta", "APIResourceList", "DeleteOptions", "Status", "WatchEvent", "Patch"] {
         roots.insert(format!("{META}.{name}"));
     }
     let group_versions: BTreeSet<(&str, &str)> = all.iter().map(ApiKind::group_version).collect();
     let descriptions = Descriptions::load();
-    let mut written = definitions::reachable(bundle(), &roots);
-    for name in &written {
+    for name in &definitions::reachable(bundle(), &roots) {
         let schema = definitions::schema(bundle(), Some(&descriptions), name, dialect, &group_versions);
         write(name, &schema);
     }
-    for (kind, own) in kinds.iter().filter_map(|k| Some((k, k.schema.as_ref()?))) {
-        let roots = BTreeSet::from([kind.definition.clone(), format!("{}List", kind.definition)]);
-        for name in definitions::reachable(own, &roots) {
-            if written.insert(name.clone()) {
-                write(&name, &definitions::schema(own, None, &name, dialect, &group_versions));
-            }
-        }
+    for (kind, own) in kinds.iter().filter_map(|k| Some((k, k.custom.as_ref()?))) {
+        write(&kind.definition, &custom::object(kind, own, dialect));
+        write(&kind.list_definition(), &custom::list(kind, own, dialect));
     }
 }
 

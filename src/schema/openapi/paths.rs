@@ -13,6 +13,10 @@ const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
 ];
 
+/// Nobody knows how to merge what has no marks of Go's types.
+const CUSTOM_PATCHES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+
 /// One operation, before it is written in a dialect.
 struct Operation<'k> {
     kind: &'k ApiKind,
@@ -247,7 +251,10 @@ impl Operation<'_> {
     fn body(&self, dialect: Dialect) -> Option<(Value, bool, &'static [&'static str])> {
         match self.verb {
             "create" | "update" => Some((dialect.reference(self.definition()), true, &BODIES)),
-            "patch" => Some((dialect.reference(&format!("{META}.Patch")), true, &PATCHES)),
+            "patch" => {
+                let all = if self.kind.custom.is_some() { &CUSTOM_PATCHES[..] } else { &PATCHES[..] };
+                Some((dialect.reference(&format!("{META}.Patch")), true, all))
+            }
             "delete" | "deletecollection" => {
                 Some((dialect.reference(&format!("{META}.DeleteOptions")), false, &BODIES))
             }
@@ -257,7 +264,7 @@ impl Operation<'_> {
 
     fn write(&self, dialect: Dialect) -> Value {
         let schema = match self.verb {
-            "list" => dialect.reference(&format!("{}List", self.definition())),
+            "list" => dialect.reference(&self.kind.list_definition()),
             "delete" | "deletecollection" => dialect.reference(&format!("{META}.Status")),
             _ if self.definition().is_empty() => json!({"type": "string"}),
             _ => dialect.reference(self.definition()),

@@ -23,7 +23,7 @@ fn kinds() -> Vec<ApiKind> {
             definition: format!("io.k8s.api.{package}.{kind}"),
         }],
         definition: format!("io.k8s.api.{package}.{kind}"),
-        schema: None,
+        custom: None,
     };
     let mut deployment = kind("apps", "v1", "Deployment", "deployments", true, "apps.v1");
     deployment.subresources.push(ApiSubresource {

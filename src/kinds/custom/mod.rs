@@ -1,0 +1,248 @@
+//! Kinds that are defined while the server runs.
+//!
+//! Everything about their objects follows from the definition: what decoding keeps and what is left out is in the schema
+//! (`schema::structural`), what they must be like in [`validate`], what is shown of them in [`column`].
+
+mod column;
+mod embedded;
+pub mod jsonpath;
+mod lists;
+mod validate;
+
+pub use column::CustomColumn;
+pub use validate::check_default;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::base::budget::{Budget, Exceeded};
+use crate::base::json::{at, remove, set, text};
+use crate::kinds::Subresource;
+use crate::kinds::field::{self, Errors};
+use crate::schema::structural::Structural;
+use crate::schema::{Schema, TypeRef};
+
+/// What there is to know of a custom kind: names, and a schema that drives everything else.
+#[derive(Debug)]
+pub struct CustomKind {
+    pub group: String,
+    pub version: String,
+    pub kind: String,
+    pub list_kind: String,
+    pub plural: String,
+    pub singular: String,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    pub namespaced: bool,
+    /// Of these only [`Subresource::Status`] and [`Subresource::Scale`] can be.
+    pub subresources: Vec<Subresource>,
+    /// What its objects look like; has a type of the name [`CustomKind::definition`].
+    pub schema: Arc<Schema>,
+    /// What a table shows beside the name.
+    pub columns: Vec<CustomColumn>,
+    /// The fields that the stored form has values of, each by its dotted path.
+    pub fields: Arc<[Box<str>]>,
+    /// How many of [`CustomKind::fields`], by index, may be selected in this version.
+    pub selectable: Vec<usize>,
+    pub scale: Option<ScalePaths>,
+    /// What a client is told with every request: the version is on its way out.
+    pub deprecation: Option<String>,
+    /// Nothing new may be made: the definition is being deleted.
+    pub is_ending: bool,
+    /// The schema as the definition has it, for documents; JSON, compressed.
+    pub openapi: Arc<[u8]>,
+}
+
+/// Where a Scale is in an object; paths are dotted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    pub spec_replicas: String,
+    pub status_replicas: String,
+    pub label_selector: Option<String>,
+}
+
+// === impl CustomKind ===
+
+impl CustomKind {
+    /// A kind without anything that need not be, for struct update.
+    pub fn bare(schema: Arc<Schema>) -> Self {
+        Self {
+            group: String::new(),
+            version: String::new(),
+            kind: String::new(),
+            list_kind: String::new(),
+            plural: String::new(),
+            singular: String::new(),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            namespaced: true,
+            subresources: Vec::new(),
+            schema,
+            columns: vec![CustomColumn::age()],
+            fields: Arc::default(),
+            selectable: Vec::new(),
+            scale: None,
+            deprecation: None,
+            is_ending: false,
+            openapi: Arc::default(),
+        }
+    }
+
+    /// The name of its definition: the group backwards, the version and the kind.
+    pub fn definition(&self) -> String {
+        definition_name(&self.group, &self.version, &self.kind)
+    }
+
+    pub(super) fn type_ref(&self) -> TypeRef<'_> {
+        self.schema.type_of(&self.definition()).expect("the schema was made for this kind")
+    }
+
+    fn tree(&self) -> &Structural {
+        self.schema.structural().expect("the schema was made for a custom kind")
+    }
+
+    pub(super) fn has_status(&self) -> bool {
+        self.subresources.contains(&Subresource::Status)
+    }
+
+    /// Fills in what was left out.
+    pub(super) fn default(&self, value: &mut Value) -> Result<(), Exceeded> {
+        self.tree().fill(value, &mut Budget::new())
+    }
+
+    /// Gives an object of another version of the kind this form: what this one does not describe goes.
+    pub(super) fn convert(&self, value: &mut Value) {
+        // It was within bounds before and only loses something.
+        let _ = crate::schema::decode(value, &self.type_ref(), &mut Budget::new());
+    }
+
+    /// The values of [`CustomKind::fields`].
+    pub(super) fn field_values(&self, value: &Value) -> Box<[Box<str>]> {
+        let shown = |path: &str| match at(value, path) {
+            Some(Value::String(text)) => text.as_str().into(),
+            None | Some(Value::Null) => Box::from(""),
+            Some(other) => other.to_string().into(),
+        };
+        self.fields.iter().map(|path| shown(path)).collect()
+    }
+
+    /// Puts back everything but the status and who owns what of it.
+    pub(super) fn prepare_status(&self, new: &mut Value, old: &Value) {
+        let managed = at(new, "metadata.managedFields").cloned();
+        if let Some(metadata) = old.get("metadata") {
+            set(new, "metadata", metadata.clone());
+        }
+        match managed {
+            Some(managed) => set(new, "metadata.managedFields", managed),
+            None => drop(remove(new, "metadata.managedFields")),
+        }
+    }
+
+    /// Errors of a new object.
+    pub(super) fn validate_create(&self, value: &Value) -> Errors {
+        let tree = self.tree();
+        let mut errors = validate::object(tree, value, None);
+        self.validate_scale(value, true, &mut errors);
+        embedded::validate_below(&mut errors, tree, value);
+        errors.extend(lists::validate(tree, value));
+        errors
+    }
+
+    /// Errors of a changed object; what was wrong before and did not change may stay.
+    pub(super) fn validate_update(&self, new: &Value, old: &Value) -> Errors {
+        let tree = self.tree();
+        let mut errors = validate::object(tree, new, Some(old));
+        self.validate_scale(new, true, &mut errors);
+        embedded::validate_below(&mut errors, tree, new);
+        if lists::validate(tree, old).is_empty() {
+            errors.extend(lists::validate(tree, new));
+        }
+        errors
+    }
+
+    /// Errors of a changed status.
+    pub(super) fn validate_status(&self, new: &Value, old: &Value) -> Errors {
+        let tree = self.tree();
+        let mut errors = validate::status(tree, new, old);
+        self.validate_scale(new, false, &mut errors);
+        let repeated = lists::validate(tree, new);
+        if !repeated.is_empty() && lists::validate(tree, old).is_empty() {
+            errors.extend(repeated);
+        }
+        errors
+    }
+
+    /// What the scale subresource reads must be there in a form that it can read.
+    fn validate_scale(&self, value: &Value, spec: bool, errors: &mut Errors) {
+        let Some(paths) = &self.scale else { return };
+        let mut replicas = |path: &str| {
+            let shown = format!(".{path}");
+            match at(value, path) {
+                None => {}
+                Some(found) => match found.as_i64() {
+                    None => errors.push(field::invalid(shown, found.clone(), "is of the wrong type, expected int64")),
+                    Some(n) if n < 0 => errors.push(field::invalid(shown, n, "should be a non-negative integer")),
+                    Some(n) if n > i64::from(i32::MAX) => {
+                        let why = format!("should be less than or equal to {}", i32::MAX);
+                        errors.push(field::invalid(shown, n, why));
+                    }
+                    Some(_) => {}
+                },
+            }
+        };
+        if spec {
+            replicas(&paths.spec_replicas);
+        }
+        replicas(&paths.status_replicas);
+        if let Some(path) = &paths.label_selector
+            && let Some(found) = at(value, path).filter(|v| !v.is_string())
+        {
+            let why = "is of the wrong type, expected string";
+            errors.push(field::invalid(format!(".{path}"), found.clone(), why));
+        }
+    }
+
+    /// Finalizers that may be taken for somebody else's.
+    pub(super) fn warnings(&self, value: &Value, old: Option<&Value>) -> Vec<String> {
+        let names = |v: &Value| -> Vec<String> {
+            let all = crate::base::json::list(v, "metadata.finalizers");
+            all.iter().filter_map(|f| f.as_str().map(str::to_owned)).collect()
+        };
+        let before = old.map(names).unwrap_or_default();
+        let mut added: Vec<String> = names(value).into_iter().filter(|f| !before.contains(f)).collect();
+        added.sort();
+        let is_plain = |name: &String| {
+            !name.contains('/') && !matches!(name.as_str(), "orphan" | "foregroundDeletion" | "kubernetes")
+        };
+        let warning = |name: &String| {
+            let path = if name.contains('.') { " including a path (/)" } else { "" };
+            format!(
+                "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name{path} to avoid accidental \
+                 conflicts with other finalizer writers"
+            )
+        };
+        added.iter().filter(|name| is_plain(name)).map(warning).collect()
+    }
+}
+
+// === impl ScalePaths ===
+
+impl ScalePaths {
+    /// What a definition says of the scale subresource.
+    pub fn parse(scale: &Value) -> Self {
+        let path = |key: &str| text(scale, key).trim_start_matches('.').to_owned();
+        Self {
+            spec_replicas: path("specReplicasPath"),
+            status_replicas: path("statusReplicasPath"),
+            label_selector: Some(path("labelSelectorPath")).filter(|p| !p.is_empty()),
+        }
+    }
+}
+
+/// As Kubernetes names the definitions of custom kinds: `com.example.v1.Widget`.
+pub fn definition_name(group: &str, version: &str, kind: &str) -> String {
+    let mut parts: Vec<&str> = group.split('.').rev().collect();
+    parts.extend([version, kind]);
+    parts.join(".")
+}
