@@ -25,6 +25,13 @@ pub const AGE: Column<'static> = string("Age", AGE_DESCRIPTION);
 /// The columns of kinds that show nothing of their own.
 pub const NAME_AGE: &[Column<'static>] = &[NAME, AGE];
 
+/// A column that every kind with a template of pods has with `-o wide`.
+pub const CONTAINERS: Column<'static> = wide("Containers", "Names of the containers in the template.");
+/// A column that every kind with a template of pods has with `-o wide`.
+pub const IMAGES: Column<'static> = wide("Images", "Images of the containers in the template.");
+/// A column that most kinds with a template of pods have with `-o wide`.
+pub const SELECTOR: Column<'static> = wide("Selector", "Labels of its pods.");
+
 /// A string column that is always shown.
 pub const fn string(name: &'static str, description: &'static str) -> Column<'static> {
     Column { name, kind: "string", format: "", priority: 0, description }
@@ -68,6 +75,12 @@ pub fn labels(labels: Option<&serde_json::Map<String, Value>>) -> String {
     let pairs: Vec<String> =
         labels.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
     if pairs.is_empty() { "<none>".into() } else { pairs.join(",") }
+}
+
+/// The cells Containers and Images, of a template's containers.
+pub fn container_cells(containers: &[Value]) -> [Value; 2] {
+    let join = |key: &str| containers.iter().map(|c| text(c, key)).collect::<Vec<_>>().join(",");
+    [join("name").into(), join("image").into()]
 }
 
 /// A label selector as kubectl would parse it again.

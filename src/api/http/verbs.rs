@@ -587,13 +587,13 @@ fn check_kept(kind: &KindRef, name: &str, version: &str, given: &str) -> Result<
     Err(status)
 }
 
-/// What is no kind of its own.
 /// What a client is told that does not say what becomes of dependents.
 fn deletion_warnings(kind: &KindRef, options: &DeleteOptions) -> Vec<String> {
     let told = kind.deletion_warning().filter(|_| options.propagation.is_none());
     told.into_iter().map(str::to_owned).collect()
 }
 
+/// What is no kind of its own.
 fn definition(name: &str) -> Result<schema::TypeRef<'static>> {
     schema::type_of(name).ok_or_else(|| Status::internal(format!("no schema for {name}")))
 }

@@ -69,9 +69,9 @@ const COLUMNS: &[Column] = &[
     integer("Available", "How many of them have a pod that has been ready for long enough."),
     string("Node Selector", "Labels of the nodes that it is meant for."),
     table::AGE,
-    workload::CONTAINERS,
-    workload::IMAGES,
-    workload::SELECTOR,
+    table::CONTAINERS,
+    table::IMAGES,
+    table::SELECTOR,
 ];
 
 fn row(object: &Value, now: Timestamp) -> Vec<Value> {

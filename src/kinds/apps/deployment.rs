@@ -60,9 +60,9 @@ const COLUMNS: &[Column] = &[
     string("Up-to-date", "How many pods have the newest template."),
     string("Available", "How many pods have been ready for long enough."),
     table::AGE,
-    workload::CONTAINERS,
-    workload::IMAGES,
-    workload::SELECTOR,
+    table::CONTAINERS,
+    table::IMAGES,
+    table::SELECTOR,
 ];
 
 fn row(object: &Value, now: Timestamp) -> Vec<Value> {

@@ -54,8 +54,8 @@ const COLUMNS: &[Column] = &[
     table::NAME,
     string("Ready", "How many pods are ready, of how many."),
     table::AGE,
-    workload::CONTAINERS,
-    workload::IMAGES,
+    table::CONTAINERS,
+    table::IMAGES,
 ];
 
 /// What of the specification may change.

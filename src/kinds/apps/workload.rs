@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::base::json::{at, int, list, map, text};
+use crate::base::json::{at, int, list, map};
 use crate::base::labels::Selector;
 use crate::kinds::Column;
 use crate::kinds::check::{self, Path};
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
-use crate::kinds::table::{self, integer, wide};
+use crate::kinds::table::{self, integer};
 
 /// The columns of a kind that wants a number of alike pods.
 pub(in crate::kinds) const REPLICA_COLUMNS: &[Column<'static>] = &[
@@ -18,17 +18,10 @@ pub(in crate::kinds) const REPLICA_COLUMNS: &[Column<'static>] = &[
     integer("Current", "How many pods it has."),
     integer("Ready", "How many of them are ready."),
     table::AGE,
-    CONTAINERS,
-    IMAGES,
-    SELECTOR,
+    table::CONTAINERS,
+    table::IMAGES,
+    table::SELECTOR,
 ];
-
-/// A column that every workload has with `-o wide`.
-pub(super) const CONTAINERS: Column<'static> = wide("Containers", "Names of the containers in the template.");
-/// A column that every workload has with `-o wide`.
-pub(super) const IMAGES: Column<'static> = wide("Images", "Images of the containers in the template.");
-/// A column that most workloads have with `-o wide`.
-pub(super) const SELECTOR: Column<'static> = wide("Selector", "Labels of its pods.");
 
 /// The cells of [`REPLICA_COLUMNS`].
 pub(in crate::kinds) fn replica_row(object: &Value, now: Timestamp) -> Vec<Value> {
@@ -115,9 +108,7 @@ pub(super) fn collisions_grow(errors: &mut Errors, new: &Value, old: &Value) {
 
 /// The cells Containers and Images.
 pub(super) fn container_cells(object: &Value) -> [Value; 2] {
-    let containers = list(object, "spec.template.spec.containers");
-    let join = |key: &str| containers.iter().map(|c| text(c, key)).collect::<Vec<_>>().join(",");
-    [join("name").into(), join("image").into()]
+    table::container_cells(list(object, "spec.template.spec.containers"))
 }
 
 /// The cell Selector, of a selector of either form.

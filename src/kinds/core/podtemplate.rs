@@ -5,7 +5,7 @@ use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::podspec;
-use crate::base::json::{list, map, map_mut, text};
+use crate::base::json::{list, map, map_mut};
 use crate::kinds::check::Path;
 use crate::kinds::field::Errors;
 use crate::kinds::table::{self, string};
@@ -52,10 +52,9 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn row(object: &Value, _now: Timestamp) -> Vec<Value> {
-    let containers = list(object, "template.spec.containers");
-    let join = |key: &str| containers.iter().map(|c| text(c, key)).collect::<Vec<_>>().join(",");
+    let [names, images] = table::container_cells(list(object, "template.spec.containers"));
     let labels = table::labels(map(object, "template.metadata.labels"));
-    vec![table::name(object), join("name").into(), join("image").into(), labels.into()]
+    vec![table::name(object), names, images, labels.into()]
 }
 
 fn drop_disabled(object: &mut Value) {

@@ -5,7 +5,6 @@ use linkme::distributed_slice;
 use serde_json::Value;
 
 use crate::base::json::{list, map, text};
-use crate::base::quantity::Quantity;
 use crate::kinds::check::{self, Path};
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
@@ -47,15 +46,7 @@ fn validate(class: &Value) -> Errors {
         "" => errors.push(field::required(&handler, "")),
         name => check::dns_label(&mut errors, &handler, name),
     }
-    // So does Kubernetes call it, though the field has another name.
-    let overhead = Path::root("overhead");
-    let limits = overhead.field("limits");
-    for (name, amount) in map(class, "overhead.podFixed").into_iter().flatten() {
-        let Some(amount) = amount.as_str().and_then(|a| a.parse::<Quantity>().ok()) else { continue };
-        if let Some(why) = podspec::requirement_error(name, &amount) {
-            errors.push(field::invalid(&limits.key(name), amount.to_string(), why));
-        }
-    }
+    podspec::validate_overhead(&mut errors, &Path::root("overhead"), map(class, "overhead.podFixed"));
     let scheduling = Path::root("scheduling");
     check::labels(&mut errors, &scheduling.field("nodeSelector"), class.pointer("/scheduling/nodeSelector"));
     let (path, tolerations) = (scheduling.field("tolerations"), list(class, "scheduling.tolerations"));

@@ -11,7 +11,7 @@ use crate::base::labels::dns_label_error;
 use crate::kinds::check::{self, Path};
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
-use crate::kinds::table::{self, integer, string, wide};
+use crate::kinds::table::{self, integer, string};
 use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// When a Job should have been made, in its annotations.
@@ -78,14 +78,13 @@ const COLUMNS: &[Column] = &[
     integer("Active", "How many of its Jobs have not ended."),
     string("Last Schedule", "How long ago a Job was last due."),
     table::AGE,
-    wide("Containers", "Names of the containers in the template."),
-    wide("Images", "Images of the containers in the template."),
-    wide("Selector", "Labels of its pods."),
+    table::CONTAINERS,
+    table::IMAGES,
+    table::SELECTOR,
 ];
 
 fn row(cron: &Value, now: Timestamp) -> Vec<Value> {
-    let containers = list(cron, "spec.jobTemplate.spec.template.spec.containers");
-    let join = |key: &str| containers.iter().map(|c| text(c, key)).collect::<Vec<_>>().join(",");
+    let [names, images] = table::container_cells(list(cron, "spec.jobTemplate.spec.template.spec.containers"));
     let or_none = |text: &str| if text.is_empty() { "<none>".to_owned() } else { text.to_owned() };
     let last = text(cron, "status.lastScheduleTime");
     vec![
@@ -96,8 +95,8 @@ fn row(cron: &Value, now: Timestamp) -> Vec<Value> {
         list(cron, "status.active").len().into(),
         if last.is_empty() { "<none>".into() } else { table::since(last, now).into() },
         table::age(cron, now),
-        join("name").into(),
-        join("image").into(),
+        names,
+        images,
         table::selector(at(cron, "spec.jobTemplate.spec.selector")).into(),
     ]
 }

@@ -21,7 +21,7 @@ use crate::base::labels::dns_label_error;
 use crate::kinds::check::Path;
 use crate::kinds::core::podspec;
 use crate::kinds::field::{self, Errors};
-use crate::kinds::table::{self, string, wide};
+use crate::kinds::table::{self, string};
 use crate::kinds::{BUILTIN, Column, Field, Generation, Kind, KindRef, Strategy, Subresource};
 
 /// What keeps a pod from going before its Job has counted it.
@@ -79,22 +79,21 @@ const COLUMNS: &[Column] = &[
     string("Completions", "How many pods have succeeded, of how many."),
     string("Duration", "How long it has run."),
     table::AGE,
-    wide("Containers", "Names of the containers in the template."),
-    wide("Images", "Images of the containers in the template."),
-    wide("Selector", "Labels of its pods."),
+    table::CONTAINERS,
+    table::IMAGES,
+    table::SELECTOR,
 ];
 
 fn row(job: &Value, now: Timestamp) -> Vec<Value> {
-    let containers = list(job, "spec.template.spec.containers");
-    let join = |key: &str| containers.iter().map(|c| text(c, key)).collect::<Vec<_>>().join(",");
+    let [names, images] = table::container_cells(list(job, "spec.template.spec.containers"));
     vec![
         table::name(job),
         outcome(job).into(),
         completions(job).into(),
         duration(job, now).into(),
         table::age(job, now),
-        join("name").into(),
-        join("image").into(),
+        names,
+        images,
         table::selector(at(job, "spec.selector")).into(),
     ]
 }

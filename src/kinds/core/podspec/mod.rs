@@ -41,7 +41,7 @@ use crate::kinds::field::{self, Errors};
 pub use defaults::{default, default_pod, default_resource_list};
 pub use disabled::drop_disabled;
 pub use ephemeral::{validate as validate_ephemeral_containers, validate_update as validate_ephemeral_update};
-pub use options::{annotations as validate_annotations, finite_grace};
+pub use options::{annotations as validate_annotations, finite_grace, overhead as validate_overhead};
 pub use resources::{
     is_extended, may_overcommit, name_error as resource_name_error, of_pod as resources_of_pod, qos_class,
     requirement_error,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::scheduling::node_name_error;
 use crate::base::json::{at, flag, list, map, text};
@@ -36,13 +36,14 @@ pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
     for (i, gate) in list(spec, "readinessGates").iter().enumerate() {
         check::qualified(errors, &gates.index(i).field("conditionType"), text(gate, "conditionType"));
     }
-    overhead(errors, &path.field("overhead"), spec);
+    overhead(errors, &path.field("overhead"), map(spec, "overhead"));
     host_users(errors, path, spec);
 }
 
-fn overhead(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
+/// What running a pod takes beside its containers. Kubernetes calls the amounts `limits`, though no field has that name.
+pub fn overhead(errors: &mut Errors, path: &Path<'_>, amounts: Option<&Map<String, Value>>) {
     let path = path.field("limits");
-    for (name, amount) in map(spec, "overhead").into_iter().flatten() {
+    for (name, amount) in amounts.into_iter().flatten() {
         let Some(amount) = amount.as_str().and_then(|a| a.parse::<Quantity>().ok()) else { continue };
         if let Some(why) = super::requirement_error(name, &amount) {
             errors.push(field::invalid(&path.key(name), amount.to_string(), why));
