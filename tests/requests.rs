@@ -23,6 +23,9 @@ mod routes;
 #[allow(dead_code)] // The replay of recorded cases uses more of it.
 #[path = "fidelity/server.rs"]
 mod server;
+/// Webhooks that are asked.
+#[path = "requests/webhooks.rs"]
+mod webhooks;
 
 use amphipod::base::budget::REQUEST_BYTES_MAX;
 use bodies::{Body, MAPS, PODS, bodies};

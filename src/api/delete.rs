@@ -27,6 +27,7 @@ pub struct Deleted {
     pub object: Arc<Object>,
     /// Nothing is left.
     pub gone: bool,
+    pub warnings: Vec<String>,
 }
 
 enum Plan {
@@ -50,20 +51,22 @@ impl Api {
             let pinned = options.resource_version.is_some();
             check_preconditions(request, options, &old)?;
             let live = form::served(kind, old.value());
-            Review::delete(self, request, &live, options).validate(&Value::Null).await?;
+            let review = Review::delete(self, request, &live, options);
+            let mut warnings = review.mutate(&mut Value::Null).await?;
+            warnings.extend(review.validate(&Value::Null).await?);
             // Who watches an object that was given time sees that the time is taken back, and only then its end.
             let hurried = kind.grace_seconds(None, &live).is_some()
                 && int(&live, "metadata.deletionGracePeriodSeconds").is_some_and(|grace| grace > 0)
                 && !(request.dry_run || options.dry_run);
             let (removed, value) = match self.plan(request, options, &live)? {
-                Plan::Nothing => return Ok(Deleted { object: old, gone: false }),
+                Plan::Nothing => return Ok(Deleted { object: old, gone: false, warnings }),
                 Plan::Remove => (!hurried, self.last_state(kind, live)),
                 Plan::Mark(value) => (false, value),
             };
             let again = hurried && int(&value, "metadata.deletionGracePeriodSeconds") == Some(0);
             match self.apply(request, options, &old, value, removed).await {
                 Ok(_) if again => {}
-                Ok(deleted) => return Ok(deleted),
+                Ok((object, gone)) => return Ok(Deleted { object, gone, warnings }),
                 Err(Some(status)) => return Err(status),
                 Err(None) if pinned => return Err(Status::modified(kind, &request.name)),
                 Err(None) => {}
@@ -158,7 +161,7 @@ impl Api {
         Ok(Plan::Mark(new))
     }
 
-    /// `Err(None)` is a lost race.
+    /// Answers what is left, and whether nothing is; `Err(None)` is a lost race.
     async fn apply(
         &self,
         request: &Request,
@@ -166,12 +169,12 @@ impl Api {
         old: &Arc<Object>,
         mut value: Value,
         removed: bool,
-    ) -> Result<Deleted, Option<Status>> {
+    ) -> Result<(Arc<Object>, bool), Option<Status>> {
         let kind = &request.kind;
         form::stored(kind, &mut value);
         let draft = Draft::new(request.key(), &value, kind.stored().field_values(&value));
         if request.dry_run || options.dry_run {
-            return Ok(Deleted { object: Arc::new(draft.at(old.revision)), gone: removed });
+            return Ok((Arc::new(draft.at(old.revision)), removed));
         }
         let pending = Pending::new(draft);
         let (key, bytes, payload) =
@@ -182,7 +185,7 @@ impl Api {
             Op::Put { key: key.clone(), value: bytes, payload, volatile: kind.is_volatile_in(&request.namespace) }
         };
         match self.store.commit(Txn { expect: vec![(key, old.revision)], ops: vec![op] }).await {
-            Ok(_) => Ok(Deleted { object: pending.object(), gone: removed }),
+            Ok(_) => Ok((pending.object(), removed)),
             Err(store::Error::Conflict { .. }) => Err(None),
             Err(error) => Err(Some(error.into())),
         }

@@ -20,6 +20,7 @@ pub mod local;
 pub mod read;
 mod request;
 pub mod sending;
+mod service_endpoint;
 pub mod shares;
 mod store_error;
 pub mod subresource;

@@ -24,6 +24,19 @@ pub enum Propagation {
     Foreground,
 }
 
+// === impl Propagation ===
+
+impl Propagation {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Orphan => "Orphan",
+            Self::Background => "Background",
+            Self::Foreground => "Foreground",
+        }
+    }
+}
+
 // === impl DeleteOptions ===
 
 impl DeleteOptions {

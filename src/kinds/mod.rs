@@ -6,6 +6,7 @@
 
 use linkme::distributed_slice;
 
+pub mod admissionregistration;
 pub mod apiextensions;
 pub mod apps;
 pub mod authentication;

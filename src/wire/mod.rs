@@ -12,4 +12,5 @@ pub mod resolve;
 pub mod spdy;
 pub mod tls;
 pub mod tunnel;
+pub mod webhook;
 pub mod websocket;

@@ -56,6 +56,25 @@ pub fn client(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> io::Result<Arc<Cli
     Ok(Arc::new(config))
 }
 
+/// A client that believes the authorities that the public believes, and what an administrator has added to the system.
+pub fn trusting_the_system() -> io::Result<Arc<ClientConfig>> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(invalid)?
+        .with_root_certificates(system_roots())
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// The authorities that the public believes, and what an administrator has added to the system.
+pub fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Ok(system) = CertificateDer::pem_file_iter("/etc/ssl/certs/ca-certificates.crt") {
+        roots.add_parsable_certificates(system.flatten());
+    }
+    roots
+}
+
 fn roots(pem: &[u8]) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem)? {

@@ -1,8 +1,9 @@
 //! Admission: what a cluster adds to objects or refuses for reasons beyond the object itself.
 //!
 //! [`PLUGINS`] is Kubernetes' order of its plugins, as far as their kinds exist, a file each. All of them change an object
-//! before it is validated; all of them look at it once it is final. Quotas come after them, because what an object takes is
-//! written with it. What is about a pod's own rules is the kind's.
+//! before it is validated; all of them look at it once it is final. Webhooks come after them each time, and where a webhook has
+//! changed the object the others see it once more. Quotas come last, because what an object takes is written with it. What is
+//! about a pod's own rules is the kind's.
 
 mod default_ingress_class;
 mod default_toleration_seconds;
@@ -19,12 +20,14 @@ mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
+mod webhook;
 
 pub use node_restriction::may_give_itself;
 use plugin::Plugin;
 pub use plugin::{Operation, Review};
 pub use resource_quota::Charge;
 use serde_json::Value;
+use webhook::Reinvocation;
 
 use crate::apimachinery::status::Result;
 
@@ -46,12 +49,32 @@ static PLUGINS: &[&dyn Plugin] = &[
 // === impl Review ===
 
 impl<'a> Review<'a> {
-    /// Lets every plugin change the object, or refuse it.
-    pub async fn mutate(&self, object: &mut Value) -> Result<()> {
+    /// Lets every plugin change the object, or refuse it; answers their warnings.
+    pub async fn mutate(&self, object: &mut Value) -> Result<Vec<String>> {
+        self.mutate_here(object).await?;
+        if !webhook::are_mutating(self) {
+            return Ok(Vec::new());
+        }
+        let mut reinvocation = Reinvocation::default();
+        let mut warnings = webhook::mutate(self, object, &mut reinvocation).await?;
+        if reinvocation.is_needed {
+            self.mutate_here(object).await?;
+            reinvocation.again(object);
+            warnings.extend(webhook::mutate(self, object, &mut reinvocation).await?);
+        }
+        Ok(warnings)
+    }
+
+    async fn mutate_here(&self, object: &mut Value) -> Result<()> {
         for plugin in PLUGINS.iter().filter(|plugin| plugin.handles(self)) {
             plugin.mutate(self, object).await?;
         }
         Ok(())
+    }
+
+    /// Whether looking at the object takes a question to somebody else, during which nothing may be held.
+    pub fn asks_others(&self, object: &Value) -> bool {
+        webhook::would_validate(self, object)
     }
 
     /// Lets every plugin refuse the object in its last form; answers their warnings.
@@ -60,6 +83,7 @@ impl<'a> Review<'a> {
         for plugin in PLUGINS.iter().filter(|plugin| plugin.handles(self)) {
             warnings.extend(plugin.validate(self, object).await?);
         }
+        warnings.extend(webhook::validate(self, object).await?);
         Ok(warnings)
     }
 

@@ -25,14 +25,10 @@ impl Plugin for NamespaceLifecycle {
     }
 
     async fn mutate(&self, review: &Review<'_>, object: &mut Value) -> Result<()> {
-        namespace_lives(review.api, review.request, object)
-    }
-
-    async fn validate(&self, review: &Review<'_>, _object: &Value) -> Result<Vec<String>> {
-        if review.operation == Operation::Delete {
-            may_delete(review.request)?;
+        match review.operation {
+            Operation::Delete => may_delete(review.request),
+            _ => namespace_lives(review.api, review.request, object),
         }
-        Ok(Vec::new())
     }
 }
 

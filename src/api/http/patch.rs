@@ -10,6 +10,7 @@ use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::{Budget, shortened};
 use crate::base::json::text;
 use crate::base::task;
+use crate::kinds::{KindRef, field};
 use crate::schema;
 
 /// Unknown members of JSON patches that are told of, and how much of each.
@@ -90,6 +91,21 @@ impl Patch {
             code => Status::new(code, e.reason(), e.to_string()),
         })
     }
+}
+
+/// A patched custom object must still be of its kind.
+pub(super) fn check_kept(kind: &KindRef, name: &str, version: &str, given: &str) -> Result<()> {
+    let error = match () {
+        () if given != kind.kind() => field::invalid("kind", given, format!("must be {}", kind.kind())),
+        () if version != kind.api_version() => {
+            field::invalid("apiVersion", version, format!("must be {}", kind.api_version()))
+        }
+        () => return Ok(()),
+    };
+    let mut status = Status::invalid(kind, name, &[error]);
+    status.details.kind = given.to_owned();
+    status.details.group = version.rsplit_once('/').map_or("", |(group, _)| group).to_owned();
+    Err(status)
 }
 
 /// An applied configuration must say in full what it is about.

@@ -9,7 +9,7 @@ use super::context::RequestContext;
 use super::list_options::ListParameters;
 use super::lists::Written as WrittenList;
 use super::negotiate::{self, MediaType, Offer};
-use super::patch::{Patch, check_configuration, no_force, unfit};
+use super::patch::{Patch, check_configuration, check_kept, no_force, unfit};
 use super::route::{Resource, Route, Target};
 use super::table::Include;
 use super::{Body, access, answer, body_of, proxy, stream, watching};
@@ -29,7 +29,7 @@ use crate::base::budget::Budget;
 use crate::base::json::text;
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::task;
-use crate::kinds::{Creation, KindRef, Subresource, field, registry};
+use crate::kinds::{Creation, KindRef, Subresource, registry};
 use crate::schema;
 
 /// Field managers may be this long.
@@ -223,6 +223,11 @@ impl RequestContext {
         negotiate::accept(&self.headers, Offer::Transformed)
     }
 
+    /// The form of an answer that is no stored object, and so has neither rows nor metadata.
+    fn plain_form(&self) -> Result<MediaType> {
+        negotiate::accept(&self.headers, Offer::Plain)
+    }
+
     fn include(&self) -> Result<Include> {
         Include::parse(self.query.get("includeObject"))
     }
@@ -335,8 +340,9 @@ impl RequestContext {
         match self.request.kind.creation() {
             Creation::Binding => self.bind(value).await,
             Creation::Answered => {
+                let form = self.plain_form()?;
                 let answered = task::in_place(self.request.heavy, || self.api.review(&self.request, value))?;
-                Ok(answer::warn(answer::value(201, self.form()?, &answered), &warnings))
+                Ok(answer::warn(answer::value(201, form, &answered), &warnings))
             }
             Creation::Stored => {
                 let written = self.api.create(&self.request, value).await.map_err(|s| s.warned(&warnings))?;
@@ -455,8 +461,9 @@ impl RequestContext {
     async fn delete(self, http: http::Request<Body>) -> Result<Response<Body>> {
         let options = self.options(http).await?;
         let (kind, form) = (&self.request.kind, self.form()?);
-        let warnings = deletion_warnings(kind, &options);
-        let deleted = self.api.delete(&self.request, &options).await.map_err(|s| s.warned(&warnings))?;
+        let mut warnings = deletion_warnings(kind, &options);
+        let mut deleted = self.api.delete(&self.request, &options).await.map_err(|s| s.warned(&warnings))?;
+        warnings.append(&mut deleted.warnings);
         let response = if !deleted.gone || kind.delete_answers_object() {
             answer::object(200, form, kind, &deleted.object, self.include()?, self.api.clock.now())?
         } else {
@@ -507,12 +514,13 @@ impl RequestContext {
                 }
                 let (value, _) =
                     form::shaped(&self.request, &definition(name)?, version, kind, value, Vec::new(), &mut budget)?;
+                let form = self.plain_form()?;
                 match sub {
                     Subresource::Binding => self.bind(value).await,
                     Subresource::Eviction => {
-                        Ok(answer::value(201, self.form()?, &self.api.evict(&self.request, &value).await?))
+                        Ok(answer::value(201, form, &self.api.evict(&self.request, &value).await?))
                     }
-                    _ => Ok(answer::value(201, self.form()?, &self.api.request_token(&self.request, value).await?)),
+                    _ => Ok(answer::value(201, form, &self.api.request_token(&self.request, value).await?)),
                 }
             }
             (_, "get") => {
@@ -570,21 +578,6 @@ impl RequestContext {
         };
         Ok(answer::value(200, form, &scale::of(kind, &written.object)?))
     }
-}
-
-/// A patched custom object must still be of its kind.
-fn check_kept(kind: &KindRef, name: &str, version: &str, given: &str) -> Result<()> {
-    let error = match () {
-        () if given != kind.kind() => field::invalid("kind", given, format!("must be {}", kind.kind())),
-        () if version != kind.api_version() => {
-            field::invalid("apiVersion", version, format!("must be {}", kind.api_version()))
-        }
-        () => return Ok(()),
-    };
-    let mut status = Status::invalid(kind, name, &[error]);
-    status.details.kind = given.to_owned();
-    status.details.group = version.rsplit_once('/').map_or("", |(group, _)| group).to_owned();
-    Err(status)
 }
 
 /// What a client is told that does not say what becomes of dependents.

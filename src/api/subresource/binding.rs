@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::api::admission::Review;
 use crate::api::write::Change;
 use crate::api::{Api, Request};
 use crate::apimachinery::status::{Result, Status};
@@ -40,6 +41,11 @@ impl Api {
         if !named.is_empty() && named != request.name {
             return Err(Status::bad_request("name in URL does not match name in Binding object"));
         }
+        let request =
+            &Request { kind: kind.clone(), subresource: Some(crate::kinds::Subresource::Binding), ..request.clone() };
+        let (review, mut admitted) = (Review::create(self, request), binding.clone());
+        review.mutate(&mut admitted).await?;
+        review.validate(&admitted).await?;
         let mut bind = |live: &Value| {
             if !uid.is_empty() && text(live, "metadata.uid") != uid {
                 let actual = text(live, "metadata.uid");
@@ -73,9 +79,7 @@ impl Api {
             scheduled(&mut new, &now);
             Ok(new)
         };
-        let request =
-            Request { kind: kind.clone(), subresource: Some(crate::kinds::Subresource::Binding), ..request.clone() };
-        self.update(&request, Change::Patch(&mut bind)).await?;
+        self.update(request, Change::Patch(&mut bind)).await?;
         Ok(())
     }
 }

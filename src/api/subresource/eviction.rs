@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::api::admission::Review;
 use crate::api::write::Change;
 use crate::api::{Api, Request};
 use crate::apimachinery::delete_options::DeleteOptions;
@@ -42,6 +43,9 @@ impl Api {
                 request.name
             )));
         }
+        let (review, mut admitted) = (Review::create(self, request), eviction.clone());
+        review.mutate(&mut admitted).await?;
+        review.validate(&admitted).await?;
         let options = DeleteOptions::from_value(&eviction["deleteOptions"])?;
         let dry_run = request.dry_run || options.dry_run;
         let request = Request { kind: pod::KIND.clone(), subresource: None, dry_run, ..request.clone() };

@@ -38,7 +38,8 @@ fn replicas_path(kind: &KindRef) -> &str {
     kind.as_custom().and_then(|kind| kind.scale.as_ref()).map_or(REPLICAS, |paths| &paths.spec_replicas)
 }
 
-fn of_value(kind: &KindRef, value: &Value) -> Value {
+/// As [`of`], of a workload in the served form.
+pub fn of_value(kind: &KindRef, value: &Value) -> Value {
     let paths = kind.as_custom().and_then(|kind| kind.scale.as_ref());
     let counted = paths.map_or("status.replicas", |paths| &paths.status_replicas);
     let metadata: serde_json::Map<String, Value> = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"]
@@ -60,6 +61,11 @@ fn of_value(kind: &KindRef, value: &Value) -> Value {
         scale["status"]["selector"] = selector.into();
     }
     scale
+}
+
+/// Has a workload have as many as a Scale says.
+pub fn set_replicas(kind: &KindRef, workload: &mut Value, scale: &Value) {
+    set(workload, replicas_path(kind), int(scale, REPLICAS).unwrap_or(0));
 }
 
 /// A selector in either form: of labels alone (ReplicationController), or with expressions.
@@ -107,7 +113,7 @@ impl Api {
                 &request.kind.api_version(),
             );
             let mut workload = live.clone();
-            set(&mut workload, path, int(&new, REPLICAS).unwrap_or(0));
+            set_replicas(kind, &mut workload, &new);
             set(&mut workload, "metadata.managedFields", owners);
             Ok(workload)
         };

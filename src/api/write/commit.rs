@@ -17,6 +17,9 @@ use crate::store::{self, Op, Txn};
 
 use super::ATTEMPTS;
 
+/// The right to take addresses and ports.
+pub(super) type Allocating<'a> = tokio::sync::MutexGuard<'a, ()>;
+
 /// Why a commit failed.
 pub(super) enum Failure {
     /// Somebody else was faster.
@@ -104,8 +107,27 @@ impl Api {
         }
     }
 
+    /// Lets admission look at an object in its last form; answers its warnings. What is held meanwhile is let go where somebody
+    /// else is asked, for they may write themselves: then what the object has taken is taken `again`, and where another one has
+    /// it by now there is no answer.
+    pub(super) async fn validate<'a>(
+        &'a self,
+        review: &Review<'_>,
+        value: &mut Value,
+        held: Option<Allocating<'a>>,
+        again: impl FnOnce(&mut Value) -> Result<()>,
+    ) -> Result<Option<(Vec<String>, Option<Allocating<'a>>)>> {
+        if held.is_none() || !review.asks_others(value) {
+            return Ok(Some((review.validate(value).await?, held)));
+        }
+        drop(held);
+        let warnings = review.validate(value).await?;
+        let held = self.lock_allocation(&review.request.kind).await;
+        Ok(again(value).is_ok().then_some((warnings, held)))
+    }
+
     /// Held while a kind whose objects take addresses or ports is written.
-    pub(super) async fn lock_allocation(&self, kind: &KindRef) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    pub(super) async fn lock_allocation(&self, kind: &KindRef) -> Option<Allocating<'_>> {
         if kind.allocates() { Some(self.allocation.lock().await) } else { None }
     }
 }

@@ -50,14 +50,18 @@ impl Api {
         }
         let repeated = dedupe_owners(&mut value);
         let review = Review::create(self, request);
-        review.mutate(&mut value).await?;
-        let given = if generated { value.clone() } else { Value::Null };
+        let mutated = review.mutate(&mut value).await?;
+        let given = if generated || kind.allocates() { value.clone() } else { Value::Null };
         for _ in 0..ATTEMPTS {
-            let _allocating = self.lock_allocation(kind).await;
+            let allocating = self.lock_allocation(kind).await;
             let name = task::in_place(request.heavy, || self.finish_create(request, &mut value))?;
-            let admitted = review.validate(&value).await?;
+            let again = |value: &mut Value| allocate::on_create(self, kind, value);
+            let Some((admitted, _allocating)) = self.validate(&review, &mut value, allocating, again).await? else {
+                value = given.clone();
+                continue;
+            };
             let of_kind = kind.warnings(&value, None);
-            let warnings = repeated.clone().into_iter().chain(of_kind).chain(admitted).collect();
+            let warnings = repeated.iter().chain(&mutated).cloned().chain(of_kind).chain(admitted).collect();
             match self.commit(&review, &request.named(&name), value, None).await {
                 Ok(object) => return Ok(Written { object, created: true, warnings }),
                 Err(Failure::Conflict) if generated => {

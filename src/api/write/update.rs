@@ -39,12 +39,14 @@ impl Api {
             let applied = matches!(change, Change::Apply(_));
             let repeated = task::in_place(heavy, || self.begin_update(request, &live, &mut new, applied))?;
             let review = Review::update(self, request, &live);
-            review.mutate(&mut new).await?;
-            let _allocating = self.lock_allocation(kind).await;
+            let mutated = review.mutate(&mut new).await?;
+            let allocating = self.lock_allocation(kind).await;
             task::in_place(heavy, || self.finish_update(request, &live, &mut new))?;
-            let admitted = review.validate(&new).await?;
+            let again = |new: &mut Value| allocate::on_update(self, kind, new, &live);
+            let validated = self.validate(&review, &mut new, allocating, again).await?;
+            let Some((admitted, _allocating)) = validated else { continue };
             let of_kind = kind.warnings(&new, Some(&live));
-            let warnings = repeated.into_iter().chain(of_kind).chain(admitted).collect();
+            let warnings = repeated.into_iter().chain(mutated).chain(of_kind).chain(admitted).collect();
             set(&mut new, "metadata.resourceVersion", old.revision.to_string());
             if new == live || managed::same_but_times(&new, &live) {
                 return Ok(Written { object: old, created: false, warnings });
@@ -52,7 +54,7 @@ impl Api {
             match self.commit(&review, request, new, Some(&old)).await {
                 Ok(object) => return Ok(Written { object, created: false, warnings }),
                 Err(Failure::Conflict) if pinned => return Err(Status::modified(kind, &request.name)),
-                Err(Failure::Conflict | Failure::Charge) => continue,
+                Err(Failure::Conflict | Failure::Charge) => {}
                 Err(Failure::Status(status)) => return Err(status),
             }
         }

@@ -88,11 +88,7 @@ fn tls_config(wanted: Option<&Tls>) -> Result<rustls::ClientConfig, String> {
     let builder = if wanted.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(tls::anyone())
     } else {
-        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        // What an administrator has added to the system counts as well.
-        if let Ok(system) = CertificateDer::pem_file_iter("/etc/ssl/certs/ca-certificates.crt") {
-            roots.add_parsable_certificates(system.flatten());
-        }
+        let mut roots = tls::system_roots();
         if let Some(path) = &wanted.ca_file {
             let certificates = CertificateDer::pem_file_iter(path).map_err(|error| format!("{path:?}: {error}"))?;
             for certificate in certificates {

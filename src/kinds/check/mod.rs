@@ -6,6 +6,7 @@
 mod condition;
 mod net;
 mod rule;
+mod webhook;
 
 use std::fmt;
 
@@ -14,6 +15,7 @@ use crate::base::budget::shortened;
 pub use condition::*;
 pub use net::*;
 pub use rule::*;
+pub use webhook::*;
 
 /// What is shown of a name that a client chose: a thousand errors may lie below it.
 const NAME_BYTES_MAX: usize = 256;

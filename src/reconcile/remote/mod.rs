@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::informer::Informer;
 use super::{Client, Patch};
-use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
+use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::status::Result;
 use crate::base::object::Object;
 use crate::base::task;
@@ -229,12 +229,7 @@ fn delete_options(options: &DeleteOptions) -> Value {
         body["preconditions"]["resourceVersion"] = revision.as_str().into();
     }
     if let Some(propagation) = options.propagation {
-        let name = match propagation {
-            Propagation::Orphan => "Orphan",
-            Propagation::Background => "Background",
-            Propagation::Foreground => "Foreground",
-        };
-        body["propagationPolicy"] = name.into();
+        body["propagationPolicy"] = propagation.name().into();
     }
     body
 }

@@ -200,6 +200,11 @@ pub(super) fn put(object: &mut Value, managed: &Managed) {
     }
 }
 
+/// Whether a list is what Kubernetes writes.
+pub fn is_valid(list: &Value) -> bool {
+    Managed::read(list).is_ok()
+}
+
 /// Keeps `new.metadata.managedFields` right after a create (`live` is none), an update or a patch.
 ///
 /// Both objects are decoded and `new` is defaulted, but nothing else has been done to it: Kubernetes tracks what the

@@ -6,18 +6,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
+use crate::api::service_endpoint::{self, is_global_unicast};
 use crate::api::{Api, Request};
 use crate::apimachinery::node_access::Destination;
 use crate::apimachinery::status::{Result, Status};
-use crate::kinds::core::{node, pod, service};
-use crate::kinds::discovery::endpointslice;
+use crate::kinds::core::{node, pod};
 
 /// The port that stands for a node's own endpoints.
 const NODE_PORT: &str = "10250";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// `name`, `name:port` or `scheme:name:port`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +103,11 @@ fn of_pod(api: &Api, namespace: &str, named: Named<'_>) -> Result<ProxyTarget> {
     place(node, address, &named, &port)
 }
 
+fn of_service(api: &Api, namespace: &str, named: Named<'_>, id: &str) -> Result<ProxyTarget> {
+    let found = service_endpoint::find(api, namespace, named.name, named.port, id)?;
+    Ok(ProxyTarget { node: found.node, to: Destination::Address(found.address), secure: named.secure })
+}
+
 fn place(node: &str, address: IpAddr, named: &Named<'_>, port: &str) -> Result<ProxyTarget> {
     if !is_global_unicast(address) {
         return Err(Status::bad_request("address not allowed"));
@@ -118,67 +121,6 @@ fn place(node: &str, address: IpAddr, named: &Named<'_>, port: &str) -> Result<P
     })
 }
 
-/// Whether it may be an address of a pod or node, and none that means something else to each machine.
-fn is_global_unicast(address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    let local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !(local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
-}
-
-fn of_service(api: &Api, namespace: &str, named: Named<'_>, id: &str) -> Result<ProxyTarget> {
-    let found = api.get(&Request::internal("", &service::KIND, namespace, named.name))?;
-    let found = found.typed::<Service>().map_err(Status::internal)?;
-    let port = port_name(&found, &named)?;
-    let prefix = Request::internal("", &endpointslice::KIND, namespace, "").prefix();
-    let slices = api.cache.kind(&endpointslice::KIND).list(&prefix, "");
-    let mine = |o: &&std::sync::Arc<crate::base::object::Object>| {
-        o.meta.labels.get(SERVICE_NAME).is_some_and(|v| **v == *named.name)
-    };
-    let slices: Vec<_> = slices.iter().filter(mine).filter_map(|o| o.typed::<EndpointSlice>().ok()).collect();
-    let mut ready = Vec::new();
-    for slice in &slices {
-        ready.extend(ready_pods(slice, &port));
-    }
-    // Any of them; the addresses of a slice are the pods' own, so a pod that is gone or another one is passed over.
-    let start = api.clock.random_u64() as usize % ready.len().max(1);
-    ready.rotate_left(start);
-    for (pod_name, address) in ready {
-        let Ok(pod) = api.get(&Request::internal("", &pod::KIND, namespace, &pod_name)) else { continue };
-        let Ok(pod) = pod.typed::<Pod>() else { continue };
-        let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());
-        if ips.into_iter().any(|ip| ip.ip.parse() == Ok(address.ip())) {
-            let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-            return place(&node, address.ip(), &named, &address.port().to_string());
-        }
-    }
-    Err(Status::unavailable(format!("no endpoints available for service {id:?}")))
-}
-
-/// A port's name; a number is that of one of the Service's ports.
-fn port_name(service: &Service, named: &Named<'_>) -> Result<String> {
-    let Ok(number) = named.port.parse::<i32>() else { return Ok(named.port.to_owned()) };
-    let mut ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
-    let missing = || Status::unavailable(format!("no service port {number} found for service {:?}", named.name));
-    let port = ports.find(|p| p.port == number).ok_or_else(missing)?;
-    Ok(port.name.clone().unwrap_or_default())
-}
-
-/// The ready pods behind a port of a slice, with their addresses.
-fn ready_pods(slice: &EndpointSlice, port: &str) -> Vec<(String, SocketAddr)> {
-    let named = slice.ports.iter().flatten().find(|p| p.name.as_deref().unwrap_or_default() == port);
-    let Some(number) = named.and_then(|p| u16::try_from(p.port?).ok()) else { return Vec::new() };
-    let pods = slice.endpoints.iter().flatten().filter(|e| e.conditions.as_ref().and_then(|c| c.ready) != Some(false));
-    let pods = pods.filter_map(|e| {
-        let target = e.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"))?;
-        let address: IpAddr = e.addresses.first()?.parse().ok()?;
-        Some((target.name.clone()?, SocketAddr::new(address, number)))
-    });
-    pods.collect()
-}
-
 /// What was to be reached could not be.
 pub(super) fn unreachable(why: &str) -> Status {
     Status::unavailable(format!("error trying to reach service: {why}"))
@@ -187,7 +129,6 @@ pub(super) fn unreachable(why: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn names_carry_scheme_and_port() {
@@ -223,26 +164,5 @@ mod tests {
             assert!(allowed || found == Err(400));
         }
         assert_eq!(place("n", [10, 42, 0, 7].into(), &pod, "http").map_err(|s| s.code), Err(503));
-    }
-
-    #[test]
-    fn a_port_is_chosen_by_number_or_name() {
-        let service: Service = serde_json::from_value(json!({"spec": {"ports": [
-            {"name": "one", "port": 80}, {"name": "two", "port": 81}]}}))
-        .unwrap();
-        let name = |id: &str| port_name(&service, &Named::parse(id).unwrap()).map_err(|s| s.code);
-        assert_eq!(name("s:81").as_deref(), Ok("two"));
-        assert_eq!(name("s:one").as_deref(), Ok("one"));
-        assert_eq!(name("s").as_deref(), Ok(""));
-        assert_eq!(name("s:82"), Err(503));
-        let slice: EndpointSlice = serde_json::from_value(json!({"addressType": "IPv4",
-            "ports": [{"name": "one", "port": 8080}],
-            "endpoints": [
-                {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}, "conditions": {"ready": true}},
-                {"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "b"}, "conditions": {"ready": false}},
-                {"addresses": ["10.0.0.3"], "conditions": {"ready": true}}]}))
-        .unwrap();
-        assert_eq!(ready_pods(&slice, "one"), [("a".to_owned(), "10.0.0.1:8080".parse().unwrap())]);
-        assert!(ready_pods(&slice, "two").is_empty());
     }
 }

@@ -1,0 +1,130 @@
+//! The webhooks that are configured, as they are used.
+
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::ClientConfig;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::base::labels::Selector;
+use crate::kinds::KindRef;
+use crate::wire::tls;
+
+/// A configuration of either kind, read once.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Configuration {
+    webhooks: Vec<Spec>,
+}
+
+/// A webhook as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Spec {
+    pub name: String,
+    pub client_config: ClientConfiguration,
+    pub rules: Vec<Rule>,
+    pub failure_policy: Option<String>,
+    pub match_policy: Option<String>,
+    #[serde(deserialize_with = "selector")]
+    pub namespace_selector: Selector,
+    #[serde(deserialize_with = "selector")]
+    pub object_selector: Selector,
+    pub side_effects: Option<String>,
+    pub timeout_seconds: Option<u64>,
+    pub admission_review_versions: Vec<String>,
+    pub reinvocation_policy: Option<String>,
+}
+
+/// How it is reached.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct ClientConfiguration {
+    pub url: Option<String>,
+    pub service: Option<ServiceReference>,
+    ca_bundle: Option<String>,
+    #[serde(skip)]
+    tls: OnceLock<Result<Arc<ClientConfig>, String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ServiceReference {
+    pub namespace: String,
+    pub name: String,
+    pub path: Option<String>,
+    pub port: Option<u16>,
+}
+
+/// What it wants to be asked about.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Rule {
+    pub operations: Vec<String>,
+    pub api_groups: Vec<String>,
+    pub api_versions: Vec<String>,
+    pub resources: Vec<String>,
+    pub scope: Option<String>,
+}
+
+/// One webhook of a configuration.
+#[derive(Clone)]
+pub(super) struct Webhook {
+    configuration: Arc<Configuration>,
+    name: Arc<str>,
+    index: usize,
+}
+
+// === impl Webhook ===
+
+impl Webhook {
+    pub fn of(&self) -> &Spec {
+        &self.configuration.webhooks[self.index]
+    }
+
+    /// What tells it from all others.
+    pub fn id(&self) -> String {
+        format!("{}/{}/{}", self.name, self.of().name, self.index)
+    }
+}
+
+// === impl ClientConfiguration ===
+
+impl ClientConfiguration {
+    /// Whom to believe: the given authorities, or those of the system.
+    pub fn tls(&self) -> Result<Arc<ClientConfig>, String> {
+        let made = self.tls.get_or_init(|| {
+            let config = match self.ca_bundle.as_deref().filter(|bundle| !bundle.is_empty()) {
+                Some(bundle) => {
+                    let pem = STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?;
+                    tls::client(&pem, None)
+                }
+                None => tls::trusting_the_system(),
+            };
+            config.map_err(|error| format!("unable to load root certificates: {error}"))
+        });
+        made.clone()
+    }
+}
+
+/// All webhooks of all configurations of a kind, in the order in which they are asked.
+pub(super) fn all(api: &Api, kind: &KindRef) -> Vec<Webhook> {
+    let mut all = Vec::new();
+    // In the order of their names, as their keys are.
+    for object in api.cache.kind(kind).list("", "") {
+        let Ok(configuration) = object.typed::<Configuration>() else { continue };
+        let name = object.meta.name.clone();
+        let webhook = |index| Webhook { configuration: configuration.clone(), name: name.as_ref().into(), index };
+        all.extend((0..configuration.webhooks.len()).map(webhook));
+    }
+    all
+}
+
+/// Null and absent ones match everything; one that cannot be read cannot be stored.
+fn selector<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Selector, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Selector::from_object(&value).map_err(serde::de::Error::custom)
+}

@@ -1,0 +1,141 @@
+//! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: servers of the cluster's users that change or refuse what is
+//! written.
+//!
+//! Mutating webhooks are asked one after the other, by the names of their configurations; where one has changed the object
+//! the other plugins see it again, and then those that wish to see what came after them, once. Validating webhooks are asked
+//! at the same time. Invariant: nothing that a write holds for others, such as the right to take addresses, is held while a
+//! webhook is asked: it may itself write.
+
+mod call;
+mod configured;
+mod matching;
+mod presented;
+
+use std::collections::HashSet;
+
+use futures::future::join_all;
+use serde_json::Value;
+
+use self::call::Failure;
+use self::configured::Webhook;
+use self::matching::Invocation;
+use super::{Operation, Review};
+use crate::apimachinery::status::{Result, Status};
+use crate::kinds::admissionregistration::{mutatingwebhookconfiguration, validatingwebhookconfiguration};
+
+/// What the webhooks of one request have done: which are asked once more where the object changes after them.
+#[derive(Default)]
+pub(super) struct Reinvocation {
+    is_second: bool,
+    /// What the object was when the last round was over.
+    seen: Value,
+    /// Asked, and to be asked again when another one changes something.
+    asked: HashSet<String>,
+    due: HashSet<String>,
+    /// One has changed the object.
+    pub is_needed: bool,
+}
+
+// === impl Reinvocation ===
+
+impl Reinvocation {
+    /// The second round, with what other plugins have made of the object since.
+    pub fn again(&mut self, object: &Value) {
+        self.is_second = true;
+        if self.seen != *object {
+            self.due.extend(self.asked.drain());
+        }
+    }
+
+    fn changed(&mut self) {
+        self.due.extend(self.asked.drain());
+        self.is_needed = true;
+    }
+}
+
+/// Whether mutating webhooks are configured at all.
+pub(super) fn are_mutating(review: &Review<'_>) -> bool {
+    !is_exempt(review) && !review.api.cache.kind(&mutatingwebhookconfiguration::KIND).is_empty()
+}
+
+/// Lets webhooks change the object; answers their warnings.
+pub(super) async fn mutate(
+    review: &Review<'_>,
+    object: &mut Value,
+    reinvocation: &mut Reinvocation,
+) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for webhook in configured::all(review.api, &mutatingwebhookconfiguration::KIND) {
+        let Some(invocation) = matching::invocation(review, &webhook, object)? else { continue };
+        if reinvocation.is_second && !reinvocation.due.contains(&webhook.id()) {
+            continue;
+        }
+        match call::mutate(review, &webhook, &invocation, object).await {
+            Ok(answer) => {
+                warnings.extend(answer.warnings);
+                if answer.changed {
+                    reinvocation.changed();
+                }
+            }
+            Err(failure) => settle(&webhook, failure)?,
+        }
+        if webhook.of().reinvocation_policy.as_deref() == Some("IfNeeded") {
+            reinvocation.asked.insert(webhook.id());
+        }
+    }
+    reinvocation.seen = object.clone();
+    Ok(warnings)
+}
+
+/// Whether validating webhooks would be asked of this object.
+pub(super) fn would_validate(review: &Review<'_>, object: &Value) -> bool {
+    validating(review, object).is_ok_and(|asked| !asked.is_empty())
+}
+
+/// Lets webhooks refuse the object; answers their warnings.
+pub(super) async fn validate(review: &Review<'_>, object: &Value) -> Result<Vec<String>> {
+    let asked = validating(review, object)?;
+    let answers = asked.iter().map(|(webhook, invocation)| call::validate(review, webhook, invocation, object));
+    let mut warnings = Vec::new();
+    for ((webhook, _), answer) in asked.iter().zip(join_all(answers).await) {
+        match answer {
+            Ok(said) => warnings.extend(said),
+            Err(failure) => settle(webhook, failure)?,
+        }
+    }
+    Ok(warnings)
+}
+
+fn validating(review: &Review<'_>, object: &Value) -> Result<Vec<(Webhook, Invocation)>> {
+    if is_exempt(review) {
+        return Ok(Vec::new());
+    }
+    let mut asked = Vec::new();
+    for webhook in configured::all(review.api, &validatingwebhookconfiguration::KIND) {
+        if let Some(invocation) = matching::invocation(review, &webhook, object)? {
+            asked.push((webhook, invocation));
+        }
+    }
+    Ok(asked)
+}
+
+/// What decides on admission is not decided on, or nobody could mend it; and the server's own part of another request is not
+/// a request.
+fn is_exempt(review: &Review<'_>) -> bool {
+    let request = review.request;
+    let is_part = request.subresource.and_then(|s| request.kind.update_strategy(s)).is_some_and(|s| !s.tracked);
+    request.kind.group() == mutatingwebhookconfiguration::KIND.group()
+        || (is_part && review.operation == Operation::Update)
+}
+
+/// What a failure means for the request.
+fn settle(webhook: &Webhook, failure: Failure) -> Result<()> {
+    match failure {
+        Failure::Refused(status) => Err(status),
+        Failure::Call(why) if webhook.of().failure_policy.as_deref() == Some("Ignore") => {
+            tracing::warn!(webhook = webhook.of().name, why, "failed calling webhook, failing open");
+            Ok(())
+        }
+        Failure::Call(why) => Err(Status::internal(format!("failed calling webhook {:?}: {why}", webhook.of().name))),
+    }
+}

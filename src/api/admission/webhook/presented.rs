@@ -1,0 +1,213 @@
+//! `AdmissionReview`: what a webhook is asked, and how its answer is read.
+
+use serde_json::{Map, Value, json};
+
+use super::configured::Spec;
+use super::matching::{Invocation, operation};
+use crate::api::admission::{Operation, Review};
+use crate::api::form;
+use crate::api::subresource::scale;
+use crate::apimachinery::status::{Result, Status};
+use crate::apimachinery::user::User;
+use crate::base::json::{int, list, set, text};
+use crate::kinds::{KindRef, Subresource};
+
+/// What is asked, in one of the versions that the webhook reads.
+pub(super) struct Question {
+    pub uid: String,
+    version: &'static str,
+    pub body: Value,
+}
+
+/// What a webhook has answered.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Answer {
+    pub allowed: bool,
+    /// Base64 of a JSON patch.
+    pub patch: Option<String>,
+    pub warnings: Vec<String>,
+    /// Why not, as a `Status`.
+    pub result: Value,
+}
+
+// === impl Question ===
+
+impl Question {
+    /// Asks about an object; the error says why the webhook cannot be asked.
+    pub fn of(review: &Review<'_>, spec: &Spec, invocation: &Invocation, object: &Value) -> Result<Self, String> {
+        let known = spec.admission_review_versions.iter().find_map(|version| match version.as_str() {
+            "v1" => Some("admission.k8s.io/v1"),
+            "v1beta1" => Some("admission.k8s.io/v1beta1"),
+            _ => None,
+        });
+        let version = known.ok_or("webhook does not accept known AdmissionReview versions (v1, v1beta1)".to_owned())?;
+        let (request, uid) = (review.request, review.api.clock.uuid());
+        let asked_as = |kind: &KindRef| match request.subresource.and_then(|s| s.gvk(request.kind.kind())) {
+            Some((group, version, kind)) => json!({"group": group, "version": version, "kind": kind}),
+            None => json!({"group": kind.group(), "version": kind.version(), "kind": kind.kind()}),
+        };
+        let resource =
+            |kind: &KindRef| json!({"group": kind.group(), "version": kind.version(), "resource": kind.plural()});
+        let mut asked = json!({
+            "uid": uid,
+            "kind": asked_as(&invocation.kind),
+            "resource": resource(&invocation.kind),
+            "requestKind": asked_as(&request.kind),
+            "requestResource": resource(&request.kind),
+            "operation": operation(review.operation),
+            "userInfo": user(&request.user),
+            "object": shown(review, invocation, object),
+            "oldObject": review.old.map_or(Value::Null, |old| shown(review, invocation, old)),
+            "dryRun": is_dry_run(review),
+            "options": options(review),
+        });
+        let name = if request.name.is_empty() { text(object, "metadata.name") } else { &request.name };
+        // A Namespace is said to be in itself.
+        let is_namespace = request.kind == crate::kinds::core::namespace::KIND;
+        let namespace = if is_namespace { name } else { &request.namespace };
+        let subresource = request.subresource.map_or("", Subresource::name);
+        for (key, value) in [
+            ("name", name),
+            ("namespace", namespace),
+            ("subResource", subresource),
+            ("requestSubResource", subresource),
+        ] {
+            if !value.is_empty() {
+                asked[key] = value.into();
+            }
+        }
+        let body = json!({"kind": "AdmissionReview", "apiVersion": version, "request": asked});
+        Ok(Self { uid, version, body })
+    }
+
+    /// Reads the answer; the error says what is wrong with it.
+    pub fn read(&self, review: &Value, mutating: bool) -> Result<Answer, String> {
+        let response = &review["response"];
+        if !response.is_object() {
+            return Err("webhook response was absent".into());
+        }
+        let patch = text(response, "patch");
+        let kind = response.get("patchType").filter(|kind| !kind.is_null());
+        if self.version.ends_with("/v1") {
+            self.check(review, patch, kind.map(|kind| kind.as_str().unwrap_or_default()), mutating)?;
+        }
+        Ok(Answer {
+            allowed: response["allowed"] == true,
+            patch: Some(patch.to_owned()).filter(|patch| mutating && !patch.is_empty()),
+            warnings: list(response, "warnings").iter().filter_map(|w| w.as_str().map(str::to_owned)).collect(),
+            result: response.get("status").cloned().unwrap_or_default(),
+        })
+    }
+
+    /// What the older version leaves open.
+    fn check(&self, review: &Value, patch: &str, patch_type: Option<&str>, mutating: bool) -> Result<(), String> {
+        let uid = text(review, "response.uid");
+        if uid != self.uid {
+            return Err(format!("expected response.uid={:?}, got {uid:?}", self.uid));
+        }
+        let (version, kind) = (text(review, "apiVersion"), text(review, "kind"));
+        if (version, kind) != (self.version, "AdmissionReview") {
+            return Err(format!(
+                "expected webhook response of {}, Kind=AdmissionReview, got {version}, Kind={kind}",
+                self.version
+            ));
+        }
+        match (mutating, patch, patch_type) {
+            (false, "", None) | (true, "", None) => Ok(()),
+            (false, "", Some(_)) => Err("validating webhook may not return response.patchType".into()),
+            (false, ..) => Err("validating webhook may not return response.patch".into()),
+            (true, "", Some(_)) => Err("webhook returned response.patchType but not response.patch".into()),
+            (true, _, None) => Err("webhook returned response.patch but not response.patchType".into()),
+            (true, _, Some("JSONPatch")) => Ok(()),
+            (true, _, Some(other)) => Err(format!("unsupported patch type {other:?}")),
+        }
+    }
+}
+
+/// The refusal as the client is told of it.
+pub(super) fn refusal(webhook: &str, result: &Value) -> Status {
+    let denied = format!("admission webhook {webhook:?} denied the request");
+    let message = match (text(result, "message"), text(result, "reason")) {
+        ("", "") => format!("{denied} without explanation"),
+        ("", why) | (why, _) => format!("{denied}: {why}"),
+    };
+    let code = int(result, "code").and_then(|code| u16::try_from(code).ok()).filter(|code| (400..600).contains(code));
+    let mut status = Status::received(code.unwrap_or(400), text(result, "reason"), message);
+    for cause in list(result, "details.causes") {
+        status = status.cause(text(cause, "reason"), text(cause, "message"), text(cause, "field"));
+    }
+    for (key, at) in [
+        ("details.name", &mut status.details.name),
+        ("details.group", &mut status.details.group),
+        ("details.kind", &mut status.details.kind),
+    ] {
+        *at = text(result, key).to_owned();
+    }
+    status
+}
+
+pub(super) fn is_dry_run(review: &Review<'_>) -> bool {
+    review.request.dry_run || review.deletion.is_some_and(|options| options.dry_run)
+}
+
+/// An object as the webhook sees it: through its subresource, in the version that it asks for.
+fn shown(review: &Review<'_>, invocation: &Invocation, object: &Value) -> Value {
+    let request = review.request;
+    if !object.is_object() {
+        return Value::Null;
+    }
+    match request.subresource {
+        Some(Subresource::Scale) => scale::of_value(&request.kind, object),
+        Some(sub) if sub.gvk(request.kind.kind()).is_some() => object.clone(),
+        _ => converted(&request.kind, &invocation.kind, object.clone()),
+    }
+}
+
+/// An object of one version of a kind as one of another version.
+pub(super) fn converted(from: &KindRef, to: &KindRef, mut object: Value) -> Value {
+    if from == to {
+        return object;
+    }
+    form::stored(from, &mut object);
+    form::served(to, object)
+}
+
+fn user(user: &User) -> Value {
+    let extra: Map<String, Value> =
+        user.extra.iter().map(|(key, values)| (key.clone(), values.clone().into())).collect();
+    let mut of = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        of["uid"] = user.uid.as_str().into();
+    }
+    if !extra.is_empty() {
+        of["extra"] = extra.into();
+    }
+    of
+}
+
+fn options(review: &Review<'_>) -> Value {
+    let kind = match review.operation {
+        Operation::Create => "CreateOptions",
+        Operation::Update => "UpdateOptions",
+        Operation::Delete => "DeleteOptions",
+        Operation::Connect => return Value::Null,
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+    if is_dry_run(review) {
+        options["dryRun"] = json!(["All"]);
+    }
+    if let Some(deletion) = review.deletion {
+        if let Some(seconds) = deletion.grace_seconds {
+            options["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(policy) = deletion.propagation {
+            options["propagationPolicy"] = policy.name().into();
+        }
+        for (key, given) in [("uid", &deletion.uid), ("resourceVersion", &deletion.resource_version)] {
+            if let Some(given) = given {
+                set(&mut options, &format!("preconditions.{key}"), given.as_str());
+            }
+        }
+    }
+    options
+}
