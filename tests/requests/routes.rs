@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::bodies::{MAPS, PODS};
 use super::server::{Asked, Server};
-use super::{create, on_a_server};
+use super::{create, on_a_server, send};
 
 async fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> Response<Incoming> {
     let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -178,5 +178,38 @@ fn long_objects_and_lists_are_compressed_for_those_who_accept_it() {
         // A client that accepts anything has not asked for it.
         let any = ask(&server, "GET", &all, &[(ACCEPT_ENCODING.as_str(), "*")]).await;
         assert!(!any.headers().contains_key(CONTENT_ENCODING));
+    });
+}
+
+#[test]
+fn an_answer_that_is_no_object_is_neither_a_table_nor_metadata() {
+    on_a_server(async |server| {
+        for (accept, code) in [
+            ("application/json;as=Table;v=v1;g=meta.k8s.io", 406),
+            ("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", 406),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", 201),
+        ] {
+            let review = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+            let headers = [("content-type", "application/json"), ("accept", accept)];
+            let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+            let body = Some(review.to_string().into_bytes());
+            let answer = server.open(Asked { method: "POST", path: super::bodies::REVIEWS, headers, body }).await;
+            assert_eq!(answer.status(), code, "{accept}");
+        }
+    });
+}
+
+#[test]
+fn the_note_of_an_event_may_change() {
+    on_a_server(async |mut server| {
+        let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+        let event = json!({"metadata": {"name": "e"}, "eventTime": "2017-09-19T13:49:16.000000Z", "note": "before",
+            "action": "Do", "reason": "Test", "type": "Normal", "regarding": {"namespace": "default"},
+            "reportingController": "test-controller", "reportingInstance": "test-node"});
+        assert_eq!(create(&mut server, events, event).await.0, 201);
+        let patch = json!({"note": "after"}).to_string().into_bytes();
+        let media = "application/strategic-merge-patch+json";
+        let (code, changed) = send(&mut server, "PATCH", &format!("{events}/e"), media, patch).await;
+        assert_eq!((code, &changed["note"]), (200, &json!("after")), "{changed}");
     });
 }

@@ -23,7 +23,8 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
     fields: FIELDS,
     create_on_update: true,
     stored_as: Some(&CONVERSION),
-    strategy: Strategy { volatile: Volatile::Always, validate, validate_update, ..Strategy::BASE },
+    // Kubernetes compares a changed event with itself: nothing of it is immutable.
+    strategy: Strategy { volatile: Volatile::Always, validate, ..Strategy::BASE },
     sample: r#"{"metadata":{"name":"sample"},"eventTime":"2020-01-01T00:00:00.000000Z","action":"A","reason":"R",
         "type":"Normal","regarding":{"kind":"Pod","name":"p"},"reportingController":"a.b/c","reportingInstance":"i"}"#,
     ..Kind::BASE
@@ -156,26 +157,4 @@ fn validate(event: &Value) -> Errors {
         errors.push(field::invalid("source", "", "needs to be unset"));
     }
     errors
-}
-
-fn validate_update(new: &Value, old: &Value) -> Errors {
-    let fixed = [
-        ("regarding", "involvedObject"),
-        ("reason", "reason"),
-        ("note", "message"),
-        ("deprecatedSource", "source"),
-        ("deprecatedFirstTimestamp", "firstTimestamp"),
-        ("deprecatedLastTimestamp", "lastTimestamp"),
-        ("deprecatedCount", "count"),
-        ("type", "type"),
-        ("eventTime", "eventTime"),
-        ("action", "action"),
-        ("related", "related"),
-        ("reportingController", "reportingController"),
-        ("reportingInstance", "reportingInstance"),
-    ];
-    let changed = fixed.iter().filter(|(own, _)| new.get(*own) != old.get(*own));
-    changed
-        .map(|(own, path)| field::invalid(*path, new.get(*own).cloned().unwrap_or_default(), check::IMMUTABLE))
-        .collect()
 }

@@ -63,6 +63,18 @@ enum Wire<'a> {
     Bytes(&'a [u8]),
 }
 
+// === impl Wire ===
+
+impl Wire<'_> {
+    /// Whether it is what an absent field is.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Varint(number) | Self::Fixed(number) => *number == 0,
+            Self::Bytes(bytes) => bytes.is_empty(),
+        }
+    }
+}
+
 /// The definition that `api_version` and `kind` in the body stand for comes from `definition`, given both.
 pub fn decode(
     body: &[u8],
@@ -131,6 +143,8 @@ fn message(
     let numbers = numbers(name).ok_or_else(|| ProtobufError::NoType(name.to_owned()))?;
     each(bytes, |number, wire| {
         match numbers.get(&number) {
+            // Older clients write empty fields that are gone since, and mean nothing by it.
+            None if wire.is_empty() => {}
             // A field of a newer version: kept under a name that decoding reports as unknown.
             None => {
                 budget.member(out.len(), 32)?;
@@ -391,6 +405,17 @@ mod tests {
     fn body(version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
         let meta = [field(1, version.as_bytes()), field(2, kind.as_bytes())].concat();
         [MAGIC.to_vec(), field(1, &meta), field(2, raw)].concat()
+    }
+
+    #[test]
+    fn what_older_clients_leave_empty_is_no_unknown_field() {
+        let named = |cluster: &[u8]| {
+            let raw = field(1, &[field(1, b"n"), field(15, cluster)].concat());
+            let of = |_: &str, _: &str| Some("io.k8s.api.core.v1.Namespace".into());
+            decode(&body("v1", "Namespace", &raw), of, &mut Budget::new()).unwrap().value
+        };
+        assert_eq!(named(b""), json!({"metadata": {"name": "n"}}));
+        assert_eq!(named(b"c"), json!({"metadata": {"name": "n", "protobuf field 15": null}}));
     }
 
     #[test]
