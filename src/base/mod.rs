@@ -13,6 +13,7 @@ pub mod json;
 pub mod labels;
 pub mod metrics;
 pub mod object;
+pub mod pattern;
 pub mod progress;
 pub mod quantity;
 pub mod signal;

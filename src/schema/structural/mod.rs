@@ -7,10 +7,9 @@
 pub(super) mod coerce;
 mod default;
 mod format;
-mod pattern;
 
+pub use crate::base::pattern::{Pattern, PatternError};
 pub use format::{format_error, is_known_format};
-pub use pattern::{Pattern, PatternError};
 
 use serde_json::Value;
 

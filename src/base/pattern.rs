@@ -50,21 +50,27 @@ impl Pattern {
 
     /// Whether some place of the text matches; a text that is no pattern matches everything, as definitions are checked.
     pub fn matches(&self, text: &str) -> bool {
-        let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).get(&self.0).cloned();
-        let regex = match kept {
-            Some(regex) => regex,
-            None => {
-                let Ok(regex) = compile(&self.0).map(Arc::new) else { return true };
-                let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.len() >= KEPT_MAX {
-                    kept.clear();
-                }
-                kept.insert(self.0.clone(), regex.clone());
-                regex
-            }
-        };
-        regex.is_match(text)
+        compiled(&self.0).map_or(true, |(regex, _)| regex.is_match(text))
     }
+}
+
+/// A pattern, compiled, and whether it was compiled for this.
+pub fn compiled(text: &str) -> Result<(Arc<Regex>, bool), PatternError> {
+    if let Some(regex) = KEPT.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
+        return Ok((regex.clone(), false));
+    }
+    let regex = Arc::new(compile(text)?);
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() >= KEPT_MAX {
+        kept.clear();
+    }
+    kept.insert(text.into(), regex.clone());
+    Ok((regex, true))
+}
+
+/// Lets go of what is kept compiled.
+pub fn forget() {
+    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = HashMap::new();
 }
 
 fn compile(text: &str) -> Result<Regex, PatternError> {
