@@ -9,6 +9,8 @@ pub mod api;
 pub mod apimachinery;
 /// Layer 0: clock, tasks, keys, objects, labels, quantities, configuration.
 pub mod base;
+/// Layer 1: the expressions of rules and policies.
+pub mod cel;
 /// Layer 6: the command line.
 pub mod cli;
 /// Layer 2: running containers from images.
