@@ -6,12 +6,15 @@
 //! They are in the development profile and under the feature `fuzzing`, never in a release.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::api::form::{self, Encoding};
 use crate::base::budget::{Budget, DEPTH_MAX, Size, size_of};
 use crate::base::labels::{FieldSelector, FieldTerm, Selector};
+use crate::cel::{CALL_COST_MAX, Decl, DeclKind, Env, Meter, Value as CelValue};
+use crate::kinds::custom::declare;
 use crate::schema::apply::{self, FieldSet, managed};
 use crate::schema::{TypeRef, decode, manifest, parse_json, parse_yaml, patch, type_of};
 use crate::{containers, dns, net, wire};
@@ -41,6 +44,7 @@ pub static TARGETS: &[Target] = &[
     target("server_side_apply", server_side_apply, 64),
     target("label_selector", label_selector, 16),
     target("field_selector", field_selector, 16),
+    target("cel_expression", cel_expression, 96),
     target("dns_query", dns_query, 8),
     target("dns_answer", dns_answer, 8),
     target("spdy_frames", spdy_frames, 4),
@@ -178,6 +182,41 @@ pub fn field_selector(data: &[u8]) {
     for term in &selector.0 {
         let _ = selector.required(&term.field);
     }
+}
+
+/// An expression, in the first line, about the value after it, of which the schema says nothing and then everything: it is
+/// refused, or ends within its cost, and its value is the same again.
+pub fn cel_expression(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == b'\n');
+    let (text, json) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let json = parse_json(json, &mut Budget::new()).map_or(Value::Null, |(value, _)| value);
+    let schema = json!({"type": "object", "properties": {
+        "n": {"type": "integer"}, "s": {"type": "string"}, "any": {"x-kubernetes-int-or-string": true},
+        "l": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+        "m": {"type": "object", "additionalProperties": {"type": "string", "format": "duration"}},
+    }});
+    let untyped = Arc::new(Decl::new(DeclKind::Untyped, 0, 2));
+    for decl in [Some(untyped), declare(&schema, true, "self")].into_iter().flatten() {
+        let env = Env::new().with("self", decl.type_of());
+        let expression = match env.compile(text) {
+            Ok(expression) => expression,
+            Err(issues) => {
+                assert!(issues.to_string().starts_with("ERROR: <input>:"), "{issues}");
+                continue;
+            }
+        };
+        let _ = (expression.cost_max(Some(&decl)), expression.output().to_string());
+        let Ok(program) = expression.program(&env) else { continue };
+        let run = || {
+            let mut meter = Meter::new(CALL_COST_MAX);
+            let value = CelValue::of_json(&json, &decl).ok();
+            let result = program.eval(&[value], &mut meter).map(|value| format!("{value:?}").len());
+            (result, meter.cost())
+        };
+        assert_eq!(run(), run(), "{text}");
+    }
+    crate::base::pattern::forget();
 }
 
 /// A DNS query.

@@ -156,6 +156,7 @@ targets! {
     server_side_apply: 8_000,
     label_selector: 20_000,
     field_selector: 20_000,
+    cel_expression: 8_000,
     dns_query: 20_000,
     dns_answer: 20_000,
     spdy_frames: 20_000,

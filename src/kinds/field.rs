@@ -135,6 +135,11 @@ impl Reason {
         }
     }
 
+    /// Whether rules in CEL are not evaluated where this is wrong: they might say what nobody understands.
+    pub fn hides_rules(self) -> bool {
+        matches!(self, Self::NotSupported | Self::Required | Self::TooLong | Self::TooMany | Self::TypeInvalid)
+    }
+
     fn words(self) -> &'static str {
         match self {
             Self::NotFound => "Not found",

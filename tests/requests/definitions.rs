@@ -218,6 +218,66 @@ fn custom_objects_are_pruned_defaulted_checked_and_scaled() {
     });
 }
 
+/// What upstream's conformance tests of rules show, and what happens to objects that were there before a rule.
+#[test]
+fn rules_are_checked_with_the_definition_and_hold_for_its_objects() {
+    let with_rules = |rules: Value, x: Value| {
+        let spec = json!({"type": "object", "properties": {"x": x, "y": {"type": "integer"}, "color": {"type": "string"}}, "x-kubernetes-validations": rules});
+        definition(json!([version("v1", true, spec)]))
+    };
+    let plain = || json!({"type": "integer"});
+    on_a_server(async |mut server| {
+        let server = &mut server;
+        let crons = format!("{GROUP}/v1/namespaces/default/crons");
+        for (rule, x, why) in [
+            (json!({"rule": "self.z == 100"}), plain(), "undefined field 'z'"),
+            (json!({"rule": "(self.x > 1"}), plain(), "Syntax error: missing ')' at '<EOF>'"),
+            (json!({"rule": "self.x"}), plain(), "cel expression must evaluate to a bool"),
+            (
+                json!({"rule": "self.x.all(s, s == \"string constant\")"}),
+                json!({"type": "array", "items": {"type": "array", "items": {"type": "string",
+                    "x-kubernetes-validations": [{"rule": "self.matches('a*b*')"}]}}}),
+                "exceeds budget",
+            ),
+        ] {
+            let (status, refused) = create(server, DEFINITIONS, with_rules(json!([rule]), x)).await;
+            assert_eq!((status, &refused["reason"]), (422, &json!("Invalid")), "{refused}");
+            assert!(refused["message"].as_str().unwrap().contains(why), "{refused}");
+        }
+
+        let rules =
+            json!([{"rule": "self.x + self.y > 0"}, {"rule": "self.y >= oldSelf.y", "message": "y only grows"}]);
+        establish(server, with_rules(rules, plain())).await;
+        let (status, refused) = create(server, &crons, cron("a", json!({"x": 0, "y": 0}))).await;
+        assert_eq!(status, 422);
+        assert!(refused["message"].as_str().unwrap().contains("failed rule: self.x + self.y > 0"), "{refused}");
+        assert_eq!(refused["details"]["causes"][0]["field"], "spec");
+        assert_eq!(create(server, &crons, cron("a", json!({"x": 1, "y": 0}))).await.0, 201);
+        let path = format!("{crons}/a");
+        assert_eq!(merge(server, &path, json!({"spec": {"y": 5}})).await.0, 200);
+        let (status, refused) = merge(server, &path, json!({"spec": {"y": 4}})).await;
+        assert_eq!((status, refused["message"].as_str().unwrap().contains("y only grows")), (422, true), "{refused}");
+        assert_eq!(merge(server, &format!("{path}/status"), json!({"status": {"replicas": 1}})).await.0, 200);
+
+        // A rule that comes later says nothing of what does not change, but a warning.
+        let schema = with_rules(json!([{"rule": "self.y > 100"}]), plain())["spec"]["versions"].clone();
+        let of_crons = format!("{DEFINITIONS}/crons.stable.example.com");
+        assert_eq!(merge(server, &of_crons, json!({"spec": {"versions": schema}})).await.0, 200);
+        let begun = Instant::now();
+        while create(server, &crons, cron("probe", json!({"x": 1, "y": 7}))).await.0 == 201 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the rule is not applied");
+            send(server, "DELETE", &format!("{crons}/probe"), "application/json", Vec::new()).await;
+        }
+        let labels = json!({"metadata": {"labels": {"a": "b"}}});
+        let headers = vec![("content-type".to_owned(), "application/merge-patch+json".to_owned())];
+        let body = Some(labels.to_string().into_bytes());
+        let (status, warnings, _) = server.ask(Asked { method: "PATCH", path: &path, headers, body }).await;
+        assert_eq!((status, warnings), (200, 1));
+        assert_eq!(merge(server, &path, json!({"spec": {"y": 6}})).await.0, 422);
+        assert_eq!(merge(server, &path, json!({"spec": {"y": 101}})).await.0, 200);
+    });
+}
+
 #[test]
 fn versions_show_the_same_object_each_in_its_form() {
     on_a_server(async |mut server| {

@@ -4,15 +4,21 @@
 //! (`schema::structural`), what they must be like in [`validate`], what is shown of them in [`column`].
 
 mod column;
+mod declare;
 mod embedded;
 pub mod jsonpath;
 mod lists;
+mod rule;
+mod rules;
 mod validate;
 
 pub use column::CustomColumn;
+pub use declare::{declare, is_embedded};
+pub use rule::{compile, field_path};
+pub use rules::Rules;
 pub use validate::check_default;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -52,6 +58,10 @@ pub struct CustomKind {
     pub is_ending: bool,
     /// The schema as the definition has it, for documents; JSON, compressed.
     pub openapi: Arc<[u8]>,
+    /// Whether the schema has rules in CEL.
+    pub has_rules: bool,
+    /// Those rules, compiled when the first object is validated.
+    pub rules: OnceLock<Option<Rules>>,
 }
 
 /// Where a Scale is in an object; paths are dotted.
@@ -86,6 +96,8 @@ impl CustomKind {
             deprecation: None,
             is_ending: false,
             openapi: Arc::default(),
+            has_rules: false,
+            rules: OnceLock::new(),
         }
     }
 
@@ -139,6 +151,31 @@ impl CustomKind {
         }
     }
 
+    /// The rules of the schema, if it has any.
+    fn rules(&self) -> Option<&Rules> {
+        if !self.has_rules {
+            return None;
+        }
+        let schema = || {
+            let text = zstd::decode_all(&*self.openapi).ok()?;
+            let schema: Value = serde_json::from_slice(&text).ok()?;
+            Rules::parse(&schema)
+        };
+        self.rules.get_or_init(schema).as_ref()
+    }
+
+    /// What rules say of an object, unless it is wrong in a way that would make that hard to understand.
+    fn apply_rules(&self, errors: &mut Errors, new: &Value, old: Option<&Value>) {
+        let Some(rules) = self.rules() else { return };
+        if errors.iter().any(|e| e.reason.hides_rules()) {
+            let why = "some validation rules were not checked because the object was invalid; correct the existing \
+                       errors to complete validation";
+            errors.push(field::invalid("<nil>", Value::Null, why));
+            return;
+        }
+        errors.append(&mut rules.validate(new, old));
+    }
+
     /// Errors of a new object.
     pub(super) fn validate_create(&self, value: &Value) -> Errors {
         let tree = self.tree();
@@ -146,6 +183,7 @@ impl CustomKind {
         self.validate_scale(value, true, &mut errors);
         embedded::validate_below(&mut errors, tree, value);
         errors.extend(lists::validate(tree, value));
+        self.apply_rules(&mut errors, value, None);
         errors
     }
 
@@ -158,6 +196,7 @@ impl CustomKind {
         if lists::validate(tree, old).is_empty() {
             errors.extend(lists::validate(tree, new));
         }
+        self.apply_rules(&mut errors, new, Some(old));
         errors
     }
 
@@ -170,6 +209,7 @@ impl CustomKind {
         if !repeated.is_empty() && lists::validate(tree, old).is_empty() {
             errors.extend(repeated);
         }
+        self.apply_rules(&mut errors, new, Some(old));
         errors
     }
 
@@ -203,7 +243,7 @@ impl CustomKind {
         }
     }
 
-    /// Finalizers that may be taken for somebody else's.
+    /// Finalizers that may be taken for somebody else's, and what rules say against what has not changed.
     pub(super) fn warnings(&self, value: &Value, old: Option<&Value>) -> Vec<String> {
         let names = |v: &Value| -> Vec<String> {
             let all = crate::base::json::list(v, "metadata.finalizers");
@@ -222,7 +262,11 @@ impl CustomKind {
                  conflicts with other finalizer writers"
             )
         };
-        added.iter().filter(|name| is_plain(name)).map(warning).collect()
+        let mut all: Vec<String> = added.iter().filter(|name| is_plain(name)).map(warning).collect();
+        if let Some((rules, old)) = self.rules().zip(old) {
+            all.extend(rules.validate_unchanged(value, old).iter().map(ToString::to_string));
+        }
+        all
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::condition::is_true;
+use super::schema;
 use crate::base::json::{at, flag, list, text};
 use crate::kinds::custom::{CustomColumn, CustomKind, ScalePaths, definition_name};
 use crate::kinds::version::version_rank;
@@ -58,7 +59,7 @@ fn kind(definition: &Value, version: &Value, fields: &Arc<[Box<str>]>) -> Result
     let openapi = at(version, "schema.openAPIV3Schema").unwrap_or(&none);
     let of_definition = definition_name(group, name, kind);
     let named = CustomNames { definition: &of_definition, group, version: name, kind };
-    let schema = Arc::new(Schema::custom(&named, openapi)?);
+    let made = Arc::new(Schema::custom(&named, openapi)?);
     let words = |key: &str| list(names, key).iter().filter_map(|w| w.as_str().map(str::to_owned)).collect();
     let scale = at(version, "subresources.scale").map(ScalePaths::parse);
     let has_status = at(version, "subresources.status").is_some_and(Value::is_object);
@@ -83,7 +84,8 @@ fn kind(definition: &Value, version: &Value, fields: &Arc<[Box<str>]>) -> Result
         deprecation: deprecation(definition, version),
         is_ending: at(definition, "metadata.deletionTimestamp").is_some(),
         openapi: compressed.into(),
-        ..CustomKind::bare(schema)
+        has_rules: schema::has_rules(openapi),
+        ..CustomKind::bare(made)
     })
 }
 

@@ -5,15 +5,12 @@ use serde_json::Value;
 use crate::base::json::{list, text};
 use crate::kinds::check::Path;
 use crate::kinds::field::{self, Errors};
-use crate::schema::structural::Structural;
 
 const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 
 /// Errors of the rules of a schema.
 pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, schema: &Value) {
     let all = path.field("x-kubernetes-validations");
-    let names_fields = list(schema, "x-kubernetes-validations").iter().any(|r| !text(r, "fieldPath").is_empty());
-    let tree = if names_fields { Structural::parse(schema) } else { Structural::default() };
     for (i, rule) in list(schema, "x-kubernetes-validations").iter().enumerate() {
         let here = all.index(i);
         let given = |key: &str| text(rule, key);
@@ -38,14 +35,14 @@ pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, schema: &Value) {
         }
         let field_path = given("fieldPath");
         if !field_path.is_empty() {
-            let plain = field_path.strip_prefix('.').filter(|p| !p.contains(['[', ']', '\'']));
-            let is_wrong = match plain {
-                Some(dotted) => tree.at(dotted).is_none(),
-                None => !field_path.starts_with(['.', '[']),
-            };
+            let is_wrong = crate::kinds::custom::field_path(field_path, schema).is_none();
+            if field_path.trim().is_empty() {
+                errors.push(field::invalid(&here.field("fieldPath"), field_path, "must be non-empty if specified"));
+            }
             if breaks(field_path) {
                 errors.push(field::invalid(&here.field("fieldPath"), field_path, "must not contain line breaks"));
-            } else if is_wrong {
+            }
+            if is_wrong {
                 errors.push(field::invalid(&here.field("fieldPath"), field_path, "must be a valid path"));
             }
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
+use super::expressions;
 use super::rules;
 use crate::base::json::{flag, list, map, text};
 use crate::kinds::check::Path;
@@ -61,6 +62,13 @@ pub(super) fn each(schema: &Value, visit: &mut impl FnMut(&Value)) {
     map(schema, "properties").into_iter().flatten().for_each(|(_, s)| each(s, visit));
 }
 
+/// Whether a schema, or one in it, has rules.
+pub(super) fn has_rules(schema: &Value) -> bool {
+    let mut found = false;
+    each(schema, &mut |of| found |= !list(of, "x-kubernetes-validations").is_empty());
+    found
+}
+
 /// Errors of the schema of a version, or of all, which stands in `openAPIV3Schema` below `path`.
 pub(super) fn validate(errors: &mut Errors, path: &str, schema: &Value, has_status: bool) {
     let parent = Path::root(path);
@@ -85,6 +93,9 @@ pub(super) fn validate(errors: &mut Errors, path: &str, schema: &Value, has_stat
         errors.append(&mut structural);
     }
     supported(errors, &root, schema, &Context { is_root: true, ..Context::default() });
+    if errors.len() == before && is_supported && has_rules(schema) {
+        expressions::validate(errors, &root, schema);
+    }
     if errors.len() == before && !is_supported {
         errors.push(field::invalid(&root, "", "the schema has members that are not supported"));
     }

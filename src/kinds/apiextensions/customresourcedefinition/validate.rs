@@ -438,12 +438,6 @@ pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
                 schema::each(of, &mut |of| note(of, &mut all));
             }
         }
-        if list(definition, "spec.versions").iter().any(has_rules) {
-            all.push(
-                "x-kubernetes-validations: this server does not evaluate CEL rules yet; they are kept and not enforced"
-                    .to_owned(),
-            );
-        }
         if text(definition, "spec.conversion.strategy") == "Webhook" {
             let why = "this server does not call conversion webhooks yet; only the storage version is served";
             all.push(format!("spec.conversion.strategy: {why}"));
@@ -453,14 +447,6 @@ pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     let before = old.map(said).unwrap_or_default();
     let mut seen = HashSet::new();
     said(new).into_iter().filter(|w| !before.contains(w) && seen.insert(w.clone())).collect()
-}
-
-fn has_rules(version: &Value) -> bool {
-    let mut found = false;
-    if let Some(of) = at(version, "schema.openAPIV3Schema") {
-        schema::each(of, &mut |of| found |= !list(of, "x-kubernetes-validations").is_empty());
-    }
-    found
 }
 
 fn note(of: &Value, all: &mut Vec<String>) {
