@@ -25,6 +25,11 @@ const RING_BYTES: usize = 6 << 20;
 /// Changes back which followers are expected to be still looking: older ones lose the typed views of what is past.
 const RING_FRESH: usize = 256;
 
+/// What the defaults of a custom kind may take in all objects that are stored without them, and in one of them: a definition
+/// of a few bytes would otherwise multiply what others have stored.
+const DEFAULTS_BYTES_MAX: usize = 128 << 20;
+const OBJECT_DEFAULTS_BYTES_MAX: usize = 4 << 20;
+
 /// All kinds' objects; cheap to clone.
 #[derive(Clone)]
 pub struct Cache(Arc<Inner>);
@@ -269,9 +274,9 @@ impl KindCache {
 
     /// The objects that the store had at a revision.
     fn load(kind: &KindRef, page: Page, revision: u64) -> Result<Self, Error> {
-        let mut objects = BTreeMap::new();
+        let (mut objects, mut left) = (BTreeMap::new(), DEFAULTS_BYTES_MAX);
         for entry in page.entries {
-            let object = decode(kind, entry.key.clone(), entry.value, entry.revision)
+            let object = decode_within(kind, entry.key.clone(), entry.value, entry.revision, &mut left)
                 .map_err(|e| Error::Failed(format!("{} cannot be decoded: {e}", entry.key)))?;
             objects.insert(entry.key, Arc::new(object));
         }
@@ -458,8 +463,27 @@ impl Pending {
 
 /// An object from its stored bytes.
 pub fn decode(kind: &KindRef, key: Arc<str>, stored: bytes::Bytes, revision: u64) -> Result<Object, serde_json::Error> {
+    decode_within(kind, key, stored, revision, &mut OBJECT_DEFAULTS_BYTES_MAX.clone())
+}
+
+/// As [`decode`]; `left` is what defaults may still take. An object for which that is too little has none.
+fn decode_within(
+    kind: &KindRef,
+    key: Arc<str>,
+    stored: bytes::Bytes,
+    revision: u64,
+    left: &mut usize,
+) -> Result<Object, serde_json::Error> {
     if kind.as_custom().is_some() {
-        let value = kind.restored(serde_json::from_slice(&stored)?);
+        let mut value = serde_json::from_slice(&stored)?;
+        match kind.restore(&mut value, OBJECT_DEFAULTS_BYTES_MAX.min(*left)) {
+            Ok(bytes) => *left -= bytes,
+            Err(_) => {
+                tracing::warn!(%key, "the defaults of a stored object take too much memory: it is shown without them");
+                value = serde_json::from_slice(&stored)?;
+                let _ = kind.restore(&mut value, 0);
+            }
+        }
         return Ok(Draft::new(key, &value, kind.field_values(&value)).at(revision));
     }
     Ok(Draft::decode(key, stored, |v| kind.field_values(v))?.at(revision))

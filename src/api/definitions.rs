@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::write::Change;
 use super::{Api, Request};
 use crate::apimachinery::status::{Result, Status};
-use crate::base::json::{at, list, set, text};
+use crate::base::json::{at, list, remove, set, text};
 use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::apiextensions::customresourcedefinition as crd;
@@ -24,26 +24,32 @@ const MANAGER: &str = "kube-apiserver";
 /// After a failure to write a status.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is known of a definition.
+/// What is known of a definition. What was decided of it is here: its status is what others may write too.
+#[derive(Default)]
 struct Followed {
+    uid: Box<str>,
     group: String,
     revision: u64,
     /// What its kinds follow from.
     source: Source,
     kinds: Vec<(KindRef, bool)>,
-    accepted: Value,
     /// Some name of it is somebody else's.
     waits: bool,
+    is_established: bool,
+    /// Its status is still to be written.
+    is_owed: bool,
 }
 
-/// Everything that kinds follow from.
+/// Everything that kinds follow from. Definitions may be large: of what they say there is only the digest.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Source {
-    spec: Value,
+    spec: Digest,
+    versions: Digest,
     accepted: Value,
     is_served: bool,
-    is_ending: bool,
 }
+
+type Digest = Vec<u8>;
 
 /// A condition that is to be: whether it holds, its reason and message.
 type Condition = (bool, &'static str, String);
@@ -55,13 +61,32 @@ pub async fn keep(api: Api) {
     let mut told = keeper.api.cache.kind(&crd::KIND).subscribe();
     loop {
         told.mark_unchanged();
-        if let Err(error) = keeper.look().await {
-            tracing::warn!(%error, "a definition of a custom kind cannot be written");
+        keeper.look().await;
+        if keeper.known.values().any(|known| known.is_owed) {
             tokio::time::sleep(RETRY).await;
             continue;
         }
         if told.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+// === impl Api ===
+
+impl Api {
+    /// The definition that a kind came of, as a precondition for something new of the kind: it lands only if the definition
+    /// is not being deleted. Whoever empties the kind after the deletion has begun therefore sees all that there will be.
+    pub(super) fn definition_of(&self, kind: &KindRef, name: &str) -> Result<Option<(Arc<str>, u64)>> {
+        let Some(of) = kind.as_custom().filter(|of| !of.definition_uid.is_empty()) else { return Ok(None) };
+        let key = crd::KIND.key("", &format!("{}.{}", of.plural, of.group));
+        match self.cache.kind(&crd::KIND).get(&key).filter(|d| *d.meta.uid == *of.definition_uid) {
+            None => Err(Status::not_found(kind, name)),
+            Some(definition) if definition.meta.deleted.is_some() => {
+                let why = "create not allowed while custom resource definition is terminating";
+                Err(Status::forbidden(kind, name, why))
+            }
+            Some(definition) => Ok(Some((key, definition.revision))),
         }
     }
 }
@@ -76,33 +101,36 @@ struct Keeper {
 
 impl Source {
     fn of(definition: &Value) -> Self {
-        let part = |path: &str| at(definition, path).cloned().unwrap_or(Value::Null);
-        Self {
-            spec: part("spec"),
-            accepted: part("status.acceptedNames"),
-            is_served: crd::SERVED_CONDITIONS.iter().any(|c| crd::is_true(definition, c)),
-            is_ending: at(definition, "metadata.deletionTimestamp").is_some(),
-        }
-    }
-
-    /// Whether objects that are stored look different from now on.
-    fn changes_objects(&self, before: &Self) -> bool {
-        let shape = |source: &Self| {
-            let stored = list(&source.spec, "versions").iter().find(|v| crate::base::json::flag(v, "storage"));
-            let fields = list(&source.spec, "versions").iter().map(|v| v.get("selectableFields").cloned());
-            (stored.and_then(|v| v.get("schema").cloned()), fields.collect::<Vec<_>>())
+        let digest = |path: &str| {
+            let text = at(definition, path).map(Value::to_string).unwrap_or_default();
+            ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref().to_vec()
         };
-        shape(self) != shape(before)
+        Self {
+            spec: digest("spec"),
+            versions: digest("spec.versions"),
+            accepted: at(definition, "status.acceptedNames").cloned().unwrap_or(Value::Null),
+            is_served: crd::SERVED_CONDITIONS.iter().any(|c| crd::is_true(definition, c)),
+        }
     }
 }
 
 // === impl Keeper ===
 
 impl Keeper {
-    /// What the cache has begun with.
+    /// What the cache has begun with. Who is older keeps a name that two say they have.
     fn begin(&mut self) {
-        for object in self.definitions() {
-            let value = object.value();
+        let mut all = self.definitions();
+        all.sort_by(|a, b| (&a.meta.created, &a.meta.name).cmp(&(&b.meta.created, &b.meta.name)));
+        for object in all {
+            let mut value = object.value();
+            let had = at(&value, "status.acceptedNames").cloned().unwrap_or(Value::Null);
+            let (resources, kinds) = self.taken(&object.meta.name, text(&value, "spec.group"));
+            let is_double = names_of(&had, &RESOURCE_NAMES).iter().any(|name| resources.contains(name))
+                || names_of(&had, &KIND_NAMES).iter().any(|name| kinds.contains(name));
+            if is_double {
+                self.serve(&crd::kinds(&value).unwrap_or_default(), &[], false);
+                remove(&mut value, "status");
+            }
             let kinds = crd::kinds(&value).unwrap_or_default();
             self.note(&object, &value, Source::of(&value), kinds);
         }
@@ -114,23 +142,25 @@ impl Keeper {
 
     fn note(&mut self, object: &Object, value: &Value, source: Source, kinds: Vec<(KindRef, bool)>) {
         let known = Followed {
+            uid: object.meta.uid.clone(),
             group: text(value, "spec.group").to_owned(),
             revision: object.revision,
             source,
             kinds,
-            accepted: at(value, "status.acceptedNames").cloned().unwrap_or(Value::Null),
             waits: !crd::is_true(value, "NamesAccepted"),
+            is_established: crd::is_true(value, "Established"),
+            is_owed: false,
         };
         self.known.insert(object.meta.name.clone(), known);
     }
 
-    /// Brings everything to what the definitions say now.
-    async fn look(&mut self) -> Result<()> {
+    /// Brings everything to what the definitions say now. A definition that cannot be written holds up no other.
+    async fn look(&mut self) {
         let mut released = self.forget_absent();
         for object in self.definitions() {
             let known = self.known.get(&object.meta.name);
-            if known.is_none_or(|known| known.revision < object.revision || known.waits) {
-                released |= self.follow(&object).await?;
+            if known.is_none_or(|known| known.revision < object.revision || known.waits || known.is_owed) {
+                released |= self.follow(&object).await;
             }
         }
         // A name that is free again may be what another waits for.
@@ -138,17 +168,23 @@ impl Keeper {
             released = false;
             for object in self.definitions() {
                 if self.known.get(&object.meta.name).is_some_and(|known| known.waits) {
-                    released |= self.follow(&object).await?;
+                    released |= self.follow(&object).await;
                 }
             }
         }
-        Ok(())
     }
 
     /// Serves no longer what has no definition; whether there was any.
     fn forget_absent(&mut self) -> bool {
-        let present: HashSet<Box<str>> = self.definitions().iter().map(|o| o.meta.name.clone()).collect();
-        let gone: Vec<Box<str>> = self.known.keys().filter(|name| !present.contains(*name)).cloned().collect();
+        let present: HashMap<Box<str>, Box<str>> =
+            self.definitions().iter().map(|o| (o.meta.name.clone(), o.meta.uid.clone())).collect();
+        // Another one of the same name begins anew.
+        let gone: Vec<Box<str>> = self
+            .known
+            .iter()
+            .filter(|(name, known)| present.get(&***name) != Some(&known.uid))
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in &gone {
             if let Some(known) = self.known.remove(name) {
                 self.serve(&known.kinds, &[], false);
@@ -166,29 +202,27 @@ impl Keeper {
     }
 
     /// Accepts the names of a definition as far as they are free, serves its kinds, and says so; whether it let go of a name.
-    async fn follow(&mut self, object: &Arc<Object>) -> Result<bool> {
+    async fn follow(&mut self, object: &Arc<Object>) -> bool {
         let mut value = object.value();
-        let before = self.known.remove(&object.meta.name);
-        let was_accepted = at(&value, "status.acceptedNames").cloned().unwrap_or(Value::Null);
+        let before = self.known.remove(&object.meta.name).unwrap_or_default();
         let now = self.api.clock.now_text();
         let old_status = value.get("status").cloned();
-        let (names, accepted, established) = self.decide(&value);
+        let (names, accepted, established) = self.decide(&value, &before);
         set(&mut value, "status.acceptedNames", names);
         crd::set_condition(&mut value, "NamesAccepted", (accepted.0, accepted.1, &accepted.2), &now);
         crd::set_condition(&mut value, "Established", (established.0, established.1, &established.2), &now);
         let source = Source::of(&value);
-        let (old_kinds, old_source) = before.map_or_else(Default::default, |known| (known.kinds, known.source));
-        let kinds = if source == old_source {
-            old_kinds
+        let released = is_released(&before.source.accepted, &source.accepted);
+        let kinds = if source == before.source {
+            before.kinds
         } else {
             let kinds = crd::kinds(&value).map_err(Status::internal);
             let kinds =
                 kinds.inspect_err(|error| tracing::error!(%error, "a definition cannot be served")).unwrap_or_default();
-            let reload = source.changes_objects(&old_source);
-            self.serve(&old_kinds, &kinds, reload);
+            // What is stored looks different, or somebody watches a form that is no more.
+            self.serve(&before.kinds, &kinds, source.versions != before.source.versions);
             kinds
         };
-        let released = is_released(&was_accepted, &source.accepted);
         self.note(object, &value, source, kinds);
         if value.get("status") != old_status.as_ref() {
             let request = Request::internal(MANAGER, &crd::KIND, "", &object.meta.name).on(Subresource::Status);
@@ -196,43 +230,52 @@ impl Keeper {
                 Ok(_) => {}
                 // Somebody has changed it meanwhile, which is looked at next.
                 Err(status) if matches!(status.code, 404 | 409) => {}
-                Err(status) => return Err(status),
+                // It stays as it is until it is written again: nothing else would come of it.
+                Err(error) if error.code < 500 => {
+                    tracing::warn!(name = %object.meta.name, %error, "the status of a definition is refused");
+                }
+                Err(error) => {
+                    tracing::warn!(name = %object.meta.name, %error, "the status of a definition cannot be written");
+                    self.known.entry(object.meta.name.clone()).and_modify(|known| known.is_owed = true);
+                }
             }
         }
-        Ok(released)
+        released
+    }
+
+    /// Names of resources, and of kinds, that other definitions of a group have.
+    fn taken(&self, name: &str, group: &str) -> (HashSet<String>, HashSet<String>) {
+        let others = || self.known.iter().filter(|(n, k)| &***n != name && k.group == group).map(|(_, k)| k);
+        let all = |keys: &[&str]| others().flat_map(|k| names_of(&k.source.accepted, keys)).collect();
+        (all(&RESOURCE_NAMES), all(&KIND_NAMES))
     }
 
     /// The names that a definition gets, and its conditions.
-    fn decide(&self, definition: &Value) -> (Value, Condition, Condition) {
-        let name = text(definition, "metadata.name");
-        let group = text(definition, "spec.group");
-        let others: Vec<&Value> =
-            self.known.iter().filter(|(n, k)| &***n != name && k.group == group).map(|(_, k)| &k.accepted).collect();
-        let taken = |keys: &[&str]| -> HashSet<String> {
-            let mut all: HashSet<String> = HashSet::new();
-            for other in &others {
-                all.extend(keys.iter().map(|key| text(other, key).to_owned()));
-                if keys.contains(&"plural") {
-                    all.extend(list(other, "shortNames").iter().filter_map(|n| n.as_str().map(str::to_owned)));
-                }
-            }
-            all
-        };
-        let wanted = at(definition, "spec.names").cloned().unwrap_or(Value::Null);
-        let resources = taken(&["plural", "singular"]);
-        decide(&wanted, definition, &resources, &taken(&["kind", "listKind"]))
+    fn decide(&self, definition: &Value, before: &Followed) -> (Value, Condition, Condition) {
+        let (resources, kinds) = self.taken(text(definition, "metadata.name"), text(definition, "spec.group"));
+        decide(definition, before, &resources, &kinds)
     }
+}
+
+const RESOURCE_NAMES: [&str; 3] = ["plural", "singular", "shortNames"];
+const KIND_NAMES: [&str; 2] = ["kind", "listKind"];
+
+/// The names under some keys.
+fn names_of(names: &Value, keys: &[&str]) -> Vec<String> {
+    let of = |key: &&str| names.get(*key).and_then(Value::as_array).into_iter().flatten().chain(names.get(*key));
+    keys.iter().flat_map(of).filter_map(Value::as_str).filter(|n| !n.is_empty()).map(str::to_owned).collect()
 }
 
 /// See [`Keeper::decide`]; `resources` and `kinds` are others' names.
 fn decide(
-    wanted: &Value,
     definition: &Value,
+    before: &Followed,
     resources: &HashSet<String>,
     kinds: &HashSet<String>,
 ) -> (Value, Condition, Condition) {
-    let had = at(definition, "status.acceptedNames").cloned().unwrap_or(Value::Null);
-    let mut names = had.clone();
+    let wanted = at(definition, "spec.names").unwrap_or(&Value::Null);
+    let had = &before.source.accepted;
+    let mut names = if had.is_object() { had.clone() } else { json!({}) };
     let mut refused: Option<(&'static str, String)> = None;
     let in_use = |name: &str| format!("{name:?} is already in use");
     for (key, reason, taken) in [
@@ -242,14 +285,11 @@ fn decide(
         ("kind", "KindConflict", kinds),
         ("listKind", "ListKindConflict", kinds),
     ] {
-        // A list or a text: what is new in it and taken.
-        let part = |of: &Value| -> Vec<String> {
-            let texts = of.get(key).and_then(Value::as_array).into_iter().flatten().chain(of.get(key));
-            texts.filter_map(|n| n.as_str().map(str::to_owned)).collect()
-        };
-        let known = part(&had);
+        // What is new in it and taken.
+        let known = names_of(had, &[key]);
+        let wanted_names = names_of(wanted, &[key]);
         let conflicts: Vec<String> =
-            part(wanted).iter().filter(|n| !known.contains(n) && taken.contains(*n)).map(|n| in_use(n)).collect();
+            wanted_names.iter().filter(|n| !known.contains(n) && taken.contains(*n)).map(|n| in_use(n)).collect();
         if !conflicts.is_empty() {
             refused = Some((reason, conflicts.join(", ")));
             continue;
@@ -264,10 +304,9 @@ fn decide(
         None => (true, "NoConflicts", "no conflicts found".to_owned()),
         Some((reason, message)) => (false, *reason, message.clone()),
     };
-    let established = match crd::condition(definition, "Established") {
-        Some(now) if text(now, "status") == "True" => (true, "InitialNamesAccepted", text(now, "message").to_owned()),
-        _ if accepted.0 => (true, "InitialNamesAccepted", "the initial names have been accepted".to_owned()),
-        _ => (false, "NotAccepted", "not all names are accepted".to_owned()),
+    let established = match before.is_established || accepted.0 {
+        true => (true, "InitialNamesAccepted", "the initial names have been accepted".to_owned()),
+        false => (false, "NotAccepted", "not all names are accepted".to_owned()),
     };
     (names, accepted, established)
 }
@@ -275,7 +314,7 @@ fn decide(
 fn copy(names: &mut Value, wanted: &Value, key: &str) {
     match wanted.get(key) {
         Some(given) => set(names, key, given.clone()),
-        None => drop(crate::base::json::remove(names, key)),
+        None => drop(remove(names, key)),
     }
 }
 
@@ -289,51 +328,4 @@ fn is_released(before: &Value, now: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decided(wanted: Value, had: Value, resources: &[&str], kinds: &[&str]) -> (Value, &'static str, bool) {
-        let definition = json!({"status": {"acceptedNames": had}});
-        let set = |all: &[&str]| all.iter().map(|n| (*n).to_owned()).collect();
-        let (names, accepted, established) = decide(&wanted, &definition, &set(resources), &set(kinds));
-        (names, accepted.1, established.0)
-    }
-
-    #[test]
-    fn names_are_accepted_one_by_one_where_they_are_free() {
-        let wanted =
-            json!({"plural": "bars", "singular": "bar", "kind": "Foo", "listKind": "FooList", "shortNames": ["b"]});
-        let none = json!({"kind": "", "plural": ""});
-        let (names, reason, established) = decided(wanted.clone(), none.clone(), &["foos"], &["Foo", "FooList"]);
-        assert_eq!(names, json!({"kind": "", "plural": "bars", "singular": "bar", "shortNames": ["b"]}));
-        assert_eq!((reason, established), ("ListKindConflict", false));
-        let (names, reason, _) = decided(wanted.clone(), none.clone(), &["b"], &[]);
-        assert_eq!((names.get("shortNames"), reason), (None, "ShortNamesConflict"));
-        let (names, reason, established) = decided(wanted.clone(), none, &[], &[]);
-        assert_eq!((&names, reason, established), (&wanted, "NoConflicts", true));
-        let (_, reason, _) = decided(wanted.clone(), wanted, &["bars"], &["Foo"]);
-        assert_eq!(reason, "NoConflicts", "what it has it keeps");
-    }
-
-    #[tokio::test]
-    async fn a_server_begins_with_the_kinds_whose_definitions_are_stored() {
-        let api = crate::api::in_memory::api();
-        let definition = json!({
-            "metadata": {"name": "foos.example.com"},
-            "spec": {"group": "example.com", "scope": "Cluster", "names": {"kind": "Foo", "plural": "foos"}, "versions": [{
-                "name": "v1", "served": true, "storage": true,
-                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"a": {"type": "string"}}}},
-            }]},
-        });
-        api.create(&Request::internal("test", &crd::KIND, "", ""), definition).await.unwrap();
-        let mut keeper = Keeper { api: api.clone(), known: HashMap::new() };
-        keeper.look().await.unwrap();
-        let kind = api.kinds.snapshot().by_kind("example.com/v1", "Foo").unwrap().clone();
-        let object = json!({"metadata": {"name": "x"}, "a": "b"});
-        api.create(&Request::internal("test", &kind, "", ""), object).await.unwrap();
-
-        let again = crate::api::cache::Cache::load(&*api.store).unwrap();
-        let found = again.kinds().snapshot().by_kind("example.com/v1", "Foo").cloned().unwrap();
-        assert_eq!(again.kind(&found).get(&found.key("", "x")).unwrap().value()["a"], "b");
-    }
-}
+mod tests;

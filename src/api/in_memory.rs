@@ -29,7 +29,11 @@ pub(crate) fn api() -> Api {
 
 /// One whose Services may name addresses in these ranges in `externalIPs`.
 pub(crate) fn api_allowing(external_ips: &[&str]) -> Api {
-    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    api_over(Arc::new(Memory::new()), external_ips)
+}
+
+/// The same over a store.
+pub(crate) fn api_over(store: Arc<dyn Store>, external_ips: &[&str]) -> Api {
     let cache = Cache::load(&*store).unwrap();
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
     let issuer = "https://kubernetes.default.svc";

@@ -70,6 +70,11 @@ impl Budget {
         Self { bytes: 0, steps: 0 }
     }
 
+    /// As [`Budget::new`], with no more than so many bytes.
+    pub const fn of_bytes(bytes: usize) -> Self {
+        Self { bytes: BYTES_MAX.saturating_sub(bytes), steps: 0 }
+    }
+
     /// How many bytes were made.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -8,14 +8,29 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use regex::{Regex, RegexBuilder};
 
-/// What a compiled pattern may take.
-const COMPILED_BYTES_MAX: usize = 512 << 10;
+/// What a compiled pattern may take, tried one after the other: compiling one that is too large takes as long.
+const COMPILED_BYTES: [usize; 3] = [16 << 10, 128 << 10, COMPILED_BYTES_MAX];
+/// The most that a compiled pattern may take.
+pub const COMPILED_BYTES_MAX: usize = 512 << 10;
 /// What matching may keep beside it.
 const CACHE_BYTES_MAX: usize = 64 << 10;
-/// Patterns that are kept compiled; when there are so many, all are let go.
-const KEPT_MAX: usize = 64;
+/// What patterns that are kept compiled may take; when there are so many, all are let go.
+const KEPT_BYTES_MAX: usize = 8 << 20;
 
-static KEPT: LazyLock<Mutex<HashMap<Box<str>, Arc<Regex>>>> = LazyLock::new(Mutex::default);
+static KEPT: LazyLock<Mutex<Kept>> = LazyLock::new(Mutex::default);
+
+/// Compiled patterns by their text, each with what it takes at most.
+#[derive(Default)]
+struct Kept {
+    all: HashMap<Box<str>, Compiled>,
+    bytes: usize,
+}
+
+#[derive(Clone)]
+struct Compiled {
+    regex: Arc<Regex>,
+    bytes: usize,
+}
 
 /// A pattern that some place in a text must match.
 #[derive(Debug)]
@@ -43,44 +58,68 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether it can be used at all.
-    pub fn check(text: &str) -> Result<(), PatternError> {
-        compile(text).map(drop)
+    /// Whether it can be used at all, and how many bytes it takes at most when compiled.
+    pub fn check(text: &str) -> Result<usize, PatternError> {
+        compile(text).map(|compiled| compiled.bytes)
     }
 
-    /// Whether some place of the text matches; a text that is no pattern matches everything, as definitions are checked.
-    pub fn matches(&self, text: &str) -> bool {
-        compiled(&self.0).map_or(true, |(regex, _)| regex.is_match(text))
+    /// Whether some place of the text matches, and how many bytes the pattern takes at most when compiled. A text that is no
+    /// pattern matches everything, as definitions are checked.
+    pub fn matches(&self, text: &str) -> (bool, usize) {
+        match kept(&self.0) {
+            Ok((compiled, _)) => (compiled.regex.is_match(text), compiled.bytes),
+            Err(_) => (true, COMPILED_BYTES_MAX),
+        }
     }
 }
 
 /// A pattern, compiled, and whether it was compiled for this.
 pub fn compiled(text: &str) -> Result<(Arc<Regex>, bool), PatternError> {
-    if let Some(regex) = KEPT.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
-        return Ok((regex.clone(), false));
-    }
-    let regex = Arc::new(compile(text)?);
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    if kept.len() >= KEPT_MAX {
-        kept.clear();
-    }
-    kept.insert(text.into(), regex.clone());
-    Ok((regex, true))
+    kept(text).map(|(compiled, is_new)| (compiled.regex, is_new))
 }
 
 /// Lets go of what is kept compiled.
 pub fn forget() {
-    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = HashMap::new();
+    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
 }
 
-fn compile(text: &str) -> Result<Regex, PatternError> {
+fn kept(text: &str) -> Result<(Compiled, bool), PatternError> {
+    if let Some(known) = KEPT.lock().unwrap_or_else(PoisonError::into_inner).all.get(text) {
+        return Ok((known.clone(), false));
+    }
+    let compiled = compile(text)?;
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).add(text, compiled.clone());
+    Ok((compiled, true))
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn add(&mut self, text: &str, compiled: Compiled) {
+        if self.bytes + compiled.bytes > KEPT_BYTES_MAX {
+            *self = Self::default();
+        }
+        let bytes = compiled.bytes;
+        if self.all.insert(text.into(), compiled).is_none() {
+            self.bytes += bytes;
+        }
+    }
+}
+
+fn compile(text: &str) -> Result<Compiled, PatternError> {
     let translated = translate(text)?;
-    let mut builder = RegexBuilder::new(&translated);
-    builder.size_limit(COMPILED_BYTES_MAX).dfa_size_limit(CACHE_BYTES_MAX);
-    builder.build().map_err(|e| match e {
-        regex::Error::CompiledTooBig(_) => PatternError::Size,
-        other => PatternError::Syntax(other.to_string().lines().last().unwrap_or_default().trim().to_owned()),
-    })
+    for bytes in COMPILED_BYTES {
+        let mut builder = RegexBuilder::new(&translated);
+        return match builder.size_limit(bytes).dfa_size_limit(CACHE_BYTES_MAX).build() {
+            Ok(regex) => Ok(Compiled { regex: Arc::new(regex), bytes }),
+            Err(regex::Error::CompiledTooBig(_)) => continue,
+            Err(other) => {
+                let why = other.to_string().lines().last().unwrap_or_default().trim().to_owned();
+                Err(PatternError::Syntax(why))
+            }
+        };
+    }
+    Err(PatternError::Size)
 }
 
 /// From Go's syntax to that of the engine: classes of letters are of ASCII there, and what means something inside of
@@ -177,7 +216,7 @@ mod tests {
             ("^$|^[A-Z]{2,}$", "", true),
         ] {
             assert!(Pattern::check(pattern).is_ok(), "{pattern}");
-            assert_eq!(Pattern::new(pattern).matches(text), fits, "{pattern} {text}");
+            assert_eq!(Pattern::new(pattern).matches(text).0, fits, "{pattern} {text}");
         }
         for wrong in ["(", "*a", "[", "\\", "\\C", "(?=a)", "(?P<a"] {
             assert!(matches!(Pattern::check(wrong), Err(PatternError::Syntax(_))), "{wrong}");
@@ -188,10 +227,11 @@ mod tests {
     fn no_pattern_takes_long_or_much() {
         assert!(matches!(Pattern::check(&"(?:\\pL{500}){500}".repeat(2)), Err(PatternError::Size)));
         let slow = Pattern::new("^(a+)+(b|c)*$");
-        assert!(!slow.matches(&format!("{}!", "a".repeat(100_000))));
-        for i in 0..3 * KEPT_MAX {
-            assert!(Pattern::new(&format!("^{i}$")).matches(&i.to_string()));
+        assert!(!slow.matches(&format!("{}!", "a".repeat(100_000))).0);
+        for i in 0..2 * KEPT_BYTES_MAX / COMPILED_BYTES[0] {
+            assert_eq!(Pattern::new(&format!("^{i}$")).matches(&i.to_string()), (true, COMPILED_BYTES[0]));
         }
-        assert!(KEPT.lock().unwrap().len() <= KEPT_MAX);
+        let kept = KEPT.lock().unwrap();
+        assert!(kept.bytes <= KEPT_BYTES_MAX && kept.all.len() <= KEPT_BYTES_MAX / COMPILED_BYTES[0]);
     }
 }

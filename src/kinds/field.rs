@@ -1,11 +1,15 @@
 //! Validation errors with the path of the field, as in `k8s.io/apimachinery/pkg/util/validation/field`.
 
+use std::fmt::Write;
+
 use serde_json::Value;
 
 use crate::base::budget::shortened;
 
 /// What is shown of a value that is wrong.
 const SHOWN_BYTES_MAX: usize = 4096;
+/// How long the list of what would be accepted may be.
+const SUPPORTED_BYTES_MAX: usize = 16 << 10;
 
 /// More errors are not kept: an object may have some for each of a hundred thousand labels, and nobody reads them.
 const ERRORS_MAX: usize = 1000;
@@ -191,7 +195,7 @@ pub fn required(field: impl Into<String>, detail: impl Into<String>) -> Error {
 
 /// The value of a field is wrong.
 pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Error {
-    Error { reason: Reason::Invalid, field: field.into(), value: value.into(), detail: detail.into() }
+    Error { reason: Reason::Invalid, field: field.into(), value: kept(value.into()), detail: detail.into() }
 }
 
 /// Something is wrong with a field that is too much to show.
@@ -201,9 +205,15 @@ pub fn invalid_unshown(field: impl Into<String>, detail: impl Into<String>) -> E
 
 /// The value is none of the supported ones.
 pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Error {
-    let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
-    let detail = format!("supported values: {list}");
-    Error { reason: Reason::NotSupported, field: field.into(), value: value.into(), detail }
+    let mut detail = "supported values: ".to_owned();
+    for (i, one) in supported.iter().enumerate() {
+        if detail.len() + one.len() > SUPPORTED_BYTES_MAX {
+            detail.push_str(", ...");
+            break;
+        }
+        let _ = write!(detail, "{}{one:?}", if i > 0 { ", " } else { "" });
+    }
+    Error { reason: Reason::NotSupported, field: field.into(), value: kept(value.into()), detail }
 }
 
 /// The field may not be set (so).
@@ -213,12 +223,60 @@ pub fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Error {
 
 /// The value stands twice where it must be unique.
 pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Error {
-    Error { reason: Reason::Duplicate, field: field.into(), value: value.into(), detail: String::new() }
+    Error { reason: Reason::Duplicate, field: field.into(), value: kept(value.into()), detail: String::new() }
 }
 
 /// What the value refers to does not exist.
 pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Error {
-    Error { reason: Reason::NotFound, field: field.into(), value: value.into(), detail: String::new() }
+    Error { reason: Reason::NotFound, field: field.into(), value: kept(value.into()), detail: String::new() }
+}
+
+/// As much of a value as is shown: a thousand errors may be of one large value.
+fn kept(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.len() <= SHOWN_BYTES_MAX => Value::String(text),
+        Value::String(_) | Value::Array(_) | Value::Object(_) => begin_of(&value, &mut SHOWN_BYTES_MAX.clone()),
+        scalar => scalar,
+    }
+}
+
+/// A value whose text begins as that of this one; `left` is how many bytes of it are still wanted.
+fn begin_of(value: &Value, left: &mut usize) -> Value {
+    match value {
+        Value::String(text) => {
+            let bytes = (0..=text.len().min(*left)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            // The next character too: what is cut ends beyond what is shown.
+            let bytes = bytes + text[bytes..].chars().next().map_or(0, char::len_utf8);
+            *left = left.saturating_sub(bytes);
+            text[..bytes].into()
+        }
+        Value::Array(items) => {
+            let mut begun = Vec::new();
+            for item in items {
+                if *left == 0 {
+                    break;
+                }
+                *left -= 1;
+                begun.push(begin_of(item, left));
+            }
+            begun.into()
+        }
+        Value::Object(members) => {
+            let mut begun = serde_json::Map::new();
+            for (name, member) in members {
+                if *left == 0 {
+                    break;
+                }
+                *left = left.saturating_sub(1 + name.len());
+                begun.insert(name.clone(), begin_of(member, left));
+            }
+            begun.into()
+        }
+        scalar => {
+            *left = left.saturating_sub(1);
+            scalar.clone()
+        }
+    }
 }
 
 /// The text is longer than `max` bytes.
@@ -231,4 +289,26 @@ pub fn too_long(field: impl Into<String>, max: usize) -> Error {
 pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Error {
     let detail = format!("must have at most {max} items");
     Error { reason: Reason::TooMany, field: field.into(), value: actual.into(), detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_large_value_is_kept_as_far_as_it_is_shown() {
+        let text = "\u{e4}\"b".repeat(100_000);
+        let many = json!({"list": vec![text.clone(); 3], "n": (0..10_000).collect::<Vec<_>>(), "z": true});
+        for value in [text.clone().into(), many.clone(), json!([many, 1]), json!({"a": 1}), json!("short"), json!(5)] {
+            let whole = format!("Invalid value: {}: why", shortened(&value.to_string(), SHOWN_BYTES_MAX));
+            let error = invalid("a", value, "why");
+            assert_eq!(error.message(), whole);
+            assert!(error.value.to_string().len() < 3 * SHOWN_BYTES_MAX);
+        }
+        let supported: Vec<&str> = vec![&text; 1000];
+        assert!(not_supported("a", "b", &supported).detail.len() < 2 * SUPPORTED_BYTES_MAX);
+        assert_eq!(not_supported("a", "b", &["x", "y"]).detail, "supported values: \"x\", \"y\"");
+    }
 }

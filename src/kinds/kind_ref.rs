@@ -8,8 +8,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::custom::CustomKind;
+use super::custom::{CustomKind, RowLimits};
 use super::{CUSTOM_VERBS, Column, Field, Generation, NameRule, Strategy, Subresource, VERBS, Volatile, table};
+use crate::base::budget::Exceeded;
 use crate::schema::{self, TypeRef};
 
 /// A kind that is served: built in, or defined while the server runs. Cheap to clone; two are equal that have the same
@@ -173,7 +174,9 @@ impl KindRef {
         match &self.0 {
             Source::Builtin(kind) => (kind.row)(value, now),
             Source::Custom(kind) => {
-                std::iter::once(table::name(value)).chain(kind.columns.iter().map(|c| c.cell(value, now))).collect()
+                let mut limits = RowLimits::default();
+                let cells = kind.columns.iter().map(|c| c.cell(value, now, &mut limits));
+                std::iter::once(table::name(value)).chain(cells).collect()
             }
         }
     }
@@ -250,14 +253,12 @@ impl KindRef {
         }
     }
 
-    /// A stored object as its definition describes it today: what is no longer described goes, defaults come.
-    pub fn restored(&self, mut value: Value) -> Value {
-        if let Source::Custom(kind) = &self.0 {
-            kind.convert(&mut value);
-            // What would become too large stays as it is.
-            let _ = kind.default(&mut value);
-        }
-        value
+    /// Gives a stored object the form that its definition describes today: what is no longer described goes, and defaults
+    /// come that take no more than `bytes`; how many they took. An error leaves some of them.
+    pub fn restore(&self, value: &mut Value, bytes: usize) -> Result<usize, Exceeded> {
+        let Source::Custom(kind) = &self.0 else { return Ok(0) };
+        kind.convert(value);
+        if bytes == 0 { Ok(0) } else { kind.default_within(value, bytes) }
     }
 
     /// Brings an object of this kind into the form that is stored.

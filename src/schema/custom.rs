@@ -9,11 +9,10 @@ use serde_json::Value;
 use super::bundle::bundle;
 use super::structural::Structural;
 use super::types::{Emit, Field, ListKey, ListKind, Node, PatchStrategy, Scalar, Schema, Struct};
+use crate::base::budget::DEPTH_MAX;
 use crate::base::json::{at, flag, list, map, text};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-/// Objects and lists may be this deep in one another.
-const DEPTH_MAX: usize = 64;
 
 /// Why a schema cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,10 +161,11 @@ impl Builder {
                 let value = self.node(values, &format!("{path}.additionalProperties"), depth + 1)?;
                 Ok(self.push(Node::Map { value, atomic }))
             }
-            (Some(_), Some(values)) if *values != Value::Bool(false) => {
+            (Some(_), Some(values)) if values.is_object() => {
                 Err(error(&format!("{path}.additionalProperties"), "mutually exclusive with properties"))
             }
-            (properties, _) => {
+            (properties, values) => {
+                let preserves = preserves || values == Some(&Value::Bool(true));
                 let mut fields = Vec::new();
                 if embedded {
                     fields.extend(self.type_fields());
@@ -357,7 +357,7 @@ mod tests {
         let both = json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "string"}});
         assert!(of(both).contains("mutually exclusive"));
         let mut deep = json!({"type": "string"});
-        for _ in 0..100 {
+        for _ in 0..200 {
             deep = json!({"type": "array", "items": deep});
         }
         assert!(of(deep).contains("nested more than"));

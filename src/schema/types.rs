@@ -148,6 +148,11 @@ impl Schema {
         Some(self.at(self.struct_nodes(id)))
     }
 
+    /// The type of a custom kind's objects.
+    pub fn custom_type(&self) -> Option<TypeRef<'_>> {
+        self.custom.as_ref().map(|(id, _)| self.at(self.struct_nodes(*id)))
+    }
+
     /// What a custom kind's definition says of its objects.
     pub fn structural(&self) -> Option<&Arc<Structural>> {
         self.custom.as_ref().map(|(_, tree)| tree)

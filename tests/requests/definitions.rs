@@ -301,6 +301,11 @@ fn versions_show_the_same_object_each_in_its_form() {
             (&json!("ADDED"), &json!("stable.example.com/v2"))
         );
 
+        // Who watches a version that is no longer served is told that this is the end.
+        let of_first =
+            format!("{}?watch=1&resourceVersion={}", at("v1"), other["metadata"]["resourceVersion"].as_str().unwrap());
+        let first_watch = server.open(Asked { method: "GET", path: &of_first, headers: Vec::new(), body: None }).await;
+
         // The stored version changes, the first is no longer served.
         let mut first = version("v1", false, plain());
         first["served"] = json!(false);
@@ -309,6 +314,9 @@ fn versions_show_the_same_object_each_in_its_form() {
         let (status, changed) = merge(server, &path, new).await;
         assert_eq!((status, &changed["status"]["storedVersions"]), (200, &json!(["v1", "v2"])));
         until(server, &at("v1"), |status, _| status == 404).await;
+        let mut body = first_watch.into_body();
+        let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+        assert!(tokio::time::timeout(Duration::from_secs(5), rest).await.is_ok(), "the watch goes on");
         let (_, list) = get(server, &at("v2")).await;
         assert_eq!(list["items"][0]["spec"], json!({"color": "red"}));
         let gone = json!({"spec": {"versions": [version("v2", true, plain())]}});

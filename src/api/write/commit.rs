@@ -95,16 +95,25 @@ impl Api {
         };
         expect.extend(charge.expect.iter().cloned());
         // The object comes first: who sees that it was counted sees it too.
-        let ops = [op].into_iter().chain(charge.ops.iter().cloned()).collect();
-        match self.store.commit(Txn { expect, ops }).await {
-            Ok(_) if released.is_some() => Ok(Arc::new(draft.at(pending.object().revision))),
-            Ok(_) => Ok(pending.object()),
-            Err(store::Error::Conflict { key, .. }) if charge.expect.iter().any(|(quota, _)| *quota == key) => {
-                Err(Failure::Charge)
-            }
-            Err(store::Error::Conflict { .. }) => Err(Failure::Conflict),
-            Err(error) => Err(Failure::Status(error.into())),
+        let ops: Vec<Op> = [op].into_iter().chain(charge.ops.iter().cloned()).collect();
+        for _ in 0..ATTEMPTS {
+            let definition = if old.is_none() { self.definition_of(kind, &request.name)? } else { None };
+            let expect = expect.iter().chain(&definition).cloned().collect();
+            return match self.store.commit(Txn { expect, ops: ops.clone() }).await {
+                Ok(_) if released.is_some() => Ok(Arc::new(draft.at(pending.object().revision))),
+                Ok(_) => Ok(pending.object()),
+                // It has changed, which alone is no reason to refuse.
+                Err(store::Error::Conflict { key, .. }) if definition.as_ref().is_some_and(|(d, _)| *d == key) => {
+                    continue;
+                }
+                Err(store::Error::Conflict { key, .. }) if charge.expect.iter().any(|(quota, _)| *quota == key) => {
+                    Err(Failure::Charge)
+                }
+                Err(store::Error::Conflict { .. }) => Err(Failure::Conflict),
+                Err(error) => Err(Failure::Status(error.into())),
+            };
         }
+        Err(Failure::Status(Status::modified(kind, &request.name)))
     }
 
     /// Lets admission look at an object in its last form; answers its warnings. What is held meanwhile is let go where somebody

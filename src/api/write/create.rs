@@ -13,7 +13,7 @@ use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{map_mut, remove, set, text};
 use crate::base::task;
 use crate::kinds::field::Errors;
-use crate::kinds::{Generation, KindRef, meta};
+use crate::kinds::{Generation, meta};
 
 impl Api {
     /// Creates an object of the request's kind from its decoded form (without defaults).
@@ -43,11 +43,7 @@ impl Api {
         generated: bool,
     ) -> Result<Written> {
         let kind = &request.kind;
-        if self.kinds.snapshot().by_plural(kind.group(), kind.version(), kind.plural()).is_some_and(KindRef::is_ending)
-        {
-            let why = "create not allowed while custom resource definition is terminating";
-            return Err(Status::forbidden(kind, text(&value, "metadata.name"), why));
-        }
+        self.definition_of(kind, text(&value, "metadata.name"))?;
         let repeated = dedupe_owners(&mut value);
         let review = Review::create(self, request);
         let mutated = review.mutate(&mut value).await?;

@@ -59,18 +59,18 @@ impl JsonPath {
         Ok(Self(steps))
     }
 
-    /// The first value that it leads to.
-    pub fn first<'v>(&self, value: &'v Value) -> Option<&'v Value> {
-        follow(&self.0, value).into_iter().next()
+    /// The first value that it leads to. `looks` is how many values may still be looked at: behind them there is nothing.
+    pub fn first<'v>(&self, value: &'v Value, looks: &mut usize) -> Option<&'v Value> {
+        follow(&self.0, value, looks).into_iter().next()
     }
 }
 
-fn follow<'v>(steps: &[Step], value: &'v Value) -> Vec<&'v Value> {
+fn follow<'v>(steps: &[Step], value: &'v Value, looks: &mut usize) -> Vec<&'v Value> {
     let mut found = vec![value];
     for step in steps {
         let mut next = Vec::new();
         for value in found {
-            step.take(value, &mut next);
+            step.take(value, &mut next, looks);
             if next.len() > FOUND_MAX {
                 next.truncate(FOUND_MAX);
                 break;
@@ -81,10 +81,20 @@ fn follow<'v>(steps: &[Step], value: &'v Value) -> Vec<&'v Value> {
     found
 }
 
+/// Counts one more look; whether there was one left.
+fn look(looks: &mut usize) -> bool {
+    let is_left = *looks > 0;
+    *looks = looks.saturating_sub(1);
+    is_left
+}
+
 // === impl Step ===
 
 impl Step {
-    fn take<'v>(&self, value: &'v Value, out: &mut Vec<&'v Value>) {
+    fn take<'v>(&self, value: &'v Value, out: &mut Vec<&'v Value>, looks: &mut usize) {
+        if !look(looks) {
+            return;
+        }
         match self {
             Self::Member(name) => out.extend(value.get(name)),
             Self::Item(index) => {
@@ -96,42 +106,48 @@ impl Step {
                 let bound = |i: i64| if i < 0 { (items.len() as i64 + i).max(0) } else { i.min(items.len() as i64) };
                 let (from, to) = (bound(from.unwrap_or(0)), bound(to.unwrap_or(items.len() as i64)));
                 let taken = items.iter().take(to as usize).skip(from as usize).step_by((*step).max(1) as usize);
-                out.extend(taken.take(FOUND_MAX + 1));
+                out.extend(taken.take(FOUND_MAX + 1).take_while(|_| look(looks)));
             }
             Self::Every => match value {
-                Value::Array(items) => out.extend(items.iter().take(FOUND_MAX + 1)),
-                Value::Object(members) => out.extend(members.values().take(FOUND_MAX + 1)),
+                Value::Array(items) => out.extend(items.iter().take(FOUND_MAX + 1).take_while(|_| look(looks))),
+                Value::Object(members) => {
+                    out.extend(members.values().take(FOUND_MAX + 1).take_while(|_| look(looks)));
+                }
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
             },
-            Self::Descend => descend(value, out),
+            Self::Descend => descend(value, out, looks),
             Self::Filter(path, compared) => {
-                let fits = |item: &&Value| {
-                    let left = follow(path, item).into_iter().next();
-                    match (left, compared) {
+                for item in value.as_array().into_iter().flatten() {
+                    if out.len() > FOUND_MAX || !look(looks) {
+                        return;
+                    }
+                    let left = follow(path, item, looks).into_iter().next();
+                    let fits = match (left, compared) {
                         (left, None) => left.is_some(),
                         (None, Some(_)) => false,
                         (Some(left), Some((how, Operand::Value(right)))) => how.holds(left, right),
                         (Some(left), Some((how, Operand::Path(path)))) => {
-                            follow(path, item).first().is_some_and(|right| how.holds(left, right))
+                            follow(path, item, looks).first().is_some_and(|right| how.holds(left, right))
                         }
+                    };
+                    if fits {
+                        out.push(item);
                     }
-                };
-                let items = value.as_array().into_iter().flatten();
-                out.extend(items.filter(fits));
+                }
             }
-            Self::Union(steps) => steps.iter().for_each(|step| step.take(value, out)),
+            Self::Union(steps) => steps.iter().for_each(|step| step.take(value, out, looks)),
         }
     }
 }
 
-fn descend<'v>(value: &'v Value, out: &mut Vec<&'v Value>) {
-    if out.len() > FOUND_MAX {
+fn descend<'v>(value: &'v Value, out: &mut Vec<&'v Value>, looks: &mut usize) {
+    if out.len() > FOUND_MAX || !look(looks) {
         return;
     }
     out.push(value);
     match value {
-        Value::Array(items) => items.iter().for_each(|v| descend(v, out)),
-        Value::Object(members) => members.values().for_each(|v| descend(v, out)),
+        Value::Array(items) => items.iter().for_each(|v| descend(v, out, looks)),
+        Value::Object(members) => members.values().for_each(|v| descend(v, out, looks)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
@@ -148,11 +164,16 @@ impl Comparison {
         let order = match (left, right) {
             (Value::Number(a), Value::Number(b)) => a.as_f64().partial_cmp(&b.as_f64()),
             (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
+            (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
             _ => None,
         };
         match self {
-            Self::Equal => order.map_or(left == right, |o| o.is_eq()),
-            Self::Unequal => order.map_or(left != right, |o| o.is_ne()),
+            Self::Equal => order.is_some_and(|o| o.is_eq()) || (left.is_null() && right.is_null()),
+            // Lists and objects are not compared at all.
+            Self::Unequal => {
+                let is_plain = |v: &Value| !v.is_array() && !v.is_object();
+                is_plain(left) && is_plain(right) && !Self::Equal.holds(left, right)
+            }
             Self::Less => order.is_some_and(|o| o.is_lt()),
             Self::LessOrEqual => order.is_some_and(|o| o.is_le()),
             Self::Greater => order.is_some_and(|o| o.is_gt()),
@@ -372,7 +393,7 @@ mod tests {
             (".missing.b", None),
         ] {
             let read = JsonPath::parse(path).unwrap_or_else(|e| panic!("{path}: {e}"));
-            assert_eq!(read.first(&object).cloned(), found, "{path}");
+            assert_eq!(read.first(&object, &mut 1000).cloned(), found, "{path}");
         }
         for wrong in ["spec[[", ".a[", ".l[?(@.t==", ".l[x]", ".l[?(@.a[?(@.b)])]", ".a{}"] {
             assert!(JsonPath::parse(wrong).is_err(), "{wrong}");
@@ -387,6 +408,18 @@ mod tests {
             deep = json!([deep, deep]);
         }
         let path = JsonPath::parse(&"..[*]".repeat(10)).unwrap();
-        assert!(path.first(&deep).is_some());
+        assert!(path.first(&deep, &mut 1_000_000).is_some());
+    }
+
+    #[test]
+    fn a_path_looks_at_no_more_than_it_may() {
+        // Each item of each list below is filtered by paths that descend again.
+        let items = json!({"l": vec![json!({"a": [1, 2, 3], "b": {"c": []}}); 20_000]});
+        let mut looks = 20_000;
+        JsonPath::parse("..[?(@..a..x..y==1)]..z").unwrap().first(&items, &mut looks);
+        assert_eq!(looks, 0);
+        let mut looks = 20_000;
+        JsonPath::parse(".l[3].a[2]").unwrap().first(&items, &mut looks);
+        assert!(looks > 19_990);
     }
 }

@@ -12,7 +12,7 @@ mod rule;
 mod rules;
 mod validate;
 
-pub use column::CustomColumn;
+pub use column::{CustomColumn, RowLimits};
 pub use declare::{declare, is_embedded};
 pub use rule::{compile, field_path};
 pub use rules::Rules;
@@ -54,8 +54,8 @@ pub struct CustomKind {
     pub scale: Option<ScalePaths>,
     /// What a client is told with every request: the version is on its way out.
     pub deprecation: Option<String>,
-    /// Nothing new may be made: the definition is being deleted.
-    pub is_ending: bool,
+    /// Of the definition that it came of; empty where there is none.
+    pub definition_uid: String,
     /// The schema as the definition has it, for documents; JSON, compressed.
     pub openapi: Arc<[u8]>,
     /// Whether the schema has rules in CEL.
@@ -94,7 +94,7 @@ impl CustomKind {
             selectable: Vec::new(),
             scale: None,
             deprecation: None,
-            is_ending: false,
+            definition_uid: String::new(),
             openapi: Arc::default(),
             has_rules: false,
             rules: OnceLock::new(),
@@ -107,7 +107,7 @@ impl CustomKind {
     }
 
     pub(super) fn type_ref(&self) -> TypeRef<'_> {
-        self.schema.type_of(&self.definition()).expect("the schema was made for this kind")
+        self.schema.custom_type().expect("the schema was made for this kind")
     }
 
     fn tree(&self) -> &Structural {
@@ -121,6 +121,14 @@ impl CustomKind {
     /// Fills in what was left out.
     pub(super) fn default(&self, value: &mut Value) -> Result<(), Exceeded> {
         self.tree().fill(value, &mut Budget::new())
+    }
+
+    /// Fills in what was left out of something that is stored, as far as `bytes` allow; how many it took.
+    pub(super) fn default_within(&self, value: &mut Value, bytes: usize) -> Result<usize, Exceeded> {
+        let mut budget = Budget::of_bytes(bytes);
+        let before = budget.bytes();
+        self.tree().fill(value, &mut budget)?;
+        Ok(budget.bytes() - before)
     }
 
     /// Gives an object of another version of the kind this form: what this one does not describe goes.
@@ -284,9 +292,27 @@ impl ScalePaths {
     }
 }
 
-/// As Kubernetes names the definitions of custom kinds: `com.example.v1.Widget`.
+/// As Kubernetes names the definitions of custom kinds: `com.example.v1.Widget`. A group may be called so that one of
+/// Kubernetes' own would have the name, which that one keeps.
 pub fn definition_name(group: &str, version: &str, kind: &str) -> String {
     let mut parts: Vec<&str> = group.split('.').rev().collect();
     parts.extend([version, kind]);
-    parts.join(".")
+    let name = parts.join(".");
+    if crate::schema::type_of(&name).is_some() { format!("{name}_v2") } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_group_is_called_so_that_its_kinds_are_kubernetes_own() {
+        assert_eq!(definition_name("example.com", "v1", "Widget"), "com.example.v1.Widget");
+        assert_eq!(definition_name("core.api.k8s.io", "v1", "Pod"), "io.k8s.api.core.v1.Pod_v2");
+        let name = definition_name("meta.apis.pkg.apimachinery.k8s.io", "v1", "ObjectMeta");
+        let names = crate::schema::CustomNames { definition: &name, group: "x.y", version: "v1", kind: "ObjectMeta" };
+        let openapi = serde_json::json!({"type": "object", "properties": {"mine": {"type": "string"}}});
+        let schema = Schema::custom(&names, &openapi).unwrap();
+        assert!(schema.custom_type().unwrap().child("mine").is_some());
+    }
 }

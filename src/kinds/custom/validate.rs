@@ -4,6 +4,8 @@
 //! (`.../pkg/apiserver/validation/ratcheting.go`). Each comparison is counted: alternatives in alternatives would otherwise
 //! cost the product of schema and object.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use crate::base::budget::{Budget, Exceeded, shortened};
@@ -13,12 +15,18 @@ use crate::schema::structural::{ListOf, Pattern, Rules, Structural, Type, format
 
 /// What a text is shown as at most.
 const SHOWN_BYTES_MAX: usize = 1024;
+/// Bytes of a compiled pattern that are worth a step.
+const STEP_BYTES: u64 = 16;
+/// Alternatives that are named where none of them fits.
+const NAMED_MAX: usize = 10_000;
 
 struct Check {
     errors: Errors,
     budget: Budget,
     /// Steps that errors have taken, which are counted with the next value.
     owed: u64,
+    /// The patterns that were looked at, by their place: each may have to be compiled.
+    compiled: HashSet<*const Pattern>,
 }
 
 /// Errors of an object, `old` of which is what it was.
@@ -38,7 +46,7 @@ pub fn check_default(path: &str, of: &Structural, default: &Value) -> Errors {
 }
 
 fn run(check: impl FnOnce(&mut Check) -> Result<(), Exceeded>) -> Errors {
-    let mut state = Check { errors: Errors::new(), budget: Budget::new(), owed: 0 };
+    let mut state = Check { errors: Errors::new(), budget: Budget::new(), owed: 0, compiled: HashSet::new() };
     if let Err(limit) = check(&mut state) {
         state.errors.push(field::invalid(name(None), "", limit.to_string()));
     }
@@ -174,7 +182,8 @@ impl Check {
         if !rules.one_of_values.is_empty() {
             self.budget.step(rules.one_of_values.len() as u64)?;
             if !rules.one_of_values.iter().any(|v| same(v, new)) && !(new.is_null() && of.nullable) {
-                let shown: Vec<String> = rules.one_of_values.iter().map(bare).collect();
+                let shown: Vec<String> = rules.one_of_values.iter().take(NAMED_MAX).map(bare).collect();
+                self.owed += shown.iter().map(|s| 1 + s.len() as u64 / 64).sum::<u64>();
                 let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
                 self.push(field::not_supported(name(path), new.clone(), &shown));
             }
@@ -301,7 +310,11 @@ impl Check {
     fn pattern(&mut self, path: Option<&Path<'_>>, pattern: &Pattern, text: &str) -> Result<(), Exceeded> {
         // Steps as if of a pattern whose every part may be where the text is.
         self.budget.step((text.len() as u64 / 64 + 1) * (pattern.text().len() as u64 / 16 + 1))?;
-        if !pattern.matches(text) {
+        let (fits, compiled_bytes) = pattern.matches(text);
+        if self.compiled.insert(pattern) {
+            self.budget.step(compiled_bytes as u64 / STEP_BYTES)?;
+        }
+        if !fits {
             let shown = shortened(pattern.text(), SHOWN_BYTES_MAX);
             self.body(path, text.into(), &format!("should match '{shown}'"));
         }

@@ -95,11 +95,6 @@ impl KindRef {
         Ok(())
     }
 
-    /// Whether nothing new may be made, because the kind itself is being deleted.
-    pub fn is_ending(&self) -> bool {
-        self.as_custom().is_some_and(|kind| kind.is_ending)
-    }
-
     /// Last changes to a new object before validation.
     pub fn prepare_create(&self, value: &mut Value) {
         if let Some(strategy) = self.strategy() {

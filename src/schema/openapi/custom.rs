@@ -18,9 +18,11 @@ const METADATA: &str = "Standard object's metadata. More info: \
 const LIST_METADATA: &str = "Standard list metadata. More info: \
     https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 
-/// The definition of a custom kind.
-pub(super) fn object(kind: &ApiKind, custom: &CustomApi, dialect: Dialect) -> Value {
-    let schema = custom.openapi();
+/// The definition of a custom kind; it says nothing of its members where `left` bytes are too few for it.
+pub(super) fn object(kind: &ApiKind, custom: &CustomApi, dialect: Dialect, left: &mut usize) -> Value {
+    let schema = custom.openapi(*left);
+    *left = left.saturating_sub(schema.as_ref().map_or(0, |(_, bytes)| *bytes));
+    let schema = schema.map_or(Value::Null, |(schema, _)| schema);
     let plain = schema.is_null()
         || (dialect == Dialect::V2 && schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)));
     // With members kubectl would refuse those that it does not find.

@@ -50,10 +50,10 @@ pub struct ApiSubresource {
 // === impl CustomApi ===
 
 impl CustomApi {
-    /// The schema; null where there is none.
-    pub(super) fn openapi(&self) -> Value {
-        let text = zstd::decode_all(&*self.compressed).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or(Value::Null)
+    /// The schema and how long its text is; none where there is none, or a longer one.
+    pub(super) fn openapi(&self, bytes_max: usize) -> Option<(Value, usize)> {
+        let text = zstd::decode_all(&*self.compressed).ok().filter(|text| text.len() <= bytes_max)?;
+        Some((serde_json::from_slice(&text).ok()?, text.len()))
     }
 }
 
@@ -75,7 +75,10 @@ impl ApiKind {
     /// The name of the schema of its lists.
     pub(super) fn list_definition(&self) -> String {
         match self.definition.strip_suffix(self.kind.as_str()).zip(self.custom.as_ref()) {
-            Some((package, custom)) => format!("{package}{}", custom.list_kind),
+            Some((package, custom)) => {
+                let name = format!("{package}{}", custom.list_kind);
+                if crate::schema::type_of(&name).is_some() { format!("{name}_v2") } else { name }
+            }
             None => format!("{}List", self.definition),
         }
     }

@@ -19,8 +19,25 @@ use serde_json::{Value, json};
 use super::bundle::{Descriptions, bundle};
 use definitions::{Dialect, META};
 
+/// What the schemas of custom kinds take of one document: what comes behind them is an object of which nothing is said.
+const CUSTOM_BYTES_MAX: usize = 32 << 20;
+/// Custom kinds in one document; others are not in it.
+const CUSTOM_KINDS_MAX: usize = 2000;
+
+/// The kinds that a document tells of.
+fn described(kinds: &[ApiKind]) -> Vec<ApiKind> {
+    let mut left = CUSTOM_KINDS_MAX;
+    let mut is_in = |kind: &&ApiKind| {
+        let is_in = kind.custom.is_none() || left > 0;
+        left = left.saturating_sub(usize::from(kind.custom.is_some()));
+        is_in
+    };
+    kinds.iter().filter(|kind| is_in(kind)).cloned().collect()
+}
+
 /// The whole document of version 2, as JSON.
 pub fn v2(kinds: &[ApiKind]) -> Vec<u8> {
+    let kinds = &described(kinds);
     let mut out = Vec::with_capacity(1 << 20);
     let mut first = true;
     for (name, value) in v2_head() {
@@ -37,6 +54,7 @@ pub fn v2(kinds: &[ApiKind]) -> Vec<u8> {
 
 /// The same document as the message `openapi.v2.Document`.
 pub fn v2_protobuf(kinds: &[ApiKind]) -> Vec<u8> {
+    let kinds = &described(kinds);
     let paths: Vec<u8> = each_path(kinds, Dialect::V2, gnostic::path).into_values().flatten().collect();
     let mut definitions = Vec::with_capacity(1 << 19);
     each_definition(kinds, kinds, Dialect::V2, |name, schema| {
@@ -179,8 +197,9 @@ fn each_definition(kinds: &[ApiKind], all: &[ApiKind], dialect: Dialect, mut wri
         let schema = definitions::schema(bundle(), Some(&descriptions), name, dialect, &group_versions);
         write(name, &schema);
     }
+    let mut left = CUSTOM_BYTES_MAX;
     for (kind, own) in kinds.iter().filter_map(|k| Some((k, k.custom.as_ref()?))) {
-        write(&kind.definition, &custom::object(kind, own, dialect));
+        write(&kind.definition, &custom::object(kind, own, dialect, &mut left));
         write(&kind.list_definition(), &custom::list(kind, own, dialect));
     }
 }

@@ -8,7 +8,7 @@ pub(super) mod coerce;
 mod default;
 mod format;
 
-pub use crate::base::pattern::{Pattern, PatternError};
+pub use crate::base::pattern::{COMPILED_BYTES_MAX, Pattern, PatternError};
 pub use format::{format_error, is_known_format};
 
 use serde_json::Value;

@@ -16,12 +16,14 @@ use crate::schema::{CustomNames, Schema, StructuralError};
 pub const SERVED_CONDITIONS: [&str; 2] = ["NamesAccepted", "Established"];
 
 /// The kinds of a definition, the one that is stored first even where it is not served: `false` beside it then. None as
-/// long as its names are not accepted.
+/// long as its names are not accepted: its plural name, which it is named after, is no other's.
 ///
 /// Where objects would have to be converted by a webhook, which this server does not call, the stored version alone is
 /// served: what another version showed would be wrong.
 pub fn kinds(definition: &Value) -> Result<Vec<(KindRef, bool)>, StructuralError> {
-    if !SERVED_CONDITIONS.iter().any(|c| is_true(definition, c)) {
+    let accepted = |key: &str| text(definition, &format!("status.acceptedNames.{key}"));
+    let is_named = accepted("plural") == text(definition, "spec.names.plural") && !accepted("kind").is_empty();
+    if !is_named || !SERVED_CONDITIONS.iter().any(|c| is_true(definition, c)) {
         return Ok(Vec::new());
     }
     let versions = list(definition, "spec.versions");
@@ -82,7 +84,7 @@ fn kind(definition: &Value, version: &Value, fields: &Arc<[Box<str>]>) -> Result
         selectable: paths_of(version).filter_map(position).collect(),
         scale,
         deprecation: deprecation(definition, version),
-        is_ending: at(definition, "metadata.deletionTimestamp").is_some(),
+        definition_uid: text(definition, "metadata.uid").into(),
         openapi: compressed.into(),
         has_rules: schema::has_rules(openapi),
         ..CustomKind::bare(made)

@@ -6,6 +6,7 @@
 mod condition;
 mod expressions;
 mod kinds;
+mod lists;
 mod rules;
 mod schema;
 mod validate;

@@ -1,18 +1,25 @@
 //! What the schema of a version must be like: structural, and of what OpenAPI has only what Kubernetes supports
 //! (`k8s.io/apiextensions-apiserver/pkg/apiserver/schema/validation.go` and `.../pkg/apis/apiextensions/validation`).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::expressions;
-use super::rules;
+use super::{expressions, lists, rules};
+use crate::base::budget::size_of;
 use crate::base::json::{flag, list, map, text};
 use crate::kinds::check::Path;
 use crate::kinds::custom::check_default;
 use crate::kinds::field::{self, Errors};
-use crate::schema::structural::{Pattern, Structural};
+use crate::schema::structural::{Additional, COMPILED_BYTES_MAX, Pattern, PatternError, Structural};
+use crate::schema::{CustomNames, Schema};
 
+/// What all patterns of a schema may take when compiled.
+const PATTERNS_BYTES_MAX: usize = 16 << 20;
+/// What it is worth to find that a text is no pattern.
+const PATTERN_BYTES_WRONG: usize = 64 << 10;
+/// What all defaults of a schema take as JSON: each may be filled in for any object that there is.
+const DEFAULTS_BYTES_MAX: usize = 256 << 10;
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
 const UNSUPPORTED: [&str; 7] =
     ["id", "$schema", "$ref", "patternProperties", "dependencies", "additionalItems", "definitions"];
@@ -83,12 +90,14 @@ pub(super) fn validate(errors: &mut Errors, path: &str, schema: &Value, has_stat
     let mut is_supported = true;
     each(schema, &mut |s| is_supported &= !UNSUPPORTED.iter().any(|key| s.get(*key).is_some_and(|v| *v != json!(""))));
     if is_supported {
-        let mut structural = Errors::new();
-        invariants(&mut structural, &root, schema, Level::Root);
+        let mut found = Found::default();
+        invariants(&mut found, &root, schema, Level::Root);
+        let mut structural = found.errors;
         complete(&mut structural, &root, schema, schema);
         if structural.is_empty() {
             let tree = Structural::parse(schema);
             defaults(&mut structural, &root, &tree, false, true);
+            defaults_size(&mut structural, &root, &tree);
         }
         errors.append(&mut structural);
     }
@@ -98,6 +107,59 @@ pub(super) fn validate(errors: &mut Errors, path: &str, schema: &Value, has_stat
     }
     if errors.len() == before && !is_supported {
         errors.push(field::invalid(&root, "", "the schema has members that are not supported"));
+    }
+    // What is accepted can be served.
+    let names = CustomNames { definition: "object", group: "", version: "", kind: "" };
+    if errors.len() == before
+        && let Err(error) = Schema::custom(&names, schema)
+    {
+        errors.push(field::invalid(&root.field(&error.field), "", error.message));
+    }
+}
+
+/// Errors of a schema, and its patterns as they were found: each is compiled once.
+#[derive(Default)]
+struct Found<'s> {
+    errors: Errors,
+    patterns: HashMap<&'s str, Option<String>>,
+    pattern_bytes: usize,
+}
+
+// === impl Found ===
+
+impl<'s> Found<'s> {
+    fn push(&mut self, error: field::Error) {
+        self.errors.push(error);
+    }
+
+    fn is_full(&self) -> bool {
+        self.errors.is_full()
+    }
+
+    /// Why a text is no pattern, or one too many.
+    fn pattern_error(&mut self, pattern: &'s str) -> Option<String> {
+        if let Some(known) = self.patterns.get(pattern) {
+            return known.clone();
+        }
+        if self.pattern_bytes > PATTERNS_BYTES_MAX {
+            let why = format!("the patterns of the schema take more than {PATTERNS_BYTES_MAX} bytes when compiled");
+            return Some(why);
+        }
+        let why = match Pattern::check(pattern) {
+            Ok(bytes) => {
+                self.pattern_bytes += bytes;
+                None
+            }
+            Err(why) => {
+                self.pattern_bytes += match why {
+                    PatternError::Syntax(_) => PATTERN_BYTES_WRONG,
+                    PatternError::Size => COMPILED_BYTES_MAX,
+                };
+                Some(format!("must be a valid regular expression, but isn't: {why}"))
+            }
+        };
+        self.patterns.insert(pattern, why.clone());
+        why
     }
 }
 
@@ -124,7 +186,7 @@ fn is_set(schema: &Value, key: &str) -> bool {
 }
 
 /// What makes a schema structural.
-fn invariants(errors: &mut Errors, path: &Path<'_>, schema: &Value, level: Level) {
+fn invariants<'s>(errors: &mut Found<'s>, path: &Path<'_>, schema: &'s Value, level: Level) {
     if errors.is_full() {
         return;
     }
@@ -191,7 +253,7 @@ fn invariants(errors: &mut Errors, path: &Path<'_>, schema: &Value, level: Level
 }
 
 /// What is said of the members that every object has.
-fn described(errors: &mut Errors, path: &Path<'_>, schema: &Value, level: Level, embedded: bool) {
+fn described<'s>(errors: &mut Found<'s>, path: &Path<'_>, schema: &'s Value, level: Level, embedded: bool) {
     let Some(properties) = map(schema, "properties") else { return };
     let members = path.field("properties");
     let is_object = level == Level::Root || embedded;
@@ -244,7 +306,7 @@ impl IntOrString {
 }
 
 /// What is said of the value itself.
-fn values(errors: &mut Errors, path: &Path<'_>, schema: &Value, types: IntOrString, level: Level) {
+fn values<'s>(errors: &mut Found<'s>, path: &Path<'_>, schema: &'s Value, types: IntOrString, level: Level) {
     for key in ["anyOf", "allOf", "oneOf"] {
         if key == "anyOf" && types.any_of {
             continue;
@@ -259,14 +321,13 @@ fn values(errors: &mut Errors, path: &Path<'_>, schema: &Value, types: IntOrStri
         nested(errors, &path.field("not"), not, IntOrString::NOWHERE, level);
     }
     let pattern = text(schema, "pattern");
-    if let Err(why) = Pattern::check(pattern) {
-        let why = format!("must be a valid regular expression, but isn't: {why}");
+    if let Some(why) = errors.pattern_error(pattern) {
         errors.push(field::invalid(&path.field("pattern"), pattern, why));
     }
 }
 
 /// A schema among alternatives says something of the value and nothing of its structure.
-fn nested(errors: &mut Errors, path: &Path<'_>, schema: &Value, types: IntOrString, level: Level) {
+fn nested<'s>(errors: &mut Found<'s>, path: &Path<'_>, schema: &'s Value, types: IntOrString, level: Level) {
     if errors.is_full() {
         return;
     }
@@ -378,6 +439,22 @@ fn defaults(errors: &mut Errors, path: &Path<'_>, of: &Structural, in_meta: bool
     }
 }
 
+fn defaults_size(errors: &mut Errors, path: &Path<'_>, of: &Structural) {
+    fn sum(of: &Structural) -> usize {
+        let own = of.default.as_ref().map_or(0, |default| size_of(default).json);
+        let additional = match &of.additional {
+            Additional::Of(of) => sum(of),
+            Additional::None | Additional::Any => 0,
+        };
+        own + additional + of.items.as_deref().map_or(0, sum) + of.properties.iter().map(|(_, p)| sum(p)).sum::<usize>()
+    }
+    let bytes = sum(of);
+    if bytes > DEFAULTS_BYTES_MAX {
+        let why = format!("the defaults of the schema have {bytes} bytes, limit is {DEFAULTS_BYTES_MAX}");
+        errors.push(field::invalid_unshown(path, why));
+    }
+}
+
 #[derive(Clone, Copy, Default)]
 struct Context {
     is_root: bool,
@@ -423,8 +500,8 @@ fn supported(errors: &mut Errors, path: &Path<'_>, schema: &Value, context: &Con
         errors.push(field::invalid(&here, false, "must be true or undefined"));
     }
     below(errors, path, schema, context);
-    map_type(errors, path, schema);
-    list_type(errors, path, schema);
+    lists::map_type(errors, path, schema);
+    lists::list_type(errors, path, schema);
     rules::validate(errors, path, schema);
 }
 
@@ -469,111 +546,55 @@ fn below(errors: &mut Errors, path: &Path<'_>, schema: &Value, context: &Context
     }
 }
 
-fn map_type(errors: &mut Errors, path: &Path<'_>, schema: &Value) {
-    let Some(map_type) = schema.get("x-kubernetes-map-type").and_then(Value::as_str) else { return };
-    must_be(errors, path, text(schema, "type"), "object", "must be object if x-kubernetes-map-type is specified");
-    if !matches!(map_type, "atomic" | "granular") {
-        errors.push(field::not_supported(&path.field("x-kubernetes-map-type"), map_type, &["atomic", "granular"]));
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn must_be(errors: &mut Errors, path: &Path<'_>, actual: &str, wanted: &str, why: &str) {
-    if actual != wanted {
-        errors.push(match actual {
-            "" => field::required(&path.field("type"), why),
-            actual => field::invalid(&path.field("type"), actual, why),
-        });
+    fn errors(spec: Value) -> Vec<String> {
+        let mut errors = Errors::new();
+        validate(&mut errors, "spec.validation", &json!({"type": "object", "properties": {"spec": spec}}), false);
+        errors.iter().map(|e| e.to_string()).collect()
     }
-}
 
-fn list_type(errors: &mut Errors, path: &Path<'_>, schema: &Value) {
-    let list_type = schema.get("x-kubernetes-list-type").and_then(Value::as_str);
-    let keys = list(schema, "x-kubernetes-list-map-keys");
-    let items = schema.get("items").filter(|i| i.is_object());
-    let (type_path, keys_path) = (path.field("x-kubernetes-list-type"), path.field("x-kubernetes-list-map-keys"));
-    let items_path = path.field("items");
-    if list_type.is_some() && text(schema, "type") != "array" {
-        let why = "must be array if x-kubernetes-list-type is specified";
-        must_be(errors, path, text(schema, "type"), "array", why);
-    } else if let (Some("set"), Some(items)) = (list_type, items) {
-        let why = "must be atomic as item of a list with x-kubernetes-list-type=set";
-        let of_list = items.get("x-kubernetes-list-type").and_then(Value::as_str).unwrap_or("atomic");
-        match text(items, "type") {
-            "array" if of_list != "atomic" => {
-                errors.push(field::invalid(&items_path.field("x-kubernetes-list-type"), of_list, why));
-            }
-            "object" if text(items, "x-kubernetes-map-type") != "atomic" => {
-                errors.push(field::invalid(&items_path.field("x-kubernetes-map-type"), Value::Null, why));
-            }
-            _ => {}
+    #[test]
+    fn all_that_is_accepted_can_be_served() {
+        let text = json!({"type": "string"});
+        assert_eq!(errors(json!({"type": "object", "properties": {"a": text}, "additionalProperties": true})), [""; 0]);
+        let mut deep = text;
+        for _ in 0..100 {
+            deep = json!({"type": "array", "items": deep});
         }
+        assert_eq!(errors(deep), [""; 0]);
     }
-    if let Some(other) = list_type.filter(|t| !matches!(*t, "atomic" | "set" | "map")) {
-        errors.push(field::not_supported(&type_path, other, &["atomic", "set", "map"]));
-    }
-    if !keys.is_empty() && list_type != Some("map") {
-        let why = "must be map if x-kubernetes-list-map-keys is non-empty";
-        errors.push(match list_type {
-            None => field::required(&type_path, why),
-            Some(other) => field::invalid(&type_path, other, why),
-        });
-    }
-    if matches!(list_type, Some("set" | "map")) && items.is_some_and(|i| flag(i, "nullable")) {
-        let why = format!("cannot be nullable when x-kubernetes-list-type is {}", list_type.unwrap_or(""));
-        errors.push(field::forbidden(&items_path.field("nullable"), why));
-    }
-    if list_type != Some("map") {
-        return;
-    }
-    if keys.is_empty() {
-        errors.push(field::required(&keys_path, "must not be empty if x-kubernetes-list-type is map"));
-    }
-    let Some(items) = items else {
-        errors.push(field::required(&items_path, "must have a schema if x-kubernetes-list-type is map"));
-        return;
-    };
-    if text(items, "type") != "object" {
-        let why = "must be object if parent array's x-kubernetes-list-type is map";
-        errors.push(field::invalid(&items_path.field("type"), text(items, "type"), why));
-        return;
-    }
-    map_keys(errors, path, schema, items);
-}
 
-/// What tells items of a list apart must be there, and a scalar.
-fn map_keys(errors: &mut Errors, path: &Path<'_>, schema: &Value, items: &Value) {
-    let keys = list(schema, "x-kubernetes-list-map-keys");
-    let keys_path = path.field("x-kubernetes-list-map-keys");
-    let items_path = path.field("items");
-    let members = items_path.field("properties");
-    let mut seen = HashSet::new();
-    for key in keys {
-        let key = key.as_str().unwrap_or("");
-        let member = members.key(key);
-        match map(items, "properties").and_then(|p| p.get(key)) {
-            None => {
-                let why = "entries must all be names of item properties";
-                errors.push(field::invalid(&keys_path, key, why));
-            }
-            Some(of) => {
-                if matches!(text(of, "type"), "array" | "object") {
-                    let why = "must be a scalar type if parent array's x-kubernetes-list-type is map";
-                    errors.push(field::invalid(&member.field("type"), text(of, "type"), why));
-                }
-                let is_required = list(items, "required").iter().any(|r| r == key);
-                if !is_required && of.get("default").is_none_or(Value::is_null) {
-                    let why = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a \
-                               required property";
-                    errors.push(field::required(&member.field("default"), why));
-                }
-                if flag(of, "nullable") {
-                    let why = "this property is in x-kubernetes-list-map-keys, so it cannot be nullable";
-                    errors.push(field::forbidden(&member.field("nullable"), why));
-                }
-            }
-        }
-        if !seen.insert(key) {
-            errors.push(field::invalid(&keys_path, key, "must not contain duplicate entries"));
-        }
+    #[test]
+    fn patterns_take_so_much_together_and_each_text_is_compiled_once() {
+        let of = |patterns: Vec<String>| {
+            let fields = patterns.into_iter().enumerate();
+            let fields: Map<String, Value> =
+                fields.map(|(i, p)| (format!("f{i:05}"), json!({"type": "string", "pattern": p}))).collect();
+            let found = errors(json!({"type": "object", "properties": fields}));
+            found.iter().filter(|e| e.contains("when compiled")).count()
+        };
+        assert_eq!(of(vec!["^([a-z0-9]{1,63}\\.)+$".to_owned(); 20_000]), 0);
+        assert_eq!(of((0..900).map(|i| format!("^v{i}$")).collect()), 0);
+        assert!(of((0..200).map(|i| format!("^\\pL{{400}}{i}$")).collect()) > 0, "each takes long to compile");
+        assert!(of((0..2000).map(|i| format!("^v{i}(")).collect()) > 0, "what is wrong takes time too");
+    }
+
+    #[test]
+    fn what_multiplies_with_objects_is_bounded() {
+        let names: Vec<String> = (0..100).map(|i| format!("k{i}")).collect();
+        let fields: Map<String, Value> =
+            names.iter().map(|name| (name.clone(), json!({"type": "string", "default": "x"}))).collect();
+        let list = |keys: &[String]| {
+            json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys,
+                "items": {"type": "object", "properties": fields}})
+        };
+        assert_eq!(errors(list(&names[..32])), [""; 0]);
+        assert!(errors(list(&names))[0].contains("must have at most 32 items"));
+        let large = |bytes: usize| json!({"type": "object", "default": {"a": "x".repeat(bytes)}, "properties": {"a": {"type": "string"}}});
+        assert_eq!(errors(large(100_000)), [""; 0]);
+        assert!(errors(large(300_000))[0].contains("the defaults of the schema"), "{:?}", errors(large(300_000)));
     }
 }

@@ -15,6 +15,10 @@ use crate::schema::structural::{Structural, Type, is_known_format};
 
 const APPROVED: &str = "api-approved.kubernetes.io";
 const SELECTABLE_FIELDS_MAX: usize = 8;
+/// Each version is a kind with a schema of its own, which takes a hundred times the memory of a version's least text.
+const VERSIONS_MAX: usize = 100;
+/// Each is looked for in every row of every table.
+const COLUMNS_MAX: usize = 100;
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
 const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
 
@@ -183,6 +187,10 @@ fn spec(errors: &mut Errors, spec: &Value) {
     }
     check::required_one_of(errors, &path.field("scope"), text(spec, "scope"), &["Cluster", "Namespaced"]);
     let versions = list(spec, "versions");
+    if versions.len() > VERSIONS_MAX {
+        errors.push(field::too_many(&path.field("versions"), versions.len(), VERSIONS_MAX));
+        return;
+    }
     let shared = Shared::of(versions);
     if at(shared.schema.unwrap_or(&Value::Null), "openAPIV3Schema").is_none() {
         for (i, _) in versions.iter().enumerate().filter(|(_, v)| at(v, "schema.openAPIV3Schema").is_none()) {
@@ -326,6 +334,11 @@ fn subresources(errors: &mut Errors, path: &Path<'_>, subresources: Option<&Valu
 }
 
 fn columns(errors: &mut Errors, path: &Path<'_>, columns: Option<&Value>) {
+    let count = columns.and_then(Value::as_array).map_or(0, Vec::len);
+    if count > COLUMNS_MAX {
+        errors.push(field::too_many(path, count, COLUMNS_MAX));
+        return;
+    }
     for (i, column) in columns.and_then(Value::as_array).into_iter().flatten().enumerate() {
         let path = path.index(i);
         check::given(errors, &path.field("name"), text(column, "name"));
