@@ -250,13 +250,14 @@ async fn serve(config: Config) -> Result<Ended> {
 /// What goes on beside the API as long as it serves.
 fn loops_of_api(api: &Api, config: &Config) -> [JoinHandle<Option<()>>; 5] {
     let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
-    let counted = api.clone();
+    let (counted, kept) = (api.clone(), api.clone());
+    let work = move || metrics::REQUESTS.value() + counted.cache.head();
     [
         task::spawn("connections of deleted nodes", ended),
         task::spawn("custom kinds", definitions::keep(api.clone())),
         task::spawn("the API's own Service", bootstrap::keep(api.clone(), endpoints(config))),
         task::spawn("memory of large requests", memory::follow(api.flow.large_ended())),
-        task::spawn("memory", memory::run(move || metrics::REQUESTS.value() + counted.cache.head())),
+        task::spawn("memory", memory::run(work, move || kept.cache.keep_fresh())),
     ]
 }
 

@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use super::evicted::Evicted;
 use crate::base::object::{Draft, Object};
 use crate::base::signal::{Receiver, Signal};
-use crate::kinds::KindRef;
 use crate::kinds::apiextensions::customresourcedefinition;
 use crate::kinds::registry::{self, Registry};
+use crate::kinds::{KindRef, Volatile};
 use crate::store::{Change, Error, Page, Sink, Store};
 
 /// Changes that a kind's ring keeps at most.
@@ -108,6 +108,16 @@ impl Cache {
         store.attach(Box::new(cache.clone()));
         cache.load_defined(store);
         Ok(cache)
+    }
+
+    /// Lets go of changes that the log has as well, but for the newest: when nothing happens, nobody is on the way to them. Who
+    /// comes later from further back reads the log.
+    pub fn keep_fresh(&self) {
+        let kind_caches: Vec<_> = self.0.kind_caches.read().expect("no panic while held").values().cloned().collect();
+        for kind_cache in kind_caches.iter().filter(|of| of.kind.volatile() == Volatile::Never) {
+            kind_cache.content.write().expect("no panic while held").keep_fresh(&self.0.evicted);
+        }
+        self.0.evicted.settle();
     }
 
     /// Serves the kinds whose definitions are stored, before anybody looks for them.
@@ -409,6 +419,14 @@ impl Content {
         self.ring_after = old.revision;
         old.retire();
         old.past().for_each(|object| evicted.add(object));
+    }
+
+    /// Drops all changes but the newest.
+    fn keep_fresh(&mut self, evicted: &Evicted) {
+        while self.ring.len() > RING_FRESH {
+            self.pop(evicted);
+        }
+        self.ring.shrink_to(2 * self.ring.len());
     }
 
     /// Drops the changes up to a revision: nobody is to resume from before it.

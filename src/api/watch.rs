@@ -276,6 +276,7 @@ mod tests {
     use super::*;
     use crate::api::in_memory;
     use crate::api::write::Change;
+    use crate::base::labels::{FieldSelector, Selector};
     use crate::kinds::core::configmap;
     use crate::kinds::core::namespace;
 
@@ -405,6 +406,26 @@ mod tests {
         }
         follower.assert_knows(&api);
         assert!(watch.ready().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_a_burst_sees_all_of_it_though_memory_has_let_go_of_it() {
+        let api = filled(1).await;
+        let start = api.cache.head();
+        for i in 0..600 {
+            put(&api, &format!("m{:04}", i % 400), &format!("{i}")).await;
+        }
+        api.cache.keep_fresh();
+        assert!(api.cache.kind(&configmap::KIND).changes(start, BATCH).is_none(), "memory has all of it");
+        let selection = Selection::new(&configmap::KIND, Selector::parse("set=s").unwrap(), &FieldSelector::default());
+        let selection = selection.unwrap();
+        let options = WatchOptions { resource_version: start.to_string(), ..WatchOptions::default() };
+        let mut watch = api.watch(&maps(""), selection, &options).unwrap();
+        let mut follower = Follower::default();
+        follower.known.insert(maps("m0000").key(), start);
+        follower.take(&mut watch, usize::MAX);
+        assert_eq!(follower.seen, 600);
+        follower.assert_knows(&api);
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ async fn serve(config: Config) -> Result<Ended> {
             (None, _) => {}
         }
         agent.keep(task::spawn("tunnel", crate::node::tunnel::run(channel, access)));
-        agent.keep(task::spawn("memory", memory::run(|| metrics::TOLD.value())));
+        agent.keep(task::spawn("memory", memory::run(|| metrics::TOLD.value(), || {})));
         notify("READY=1");
         memory::end_start();
         Ok::<_, anyhow::Error>((agent, tls, serving.ok()))

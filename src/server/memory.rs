@@ -32,8 +32,9 @@ pub fn end_start() {
     drop(tokio::task::spawn_blocking(memory::unmap_code));
 }
 
-/// Runs until aborted; `work` counts what was done so far, in steps of about the size of a request.
-pub async fn run(work: impl Fn() -> u64) {
+/// Runs until aborted; `work` counts what was done so far, in steps of about the size of a request. What a burst has left and
+/// nobody needs goes with `let_go`, once the burst is over.
+pub async fn run(work: impl Fn() -> u64, let_go: impl Fn() + Clone + Send + 'static) {
     // The start is a burst too.
     let (mut returned_at, mut before, mut waited) = (0, work(), 0);
     loop {
@@ -42,7 +43,11 @@ pub async fn run(work: impl Fn() -> u64) {
         let quiet = now - before < QUIET;
         waited = if quiet { 0 } else { waited + 1 };
         if now - returned_at >= BURST && (quiet || waited >= PATIENCE) {
+            let let_go = let_go.clone();
             let _ = tokio::task::spawn_blocking(move || {
+                if quiet {
+                    let_go();
+                }
                 memory::give_back();
                 if quiet {
                     memory::unmap_code();
