@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use serde_json::{Map, Value, json};
 use x509_parser::prelude::*;
 
 /// An authenticated user.
@@ -71,6 +72,19 @@ impl User {
     /// The node whose agent it is.
     pub fn node_name(&self) -> Option<&str> {
         self.name.strip_prefix(NODE_PREFIX).filter(|n| !n.is_empty() && self.is_in(NODES))
+    }
+
+    /// As reviews show it: `UserInfo` of `authentication.k8s.io`.
+    pub fn info(&self) -> Value {
+        let mut info = json!({"username": self.name, "groups": self.groups});
+        if !self.uid.is_empty() {
+            info["uid"] = self.uid.as_str().into();
+        }
+        if !self.extra.is_empty() {
+            info["extra"] =
+                self.extra.iter().map(|(key, values)| (key.clone(), json!(values))).collect::<Map<_, _>>().into();
+        }
+        info
     }
 
     /// Who answers for what it takes ([`owner`]).

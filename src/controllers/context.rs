@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::certificates::Authority;
 use super::index::Index;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::clock::Clock;
@@ -19,6 +20,8 @@ use crate::reconcile::{Client, Patch, Recorder};
 pub struct Options {
     /// The certificate authority of the API, in PEM, which pods get to trust it.
     pub root_ca: String,
+    /// Signs certificates that are asked for; without it nobody does.
+    pub authority: Option<Arc<Authority>>,
     /// Where the pod networks of nodes are cut from, one of each family.
     pub cluster_cidrs: Vec<IpNet>,
     /// How long a node may be silent before it counts as lost.
@@ -81,6 +84,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             root_ca: String::new(),
+            authority: None,
             cluster_cidrs: Vec::new(),
             node_grace: Duration::from_secs(40),
             event_ttl: Duration::from_secs(3600),

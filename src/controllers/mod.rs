@@ -5,6 +5,7 @@
 //! [`Index`], so that nothing has to be remembered between runs and nothing is made twice.
 
 mod amount;
+pub mod certificates;
 #[cfg(test)]
 mod cluster;
 pub mod clusterrole;
@@ -69,6 +70,7 @@ pub const ALL: &[Make] = &[
     namespace::controller,
     garbage::controller,
     clusterrole::controller,
+    certificates::controller,
     customresourcedefinition::controller,
     node::controller,
     node::evict::controller,

@@ -12,6 +12,7 @@ pub mod apps;
 pub mod authentication;
 pub mod authorization;
 pub mod batch;
+pub mod certificates;
 pub mod check;
 pub mod coordination;
 pub mod core;

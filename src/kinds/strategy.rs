@@ -10,6 +10,8 @@ use crate::base::json::{remove, set};
 pub struct Strategy {
     /// Fills in what was left out, as Kubernetes' `SetDefaults_*`.
     pub default: fn(&mut Value),
+    /// Notes on a new object who makes it: `UserInfo` of `authentication.k8s.io`.
+    pub requested_by: Option<fn(&mut Value, &Value)>,
     /// Last changes to a new object before validation; has seen defaults.
     pub prepare_create: fn(&mut Value),
     /// Last changes to a replaced object before validation, by what it was.
@@ -78,6 +80,7 @@ impl Strategy {
     /// What does nothing and allows everything, for struct update.
     pub const BASE: Self = Self {
         default: |_| {},
+        requested_by: None,
         prepare_create: |_| {},
         prepare_update: |_, _| {},
         prepare_status: |_, _| {},

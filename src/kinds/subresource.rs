@@ -16,6 +16,7 @@ pub enum Subresource {
     Token,
     EphemeralContainers,
     Resize,
+    Approval,
 }
 
 // === impl Subresource ===
@@ -37,6 +38,7 @@ impl Subresource {
             Self::Token => "token",
             Self::EphemeralContainers => "ephemeralcontainers",
             Self::Resize => "resize",
+            Self::Approval => "approval",
         }
     }
 
@@ -51,7 +53,9 @@ impl Subresource {
             Self::Attach => ("", "v1", "PodAttachOptions"),
             Self::PortForward => ("", "v1", "PodPortForwardOptions"),
             Self::Proxy => return Some(("", "v1", format!("{of}ProxyOptions"))),
-            Self::Status | Self::Finalize | Self::Log | Self::EphemeralContainers | Self::Resize => return None,
+            Self::Status | Self::Finalize | Self::Log | Self::EphemeralContainers | Self::Resize | Self::Approval => {
+                return None;
+            }
         };
         Some((group, version, kind.to_owned()))
     }
@@ -59,7 +63,9 @@ impl Subresource {
     /// Its verbs, as discovery lists them.
     pub fn verbs(self) -> &'static [&'static str] {
         match self {
-            Self::Status | Self::Scale | Self::EphemeralContainers | Self::Resize => &["get", "patch", "update"],
+            Self::Status | Self::Scale | Self::EphemeralContainers | Self::Resize | Self::Approval => {
+                &["get", "patch", "update"]
+            }
             Self::Finalize => &["update"],
             Self::Binding | Self::Eviction | Self::Token => &["create"],
             Self::Log => &["get"],

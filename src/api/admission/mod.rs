@@ -5,6 +5,9 @@
 //! changed the object the others see it once more. Quotas come last, because what an object takes is written with it. What is
 //! about a pod's own rules is the kind's.
 
+mod certificate_approval;
+mod certificate_signing;
+mod certificate_subject_restriction;
 mod default_ingress_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
@@ -41,6 +44,9 @@ static PLUGINS: &[&dyn Plugin] = &[
     &priority::Priority,
     &default_toleration_seconds::DefaultTolerationSeconds,
     &runtime_class::RuntimeClass,
+    &certificate_approval::CertificateApproval,
+    &certificate_signing::CertificateSigning,
+    &certificate_subject_restriction::CertificateSubjectRestriction,
     &default_ingress_class::DefaultIngressClass,
     &deny_service_external_ips::DenyServiceExternalIps,
     &rbac_escalation::RbacEscalation,

@@ -218,9 +218,11 @@ fn subresource(sub: Subresource, kind: &KindRef) -> ApiSubresource {
         Subresource::Token => crate::api::subresource::token::SCHEMA.into(),
         Subresource::Eviction => "io.k8s.api.policy.v1.Eviction".into(),
         Subresource::Binding => "io.k8s.api.core.v1.Binding".into(),
-        Subresource::Status | Subresource::Finalize | Subresource::EphemeralContainers | Subresource::Resize => {
-            kind.definition()
-        }
+        Subresource::Status
+        | Subresource::Finalize
+        | Subresource::EphemeralContainers
+        | Subresource::Resize
+        | Subresource::Approval => kind.definition(),
         Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward | Subresource::Proxy => {
             "".into()
         }

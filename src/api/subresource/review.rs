@@ -30,7 +30,7 @@ impl Api {
         }
         let status = match request.kind.kind() {
             "TokenReview" => self.token_review(&review)?,
-            "SelfSubjectReview" => json!({"userInfo": user_info(&request.user)}),
+            "SelfSubjectReview" => json!({"userInfo": request.user.info()}),
             "SelfSubjectAccessReview" => self.access_review(request, &review, &request.user)?,
             _ => {
                 let user = asked_user(request, &review)?;
@@ -62,7 +62,7 @@ impl Api {
             Some((user, claims)) => {
                 let shared: Vec<_> =
                     claims.aud.iter().filter(|a| audiences.is_empty() || audiences.contains(a)).collect();
-                json!({"authenticated": true, "user": user_info(&user), "audiences": shared})
+                json!({"authenticated": true, "user": user.info(), "audiences": shared})
             }
             None => match self.tokens.user(token, &[], &self.cache) {
                 Some((_, claims)) => {
@@ -187,17 +187,6 @@ fn nameless(request: &Request, error: field::Error) -> Status {
     let mut status = Status::invalid(&request.kind, "", &[error]);
     status.details.kind.clear();
     status
-}
-
-fn user_info(user: &User) -> Value {
-    let mut info = json!({"username": user.name, "groups": user.groups});
-    if !user.uid.is_empty() {
-        info["uid"] = user.uid.as_str().into();
-    }
-    if !user.extra.is_empty() {
-        info["extra"] = user.extra.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>().into();
-    }
-    info
 }
 
 fn asked_user(request: &Request, review: &Value) -> Result<User> {

@@ -76,6 +76,7 @@ impl Api {
     fn finish_create(&self, request: &Request, value: &mut Value) -> Result<String> {
         let kind = &request.kind;
         self.stamp(request, value);
+        kind.note_requestor(value, || request.user.info());
         kind.prepare_create(value);
         allocate::on_create(self, kind, value)?;
         let errors: Errors = meta::validate(&kind.metadata_rules(), value)

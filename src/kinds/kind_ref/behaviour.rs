@@ -164,6 +164,13 @@ impl KindRef {
         self.strategy()?.grace_seconds.map(|seconds| seconds(asked, value))
     }
 
+    /// Notes on a new object who makes it, as `UserInfo`, where the kind wants to know.
+    pub fn note_requestor(&self, value: &mut Value, user: impl FnOnce() -> Value) {
+        if let Some(note) = self.strategy().and_then(|s| s.requested_by) {
+            note(value, &user());
+        }
+    }
+
     /// Whether something in the object, besides its metadata, holds it while it is being deleted.
     pub fn is_held(&self, value: &Value) -> bool {
         self.strategy().is_some_and(|s| (s.is_held)(value))

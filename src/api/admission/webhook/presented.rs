@@ -1,6 +1,6 @@
 //! `AdmissionReview`: what a webhook is asked, and how its answer is read.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::configured::Spec;
 use super::matching::{Invocation, operation};
@@ -8,7 +8,6 @@ use crate::api::admission::{Operation, Review};
 use crate::api::form;
 use crate::api::subresource::scale;
 use crate::apimachinery::status::{Result, Status};
-use crate::apimachinery::user::User;
 use crate::base::json::{int, list, set, text};
 use crate::kinds::{KindRef, Subresource};
 
@@ -55,7 +54,7 @@ impl Question {
             "requestKind": asked_as(&request.kind),
             "requestResource": resource(&request.kind),
             "operation": operation(review.operation),
-            "userInfo": user(&request.user),
+            "userInfo": request.user.info(),
             "object": shown(review, invocation, object),
             "oldObject": review.old.map_or(Value::Null, |old| shown(review, invocation, old)),
             "dryRun": is_dry_run(review),
@@ -170,19 +169,6 @@ pub(super) fn converted(from: &KindRef, to: &KindRef, mut object: Value) -> Valu
     }
     form::stored(from, &mut object);
     form::served(to, object)
-}
-
-fn user(user: &User) -> Value {
-    let extra: Map<String, Value> =
-        user.extra.iter().map(|(key, values)| (key.clone(), values.clone().into())).collect();
-    let mut of = json!({"username": user.name, "groups": user.groups});
-    if !user.uid.is_empty() {
-        of["uid"] = user.uid.as_str().into();
-    }
-    if !extra.is_empty() {
-        of["extra"] = extra.into();
-    }
-    of
 }
 
 fn options(review: &Review<'_>) -> Value {

@@ -1,0 +1,3 @@
+//! Certificates of the cluster's authority, asked for as objects.
+
+pub mod certificatesigningrequest;
