@@ -48,6 +48,13 @@ impl Plugin for NodeRestriction {
 
     async fn mutate(&self, review: &Review<'_>, object: &mut Value) -> Result<()> {
         let (api, request) = (review.api, review.request);
+        if let (Operation::Delete, Some(old)) = (review.operation, review.old) {
+            return restrict_deletion(request, old);
+        }
+        if request.subresource == Some(Subresource::Eviction) {
+            // It is the deletion that it becomes that is looked at.
+            return Ok(());
+        }
         if review.creates(&node::KIND)
             && let Some(own) = request.user.node_name()
         {
@@ -60,13 +67,6 @@ impl Plugin for NodeRestriction {
         match review.creates(&pod::KIND) {
             true => check_owner(api, request, object),
             false => Ok(()),
-        }
-    }
-
-    async fn validate(&self, review: &Review<'_>, _object: &Value) -> Result<Vec<String>> {
-        match (review.operation, review.old) {
-            (Operation::Delete, Some(old)) => restrict_deletion(review.request, old).map(|()| Vec::new()),
-            _ => Ok(Vec::new()),
         }
     }
 }
@@ -296,6 +296,7 @@ mod tests {
 
     use super::*;
     use crate::api::in_memory;
+    use crate::api::write::Change;
     use crate::apimachinery::user::User;
 
     fn restrict(request: &Request, operation: Operation, value: &Value, old: Option<&Value>) -> Result<()> {
@@ -320,6 +321,26 @@ mod tests {
         assert!(restrict(&request(&pod::KIND, "", None), Operation::Create, &pod("a"), None).is_err());
         assert!(restrict_deletion(&request(&pod::KIND, "p", None), &pod("a")).is_ok());
         assert!(restrict_deletion(&request(&pod::KIND, "p", None), &pod("b")).is_err());
+    }
+
+    #[tokio::test]
+    async fn an_agent_removes_the_pods_of_its_own_node_and_no_others() {
+        let api = in_memory::api();
+        let create = in_memory::pod_creator(&api, "n").await;
+        create("p", json!({})).await.unwrap();
+        let mut bind = |live: &Value| {
+            let mut new = live.clone();
+            new["spec"]["nodeName"] = "a".into();
+            Ok(new)
+        };
+        let pod = Request::internal("test", &pod::KIND, "n", "p").on(Subresource::Binding);
+        api.update(&pod, Change::Patch(&mut bind)).await.unwrap();
+        let delete = async |node: &str| {
+            let user = std::sync::Arc::new(User::node(node));
+            let request = Request { user, ..Request::internal("test", &pod::KIND, "n", "p") };
+            api.delete(&request, &Default::default()).await.map(|_| ()).map_err(|status| status.code)
+        };
+        assert_eq!((delete("b").await, delete("a").await), (Err(403), Ok(())));
     }
 
     #[test]
