@@ -10,7 +10,7 @@ use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{at, list, list_mut, map, map_mut, text};
 use crate::base::quantity::Quantity;
 use crate::kinds::Subresource;
-use crate::kinds::core::{limitrange, pod, podspec};
+use crate::kinds::core::{limitrange, persistentvolumeclaim, pod, podspec};
 
 /// Where a pod says what was filled in.
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
@@ -22,13 +22,12 @@ impl Plugin for LimitRanger {
     fn handles(&self, review: &Review<'_>) -> bool {
         let request = review.request;
         let resizes = request.subresource == Some(Subresource::Resize) && review.operation == Operation::Update;
-        request.kind == pod::KIND
-            && (review.creates(&pod::KIND) || resizes)
-            && !review.api.cache.kind(&limitrange::KIND).is_empty()
+        let is_pod = request.kind == pod::KIND && (review.creates(&pod::KIND) || resizes);
+        (is_pod || review.writes(&persistentvolumeclaim::KIND)) && !review.api.cache.kind(&limitrange::KIND).is_empty()
     }
 
     async fn mutate(&self, review: &Review<'_>, pod: &mut Value) -> Result<()> {
-        if !is_ending(review) {
+        if !is_ending(review) && review.request.kind == pod::KIND {
             ranges(review).iter().for_each(|range| fill_in(pod, range));
         }
         Ok(())
@@ -39,7 +38,10 @@ impl Plugin for LimitRanger {
             return Ok(Vec::new());
         }
         for range in ranges(review) {
-            let violations = violations(&range, pod);
+            let violations = match review.request.kind == pod::KIND {
+                true => violations(&range, pod),
+                false => claim_violations(&range, pod),
+            };
             let why = match violations.as_slice() {
                 [] => continue,
                 [one] => one.clone(),
@@ -131,6 +133,29 @@ fn violations(range: &Value, pod: &Value) -> Vec<String> {
     // A reason that holds for several containers is told once.
     let mut told = std::collections::HashSet::new();
     found.retain(|why| told.insert(why.clone()));
+    found
+}
+
+/// Why a range refuses a claim: all reasons.
+fn claim_violations(range: &Value, claim: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let requests = amounts(claim, "spec.resources.requests");
+    for item in items(range, "PersistentVolumeClaim") {
+        for (list, words, is_outside) in
+            [("min", "minimum", Quantity::lt as fn(&Quantity, &Quantity) -> bool), ("max", "maximum", Quantity::gt)]
+        {
+            for (name, bound) in amounts(item, list) {
+                let told = format!("{words} {name} usage per PersistentVolumeClaim is {bound}");
+                match requests.get(&name) {
+                    None => found.push(format!("{told}.  No request is specified")),
+                    Some(request) if is_outside(request, &bound) => {
+                        found.push(format!("{told}, but request is {request}"));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
     found
 }
 

@@ -9,12 +9,14 @@ mod certificate_approval;
 mod certificate_signing;
 mod certificate_subject_restriction;
 mod default_ingress_class;
+mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_address;
 mod node_restriction;
+mod persistent_volume_claim_resize;
 mod plugin;
 mod pod_security;
 mod priority;
@@ -22,6 +24,7 @@ mod rbac_escalation;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 mod webhook;
 
@@ -43,6 +46,9 @@ static PLUGINS: &[&dyn Plugin] = &[
     &pod_security::PodSecurity,
     &priority::Priority,
     &default_toleration_seconds::DefaultTolerationSeconds,
+    &default_storage_class::DefaultStorageClass,
+    &storage_object_in_use_protection::StorageObjectInUseProtection,
+    &persistent_volume_claim_resize::PersistentVolumeClaimResize,
     &runtime_class::RuntimeClass,
     &certificate_approval::CertificateApproval,
     &certificate_signing::CertificateSigning,

@@ -1,4 +1,4 @@
-//! What storage drivers and the cluster tell each other. Volumes themselves (PersistentVolume and its claims) come later.
+//! What storage drivers and the cluster tell each other. Volumes and claims are in the core group.
 
 pub mod csidriver;
 pub mod csinode;
@@ -14,6 +14,9 @@ use crate::base::labels::{dns_subdomain_error, label_key_error};
 use crate::kinds::check::Path;
 use crate::kinds::field::{self, Errors};
 
+/// What a class is marked with that claims without a class get.
+pub const IS_DEFAULT: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 /// The longest name of a driver.
 const DRIVER_BYTES: usize = 63;
 
@@ -63,10 +66,7 @@ fn parameters(errors: &mut Errors, object: &Value) {
 /// The name of a class, marked where it is the default one.
 fn class_name(class: &Value) -> Value {
     let annotations = &class["metadata"]["annotations"];
-    let is_default =
-        ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
-            .iter()
-            .any(|a| annotations[*a] == "true");
+    let is_default = IS_DEFAULT.iter().any(|a| annotations[*a] == "true");
     let name = text(class, "metadata.name");
     if is_default { format!("{name} (default)").into() } else { name.into() }
 }

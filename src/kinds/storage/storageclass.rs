@@ -3,14 +3,18 @@
 use jiff::Timestamp;
 use linkme::distributed_slice;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::base::json::{flag, list, set_default, text};
+use crate::base::object::Object;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
 use crate::kinds::{BUILTIN, Column, Kind, KindRef, Strategy};
+
+pub use super::IS_DEFAULT;
 
 /// The kind.
 #[distributed_slice(BUILTIN)]
@@ -46,6 +50,16 @@ const COLUMNS: &[Column] = &[
     string("AllowVolumeExpansion", "Whether its volumes can grow."),
     table::AGE,
 ];
+
+/// The class of claims that name none: the newest of those that are marked; of those made in one second, the first by name.
+pub fn default_of(classes: Vec<Arc<Object>>) -> Option<Arc<Object>> {
+    let is_default = |class: &Arc<Object>| {
+        let annotations = &class.value()["metadata"]["annotations"];
+        IS_DEFAULT.iter().any(|a| annotations[*a] == "true")
+    };
+    let marked = classes.into_iter().filter(is_default);
+    marked.max_by_key(|class| (class.meta.created, std::cmp::Reverse(class.meta.name.clone())))
+}
 
 fn row(class: &Value, now: Timestamp) -> Vec<Value> {
     vec![

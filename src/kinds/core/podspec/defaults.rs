@@ -210,16 +210,7 @@ fn volume(volume: &mut Value) {
         sources.insert("emptyDir".into(), Value::Object(Map::new()));
         return;
     }
-    for (name, defaults) in VOLUME_DEFAULTS {
-        if let Some(source) = volume.get_mut(*name) {
-            for (key, value) in *defaults {
-                set_default(source, key, *value);
-            }
-            if *name == "azureDisk" {
-                set_default(source, "readOnly", false);
-            }
-        }
-    }
+    volume_sources(volume);
     for name in WITH_MODE {
         if let Some(source) = volume.get_mut(*name) {
             set_default(source, "defaultMode", FILE_MODE);
@@ -240,6 +231,20 @@ fn volume(volume: &mut Value) {
     {
         let policy = pull_policy(text(image, "reference"));
         object(image).insert("pullPolicy".into(), policy.into());
+    }
+}
+
+/// Defaults of what volumes are made of.
+pub fn volume_sources(of: &mut Value) {
+    for (name, defaults) in VOLUME_DEFAULTS {
+        if let Some(source) = of.get_mut(*name).filter(|s| s.is_object()) {
+            for (key, value) in *defaults {
+                set_default(source, key, *value);
+            }
+            if *name == "azureDisk" {
+                set_default(source, "readOnly", false);
+            }
+        }
     }
 }
 

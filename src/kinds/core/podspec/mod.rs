@@ -38,7 +38,7 @@ use crate::base::json::{at, list, text};
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 
-pub use defaults::{default, default_pod, default_resource_list};
+pub use defaults::{default, default_pod, default_resource_list, volume_sources as default_volume_sources};
 pub use disabled::drop_disabled;
 pub use ephemeral::{validate as validate_ephemeral_containers, validate_update as validate_ephemeral_update};
 pub use options::{annotations as validate_annotations, finite_grace, overhead as validate_overhead};
@@ -46,11 +46,13 @@ pub use resources::{
     is_extended, may_overcommit, name_error as resource_name_error, of_pod as resources_of_pod, qos_class,
     requirement_error,
 };
-pub use scheduling::{node_affinity_update, toleration_list};
+pub use scheduling::{node_affinity_update, node_selector as validate_node_selector, toleration_list};
 pub use security::RESOURCES as POD_RESOURCES;
 pub use template::{default_template, validate_free_template, validate_template};
+pub use volume_sources::validate_source as validate_volume_source;
 pub use warnings::{
     for_pod as warnings_for_pod, for_pod_update as warnings_for_pod_update, for_template as warnings_for_template,
+    old_volume, selector_warnings,
 };
 
 /// Errors in a pod spec; it has seen [`default`].

@@ -62,7 +62,8 @@ fn weight(errors: &mut Errors, path: &Path<'_>, term: &Value) {
     }
 }
 
-fn node_selector(errors: &mut Errors, path: &Path<'_>, selector: &Value) {
+/// A selector of nodes: one of its terms must match.
+pub fn node_selector(errors: &mut Errors, path: &Path<'_>, selector: &Value) {
     let path = path.field("nodeSelectorTerms");
     let terms = list(selector, "nodeSelectorTerms");
     if terms.is_empty() {

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use crate::base::json::{at, list, text};
+use crate::base::json::{at, text};
 use crate::kinds::check::{self, Path};
+use crate::kinds::core::claim;
 use crate::kinds::field::{self, Errors};
 
 /// `items` of a volume made of keys.
@@ -65,35 +66,5 @@ pub(super) fn claim_template(errors: &mut Errors, path: &Path<'_>, template: &Va
     }
     check::labels(errors, &meta_path.field("labels"), at(template, "metadata.labels"));
     check::annotations(errors, &meta_path.field("annotations"), at(template, "metadata.annotations"));
-    claim_spec(errors, &path.field("spec"), template.get("spec").unwrap_or(&Value::Null));
-}
-
-pub(super) fn claim_spec(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
-    let modes_path = path.field("accessModes");
-    let modes = list(spec, "accessModes");
-    let supported = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-    if modes.is_empty() {
-        errors.push(field::required(&modes_path, "at least 1 access mode is required"));
-    }
-    for mode in modes {
-        check::one_of(errors, &modes_path, mode.as_str().unwrap_or(""), &supported);
-    }
-    if modes.len() > 1 && modes.iter().any(|m| m == "ReadWriteOncePod") {
-        errors.push(field::forbidden(&modes_path, "may not use ReadWriteOncePod with other access modes"));
-    }
-    check::label_selector(errors, &path.field("selector"), spec.get("selector"));
-    let resources = path.field("resources");
-    let storage = at(spec, "resources.requests").and_then(|r| r.get("storage")).and_then(Value::as_str);
-    match storage.map(str::parse::<crate::base::quantity::Quantity>) {
-        None => errors.push(field::required(&resources.key("storage"), "")),
-        Some(Ok(amount)) if amount.is_zero() || amount.is_negative() => {
-            let path = resources.field("requests");
-            errors.push(field::invalid(&path.key("storage"), amount.to_string(), "must be greater than zero"));
-        }
-        Some(_) => {}
-    }
-    if let Some(class) = spec.get("storageClassName").and_then(Value::as_str).filter(|c| !c.is_empty()) {
-        check::dns_subdomain(errors, &path.field("storageClassName"), class);
-    }
-    check::one_of(errors, &path.field("volumeMode"), text(spec, "volumeMode"), &["Block", "Filesystem"]);
+    claim::validate_spec(errors, &path.field("spec"), template.get("spec").unwrap_or(&Value::Null), false);
 }

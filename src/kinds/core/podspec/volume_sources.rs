@@ -71,6 +71,18 @@ pub(super) fn validate(errors: &mut Errors, path: &Path<'_>, volume: &Value) {
 }
 
 fn special(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value, volume: &Value) {
+    if name == "ephemeral" {
+        if let Some(template) = source.get("volumeClaimTemplate").filter(|t| t.is_object()) {
+            volume_items::claim_template(errors, &path.field("volumeClaimTemplate"), template);
+            claim_name(errors, path, volume);
+        }
+    } else {
+        validate_source(errors, path, name, source);
+    }
+}
+
+/// What there is to say of the fields of one type of source, in pods or elsewhere, beside which must be given.
+pub fn validate_source(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value) {
     match name {
         "emptyDir" => {
             let limit = source.get("sizeLimit").and_then(Value::as_str).and_then(|s| s.parse::<Quantity>().ok());
@@ -116,12 +128,6 @@ fn special(errors: &mut Errors, path: &Path<'_>, name: &str, source: &Value, vol
         "image" => {
             let policies = ["Always", "IfNotPresent", "Never"];
             check::required_one_of(errors, &path.field("pullPolicy"), text(source, "pullPolicy"), &policies);
-        }
-        "ephemeral" => {
-            if let Some(template) = source.get("volumeClaimTemplate").filter(|t| t.is_object()) {
-                volume_items::claim_template(errors, &path.field("volumeClaimTemplate"), template);
-                claim_name(errors, path, volume);
-            }
         }
         _ => {}
     }

@@ -183,13 +183,31 @@ fn volumes(out: &mut Vec<String>, path: &Path<'_>, spec: &Value) {
     let all = list(spec, "volumes");
     for (i, volume) in all.iter().enumerate() {
         let path = base.index(i);
-        for (kind, why) in OLD_VOLUMES {
-            if volume.get(*kind).is_some() {
-                out.push(format!("{}: {why}", path.field(kind)));
-            }
+        for (kind, _) in OLD_VOLUMES.iter().filter(|(kind, _)| volume.get(*kind).is_some()) {
+            out.extend(old_volume(&path.field(kind), kind));
         }
         projected(out, &path, volume);
     }
+}
+
+/// The warning about a type of volume whose time is over.
+pub fn old_volume(path: &Path<'_>, of_type: &str) -> Option<String> {
+    let (_, why) = OLD_VOLUMES.iter().find(|(name, _)| *name == of_type)?;
+    Some(format!("{path}: {why}"))
+}
+
+/// Warnings about a selector of nodes by labels that were renamed.
+pub fn selector_warnings(path: &Path<'_>, selector: &Value) -> Vec<String> {
+    let terms = path.field("nodeSelectorTerms");
+    let mut out = Vec::new();
+    for (i, term) in list(selector, "nodeSelectorTerms").iter().enumerate() {
+        let term_path = terms.index(i);
+        let expressions = term_path.field("matchExpressions");
+        for (k, e) in list(term, "matchExpressions").iter().enumerate() {
+            out.extend(old_label(&expressions.index(k).field("key"), text(e, "key")));
+        }
+    }
+    out
 }
 
 fn projected(out: &mut Vec<String>, path: &Path<'_>, volume: &Value) {

@@ -109,6 +109,29 @@ pub(super) fn has_pod(quota: &Value, pod: &Value) -> bool {
             .all(|term| is_of(pod, text(term, "scopeName"), text(term, "operator"), list(term, "values")))
 }
 
+/// Whether a claim is of all scopes of a quota: those of its attributes are the only ones that claims have.
+pub(super) fn has_claim(quota: &Value, claim: &Value) -> bool {
+    let wanted = text(claim, "spec.volumeAttributesClassName");
+    let others = [wanted, text(claim, "status.currentVolumeAttributesClassName")];
+    let target = text(claim, "status.modifyVolumeStatus.targetVolumeAttributesClassName");
+    let classes: Vec<&str> = others.into_iter().chain([target]).filter(|class| !class.is_empty()).collect();
+    let is_of = |scope: &str, operator: &str, values: &[Value]| {
+        let named = || classes.iter().any(|class| values.iter().any(|v| v == class));
+        scope == "VolumeAttributesClass"
+            && match operator {
+                "In" => named(),
+                "NotIn" => !classes.is_empty() && !named(),
+                "Exists" => !classes.is_empty(),
+                "DoesNotExist" => classes.is_empty(),
+                _ => false,
+            }
+    };
+    list(quota, "spec.scopes").iter().all(|scope| is_of(scope.as_str().unwrap_or(""), "Exists", &[]))
+        && list(quota, "spec.scopeSelector.matchExpressions")
+            .iter()
+            .all(|term| is_of(text(term, "scopeName"), text(term, "operator"), list(term, "values")))
+}
+
 fn is_of(pod: &Value, scope: &str, operator: &str, values: &[Value]) -> bool {
     let ends_by_itself = || int(pod, "spec.activeDeadlineSeconds").is_some_and(|s| s >= 0);
     let best_effort = || podspec::qos_class(&pod["spec"]) == "BestEffort";
@@ -151,6 +174,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_claim_is_of_the_scopes_of_its_attributes() {
+        let quota = |operator: &str, values: &[&str]| {
+            json!({"spec": {"scopeSelector": {"matchExpressions":
+                [{"scopeName": "VolumeAttributesClass", "operator": operator, "values": values}]}}})
+        };
+        let (fast, plain) = (json!({"spec": {"volumeAttributesClassName": "fast"}}), json!({"spec": {}}));
+        for (operator, values, of_fast, of_plain) in [
+            ("In", &["fast", "x"][..], true, false),
+            ("In", &["slow"], false, false),
+            ("NotIn", &["slow"], true, false),
+            ("Exists", &[], true, false),
+            ("DoesNotExist", &[], false, true),
+        ] {
+            let quota = quota(operator, values);
+            assert_eq!((has_claim(&quota, &fast), has_claim(&quota, &plain)), (of_fast, of_plain), "{operator}");
+        }
+        assert!(!has_claim(&json!({"spec": {"scopes": ["BestEffort"]}}), &fast));
+    }
 
     #[test]
     fn a_pod_is_of_its_scopes() {

@@ -79,6 +79,7 @@ pub fn matches(quota: &Value, kind: &KindRef, object: &Value) -> bool {
     match (scope::is_scoped(quota), kind.group(), kind.plural()) {
         (false, ..) => true,
         (true, "", "pods") => scope::has_pod(quota, object),
+        (true, "", "persistentvolumeclaims") => scope::has_claim(quota, object),
         _ => false,
     }
 }
