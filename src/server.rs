@@ -196,7 +196,8 @@ async fn serve(config: Config) -> Result<Ended> {
     make_private_dir(&manifests).with_context(|| format!("{} cannot be made", manifests.display()))?;
     let mut deployer = manifests::Deployer::new(api.clone(), clock.clone(), manifests);
     first_objects(&api, &config, &mut deployer).await.context("the first objects cannot be written")?;
-    let mut loops = controllers::start(local(&api, controllers::MANAGER), clock.clone(), options_of(&config, &pki)?);
+    let options = options_of(&config, &pki, &api)?;
+    let mut loops = controllers::start(local(&api, controllers::MANAGER), clock.clone(), options);
     if config.scheduler {
         loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
     }
@@ -363,13 +364,14 @@ fn local(api: &Api, manager: &str) -> Arc<dyn Client> {
     Arc::new(Local::new(api.clone(), manager))
 }
 
-fn options_of(config: &Config, pki: &Pki) -> Result<controllers::Options> {
+fn options_of(config: &Config, pki: &Pki, api: &Api) -> Result<controllers::Options> {
     let authority = controllers::certificates::Authority::new(&pki.ca, &pki.ca_key);
     Ok(controllers::Options {
         root_ca: String::from_utf8_lossy(&pki.ca).into_owned(),
         authority: Some(Arc::new(authority.context("the certificate authority")?)),
         cluster_cidrs: if config.node_cidr { config.cluster.cluster_cidrs.clone() } else { Vec::new() },
         node_grace: config.cluster.node_grace(),
+        nodes: api.nodes.clone(),
         ..controllers::Options::default()
     })
 }

@@ -98,6 +98,9 @@ mod sockets;
 /// Into containers and out of them, on every node.
 #[path = "e2e/streams.rs"]
 mod streams;
+/// Claims, and the directories of nodes that they get.
+#[path = "e2e/volumes.rs"]
+mod volumes;
 /// A pod on every node, and pods with numbers.
 #[path = "e2e/workloads.rs"]
 mod workloads;

@@ -68,6 +68,23 @@ pub enum NodeRequest {
     Connect(Target, u16),
     Dial(Destination),
     Image(BlobRequest),
+    Volume(VolumeRequest),
+}
+
+/// A directory of a node that is a volume, by the names that it is called after.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalVolume {
+    pub volume: String,
+    pub namespace: String,
+    pub claim: String,
+}
+
+/// What is done with the directory of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeRequest {
+    Make(LocalVolume),
+    /// With everything in it.
+    Remove(LocalVolume),
 }
 
 /// What is reached over HTTP from a node.
@@ -157,6 +174,8 @@ pub trait NodeAccess: Send + Sync {
     async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>>;
     /// A part of an image that the node has and other nodes may have.
     async fn image(&self, ask: &BlobRequest) -> Result<BlobResponse>;
+    /// Makes or removes the directory of a volume, which may be so already; answers where it is.
+    async fn volume(&self, ask: &VolumeRequest) -> Result<String>;
     /// Whether the node is a part of this process.
     fn is_here(&self) -> bool {
         false

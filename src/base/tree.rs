@@ -9,10 +9,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Gid, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 /// Directories that are open at a time.
@@ -308,6 +308,66 @@ pub fn measure(path: &Path) -> Taken {
 pub fn measure_at(directory: OwnedFd) -> io::Result<Taken> {
     let own = Taken { bytes: blocks(&rustix::fs::fstat(&directory)?), inodes: 1 };
     Ok(measure_from(Walk::new(directory)?, own))
+}
+
+/// What the group may do with a directory that was given to it: all, and what is made in it belongs to the group too.
+pub const GROUP_MODE: u32 = 0o2770;
+/// What the group may do with a file.
+const GROUP_FILE_MODE: u32 = 0o660;
+const FILE: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// Gives a directory with everything below it to a group, which may write then; what is mounted in it stays as it is, and what
+/// goes meanwhile is left out.
+pub fn give_to_group(directory: OwnedFd, group: u32) -> io::Result<()> {
+    let group = Some(Gid::from_raw(group));
+    let mode = |fd: &dyn Fn(u32) -> rustix::io::Result<()>, stat: &Stat, more: u32| match stat.st_mode & more == more {
+        true => Ok(()),
+        false => fd((stat.st_mode & 0o7777) | more),
+    };
+    let own = |directory: BorrowedFd<'_>| -> io::Result<()> {
+        let stat = rustix::fs::fstat(directory)?;
+        rustix::fs::fchown(directory, None, group)?;
+        Ok(mode(&|bits| rustix::fs::fchmod(directory, Mode::from_raw_mode(bits)), &stat, GROUP_MODE)?)
+    };
+    own(directory.as_fd())?;
+    let mut walk = Walk::new(directory)?;
+    loop {
+        let entry = match walk.next() {
+            Some(Ok(entry)) => entry,
+            Some(Err(error)) => return Err(error),
+            None => match walk.ascend()? {
+                Some(_) => continue,
+                None => return Ok(()),
+            },
+        };
+        let Ok(stat) = walk.stat(entry.file_name()) else { continue };
+        if stat.st_dev != walk.device {
+            continue;
+        }
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind.is_dir() {
+            if walk.descend(&entry).is_ok() {
+                own(walk.current().fd()?)?;
+            }
+            continue;
+        }
+        let here = walk.current().fd()?;
+        // Its mode is set on what is opened, which a name that means something else by then cannot change.
+        if kind.is_file()
+            && let Ok(file) = rustix::fs::openat2(here, entry.file_name(), FILE, Mode::empty(), ONE_STEP)
+            && let Ok(stat) = rustix::fs::fstat(&file)
+            && FileType::from_raw_mode(stat.st_mode).is_file()
+        {
+            rustix::fs::fchown(&file, None, group)?;
+            mode(&|bits| rustix::fs::fchmod(&file, Mode::from_raw_mode(bits)), &stat, GROUP_FILE_MODE)?;
+            continue;
+        }
+        match rustix::fs::chownat(here, entry.file_name(), None, group, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => {}
+            result => result?,
+        }
+    }
 }
 
 fn blocks(stat: &Stat) -> u64 {

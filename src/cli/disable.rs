@@ -10,17 +10,8 @@ const PARTS: [&str; 3] = ["node-cidr", "scheduler", "service-proxy"];
 /// Other names of ours.
 const ALIASES: [(&str, &str); 2] = [("coredns", "dns"), ("kube-proxy", "service-proxy")];
 /// What k3s has and we have not.
-const ELSEWHERE: [&str; 9] = [
-    "ccm",
-    "helm-controller",
-    "local-storage",
-    "metrics-server",
-    "network-policy",
-    "rolebindings",
-    "runtimes",
-    "servicelb",
-    "traefik",
-];
+const ELSEWHERE: [&str; 8] =
+    ["ccm", "helm-controller", "metrics-server", "network-policy", "rolebindings", "runtimes", "servicelb", "traefik"];
 
 /// Something that was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +78,9 @@ mod tests {
         assert_eq!(names(&all), ["dns", "service-proxy"]);
         let why = part("dsn").unwrap_err();
         assert!(
-            why.starts_with("expected one of coredns, dns, kube-proxy, node-cidr, scheduler, service-proxy"),
+            why.starts_with(
+                "expected one of coredns, dns, kube-proxy, local-storage, node-cidr, scheduler, service-proxy"
+            ),
             "{why}"
         );
     }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::certificates::Authority;
 use super::index::Index;
+use crate::apimachinery::node_access::Nodes;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::clock::Clock;
 use crate::base::object::Object;
@@ -30,6 +31,8 @@ pub struct Options {
     pub event_ttl: Duration,
     /// How many pods that have ended are kept.
     pub terminated_pods: usize,
+    /// The nodes that can be reached, for volumes that are directories of them.
+    pub nodes: Nodes,
 }
 
 /// What all controllers share.
@@ -45,6 +48,10 @@ pub struct Context {
     pub replica_sets: Index,
     /// All ControllerRevisions by owner and namespace.
     pub revisions: Index,
+    /// All claims by their volumes, or by class while they have none.
+    pub claims: Index,
+    /// All volumes by their claims, or by class while they have none.
+    pub volumes: Index,
 }
 
 /// The merge patch that makes `new` of `old`, one level deep: what is not in `new` any more becomes null.
@@ -89,6 +96,7 @@ impl Default for Options {
             node_grace: Duration::from_secs(40),
             event_ttl: Duration::from_secs(3600),
             terminated_pods: 12_500,
+            nodes: Nodes::default(),
         }
     }
 }

@@ -35,6 +35,7 @@ pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
 mod template;
+pub mod volume;
 
 pub use context::{Context, Options, absent_is_fine, controller_reference, typed};
 pub use member::{Member, min_ready};
@@ -79,6 +80,11 @@ pub const ALL: &[Make] = &[
     event::controller,
     resource_quota::controller,
     disruption::controller,
+    volume::bind::controller,
+    volume::protect::claims,
+    volume::protect::volumes,
+    volume::ephemeral::controller,
+    volume::provision::controller,
 ];
 
 /// Starts every controller over a client that writes as [`MANAGER`]; aborting the handles stops them.
@@ -88,6 +94,8 @@ pub fn start(client: Arc<dyn Client>, clock: Clock, options: Options) -> Vec<Joi
         jobs: Index::new(client.informer(&crate::kinds::batch::job::KIND), pods::owner_keys),
         replica_sets: Index::new(client.informer(&crate::kinds::apps::replicaset::KIND), pods::owner_keys),
         revisions: Index::new(client.informer(&crate::kinds::apps::controllerrevision::KIND), pods::owner_keys),
+        claims: Index::new(client.informer(&crate::kinds::core::persistentvolumeclaim::KIND), volume::claim_keys),
+        volumes: Index::new(client.informer(&crate::kinds::core::persistentvolume::KIND), volume::volume_keys),
         client,
         clock,
         options,

@@ -40,6 +40,16 @@ pub(super) struct Failure {
     pub(super) namespace_ends: bool,
 }
 
+// === impl Failure ===
+
+impl Failure {
+    /// What a pod needs could not be made.
+    pub(super) fn of(status: Status) -> Self {
+        let namespace_ends = status.details.causes.iter().any(|c| c.reason == "NamespaceTerminating");
+        Self { status, deleting: false, namespace_ends }
+    }
+}
+
 // === impl PodWriter ===
 
 impl PodWriter<'_> {
@@ -69,13 +79,13 @@ impl PodWriter<'_> {
                 Ok(())
             }
             Err(status) => {
-                let namespace_ends = status.details.causes.iter().any(|c| c.reason == "NamespaceTerminating");
                 // Somebody else's pod has the name: it may go, or be taken over.
                 let taken = named.is_some() && status.reason == "AlreadyExists";
-                if !namespace_ends && !taken {
-                    self.say("create", named.as_deref().unwrap_or(""), Some(&status));
+                let failure = Failure::of(status);
+                if !failure.namespace_ends && !taken {
+                    self.say("create", named.as_deref().unwrap_or(""), Some(&failure.status));
                 }
-                Err(Failure { status, deleting: false, namespace_ends })
+                Err(failure)
             }
         }
     }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::apimachinery::status::Result;
+use crate::apimachinery::volume::claims_of;
 use crate::base::object::Object;
 use crate::kinds::KindRef;
 use crate::kinds::batch::job::TRACKING_FINALIZER;
 use crate::reconcile::{Client, Patch};
 
-/// The index keys of a pod: controlling owner (or none, by namespace), labels and node.
+/// The index keys of a pod: controlling owner (or none, by namespace), labels, node and claims.
 pub fn index_keys(object: &Object) -> Vec<String> {
     let mut keys = owner_keys(object);
     for (k, v) in &object.meta.labels {
@@ -24,6 +25,7 @@ pub fn index_keys(object: &Object) -> Vec<String> {
         if is_over(&pod) {
             keys.push(OVER.into());
         }
+        keys.extend(claims_of(&pod).map(|of| claim_key(&object.meta.namespace, &of.claim)));
     }
     if let Some(owner) = object.controller().filter(|o| &*o.kind == "Job" && is_tracked(object)) {
         keys.push(tracked_key(&object.meta.namespace, &owner.name));
@@ -60,6 +62,11 @@ pub fn label_key(namespace: &str, key: &str, value: &str) -> String {
 /// What runs on a node (empty: what has none).
 pub fn node_key(node: &str) -> String {
     format!("node/{node}")
+}
+
+/// What has a claim.
+pub fn claim_key(namespace: &str, claim: &str) -> String {
+    format!("claim/{namespace}/{claim}")
 }
 
 /// What a Job of this name has not counted yet.

@@ -42,9 +42,40 @@ pub enum Error {
     #[error("the server is away, so its token is the one before")]
     RenewToken,
     #[error(
-        "volumes of this type are not supported yet; supported: emptyDir, hostPath, configMap, secret, downwardAPI, projected, image"
+        "volumes of this type are not supported yet; supported: emptyDir, hostPath, configMap, secret, downwardAPI, projected, image, persistentVolumeClaim, ephemeral"
     )]
     VolumeType,
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process volumes=[{volume}]: error processing PVC {claim}"
+    )]
+    ProcessClaim {
+        volume: String,
+        claim: String,
+        #[source]
+        source: Box<Error>,
+    },
+    #[error("failed to fetch {what} from API server")]
+    FetchClaim {
+        what: &'static str,
+        #[source]
+        source: Status,
+    },
+    #[error("PVC is being deleted")]
+    EndingClaim,
+    #[error("PVC is not bound")]
+    UnboundClaim,
+    #[error("the claim was not made for this pod (pod is not owner)")]
+    OwnClaim,
+    #[error("volume {0:?} is bound to another claim")]
+    VolumeOfAnother(String),
+    #[error("volume {0:?} cannot be reached from this node: its node affinity does not match")]
+    VolumeElsewhere(String),
+    #[error("volumes of mode Block are not supported by nodes of this version")]
+    BlockVolume,
+    #[error("persistent volumes of this type are not supported yet; supported: hostPath, local")]
+    PersistentVolumeType,
+    #[error("mount options are not supported for this volume type")]
+    MountOptions,
     #[error("MountVolume.SetUp failed for volume {volume:?} ")]
     SetUpVolume {
         volume: String,

@@ -73,6 +73,12 @@ async fn answer(access: Arc<dyn NodeAccess>, mut reader: Reader) -> Result<Respo
         NodeRequest::Exec(target, options) => carry(access.exec(&target, &options).await?, reader, writer),
         NodeRequest::Attach(target, options) => carry(access.attach(&target, &options).await?, reader, writer),
         NodeRequest::Image(ask) => give(access.image(&ask).await?, reader, writer),
+        NodeRequest::Volume(ask) => {
+            let path = access.volume(&ask).await?;
+            task::spawn("tunnel volume", async move {
+                let _ = writer.send(channel::HEAD, path.as_bytes()).await;
+            });
+        }
         NodeRequest::Dial(to) => join(access.dial(&to).await?, reader, writer),
         NodeRequest::Connect(target, port) => join(access.connect(&target, port).await?, reader, writer),
     }

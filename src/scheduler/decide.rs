@@ -16,10 +16,29 @@ pub struct Unschedulable {
     pub by: BTreeSet<&'static str>,
 }
 
+// === impl Unschedulable ===
+
+impl Unschedulable {
+    /// A plugin has refused the pod without looking at nodes.
+    fn everywhere(by: &'static str, why: &str, nodes: usize) -> Self {
+        let message = format!(
+            "0/{nodes} nodes are available: {why}. preemption: 0/{nodes} nodes are available: {nodes} Preemption is not \
+             helpful for scheduling."
+        );
+        Self { message, by: [by].into() }
+    }
+}
+
 /// The best node for a pod. Which pods are `alike` is asked only where several nodes would do.
 pub fn decide(pod: &PodView, snapshot: &Snapshot, alike: impl FnOnce() -> Selector) -> Result<Arc<str>, Unschedulable> {
     let mut refusals = Refusals::default();
     let (mut names, mut fitting) = (Vec::new(), Vec::new());
+    if !snapshot.nodes.is_empty() {
+        let refused = plugins::ALL.iter().find_map(|plugin| Some((plugin.name(), plugin.refuse(pod, snapshot)?)));
+        if let Some((by, why)) = refused {
+            return Err(Unschedulable::everywhere(by, &why, snapshot.nodes.len()));
+        }
+    }
     let filters: Filters<'_> = plugins::ALL.iter().map(|plugin| plugin.pre_filter(pod, snapshot)).collect();
     for (name, node) in &snapshot.nodes {
         if refusals.ask(pod, node, &filters) {

@@ -8,11 +8,13 @@
 pub mod decide;
 mod kin;
 pub mod plugins;
+mod promises;
 pub mod queue;
 mod run;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+pub mod volumes;
 
 pub use run::NAME;
 

@@ -12,27 +12,47 @@ use tokio::time::Instant;
 
 use super::decide::{Unschedulable, decide};
 use super::kin::Kin;
+use super::promises::{self, Room, Waiting};
 use super::queue::Queue;
 use super::snapshot::{PodView, Snapshot};
+use super::volumes::{Progress, Promise};
 use crate::apimachinery::status::Status;
 use crate::base::clock::Clock;
 use crate::base::metrics::{self, Pairs};
-use crate::kinds::Subresource;
-use crate::kinds::core::{node, pod};
+use crate::base::object::Object;
+use crate::kinds::core::{node, persistentvolume, persistentvolumeclaim, pod};
+use crate::kinds::storage::storageclass;
+use crate::kinds::{KindRef, Subresource};
 use crate::reconcile::{Changed, Changes, Client, EventType, Informer, Key, Patch, Recorder};
 
+/// What pods' claims depend on, in this order.
+const STORED: [&KindRef; 3] = [&persistentvolumeclaim::KIND, &persistentvolume::KIND, &storageclass::KIND];
 /// Writes that are under way at once.
 const WRITES_MAX: usize = 256;
 /// Decisions before changes are taken in again.
 const DECISIONS: usize = 64;
 /// What the removal of a pod may help.
-const ROOM: &[&str] = &["NodeResourcesFit", "NodePorts", SPREAD];
+const ROOM: &[&str] = &["NodeResourcesFit", "NodePorts", "VolumeRestrictions", SPREAD];
 /// What another pod's place may help.
 const SPREAD: &str = "PodTopologySpread";
 
+/// What a change of claims, volumes and classes may help.
+const STORAGE: &[&str] = &["VolumeBinding", "VolumeRestrictions"];
+
 /// How a write ended.
 enum Done {
-    Bound { view: Arc<PodView>, node: Arc<str>, attempts: u32, waited: Duration, result: Result<(), Status> },
+    /// What was promised to a pod's claims is written, or not.
+    Promised {
+        key: Key,
+        result: Result<(), Status>,
+    },
+    Bound {
+        view: Arc<PodView>,
+        node: Arc<str>,
+        attempts: u32,
+        waited: Duration,
+        result: Result<(), Status>,
+    },
     Said,
 }
 
@@ -42,6 +62,9 @@ struct Scheduler {
     recorder: Recorder,
     pods: Informer,
     nodes: Informer,
+    /// Claims, volumes and their classes.
+    storage: [Informer; 3],
+    waiting: Room,
     kin: Kin,
     /// When pods without a node came here first.
     since: HashMap<Key, Instant>,
@@ -53,18 +76,26 @@ struct Scheduler {
 /// Runs until it is aborted.
 pub(super) async fn run(client: Arc<dyn Client>, clock: Clock) {
     let (pods, nodes) = (client.informer(&pod::KIND), client.informer(&node::KIND));
+    let storage = STORED.map(|kind| client.informer(kind));
     nodes.synced().await;
+    for informer in &storage {
+        informer.synced().await;
+    }
     pods.synced().await;
     let recorder = Recorder::new(client.clone(), clock.clone(), NAME, "");
     let (queue, snapshot, writes) = (Queue::default(), Snapshot::default(), FuturesUnordered::new());
     let kin = Kin::new(&*client);
     let since = HashMap::new();
-    let mut scheduler = Scheduler { client, clock, recorder, pods, nodes, kin, since, queue, snapshot, writes };
+    let waiting = Room::new();
+    let mut scheduler =
+        Scheduler { client, clock, recorder, pods, nodes, storage, waiting, kin, since, queue, snapshot, writes };
     let (mut node_changes, mut pod_changes) = (scheduler.nodes.subscribe(), scheduler.pods.subscribe());
+    let mut storage_changes = scheduler.storage.each_ref().map(|informer| informer.subscribe());
     scheduler.list_nodes();
+    scheduler.list_storage();
     scheduler.list_pods();
     loop {
-        scheduler.work(&mut *node_changes, &mut *pod_changes).await;
+        scheduler.work(&mut *node_changes, &mut *pod_changes, &mut storage_changes).await;
     }
 }
 
@@ -72,15 +103,20 @@ pub(super) async fn run(client: Arc<dyn Client>, clock: Clock) {
 
 impl Scheduler {
     /// Takes in what has changed, or decides about some pods.
-    async fn work(&mut self, nodes: &mut dyn Changes, pods: &mut dyn Changes) {
+    async fn work(&mut self, nodes: &mut dyn Changes, pods: &mut dyn Changes, storage: &mut [Box<dyn Changes>; 3]) {
         let may_decide = self.writes.len() < WRITES_MAX;
         let due = self.queue.next_at().filter(|_| may_decide);
+        let overdue = promises::due(&self.waiting);
+        let [claims, volumes, classes] = storage;
         tokio::select! {
             biased;
             changes = nodes.next() => match changes {
                 Some(changes) => changes.iter().for_each(|c| self.node_changed(c)),
                 None => self.list_nodes(),
             },
+            changes = claims.next() => self.storage_changed(changes),
+            changes = volumes.next() => self.storage_changed(changes),
+            changes = classes.next() => self.storage_changed(changes),
             changes = pods.next() => match changes {
                 Some(changes) => changes.iter().for_each(|c| self.pod_changed(c)),
                 None => self.list_pods(),
@@ -88,6 +124,7 @@ impl Scheduler {
             Some(done) = self.writes.next(), if !self.writes.is_empty() => self.written(done),
             () = std::future::ready(()), if may_decide && self.queue.is_ready() => self.decide_some(),
             () = sleep_until(due), if due.is_some() => self.decide_some(),
+            () = sleep_until(overdue), if overdue.is_some() => self.look_at_waiting(),
         }
     }
 
@@ -102,10 +139,74 @@ impl Scheduler {
         self.queue.stir(None, Instant::now());
     }
 
+    fn list_storage(&mut self) {
+        self.snapshot.volumes.clear();
+        let all: Vec<Arc<Object>> = self.storage.iter().flat_map(|informer| informer.list("")).collect();
+        all.iter().for_each(|object| self.put_stored(object, false));
+        self.queue.stir(Some(STORAGE), Instant::now());
+        self.look_at_waiting();
+    }
+
+    fn storage_changed(&mut self, changes: Option<Vec<Changed>>) {
+        let Some(changes) = changes else { return self.list_storage() };
+        changes.iter().for_each(|c| self.put_stored(&c.object, c.deleted));
+        self.queue.stir(Some(STORAGE), Instant::now());
+        self.look_at_waiting();
+    }
+
+    fn put_stored(&mut self, object: &Arc<Object>, is_gone: bool) {
+        let (now, volumes) = ((!is_gone).then_some(object), &mut self.snapshot.volumes);
+        let is_of = |kind: &KindRef| object.key.starts_with(&kind.prefix());
+        match STORED.iter().position(|kind| is_of(kind)) {
+            Some(0) => volumes.put_claim(&Key::of(object), now),
+            Some(1) => volumes.put_volume(&object.meta.name, now),
+            _ => volumes.put_class(&object.meta.name, now),
+        }
+    }
+
+    /// Binds pods whose claims have got their volumes, and lets those be decided anew that will not get them.
+    fn look_at_waiting(&mut self) {
+        let (now, mut over) = (Instant::now(), Vec::new());
+        for (key, waiting) in &self.waiting {
+            let node = self.snapshot.nodes.get(&waiting.node).map(|node| &*node.object);
+            match self.snapshot.volumes.progress(waiting.view.claimant(), node) {
+                Progress::Waiting if waiting.until <= now => {
+                    let why = "running PreBind plugin \"VolumeBinding\": binding volumes: context deadline exceeded";
+                    over.push((key.clone(), Some(why.to_owned())));
+                }
+                Progress::Waiting => {}
+                Progress::Bound => over.push((key.clone(), None)),
+                Progress::Failed(why) => {
+                    let why = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
+                    over.push((key.clone(), Some(why)));
+                }
+            }
+        }
+        for (key, why) in over {
+            match (why, self.waiting.remove(&key)) {
+                (Some(why), Some(waiting)) => self.give_up(waiting, &why),
+                (None, Some(w)) => self.bind(w.view, w.node, w.attempts, w.begun),
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// The pod does not get its volumes where it is to be: it is decided anew.
+    fn give_up(&mut self, waiting: Waiting, why: &str) {
+        self.snapshot.volumes.take_back(&waiting.promises);
+        self.recorder.event(&pod::KIND, &waiting.view.object, EventType::Warning, "FailedScheduling", why);
+        self.place_failed(&waiting.view, waiting.attempts);
+    }
+
     fn list_pods(&mut self) {
         let all = self.pods.list("");
         self.snapshot.clear_pods();
         let known: BTreeSet<Key> = all.iter().map(|o| Key::of(o)).collect();
+        let gone: Vec<Key> = self.waiting.keys().filter(|k| !known.contains(k)).cloned().collect();
+        for key in gone {
+            self.forget(&key);
+            self.snapshot.remove_pod(&key);
+        }
         self.queue.keys().iter().filter(|k| !known.contains(k)).for_each(|k| self.forget(k));
         for object in all {
             self.pod_changed(&Changed { object, previous: None, deleted: false });
@@ -155,6 +256,9 @@ impl Scheduler {
     fn forget(&mut self, key: &Key) {
         self.queue.remove(key);
         self.since.remove(key);
+        if let Some(waiting) = self.waiting.remove(key) {
+            self.snapshot.volumes.take_back(&waiting.promises);
+        }
     }
 
     fn decide_some(&mut self) {
@@ -165,8 +269,12 @@ impl Scheduler {
             metrics::SCHEDULING_ALGORITHM.observe(Pairs([]), begun.elapsed());
             match decided {
                 Ok(node) => {
+                    let promises = self.promises(&view, &node);
                     self.place(view.clone(), &node, true);
-                    self.bind(view, node, attempts, begun);
+                    match promises {
+                        None => self.bind(view, node, attempts, begun),
+                        Some(promises) => self.promise(Waiting::new(view, node, attempts, begun, promises)),
+                    }
                 }
                 Err(why) => {
                     attempted("unschedulable", begun);
@@ -174,6 +282,31 @@ impl Scheduler {
                 }
             }
         }
+    }
+
+    /// What is to be written for the pod's claims before it can be bound; `None`: they have all they need.
+    fn promises(&self, view: &PodView, node: &str) -> Option<Vec<Promise>> {
+        if view.claims.is_empty() {
+            return None;
+        }
+        let on = &*self.snapshot.nodes.get(node)?.object;
+        let promises = self.snapshot.volumes.plan(view.claimant(), on).unwrap_or_default();
+        let is_bound = || self.snapshot.volumes.progress(view.claimant(), Some(on)) == Progress::Bound;
+        if promises.is_empty() && is_bound() { None } else { Some(promises) }
+    }
+
+    /// Lets a pod wait on its node for what is promised to its claims.
+    fn promise(&mut self, waiting: Waiting) {
+        self.snapshot.volumes.keep(&waiting.promises);
+        let (client, key, promises) = (self.client.clone(), waiting.view.key.clone(), waiting.promises.clone());
+        self.waiting.insert(key.clone(), waiting);
+        if promises.is_empty() {
+            return;
+        }
+        self.writes.push(Box::pin(async move {
+            let result = promises::write(&client, &promises).await;
+            Done::Promised { key, result }
+        }));
     }
 
     fn bind(&mut self, view: Arc<PodView>, node: Arc<str>, attempts: u32, begun: Instant) {
@@ -187,7 +320,11 @@ impl Scheduler {
     }
 
     fn written(&mut self, done: Done) {
-        let Done::Bound { view, node, attempts, waited, result } = done else { return };
+        let (view, node, attempts, waited, result) = match done {
+            Done::Said => return,
+            Done::Promised { key, result } => return self.promised(&key, result),
+            Done::Bound { view, node, attempts, waited, result } => (view, node, attempts, waited, result),
+        };
         match result {
             Ok(()) => {
                 metrics::POD_SCHEDULING.observe(Pairs([("attempts", tries(attempts))]), waited);
@@ -196,20 +333,40 @@ impl Scheduler {
             }
             Err(status) => {
                 tracing::debug!(pod = %view.key, %node, error = %status, "a pod could not be bound");
-                if !self.snapshot.is_assumed(&view.key, &view.object.meta.uid) {
-                    return;
-                }
-                self.snapshot.remove_pod(&view.key);
-                // As it is now: it may be gone, or bound by somebody else.
-                let current = self.pods.get(&view.key.namespace, &view.key.name);
-                let current = current.filter(|o| o.meta.uid == view.object.meta.uid && o.meta.deleted.is_none());
-                let Some(current) = current.and_then(|o| PodView::new(&o)).filter(|v| v.node().is_empty()) else {
-                    return;
-                };
-                self.queue.failed(Arc::new(current), attempts, Instant::now());
-                self.queue.stir(Some(ROOM), Instant::now());
+                self.place_failed(&view, attempts);
             }
         }
+    }
+
+    /// What was promised is written, or somebody else came first.
+    fn promised(&mut self, key: &Key, result: Result<(), Status>) {
+        match result {
+            // Seen or not, it may be done already.
+            Ok(()) => self.look_at_waiting(),
+            Err(status) => {
+                tracing::debug!(pod = %key, error = %status, "a pod's claims could not be given what was decided");
+                if let Some(waiting) = self.waiting.remove(key) {
+                    self.snapshot.volumes.take_back(&waiting.promises);
+                    self.place_failed(&waiting.view, waiting.attempts);
+                }
+            }
+        }
+    }
+
+    /// The pod does not get the node that was decided on, and is tried again.
+    fn place_failed(&mut self, view: &Arc<PodView>, attempts: u32) {
+        if !self.snapshot.is_assumed(&view.key, &view.object.meta.uid) {
+            return;
+        }
+        self.snapshot.remove_pod(&view.key);
+        // As it is now: it may be gone, or bound by somebody else.
+        let current = self.pods.get(&view.key.namespace, &view.key.name);
+        let current = current.filter(|o| o.meta.uid == view.object.meta.uid && o.meta.deleted.is_none());
+        let Some(current) = current.and_then(|o| PodView::new(&o)).filter(|v| v.node().is_empty()) else {
+            return;
+        };
+        self.queue.failed(Arc::new(current), attempts, Instant::now());
+        self.queue.stir(Some(ROOM), Instant::now());
     }
 
     /// Says that there is no node for the pod, and lets it wait for a change.

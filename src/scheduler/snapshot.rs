@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
+use super::volumes::{Claimant, Volumes};
 use crate::apimachinery::placement::{HostPort, host_ports};
 use crate::apimachinery::resources::{self, Resources};
+use crate::apimachinery::volume::{PodClaim, claims_of};
 use crate::base::object::Object;
 use crate::reconcile::Key;
 
@@ -22,6 +24,7 @@ pub struct PodView {
     pub weight: Resources,
     pub ports: Vec<HostPort>,
     pub priority: i32,
+    pub claims: Box<[PodClaim]>,
 }
 
 /// A node as decisions look at it.
@@ -40,6 +43,7 @@ pub struct NodeView {
 #[derive(Debug, Default)]
 pub struct Snapshot {
     pub nodes: BTreeMap<Arc<str>, NodeView>,
+    pub volumes: Volumes,
     /// By namespace, because what is compared are pods of one.
     placed: HashMap<Arc<str>, HashMap<Arc<str>, Placed>>,
 }
@@ -66,8 +70,14 @@ impl PodView {
             weight: resources::weight(&pod),
             ports: host_ports(&pod),
             priority: spec.priority.unwrap_or(0),
+            claims: claims_of(&pod).collect(),
             pod: pod.clone(),
         })
+    }
+
+    /// The pod, as far as its claims know it.
+    pub fn claimant(&self) -> Claimant<'_> {
+        Claimant { key: &self.key, uid: &self.object.meta.uid, claims: &self.claims }
     }
 
     /// The node that the pod is bound to; empty: none.

@@ -12,6 +12,7 @@ use super::decide::{self, Unschedulable, scores};
 use super::plugins::{Cycle, Plugin, spread};
 use super::queue::Queue;
 use super::snapshot::{PodView, Snapshot};
+use super::volumes::{Progress, Promise};
 use crate::api::in_memory;
 use crate::apimachinery::resources;
 use crate::base::clock::Clock;
@@ -348,4 +349,121 @@ async fn a_pod_that_waits_for_its_domain_goes_on_when_others_have_filled_up() {
     create(bound("other", &[]), "b").await;
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(node_of("second"), "a");
+}
+
+/// A pod with these claims.
+fn claiming(name: &str, claims: &[&str]) -> Arc<PodView> {
+    let volume = |claim: &&str| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
+    pod(name, json!({"volumes": claims.iter().map(volume).collect::<Vec<Value>>()}))
+}
+
+fn put_claim(s: &mut Snapshot, name: &str, notes: Value, spec: Value) {
+    let mut all = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    let metadata = json!({"name": name, "namespace": "n", "uid": name, "annotations": notes});
+    let object = Arc::new(Object::new(name.into(), 1, &json!({"metadata": metadata, "spec": all}), Box::default()));
+    s.volumes.put_claim(&crate::reconcile::Key::new("n", name), Some(&object));
+}
+
+/// A volume of the class `k` on one node, for whoever.
+fn put_volume(s: &mut Snapshot, name: &str, node: &str, of: Value) {
+    let expression = json!({"key": "name", "operator": "In", "values": [node]});
+    let mut spec = json!({
+        "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "storageClassName": "k",
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}},
+    });
+    spec.as_object_mut().unwrap().extend(of.as_object().unwrap().clone());
+    let value = json!({"metadata": {"name": name}, "spec": spec, "status": {"phase": "Available"}});
+    let object = Arc::new(Object::new(name.into(), 1, &value, Box::default()));
+    s.volumes.put_volume(name, Some(&object));
+}
+
+fn put_class(s: &mut Snapshot, provisioner: &str, mode: &str) {
+    let class = json!({"metadata": {"name": "k"}, "provisioner": provisioner, "volumeBindingMode": mode});
+    s.volumes.put_class("k", Some(&Arc::new(Object::new("k".into(), 1, &class, Box::default()))));
+}
+
+const LATER: &str = "WaitForFirstConsumer";
+
+#[test]
+fn a_pod_waits_for_claims_that_are_not_there_or_have_no_volume_of_their_own() {
+    let mut s = snapshot(&[("a", json!({})), ("b", json!({}))]);
+    let preemption = "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    let why_of = |s: &Snapshot| {
+        let all = why(&claiming("p", &["c"]), s);
+        let rest = all.strip_prefix("0/2 nodes are available: ").unwrap().strip_suffix(preemption).unwrap().to_owned();
+        rest.trim_end().to_owned()
+    };
+    assert_eq!(why_of(&s), "persistentvolumeclaim \"c\" not found.");
+    put_claim(&mut s, "c", json!({}), json!({}));
+    assert_eq!(why_of(&s), "pod has unbound immediate PersistentVolumeClaims.");
+    put_class(&mut s, "e.com/p", "Immediate");
+    put_claim(&mut s, "c", json!({}), json!({"storageClassName": "k"}));
+    assert_eq!(why_of(&s), "pod has unbound immediate PersistentVolumeClaims.");
+    put_class(&mut s, "kubernetes.io/no-provisioner", LATER);
+    assert_eq!(why_of(&s), "2 node(s) didn't find available persistent volumes to bind.");
+    put_class(&mut s, "e.com/p", LATER);
+    decide(&claiming("p", &["c"]), &s).unwrap();
+}
+
+#[test]
+fn a_pod_goes_where_its_volumes_are_or_can_be() {
+    let mut s = snapshot(&[("a", json!({})), ("b", json!({}))]);
+    put_class(&mut s, "kubernetes.io/no-provisioner", LATER);
+    put_claim(&mut s, "c", json!({}), json!({"storageClassName": "k"}));
+    put_volume(&mut s, "on-b", "b", json!({}));
+    let p = claiming("p", &["c"]);
+    assert_eq!(&*decide(&p, &s).unwrap(), "b");
+    let promises = s.volumes.plan(p.claimant(), &s.nodes["b"].object).unwrap();
+    assert!(matches!(&promises[..], [Promise::Bind { volume, .. }] if &*volume.meta.name == "on-b"));
+    // What is promised is not promised again, and is its own claim's still.
+    s.volumes.keep(&promises);
+    put_claim(&mut s, "d", json!({}), json!({"storageClassName": "k"}));
+    assert!(why(&claiming("q", &["d"]), &s).contains("didn't find available persistent volumes"));
+    assert_eq!(&*decide(&p, &s).unwrap(), "b");
+    assert_eq!(s.volumes.progress(p.claimant(), s.nodes.get("b").map(|n| &*n.object)), Progress::Waiting);
+    s.volumes.take_back(&promises);
+    assert_eq!(&*decide(&claiming("q", &["d"]), &s).unwrap(), "b");
+    // Two claims of one pod do not get one volume.
+    assert!(why(&claiming("r", &["c", "d"]), &s).contains("didn't find available persistent volumes"));
+    // Bound, it is where it is.
+    let notes = json!({"pv.kubernetes.io/bind-completed": "yes"});
+    put_claim(&mut s, "c", notes, json!({"storageClassName": "k", "volumeName": "on-b"}));
+    assert_eq!(&*decide(&p, &s).unwrap(), "b");
+    assert_eq!(s.volumes.progress(p.claimant(), s.nodes.get("b").map(|n| &*n.object)), Progress::Bound);
+    assert!(matches!(s.volumes.progress(p.claimant(), s.nodes.get("a").map(|n| &*n.object)), Progress::Failed(_)));
+    s.remove_node("b");
+    assert!(why(&p, &s).contains("1 node(s) didn't match PersistentVolume's node affinity"));
+}
+
+#[test]
+fn a_claim_whose_volume_is_being_made_keeps_its_pods_on_one_node() {
+    let mut s = snapshot(&[("a", json!({})), ("b", json!({}))]);
+    put_class(&mut s, "e.com/p", LATER);
+    put_claim(&mut s, "c", json!({}), json!({"storageClassName": "k"}));
+    let p = claiming("p", &["c"]);
+    let promises = s.volumes.plan(p.claimant(), &s.nodes["b"].object).unwrap();
+    assert!(matches!(&promises[..], [Promise::Provision { node, .. }] if &**node == "b"));
+    s.volumes.keep(&promises);
+    assert_eq!(&*decide(&claiming("q", &["c"]), &s).unwrap(), "b", "it was chosen");
+    let of_class = json!({"storageClassName": "k"});
+    put_claim(&mut s, "c", json!({"volume.kubernetes.io/selected-node": "b"}), of_class.clone());
+    assert_eq!(s.volumes.progress(p.claimant(), s.nodes.get("b").map(|n| &*n.object)), Progress::Waiting);
+    assert_eq!(&*decide(&claiming("q", &["c"]), &s).unwrap(), "b");
+    // Whoever makes it has given up: it is decided anew.
+    put_claim(&mut s, "c", json!({}), of_class);
+    assert!(matches!(s.volumes.progress(p.claimant(), s.nodes.get("b").map(|n| &*n.object)), Progress::Failed(_)));
+}
+
+#[test]
+fn what_one_pod_alone_may_have_is_one_pods() {
+    let mut s = snapshot(&[("a", json!({})), ("b", json!({}))]);
+    put_class(&mut s, "e.com/p", LATER);
+    let spec = json!({"accessModes": ["ReadWriteOncePod"], "storageClassName": "k"});
+    put_claim(&mut s, "c", json!({}), spec);
+    s.place(claiming("p", &["c"]), "a", false);
+    let message = why(&claiming("q", &["c"]), &s);
+    assert!(message.contains("2 node has pod using PersistentVolumeClaim with the same name"), "{message}");
+    s.remove_pod(&claiming("p", &["c"]).key);
+    decide(&claiming("q", &["c"]), &s).unwrap();
 }

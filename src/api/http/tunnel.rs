@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Body, answer};
 use crate::api::Api;
 use crate::apimachinery::node_access::{
-    Destination, Duplex, ExecOptions, LogOptions, NodeAccess, NodeRequest, Session, Target, channel,
+    Destination, Duplex, ExecOptions, LogOptions, NodeAccess, NodeRequest, Session, Target, VolumeRequest, channel,
 };
 use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
@@ -34,6 +34,8 @@ const PIECES: usize = 8;
 const SIZES: usize = 4;
 /// How long a node may take to say whether it has an image.
 const IMAGE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a node may take to make or remove the directory of a volume before it is asked again.
+const VOLUME_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest refusal that is read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
@@ -248,6 +250,20 @@ impl NodeAccess for TunnelAccess {
 
     async fn dial(&self, to: &Destination) -> Result<Box<dyn Duplex>> {
         self.stream(&NodeRequest::Dial(*to)).await
+    }
+
+    async fn volume(&self, ask: &VolumeRequest) -> Result<String> {
+        let asked = async {
+            let (_open, mut reader) = self.call(&NodeRequest::Volume(ask.clone())).await?;
+            match reader.next().await {
+                Ok(Some((channel::HEAD, path))) => {
+                    String::from_utf8(path.to_vec()).map_err(|_| Status::internal("the path of the volume is no text"))
+                }
+                _ => Err(Status::unavailable(format!("node {:?} broke off", self.node))),
+            }
+        };
+        let late = |_| Status::unavailable(format!("node {:?} does not answer", self.node));
+        tokio::time::timeout(VOLUME_TIMEOUT, asked).await.map_err(late)?
     }
 
     async fn image(&self, ask: &BlobRequest) -> Result<BlobResponse> {

@@ -4,15 +4,16 @@
 //! request; what is left to say about objects themselves is NodeRestriction's. Invariant: an agent whose node runs no pod
 //! that names a Secret cannot read it.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
 use super::attributes::Attributes;
 use crate::api::cache::Cache;
 use crate::apimachinery::user::User;
+use crate::apimachinery::volume::{claims_of, is_bound_to, volume_of};
 use crate::base::object::Object;
 use crate::kinds::KindRef;
 use crate::kinds::core::pod::{self, references::references};
-use crate::kinds::core::{configmap, node, secret};
+use crate::kinds::core::{configmap, node, persistentvolume, persistentvolumeclaim, secret};
 
 /// Where nodes' Leases are.
 pub const LEASES: &str = "kube-node-lease";
@@ -29,6 +30,8 @@ pub fn allows(cache: &Cache, user: &User, a: &Attributes) -> bool {
     match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
         ("", "secrets", "") => read && is_named(cache, node, &secret::KIND, &a.namespace, &a.name),
         ("", "configmaps", "") => read && is_named(cache, node, &configmap::KIND, &a.namespace, &a.name),
+        ("", "persistentvolumeclaims", "") => verb == "get" && is_claimed(cache, node, &a.namespace, &a.name),
+        ("", "persistentvolumes", "") => verb == "get" && is_mounted(cache, node, &a.name),
         ("", "serviceaccounts", "token") => verb == "create" && is_account(cache, node, &a.namespace, &a.name),
         ("", "pods", "") => match verb {
             "list" | "watch" => a.required("spec.nodeName") == Some(node),
@@ -86,6 +89,28 @@ fn is_named(cache: &Cache, node: &str, kind: &KindRef, namespace: &str, name: &s
         && pods_of(cache, node, namespace).any(|p| references(&p).iter().any(|(k, n)| *k == kind && n == name))
 }
 
+/// Whether a pod of the node has this claim.
+fn is_claimed(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
+    !name.is_empty()
+        && !namespace.is_empty()
+        && pods_of(cache, node, namespace).any(|p| claims_of(&p).any(|of| of.claim == name))
+}
+
+/// Whether a pod of the node has the claim that this volume is bound to.
+fn is_mounted(cache: &Cache, node: &str, name: &str) -> bool {
+    let (volumes, claims) = (&persistentvolume::KIND, &persistentvolumeclaim::KIND);
+    let Some(volume) = cache.kind(volumes).get(&volumes.key("", name)) else { return false };
+    let Ok(volume) = volume.typed::<PersistentVolume>() else { return false };
+    let Some(reference) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) else { return false };
+    let (namespace, claim) = (reference.namespace.as_deref().unwrap_or(""), reference.name.as_deref().unwrap_or(""));
+    let is_its = |o: &std::sync::Arc<Object>| {
+        let is_named = o.typed::<PersistentVolumeClaim>().is_ok_and(|c| volume_of(&c) == name);
+        is_named && is_bound_to(&volume, o)
+    };
+    is_claimed(cache, node, namespace, claim)
+        && cache.kind(claims).get(&claims.key(namespace, claim)).is_some_and(|o| is_its(&o))
+}
+
 fn is_account(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
     let account = |p: &Pod| p.spec.as_ref().and_then(|s| s.service_account_name.as_deref()) == Some(name);
     !name.is_empty() && pods_of(cache, node, namespace).any(|p| account(&p))
@@ -113,6 +138,42 @@ mod tests {
             namespace: "default".into(),
             name: name.into(),
             ..Attributes::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_reads_the_claims_of_its_pods_and_their_volumes_alone() {
+        let api = in_memory::api();
+        let client = crate::api::local::Local::new(api.clone(), "test");
+        put(&client, &crate::kinds::core::namespace::KIND, "", json!({"metadata": {"name": "default"}})).await;
+        put(&client, &crate::kinds::core::serviceaccount::KIND, "default", json!({"metadata": {"name": "default"}}))
+            .await;
+        for (node, claim) in [("a", "mine"), ("b", "other")] {
+            let resources = json!({"requests": {"storage": "1"}});
+            let spec =
+                json!({"accessModes": ["ReadWriteOnce"], "resources": resources, "volumeName": format!("v-{claim}")});
+            let made = json!({"metadata": {"name": claim}, "spec": spec});
+            client.create(&persistentvolumeclaim::KIND, "default", made).await.unwrap();
+            let uid = client.get(&persistentvolumeclaim::KIND, "default", claim).await.unwrap().meta.uid.clone();
+            for (name, uid) in [(format!("v-{claim}"), &*uid), (format!("w-{claim}"), &*uid)] {
+                let reference = json!({"namespace": "default", "name": claim, "uid": uid});
+                let spec = json!({
+                    "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1"}, "hostPath": {"path": "/srv"},
+                    "claimRef": reference,
+                });
+                put(&client, &persistentvolume::KIND, "", json!({"metadata": {"name": name}, "spec": spec})).await;
+            }
+            let volume = json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
+            let spec = json!({"nodeName": node, "containers": [{"name": "c", "image": "i"}], "volumes": volume});
+            put(&client, &pod::KIND, "default", json!({"metadata": {"name": claim}, "spec": spec})).await;
+        }
+        let user = User::node("a");
+        let may = |verb: &str, resource: &str, name: &str| allows(&api.cache, &user, &ask(verb, resource, name));
+        assert!(may("get", "persistentvolumeclaims", "mine") && !may("get", "persistentvolumeclaims", "other"));
+        assert!(may("get", "persistentvolumes", "v-mine") && !may("get", "persistentvolumes", "v-other"));
+        assert!(!may("get", "persistentvolumes", "w-mine"), "which only says that it is the claim's");
+        for resource in ["persistentvolumeclaims", "persistentvolumes"] {
+            assert!(!may("list", resource, "") && !may("watch", resource, "mine") && !may("update", resource, "mine"));
         }
     }
 

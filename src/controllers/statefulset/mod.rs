@@ -4,6 +4,7 @@
 //! next run, so that an order is kept by looking and not by remembering. The status is computed after the pods were
 //! changed, from what then is.
 
+mod claims;
 mod plan;
 mod pod;
 mod status;
@@ -23,12 +24,14 @@ use super::history::{Draft, HASH, History, Revision, selector_of};
 use super::pod_writer::{BURST, Failure, PodWriter};
 use super::{Context, Member, absent_is_fine, member, min_ready, pods, typed};
 use crate::apimachinery::status::{Result, Status};
+use crate::base::json::{list, set};
 use crate::base::labels::Selector;
 use crate::base::object::Object;
 use crate::kinds::apps::controllerrevision;
 use crate::kinds::apps::statefulset::KIND;
 use crate::kinds::core;
-use crate::reconcile::{Changed, Controller, Key, Outcome, Patch, Reconciler, Recorder};
+use crate::reconcile::{Changed, Controller, EventType, Key, Outcome, Patch, Reconciler, Recorder};
+use claims::Claims;
 use plan::{Observed, Step, Strategy};
 
 /// The longest that a pod that has ended waits to be made again.
@@ -46,6 +49,7 @@ struct StatefulSets {
 struct Run<'a> {
     cx: &'a Context,
     object: &'a Arc<Object>,
+    value: &'a Value,
     set: Arc<StatefulSet>,
     selector: Selector,
     current: Revision,
@@ -68,12 +72,24 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
         };
         all.iter().filter(may).map(|s| Key::of(s)).collect()
     };
+    // A claim that goes may be one that a pod still waits for.
+    let of_claim = cx.clone();
+    let gone = move |c: &Changed| {
+        let all = of_claim.client.informer(&KIND);
+        let may = |s: &&Arc<Object>| c.deleted && claims::is_of(s, &c.object.meta.name);
+        if c.deleted {
+            all.list(&c.object.meta.namespace).iter().filter(may).map(|s| Key::of(s)).collect()
+        } else {
+            Vec::new()
+        }
+    };
     let sets = StatefulSets { cx: cx.clone(), recorder, failures: Failures::new(LONGEST_WAIT) };
     Controller::new("statefulset", Arc::new(sets), cx.clock.clone())
         .for_kind(&*cx.client, &KIND)
         .owns(&*cx.client, &core::pod::KIND, &KIND)
         .owns(&*cx.client, &controllerrevision::KIND, &KIND)
         .watches(&*cx.client, &core::pod::KIND, Box::new(free))
+        .watches(&*cx.client, &core::persistentvolumeclaim::KIND, Box::new(gone))
         .workers(16)
 }
 
@@ -107,7 +123,7 @@ impl Reconciler for StatefulSets {
         let is_meant = |pod: &Object| pod.meta.deleted.is_none() && pod::ordinal(&name, &pod.meta.name).is_some();
         member::claim(&self.cx, &KIND, &object, &selector, |pod, _| is_meant(pod)).await?;
         let (current, update, collisions) = current(&history, &revisions, &value).await?;
-        let run = Run { cx: &self.cx, object: &object, set: typed(&object)?, selector, current, update };
+        let run = Run { cx: &self.cx, object: &object, value: &value, set: typed(&object)?, selector, current, update };
         let mut observed = run.observe(&value["status"])?;
         let (uid, generation) = (&object.meta.uid, object.meta.generation);
         observed.waits = self.failures.waits(key, uid, generation, observed.now);
@@ -121,7 +137,11 @@ impl Reconciler for StatefulSets {
                 self.failures.replaced(key, uid, generation, &member.object.meta.name, observed.now);
             }
         }
-        let failure = self.apply(&run, steps).await?.err();
+        let failure = self.keep_claims(&run, &observed).await.err();
+        let failure = match failure {
+            Some(failure) => Some(failure),
+            None => self.apply(&run, steps).await?.err(),
+        };
         if changed {
             observed = run.observe(&value["status"])?;
         }
@@ -166,10 +186,22 @@ impl StatefulSets {
     async fn apply(&self, run: &Run<'_>, steps: Vec<Step>) -> Result<Result<(), Failure>> {
         let (client, recorder, owner) = (&self.cx.client, &self.recorder, &**run.object);
         let writer = PodWriter { client, recorder, kind: &KIND, owner, told };
+        let claims = run.claims(self);
         let (mut create, mut delete) = (Vec::new(), Vec::new());
         for step in steps {
             match step {
-                Step::Create { ordinal, revision } => create.push(run.pod(ordinal, &revision)),
+                Step::Create { .. } if create.len() >= BURST => {}
+                Step::Create { ordinal, revision } => {
+                    // What the pod has is there before it; without it, there is no pod.
+                    if let Err(status) = claims.make(ordinal).await {
+                        let name = pod::name(&run.object.meta.name, ordinal);
+                        let message = told("create", &name, &run.object.meta.name, Some(&status));
+                        self.recorder.event(&KIND, run.object, EventType::Warning, "FailedCreate", &message);
+                        let done = writer.create_all(create).await;
+                        return Ok(done.and(Err(Failure::of(status))));
+                    }
+                    create.push(run.pod(ordinal, &revision));
+                }
                 Step::Delete(member) => delete.push(member),
                 Step::Label { member, ordinal } => self.label(&member, ordinal).await?,
             }
@@ -178,6 +210,22 @@ impl StatefulSets {
         delete.truncate(BURST);
         let created = writer.create_all(create).await;
         Ok(created.and(writer.delete_all(&delete).await))
+    }
+
+    /// Makes claims that pods wait for and that went, and writes on all of them who owns them.
+    async fn keep_claims(&self, run: &Run<'_>, observed: &Observed) -> Result<(), Failure> {
+        if run.value["spec"]["volumeClaimTemplates"].as_array().is_none_or(Vec::is_empty) {
+            return Ok(());
+        }
+        let claims = run.claims(self);
+        for (ordinal, member) in &observed.members {
+            let is_condemned = !observed.is_wanted(*ordinal);
+            if pods::phase(&member.pod) == "Pending" && !member.is_ending() && !is_condemned {
+                claims.make(*ordinal).await.map_err(Failure::of)?;
+            }
+            claims.own(*ordinal, &member.object, is_condemned).await.map_err(Failure::of)?;
+        }
+        Ok(())
     }
 
     async fn label(&self, member: &Member, ordinal: i64) -> Result<()> {
@@ -226,7 +274,16 @@ impl Run<'_> {
     fn pod(&self, ordinal: i64, revision: &str) -> Value {
         let of = if revision == self.update.name() { &self.update } else { &self.current };
         let service = self.set.spec.service_name.as_deref().unwrap_or("");
-        pod::new_pod(self.object, of.template(), revision, service, ordinal)
+        let mut pod = pod::new_pod(self.object, of.template(), revision, service, ordinal);
+        if !list(self.value, "spec.volumeClaimTemplates").is_empty() {
+            let volumes = claims::volumes(self.value, &self.object.meta.name, ordinal, list(&pod, "spec.volumes"));
+            set(&mut pod, "spec.volumes", volumes);
+        }
+        pod
+    }
+
+    fn claims<'a>(&'a self, sets: &'a StatefulSets) -> Claims<'a> {
+        Claims { client: &sets.cx.client, recorder: &sets.recorder, owner: self.object, set: self.value }
     }
 
     /// Deletes the oldest revisions that no pod has and that are not told of.

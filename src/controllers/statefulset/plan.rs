@@ -77,6 +77,11 @@ impl Observed {
         self.start..self.start.saturating_add(self.replicas)
     }
 
+    /// Whether there is to be a pod of this number.
+    pub(super) fn is_wanted(&self, ordinal: i64) -> bool {
+        self.ordinals().contains(&ordinal)
+    }
+
     /// Pods whose numbers are not wanted, the last first.
     fn condemned(&self) -> Vec<&Member> {
         let ordinals = self.ordinals();

@@ -7,7 +7,7 @@ use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
 use crate::controllers::cluster::Cluster;
 use crate::kinds::apps::controllerrevision;
 use crate::kinds::apps::statefulset::KIND;
-use crate::kinds::core::pod as pod_kind;
+use crate::kinds::core::{persistentvolumeclaim, pod as pod_kind};
 use crate::kinds::policy::poddisruptionbudget;
 use crate::kinds::{KindRef, Subresource};
 use crate::reconcile::Patch;
@@ -195,4 +195,83 @@ async fn a_budget_counts_parts_of_what_the_set_wants_and_a_scale_is_its_scale() 
     let scale = Patch::Merge(json!({"spec": {"replicas": 4}}));
     cluster.client.patch(&KIND, "n", "w", Some(Subresource::Scale), scale).await.unwrap();
     cluster.work_until("two of four may go", || allowed(4, 2)).await;
+}
+
+fn claimed(replicas: i64, policy: (&str, &str)) -> Value {
+    let claim = json!({"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+    }});
+    set(
+        replicas,
+        json!({
+            "volumeClaimTemplates": [claim],
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": policy.0, "whenScaled": policy.1},
+        }),
+    )
+}
+
+/// The names of the claims that are not ending, and of the kinds that own them.
+fn claims(cluster: &Cluster) -> Vec<(String, String)> {
+    let all = cluster.list(&persistentvolumeclaim::KIND).into_iter().filter(|o| o.meta.deleted.is_none());
+    all.map(|o| (o.meta.name.to_string(), o.controller().map(|w| w.kind.to_string()).unwrap_or_default())).collect()
+}
+
+fn owned(all: &[(&str, &str)]) -> Vec<(String, String)> {
+    all.iter().map(|(name, owner)| ((*name).to_owned(), (*owner).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn each_number_has_its_claim_which_outlives_its_pods() {
+    let cluster = cluster().await;
+    cluster.create(claimed(2, ("Retain", "Retain"))).await;
+    cluster.work_until("both run", || is(&cluster, &["w-0:first", "w-1:first"])).await;
+    let both = owned(&[("data-w-0", ""), ("data-w-1", "")]);
+    assert_eq!(claims(&cluster), both);
+    let volumes = cluster.pods()[1].value()["spec"]["volumes"].clone();
+    assert_eq!(volumes[0], json!({"name": "data", "persistentVolumeClaim": {"claimName": "data-w-1"}}));
+    let uid = cluster.list(&persistentvolumeclaim::KIND)[1].meta.uid.clone();
+    cluster.delete_pod("w-1").await;
+    cluster.work_until("it is back", || is(&cluster, &["w-0:first", "w-1:first"])).await;
+    cluster.patch(json!({"spec": {"replicas": 1}})).await;
+    cluster.work_until("one is left", || is(&cluster, &["w-0:first"])).await;
+    assert_eq!((claims(&cluster), &cluster.list(&persistentvolumeclaim::KIND)[1].meta.uid), (both, &uid));
+    let told = cluster.reasons().iter().filter(|r| *r == "SuccessfulCreate").count();
+    assert!(told >= 4, "claims and pods: {told}");
+}
+
+#[tokio::test]
+async fn claims_go_with_their_number_or_with_the_set_if_that_is_wanted() {
+    let cluster = cluster().await;
+    cluster.create(claimed(2, ("Delete", "Delete"))).await;
+    cluster.work_until("both run", || is(&cluster, &["w-0:first", "w-1:first"])).await;
+    let of_set = owned(&[("data-w-0", "StatefulSet"), ("data-w-1", "StatefulSet")]);
+    cluster.work_until("they are the set's", || claims(&cluster) == of_set).await;
+    cluster.patch(json!({"spec": {"replicas": 1}})).await;
+    let first = owned(&[("data-w-0", "StatefulSet")]);
+    cluster.work_until("the claim goes with its pod", || claims(&cluster) == first).await;
+    let retained = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}}});
+    cluster.patch(retained).await;
+    cluster.work_until("it is nobody's", || claims(&cluster) == owned(&[("data-w-0", "")])).await;
+    cluster.patch(json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}})).await;
+    cluster.work_until("it is the set's again", || claims(&cluster) == first).await;
+    let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+    cluster.client.delete(&KIND, "n", "w", options).await.unwrap();
+    cluster.work_until("all goes", || cluster.list(&persistentvolumeclaim::KIND).is_empty()).await;
+}
+
+#[tokio::test]
+async fn without_its_claim_there_is_no_pod() {
+    let cluster = cluster().await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"persistentvolumeclaims": "0"}}});
+    cluster.client.create(&crate::kinds::core::resourcequota::KIND, "n", quota).await.unwrap();
+    let counted = || {
+        let quotas = cluster.list(&crate::kinds::core::resourcequota::KIND);
+        quotas[0].value()["status"]["hard"].is_object()
+    };
+    cluster.until("counted", counted).await;
+    cluster.create(claimed(1, ("Retain", "Retain"))).await;
+    cluster.until("told", || cluster.reasons().iter().any(|r| r == "FailedCreate")).await;
+    assert!(cluster.pods().is_empty() && claims(&cluster).is_empty());
+    cluster.client.delete(&crate::kinds::core::resourcequota::KIND, "n", "q", DeleteOptions::default()).await.unwrap();
+    cluster.work_until("it runs", || is(&cluster, &["w-0:first"])).await;
 }

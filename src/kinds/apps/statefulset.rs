@@ -1,14 +1,16 @@
 //! StatefulSet: numbered pods that keep their names, in order.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use linkme::distributed_slice;
 use serde_json::{Value, json};
 
 use super::workload;
-use crate::base::json::{at, int, list, map_mut, set, set_default, text};
+use crate::base::json::{at, int, list, list_mut, map_mut, set, set_default, text};
 use crate::base::labels::Selector;
 use crate::kinds::check::{self, Path};
-use crate::kinds::core::podspec;
+use crate::kinds::core::{claim, persistentvolumeclaim, podspec};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table::{self, string};
 use crate::kinds::{BUILTIN, Column, Generation, Kind, KindRef, NameRule, Strategy, Subresource};
@@ -98,6 +100,12 @@ fn default(object: &mut Value) {
         set_default(object, "spec.updateStrategy.rollingUpdate.partition", 0);
     }
     podspec::default_template(map_mut(object, "spec").entry("template").or_insert_with(|| json!({})));
+    for claim in list_mut(object, "spec.volumeClaimTemplates").into_iter().flatten().filter(|c| c.is_object()) {
+        set_default(claim, "apiVersion", "v1");
+        set_default(claim, "kind", "PersistentVolumeClaim");
+        set_default(claim, "status.phase", "Pending");
+        persistentvolumeclaim::default_spec(claim);
+    }
 }
 
 fn validate(object: &Value) -> Errors {
@@ -133,9 +141,30 @@ fn validate(object: &Value) -> Errors {
             }
         }
     }
-    let template = spec.get("template").unwrap_or(&null);
-    podspec::validate_template(&mut errors, &path.field("template"), template, selector, "StatefulSet");
+    let template = with_claims(spec);
+    podspec::validate_template(&mut errors, &path.field("template"), &template, selector, "StatefulSet");
     errors
+}
+
+/// The template as its pods will be: with the volumes that are claims, which containers mount.
+fn with_claims(spec: &Value) -> Cow<'_, Value> {
+    static NULL: Value = Value::Null;
+    let template = spec.get("template").unwrap_or(&NULL);
+    let claims = list(spec, "volumeClaimTemplates");
+    if claims.is_empty() || !template.is_object() {
+        return Cow::Borrowed(template);
+    }
+    let mut template = template.clone();
+    let volumes = map_mut(&mut template, "spec").entry("volumes").or_insert_with(|| json!([]));
+    if let Some(volumes) = volumes.as_array_mut() {
+        for name in claims.iter().map(|claim| text(claim, "metadata.name")) {
+            // A claim takes the place of a volume of its name.
+            if !volumes.iter().any(|volume| text(volume, "name") == name) {
+                volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+            }
+        }
+    }
+    Cow::Owned(template)
 }
 
 fn update_strategy(errors: &mut Errors, path: &Path<'_>, strategy: &Value) {
@@ -168,11 +197,6 @@ fn validate_create(object: &Value) -> Errors {
     let service = text(object, "spec.serviceName");
     if !service.is_empty() {
         check::dns_label(&mut errors, &path.field("serviceName"), service);
-    }
-    // There is nobody who would make or bind the claims: pods would wait for ever, or run without their data.
-    if !list(object, "spec.volumeClaimTemplates").is_empty() {
-        let why = "persistent volume claims are not served by this cluster; use volumes of the template";
-        errors.push(field::forbidden(&path.field("volumeClaimTemplates"), why));
     }
     errors
 }
@@ -221,6 +245,10 @@ fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
         let why =
             "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
         warnings.push(why.to_owned());
+    }
+    for (i, claim) in list(new, "spec.volumeClaimTemplates").iter().enumerate() {
+        let path = format!("spec.volumeClaimTemplates[{i}].spec.resources.requests[storage]");
+        warnings.extend(claim::warnings(claim, &path, text(claim, "spec.resources.requests.storage")));
     }
     warnings
 }
@@ -277,9 +305,22 @@ mod tests {
         let path = "spec.updateStrategy.rollingUpdate.maxUnavailable";
         assert_eq!(rolling(json!(0)), [format!("{path}: Invalid value: 0: cannot be 0")]);
         assert_eq!(rolling(json!("101%")), [format!("{path}: Invalid value: \"101%\": must not be greater than 100%")]);
-        let claims = object(json!({"volumeClaimTemplates": [{"metadata": {"name": "v"}}]}));
-        let errors = KIND.validate_create(&claims);
-        assert_eq!((errors.len(), errors[0].field.as_str()), (1, "spec.volumeClaimTemplates"));
+        let claimed = |mount: &str| {
+            let mut set = object(json!({"volumeClaimTemplates": [{"metadata": {"name": "v"}, "spec": {}}]}));
+            set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+                json!([{"name": mount, "mountPath": "/m"}]);
+            set
+        };
+        let claim = &claimed("v")["spec"]["volumeClaimTemplates"][0];
+        let want = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "v"},
+            "spec": {"volumeMode": "Filesystem"}, "status": {"phase": "Pending"}});
+        assert_eq!(*claim, want);
+        assert_eq!(told(KIND.validate(&claimed("v"))), [""; 0]);
+        let path = "spec.template.spec.containers[0].volumeMounts[0].name";
+        assert_eq!(told(KIND.validate(&claimed("w"))), [format!("{path}: Not found: \"w\"")]);
+        let mut other = claimed("v");
+        other["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] = "w".into();
+        assert_eq!(KIND.validate_update(&other, &claimed("v"))[0].field, "spec");
         assert_eq!(KIND.validate_create(&object(json!({"serviceName": "A_B"})))[0].field, "spec.serviceName");
     }
 }

@@ -10,11 +10,14 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::Access;
-use crate::apimachinery::node_access::{self, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Target};
+use crate::apimachinery::node_access::{
+    self, Destination, Duplex, ExecOptions, LogOptions, NodeAccess, Target, VolumeRequest,
+};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::error::chain;
 use crate::base::task;
 use crate::containers::ExecSpec;
+use crate::node::volumes::local;
 use crate::node::{Node, http, logs};
 use crate::wire::images::{BlobRequest, BlobResponse};
 
@@ -75,6 +78,19 @@ impl NodeAccess for Access {
 
     async fn image(&self, ask: &BlobRequest) -> Result<BlobResponse> {
         self.node.images.offer(ask).await.ok_or_else(|| Status::new(404, "NotFound", "no such image here"))
+    }
+
+    async fn volume(&self, ask: &VolumeRequest) -> Result<String> {
+        let storage = self.node.config.data_dir.join(local::STORAGE);
+        let ask = ask.clone();
+        let done = tokio::task::spawn_blocking(move || match &ask {
+            VolumeRequest::Make(of) => local::make(&storage, of),
+            VolumeRequest::Remove(of) => local::remove(&storage, of),
+        });
+        let failed =
+            |error: std::io::Error| Status::new(500, "InternalError", format!("the volume's directory: {error}"));
+        let path = done.await.map_err(|error| Status::internal(error.to_string()))?.map_err(failed)?;
+        path.into_os_string().into_string().map_err(|_| Status::internal("the path of the volume is no text"))
     }
 
     fn is_here(&self) -> bool {

@@ -21,7 +21,7 @@ use crate::api::in_memory;
 use crate::api::local::Local;
 use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::http::listen;
-use crate::apimachinery::node_access::{Destination, ExecOptions, LogOptions, Target};
+use crate::apimachinery::node_access::{Destination, ExecOptions, LocalVolume, LogOptions, Target, VolumeRequest};
 use crate::base::clock::Clock;
 use crate::kinds::KindRef;
 use crate::kinds::core::{configmap, namespace, node, pod, secret, serviceaccount};
@@ -89,6 +89,13 @@ struct Pretended {
 
 #[async_trait]
 impl NodeAccess for Pretended {
+    async fn volume(&self, ask: &VolumeRequest) -> Result<String> {
+        match ask {
+            VolumeRequest::Make(of) => Ok(format!("/storage/{}_{}_{}", of.volume, of.namespace, of.claim)),
+            VolumeRequest::Remove(_) => Err(Status::new(500, "InternalError", "it is in use")),
+        }
+    }
+
     async fn logs(&self, _: &Target, _: &LogOptions) -> Result<mpsc::Receiver<Bytes>> {
         Err(Status::internal("not here"))
     }
@@ -230,6 +237,16 @@ async fn a_node_that_falls_silent_is_not_waited_for_when_nobody_wants_its_image(
     let ask = BlobRequest::Blob { name: "r/a".into(), digest: "silent".into() };
     drop(access.image(&ask).await.unwrap());
     assert!(tokio::time::timeout(PATIENCE, told).await.expect("the call ends on the node").is_err());
+}
+
+#[tokio::test]
+async fn a_volume_is_asked_for_through_the_tunnel_and_a_refusal_comes_back_in_words() {
+    let joined = joined().await;
+    let access = tunnelled(&joined, Pretended::default()).await;
+    let of = LocalVolume { volume: "v".into(), namespace: "n".into(), claim: "c".into() };
+    assert_eq!(access.volume(&VolumeRequest::Make(of.clone())).await.unwrap(), "/storage/v_n_c");
+    let refused = access.volume(&VolumeRequest::Remove(of)).await.unwrap_err();
+    assert_eq!((refused.code, refused.message.as_str()), (500, "it is in use"));
 }
 
 async fn tunnelled(joined: &Joined, pretended: Pretended) -> Arc<dyn NodeAccess> {

@@ -1,8 +1,10 @@
 //! The volumes of a pod: directories of the host that its containers see.
 
+mod claimed;
 mod content;
 mod files;
 mod host_path;
+pub mod local;
 pub mod mounts;
 pub mod pin;
 mod write;
@@ -32,7 +34,7 @@ pub enum VolumeLocation {
     /// Made of API objects by the host, for reading only.
     Content(PathBuf),
     /// Whatever is there when a container starts.
-    Host(HostPathVolumeSource),
+    Host { source: HostPathVolumeSource, read_only: bool },
     /// An image, for reading only: each container that mounts it has it mounted for itself, here.
     Image(PathBuf),
 }
@@ -48,9 +50,11 @@ pub async fn prepare(node: &Node, pod: &Pod, facts: &DownwardValues, adopted: bo
         let there = content_dir(node, uid, volume);
         let (path, stale) = match adopted && content::is_content(volume) && write::is_written(&there) {
             true => (VolumeLocation::Content(there), false),
-            false => one(node, pod, uid, volume, facts)
-                .await
-                .map_err(|e| Error::SetUpVolume { volume: volume.name.clone(), source: Box::new(e) })?,
+            false => one(node, pod, uid, volume, facts, adopted).await.map_err(|e| match e {
+                // It says all itself: nothing was mounted yet.
+                Error::ProcessClaim { .. } => e,
+                e => Error::SetUpVolume { volume: volume.name.clone(), source: Box::new(e) },
+            })?,
         };
         paths.insert(volume.name.clone(), path);
         any_stale |= stale;
@@ -62,7 +66,7 @@ pub async fn prepare(node: &Node, pod: &Pod, facts: &DownwardValues, adopted: bo
 pub async fn refresh(node: &Node, pod: &Pod, facts: &DownwardValues) -> Result<()> {
     let (mut any_stale, mut errors) = (false, Vec::new());
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| content::is_content(v)) {
-        match one(node, pod, pod.metadata.uid.as_deref().unwrap_or(""), volume, facts).await {
+        match one(node, pod, pod.metadata.uid.as_deref().unwrap_or(""), volume, facts, false).await {
             Ok((_, stale)) => any_stale |= stale,
             Err(why) => errors.push(Error::RefreshVolume { volume: volume.name.clone(), source: Box::new(why) }),
         }
@@ -152,6 +156,7 @@ async fn one(
     uid: &str,
     volume: &Volume,
     facts: &DownwardValues,
+    adopted: bool,
 ) -> Result<(VolumeLocation, bool)> {
     let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
     if let Some(empty) = &volume.empty_dir {
@@ -172,7 +177,12 @@ async fn one(
     }
     if let Some(host) = &volume.host_path {
         // Made and checked now, so that a pod whose volume is wrong does not start, and again for each container.
-        return host_path::open(host).map(|_| (VolumeLocation::Host(host.clone()), false));
+        let location = VolumeLocation::Host { source: host.clone(), read_only: false };
+        return host_path::open(host).map(|_| (location, false));
+    }
+    if let Some(claim) = claimed::claim_of(pod, volume) {
+        let (source, read_only) = claimed::open(node, pod, &claim, group, adopted).await?;
+        return Ok((VolumeLocation::Host { source, read_only }, false));
     }
     if volume.image.is_some() {
         return Ok((VolumeLocation::Image(PathBuf::new()), false));

@@ -53,7 +53,8 @@ pub fn of(
         if let (VolumeLocation::Content(volume), true) = (place, sub.is_empty()) {
             written.push((volume, Path::new(&m.mount_path)));
         }
-        let read_only = m.read_only == Some(true) || matches!(place, VolumeLocation::Content(_));
+        let read_only = m.read_only == Some(true)
+            || matches!(place, VolumeLocation::Content(_) | VolumeLocation::Host { read_only: true, .. });
         all.push(match place {
             VolumeLocation::Image(_) => Mount {
                 container_path: m.mount_path.clone().into(),
@@ -111,11 +112,11 @@ fn source(place: &VolumeLocation, sub: &str, pins: &mut Pins) -> Result<(PathBuf
         VolumeLocation::Directory(path) | VolumeLocation::Content(path) | VolumeLocation::Image(path) => {
             Root::open(path)?.into()
         }
-        VolumeLocation::Host(source) => host_path::open(source)?,
+        VolumeLocation::Host { source, .. } => host_path::open(source)?,
     };
     let stat = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(io::Error::from);
     // Only a volume of the machine may have something mounted in it that belongs to it.
-    let recursive = matches!(place, VolumeLocation::Host(_));
+    let recursive = matches!(place, VolumeLocation::Host { .. });
     let wanted = match sub {
         "" => volume,
         sub => {
@@ -196,7 +197,7 @@ mod tests {
             let volumes = [
                 ("scratch".to_owned(), VolumeLocation::Directory(at("scratch"))),
                 ("content".to_owned(), VolumeLocation::Content(at("content"))),
-                ("host".to_owned(), VolumeLocation::Host(host)),
+                ("host".to_owned(), VolumeLocation::Host { source: host, read_only: false }),
             ];
             Self { volumes: volumes.into(), dir }
         }

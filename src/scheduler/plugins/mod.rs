@@ -1,7 +1,7 @@
 //! What decides about nodes, a file each: plugins refuse nodes and rate them, in the steps of Kubernetes' framework.
 //!
-//! A decision asks every plugin's [`Plugin::filter`] about every node (or what its [`Plugin::pre_filter`] has made of the whole
-//! cluster before), then [`Plugin::pre_score`] about those that are left;
+//! A decision asks every plugin whether the pod can be anywhere ([`Plugin::refuse`]), then its [`Plugin::filter`] about every
+//! node (or what its [`Plugin::pre_filter`] has made of the whole cluster before), then [`Plugin::pre_score`] about those that are left;
 //! a plugin that has something to say rates each of them, its rates are normalised to 0 to 100, and count with its weight.
 
 pub mod affinity;
@@ -12,6 +12,7 @@ pub mod ports;
 pub mod spread;
 pub mod taint;
 pub mod unschedulable;
+pub mod volumes;
 
 pub use plugin::{ByNode, Cycle, Filter, Normal, Plugin, Rating, Refusal, SCORE_MAX};
 
@@ -23,6 +24,8 @@ pub const ALL: &[&dyn Plugin] = &[
     &affinity::NodeAffinity,
     &ports::NodePorts,
     &fit::NodeResourcesFit,
+    &volumes::VolumeRestrictions,
+    &volumes::VolumeBinding,
     &spread::PodTopologySpread,
     &fit::BalancedAllocation,
 ];

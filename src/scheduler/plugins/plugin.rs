@@ -20,6 +20,11 @@ pub trait Plugin: Send + Sync {
     /// Kubernetes' name of it.
     fn name(&self) -> &'static str;
 
+    /// Why no node at all will do, whatever nodes there are.
+    fn refuse(&self, _pod: &PodView, _snapshot: &Snapshot) -> Option<String> {
+        None
+    }
+
     /// Why the node will not do.
     fn filter(&self, _pod: &PodView, _node: &NodeView) -> Refusal {
         Refusal::NONE

@@ -15,7 +15,10 @@ pub struct Component {
 }
 
 /// All of them, in the order in which they are applied.
-pub const ALL: &[Component] = &[Component { name: "dns", text: include_str!("../../../manifests/dns.yaml") }];
+pub const ALL: &[Component] = &[
+    Component { name: "dns", text: include_str!("../../../manifests/dns.yaml") },
+    Component { name: "local-storage", text: include_str!("../../../manifests/local-storage.yaml") },
+];
 
 /// What says that a file is ours.
 const FIRST_LINE: &str =

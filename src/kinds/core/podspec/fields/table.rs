@@ -8,6 +8,8 @@ use crate::base::json::{int, text};
 
 /// The test that runs a pod with most fields and looks at what became of each.
 const FIELDS: &str = "a_pod_is_what_its_fields_say";
+/// The test in which pods have claims of all kinds.
+const CLAIMS: &str = "pods_get_what_their_claims_say_and_are_told_what_is_wrong_with_them";
 const NOT_HONOURED: &str = "accepted but not honoured by this version";
 const NO_VOLUME: &str = "a volume of this type is refused by nodes of this version";
 
@@ -34,6 +36,10 @@ fn recursive(mount: &Value, _: &str) -> bool {
 
 fn on_disk(source: &Value, _: &str) -> bool {
     text(source, "medium") != "Memory"
+}
+
+fn is_block(claim: &Value, _: &str) -> bool {
+    text(claim, "volumeMode") == "Block"
 }
 
 /// One row a line, so that a change of one is a change of one.
@@ -240,7 +246,7 @@ pub(super) const TABLE: &[Row] = &[
     row("SleepAction", "seconds", Honoured(FIELDS)),
     row("PodSecurityContext", "appArmorProfile", Honoured("profiles_that_cannot_be_enforced_are_refused")),
     row("PodSecurityContext", "fsGroup", Honoured(FIELDS)),
-    row("PodSecurityContext", "fsGroupChangePolicy", Warned("without effect on the volumes of this version")),
+    row("PodSecurityContext", "fsGroupChangePolicy", Honoured("a_local_volume_belongs_to_the_group_of_its_pod")),
     row("PodSecurityContext", "runAsGroup", Honoured(FIELDS)),
     row("PodSecurityContext", "runAsNonRoot", Honoured(FIELDS)),
     row("PodSecurityContext", "runAsUser", Honoured(FIELDS)),
@@ -288,7 +294,7 @@ pub(super) const TABLE: &[Row] = &[
     row("Volume", "csi", Warned(NO_VOLUME)),
     row("Volume", "downwardAPI", Honoured(FIELDS)),
     row("Volume", "emptyDir", Honoured(FIELDS)),
-    row("Volume", "ephemeral", Warned(NO_VOLUME)),
+    row("Volume", "ephemeral", Honoured(CLAIMS)),
     row("Volume", "fc", Warned(NO_VOLUME)),
     row("Volume", "flexVolume", Warned(NO_VOLUME)),
     row("Volume", "flocker", Warned(NO_VOLUME)),
@@ -300,7 +306,7 @@ pub(super) const TABLE: &[Row] = &[
     row("Volume", "iscsi", Warned(NO_VOLUME)),
     row("Volume", "name", Honoured(FIELDS)),
     row("Volume", "nfs", Warned(NO_VOLUME)),
-    row("Volume", "persistentVolumeClaim", Warned(NO_VOLUME)),
+    row("Volume", "persistentVolumeClaim", Honoured("a_stateful_set_keeps_its_data_on_either_node_over_deletions_and_kills")),
     row("Volume", "photonPersistentDisk", Warned(NO_VOLUME)),
     row("Volume", "portworxVolume", Warned(NO_VOLUME)),
     row("Volume", "projected", Honoured(FIELDS)),
@@ -310,6 +316,22 @@ pub(super) const TABLE: &[Row] = &[
     row("Volume", "secret", Honoured(FIELDS)),
     row("Volume", "storageos", Warned(NO_VOLUME)),
     row("Volume", "vsphereVolume", Warned(NO_VOLUME)),
+    row("PersistentVolumeClaimVolumeSource", "claimName", Honoured(CLAIMS)),
+    row("PersistentVolumeClaimVolumeSource", "readOnly", Honoured(CLAIMS)),
+    row("EphemeralVolumeSource", "volumeClaimTemplate", Honoured(CLAIMS)),
+    row("PersistentVolumeClaimTemplate", "metadata", Honoured("a_pod_gets_the_claims_that_it_brings")),
+    row("PersistentVolumeClaimTemplate", "spec", Honoured(CLAIMS)),
+    row("PersistentVolumeClaimSpec", "accessModes", Honoured("the_smallest_volume_that_fits_is_taken_and_one_that_names_the_claim_before_all")),
+    row("PersistentVolumeClaimSpec", "dataSource", Warned("volumes are not filled by the provisioner of this version")),
+    row("PersistentVolumeClaimSpec", "dataSourceRef", Warned("volumes are not filled by the provisioner of this version")),
+    row("PersistentVolumeClaimSpec", "resources", Honoured("the_smallest_volume_that_fits_is_taken_and_one_that_names_the_claim_before_all")),
+    row("PersistentVolumeClaimSpec", "selector", Honoured("the_smallest_volume_that_fits_is_taken_and_one_that_names_the_claim_before_all")),
+    row("PersistentVolumeClaimSpec", "storageClassName", Honoured("the_smallest_volume_that_fits_is_taken_and_one_that_names_the_claim_before_all")),
+    row("PersistentVolumeClaimSpec", "volumeAttributesClassName", Warned(NOT_HONOURED)),
+    row("PersistentVolumeClaimSpec", "volumeMode", Partly { shown_by: "the_smallest_volume_that_fits_is_taken_and_one_that_names_the_claim_before_all", unless: is_block, warning: "block devices are refused by nodes of this version", example: r#"{"volumeMode":"Block"}"# }),
+    row("PersistentVolumeClaimSpec", "volumeName", Honoured("a_claim_that_names_a_volume_waits_for_that_one")),
+    row("VolumeResourceRequirements", "limits", Warned(NOT_HONOURED)),
+    row("VolumeResourceRequirements", "requests", Honoured("the_smallest_volume_that_fits_is_taken_and_one_that_names_the_claim_before_all")),
     row("ConfigMapVolumeSource", "defaultMode", Honoured(FIELDS)),
     row("ConfigMapVolumeSource", "defaultUser", Warned(NOT_HONOURED)),
     row("ConfigMapVolumeSource", "items", Honoured(FIELDS)),
