@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::PersistentVolume;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -107,6 +108,20 @@ pub struct Session {
     pub resize: mpsc::Sender<(u16, u16)>,
     /// The exit code, once it has ended; `Err` when it could not be run.
     pub exit: futures::future::BoxFuture<'static, Result<i32, String>>,
+}
+
+// === impl LocalVolume ===
+
+impl LocalVolume {
+    /// The directory of a volume that a claim has.
+    pub fn of(volume: &PersistentVolume) -> Option<Self> {
+        let reference = volume.spec.as_ref()?.claim_ref.as_ref()?;
+        Some(Self {
+            volume: volume.metadata.name.clone()?,
+            namespace: reference.namespace.clone()?,
+            claim: reference.name.clone()?,
+        })
+    }
 }
 
 // === impl LogOptions ===

@@ -228,7 +228,7 @@ impl Provisioner {
 
     /// Whether the directory is gone; false: the volume names none.
     async fn remove_directory(&self, volume: &PersistentVolume) -> Result<bool> {
-        let (Some(node_name), Some(directory)) = (self.node_of(volume), directory_of(volume)) else {
+        let (Some(node_name), Some(directory)) = (self.node_of(volume), LocalVolume::of(volume)) else {
             return Ok(false);
         };
         if self.cx.client.informer(&node::KIND).get("", &node_name).is_none() {
@@ -283,16 +283,6 @@ impl Provisioner {
 
 /// What was said is remembered of so many at most.
 const SAID_MAX: usize = 10_000;
-
-/// The directory of a volume, as its node knows it.
-fn directory_of(volume: &PersistentVolume) -> Option<LocalVolume> {
-    let reference = volume.spec.as_ref()?.claim_ref.as_ref()?;
-    Some(LocalVolume {
-        volume: volume.metadata.name.clone()?,
-        namespace: reference.namespace.clone()?,
-        claim: reference.name.clone()?,
-    })
-}
 
 fn new_volume(
     claim_object: &Object,

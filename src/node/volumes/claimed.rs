@@ -12,8 +12,12 @@ use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, Persist
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
+use super::local;
+use crate::apimachinery::node_access::LocalVolume;
 use crate::apimachinery::status::Status;
-use crate::apimachinery::volume::{PodClaim, claims_of, is_bound_to, is_owned_by, is_reachable, volume_of};
+use crate::apimachinery::volume::{
+    LOCAL_PATH, PROVISIONED_BY, PodClaim, claims_of, is_bound_to, is_owned_by, is_reachable, volume_note, volume_of,
+};
 use crate::base::beneath::Root;
 use crate::base::tree;
 use crate::kinds::core::{node, persistentvolume, persistentvolumeclaim};
@@ -110,16 +114,21 @@ async fn find(node: &Node, namespace: &str, pod_uid: &str, of: &PodClaim) -> Res
     if here.is_some_and(|here| !is_reachable(&volume, &here)) {
         return Err(Error::VolumeElsewhere(name.to_owned()));
     }
-    source(&volume, of.read_only)
+    source(&volume, of.read_only, &node.config.data_dir.join(local::STORAGE))
 }
 
-/// What a volume is on this machine, if it is something that this version mounts.
-fn source(volume: &PersistentVolume, read_only: bool) -> Result<Found> {
+/// What a volume is on this machine, if it is something that this version mounts. Where a directory of `local-path` is, this node
+/// knows best: the path in the object came from the node that made it, which another one has no reason to believe.
+fn source(volume: &PersistentVolume, read_only: bool, storage: &Path) -> Result<Found> {
     let spec = volume.spec.clone().unwrap_or_default();
     if spec.volume_mode.as_deref() == Some("Block") {
         return Err(Error::BlockVolume);
     }
     let (path, kind, is_local) = match (&spec.local, &spec.host_path) {
+        (Some(_), _) if volume_note(volume, PROVISIONED_BY) == Some(LOCAL_PATH) => {
+            let place = local::place(storage, &LocalVolume::of(volume).unwrap_or_default())?;
+            (place.to_string_lossy().into_owned(), "Directory".to_owned(), true)
+        }
         (Some(local), _) => (local.path.clone(), "Directory".to_owned(), true),
         (None, Some(host)) => (host.path.clone(), host.type_.clone().unwrap_or_default(), false),
         (None, None) => return Err(Error::PersistentVolumeType),
@@ -167,7 +176,22 @@ mod tests {
 
     fn of(spec: Value) -> Result<Found> {
         let volume = json!({"metadata": {"name": "v"}, "spec": spec});
-        source(&serde_json::from_value(volume).unwrap(), false)
+        source(&serde_json::from_value(volume).unwrap(), false, Path::new("/data/storage"))
+    }
+
+    /// An agent that says that it is another node could else have any directory of that one mounted.
+    #[test]
+    fn what_another_node_says_of_a_place_is_not_believed() {
+        let of = |path: &str, name: &str, notes: Value| {
+            let reference = json!({"namespace": "n", "name": name, "uid": "u"});
+            let spec = json!({"local": {"path": path}, "claimRef": reference});
+            let volume = json!({"metadata": {"name": "pvc-1", "annotations": notes}, "spec": spec});
+            source(&serde_json::from_value(volume).unwrap(), false, Path::new("/data/storage")).map(|f| f.source.path)
+        };
+        let ours = json!({PROVISIONED_BY: LOCAL_PATH});
+        assert_eq!(of("/etc", "c", ours.clone()).unwrap(), "/data/storage/pvc-1_n_c");
+        assert!(of("/etc", "../../etc", ours).is_err());
+        assert_eq!(of("/srv", "c", json!({})).unwrap(), "/srv", "an administrator's word");
     }
 
     #[test]

@@ -34,6 +34,11 @@ fn name(of: &LocalVolume) -> io::Result<String> {
     Ok(name)
 }
 
+/// Where the directory of a volume is.
+pub fn place(storage: &Path, of: &LocalVolume) -> io::Result<PathBuf> {
+    Ok(storage.join(name(of)?))
+}
+
 /// Makes the directory of a volume, or finds that it is there; answers where.
 pub fn make(storage: &Path, of: &LocalVolume) -> io::Result<PathBuf> {
     let name = name(of)?;
