@@ -54,6 +54,12 @@ impl Query {
         Self { authorizer, service_account: None, about: About::Nothing }
     }
 
+    /// The same of something else.
+    #[must_use]
+    pub fn about(&self, about: About) -> Self {
+        Self { about, ..self.clone() }
+    }
+
     /// The name of its type.
     pub(super) fn type_name(&self) -> &'static str {
         match self.about {

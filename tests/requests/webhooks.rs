@@ -304,6 +304,55 @@ fn a_webhook_that_fails_stops_the_request_unless_its_policy_is_to_ignore_that() 
 }
 
 #[test]
+fn conditions_say_who_is_asked() {
+    on_a_server(async |mut server| {
+        let webhooks = Webhooks::start().await;
+        let when = |expressions: &[&str]| {
+            let all = expressions.iter().enumerate();
+            let all: Vec<_> = all.map(|(i, e)| json!({"name": format!("c{i}"), "expression": e})).collect();
+            json!({"matchConditions": all})
+        };
+        let ignored = |mut of: Value| {
+            of["failurePolicy"] = "Ignore".into();
+            of
+        };
+        let of_one = when(&["request.operation == 'CREATE'", "object.metadata.name == 'one'"]);
+        let nobody = "authorizer.serviceAccount('default', 'x').group('').resource('secrets').check('get').allowed()";
+        let all = json!([
+            webhooks.webhook("named", "named", of_one),
+            webhooks.webhook("allowed", "allowed", when(&["authorizer.requestResource.check('create').allowed()"])),
+            webhooks.webhook("nobody", "nobody", when(&[nobody])),
+            // One that does not hold decides, whatever cannot be evaluated; else the policy does.
+            webhooks.webhook("decided", "decided", when(&["object.data.absent == ''", "false"])),
+            webhooks.webhook("ignored", "ignored", ignored(when(&["object.data.absent == ''"])))
+        ]);
+        configure(&mut server, VALIDATING, "all", all).await;
+        for name in ["one", "two"] {
+            assert_eq!(create(&mut server, MAPS, map(name, json!({}))).await.0, 201);
+        }
+        let asked = |path: &str| {
+            webhooks.asked_at(path).iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!((asked("named"), asked("allowed").len()), (vec!["one".to_owned()], 2));
+        for path in ["nobody", "decided", "ignored"] {
+            assert_eq!(asked(path), Vec::<String>::new(), "{path}");
+        }
+        unconfigure(&mut server, VALIDATING, "all").await;
+        let failing = json!([webhooks.webhook("failing", "failing", when(&["object.data.absent == ''"]))]);
+        configure(&mut server, VALIDATING, "failing", failing).await;
+        let (code, status) = create(&mut server, MAPS, map("three", json!({}))).await;
+        let message = status["message"].as_str().unwrap();
+        assert_eq!(code, 403, "{status}");
+        assert!(message.contains("resulted in error: no such key"), "{message}");
+        let wrong = json!([webhooks.webhook("w", "w", when(&["request.nope == 1"]))]);
+        let wrong = json!({"metadata": {"name": "wrong"}, "webhooks": wrong});
+        let (code, status) = create(&mut server, VALIDATING, wrong).await;
+        let field = &status["details"]["causes"][0]["field"];
+        assert_eq!((code, field), (422, &json!("webhooks[0].matchConditions[0].expression")));
+    });
+}
+
+#[test]
 fn rules_and_selectors_say_who_is_asked() {
     on_a_server(async |mut server| {
         let webhooks = Webhooks::start().await;

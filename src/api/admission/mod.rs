@@ -5,6 +5,7 @@
 //! changed the object the others see it once more. Quotas come last, because what an object takes is written with it. What is
 //! about a pod's own rules is the kind's.
 
+mod authorizer;
 mod certificate_approval;
 mod certificate_signing;
 mod certificate_subject_restriction;

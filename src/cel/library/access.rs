@@ -55,7 +55,7 @@ fn text<'v>(args: &'v [Value<'_>], at: usize) -> Result<&'v str, Failure> {
 }
 
 fn with<'a>(args: &[Value<'a>], about: About) -> Outcome<'a> {
-    Ok(Value::Query(Arc::new(Query { about, ..Query::clone(query(args)?) })))
+    Ok(Value::Query(Arc::new(query(args)?.about(about))))
 }
 
 fn service_account<'a>(_: &mut Meter, args: &[Value<'a>]) -> Outcome<'a> {

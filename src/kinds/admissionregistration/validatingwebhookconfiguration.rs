@@ -23,7 +23,6 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
         default: webhook::default_validating,
         validate_create: webhook::validate_create,
         validate_update: webhook::validate_update,
-        warnings: webhook::warnings,
         ..Strategy::BASE
     },
     sample: r#"{"metadata":{"name":"sample"}}"#,

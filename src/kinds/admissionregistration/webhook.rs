@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::conditions;
 use crate::base::json::{at, int, list, list_mut, set_default, text};
 use crate::kinds::Column;
 use crate::kinds::check::{self, Path, client_config};
@@ -202,41 +203,26 @@ fn is_review_version(version: &Value) -> bool {
     version.as_str().is_some_and(|v| REVIEW_VERSIONS.contains(&v))
 }
 
-fn match_conditions(errors: &mut Errors, path: &Path<'_>, conditions: &[Value]) {
-    if conditions.len() > MATCH_CONDITIONS_MAX {
-        errors.push(field::too_many(path, conditions.len(), MATCH_CONDITIONS_MAX));
+fn match_conditions(errors: &mut Errors, path: &Path<'_>, given: &[Value]) {
+    if given.len() > MATCH_CONDITIONS_MAX {
+        errors.push(field::too_many(path, given.len(), MATCH_CONDITIONS_MAX));
         return;
     }
-    for (i, condition) in conditions.iter().enumerate() {
+    for (i, condition) in given.iter().enumerate() {
         let (at, name) = (path.index(i), text(condition, "name"));
         if check::given(errors, &at.field("name"), name) {
             check::qualified(errors, &at.field("name"), name);
         }
-        check::given(errors, &at.field("expression"), text(condition, "expression").trim());
-        if !name.is_empty() && conditions[..i].iter().any(|other| text(other, "name") == name) {
+        let expression = text(condition, "expression");
+        if check::given(errors, &at.field("expression"), expression.trim())
+            && let Err(why) = conditions::compile(expression)
+        {
+            errors.push(field::invalid(&at.field("expression"), expression, why));
+        }
+        if !name.is_empty() && given[..i].iter().any(|other| text(other, "name") == name) {
             errors.push(field::duplicate(&at.field("name"), name));
         }
     }
-}
-
-/// Conditions are kept and not evaluated.
-pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
-    let conditions = |of: &Value, name: &Value| {
-        let same = list(of, "webhooks").iter().find(|w| w["name"] == *name);
-        same.map(|w| list(w, "matchConditions").to_vec()).unwrap_or_default()
-    };
-    let is_new = |webhook: &&Value| {
-        let given = list(webhook, "matchConditions");
-        !given.is_empty() && old.is_none_or(|old| conditions(old, &webhook["name"]) != given)
-    };
-    let named = |webhook: &Value| {
-        let name = text(webhook, "name");
-        format!(
-            "webhooks[{name:?}].matchConditions: conditions are not evaluated in this version; the webhook is called \
-             whenever its rules and selectors match"
-        )
-    };
-    list(new, "webhooks").iter().filter(is_new).map(named).collect()
 }
 
 #[cfg(test)]

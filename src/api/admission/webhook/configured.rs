@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use crate::api::Api;
 use crate::base::labels::Selector;
+use crate::cel::Program;
 use crate::kinds::KindRef;
+use crate::kinds::admissionregistration::conditions::compile;
 use crate::wire::tls;
 
 /// A configuration of either kind, read once.
@@ -37,6 +39,15 @@ pub(super) struct Spec {
     pub timeout_seconds: Option<u64>,
     pub admission_review_versions: Vec<String>,
     pub reinvocation_policy: Option<String>,
+    match_conditions: Vec<Condition>,
+    #[serde(skip)]
+    compiled: OnceLock<Vec<(String, Result<Program, String>)>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    expression: String,
 }
 
 /// How it is reached.
@@ -88,6 +99,16 @@ impl Webhook {
     /// What tells it from all others.
     pub fn id(&self) -> String {
         format!("{}/{}/{}", self.name, self.of().name, self.index)
+    }
+}
+
+// === impl Spec ===
+
+impl Spec {
+    /// The conditions under which it is asked, compiled when they are needed first.
+    pub fn conditions(&self) -> &[(String, Result<Program, String>)] {
+        let all = || self.match_conditions.iter().map(|c| (c.expression.clone(), compile(&c.expression)));
+        self.compiled.get_or_init(|| all().collect())
     }
 }
 

@@ -7,6 +7,7 @@
 //! webhook is asked: it may itself write.
 
 mod call;
+mod conditions;
 mod configured;
 mod matching;
 mod presented;
@@ -70,6 +71,9 @@ pub(super) async fn mutate(
         if reinvocation.is_second && !reinvocation.due.contains(&webhook.id()) {
             continue;
         }
+        if !conditions::hold(review, &webhook, &invocation, object)? {
+            continue;
+        }
         match call::mutate(review, &webhook, &invocation, object).await {
             Ok(answer) => {
                 warnings.extend(answer.warnings);
@@ -112,7 +116,9 @@ fn validating(review: &Review<'_>, object: &Value) -> Result<Vec<(Webhook, Invoc
     }
     let mut asked = Vec::new();
     for webhook in configured::all(review.api, &validatingwebhookconfiguration::KIND) {
-        if let Some(invocation) = matching::invocation(review, &webhook, object)? {
+        if let Some(invocation) = matching::invocation(review, &webhook, object)?
+            && conditions::hold(review, &webhook, &invocation, object)?
+        {
             asked.push((webhook, invocation));
         }
     }

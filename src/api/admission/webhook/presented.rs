@@ -40,41 +40,10 @@ impl Question {
             _ => None,
         });
         let version = known.ok_or("webhook does not accept known AdmissionReview versions (v1, v1beta1)".to_owned())?;
-        let (request, uid) = (review.request, review.api.clock.uuid());
-        let asked_as = |kind: &KindRef| match request.subresource.and_then(|s| s.gvk(request.kind.kind())) {
-            Some((group, version, kind)) => json!({"group": group, "version": version, "kind": kind}),
-            None => json!({"group": kind.group(), "version": kind.version(), "kind": kind.kind()}),
-        };
-        let resource =
-            |kind: &KindRef| json!({"group": kind.group(), "version": kind.version(), "resource": kind.plural()});
-        let mut asked = json!({
-            "uid": uid,
-            "kind": asked_as(&invocation.kind),
-            "resource": resource(&invocation.kind),
-            "requestKind": asked_as(&request.kind),
-            "requestResource": resource(&request.kind),
-            "operation": operation(review.operation),
-            "userInfo": request.user.info(),
-            "object": shown(review, invocation, object),
-            "oldObject": review.old.map_or(Value::Null, |old| shown(review, invocation, old)),
-            "dryRun": is_dry_run(review),
-            "options": options(review),
-        });
-        let name = if request.name.is_empty() { text(object, "metadata.name") } else { &request.name };
-        // A Namespace is said to be in itself.
-        let is_namespace = request.kind == crate::kinds::core::namespace::KIND;
-        let namespace = if is_namespace { name } else { &request.namespace };
-        let subresource = request.subresource.map_or("", Subresource::name);
-        for (key, value) in [
-            ("name", name),
-            ("namespace", namespace),
-            ("subResource", subresource),
-            ("requestSubResource", subresource),
-        ] {
-            if !value.is_empty() {
-                asked[key] = value.into();
-            }
-        }
+        let uid = review.api.clock.uuid();
+        let mut asked = request(review, invocation, object);
+        asked["uid"] = uid.as_str().into();
+        (asked["object"], asked["oldObject"]) = objects(review, invocation, object);
         let body = json!({"kind": "AdmissionReview", "apiVersion": version, "request": asked});
         Ok(Self { uid, version, body })
     }
@@ -143,6 +112,46 @@ pub(super) fn refusal(webhook: &str, result: &Value) -> Status {
         *at = text(result, key).to_owned();
     }
     status
+}
+
+/// What is asked for, but for the objects that it is about.
+pub(super) fn request(review: &Review<'_>, invocation: &Invocation, object: &Value) -> Value {
+    let request = review.request;
+    let asked_as = |kind: &KindRef| match request.subresource.and_then(|s| s.gvk(request.kind.kind())) {
+        Some((group, version, kind)) => json!({"group": group, "version": version, "kind": kind}),
+        None => json!({"group": kind.group(), "version": kind.version(), "kind": kind.kind()}),
+    };
+    let resource =
+        |kind: &KindRef| json!({"group": kind.group(), "version": kind.version(), "resource": kind.plural()});
+    let mut asked = json!({
+        "kind": asked_as(&invocation.kind),
+        "resource": resource(&invocation.kind),
+        "requestKind": asked_as(&request.kind),
+        "requestResource": resource(&request.kind),
+        "operation": operation(review.operation),
+        "userInfo": request.user.info(),
+        "dryRun": is_dry_run(review),
+        "options": options(review),
+    });
+    let name = if request.name.is_empty() { text(object, "metadata.name") } else { &request.name };
+    // A Namespace is said to be in itself.
+    let is_namespace = request.kind == crate::kinds::core::namespace::KIND;
+    let namespace = if is_namespace { name } else { &request.namespace };
+    let subresource = request.subresource.map_or("", Subresource::name);
+    for (key, value) in
+        [("name", name), ("namespace", namespace), ("subResource", subresource), ("requestSubResource", subresource)]
+    {
+        if !value.is_empty() {
+            asked[key] = value.into();
+        }
+    }
+    asked
+}
+
+/// The object and what it was, as they are shown.
+pub(super) fn objects(review: &Review<'_>, invocation: &Invocation, object: &Value) -> (Value, Value) {
+    let old = review.old.map_or(Value::Null, |old| shown(review, invocation, old));
+    (shown(review, invocation, object), old)
 }
 
 pub(super) fn is_dry_run(review: &Review<'_>) -> bool {
