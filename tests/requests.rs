@@ -193,3 +193,33 @@ fn a_name_beyond_ascii_in_a_header_is_whom_the_request_is_for() {
         assert_eq!(code, 403, "he is asked about, not the administrator");
     });
 }
+
+#[test]
+fn small_patches_of_a_large_object_take_turns() {
+    let _alone = memory::alone();
+    on_a_server(async |mut server| {
+        let data: serde_json::Map<String, Value> = (0..20_000).map(|i| (format!("k{i}"), "v".into())).collect();
+        let config =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}, "data": data}).to_string();
+        for manager in ["a", "b", "c", "d"] {
+            let path = format!("{MAPS}/b?fieldManager={manager}&force=true");
+            let media = "application/apply-patch+yaml";
+            let (code, status) = send(&mut server, "PATCH", &path, media, config.clone().into_bytes()).await;
+            assert!(code < 300, "{code} {status:.300}");
+        }
+        forget_peak();
+        let before = peak_bytes();
+        let path = format!("{MAPS}/b");
+        let patches = (0..20).map(|i| {
+            let headers = vec![("content-type".to_owned(), "application/merge-patch+json".to_owned())];
+            let body = Some(json!({"data": {format!("k{i}"): "w"}}).to_string().into_bytes());
+            server.open(Asked { method: "PATCH", path: &path, headers, body })
+        });
+        let answers = futures::future::join_all(patches).await;
+        let made = peak_bytes().saturating_sub(before);
+        let done = answers.iter().filter(|answer| answer.status() == 200).count();
+        println!("{} MiB, {done} of 20 done", made >> 20);
+        assert!(answers.iter().all(|answer| [200, 429].contains(&answer.status().as_u16())) && done > 0);
+        assert!(made < 2 * REQUEST_BYTES_MAX, "{} MiB", made >> 20);
+    });
+}

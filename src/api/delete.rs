@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::admission::Review;
 use super::cache::Pending;
@@ -19,6 +20,9 @@ use crate::store::{self, Op, Txn};
 
 /// Deletions of a collection that are under way at once; the store makes group commits of them.
 const PARALLEL: usize = 256;
+
+/// Stored bytes of what is deleted at once: each object is read, and what is made of it is many times as much.
+const PARALLEL_BYTES: usize = 1 << 20;
 
 /// How a deletion ended.
 #[derive(Clone, Debug)]
@@ -81,10 +85,14 @@ impl Api {
         objects: Vec<Arc<Object>>,
         options: &DeleteOptions,
     ) -> Result<Vec<Arc<Object>>> {
+        let room = Semaphore::new(PARALLEL_BYTES);
         let deletions = objects.into_iter().map(|object| {
             let mut one = request.named(&object.meta.name);
             one.namespace = object.meta.namespace.to_string();
+            let bytes = object.body().len().min(PARALLEL_BYTES);
+            let room = &room;
             async move {
+                let _room = room.acquire_many(bytes as u32).await.map_err(Status::internal)?;
                 match self.delete(&one, options).await {
                     Ok(_) => Ok(Some(object)),
                     Err(status) if status.code == 404 => Ok(None),

@@ -14,6 +14,7 @@ mod schemas;
 pub use schemas::Target;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use fair_queue::{FairQueue, Ticket};
 use pool::{Grant, Pool};
 use schemas::{LEVELS, SEATS, classify, guaranteed, is_privileged, nominal};
 
+use super::form;
 use super::sending::{Asker, Room, Sending};
 use super::shares::Shares;
 use crate::apimachinery::status::{RETRY_AFTER_SECONDS, Result, Status};
@@ -144,6 +146,8 @@ pub struct Admission {
     user: Arc<User>,
     _seat: Option<Seat>,
     room: Mutex<Option<BodyRoom>>,
+    /// Bytes of what is stored and is to be changed: reading it makes as much as a body of that length.
+    stored_bytes: AtomicUsize,
     answer: Mutex<Option<Arc<Room>>>,
 }
 
@@ -201,7 +205,8 @@ impl FlowControl {
 
     fn admission(&self, user: &Arc<User>, seat: Option<Seat>) -> Admission {
         let (room, answer) = (Mutex::default(), Mutex::default());
-        Admission { control: self.clone(), user: user.clone(), _seat: seat, room, answer }
+        let stored_bytes = AtomicUsize::default();
+        Admission { control: self.clone(), user: user.clone(), _seat: seat, room, stored_bytes, answer }
     }
 
     /// Counts a long-running request.
@@ -419,9 +424,18 @@ impl Admission {
         Ok(Reading { shared: shared.clone(), id, ended })
     }
 
-    /// Returns when there is room for a body of so many bytes with what is made of it. The room lasts as long as the request.
+    /// Notes that a stored object of so many bytes is to be changed, before the body is read that says how.
+    pub fn will_change(&self, stored_bytes: usize) {
+        // What is small is made beside others without anybody noticing.
+        if stored_bytes > form::LONG_BYTES {
+            self.stored_bytes.store(stored_bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns when there is room for a body of so many bytes, and for what it changes, with what is made of them. The room
+    /// lasts as long as the request.
     pub async fn reserve_body(&self, body_bytes: usize) -> Result<()> {
-        let (bytes, is_small) = body_cost(body_bytes);
+        let (bytes, is_small) = body_cost(body_bytes + self.stored_bytes.load(Ordering::Relaxed));
         let shared = &self.control.0;
         let privileged = is_privileged(&self.user);
         let name: Arc<str> = self.user.name.as_str().into();

@@ -94,6 +94,12 @@ async fn routed(context: RequestContext, verb: &'static str, http: http::Request
     {
         return Err(Status::method_not_allowed());
     }
+    if matches!(verb, "update" | "patch") && kind.is_stored() {
+        let stored = context.api.cache.kind(kind).get(&context.request.key());
+        if let (Some(stored), Some(admission)) = (stored, http.extensions().get::<Arc<Admission>>()) {
+            admission.will_change(stored.body().len());
+        }
+    }
     match (verb, subresource) {
         ("get" | "create", Some(Subresource::Log)) => stream::respond(context, http).await,
         ("get" | "create", Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward)) => {
