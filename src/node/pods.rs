@@ -12,6 +12,7 @@ use super::worker::{self, Handle, Message, UID_LABEL};
 use super::{Node, admit, fit, host_ports, volumes};
 use crate::base::error::chain;
 use crate::base::object::Object;
+use crate::base::task;
 use crate::containers::{Event, Sandbox};
 use crate::kinds::core::{configmap, node, pod, secret};
 use crate::net::{HostPort, Unpublished};
@@ -20,6 +21,9 @@ use crate::reconcile::{Changed, EventType, Informer};
 
 /// Ended workers that may wait to be noticed.
 const ENDED: usize = 256;
+/// How often, and how many times, a root file system that was in use is looked at again.
+const ROOT_RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+const ROOT_ATTEMPTS: u32 = 30;
 
 struct Pods {
     node: Arc<Node>,
@@ -110,11 +114,9 @@ impl Pods {
     async fn sweep(&self) {
         let all = self.node.runtime.list().await;
         let known: Vec<String> = all.into_iter().flat_map(|s| s.containers).map(|c| c.id).collect();
-        for id in self.node.images.rootfs_list().await {
-            if !known.contains(&id) {
-                let _ = self.node.images.release_rootfs(&id).await;
-            }
-        }
+        let mut roots = self.node.images.rootfs_list().await;
+        roots.retain(|id| !known.contains(id));
+        release_roots(&self.node, roots).await;
         let wanted: Vec<&String> = self.workers.keys().collect();
         for base in [self.node.config.data_dir.join("pods"), self.node.config.run_dir.join("pods")] {
             if let Err(error) = crate::base::file::claim_private_dir(&base) {
@@ -142,9 +144,7 @@ impl Pods {
         if let Err(error) = self.node.runtime.remove_sandbox(&sandbox.spec.id).await {
             tracing::warn!(uid, error = chain(&error), "a sandbox was not removed whole");
         }
-        for c in &sandbox.containers {
-            let _ = self.node.images.release_rootfs(&c.id).await;
-        }
+        release_roots(&self.node, sandbox.containers.iter().map(|c| c.id.clone()).collect()).await;
         if let Err(why) = worker::tear_down(&self.node, &Pod::default(), uid, false).await {
             tracing::warn!(uid, why = chain(&why), "the pod was not removed whole");
         }
@@ -352,4 +352,37 @@ fn remove_logs(directory: &Path, uid: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+/// Removes root file systems of containers that are gone. One that is still in use, as by a start that a killed agent has left
+/// behind, is tried again until it is free or a container has it.
+async fn release_roots(node: &Arc<Node>, mut ids: Vec<String>) {
+    release_free(node, &mut ids).await;
+    if ids.is_empty() {
+        return;
+    }
+    let node = node.clone();
+    drop(task::spawn("root file systems in use", async move {
+        for _ in 0..ROOT_ATTEMPTS {
+            tokio::time::sleep(ROOT_RETRY).await;
+            let all = node.runtime.list().await;
+            ids.retain(|id| !all.iter().flat_map(|s| &s.containers).any(|c| c.id == *id));
+            release_free(&node, &mut ids).await;
+            if ids.is_empty() {
+                return;
+            }
+        }
+        tracing::warn!(containers = ids.join(","), "root file systems of earlier containers were not removed");
+    }));
+}
+
+/// Removes those that nobody uses, and leaves the others in the list.
+async fn release_free(node: &Node, ids: &mut Vec<String>) {
+    let mut in_use = Vec::new();
+    for id in ids.drain(..) {
+        if let Err(error) = node.images.release_rootfs(&id).await {
+            tracing::debug!(container = id, %error, "a root file system is in use");
+            in_use.push(id);
+        }
+    }
+    *ids = in_use;
 }
