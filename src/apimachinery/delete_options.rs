@@ -40,6 +40,22 @@ impl Propagation {
 // === impl DeleteOptions ===
 
 impl DeleteOptions {
+    /// Writes into a body what was asked for; whether it is a trial is left to the caller.
+    pub fn write_into(&self, body: &mut Value) {
+        if let Some(seconds) = self.grace_seconds {
+            body["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(uid) = &self.uid {
+            body["preconditions"]["uid"] = uid.as_str().into();
+        }
+        if let Some(revision) = &self.resource_version {
+            body["preconditions"]["resourceVersion"] = revision.as_str().into();
+        }
+        if let Some(propagation) = self.propagation {
+            body["propagationPolicy"] = propagation.name().into();
+        }
+    }
+
     /// From a decoded body.
     pub fn from_value(value: &Value) -> Result<Self> {
         let orphan = value.get("orphanDependents").and_then(Value::as_bool);

@@ -6,6 +6,7 @@
 
 pub mod delete_options;
 pub mod http;
+pub mod label_selector;
 pub mod node_access;
 pub mod placement;
 pub mod query;

@@ -26,6 +26,11 @@ pub const NODE_PREFIX: &str = "system:node:";
 /// How the users that are service accounts begin.
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
+/// The groups of all service accounts of a namespace.
+pub fn account_groups(namespace: &str) -> [String; 2] {
+    ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
+}
+
 // === impl User ===
 
 impl User {
@@ -61,6 +66,12 @@ impl User {
         let organisations = subject.iter_organization().filter_map(|o| o.as_str().ok());
         let groups = organisations.chain([AUTHENTICATED]).map(str::to_owned).collect();
         Some(Self { name, groups, ..Self::default() })
+    }
+
+    /// A service account.
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        let groups = account_groups(namespace).into_iter().chain([AUTHENTICATED.to_owned()]).collect();
+        Self { name: format!("{ACCOUNT_PREFIX}{namespace}:{name}"), groups, ..Self::default() }
     }
 
     /// The agent of a node.

@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use super::label_selector::selector_of;
 use super::placement::term_matches;
-use crate::base::labels::{Op, Requirement, Selector};
 use crate::base::object::Object;
 use crate::base::quantity::Quantity;
 use crate::kinds::core::claim::BETA_CLASS;
@@ -203,7 +202,7 @@ pub fn best_match<'v>(
     looking: Looking<'_>,
 ) -> Option<&'v (Arc<Object>, Arc<PersistentVolume>)> {
     let (object, claim) = claim;
-    let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref()).map(read_selector);
+    let selector = claim.spec.as_ref().and_then(|s| s.selector.as_ref()).map(selector_of);
     let wanted = requested(claim);
     let mut best = None;
     for found in volumes {
@@ -238,20 +237,6 @@ pub fn best_match<'v>(
         }
     }
     best.map(|(_, found)| found)
-}
-
-fn read_selector(selector: &LabelSelector) -> Selector {
-    let mut out = Selector::from_map(selector.match_labels.iter().flatten());
-    for e in selector.match_expressions.iter().flatten() {
-        let op = match e.operator.as_str() {
-            "In" => Op::In,
-            "NotIn" => Op::NotIn,
-            "Exists" => Op::Exists,
-            _ => Op::DoesNotExist,
-        };
-        out.0.push(Requirement { key: e.key.clone(), op, values: e.values.clone().unwrap_or_default() });
-    }
-    out
 }
 
 #[cfg(test)]

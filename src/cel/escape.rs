@@ -1,35 +1,16 @@
 //! Names of fields as expressions write them (`k8s.io/apiserver/pkg/cel/escaping.go`).
 
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+use super::parser::RESERVED;
+
+/// What the grammar reads as something else than a name, besides the reserved words.
+const KEYWORDS: [&str; 4] = ["true", "false", "null", "in"];
 
 /// The name of a field in expressions: what no identifier can have is written out. None where it cannot be named.
 pub fn escape(name: &str) -> Option<Box<str>> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if RESERVED.contains(&name) {
+    if RESERVED.contains(&name) || KEYWORDS.contains(&name) {
         return Some(format!("__{name}__").into());
     }
     let mut out = String::with_capacity(name.len());

@@ -16,7 +16,8 @@ const TEXT_LETTERS_MAX: usize = 100_000;
 /// Expressions in expressions.
 const NESTED_MAX: u32 = 250;
 
-const RESERVED: [&str; 17] = [
+/// Words that no name may be.
+pub(super) const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",

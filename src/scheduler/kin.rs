@@ -6,7 +6,8 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Service;
 
 use super::snapshot::PodView;
-use crate::base::labels::{Op, Requirement, Selector};
+use crate::apimachinery::label_selector::selector_of;
+use crate::base::labels::Selector;
 use crate::base::object::Object;
 use crate::kinds::apps::replicaset;
 use crate::kinds::core::service;
@@ -44,18 +45,7 @@ impl Kin {
         let owner = pod.controller().filter(|o| &*o.kind == "ReplicaSet")?;
         let object = self.replica_sets.get(&pod.meta.namespace, &owner.name)?;
         let set = object.typed::<ReplicaSet>().ok()?;
-        let selector = &set.spec.selector;
-        let mut out = Selector::from_map(selector.match_labels.iter().flatten());
-        for e in selector.match_expressions.iter().flatten() {
-            let op = match e.operator.as_str() {
-                "In" => Op::In,
-                "NotIn" => Op::NotIn,
-                "Exists" => Op::Exists,
-                _ => Op::DoesNotExist,
-            };
-            out.0.push(Requirement { key: e.key.clone(), op, values: e.values.clone().unwrap_or_default() });
-        }
-        Some(out)
+        Some(selector_of(&set.spec.selector))
     }
 }
 

@@ -7,7 +7,7 @@ use super::plugin::Review;
 use crate::api::Api;
 use crate::api::identity::attributes::Attributes;
 use crate::api::identity::authorize::authorize;
-use crate::apimachinery::user::{AUTHENTICATED, User};
+use crate::apimachinery::user::User;
 use crate::base::labels::{FieldSelector, Selector};
 use crate::cel::{About, Authorizer, Decision, Query, ResourceQuery, Value};
 use crate::kinds::Subresource;
@@ -36,19 +36,9 @@ impl Authorizer for OfUser {
             },
             About::Nothing | About::Group(_) => return Decision::default(),
         }
-        let account = query.service_account.as_ref().map(|(namespace, name)| service_account(namespace, name));
+        let account = query.service_account.as_ref().map(|(namespace, name)| User::service_account(namespace, name));
         let decided = authorize(&self.api, account.as_ref().unwrap_or(&self.user), &attributes);
         Decision { allowed: decided.allowed, reason: decided.reason.unwrap_or_default(), error: None }
-    }
-}
-
-/// The user that a service account is.
-fn service_account(namespace: &str, name: &str) -> User {
-    let groups = ["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}"), AUTHENTICATED];
-    User {
-        name: format!("system:serviceaccount:{namespace}:{name}"),
-        groups: groups.map(str::to_owned).into(),
-        ..User::default()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::api::identity::token::service_account;
 use crate::apimachinery::http::peer::Peer;
 use crate::apimachinery::http::peer::bearer;
 use crate::apimachinery::status::{Result, Status};
-use crate::apimachinery::user::{AUTHENTICATED, MASTERS, User};
+use crate::apimachinery::user::{AUTHENTICATED, MASTERS, User, account_groups};
 use crate::wire::websocket;
 
 /// Finds out who asks: an `Arc<User>` in the request's extensions.
@@ -144,7 +144,7 @@ fn impersonate(api: &Api, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<Us
     wanted.iter().try_for_each(|a| require(api, &user, a))?;
     // The groups of an account are known; who names others gets those.
     if let (Some((namespace, _)), true) = (account, groups.is_empty()) {
-        groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
+        groups.extend(account_groups(namespace));
     }
     let (authenticated, unauthenticated) = ("system:authenticated", "system:unauthenticated");
     let anonymous = name == "system:anonymous";

@@ -160,12 +160,8 @@ impl Tokens {
         let user = User {
             name: claims.sub.clone(),
             uid: p.serviceaccount.uid.clone(),
-            groups: vec![
-                "system:serviceaccounts".into(),
-                format!("system:serviceaccounts:{}", p.namespace),
-                "system:authenticated".into(),
-            ],
             extra,
+            ..User::service_account(&p.namespace, &p.serviceaccount.name)
         };
         Some((user, claims))
     }

@@ -219,17 +219,6 @@ fn item(kind: &KindRef, namespace: &str, name: &str, subresource: Option<Subreso
 
 fn delete_options(options: &DeleteOptions) -> Value {
     let mut body = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
-    if let Some(seconds) = options.grace_seconds {
-        body["gracePeriodSeconds"] = seconds.into();
-    }
-    if let Some(uid) = &options.uid {
-        body["preconditions"]["uid"] = uid.as_str().into();
-    }
-    if let Some(revision) = &options.resource_version {
-        body["preconditions"]["resourceVersion"] = revision.as_str().into();
-    }
-    if let Some(propagation) = options.propagation {
-        body["propagationPolicy"] = propagation.name().into();
-    }
+    options.write_into(&mut body);
     body
 }

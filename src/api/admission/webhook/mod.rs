@@ -87,7 +87,9 @@ pub(super) async fn mutate(
             reinvocation.asked.insert(webhook.id());
         }
     }
-    reinvocation.seen = object.clone();
+    if reinvocation.is_needed {
+        reinvocation.seen = object.clone();
+    }
     Ok(warnings)
 }
 

@@ -8,7 +8,7 @@ use crate::api::admission::{Operation, Review};
 use crate::api::form;
 use crate::api::subresource::scale;
 use crate::apimachinery::status::{Result, Status};
-use crate::base::json::{int, list, set, text};
+use crate::base::json::{int, list, text};
 use crate::kinds::{KindRef, Subresource};
 
 /// What is asked, in one of the versions that the webhook reads.
@@ -192,17 +192,7 @@ fn options(review: &Review<'_>) -> Value {
         options["dryRun"] = json!(["All"]);
     }
     if let Some(deletion) = review.deletion {
-        if let Some(seconds) = deletion.grace_seconds {
-            options["gracePeriodSeconds"] = seconds.into();
-        }
-        if let Some(policy) = deletion.propagation {
-            options["propagationPolicy"] = policy.name().into();
-        }
-        for (key, given) in [("uid", &deletion.uid), ("resourceVersion", &deletion.resource_version)] {
-            if let Some(given) = given {
-                set(&mut options, &format!("preconditions.{key}"), given.as_str());
-            }
-        }
+        deletion.write_into(&mut options);
     }
     options
 }
