@@ -102,6 +102,14 @@ impl Expr {
         Ok(Arc::new(Self { id, kind, depth, nodes }))
     }
 
+    pub(super) fn depth(&self) -> u16 {
+        self.depth
+    }
+
+    pub(super) fn nodes(&self) -> u32 {
+        self.nodes
+    }
+
     pub(super) fn ident(&self) -> Option<&str> {
         match &self.kind {
             Kind::Ident(name) => Some(name),

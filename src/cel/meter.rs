@@ -13,6 +13,9 @@ const BYTES_MAX: u64 = 32 << 20;
 /// Steps of some ten nanoseconds.
 const WORK_MAX: u64 = 20_000_000;
 
+/// Steps that a unit of cost stands for at most.
+const STEPS_OF_COST: u64 = 4;
+
 /// A value in a list.
 const ITEM_BYTES: usize = 48;
 
@@ -77,6 +80,11 @@ impl Meter {
     /// What it has cost.
     pub fn cost(&self) -> u64 {
         self.cost
+    }
+
+    /// What is to be taken from a budget for many evaluations: its cost, or its steps where the cost says little of them.
+    pub fn load(&self) -> u64 {
+        self.cost.max(self.work / STEPS_OF_COST)
     }
 
     #[inline]

@@ -11,6 +11,7 @@ mod authorizer;
 mod bindings;
 mod charge;
 mod check;
+mod composed;
 mod equal;
 mod escape;
 mod estimate;
@@ -41,6 +42,7 @@ mod value;
 mod tests;
 
 pub use authorizer::{About, Authorizer, Decision, Query, ResourceQuery};
+pub use composed::{Composed, Compositions};
 pub use escape::escape;
 pub use meter::{CALL_COST_MAX, Failure, Meter};
 pub use program::{Env, Expression, Program};

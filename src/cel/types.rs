@@ -165,7 +165,7 @@ impl Type {
     }
 
     /// Its name as a value: `type([1]) == list`.
-    pub(super) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Dyn => "dyn",
             Self::Error => "!error!",
@@ -271,14 +271,14 @@ pub enum Order {
 }
 
 /// An object whose fields are known.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ObjectType {
     pub name: Box<str>,
     /// By their names in expressions.
     pub fields: BTreeMap<Box<str>, Field>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Field {
     /// The name in JSON.
     pub name: Box<str>,
@@ -296,6 +296,27 @@ impl Decl {
     /// Of which only the kind is known.
     pub fn new(kind: DeclKind, elements_max: u64, bytes_min: u64) -> Self {
         Self { kind, nullable: false, elements_max, bytes_min }
+    }
+
+    /// What is known of values of a type: of its objects nothing.
+    pub fn of_type(of: &Type) -> Self {
+        let (kind, bytes_min) = match of {
+            Type::Bool => (DeclKind::Bool, 4),
+            Type::Int => (DeclKind::Int, 1),
+            Type::Double => (DeclKind::Double, 1),
+            Type::String => (DeclKind::String, 2),
+            Type::Bytes => (DeclKind::Bytes, 2),
+            Type::Duration => (DeclKind::Duration, 3),
+            Type::Timestamp => (DeclKind::DateTime, 21),
+            Type::Compound(c) if c.head == Head::List => {
+                (DeclKind::List(Arc::new(Self::of_type(&c.params[0])), Order::Atomic), 2)
+            }
+            Type::Compound(c) if c.head == Head::Map && c.params[0] == Type::String => {
+                (DeclKind::Map(Arc::new(Self::of_type(&c.params[1]))), 2)
+            }
+            _ => (DeclKind::Untyped, 1),
+        };
+        Self::new(kind, REQUEST_BYTES_MAX, bytes_min)
     }
 
     /// The type of its values in expressions.
