@@ -14,6 +14,9 @@ mod kinds;
 /// What the process holds.
 #[path = "requests/memory.rs"]
 mod memory;
+/// Admission policies in force.
+#[path = "requests/policies.rs"]
+mod policies;
 /// Clients that ask and do not read.
 #[path = "requests/readers.rs"]
 mod readers;

@@ -35,6 +35,7 @@ pub mod root_ca;
 pub mod serviceaccount;
 pub mod statefulset;
 mod template;
+pub mod validatingadmissionpolicy;
 pub mod volume;
 
 pub use context::{Context, Options, absent_is_fine, controller_reference, typed};
@@ -73,6 +74,7 @@ pub const ALL: &[Make] = &[
     clusterrole::controller,
     certificates::controller,
     customresourcedefinition::controller,
+    validatingadmissionpolicy::controller,
     node::controller,
     node::evict::controller,
     node_cidr::controller,

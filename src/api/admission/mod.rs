@@ -9,17 +9,22 @@ mod authorizer;
 mod certificate_approval;
 mod certificate_signing;
 mod certificate_subject_restriction;
+mod conditions;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 mod node_address;
 mod node_restriction;
 mod persistent_volume_claim_resize;
 mod plugin;
 mod pod_security;
+mod policy;
+mod policy_params;
+mod presented;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
@@ -57,6 +62,7 @@ static PLUGINS: &[&dyn Plugin] = &[
     &default_ingress_class::DefaultIngressClass,
     &deny_service_external_ips::DenyServiceExternalIps,
     &rbac_escalation::RbacEscalation,
+    &policy_params::PolicyParams,
 ];
 
 // === impl Review ===
@@ -96,6 +102,7 @@ impl<'a> Review<'a> {
         for plugin in PLUGINS.iter().filter(|plugin| plugin.handles(self)) {
             warnings.extend(plugin.validate(self, object).await?);
         }
+        warnings.extend(policy::validate(self, object)?);
         warnings.extend(webhook::validate(self, object).await?);
         Ok(warnings)
     }

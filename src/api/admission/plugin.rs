@@ -7,6 +7,7 @@ use crate::api::{Api, Request};
 use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::status::Result;
 use crate::kinds::KindRef;
+use crate::kinds::admissionregistration::validatingadmissionpolicy;
 
 /// What is being done (`admission.Operation`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,15 @@ impl<'a> Review<'a> {
     /// Whether an object of the kind itself is created.
     pub(super) fn creates(&self, kind: &KindRef) -> bool {
         self.is_of(kind) && self.operation == Operation::Create
+    }
+
+    /// Whether neither policies nor webhooks are asked. What decides on admission is not decided on, or nobody could mend it; and
+    /// the server's own part of another request is not a request.
+    pub(super) fn is_exempt(&self) -> bool {
+        let request = self.request;
+        let is_part = request.subresource.and_then(|s| request.kind.update_strategy(s)).is_some_and(|s| !s.tracked);
+        request.kind.group() == validatingadmissionpolicy::KIND.group()
+            || (is_part && self.operation == Operation::Update)
     }
 
     pub(super) fn is_of(&self, kind: &KindRef) -> bool {

@@ -6,8 +6,8 @@ use crate::cel::{Decl, DeclKind, Env, Field, ObjectType, Order, Program, REQUEST
 
 /// What all conditions of a webhook may cost together (`RuntimeCELCostBudgetMatchConditions`).
 pub const CONDITIONS_COST_MAX: u64 = 2_500_000;
-const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
-const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
+pub(super) const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
+pub(super) const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
 
 static ENV: LazyLock<Env> = LazyLock::new(|| {
     Env::new()
@@ -28,21 +28,21 @@ pub fn request() -> &'static Arc<Decl> {
 /// what, and whether the user may do something to what the request is about.
 pub fn compile(expression: &str) -> Result<Program, String> {
     let compiled = ENV.compile(expression).map_err(|issues| format!("compilation failed: {issues}"))?;
-    if !matches!(compiled.output(), Type::Bool | Type::Dyn) {
-        return Err("must evaluate to bool".into());
+    if compiled.output() != &Type::Bool {
+        return Err(format!("must evaluate to bool but got {}", compiled.output()));
     }
     compiled.program(&ENV).map_err(|error| format!("program instantiation failed: {error}"))
 }
 
-fn text() -> Decl {
+pub(super) fn text() -> Decl {
     Decl::new(DeclKind::String, REQUEST_BYTES_MAX, 2)
 }
 
-fn list(of: Decl) -> Decl {
+pub(super) fn list(of: Decl) -> Decl {
     Decl::new(DeclKind::List(Arc::new(of), Order::Atomic), REQUEST_BYTES_MAX, 2)
 }
 
-fn object(name: &str, fields: impl IntoIterator<Item = (&'static str, Decl)>) -> Decl {
+pub(super) fn object(name: &str, fields: impl IntoIterator<Item = (&'static str, Decl)>) -> Decl {
     let field = |(name, decl): (&str, Decl)| (name.into(), Field { name: name.into(), decl: Arc::new(decl) });
     let object = ObjectType { name: name.into(), fields: fields.into_iter().map(field).collect() };
     Decl::new(DeclKind::Object(Arc::new(object)), 0, 2)
@@ -89,7 +89,8 @@ mod tests {
         for (wrong, why) in [
             ("request.nope == ''", "compilation failed: ERROR: <input>:1:8: undefined field 'nope'"),
             ("params.x == 1", "undeclared reference to 'params'"),
-            ("'x'", "must evaluate to bool"),
+            ("'x'", "must evaluate to bool but got string"),
+            ("object.spec.enabled", "must evaluate to bool but got dyn"),
             ("object.x.matches('(')", "invalid matches argument"),
         ] {
             assert!(compile(wrong).unwrap_err().contains(why), "{wrong}: {:?}", compile(wrong).err());

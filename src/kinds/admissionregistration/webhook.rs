@@ -100,7 +100,10 @@ fn check_webhook(errors: &mut Errors, path: &Path<'_>, webhook: &Value) {
     let policy = path.field("reinvocationPolicy");
     check::one_of(errors, &policy, text(webhook, "reinvocationPolicy"), &["IfNeeded", "Never"]);
     client_config(errors, &path.field("clientConfig"), webhook.get("clientConfig").unwrap_or(&Value::Null));
-    match_conditions(errors, &path.field("matchConditions"), list(webhook, "matchConditions"));
+    let conditions = list(webhook, "matchConditions");
+    match_conditions(errors, &path.field("matchConditions"), conditions, &mut |expression| {
+        conditions::compile(expression).map(drop)
+    });
 }
 
 /// A domain of three segments or more.
@@ -114,7 +117,7 @@ fn full_name(errors: &mut Errors, path: &Path<'_>, name: &str) {
     }
 }
 
-fn rule(errors: &mut Errors, path: &Path<'_>, rule: &Value) {
+pub(super) fn rule(errors: &mut Errors, path: &Path<'_>, rule: &Value) {
     const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
     let (operations, given) = (path.field("operations"), list(rule, "operations"));
     wildcard(errors, &operations, given, "operations");
@@ -203,7 +206,13 @@ fn is_review_version(version: &Value) -> bool {
     version.as_str().is_some_and(|v| REVIEW_VERSIONS.contains(&v))
 }
 
-fn match_conditions(errors: &mut Errors, path: &Path<'_>, given: &[Value]) {
+/// The conditions of a webhook or a policy, whose expressions `compile` knows.
+pub(super) fn match_conditions(
+    errors: &mut Errors,
+    path: &Path<'_>,
+    given: &[Value],
+    compile: &mut dyn FnMut(&str) -> Result<(), String>,
+) {
     if given.len() > MATCH_CONDITIONS_MAX {
         errors.push(field::too_many(path, given.len(), MATCH_CONDITIONS_MAX));
         return;
@@ -213,9 +222,9 @@ fn match_conditions(errors: &mut Errors, path: &Path<'_>, given: &[Value]) {
         if check::given(errors, &at.field("name"), name) {
             check::qualified(errors, &at.field("name"), name);
         }
-        let expression = text(condition, "expression");
-        if check::given(errors, &at.field("expression"), expression.trim())
-            && let Err(why) = conditions::compile(expression)
+        let expression = text(condition, "expression").trim();
+        if check::given(errors, &at.field("expression"), expression)
+            && let Err(why) = compile(expression)
         {
             errors.push(field::invalid(&at.field("expression"), expression, why));
         }

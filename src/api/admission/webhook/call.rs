@@ -8,18 +8,15 @@ use serde_json::Value;
 
 use super::configured::{ClientConfiguration, Webhook};
 use super::matching::Invocation;
-use super::presented::{Answer, Question, converted, is_dry_run, refusal};
+use super::question::{Answer, Question, refusal};
 use crate::api::admission::Review;
+use crate::api::admission::presented::{Unfit, is_changeable, is_dry_run, shown, taken_back};
 use crate::api::service_endpoint;
-use crate::api::subresource::scale;
-use crate::api::{Api, FieldValidation, form};
+use crate::api::{Api, FieldValidation};
 use crate::apimachinery::node_access::Duplex;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::Budget;
-use crate::base::json::{at, set, text};
 use crate::base::{error, task};
-use crate::kinds::Subresource;
-use crate::schema::apply::managed;
 use crate::schema::{self, patch};
 use crate::wire::resolve;
 use crate::wire::webhook::{self, Reply};
@@ -102,9 +99,7 @@ async fn ask(
 
 /// The object with a webhook's patch.
 fn patched(review: &Review<'_>, invocation: &Invocation, object: &Value, webhook: &str, patch: &str) -> Result<Value> {
-    let request = review.request;
-    let is_scale = request.subresource == Some(Subresource::Scale);
-    if object.is_null() || (!is_scale && request.subresource.is_some_and(|s| s.gvk("").is_some())) {
+    if !is_changeable(review, object) {
         return Err(Status::internal(format!(
             "admission webhook {webhook:?} attempted to modify the object, which is not supported for this operation"
         )));
@@ -113,35 +108,13 @@ fn patched(review: &Review<'_>, invocation: &Invocation, object: &Value, webhook
     let mut budget = Budget::new();
     let bytes = STANDARD.decode(patch).map_err(|error| broken(&format!("response.patch: {error}")))?;
     let patch = schema::parse_json(&bytes, &mut budget).map_err(|error| broken(&error))?.0;
-    let kind = &invocation.kind;
-    let mut new = match is_scale {
-        true => scale::of_value(&request.kind, object),
-        false => converted(&request.kind, kind, object.clone()),
-    };
+    let mut new = shown(review, &invocation.kind, object).into_owned();
     patch::json::apply(&mut new, &patch, &mut budget).map_err(|error| broken(&error))?;
-    if is_scale {
-        let mut workload = object.clone();
-        scale::set_replicas(&request.kind, &mut workload, &new);
-        return Ok(workload);
-    }
-    if (text(&new, "apiVersion"), text(&new, "kind")) != (&kind.api_version(), kind.kind()) {
-        return Err(broken(&"the patch makes an object of another kind"));
-    }
-    form::check(FieldValidation::Ignore, &mut new, &kind.type_ref(), Vec::new(), &mut budget)
-        .map_err(|status| broken(&status.message))?;
-    let mut new = converted(kind, &request.kind, new);
-    request.kind.try_default(&mut new).map_err(Status::exceeded)?;
-    if text(&new, "metadata.namespace") != text(object, "metadata.namespace") {
-        return Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
-    // Whose fields they are is told by what is true of them, or as before.
-    let is_valid = at(&new, "metadata.managedFields").is_none_or(managed::is_valid);
-    if let Some(before) = at(object, "metadata.managedFields").filter(|_| !is_valid) {
-        set(&mut new, "metadata.managedFields", before.clone());
-    }
-    Ok(new)
+    let taken = taken_back(review, &invocation.kind, object, new, FieldValidation::Ignore, &mut budget);
+    taken.map_err(|unfit| match unfit {
+        Unfit::Broken(why) => broken(&why),
+        Unfit::Status(status) => status,
+    })
 }
 
 /// The body of an answer as a value.

@@ -6,11 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::ClientConfig;
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::api::Api;
+use crate::api::admission::conditions::Condition as Compiled;
+use crate::api::admission::matching::{Rule, selector};
 use crate::base::labels::Selector;
-use crate::cel::Program;
 use crate::kinds::KindRef;
 use crate::kinds::admissionregistration::conditions::compile;
 use crate::wire::tls;
@@ -41,7 +41,7 @@ pub(super) struct Spec {
     pub reinvocation_policy: Option<String>,
     match_conditions: Vec<Condition>,
     #[serde(skip)]
-    compiled: OnceLock<Vec<(String, Result<Program, String>)>>,
+    compiled: OnceLock<Vec<Compiled>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -70,17 +70,6 @@ pub(super) struct ServiceReference {
     pub port: Option<u16>,
 }
 
-/// What it wants to be asked about.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct Rule {
-    pub operations: Vec<String>,
-    pub api_groups: Vec<String>,
-    pub api_versions: Vec<String>,
-    pub resources: Vec<String>,
-    pub scope: Option<String>,
-}
-
 /// One webhook of a configuration.
 #[derive(Clone)]
 pub(super) struct Webhook {
@@ -106,8 +95,8 @@ impl Webhook {
 
 impl Spec {
     /// The conditions under which it is asked, compiled when they are needed first.
-    pub fn conditions(&self) -> &[(String, Result<Program, String>)] {
-        let all = || self.match_conditions.iter().map(|c| (c.expression.clone(), compile(&c.expression)));
+    pub fn conditions(&self) -> &[Compiled] {
+        let all = || self.match_conditions.iter().map(|c| Compiled::new(&c.expression, compile(&c.expression)));
         self.compiled.get_or_init(|| all().collect())
     }
 }
@@ -142,10 +131,4 @@ pub(super) fn all(api: &Api, kind: &KindRef) -> Vec<Webhook> {
         all.extend((0..configuration.webhooks.len()).map(webhook));
     }
     all
-}
-
-/// Null and absent ones match everything; one that cannot be read cannot be stored.
-fn selector<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Selector, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    Selector::from_object(&value).map_err(serde::de::Error::custom)
 }

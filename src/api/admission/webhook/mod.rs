@@ -10,7 +10,7 @@ mod call;
 mod conditions;
 mod configured;
 mod matching;
-mod presented;
+mod question;
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ use serde_json::Value;
 use self::call::Failure;
 use self::configured::Webhook;
 use self::matching::Invocation;
-use super::{Operation, Review};
+use super::Review;
 use crate::apimachinery::status::{Result, Status};
 use crate::kinds::admissionregistration::{mutatingwebhookconfiguration, validatingwebhookconfiguration};
 
@@ -56,7 +56,7 @@ impl Reinvocation {
 
 /// Whether mutating webhooks are configured at all.
 pub(super) fn are_mutating(review: &Review<'_>) -> bool {
-    !is_exempt(review) && !review.api.cache.kind(&mutatingwebhookconfiguration::KIND).is_empty()
+    !review.is_exempt() && !review.api.cache.kind(&mutatingwebhookconfiguration::KIND).is_empty()
 }
 
 /// Lets webhooks change the object; answers their warnings.
@@ -113,7 +113,7 @@ pub(super) async fn validate(review: &Review<'_>, object: &Value) -> Result<Vec<
 }
 
 fn validating(review: &Review<'_>, object: &Value) -> Result<Vec<(Webhook, Invocation)>> {
-    if is_exempt(review) {
+    if review.is_exempt() {
         return Ok(Vec::new());
     }
     let mut asked = Vec::new();
@@ -125,15 +125,6 @@ fn validating(review: &Review<'_>, object: &Value) -> Result<Vec<(Webhook, Invoc
         }
     }
     Ok(asked)
-}
-
-/// What decides on admission is not decided on, or nobody could mend it; and the server's own part of another request is not
-/// a request.
-fn is_exempt(review: &Review<'_>) -> bool {
-    let request = review.request;
-    let is_part = request.subresource.and_then(|s| request.kind.update_strategy(s)).is_some_and(|s| !s.tracked);
-    request.kind.group() == mutatingwebhookconfiguration::KIND.group()
-        || (is_part && review.operation == Operation::Update)
 }
 
 /// What a failure means for the request.

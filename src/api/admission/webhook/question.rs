@@ -3,13 +3,11 @@
 use serde_json::{Value, json};
 
 use super::configured::Spec;
-use super::matching::{Invocation, operation};
-use crate::api::admission::{Operation, Review};
-use crate::api::form;
-use crate::api::subresource::scale;
+use super::matching::Invocation;
+use crate::api::admission::Review;
+use crate::api::admission::presented::{request, shown};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{int, list, text};
-use crate::kinds::{KindRef, Subresource};
 
 /// What is asked, in one of the versions that the webhook reads.
 pub(super) struct Question {
@@ -41,9 +39,11 @@ impl Question {
         });
         let version = known.ok_or("webhook does not accept known AdmissionReview versions (v1, v1beta1)".to_owned())?;
         let uid = review.api.clock.uuid();
-        let mut asked = request(review, invocation, object);
+        let mut asked = request(review, &invocation.kind, object);
         asked["uid"] = uid.as_str().into();
-        (asked["object"], asked["oldObject"]) = objects(review, invocation, object);
+        asked["object"] = shown(review, &invocation.kind, object).into_owned();
+        let old = review.old.map(|old| shown(review, &invocation.kind, old).into_owned());
+        asked["oldObject"] = old.unwrap_or_default();
         let body = json!({"kind": "AdmissionReview", "apiVersion": version, "request": asked});
         Ok(Self { uid, version, body })
     }
@@ -112,87 +112,4 @@ pub(super) fn refusal(webhook: &str, result: &Value) -> Status {
         *at = text(result, key).to_owned();
     }
     status
-}
-
-/// What is asked for, but for the objects that it is about.
-pub(super) fn request(review: &Review<'_>, invocation: &Invocation, object: &Value) -> Value {
-    let request = review.request;
-    let asked_as = |kind: &KindRef| match request.subresource.and_then(|s| s.gvk(request.kind.kind())) {
-        Some((group, version, kind)) => json!({"group": group, "version": version, "kind": kind}),
-        None => json!({"group": kind.group(), "version": kind.version(), "kind": kind.kind()}),
-    };
-    let resource =
-        |kind: &KindRef| json!({"group": kind.group(), "version": kind.version(), "resource": kind.plural()});
-    let mut asked = json!({
-        "kind": asked_as(&invocation.kind),
-        "resource": resource(&invocation.kind),
-        "requestKind": asked_as(&request.kind),
-        "requestResource": resource(&request.kind),
-        "operation": operation(review.operation),
-        "userInfo": request.user.info(),
-        "dryRun": is_dry_run(review),
-        "options": options(review),
-    });
-    let name = if request.name.is_empty() { text(object, "metadata.name") } else { &request.name };
-    // A Namespace is said to be in itself.
-    let is_namespace = request.kind == crate::kinds::core::namespace::KIND;
-    let namespace = if is_namespace { name } else { &request.namespace };
-    let subresource = request.subresource.map_or("", Subresource::name);
-    for (key, value) in
-        [("name", name), ("namespace", namespace), ("subResource", subresource), ("requestSubResource", subresource)]
-    {
-        if !value.is_empty() {
-            asked[key] = value.into();
-        }
-    }
-    asked
-}
-
-/// The object and what it was, as they are shown.
-pub(super) fn objects(review: &Review<'_>, invocation: &Invocation, object: &Value) -> (Value, Value) {
-    let old = review.old.map_or(Value::Null, |old| shown(review, invocation, old));
-    (shown(review, invocation, object), old)
-}
-
-pub(super) fn is_dry_run(review: &Review<'_>) -> bool {
-    review.request.dry_run || review.deletion.is_some_and(|options| options.dry_run)
-}
-
-/// An object as the webhook sees it: through its subresource, in the version that it asks for.
-fn shown(review: &Review<'_>, invocation: &Invocation, object: &Value) -> Value {
-    let request = review.request;
-    if !object.is_object() {
-        return Value::Null;
-    }
-    match request.subresource {
-        Some(Subresource::Scale) => scale::of_value(&request.kind, object),
-        Some(sub) if sub.gvk(request.kind.kind()).is_some() => object.clone(),
-        _ => converted(&request.kind, &invocation.kind, object.clone()),
-    }
-}
-
-/// An object of one version of a kind as one of another version.
-pub(super) fn converted(from: &KindRef, to: &KindRef, mut object: Value) -> Value {
-    if from == to {
-        return object;
-    }
-    form::stored(from, &mut object);
-    form::served(to, object)
-}
-
-fn options(review: &Review<'_>) -> Value {
-    let kind = match review.operation {
-        Operation::Create => "CreateOptions",
-        Operation::Update => "UpdateOptions",
-        Operation::Delete => "DeleteOptions",
-        Operation::Connect => return Value::Null,
-    };
-    let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
-    if is_dry_run(review) {
-        options["dryRun"] = json!(["All"]);
-    }
-    if let Some(deletion) = review.deletion {
-        deletion.write_into(&mut options);
-    }
-    options
 }
