@@ -7,10 +7,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use serde_json::{Value, json};
 
-use super::{Config, Node};
+use super::{Config, Node, advertised};
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::version::GIT_VERSION;
-use crate::base::json::{list, text};
+use crate::base::json::{list, map_mut, text};
 use crate::base::object::Object;
 use crate::containers::{Images, Runtime};
 use crate::kinds::Subresource;
@@ -153,7 +153,8 @@ pub async fn run(node: Arc<Node>) {
             status["runtimeHandlers"] = handlers(&*node.runtime).await;
         }
         let due = reported.as_ref().is_none_or(|(s, at)| *s != status || at.elapsed() > REPORT)
-            || !is_ready(&informer, &node.config.name);
+            || !is_ready(&informer, &node.config.name)
+            || has_news(&informer, &node);
         if due {
             let first = reported.is_none();
             let labelled = if first { label(&*node.client, &node.config).await } else { Ok(()) };
@@ -163,11 +164,11 @@ pub async fn run(node: Arc<Node>) {
             }
         }
         let next = tokio::time::Instant::now() + renew_every;
-        // A node that was given up says at once that it lives.
+        // A node that was given up says at once that it lives, and what others advertise is there for pods at once.
         let given_up = async {
             loop {
                 let _ = changes.next().await;
-                if !is_ready(&informer, &node.config.name) {
+                if !is_ready(&informer, &node.config.name) || has_news(&informer, &node) {
                     return;
                 }
             }
@@ -184,6 +185,12 @@ fn is_ready(informer: &Informer, name: &str) -> bool {
     let object = informer.get("", name).and_then(|o| o.typed::<NodeObject>().ok());
     let conditions = object.and_then(|n| n.status.clone()?.conditions).unwrap_or_default();
     conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Whether others advertise resources that are not there for pods yet.
+fn has_news(informer: &Informer, node: &Node) -> bool {
+    let object = informer.get("", &node.config.name);
+    object.is_some_and(|object| !advertised::changes(&object.value(), &node.capacity.to_json()).is_empty())
 }
 
 async fn renew(of: &Node) -> Result<()> {
@@ -259,6 +266,7 @@ async fn report(node: &Node, status: &Value) -> Result<()> {
     }
     let mut full = status.clone();
     full["conditions"] = with_conditions(&current, &conditions, &now);
+    map_mut(&mut full, "allocatable").extend(advertised::changes(&current, &status["capacity"]));
     let news = news(name, &current, &full);
     let patch = Patch::Merge(json!({"status": full}));
     client.patch(&crate::kinds::core::node::KIND, "", name, Some(Subresource::Status), patch).await?;

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admit;
+mod advertised;
 pub mod capacity;
 pub mod env;
 pub mod error;
