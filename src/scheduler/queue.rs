@@ -107,8 +107,21 @@ impl Queue {
         self.put_back(view, attempts, place);
     }
 
+    /// The pod may find a node now, whatever refused it: it is tried as soon as its wait after the last failure allows.
+    pub fn activate(&mut self, key: &Key, now: Instant) {
+        if let Some(Entry { attempts, place: QueueState::Unschedulable { since, .. }, .. }) = self.entries.get(key) {
+            let place = due(*attempts, *since, now);
+            self.move_to(key, place);
+        }
+    }
+
     /// Something changed that these plugins look at (`None`: all).
     pub fn stir(&mut self, plugins: Option<&[&'static str]>, now: Instant) {
+        self.stir_where(plugins, now, |_| true);
+    }
+
+    /// As [`Self::stir`], for those pods alone that the change may help.
+    pub fn stir_where(&mut self, plugins: Option<&[&'static str]>, now: Instant, is_helped: impl Fn(&PodView) -> bool) {
         if plugins.is_some_and(|p| p.iter().all(|p| !self.waiting.contains_key(p))) {
             return;
         }
@@ -117,8 +130,12 @@ impl Queue {
         for (key, entry) in &self.entries {
             if let QueueState::Unschedulable { by, since } = &entry.place
                 && concerned(by)
+                && is_helped(&entry.view)
             {
-                moves.push((key.clone(), due(entry.attempts, *since, now)));
+                // Room was made for it: it has waited for that long enough.
+                let is_awaited = !entry.view.nominated().is_empty();
+                let place = if is_awaited { QueueState::Active } else { due(entry.attempts, *since, now) };
+                moves.push((key.clone(), place));
             }
         }
         for (key, place) in moves {

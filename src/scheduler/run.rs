@@ -1,29 +1,34 @@
 //! The scheduler's one task: takes in changes, decides, binds.
 
-use std::collections::{BTreeSet, HashMap};
+mod refuse;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use serde_json::json;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::time::Instant;
 
-use super::decide::{Unschedulable, decide};
+use super::decide::{Decision, decide};
 use super::kin::Kin;
+use super::plugins::interpod;
 use super::promises::{self, Room, Waiting};
 use super::queue::Queue;
 use super::snapshot::{PodView, Snapshot};
+use super::view::nominated;
 use super::volumes::{Progress, Promise};
 use crate::apimachinery::status::Status;
 use crate::base::clock::Clock;
 use crate::base::metrics::{self, Pairs};
 use crate::base::object::Object;
-use crate::kinds::core::{node, persistentvolume, persistentvolumeclaim, pod};
+use crate::kinds::KindRef;
+use crate::kinds::core::{namespace, node, persistentvolume, persistentvolumeclaim, pod};
+use crate::kinds::policy::poddisruptionbudget;
 use crate::kinds::storage::storageclass;
-use crate::kinds::{KindRef, Subresource};
-use crate::reconcile::{Changed, Changes, Client, EventType, Informer, Key, Patch, Recorder};
+use crate::reconcile::{Changed, Changes, Client, EventType, Informer, Key, Recorder};
 
 /// What pods' claims depend on, in this order.
 const STORED: [&KindRef; 3] = [&persistentvolumeclaim::KIND, &persistentvolume::KIND, &storageclass::KIND];
@@ -35,6 +40,8 @@ const DECISIONS: usize = 64;
 const ROOM: &[&str] = &["NodeResourcesFit", "NodePorts", "VolumeRestrictions", SPREAD];
 /// What another pod's place may help.
 const SPREAD: &str = "PodTopologySpread";
+/// What other pods' places and labels may help, if they are those that a pod speaks of.
+const NEAR: &[&str] = &[interpod::NAME];
 
 /// What a change of claims, volumes and classes may help.
 const STORAGE: &[&str] = &["VolumeBinding", "VolumeRestrictions"];
@@ -53,6 +60,13 @@ enum Done {
         waited: Duration,
         result: Result<(), Status>,
     },
+    /// A pod was told to go for another one, or not.
+    Preempted {
+        preemptor: Key,
+        victim: Arc<PodView>,
+        result: Result<(), Status>,
+        message: String,
+    },
     Said,
 }
 
@@ -64,13 +78,27 @@ struct Scheduler {
     nodes: Informer,
     /// Claims, volumes and their classes.
     storage: [Informer; 3],
+    budgets: Informer,
+    namespaces: Informer,
     waiting: Room,
     kin: Kin,
     /// When pods without a node came here first.
     since: HashMap<Key, Instant>,
     queue: Queue,
     snapshot: Snapshot,
+    /// The number of the node that the next decision begins with.
+    first: usize,
+    /// How often room was looked for: where many nodes would do, each time others are looked at.
+    preemptions: usize,
     writes: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+/// What the scheduler follows.
+struct Feeds {
+    nodes: Box<dyn Changes>,
+    namespaces: Box<dyn Changes>,
+    storage: [Box<dyn Changes>; 3],
+    pods: Box<dyn Changes>,
 }
 
 /// Runs until it is aborted.
@@ -81,21 +109,46 @@ pub(super) async fn run(client: Arc<dyn Client>, clock: Clock) {
     for informer in &storage {
         informer.synced().await;
     }
+    let budgets = client.informer(&poddisruptionbudget::KIND);
+    budgets.synced().await;
+    let namespaces = client.informer(&namespace::KIND);
+    namespaces.synced().await;
     pods.synced().await;
     let recorder = Recorder::new(client.clone(), clock.clone(), NAME, "");
     let (queue, snapshot, writes) = (Queue::default(), Snapshot::default(), FuturesUnordered::new());
     let kin = Kin::new(&*client);
     let since = HashMap::new();
     let waiting = Room::new();
-    let mut scheduler =
-        Scheduler { client, clock, recorder, pods, nodes, storage, waiting, kin, since, queue, snapshot, writes };
-    let (mut node_changes, mut pod_changes) = (scheduler.nodes.subscribe(), scheduler.pods.subscribe());
-    let mut storage_changes = scheduler.storage.each_ref().map(|informer| informer.subscribe());
+    let mut scheduler = Scheduler {
+        client,
+        clock,
+        recorder,
+        pods,
+        nodes,
+        storage,
+        budgets,
+        namespaces,
+        waiting,
+        kin,
+        since,
+        queue,
+        snapshot,
+        first: 0,
+        preemptions: 0,
+        writes,
+    };
+    let mut feeds = Feeds {
+        nodes: scheduler.nodes.subscribe(),
+        namespaces: scheduler.namespaces.subscribe(),
+        storage: scheduler.storage.each_ref().map(|informer| informer.subscribe()),
+        pods: scheduler.pods.subscribe(),
+    };
     scheduler.list_nodes();
     scheduler.list_storage();
+    scheduler.list_namespaces();
     scheduler.list_pods();
     loop {
-        scheduler.work(&mut *node_changes, &mut *pod_changes, &mut storage_changes).await;
+        scheduler.work(&mut feeds).await;
     }
 }
 
@@ -103,17 +156,18 @@ pub(super) async fn run(client: Arc<dyn Client>, clock: Clock) {
 
 impl Scheduler {
     /// Takes in what has changed, or decides about some pods.
-    async fn work(&mut self, nodes: &mut dyn Changes, pods: &mut dyn Changes, storage: &mut [Box<dyn Changes>; 3]) {
+    async fn work(&mut self, feeds: &mut Feeds) {
         let may_decide = self.writes.len() < WRITES_MAX;
         let due = self.queue.next_at().filter(|_| may_decide);
         let overdue = promises::due(&self.waiting);
-        let [claims, volumes, classes] = storage;
+        let Feeds { nodes, namespaces, storage: [claims, volumes, classes], pods } = feeds;
         tokio::select! {
             biased;
             changes = nodes.next() => match changes {
                 Some(changes) => changes.iter().for_each(|c| self.node_changed(c)),
                 None => self.list_nodes(),
             },
+            changes = namespaces.next() => self.namespaces_changed(changes),
             changes = claims.next() => self.storage_changed(changes),
             changes = volumes.next() => self.storage_changed(changes),
             changes = classes.next() => self.storage_changed(changes),
@@ -137,6 +191,31 @@ impl Scheduler {
             self.snapshot.put_node(object);
         }
         self.queue.stir(None, Instant::now());
+    }
+
+    fn list_namespaces(&mut self) {
+        let all = self.namespaces.list("");
+        let mut gone = self.snapshot.terms.namespace_names();
+        gone.retain(|name| !all.iter().any(|object| *object.meta.name == **name));
+        for name in gone {
+            self.snapshot.terms.put_namespace(&name, None);
+        }
+        for object in &all {
+            self.snapshot.terms.put_namespace(&object.meta.name, Some(&object.meta.labels));
+        }
+        self.queue.stir(Some(NEAR), Instant::now());
+    }
+
+    fn namespaces_changed(&mut self, changes: Option<Vec<Changed>>) {
+        let Some(changes) = changes else { return self.list_namespaces() };
+        let mut means_others = false;
+        for Changed { object, deleted, .. } in &changes {
+            let labels = (!deleted).then_some(&object.meta.labels);
+            means_others |= self.snapshot.terms.put_namespace(&object.meta.name, labels);
+        }
+        if means_others {
+            self.queue.stir(Some(NEAR), Instant::now());
+        }
     }
 
     fn list_storage(&mut self) {
@@ -202,6 +281,8 @@ impl Scheduler {
         let all = self.pods.list("");
         self.snapshot.clear_pods();
         let known: BTreeSet<Key> = all.iter().map(|o| Key::of(o)).collect();
+        let uids: HashSet<&str> = all.iter().map(|o| &*o.meta.uid).collect();
+        self.snapshot.nominations.keep_victims(|uid| uids.contains(uid));
         let gone: Vec<Key> = self.waiting.keys().filter(|k| !known.contains(k)).cloned().collect();
         for key in gone {
             self.forget(&key);
@@ -226,10 +307,15 @@ impl Scheduler {
         let (key, now) = (Key::of(&change.object), Instant::now());
         let Some(view) = PodView::new(&change.object) else { return };
         let phase = view.pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
+        if change.deleted || change.object.meta.deleted.is_some() {
+            self.snapshot.nominations.spare(&change.object.meta.uid);
+        }
         if change.deleted || matches!(phase, "Succeeded" | "Failed") {
             self.forget(&key);
-            if self.snapshot.remove_pod(&key) {
+            if let Some(gone) = self.snapshot.remove_pod(&key) {
                 self.queue.stir(Some(ROOM), now);
+                let terms = &self.snapshot.terms;
+                self.queue.stir_where(Some(NEAR), now, |waiting| terms.helps_by_going(&gone, waiting));
             }
         } else if !view.node().is_empty() {
             self.forget(&key);
@@ -241,14 +327,40 @@ impl Scheduler {
             let gated =
                 view.pod.spec.as_ref().is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()));
             self.since.entry(key).or_insert(now);
-            self.queue.put(Arc::new(view), gated, now);
+            let view = Arc::new(view);
+            self.nominate_as_written(&view, change.previous.as_deref());
+            self.queue.put(view, gated, now);
         }
     }
 
-    /// Enters a pod on a node; others may be waiting for its domain to fill up.
+    /// Takes in for which node a pod is nominated. What was decided here and is not written yet stays.
+    fn nominate_as_written(&mut self, view: &Arc<PodView>, previous: Option<&Object>) {
+        let (written, known) = (view.nominated(), self.snapshot.nominations.node_of(&view.key).cloned());
+        let previous = previous.and_then(|o| o.typed::<Pod>().ok());
+        let before = previous.as_deref().map_or("", nominated);
+        let node = if written == before && known.is_some() { known.as_deref().unwrap_or("") } else { written };
+        if !node.is_empty() {
+            self.snapshot.nominations.put(view.clone(), node.into());
+        } else if self.snapshot.nominations.remove(&view.key) {
+            self.room_is_free();
+        }
+    }
+
+    /// Room that was kept for a pod is kept no longer.
+    fn room_is_free(&mut self) {
+        self.queue.stir(Some(ROOM), Instant::now());
+        self.queue.stir(Some(NEAR), Instant::now());
+    }
+
+    /// Enters a pod on a node; others may be waiting for its domain to fill up, or to be near it.
     fn place(&mut self, view: Arc<PodView>, node: &str, assumed: bool) {
-        if self.snapshot.place(view, node, assumed) {
-            self.queue.stir(Some(&[SPREAD]), Instant::now());
+        let before = self.snapshot.placed(&view.key).cloned();
+        if self.snapshot.place(view.clone(), node, assumed) {
+            let (terms, now) = (&self.snapshot.terms, Instant::now());
+            self.queue.stir(Some(&[SPREAD]), now);
+            self.queue.stir_where(Some(NEAR), now, |waiting| {
+                terms.helps_by_coming(&view, waiting) || before.iter().any(|old| terms.helps_by_going(old, waiting))
+            });
         }
     }
 
@@ -256,6 +368,9 @@ impl Scheduler {
     fn forget(&mut self, key: &Key) {
         self.queue.remove(key);
         self.since.remove(key);
+        if self.snapshot.nominations.remove(key) {
+            self.room_is_free();
+        }
         if let Some(waiting) = self.waiting.remove(key) {
             self.snapshot.volumes.take_back(&waiting.promises);
         }
@@ -265,10 +380,12 @@ impl Scheduler {
         for _ in 0..DECISIONS {
             let Some((view, attempts)) = self.queue.pop(Instant::now()) else { return };
             let begun = Instant::now();
-            let decided = decide(&view, &self.snapshot, || self.kin.alike(&view));
+            self.snapshot.learn(&view);
+            let decided = decide(&view, &self.snapshot, self.first, || self.kin.alike(&view));
             metrics::SCHEDULING_ALGORITHM.observe(Pairs([]), begun.elapsed());
             match decided {
-                Ok(node) => {
+                Ok(Decision { node, looked_at }) => {
+                    self.first = (self.first + looked_at) % self.snapshot.nodes.len().max(1);
                     let promises = self.promises(&view, &node);
                     self.place(view.clone(), &node, true);
                     match promises {
@@ -322,6 +439,9 @@ impl Scheduler {
     fn written(&mut self, done: Done) {
         let (view, node, attempts, waited, result) = match done {
             Done::Said => return,
+            Done::Preempted { preemptor, victim, result, message } => {
+                return self.preempted(&preemptor, &victim, result, &message);
+            }
             Done::Promised { key, result } => return self.promised(&key, result),
             Done::Bound { view, node, attempts, waited, result } => (view, node, attempts, waited, result),
         };
@@ -367,43 +487,7 @@ impl Scheduler {
         };
         self.queue.failed(Arc::new(current), attempts, Instant::now());
         self.queue.stir(Some(ROOM), Instant::now());
-    }
-
-    /// Says that there is no node for the pod, and lets it wait for a change.
-    fn refuse(&mut self, view: Arc<PodView>, attempts: u32, why: Unschedulable) {
-        self.recorder.event(&pod::KIND, &view.object, EventType::Warning, "FailedScheduling", &why.message);
-        let conditions = view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        let said = conditions.into_iter().any(|c| {
-            c.type_ == "PodScheduled" && c.status == "False" && c.message.as_deref() == Some(why.message.as_str())
-        });
-        if !said {
-            self.say(&view, &why.message);
-        }
-        self.queue.unschedulable(view, attempts, why.by, Instant::now());
-    }
-
-    fn say(&mut self, view: &Arc<PodView>, message: &str) {
-        let conditions = view.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        let before = conditions.into_iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-        let since = before.and_then(|c| c.last_transition_time.as_ref());
-        let since = since.map_or_else(|| self.clock.now_text(), |t| crate::base::clock::seconds_text(t.0));
-        let mut condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-            "lastProbeTime": null, "lastTransitionTime": since,
-        });
-        if view.object.meta.generation > 0 {
-            condition["observedGeneration"] = view.object.meta.generation.into();
-        }
-        let patch = json!({"metadata": {"uid": &*view.object.meta.uid}, "status": {"conditions": [condition]}});
-        let (client, key) = (self.client.clone(), view.key.clone());
-        self.writes.push(Box::pin(async move {
-            let status = Some(Subresource::Status);
-            let patch = Patch::Strategic(patch);
-            if let Err(error) = client.patch(&pod::KIND, &key.namespace, &key.name, status, patch).await {
-                tracing::debug!(pod = %key, %error, "a pod was not told that it has no node");
-            }
-            Done::Said
-        }));
+        self.queue.stir(Some(NEAR), Instant::now());
     }
 }
 

@@ -1,49 +1,28 @@
 //! The picture of nodes and of the pods on them, kept by increments.
-//!
-//! Invariant: a node's `requested`, `weight` and `ports` are the sums over the pods that are entered for it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 
-use super::volumes::{Claimant, Volumes};
-use crate::apimachinery::placement::{HostPort, host_ports};
-use crate::apimachinery::resources::{self, Resources};
-use crate::apimachinery::volume::{PodClaim, claims_of};
+use super::affinity::Term;
+use super::nominations::Nominations;
+use super::terms::{Counts, Terms, count};
+pub use super::view::{NodeView, PodView};
+use super::volumes::Volumes;
 use crate::base::object::Object;
 use crate::reconcile::Key;
-
-/// A pod as decisions look at it.
-#[derive(Clone, Debug)]
-pub struct PodView {
-    pub key: Key,
-    pub object: Arc<Object>,
-    pub pod: Arc<Pod>,
-    pub requests: Resources,
-    pub weight: Resources,
-    pub ports: Vec<HostPort>,
-    pub priority: i32,
-    pub claims: Box<[PodClaim]>,
-}
-
-/// A node as decisions look at it.
-#[derive(Clone, Debug)]
-pub struct NodeView {
-    pub object: Arc<Object>,
-    pub node: Arc<Node>,
-    pub allocatable: Resources,
-    pub requested: Resources,
-    pub weight: Resources,
-    pub pods: i64,
-    pub ports: BTreeMap<HostPort, usize>,
-}
 
 /// Everything.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     pub nodes: BTreeMap<Arc<str>, NodeView>,
     pub volumes: Volumes,
+    pub nominations: Nominations,
+    pub terms: Terms,
+    /// How many nodes have an image.
+    images: HashMap<Box<str>, usize>,
     /// By namespace, because what is compared are pods of one.
     placed: HashMap<Arc<str>, HashMap<Arc<str>, Placed>>,
 }
@@ -54,86 +33,6 @@ struct Placed {
     node: Arc<str>,
     /// Decided here and not yet seen to be written.
     assumed: bool,
-}
-
-// === impl PodView ===
-
-impl PodView {
-    /// The view of a pod; `None` where it cannot be decoded.
-    pub fn new(object: &Arc<Object>) -> Option<Self> {
-        let pod: Arc<Pod> = object.typed().ok()?;
-        let spec = pod.spec.as_ref()?;
-        Some(Self {
-            key: Key::of(object),
-            object: object.clone(),
-            requests: resources::requests(&pod),
-            weight: resources::weight(&pod),
-            ports: host_ports(&pod),
-            priority: spec.priority.unwrap_or(0),
-            claims: claims_of(&pod).collect(),
-            pod: pod.clone(),
-        })
-    }
-
-    /// The pod, as far as its claims know it.
-    pub fn claimant(&self) -> Claimant<'_> {
-        Claimant { key: &self.key, uid: &self.object.meta.uid, claims: &self.claims }
-    }
-
-    /// The node that the pod is bound to; empty: none.
-    pub fn node(&self) -> &str {
-        self.pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
-    }
-}
-
-// === impl NodeView ===
-
-impl NodeView {
-    fn new(object: &Arc<Object>, node: Arc<Node>) -> Self {
-        let status = node.status.as_ref();
-        Self {
-            allocatable: Resources::of(status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()))),
-            object: object.clone(),
-            node,
-            requested: Resources::default(),
-            weight: Resources::default(),
-            pods: 0,
-            ports: BTreeMap::new(),
-        }
-    }
-
-    fn enter(&mut self, pod: &PodView) {
-        self.requested.add(&pod.requests);
-        self.weight.add(&pod.weight);
-        self.pods += 1;
-        for port in &pod.ports {
-            *self.ports.entry(port.clone()).or_default() += 1;
-        }
-    }
-
-    fn leave(&mut self, pod: &PodView) {
-        self.requested.subtract(&pod.requests);
-        self.weight.subtract(&pod.weight);
-        self.pods -= 1;
-        for port in &pod.ports {
-            if let Some(count) = self.ports.get_mut(port) {
-                *count -= 1;
-                if *count == 0 {
-                    self.ports.remove(port);
-                }
-            }
-        }
-    }
-
-    /// Whether what decides about pods is the same for another state of the node.
-    pub fn decides_alike(&self, other: &Object) -> bool {
-        let Ok(node) = other.typed::<Node>() else { return false };
-        let ready = |n: &Node| n.status.as_ref().map(|s| (s.allocatable.clone(), s.capacity.clone()));
-        let spec = |n: &Node| n.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable));
-        other.meta.labels == self.object.meta.labels
-            && ready(&node) == ready(&self.node)
-            && spec(&node) == spec(&self.node)
-    }
 }
 
 // === impl Snapshot ===
@@ -147,20 +46,74 @@ impl Snapshot {
         let mut view = NodeView::new(object, node);
         match self.nodes.remove(&name) {
             Some(old) => {
+                self.count_images(&old, false);
+                if old.object.meta.labels != object.meta.labels {
+                    old.residents.values().for_each(|pod| self.terms.leave(pod, &old.object.meta.labels));
+                    old.residents.values().for_each(|pod| self.terms.enter(pod, &object.meta.labels));
+                }
                 (view.requested, view.weight, view.pods, view.ports) = (old.requested, old.weight, old.pods, old.ports);
+                view.residents = old.residents;
             }
             None => {
                 let here = self.placed.values().flat_map(HashMap::values).filter(|p| p.node == name);
                 here.for_each(|p| view.enter(&p.view));
+                view.residents.values().for_each(|pod| self.terms.enter(pod, &object.meta.labels));
             }
         }
+        self.count_images(&view, true);
         self.nodes.insert(name, view);
         !alike
     }
 
     /// Removes a node; its pods stay entered, in case it returns.
     pub fn remove_node(&mut self, name: &str) {
-        self.nodes.remove(name);
+        if let Some(old) = self.nodes.remove(name) {
+            self.count_images(&old, false);
+            old.residents.values().for_each(|pod| self.terms.leave(pod, &old.object.meta.labels));
+        }
+    }
+
+    /// How many nodes have an image.
+    pub fn nodes_with(&self, image: &str) -> usize {
+        self.images.get(image).copied().unwrap_or(0)
+    }
+
+    fn count_images(&mut self, node: &NodeView, is_there: bool) {
+        for name in node.images.keys() {
+            let count = self.images.entry(name.clone()).or_default();
+            *count = if is_there { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.images.remove(name);
+            }
+        }
+    }
+
+    /// Counts whom the terms of a pod mean, and goes on counting: what is decided about it, and pods like it, is fast.
+    pub fn learn(&mut self, pod: &PodView) {
+        for term in self.terms.uncounted(pod) {
+            let counts = self.count(&term);
+            self.terms.count_on(&term, counts);
+        }
+    }
+
+    /// How many pods of each domain a term means.
+    pub fn meant(&self, term: &Term) -> Cow<'_, Counts> {
+        self.terms.meant(term).map_or_else(|| Cow::Owned(self.count(term)), Cow::Borrowed)
+    }
+
+    fn count(&self, term: &Term) -> Counts {
+        let mut counts = Counts::new();
+        let mut note = |placed: &Placed| {
+            let node = self.nodes.get(&placed.node).filter(|_| self.terms.means(term, &placed.view));
+            if let Some(domain) = node.and_then(|node| term.domain(&node.object.meta.labels)) {
+                count(&mut counts, domain, 1);
+            }
+        };
+        match term.namespaces() {
+            Some(names) => names.filter_map(|n| self.placed.get(n)).flat_map(HashMap::values).for_each(&mut note),
+            None => self.placed.values().flat_map(HashMap::values).for_each(&mut note),
+        }
+        counts
     }
 
     /// Enters a pod on a node. Answers whether that changes what others count there.
@@ -169,26 +122,34 @@ impl Snapshot {
         let before = self.placed.get(&view.key.namespace).and_then(|here| here.get(&view.key.name));
         let same = before.is_some_and(|p| *p.node == *node && counts(&p.view.object) == counts(&view.object));
         self.remove_pod(&view.key);
+        self.nominations.remove(&view.key);
         let node: Arc<str> = node.into();
         if let Some(here) = self.nodes.get_mut(&node) {
             here.enter(&view);
+            self.terms.enter(&view, &here.object.meta.labels);
         }
         let (namespace, name) = (view.key.namespace.clone(), view.key.name.clone());
         self.placed.entry(namespace).or_default().insert(name, Placed { view, node, assumed });
         !same
     }
 
-    /// Removes a pod; answers whether it was there.
-    pub fn remove_pod(&mut self, key: &Key) -> bool {
-        let Some(here) = self.placed.get_mut(&key.namespace) else { return false };
-        let Some(placed) = here.remove(&key.name) else { return false };
+    /// A pod that is on a node.
+    pub fn placed(&self, key: &Key) -> Option<&Arc<PodView>> {
+        Some(&self.placed.get(&key.namespace)?.get(&key.name)?.view)
+    }
+
+    /// Removes a pod; answers it, if it was there.
+    pub fn remove_pod(&mut self, key: &Key) -> Option<Arc<PodView>> {
+        let here = self.placed.get_mut(&key.namespace)?;
+        let placed = here.remove(&key.name)?;
         if here.is_empty() {
             self.placed.remove(&key.namespace);
         }
         if let Some(node) = self.nodes.get_mut(&placed.node) {
             node.leave(&placed.view);
+            self.terms.leave(&placed.view, &node.object.meta.labels);
         }
-        true
+        Some(placed.view)
     }
 
     /// Whether the pod with this uid is assumed to be on a node.

@@ -1,5 +1,8 @@
 //! Decisions about single pods, and the queue over time.
 
+mod between;
+mod preemption;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::decide::{self, Unschedulable, scores};
-use super::plugins::{Cycle, Plugin, spread};
+use super::plugins::{Cycle, Plugin, image, spread};
+use super::preempt::{self, Verdict};
 use super::queue::Queue;
 use super::snapshot::{PodView, Snapshot};
 use super::volumes::{Progress, Promise};
@@ -47,12 +51,19 @@ fn snapshot(nodes: &[(&str, Value)]) -> Snapshot {
 
 /// A decision about a pod that nothing else is like.
 fn decide(pod: &PodView, snapshot: &Snapshot) -> Result<Arc<str>, Unschedulable> {
-    decide::decide(pod, snapshot, Selector::default)
+    decide::decide(pod, snapshot, 0, Selector::default).map(|decision| decision.node)
 }
 
+/// What is told of a pod that finds no node, and for which nobody goes.
 fn why(pod: &PodView, snapshot: &Snapshot) -> String {
-    let Err(Unschedulable { message, .. }) = decide(pod, snapshot) else { panic!("it was placed") };
-    message
+    let Err(why) = decide(pod, snapshot) else { panic!("it was placed") };
+    if snapshot.nodes.is_empty() {
+        return why.message;
+    }
+    match preempt::preempt(pod, snapshot, &why, &[], jiff::Timestamp::UNIX_EPOCH, 0) {
+        Verdict::Hopeless(reason) => format!("{} preemption: {reason}", why.message),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -128,7 +139,7 @@ fn replicas_go_to_different_nodes_although_one_has_more_room() {
         let mut nodes = BTreeSet::new();
         for n in 0..3 {
             let view = labelled(&format!("p{i}{n}"), asked.clone());
-            let node = decide::decide(&view, &s, alike).unwrap();
+            let node = decide::decide(&view, &s, 0, alike).unwrap().node;
             s.place(view.clone(), &node, true);
             nodes.insert(node);
         }
@@ -168,6 +179,57 @@ fn spreading_is_rated_with_the_arithmetic_of_kubernetes() {
     assert_eq!(spread, [28, 42, 100, 200]);
     // 100m of 4 cores and 200Mi of 64Gi for each pod and the new one: (92 + 99) / 2 where there are two already.
     assert_eq!(without, [300 + 95, 300 + 97, 300 + 97, 300 + 98]);
+}
+
+#[test]
+fn in_a_large_cluster_some_of_the_nodes_are_enough_and_each_gets_its_turn() {
+    let mut s = Snapshot::default();
+    for n in 0..300 {
+        sized(&mut s, &format!("n{n:03}"), "", "4");
+    }
+    let looked =
+        |s: &Snapshot, first: usize| decide::decide(&pod("p", json!({})), s, first, Selector::default).unwrap();
+    let first = looked(&s, 0);
+    assert_eq!((&*first.node, first.looked_at), ("n000", 144), "50 - 300 / 125 per cent");
+    let next = looked(&s, 144);
+    assert_eq!((&*next.node, next.looked_at), ("n144", 144));
+    // It goes on at the beginning.
+    for n in 288..300 {
+        s.remove_node(&format!("n{n}"));
+        sized(&mut s, &format!("n{n}"), "", "0");
+    }
+    let last = decide::decide(&pod("p", asks("1")), &s, 288, Selector::default).unwrap();
+    assert_eq!((&*last.node, last.looked_at), ("n000", 12 + 144));
+    // However few would do, they are found.
+    let one = json!({"nodeSelector": {"kubernetes.io/hostname": "n299"}});
+    let only = decide::decide(&pod("p", one), &s, 0, Selector::default).unwrap();
+    assert_eq!((&*only.node, only.looked_at), ("n299", 300));
+}
+
+#[test]
+fn nodes_that_have_the_images_are_better() {
+    let mut s = Snapshot::default();
+    for (name, images) in
+        [("a", json!([])), ("b", json!([{"names": ["r/i:latest", "r/i@sha256:0"], "sizeBytes": 523 << 20}]))]
+    {
+        let value = json!({"metadata": {"name": name}, "status": {"images": images}});
+        s.put_node(&Arc::new(Object::new(name.into(), 1, &value, Box::default())));
+    }
+    let rates = |s: &Snapshot, images: &[&str]| -> Option<Vec<i64>> {
+        let containers: Vec<Value> = images.iter().map(|image| json!({"name": "c", "image": image})).collect();
+        let pod = pod("p", json!({"containers": containers}));
+        let cycle = Cycle { pod: &pod, snapshot: s, alike: Selector::default() };
+        let nodes: Vec<_> = s.nodes.values().collect();
+        let rating = image::ImageLocality.pre_score(&cycle, &nodes)?;
+        Some(nodes.iter().map(|node| rating.score(node)).collect())
+    };
+    // 523 MB on one of two nodes are 261.5 MB, of 23 to 1000 for each container.
+    assert_eq!(rates(&s, &["r/i"]), Some(vec![0, 24]));
+    assert_eq!(rates(&s, &["r/i:latest", "other"]), Some(vec![0, 12]));
+    assert_eq!(rates(&s, &["r/i@sha256:0"]), Some(vec![0, 24]));
+    assert_eq!(rates(&s, &["r/i:1"]), None);
+    s.remove_node("b");
+    assert_eq!(rates(&s, &["r/i"]), None, "whoever has it is gone");
 }
 
 /// Constraints of a pod with the label `app=a`, over zones unless they say otherwise.

@@ -6,7 +6,7 @@ use crate::api::admission::Review;
 use crate::api::write::Change;
 use crate::api::{Api, Request};
 use crate::apimachinery::status::{Result, Status};
-use crate::base::json::{at, list, map, map_mut, set, text};
+use crate::base::json::{at, list, map, map_mut, remove, set, text};
 use crate::kinds::core::pod;
 use crate::kinds::field;
 
@@ -77,6 +77,8 @@ impl Api {
                 map_mut(&mut new, "metadata.labels").entry(k.clone()).or_insert_with(|| v.clone());
             }
             scheduled(&mut new, &now);
+            // What was nominated has been decided.
+            remove(&mut new, "status.nominatedNodeName");
             Ok(new)
         };
         self.update(request, Change::Patch(&mut bind)).await?;

@@ -6,6 +6,8 @@
 
 pub mod affinity;
 pub mod fit;
+pub mod image;
+pub mod interpod;
 pub mod name;
 mod plugin;
 pub mod ports;
@@ -27,5 +29,7 @@ pub const ALL: &[&dyn Plugin] = &[
     &volumes::VolumeRestrictions,
     &volumes::VolumeBinding,
     &spread::PodTopologySpread,
+    &interpod::InterPodAffinity,
     &fit::BalancedAllocation,
+    &image::ImageLocality,
 ];

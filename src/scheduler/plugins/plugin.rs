@@ -50,6 +50,17 @@ pub trait Plugin: Send + Sync {
 pub trait Filter {
     /// Why the node will not do.
     fn filter(&self, node: &NodeView) -> Refusal;
+
+    /// Whether it will do, where nobody asks why not.
+    fn allows(&self, node: &NodeView) -> bool {
+        self.filter(node).reasons.is_empty()
+    }
+
+    /// Looks on as if this pod were on the node, too.
+    fn add(&mut self, _other: &PodView, _node: &NodeView) {}
+
+    /// Looks on as if this pod were not on the node: undoes [`Filter::add`], and is undone by it.
+    fn remove(&mut self, _other: &PodView, _node: &NodeView) {}
 }
 
 /// A plugin's view of the nodes in one decision.

@@ -46,17 +46,22 @@ struct Constraint {
 
 /// A constraint that must hold.
 struct Rule {
-    topology: String,
+    constraint: Constraint,
     skew_max: i64,
     /// How many pods are matched more by placing this one.
     own: i64,
     /// Matching pods by domain, of all domains that count.
     by_domain: HashMap<String, i64>,
+    /// How many domains there ought to be.
+    domains_min: usize,
     /// How many the emptiest domain has.
     least: i64,
 }
 
-struct Rules(Vec<Rule>);
+struct Rules<'c> {
+    pod: &'c PodView,
+    all: Vec<Rule>,
+}
 
 struct Spread {
     constraints: Vec<Constraint>,
@@ -78,7 +83,7 @@ impl Plugin for PodTopologySpread {
         // A node that lacks one of the topologies is in no domain of the others either.
         let complete = |n: &&NodeView| rules.iter().all(|c| domain(n, &c.topology_key).is_some());
         let counted: Vec<&NodeView> = snapshot.nodes.values().filter(complete).collect();
-        Some(Box::new(Rules(rules.iter().map(|own| Rule::of(own, pod, snapshot, &counted)).collect())))
+        Some(Box::new(Rules { pod, all: rules.iter().map(|own| Rule::of(own, pod, snapshot, &counted)).collect() }))
     }
 
     fn pre_score<'c>(&self, cycle: &'c Cycle<'c>, nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
@@ -212,26 +217,64 @@ impl Rule {
             let domain = domain(node, &own.topology_key).unwrap_or("");
             *by_domain.entry(domain.to_owned()).or_default() += here;
         }
+        let domains_min = usize::try_from(own.min_domains.unwrap_or(1)).unwrap_or(1);
+        let (skew_max, own) = (i64::from(own.max_skew), i64::from(constraint.matches(pod)));
+        let mut rule = Self { constraint, skew_max, own, by_domain, domains_min, least: 0 };
+        rule.find_least();
+        rule
+    }
+
+    fn find_least(&mut self) {
         // Too few domains count as if there were an empty one beside them.
-        let wanted = usize::try_from(own.min_domains.unwrap_or(1)).unwrap_or(1);
-        let least = by_domain.values().min().copied().filter(|_| by_domain.len() >= wanted).unwrap_or(0);
-        let (topology, skew_max) = (own.topology_key.clone(), i64::from(own.max_skew));
-        Self { topology, skew_max, own: i64::from(constraint.matches(pod)), by_domain, least }
+        let is_whole = self.by_domain.len() >= self.domains_min;
+        self.least = self.by_domain.values().min().copied().filter(|_| is_whole).unwrap_or(0);
+    }
+
+    /// Counts a pod of the incoming one's namespace more, or less.
+    fn count(&mut self, pod: &PodView, other: &PodView, node: &NodeView, change: i64) {
+        let is_counted = other.object.meta.deleted.is_none() && self.constraint.matches(other);
+        if !is_counted || !self.constraint.includes(pod, node) {
+            return;
+        }
+        let here = domain(node, &self.constraint.topology).and_then(|domain| self.by_domain.get_mut(domain));
+        if let Some(here) = here {
+            *here += change;
+            self.find_least();
+        }
     }
 }
 
 // === impl Rules ===
 
-impl Filter for Rules {
+impl Rules<'_> {
+    fn count(&mut self, other: &PodView, node: &NodeView, change: i64) {
+        let is_complete = self.all.iter().all(|rule| domain(node, &rule.constraint.topology).is_some());
+        if is_complete && other.key.namespace == self.pod.key.namespace {
+            self.all.iter_mut().for_each(|rule| rule.count(self.pod, other, node, change));
+        }
+    }
+}
+
+impl Filter for Rules<'_> {
     fn filter(&self, node: &NodeView) -> Refusal {
-        for rule in &self.0 {
-            let Some(domain) = domain(node, &rule.topology) else { return Refusal::hopeless_if(true, UNLABELLED) };
+        for rule in &self.all {
+            let Some(domain) = domain(node, &rule.constraint.topology) else {
+                return Refusal::hopeless_if(true, UNLABELLED);
+            };
             let here = rule.by_domain.get(domain).copied().unwrap_or(0);
             if here + rule.own - rule.least > rule.skew_max {
                 return Refusal { reasons: vec![UNEVEN.to_owned()], preemption_helps: true };
             }
         }
         Refusal::NONE
+    }
+
+    fn add(&mut self, other: &PodView, node: &NodeView) {
+        self.count(other, node, 1);
+    }
+
+    fn remove(&mut self, other: &PodView, node: &NodeView) {
+        self.count(other, node, -1);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Claims of pods: their volumes must be reachable, and some claims are for one pod at a time.
 
 use super::{Filter, Plugin, Refusal};
+use crate::apimachinery::volume::PodClaim;
 use crate::scheduler::snapshot::{NodeView, PodView, Snapshot};
 
 /// Whether the volumes of a pod's claims are, or can be, where the node is.
@@ -19,7 +20,12 @@ struct Binding<'c> {
     snapshot: &'c Snapshot,
 }
 
-struct Taken;
+/// Who has the claims that only one pod may have.
+struct Taken<'c> {
+    pod: &'c PodView,
+    claims: Vec<&'c str>,
+    users: usize,
+}
 
 impl Plugin for VolumeBinding {
     fn name(&self) -> &'static str {
@@ -52,15 +58,35 @@ impl Plugin for VolumeRestrictions {
     fn pre_filter<'c>(&self, pod: &'c PodView, snapshot: &'c Snapshot) -> Option<Box<dyn Filter + 'c>> {
         let mut exclusive = pod.claims.iter().filter(|of| snapshot.volumes.is_exclusive(pod.claimant(), of)).peekable();
         exclusive.peek()?;
-        let names: Vec<&str> = exclusive.map(|of| of.claim.as_str()).collect();
-        let has = |other: &PodView| other.claims.iter().any(|of| names.contains(&of.claim.as_str()));
-        let is_taken = snapshot.placed_in(&pod.key.namespace).any(|(other, _)| other.key != pod.key && has(other));
-        is_taken.then(|| Box::new(Taken) as Box<dyn Filter + 'c>)
+        let claims = exclusive.map(|of| of.claim.as_str()).collect();
+        let mut taken = Taken { pod, claims, users: 0 };
+        taken.users = snapshot.placed_in(&pod.key.namespace).filter(|(other, _)| taken.is_user(other)).count();
+        Some(Box::new(taken))
     }
 }
 
-impl Filter for Taken {
+// === impl Taken ===
+
+impl Taken<'_> {
+    fn is_user(&self, other: &PodView) -> bool {
+        let has = |of: &PodClaim| self.claims.contains(&of.claim.as_str());
+        other.key.namespace == self.pod.key.namespace && other.key != self.pod.key && other.claims.iter().any(has)
+    }
+}
+
+impl Filter for Taken<'_> {
     fn filter(&self, _node: &NodeView) -> Refusal {
+        if self.users == 0 {
+            return Refusal::NONE;
+        }
         Refusal { reasons: vec![TAKEN.to_owned()], preemption_helps: true }
+    }
+
+    fn add(&mut self, other: &PodView, _node: &NodeView) {
+        self.users += usize::from(self.is_user(other));
+    }
+
+    fn remove(&mut self, other: &PodView, _node: &NodeView) {
+        self.users -= usize::from(self.is_user(other));
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::How::{Dropped, Honoured, Partly, Refused, Warned};
 use super::{How, Row};
-use crate::base::json::{int, text};
+use crate::base::json::text;
 
 /// The test that runs a pod with most fields and looks at what became of each.
 const FIELDS: &str = "a_pod_is_what_its_fields_say";
@@ -15,10 +15,6 @@ const NO_VOLUME: &str = "a volume of this type is refused by nodes of this versi
 
 const fn row(kind: &'static str, field: &'static str, how: How) -> Row {
     Row { kind, field, how }
-}
-
-fn preempts(spec: &Value, _: &str) -> bool {
-    text(spec, "preemptionPolicy") == "PreemptLowerPriority" && int(spec, "priority").is_some_and(|p| p > 0)
 }
 
 fn own_restarts(container: &Value, path: &str) -> bool {
@@ -67,8 +63,8 @@ pub(super) const TABLE: &[Row] = &[
     row("PodSpec", "nodeSelector", Honoured("affinity_and_tolerations_choose_nodes")),
     row("PodSpec", "os", Honoured("a_pod_for_another_system_is_refused")),
     row("PodSpec", "overhead", Honoured("a_pod_has_as_a_whole_what_it_says")),
-    row("PodSpec", "preemptionPolicy", Partly { shown_by: "pods_wait_for_what_refused_them_and_for_their_turn", unless: preempts, warning: "pods of lower priority are not preempted by this version", example: r#"{"preemptionPolicy":"PreemptLowerPriority","priority":1}"# }),
-    row("PodSpec", "priority", Honoured("pods_wait_for_what_refused_them_and_for_their_turn")),
+    row("PodSpec", "preemptionPolicy", Honoured("no_more_go_than_must_and_none_of_an_equal_or_higher_priority")),
+    row("PodSpec", "priority", Honoured("a_pod_of_lower_priority_ends_gracefully_for_one_of_a_higher")),
     row("PodSpec", "priorityClassName", Honoured(FIELDS)),
     row("PodSpec", "readinessGates", Honoured(FIELDS)),
     row("PodSpec", "resourceClaims", Warned(NOT_HONOURED)),
@@ -89,8 +85,20 @@ pub(super) const TABLE: &[Row] = &[
     row("PodSpec", "topologySpreadConstraints", Honoured("no_domain_gets_more_pods_than_the_emptiest_by_more_than_the_skew")),
     row("PodSpec", "volumes", Honoured(FIELDS)),
     row("Affinity", "nodeAffinity", Honoured("affinity_and_tolerations_choose_nodes")),
-    row("Affinity", "podAffinity", Warned(NOT_HONOURED)),
-    row("Affinity", "podAntiAffinity", Warned(NOT_HONOURED)),
+    row("Affinity", "podAffinity", Honoured("required_terms_hold_in_both_directions")),
+    row("Affinity", "podAntiAffinity", Honoured("required_terms_hold_in_both_directions")),
+    row("PodAffinity", "preferredDuringSchedulingIgnoredDuringExecution", Honoured("preferences_are_rated_in_both_directions")),
+    row("PodAffinity", "requiredDuringSchedulingIgnoredDuringExecution", Honoured("required_terms_hold_in_both_directions")),
+    row("PodAntiAffinity", "preferredDuringSchedulingIgnoredDuringExecution", Honoured("preferences_are_rated_in_both_directions")),
+    row("PodAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution", Honoured("required_terms_hold_in_both_directions")),
+    row("WeightedPodAffinityTerm", "podAffinityTerm", Honoured("preferences_are_rated_in_both_directions")),
+    row("WeightedPodAffinityTerm", "weight", Honoured("preferences_are_rated_in_both_directions")),
+    row("PodAffinityTerm", "labelSelector", Honoured("counted_affinity_is_that_of_the_reference")),
+    row("PodAffinityTerm", "matchLabelKeys", Honoured("terms_take_the_values_of_a_pods_own_labels")),
+    row("PodAffinityTerm", "mismatchLabelKeys", Honoured("terms_take_the_values_of_a_pods_own_labels")),
+    row("PodAffinityTerm", "namespaceSelector", Honoured("terms_mean_pods_of_the_namespaces_they_name")),
+    row("PodAffinityTerm", "namespaces", Honoured("terms_mean_pods_of_the_namespaces_they_name")),
+    row("PodAffinityTerm", "topologyKey", Honoured("required_terms_hold_in_both_directions")),
     row("NodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution", Honoured("affinity_and_tolerations_choose_nodes")),
     row("NodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", Honoured("affinity_and_tolerations_choose_nodes")),
     row("NodeSelector", "nodeSelectorTerms", Honoured("affinity_and_tolerations_choose_nodes")),
