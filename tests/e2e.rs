@@ -82,6 +82,9 @@ mod nginx;
 /// What becomes of pods on either node: lost sandboxes, ends, volumes, resources.
 #[path = "e2e/pods.rs"]
 mod pods;
+/// Room for pods of higher priority.
+#[path = "e2e/preemption.rs"]
+mod preemption;
 /// Images that only some may have.
 #[path = "e2e/private.rs"]
 mod private;

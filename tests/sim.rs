@@ -16,6 +16,8 @@ mod faults;
 mod follower;
 #[path = "sim/node.rs"]
 mod node;
+#[path = "sim/places.rs"]
+mod places;
 #[path = "sim/rest.rs"]
 mod rest;
 #[path = "sim/scenario.rs"]

@@ -11,6 +11,8 @@ use amphipod::store::Change;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::places::Places;
+
 const MOMENT: Duration = Duration::from_secs(2);
 /// Lines that a failure prints at most.
 const TRACE_MAX: usize = 20_000;
@@ -32,6 +34,7 @@ pub struct Checkers {
     disturbed: HashMap<String, Timestamp>,
     /// The pods of each Job that have ended or were asked to while it tracked them, by the uids of both.
     ended: BTreeMap<String, BTreeMap<String, Ended>>,
+    places: Places,
     pub trace: Vec<String>,
     /// The keys of each commit that touches a disk.
     pub commits: Vec<String>,
@@ -47,6 +50,7 @@ impl Checkers {
             objects: BTreeMap::new(),
             disturbed: HashMap::new(),
             ended: BTreeMap::new(),
+            places: Places::default(),
             trace: Vec::new(),
             commits: Vec::new(),
             violations: Vec::new(),
@@ -94,6 +98,11 @@ impl Checkers {
             } else if key.starts_with("/core/pods/") {
                 self.pod_changed(&key, old.as_ref(), new.as_ref());
                 self.job_pod_changed(new.as_ref());
+                let wrong = new.as_ref().and_then(|new| self.places.pod_changed(old.as_ref(), new, &self.objects));
+                wrong.into_iter().for_each(|wrong| self.violate(format!("{key}: {wrong}")));
+            } else if key.starts_with("/core/events/") {
+                let wrong = new.as_ref().and_then(|event| self.places.told(event));
+                wrong.into_iter().for_each(|wrong| self.violate(wrong));
             } else if key.starts_with("/batch/jobs/") {
                 self.job_changed(&key, old.as_ref(), new.as_ref());
             } else if key.starts_with("/apps/deployments/") {

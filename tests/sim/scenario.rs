@@ -7,6 +7,7 @@ use amphipod::kinds::KindRef;
 use amphipod::kinds::apps::deployment;
 use amphipod::kinds::batch::job;
 use amphipod::kinds::core::{namespace, pod, service};
+use amphipod::kinds::scheduling::priorityclass;
 use amphipod::reconcile::Patch;
 use serde_json::{Value, json};
 
@@ -14,6 +15,8 @@ use crate::rest;
 use crate::world::{Outcome, World};
 
 const NAMESPACES: [&str; 2] = ["red", "blue"];
+/// Classes of pods that make room for themselves.
+const PRIORITIES: [(&str, i64); 3] = [("low", -5), ("middle", 5), ("high", 10)];
 const STEPS: u64 = 40;
 /// Nothing but heartbeats for so long is rest.
 const REST: Duration = Duration::from_secs(120);
@@ -25,6 +28,9 @@ pub async fn run(seed: u64) -> Outcome {
     let mut world = World::new(seed, nodes, conflicts, failures).await;
     for name in NAMESPACES {
         create(&world, &namespace::KIND, "", json!({"metadata": {"name": name}})).await;
+    }
+    for (name, value) in PRIORITIES {
+        create(&world, &priorityclass::KIND, "", json!({"metadata": {"name": name}, "value": value})).await;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     for _ in 0..STEPS {
@@ -38,7 +44,7 @@ pub async fn run(seed: u64) -> Outcome {
 
 async fn step(world: &mut World) {
     let (space, app) = (NAMESPACES[world.random(2) as usize], format!("app-{}", world.random(3)));
-    match world.random(24) {
+    match world.random(28) {
         0..=3 => create(world, &deployment::KIND, space, new_deployment(world, &app)).await,
         4..=6 => {
             let image = format!("image:{}", world.random(5));
@@ -74,6 +80,8 @@ async fn step(world: &mut World) {
             world.restart().await;
         }
         20..=22 => create(world, &job::KIND, space, new_job(world)).await,
+        24..=26 => create(world, &pod::KIND, space, new_pod(world)).await,
+        27 => delete(world, &pod::KIND, space, &format!("large-{}", world.random(6)), None).await,
         _ => {
             if world.random(3) == 0 {
                 delete(world, &namespace::KIND, "", space, None).await;
@@ -94,6 +102,10 @@ async fn settle(world: &mut World) {
     for object in world.user.informer(&deployment::KIND).list("") {
         let (space, name) = (object.meta.namespace.to_string(), object.meta.name.to_string());
         patch(world, &deployment::KIND, &space, &name, json!({"spec": {"paused": false}})).await;
+    }
+    // There may not be room for all of them.
+    for object in world.user.informer(&pod::KIND).list("").iter().filter(|o| o.meta.labels.contains_key("size")) {
+        delete(world, &pod::KIND, &object.meta.namespace, &object.meta.name, None).await;
     }
     let end = world.clock.now() + REST_BY;
     loop {
@@ -122,6 +134,15 @@ fn new_deployment(world: &World, app: &str) -> Value {
         "replicas": world.random(9), "revisionHistoryLimit": world.random(4), "strategy": strategy,
         "selector": {"matchLabels": {"app": app}}, "template": template,
     }})
+}
+
+/// A pod that fills much of a node and is made by no controller.
+fn new_pod(world: &World) -> Value {
+    let cpu = format!("{}m", 500 * (1 + world.random(7)));
+    let container = json!({"name": "c", "image": "image:0", "resources": {"requests": {"cpu": cpu}}});
+    let class = PRIORITIES[world.random(3) as usize].0;
+    json!({"metadata": {"name": format!("large-{}", world.random(6)), "labels": {"size": "large"}},
+        "spec": {"priorityClassName": class, "containers": [container]}})
 }
 
 fn new_job(world: &World) -> Value {
