@@ -9,7 +9,8 @@ pub(super) const TEXT_FACTOR: f64 = 0.1;
 /// Of a pattern, for each letter.
 pub(super) const PATTERN_FACTOR: f64 = 0.25;
 const LIST_COST: u64 = 10;
-const STRUCT_COST: u64 = 40;
+/// Of a message that is made.
+pub(super) const STRUCT_COST: u64 = 40;
 /// Two may be asked in an expression.
 pub(super) const DECISION_COST: u64 = 350_000;
 
@@ -58,10 +59,23 @@ impl Charge {
             "check" => Self::Decision,
             "fieldSelector" | "labelSelector" => Self::Selector,
             "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => Self::Traverse,
-            "url" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "cidr" | "isIP" | "isCIDR" | "quantity"
-            | "isQuantity" | "semver" | "isSemver" | "startsWith" | "endsWith" | "strings.quote" | "format" => {
-                Self::Read
-            }
+            "url"
+            | "lowerAscii"
+            | "upperAscii"
+            | "substring"
+            | "trim"
+            | "cidr"
+            | "isIP"
+            | "isCIDR"
+            | "quantity"
+            | "isQuantity"
+            | "semver"
+            | "isSemver"
+            | "startsWith"
+            | "endsWith"
+            | "strings.quote"
+            | "format"
+            | "jsonpatch.escapeKey" => Self::Read,
             "ip" => Self::Ip,
             "replace" | "split" | "ip.isCanonical" => Self::ReadTwice,
             "join" => Self::Join,

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::bindings::Bindings;
-use super::expr::{Entry, Expr, Fold, Id, Kind, Literal};
-use super::functions::{Function, Overload, function, named_type};
+use super::expr::{Entry, Expr, Fold, Id, Kind, Literal, Member};
+use super::functions::{ESCAPE_KEY, Function, Overload, function, named_type};
 use super::parser::Parsed;
 use super::source::Issues;
-use super::types::{Head, ObjectType, Type};
+use super::types::{Head, JSON_PATCH, ObjectType, Type, has_any_field};
 
 /// What checking has found out about the nodes of an expression.
 #[derive(Debug, Default)]
@@ -38,6 +38,9 @@ pub(super) enum Named {
 /// Whoever knows the variables that an expression may use.
 pub(super) trait Variables {
     fn type_of(&self, name: &str) -> Option<&Type>;
+
+    /// Whether expressions may make messages and use what helps with them.
+    fn has_messages(&self) -> bool;
 }
 
 struct Checker<'c> {
@@ -114,13 +117,7 @@ impl Checker<'_> {
             Kind::Call { .. } => self.call(expr),
             Kind::List(items) => self.list(items),
             Kind::Map(entries) => self.map(entries),
-            Kind::Struct { name, fields } => {
-                self.undeclared(expr, name);
-                for field in fields {
-                    self.check(field);
-                }
-                Type::Error
-            }
+            Kind::Struct { name, fields } => self.message(expr, name.strip_prefix('.').unwrap_or(name), fields),
             Kind::Fold(fold) => self.fold(fold),
             Kind::Missing => Type::Error,
         };
@@ -197,11 +194,44 @@ impl Checker<'_> {
     fn field(&mut self, expr: &Expr, object: &ObjectType, field: &str) -> Type {
         match object.fields.get(field) {
             Some(field) => field.decl.type_of(),
+            None if has_any_field(&object.name) => Type::Dyn,
             None => {
                 self.issue(expr, format!("undefined field '{field}'"));
                 Type::Error
             }
         }
+    }
+
+    fn message(&mut self, expr: &Expr, name: &str, fields: &[Member]) -> Type {
+        let is_known = self.variables.has_messages() && (name == JSON_PATCH || has_any_field(name));
+        if !is_known {
+            self.undeclared(expr, name);
+        }
+        for field in fields {
+            let of = self.check(&field.value);
+            let of = self.element(&field.value, of, field.optional);
+            let wanted = match (name, &*field.name) {
+                _ if !is_known => continue,
+                (JSON_PATCH, "op" | "path" | "from") => Type::String,
+                (JSON_PATCH, "value") => Type::Dyn,
+                (JSON_PATCH, other) => {
+                    self.issues.push(Some(self.places[field.id as usize]), format!("undefined field '{other}'"));
+                    continue;
+                }
+                _ => Type::Dyn,
+            };
+            if !self.bindings.fits(&wanted, &of) {
+                let of = self.bindings.resolved(&of, true);
+                let why = format!("expected type of field '{}' is '{wanted}' but provided type is '{of}'", field.name);
+                self.issues.push(Some(self.places[field.id as usize]), why);
+            }
+        }
+        if is_known { Type::message(name) } else { Type::Error }
+    }
+
+    /// The function of this name, as far as these expressions have it.
+    fn function(&self, name: &str) -> Option<&'static Function> {
+        function(name).filter(|_| name != ESCAPE_KEY || self.variables.has_messages())
     }
 
     fn call(&mut self, expr: &Arc<Expr>) -> Type {
@@ -213,7 +243,7 @@ impl Checker<'_> {
         let mut types: Vec<Type> = args.iter().map(|arg| self.check(arg)).collect();
         let Some(target) = target else {
             let plain = name.strip_prefix('.').unwrap_or(name);
-            return match function(plain) {
+            return match self.function(plain) {
                 Some(function) => self.overload(expr, function, false, false, args, &types),
                 None => {
                     self.undeclared(expr, plain);
@@ -222,12 +252,12 @@ impl Checker<'_> {
             };
         };
         let qualified = target.qualified().map(|names| format!("{}.{name}", names.join(".")));
-        if let Some(function) = qualified.and_then(|q| function(q.strip_prefix('.').unwrap_or(&q))) {
+        if let Some(function) = qualified.and_then(|q| self.function(q.strip_prefix('.').unwrap_or(&q))) {
             return self.overload(expr, function, false, true, args, &types);
         }
         let target = self.check(target);
         types.insert(0, target);
-        match function(name) {
+        match self.function(name) {
             Some(function) => self.overload(expr, function, true, false, args, &types),
             None => {
                 self.undeclared(expr, name);

@@ -24,7 +24,7 @@ pub(super) fn equal<'a>(a: &Value<'a>, b: &Value<'a>, meter: &mut Meter) -> Resu
         (Value::Duration(a), Value::Duration(b)) => a == b,
         (Value::Timestamp(a), Value::Timestamp(b)) => a == b,
         (Value::List(a), Value::List(b)) => lists(a, b, meter)?,
-        (Value::Map(a), Value::Map(b)) => maps(a, b, meter)?,
+        (Value::Map(a), Value::Map(b)) => message_name(a) == message_name(b) && maps(a, b, meter)?,
         (Value::Type(a), Value::Type(b)) => a.name() == b.name(),
         (Value::Optional(a), Value::Optional(b)) => match (a, b) {
             (Some(a), Some(b)) => equal(a, b, meter)?,
@@ -39,6 +39,13 @@ pub(super) fn equal<'a>(a: &Value<'a>, b: &Value<'a>, meter: &mut Meter) -> Resu
         (Value::Ip(_) | Value::Cidr(..), _) => return Err(Failure::no_overload()),
         (a, b) => numbers(a, b).is_some_and(Ordering::is_eq),
     })
+}
+
+fn message_name<'v>(map: &'v Map<'_>) -> Option<&'v str> {
+    match map {
+        Map::Message(message) => Some(&message.name),
+        _ => None,
+    }
 }
 
 /// The order of two numbers, if they are and have one. A whole number is as near to a double as it can be written as one.

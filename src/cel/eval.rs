@@ -1,11 +1,13 @@
 //! Evaluates expressions. What each step costs is counted as cel-go counts it (`interpreter/runtimecost.go`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::charge::STRUCT_COST;
 use super::library;
 use super::meter::{Failure, Meter};
-use super::plan::{FoldNode, How, Invocation, Node, Select, Step};
-use super::value::{List, Map, Value};
+use super::plan::{FoldNode, How, Invocation, Node, Select, Step, StructNode};
+use super::value::{List, Map, Message, Value};
 
 type Outcome<'a> = Result<Value<'a>, Failure>;
 
@@ -46,6 +48,7 @@ impl<'a> Machine<'a, '_> {
             Node::List(items) => self.list(items),
             Node::Map(entries) => self.map(entries),
             Node::Fold(fold) => self.fold(fold),
+            Node::Struct(of) => self.message(of),
             Node::Bind(parts) => self.bind(parts),
         }
     }
@@ -203,6 +206,25 @@ impl<'a> Machine<'a, '_> {
         }
         self.meter.charge(MAP_COST)?;
         library::map_of(out.into_iter())
+    }
+
+    fn message(&mut self, of: &StructNode) -> Outcome<'a> {
+        self.meter.make_items(of.fields.len().saturating_mul(3))?;
+        let mut fields = BTreeMap::new();
+        for (name, value, optional) in &of.fields {
+            let value = match (self.eval(value)?, optional) {
+                (value, false) => Some(value),
+                (Value::Optional(value), true) => value.map(|v| (*v).clone()),
+                (other, true) => {
+                    let value = library::shown(&other);
+                    let why = format!("cannot initialize optional entry '{name}' from non-optional value {value}");
+                    return Err(Failure::error(why));
+                }
+            };
+            fields.extend(value.map(|value| (name.clone(), value)));
+        }
+        self.meter.charge(STRUCT_COST)?;
+        Ok(Value::Map(Map::Message(Arc::new(Message { name: of.name.clone(), fields }))))
     }
 
     fn bind(&mut self, [init, result]: &[Node; 2]) -> Outcome<'a> {

@@ -40,10 +40,10 @@ pub(super) enum Kind {
     /// Items, and whether each is left out where it has no value.
     List(Vec<(Arc<Expr>, bool)>),
     Map(Vec<Entry>),
-    /// A message: none can be made here.
+    /// A message, such as what a policy wants an object to become.
     Struct {
         name: Box<str>,
-        fields: Vec<Arc<Expr>>,
+        fields: Vec<Member>,
     },
     Fold(Box<Fold>),
     /// What an error has left.
@@ -64,6 +64,15 @@ pub(super) enum Literal {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub key: Arc<Expr>,
+    pub value: Arc<Expr>,
+    pub optional: bool,
+}
+
+/// A field of a message.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub id: Id,
+    pub name: Box<str>,
     pub value: Arc<Expr>,
     pub optional: bool,
 }
@@ -166,7 +175,7 @@ impl Kind {
                 look(&e.key);
                 look(&e.value);
             }),
-            Self::Struct { fields, .. } => fields.iter().for_each(look),
+            Self::Struct { fields, .. } => fields.iter().for_each(|field| look(&field.value)),
             Self::Fold(f) => {
                 [&f.range, &f.init, &f.condition, &f.step, &f.result].into_iter().for_each(look);
             }

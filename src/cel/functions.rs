@@ -38,6 +38,9 @@ const COMPARABLE: [(&str, &str); 8] = [
     ("bytes", "bytes"),
 ];
 
+/// What a name is in the path of a JSON patch: only for expressions that make patches.
+pub(super) const ESCAPE_KEY: &str = "jsonpatch.escapeKey";
+
 /// Function, overload, and its types as messages write them: `target.(arguments) -> result`.
 const OVERLOADS: &[(&str, &str, &str)] = &[
     ("_?_:_", "conditional", "(bool, A, A) -> A"),
@@ -149,6 +152,7 @@ const OVERLOADS: &[(&str, &str, &str)] = &[
     ("upperAscii", "string_upper_ascii", "string.() -> string"),
     ("format", "string_format", "string.(list(dyn)) -> string"),
     ("strings.quote", "strings_quote", "(string) -> string"),
+    (ESCAPE_KEY, "jsonpatch_escapeKey_string", "(string) -> string"),
     ("join", "list_join", "list(string).() -> string"),
     ("join", "list_join_string", "list(string).(string) -> string"),
     ("find", "string_find_string", "string.(string) -> string"),

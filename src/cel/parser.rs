@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::expr::{Entry, Expr, Id, Kind, Literal};
+use super::expr::{Entry, Expr, Id, Kind, Literal, Member};
 use super::lexer::{Token, TokenKind, tokens};
 use super::macros;
 use super::nodes::{Nodes, Stop};
@@ -457,13 +457,14 @@ impl Parser<'_> {
                 self.expect("}")?;
                 break;
             }
-            self.eat("?");
+            let optional = self.eat("?").is_some();
             if !matches!(self.peek().kind, TokenKind::Ident | TokenKind::Quoted) {
                 return Err(self.mismatched("{'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}"));
             }
-            self.take();
+            let token = self.take();
+            let (id, name) = (self.nodes.id(token.from), self.text(token).trim_matches('`').into());
             self.expect(":")?;
-            fields.push(self.expr()?);
+            fields.push(Member { id, name, value: self.expr()?, optional });
             if !self.is("}") && self.eat(",").is_none() {
                 self.expect("}")?;
             }

@@ -32,6 +32,7 @@ pub(super) enum Node {
     List(Vec<(Node, bool)>),
     Map(Vec<(Node, Node, bool)>),
     Fold(Box<FoldNode>),
+    Struct(Box<StructNode>),
     /// A value, and what is computed with a name for it.
     Bind(Box<[Node; 2]>),
 }
@@ -59,6 +60,13 @@ pub(super) struct Invocation {
     pub charge: Charge,
     pub overload: &'static str,
     pub args: Vec<Node>,
+}
+
+/// A message: its fields, and whether each is left out where it has no value.
+#[derive(Debug)]
+pub(super) struct StructNode {
+    pub name: Arc<str>,
+    pub fields: Vec<(Box<str>, Node, bool)>,
 }
 
 #[derive(Debug)]
@@ -116,7 +124,12 @@ impl Planner<'_> {
                 folded(Node::Map(entries.collect::<Result<_, Failure>>()?))?
             }
             Kind::Fold(fold) => self.fold(fold)?,
-            Kind::Struct { .. } | Kind::Missing => return Err(Failure::error("not an expression")),
+            Kind::Struct { name, fields } => {
+                let fields = fields.iter().map(|f| Ok((f.name.clone(), self.node(&f.value)?, f.optional)));
+                let name = name.strip_prefix('.').unwrap_or(name).into();
+                Node::Struct(Box::new(StructNode { name, fields: fields.collect::<Result<_, Failure>>()? }))
+            }
+            Kind::Missing => return Err(Failure::error("not an expression")),
         })
     }
 

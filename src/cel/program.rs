@@ -19,6 +19,7 @@ use super::value::Value;
 #[derive(Debug, Default)]
 pub struct Env {
     variables: Vec<(Box<str>, Type)>,
+    has_messages: bool,
 }
 
 /// A checked expression.
@@ -37,6 +38,10 @@ pub struct Program {
 impl Variables for Env {
     fn type_of(&self, name: &str) -> Option<&Type> {
         self.variables.iter().find(|(n, _)| **n == *name).map(|(_, of)| of)
+    }
+
+    fn has_messages(&self) -> bool {
+        self.has_messages
     }
 }
 
@@ -59,6 +64,12 @@ impl Env {
     #[must_use]
     pub fn without_one(self) -> Self {
         self.with("", Type::Dyn)
+    }
+
+    /// With messages that say what is to become of an object.
+    #[must_use]
+    pub fn with_messages(self) -> Self {
+        Self { has_messages: true, ..self }
     }
 
     /// Gives a variable that is an object one more field, or another type to one that it has.

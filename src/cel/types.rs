@@ -49,6 +49,16 @@ pub enum Head {
     Type,
 }
 
+/// The message that says what is to become of an object; those in it are named by the way to them, as in `Object.spec`.
+pub const OBJECT: &str = "Object";
+/// The message that is one step of a JSON patch.
+pub const JSON_PATCH: &str = "JSONPatch";
+
+/// Whether a message of this name has all fields.
+pub(super) fn has_any_field(name: &str) -> bool {
+    name.strip_prefix(OBJECT).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// The types of a library whose values are compared as such, not as messages.
 pub(super) const OPAQUE: [&str; 2] = ["net.IP", "net.CIDR"];
 
@@ -68,6 +78,11 @@ impl Type {
     /// One of these or none.
     pub fn optional(value: Self) -> Self {
         Self::compound(Head::Optional, vec![value])
+    }
+
+    /// A message of this name.
+    pub fn message(name: &str) -> Self {
+        Self::Object(Arc::new(ObjectType { name: name.into(), fields: BTreeMap::new() }))
     }
 
     pub(super) fn type_of(of: Self) -> Self {

@@ -68,6 +68,14 @@ pub enum Map<'a> {
     Object(&'a serde_json::Map<String, Json>, &'a ObjectType),
     /// Fields that are made when they are asked for.
     Lazy(&'a dyn Fields),
+    Message(Arc<Message<'a>>),
+}
+
+/// A message that an expression has made.
+#[derive(Debug)]
+pub struct Message<'a> {
+    pub name: Arc<str>,
+    pub fields: BTreeMap<Box<str>, Value<'a>>,
 }
 
 /// An object whose fields are made when they are asked for.
@@ -185,6 +193,7 @@ impl<'a> Map<'a> {
         match self {
             Self::Made(entries) => entries.len(),
             Self::Data(members, _) | Self::Object(members, _) => members.len(),
+            Self::Message(message) => message.fields.len(),
             Self::Lazy(_) => 0,
         }
     }
@@ -211,6 +220,7 @@ impl<'a> Map<'a> {
                 members.get(&*field.name).filter(|v| !v.is_null()).map(|v| view(v, &field.decl))
             }
             Self::Lazy(fields) => fields.field(name, meter),
+            Self::Message(message) => message.fields.get(name).cloned().map(Ok),
         }
     }
 
@@ -224,6 +234,7 @@ impl<'a> Map<'a> {
                 there.map(|(name, _)| Value::String(Text::Data(name))).collect()
             }
             Self::Lazy(_) => Vec::new(),
+            Self::Message(message) => message.fields.keys().map(|name| Value::text(&**name)).collect(),
         }
     }
 }
@@ -279,6 +290,7 @@ impl<'a> Value<'a> {
             Self::Duration(_) => Type::Duration,
             Self::Timestamp(_) => Type::Timestamp,
             Self::List(_) => Type::list(Type::Dyn),
+            Self::Map(Map::Message(message)) => Type::message(&message.name),
             Self::Map(_) => Type::map(Type::Dyn, Type::Dyn),
             Self::Type(_) => Type::type_of(Type::Dyn),
             Self::Optional(_) => Type::optional(Type::Dyn),

@@ -30,6 +30,7 @@ pub(super) fn run(name: &str) -> Option<Run> {
         "findAll" => find_all,
         "charAt" => char_at,
         "lowerAscii" => |meter, args| made(meter, args, str::to_ascii_lowercase),
+        "jsonpatch.escapeKey" => |meter, args| made(meter, args, |key| key.replace('~', "~0").replace('/', "~1")),
         "upperAscii" => |meter, args| made(meter, args, str::to_ascii_uppercase),
         "trim" => |meter, args| made(meter, args, |text| text.trim().to_owned()),
         "replace" => replace,

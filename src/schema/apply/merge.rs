@@ -11,6 +11,8 @@ use crate::schema::types::{ListKey, ListKind, Node, Scalar};
 
 /// What is shown of a value or a key that is refused.
 const SHOWN_BYTES_MAX: usize = 1024;
+/// Of so many places it is told that they cannot be merged.
+const ATOMICS_MAX: usize = 100;
 
 /// The live object with everything the configuration says; the configuration wins.
 pub(super) fn merge(place: TypeAt<'_>, live: &Value, config: &Value) -> Value {
@@ -126,6 +128,34 @@ pub(super) fn remove(place: TypeAt<'_>, value: &Value, paths: &FieldSet) -> Valu
             if kept.is_empty() { Value::Null } else { Value::Array(kept) }
         }
         _ => Value::Null,
+    }
+}
+
+/// Where a configuration has something that would replace all that is there, though it may show only a part of it.
+pub(super) fn atomics(place: TypeAt<'_>, value: &Value, path: &str, found: &mut Vec<String>) {
+    let Some(of) = place.filter(|_| found.len() < ATOMICS_MAX) else { return };
+    let is_whole = match (of.node(), value) {
+        (Node::Struct { atomic, .. } | Node::Map { atomic, .. }, Value::Object(_)) => *atomic,
+        (Node::List { kind, .. }, Value::Array(_)) => *kind == ListKind::Atomic,
+        (Node::Any, Value::Array(_)) | (Node::Raw, Value::Object(_) | Value::Array(_)) => true,
+        _ => false,
+    };
+    if is_whole {
+        found.push(path.to_owned());
+    }
+    match (of.node(), value) {
+        (Node::Struct { .. }, Value::Object(members)) => {
+            for (name, value) in members {
+                let field = of.field(name).map(|field| of.of(field));
+                atomics(field, value, &format!("{path}.{}", shortened(name, SHOWN_BYTES_MAX)), found);
+            }
+        }
+        (Node::List { .. }, Value::Array(items)) => {
+            for (i, item) in items.iter().enumerate() {
+                atomics(of.item(), item, &format!("{path}[{i}]"), found);
+            }
+        }
+        _ => {}
     }
 }
 

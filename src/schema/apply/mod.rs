@@ -57,6 +57,32 @@ pub enum ApplyError {
     Limit(#[from] Exceeded),
 }
 
+/// A merge that nobody owns afterwards, and that was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum MergeError {
+    #[error("failed to convert patch object to typed object: {0}")]
+    Schema(String),
+    #[error("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {0}")]
+    Atomic(String),
+    /// It makes too much.
+    #[error(transparent)]
+    Limit(#[from] Exceeded),
+}
+
+/// The object with everything that `config` says, which nobody owns for it. What could not be merged is refused
+/// (`k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch`).
+pub fn merge_unowned(live: &Value, config: &Value, of: &TypeRef<'_>, budget: &mut Budget) -> Result<Value, MergeError> {
+    budget.copy(size_of(config))?;
+    budget.copy(size_of(live))?;
+    merge::check(Some(*of), config).map_err(|fault| MergeError::Schema(fault.to_string()))?;
+    let mut whole = Vec::new();
+    merge::atomics(Some(*of), config, "", &mut whole);
+    match &whole[..] {
+        [] => Ok(merge::merge(Some(*of), live, config)),
+        places => Err(MergeError::Atomic(places.join(", "))),
+    }
+}
+
 fn conflict_message(conflicts: &[Conflict]) -> String {
     let Some(first) = conflicts.first() else { return "Apply failed".into() };
     if let [one] = conflicts {

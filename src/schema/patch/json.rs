@@ -105,7 +105,7 @@ impl<'a> Operation<'a> {
                 if same(found, wanted) {
                     return Ok(());
                 }
-                Err(unfit(format!("testing value {path} failed: test failed")))
+                Err(PatchError::FailedTest(format!("testing value {path} failed: test failed")))
             }
             _ => {
                 let from = self.from.ok_or_else(|| unfit(format!("{} operation failed to decode from", self.op)))?;

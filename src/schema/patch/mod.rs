@@ -25,6 +25,9 @@ pub enum PatchError {
     /// 422 Invalid, without causes: the patch does not fit the object.
     #[error("{0}")]
     Unprocessable(String),
+    /// 422 Invalid: a value is not what the patch says it is.
+    #[error("{0}")]
+    FailedTest(String),
     /// 500 without a reason: what the original server answers for broken directives.
     #[error("{0}")]
     Internal(String),
@@ -39,7 +42,7 @@ impl PatchError {
             PatchError::BadRequest(_) => 400,
             PatchError::Limit(Exceeded::Depth) => 422,
             PatchError::TooLarge(_) | PatchError::Limit(_) => 413,
-            PatchError::Unprocessable(_) => 422,
+            PatchError::Unprocessable(_) | PatchError::FailedTest(_) => 422,
             PatchError::Internal(_) => 500,
         }
     }
@@ -50,7 +53,7 @@ impl PatchError {
             PatchError::BadRequest(_) => "BadRequest",
             PatchError::Limit(Exceeded::Depth) => "Invalid",
             PatchError::TooLarge(_) | PatchError::Limit(_) => "RequestEntityTooLarge",
-            PatchError::Unprocessable(_) => "Invalid",
+            PatchError::Unprocessable(_) | PatchError::FailedTest(_) => "Invalid",
             PatchError::Internal(_) => "",
         }
     }
