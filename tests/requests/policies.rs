@@ -326,6 +326,13 @@ fn policies_take_so_much_of_a_request_and_no_more() {
         let why = "denied request: validation failed due to running out of cost budget, no further validation rules will be run";
         assert!(code == 422 && status["message"].as_str().unwrap().ends_with(why), "{status:.300}");
         end(&mut server, "many").await;
+        // What one has taken is not missing to others.
+        let many: Vec<Value> = (0..100).map(|_| json!({"expression": loops})).collect();
+        enforce(&mut server, "many", json!({"validations": many, "failurePolicy": "Ignore"}), json!({})).await;
+        enforce(&mut server, "other", json!({"validations": [{"expression": loops}]}), json!({})).await;
+        assert_eq!(create(&mut server, &format!("{MAPS}?dryRun=All"), map("m", json!({}))).await.0, 201);
+        end(&mut server, "many").await;
+        end(&mut server, "other").await;
         // Nor does it help to say the same by many bindings.
         let most: Vec<Value> = (0..20).map(|_| json!({"expression": loops})).collect();
         make(&mut server, "validatingadmissionpolicies", policy("bound", json!({"validations": most}))).await;
@@ -369,6 +376,14 @@ fn who_may_not_read_parameters_makes_no_policy_that_shows_them() {
         let all =
             "must have \"get\" permission on all objects of the referenced paramKind (kind=Secret, apiVersion=v1)";
         assert!(code == 422 && why == format!("Forbidden: user \"mallory\" {all}"), "{code} {why}");
+        let mut changing = of("Secret");
+        changing["spec"].as_object_mut().unwrap().remove("validations");
+        changing["spec"]["mutations"] = json!([apply("Object{metadata: Object.metadata{labels: params.data}}")]);
+        changing["spec"]["reinvocationPolicy"] = "Never".into();
+        let mutating = format!("{GROUP}/mutatingadmissionpolicies");
+        let (code, why) = ask("mallory", "POST", &mutating, changing.clone()).await;
+        assert!(code == 422 && why.ends_with(all), "{code} {why}");
+        assert_eq!(ask("alice", "POST", &mutating, changing).await.0, 201);
         assert_eq!(ask("mallory", "POST", &path, of("Unheard")).await.0, 422);
         assert_eq!(
             ask("mallory", "POST", &path, policy("p", json!({"validations": [{"expression": "true"}]}))).await.0,
@@ -394,5 +409,269 @@ fn who_may_not_read_parameters_makes_no_policy_that_shows_them() {
             "{why}"
         );
         assert_eq!(ask("alice", "s", "default").await.0, 201);
+    });
+}
+
+/// Puts a mutating policy in force: ConfigMaps, never once more, unless it says otherwise.
+async fn change(server: &mut Server, name: &str, mutations: Value, more: Value) {
+    let mut spec = json!({"mutations": mutations, "reinvocationPolicy": "Never"});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    make(server, "mutatingadmissionpolicies", policy(name, spec)).await;
+    let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name}});
+    make(server, "mutatingadmissionpolicybindings", binding).await;
+}
+
+async fn change_no_more(server: &mut Server, name: &str) {
+    for plural in ["mutatingadmissionpolicybindings", "mutatingadmissionpolicies"] {
+        let path = format!("{GROUP}/{plural}/{name}");
+        assert_eq!(send(server, "DELETE", &path, "application/json", Vec::new()).await.0, 200);
+    }
+}
+
+fn apply(expression: &str) -> Value {
+    json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}})
+}
+
+fn patch(expression: &str) -> Value {
+    json!({"patchType": "JSONPatch", "jsonPatch": {"expression": expression}})
+}
+
+#[test]
+fn a_policy_mutates_deployments() {
+    on_a_server(async |mut server| {
+        let deployments =
+            json!({"resourceRules": rules("apps", &["deployments", "deployments/scale"], &["CREATE", "UPDATE"])});
+        let whole = "request.?subResource.orValue('') == 'scale' ? Object{spec: Object.spec{replicas: 7}} : Object{
+            metadata: Object.metadata{annotations: {'example.com/by': request.userInfo.username}, labels: {'team': namespaceObject.metadata.name}},
+            spec: Object.spec{?replicas: object.spec.replicas > 5 ? optional.of(5) : optional.none(), template: Object.spec.template{spec: Object.spec.template.spec{
+                containers: object.spec.template.spec.containers.map(c, Object.spec.template.spec.containers{name: c.name,
+                    env: [Object.spec.template.spec.containers.env{name: 'ADDED', value: variables.value}]})}}}}";
+        let variables = json!([{"name": "value", "expression": "'of ' + object.metadata.name"}]);
+        change(
+            &mut server,
+            "whole",
+            json!([apply(whole)]),
+            json!({"matchConstraints": deployments, "variables": variables}),
+        )
+        .await;
+        let mut asked = deployment("d", 9);
+        asked["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "OWN", "value": "1"}]);
+        let (code, made) = create(&mut server, DEPLOYMENTS, asked).await;
+        assert_eq!(code, 201, "{made}");
+        assert_eq!((&made["spec"]["replicas"], &made["metadata"]["labels"]), (&json!(5), &json!({"team": "default"})));
+        assert!(made["metadata"]["annotations"]["example.com/by"].is_string(), "{made}");
+        let container = &made["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["env"], json!([{"name": "OWN", "value": "1"}, {"name": "ADDED", "value": "of d"}]));
+        assert_eq!((&container["image"], &container["imagePullPolicy"]), (&json!("i"), &json!("Always")));
+        // Nobody owns what the policy has set.
+        let owned = made["metadata"]["managedFields"].to_string();
+        assert!(owned.contains("OWN") && !owned.contains("ADDED") && !owned.contains("team"), "{owned}");
+        let media = "application/merge-patch+json";
+        let scale = json!({"spec": {"replicas": 2}}).to_string().into_bytes();
+        let (code, scaled) = send(&mut server, "PATCH", &format!("{DEPLOYMENTS}/d/scale"), media, scale).await;
+        assert_eq!((code, &scaled["spec"]["replicas"]), (200, &json!(7)), "{scaled}");
+    });
+}
+
+#[test]
+fn what_cannot_be_merged_is_refused_unless_the_policy_ignores_it() {
+    on_a_server(async |mut server| {
+        let constraints = json!({"resourceRules": rules("apps", &["deployments"], &["CREATE"])});
+        let begin = "deployments.apps \"d\" is forbidden: policy 'p' with binding 'p' denied request: ";
+        for (expression, why) in [
+            (
+                "Object{spec: Object.spec{selector: Object.spec.selector{matchLabels: {'a': 'c'}}}}",
+                "error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .spec.selector",
+            ),
+            (
+                "Object{spec: Object.spec{template: Object.spec.wrong{}}}",
+                "type mismatch: unexpected type name \"Object.spec.wrong\", expected \"Object.spec.template\", which matches field name path from root Object type",
+            ),
+            (
+                "Object{spec: Object.spec{replica: 1}}",
+                "error applying patch: failed to convert patch object to typed object: .spec.replica: field not declared in schema",
+            ),
+            (
+                "Object{spec: Object.spec{replicas: 'many'}}",
+                "error applying patch: failed to convert patch object to typed object: .spec.replicas: expected numeric (int or float), got \"many\"",
+            ),
+            (
+                "Object{spec: object.spec.nothing}",
+                "expression 'Object{spec: object.spec.nothing}' resulted in error: no such key: nothing",
+            ),
+        ] {
+            let more = |policy: &str| json!({"matchConstraints": constraints, "failurePolicy": policy});
+            change(
+                &mut server,
+                "p",
+                json!([apply(expression), apply("Object{spec: Object.spec{replicas: 2}}")]),
+                more("Fail"),
+            )
+            .await;
+            let (code, status) = create(&mut server, DEPLOYMENTS, deployment("d", 1)).await;
+            assert_eq!((code, &status["message"]), (422, &json!(format!("{begin}{why}"))), "{status}");
+            change_no_more(&mut server, "p").await;
+            change(
+                &mut server,
+                "p",
+                json!([apply(expression), apply("Object{spec: Object.spec{replicas: 2}}")]),
+                more("Ignore"),
+            )
+            .await;
+            let (code, made) = create(&mut server, &format!("{DEPLOYMENTS}?dryRun=All"), deployment("d", 1)).await;
+            assert_eq!((code, &made["spec"]["replicas"]), (201, &json!(2)), "{made}");
+            change_no_more(&mut server, "p").await;
+        }
+    });
+}
+
+#[test]
+fn json_patches_change_what_their_tests_allow() {
+    on_a_server(async |mut server| {
+        let add = "[JSONPatch{op: 'add', path: '/metadata/labels', value: {'a/b': '1'}},
+            JSONPatch{op: 'replace', path: '/metadata/labels/' + jsonpatch.escapeKey('a/b'), value: string(size(object.data))}]";
+        let tested = "[JSONPatch{op: 'test', path: '/data/k', value: 'v'}, JSONPatch{op: 'remove', path: '/data/k'}]";
+        let moved = "has(object.data.from) ? [JSONPatch{op: 'move', from: '/data/from', path: '/data/to'}] : []";
+        change(&mut server, "p", json!([patch(add), patch(tested), patch(moved)]), json!({})).await;
+        let (code, made) = create(&mut server, MAPS, map("a", json!({"k": "v", "from": "here"}))).await;
+        assert_eq!((code, &made["data"]), (201, &json!({"to": "here"})), "{made}");
+        assert_eq!(made["metadata"]["labels"], json!({"a/b": "2"}));
+        let (code, made) = create(&mut server, MAPS, map("b", json!({"k": "w"}))).await;
+        assert_eq!((code, &made["data"]), (201, &json!({"k": "w"})), "{made}");
+        change_no_more(&mut server, "p").await;
+        for (expression, why) in [
+            (
+                "[JSONPatch{op: 'remove', path: '/data/none'}]",
+                "JSON Patch: error in remove for path: '/data/none': Unable to remove nonexistent key: none: missing value",
+            ),
+            ("[JSONPatch{op: 'add', path: '/dta', value: {}}]", "unknown field \"dta\""),
+            ("[JSONPatch{op: 'replace', path: '/kind', value: 'Secret'}]", "the patch makes an object of another kind"),
+            (
+                "[JSONPatch{op: 'add', path: '/data/x', value: duration('1s')}, JSONPatch{op: 'add', path: '/data/y', value: quantity('1')}]",
+                "a value of type kubernetes.Quantity cannot be written as JSON",
+            ),
+        ] {
+            change(&mut server, "p", json!([patch(expression)]), json!({})).await;
+            let (code, status) = create(&mut server, MAPS, map("c", json!({"k": "v"}))).await;
+            assert!(code == 422 && status["message"].as_str().unwrap().contains(why), "{status}");
+            change_no_more(&mut server, "p").await;
+        }
+        let elsewhere = "[JSONPatch{op: 'replace', path: '/metadata/namespace', value: 'kube-system'}]";
+        change(&mut server, "p", json!([patch(elsewhere)]), json!({"failurePolicy": "Ignore"})).await;
+        assert_eq!(create(&mut server, MAPS, map("c", json!({"k": "v"}))).await.0, 400);
+    });
+}
+
+#[test]
+fn policies_change_in_order_and_see_what_came_after_them_where_they_ask_for_it() {
+    on_a_server(async |mut server| {
+        let add = |key: &str| {
+            json!([patch(&format!("[JSONPatch{{op: 'add', path: '/data/{key}', value: string(size(object.data))}}]"))])
+        };
+        change(&mut server, "2", add("b"), json!({})).await;
+        change(&mut server, "1", add("a"), json!({"reinvocationPolicy": "IfNeeded"})).await;
+        let (code, made) = create(&mut server, MAPS, map("m", json!({"k": "v"}))).await;
+        assert_eq!((code, &made["data"]), (201, &json!({"k": "v", "a": "3", "b": "2"})), "{made}");
+        change_no_more(&mut server, "1").await;
+        change(&mut server, "1", add("a"), json!({})).await;
+        // Validating policies see what mutating ones have made.
+        enforce(&mut server, "v", json!({"validations": [{"expression": "object.data.b == '2'"}]}), json!({})).await;
+        let (code, made) = create(&mut server, MAPS, map("n", json!({"k": "v"}))).await;
+        assert_eq!((code, &made["data"]), (201, &json!({"k": "v", "a": "1", "b": "2"})), "{made}");
+        let (code, _) = create(&mut server, MAPS, map("o", json!({"k": "v", "l": "w"}))).await;
+        assert_eq!(code, 422);
+    });
+}
+
+#[test]
+fn a_patch_is_no_larger_for_standing_in_itself_many_times() {
+    on_a_server(async |mut server| {
+        let mut variables = vec![json!({"name": "v0", "expression": "['x']"})];
+        for i in 1..60 {
+            let twice = format!("[variables.v{0}, variables.v{0}]", i - 1);
+            variables.push(json!({"name": format!("v{i}"), "expression": twice}));
+        }
+        let mutations = json!([patch("[JSONPatch{op: 'add', path: '/data', value: variables.v59}]")]);
+        change(&mut server, "p", mutations, json!({"variables": variables})).await;
+        let (code, status) = create(&mut server, MAPS, map("m", json!({}))).await;
+        let why = "denied request: operation cancelled: actual cost limit exceeded";
+        assert!(code == 422 && status["message"].as_str().unwrap().ends_with(why), "{status:.300}");
+    });
+}
+
+#[test]
+fn expressions_are_type_checked_against_kubernetes_own_and_custom_kinds() {
+    on_a_server(async |mut server| {
+        let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer"}}}}});
+        let definition = json!({"metadata": {"name": "things.e.example"}, "spec": {"group": "e.example", "scope": "Namespaced",
+            "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+        let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        assert_eq!(create(&mut server, definitions, definition).await.0, 201);
+        let kinds = [("apps", "deployments", "Deployment", "replicas"), ("e.example", "things", "Thing", "size")];
+        for (group, plural, kind, field) in kinds {
+            let constraints = json!({"resourceRules": rules(group, &[plural], &["CREATE"])});
+            let validations = json!([
+                {"expression": format!("object.spec.{field} > 1"), "messageExpression": format!("'not ' + string(object.spec.{field})")},
+                {"expression": format!("object.spec.{field} > '1'"), "messageExpression": "object.metadata.nothing"},
+            ]);
+            let mut asked = policy(plural, json!({"matchConstraints": constraints, "validations": validations}));
+            asked["spec"]["validations"][1]["messageExpression"] = "string(object.metadata.nothing)".into();
+            make(&mut server, "validatingadmissionpolicies", asked).await;
+            let path = format!("{GROUP}/validatingadmissionpolicies/{plural}");
+            let mut seen = Value::Null;
+            for _ in 0..200 {
+                seen = server.get(&path).await;
+                if seen["status"]["observedGeneration"] == 1 {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            let warnings = seen["status"]["typeChecking"]["expressionWarnings"].as_array().unwrap();
+            let places: Vec<&str> = warnings.iter().map(|w| w["fieldRef"].as_str().unwrap()).collect();
+            assert_eq!(places, ["spec.validations[1].expression", "spec.validations[1].messageExpression"], "{seen}");
+            let said = warnings[0]["warning"].as_str().unwrap();
+            let what = format!("{group}/v1, Kind={kind}: ERROR: <input>:1:");
+            let why = "found no matching overload for '_>_' applied to '(int, string)'";
+            assert!(said.starts_with(&what) && said.contains(why), "{said}");
+            // The status does not come back to the policy's generation.
+            assert_eq!(seen["metadata"]["generation"], 1);
+        }
+    });
+}
+
+#[test]
+fn a_custom_kind_is_mutated_and_validated() {
+    on_a_server(async |mut server| {
+        let items = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"], "items": {"type": "object",
+            "required": ["name"], "properties": {"name": {"type": "string"}, "size": {"type": "integer", "default": 1}}}});
+        let plain = json!({"type": "array", "items": {"type": "string"}});
+        let spec = json!({"type": "object", "properties": {"items": items, "plain": plain}});
+        let schema = json!({"type": "object", "properties": {"spec": spec}});
+        let definition = json!({"metadata": {"name": "things.e.example"}, "spec": {"group": "e.example", "scope": "Namespaced",
+            "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+        let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        assert_eq!(create(&mut server, definitions, definition).await.0, 201);
+        let constraints = json!({"resourceRules": rules("e.example", &["things"], &["CREATE"])});
+        let items = "Object{spec: Object.spec{items: [Object.spec.items{name: 'added'}, Object.spec.items{name: 'own', size: 9}]}}";
+        change(&mut server, "items", json!([apply(items)]), json!({"matchConstraints": constraints})).await;
+        let validations = json!([{"expression": "object.spec.items.exists(i, i.name == 'added' && i.size == 1)"}]);
+        enforce(&mut server, "items", json!({"matchConstraints": constraints, "validations": validations}), json!({}))
+            .await;
+        let things = "/apis/e.example/v1/namespaces/default/things";
+        let thing = |name: &str| json!({"apiVersion": "e.example/v1", "kind": "Thing", "metadata": {"name": name}, "spec": {"items": [{"name": "own"}]}});
+        let (code, made) = create(&mut server, things, thing("a")).await;
+        assert_eq!(code, 201, "{made}");
+        assert_eq!(made["spec"]["items"], json!([{"name": "added", "size": 1}, {"name": "own", "size": 9}]));
+        change(
+            &mut server,
+            "plain",
+            json!([apply("Object{spec: Object.spec{plain: ['a']}}")]),
+            json!({"matchConstraints": constraints}),
+        )
+        .await;
+        let (code, status) = create(&mut server, things, thing("b")).await;
+        assert!(code == 422 && status["message"].as_str().unwrap().ends_with("structs: .spec.plain"), "{status}");
     });
 }

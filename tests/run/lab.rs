@@ -136,7 +136,7 @@ impl Lab {
             }
             panic!("nobody listens on port {port}");
         };
-        amphipod::base::task::blocking(move || std::thread::spawn(ask).join().unwrap()).await.unwrap()
+        tokio::task::spawn_blocking(move || std::thread::spawn(ask).join().unwrap()).await.unwrap()
     }
 
     pub fn new_runtime_config(&self) -> Config {

@@ -1,8 +1,8 @@
 //! Admission: what a cluster adds to objects or refuses for reasons beyond the object itself.
 //!
 //! [`PLUGINS`] is Kubernetes' order of its plugins, as far as their kinds exist, a file each. All of them change an object
-//! before it is validated; all of them look at it once it is final. Webhooks come after them each time, and where a webhook has
-//! changed the object the others see it once more. Quotas come last, because what an object takes is written with it. What is
+//! before it is validated; all of them look at it once it is final. Policies and then webhooks come after them each time, and where
+//! one has changed the object the others see it once more. Quotas come last, because what an object takes is written with it. What is
 //! about a pod's own rules is the kind's.
 
 mod authorizer;
@@ -27,6 +27,7 @@ mod policy_params;
 mod presented;
 mod priority;
 mod rbac_escalation;
+mod reinvocation;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
@@ -37,9 +38,9 @@ mod webhook;
 pub use node_restriction::may_give_itself;
 use plugin::Plugin;
 pub use plugin::{Operation, Review};
+use reinvocation::Reinvocation;
 pub use resource_quota::Charge;
 use serde_json::Value;
-use webhook::Reinvocation;
 
 use crate::apimachinery::status::Result;
 
@@ -71,15 +72,26 @@ impl<'a> Review<'a> {
     /// Lets every plugin change the object, or refuse it; answers their warnings.
     pub async fn mutate(&self, object: &mut Value) -> Result<Vec<String>> {
         self.mutate_here(object).await?;
-        if !webhook::are_mutating(self) {
-            return Ok(Vec::new());
-        }
-        let mut reinvocation = Reinvocation::default();
-        let mut warnings = webhook::mutate(self, object, &mut reinvocation).await?;
-        if reinvocation.is_needed {
-            self.mutate_here(object).await?;
-            reinvocation.again(object);
-            warnings.extend(webhook::mutate(self, object, &mut reinvocation).await?);
+        let (policies, webhooks) = (policy::are_mutating(self), webhook::are_mutating(self));
+        let mut warnings = Vec::new();
+        let (mut of_policies, mut of_webhooks) = (Reinvocation::default(), Reinvocation::default());
+        for is_second in [false, true] {
+            if is_second {
+                if !of_policies.is_needed && !of_webhooks.is_needed {
+                    break;
+                }
+                self.mutate_here(object).await?;
+                of_policies.again(object);
+            }
+            if policies {
+                policy::mutate(self, object, &mut of_policies)?;
+            }
+            if is_second {
+                of_webhooks.again(object);
+            }
+            if webhooks {
+                warnings.extend(webhook::mutate(self, object, &mut of_webhooks).await?);
+            }
         }
         Ok(warnings)
     }

@@ -11,11 +11,17 @@ use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::MASTERS;
 use crate::base::json::{at, text};
 use crate::kinds::KindRef;
-use crate::kinds::admissionregistration::{validatingadmissionpolicy, validatingadmissionpolicybinding};
+use crate::kinds::admissionregistration::{
+    mutatingadmissionpolicy, mutatingadmissionpolicybinding, validatingadmissionpolicy,
+    validatingadmissionpolicybinding,
+};
 use crate::kinds::field;
 
 /// Kinds of policies, each with that of its bindings.
-static KINDS: [(&KindRef, &KindRef); 1] = [(&validatingadmissionpolicy::KIND, &validatingadmissionpolicybinding::KIND)];
+static KINDS: [(&KindRef, &KindRef); 2] = [
+    (&validatingadmissionpolicy::KIND, &validatingadmissionpolicybinding::KIND),
+    (&mutatingadmissionpolicy::KIND, &mutatingadmissionpolicybinding::KIND),
+];
 
 pub(super) struct PolicyParams;
 

@@ -3,7 +3,9 @@
 use std::sync::{Arc, LazyLock};
 
 use super::conditions::{AUTHORIZER, RESOURCE_CHECK, list, object, request, text};
-use crate::cel::{Compositions, Decl, DeclKind, Env, Expression, ObjectType, Program, REQUEST_BYTES_MAX, Type};
+use crate::cel::{
+    Compositions, Decl, DeclKind, Env, Expression, JSON_PATCH, OBJECT, ObjectType, Program, REQUEST_BYTES_MAX, Type,
+};
 
 /// The variables of all expressions, in the order in which their values are given. Not every expression has all of them.
 pub const VARIABLES: [&str; 8] = [
@@ -32,6 +34,10 @@ pub enum Purpose {
     Validation,
     Message,
     AuditAnnotation,
+    /// What an object is to become, as an applied configuration.
+    ApplyConfiguration,
+    /// What an object is to become, as a JSON patch.
+    JsonPatch,
 }
 
 /// Compiles the expressions of one policy.
@@ -53,6 +59,8 @@ impl Purpose {
             Self::Condition | Self::Validation => vec![Type::Bool],
             Self::Message => vec![Type::String],
             Self::AuditAnnotation => vec![Type::String, Type::Null],
+            Self::ApplyConfiguration => vec![Type::message(OBJECT)],
+            Self::JsonPatch => vec![Type::list(Type::message(JSON_PATCH))],
         }
     }
 }
@@ -69,6 +77,12 @@ impl Compiler {
             nodes_left: NODES_MAX,
             compositions: Compositions::default(),
         }
+    }
+
+    /// For a policy that changes objects.
+    pub fn mutating(has_params: bool, has_variables: bool) -> Self {
+        let compiler = Self::new(has_params, has_variables);
+        Self { others: compiler.others.with_messages(), ..compiler }
     }
 
     /// For a policy whose objects and parameters are of known types.
@@ -96,12 +110,15 @@ impl Compiler {
         let env = match purpose {
             Purpose::Condition => &self.conditions,
             Purpose::Message => &self.messages,
-            Purpose::Validation | Purpose::AuditAnnotation => &self.others,
+            Purpose::Validation | Purpose::AuditAnnotation | Purpose::ApplyConfiguration | Purpose::JsonPatch => {
+                &self.others
+            }
         };
         let expression = checked(env, text, &mut self.nodes_left)?;
         let (found, wanted) = (expression.output(), purpose.gives());
         if !wanted.contains(found) {
-            let wanted: Vec<String> = wanted.iter().map(|of| of.name().to_owned()).collect();
+            let shown = |of: &Type| if *of == Type::Null { of.name().to_owned() } else { of.to_string() };
+            let wanted: Vec<String> = wanted.iter().map(shown).collect();
             return Err(match &wanted[..] {
                 [one] => format!("must evaluate to {one} but got {found}"),
                 some => format!("must evaluate to one of [{}] but got {found}", some.join(" ")),
@@ -235,6 +252,38 @@ mod tests {
         ] {
             assert!(why(wrong, purpose).contains(because), "{wrong}: {}", why(wrong, purpose));
         }
+    }
+
+    #[test]
+    fn messages_are_for_what_changes_objects() {
+        let why = |text: &str, purpose| {
+            let mut compiler = Compiler::mutating(false, true);
+            compiler.add_variable("labels", "Object.metadata.labels{a: 'b'}").unwrap();
+            compiler.compile(text, purpose).err().unwrap_or_default()
+        };
+        let (apply, patch) = (Purpose::ApplyConfiguration, Purpose::JsonPatch);
+        for (right, purpose) in [
+            ("Object{spec: Object.spec{replicas: 3, ?paused: object.spec.?paused}}", apply),
+            ("has(object.spec) ? Object{} : Object{metadata: Object.metadata{labels: variables.labels}}", apply),
+            ("[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c'), value: {'d': 1}}]", patch),
+            ("object.x ? [JSONPatch{op: 'test', path: '/a', value: dyn(1)}] : []", patch),
+        ] {
+            assert_eq!(why(right, purpose), "", "{right}");
+        }
+        for (wrong, purpose, because) in [
+            ("{'spec': 1}", apply, "must evaluate to Object but got map(string, int)"),
+            ("Object.spec{}", apply, "must evaluate to Object but got Object.spec"),
+            ("Objects{}", apply, "undeclared reference to 'Objects'"),
+            ("JSONPatch{}", patch, "must evaluate to list(JSONPatch) but got JSONPatch"),
+            ("[JSONPatch{op: 1}]", patch, "expected type of field 'op' is 'string' but provided type is 'int'"),
+            ("[JSONPatch{ops: ''}]", patch, "undefined field 'ops'"),
+            ("Object{} == Object{}", Purpose::Condition, "undeclared reference to 'Object'"),
+        ] {
+            assert!(why(wrong, purpose).contains(because), "{wrong}: {}", why(wrong, purpose));
+        }
+        let mut others = Compiler::new(false, false);
+        let why = others.compile("jsonpatch.escapeKey('a') == 'a'", Purpose::Validation).unwrap_err();
+        assert!(why.contains("undeclared reference to"), "{why}");
     }
 
     #[test]

@@ -4,6 +4,8 @@ mod binding;
 pub mod conditions;
 pub mod expressions;
 mod matching;
+pub mod mutatingadmissionpolicy;
+pub mod mutatingadmissionpolicybinding;
 pub mod mutatingwebhookconfiguration;
 mod policy;
 pub mod type_check;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::base::task;
 pub(super) use crate::base::tree::Taken;
 use crate::base::tree::measure;
 
@@ -34,7 +33,7 @@ impl Counts {
         let due = self.due(&directories);
         if !due.is_empty() {
             let counts = self.clone();
-            let counting = task::blocking(move || {
+            let counting = tokio::task::spawn_blocking(move || {
                 for directory in due {
                     counts.counted(directory);
                 }

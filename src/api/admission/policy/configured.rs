@@ -37,6 +37,8 @@ pub(super) struct PolicySpec {
     variables: Vec<Named>,
     pub validations: Vec<Validation>,
     audit_annotations: Vec<AuditAnnotation>,
+    mutations: Vec<Mutation>,
+    reinvocation_policy: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -68,6 +70,13 @@ struct AuditAnnotation {
     value_expression: String,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Mutation {
+    apply_configuration: Named,
+    json_patch: Option<Named>,
+}
+
 /// A policy's expressions.
 #[derive(Debug)]
 pub(super) struct Compiled {
@@ -75,6 +84,7 @@ pub(super) struct Compiled {
     pub conditions: Vec<Condition>,
     pub validations: Vec<CompiledValidation>,
     pub annotations: Vec<Text>,
+    pub mutations: Vec<CompiledMutation>,
 }
 
 /// An expression: its text, and what compiling it gave.
@@ -82,6 +92,13 @@ pub(super) struct Compiled {
 pub(super) struct Text {
     pub text: String,
     pub program: Result<Program, String>,
+}
+
+#[derive(Debug)]
+pub(super) struct CompiledMutation {
+    /// It makes a JSON patch, and no configuration that is applied.
+    pub is_json_patch: bool,
+    pub expression: Text,
 }
 
 #[derive(Debug)]
@@ -131,6 +148,11 @@ impl Policy {
         self.spec.failure_policy.as_deref() == Some("Ignore")
     }
 
+    /// Whether it wishes to see what others make of an object after it.
+    pub fn is_reinvoked(&self) -> bool {
+        self.spec.reinvocation_policy.as_deref() == Some("IfNeeded")
+    }
+
     /// Its expressions, compiled when they are needed first.
     pub fn compiled(&self) -> &Compiled {
         self.compiled.get_or_init(|| Compiled::of(&self.spec))
@@ -151,7 +173,8 @@ impl Policy {
 
 impl Compiled {
     fn of(spec: &PolicySpec) -> Self {
-        let mut compiler = Compiler::new(spec.param_kind.is_some(), !spec.variables.is_empty());
+        let of = if spec.mutations.is_empty() { Compiler::new } else { Compiler::mutating };
+        let mut compiler = of(spec.param_kind.is_some(), !spec.variables.is_empty());
         let conditions = spec.match_conditions.iter().map(|condition| {
             let text = condition.expression.trim();
             Condition::new(text, compiler.compile(text, Purpose::Condition))
@@ -171,7 +194,17 @@ impl Compiled {
         let validations = validations.collect();
         let annotations = spec.audit_annotations.iter();
         let annotations = annotations.map(|a| text(a.value_expression.trim(), Purpose::AuditAnnotation)).collect();
-        Self { compositions: compiler.compositions, conditions, validations, annotations }
+        let mutations = spec.mutations.iter().map(|of| match &of.json_patch {
+            Some(patch) => {
+                CompiledMutation { is_json_patch: true, expression: text(&patch.expression, Purpose::JsonPatch) }
+            }
+            None => CompiledMutation {
+                is_json_patch: false,
+                expression: text(&of.apply_configuration.expression, Purpose::ApplyConfiguration),
+            },
+        });
+        let mutations = mutations.collect();
+        Self { compositions: compiler.compositions, conditions, validations, annotations, mutations }
     }
 }
 

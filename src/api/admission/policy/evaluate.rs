@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::configured::{Bound, Compiled, Text};
 use super::invocations::How;
+use super::params::Param;
 use crate::api::admission::{Review, authorizer, conditions, presented};
 use crate::apimachinery::status::{Result, Status};
 use crate::cel::{CALL_COST_MAX, Composed, Decl, DeclKind, Meter, Value as Cel};
@@ -23,6 +24,8 @@ use crate::kinds::core::namespace;
 const POLICY_LOAD_MAX: u64 = 10_000_000;
 /// What all policies together may take for one request.
 const REQUEST_LOAD_MAX: u64 = 40_000_000;
+/// Of what is made for a policy before anything of it is evaluated.
+const SUBJECT_LOAD: u64 = 250;
 /// What takes more is noted as slow: about a millisecond.
 const SLOW_LOAD: u64 = 100_000;
 const OUT_OF_BUDGET: &str =
@@ -72,9 +75,10 @@ impl Budget<'_> {
     /// Takes so much, if it is left.
     pub fn take(&mut self, load: u64) -> Result<(), OutOfBudget> {
         self.taken += load;
-        let left = self.left.checked_sub(load).zip(self.of_request.0.checked_sub(load));
-        (self.left, self.of_request.0) = left.unwrap_or((0, 0).min((self.left, self.of_request.0)));
-        if left.is_some() { Ok(()) } else { Err(OutOfBudget) }
+        let is_left = load <= self.left && load <= self.of_request.0;
+        self.left = self.left.saturating_sub(load);
+        self.of_request.0 = self.of_request.0.saturating_sub(load);
+        if is_left { Ok(()) } else { Err(OutOfBudget) }
     }
 
     /// Whether what was taken is so much that others would wait for it.
@@ -137,9 +141,7 @@ impl<'v> Subject<'v> {
         namespace: &'v Value,
         budget: &mut Budget<'_>,
     ) -> Result<Self, OutOfBudget> {
-        if let Some(param) = &how.param {
-            budget.take(param.load())?;
-        }
+        budget.take(SUBJECT_LOAD + how.param.as_ref().map_or(0, Param::load))?;
         let kind: &KindRef = &how.kind;
         Ok(Self {
             new: presented::shown(review, kind, object),
@@ -187,5 +189,20 @@ pub(super) fn named(kind: &str, of: &Bound, binding: Option<&str>) -> String {
     match binding {
         Some(binding) => format!("{kind} '{}' with binding '{binding}'", of.name),
         None => format!("{kind} '{}'", of.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_takes_too_much_leaves_something_to_others() {
+        let mut all = RequestBudget::new();
+        assert!(all.of_policy().take(POLICY_LOAD_MAX + 1).is_err());
+        assert!(all.of_policy().take(POLICY_LOAD_MAX).is_ok());
+        assert!(all.of_policy().take(POLICY_LOAD_MAX).is_ok());
+        assert!(all.of_policy().take(POLICY_LOAD_MAX).is_err(), "all have taken what there was");
+        assert!(all.of_policy().take(1).is_err());
     }
 }

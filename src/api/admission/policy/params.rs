@@ -25,6 +25,11 @@ impl Param {
         form::served(&self.kind, self.object.value())
     }
 
+    /// What tells it from others.
+    pub fn key(&self) -> &str {
+        &self.object.key
+    }
+
     /// What reading it takes, in units of cost.
     pub fn load(&self) -> u64 {
         self.object.body().len() as u64 / 4

@@ -12,8 +12,6 @@ mod configured;
 mod matching;
 mod question;
 
-use std::collections::HashSet;
-
 use futures::future::join_all;
 use serde_json::Value;
 
@@ -21,38 +19,9 @@ use self::call::Failure;
 use self::configured::Webhook;
 use self::matching::Invocation;
 use super::Review;
+use super::reinvocation::Reinvocation;
 use crate::apimachinery::status::{Result, Status};
 use crate::kinds::admissionregistration::{mutatingwebhookconfiguration, validatingwebhookconfiguration};
-
-/// What the webhooks of one request have done: which are asked once more where the object changes after them.
-#[derive(Default)]
-pub(super) struct Reinvocation {
-    is_second: bool,
-    /// What the object was when the last round was over.
-    seen: Value,
-    /// Asked, and to be asked again when another one changes something.
-    asked: HashSet<String>,
-    due: HashSet<String>,
-    /// One has changed the object.
-    pub is_needed: bool,
-}
-
-// === impl Reinvocation ===
-
-impl Reinvocation {
-    /// The second round, with what other plugins have made of the object since.
-    pub fn again(&mut self, object: &Value) {
-        self.is_second = true;
-        if self.seen != *object {
-            self.due.extend(self.asked.drain());
-        }
-    }
-
-    fn changed(&mut self) {
-        self.due.extend(self.asked.drain());
-        self.is_needed = true;
-    }
-}
 
 /// Whether mutating webhooks are configured at all.
 pub(super) fn are_mutating(review: &Review<'_>) -> bool {
@@ -68,7 +37,7 @@ pub(super) async fn mutate(
     let mut warnings = Vec::new();
     for webhook in configured::all(review.api, &mutatingwebhookconfiguration::KIND) {
         let Some(invocation) = matching::invocation(review, &webhook, object)? else { continue };
-        if reinvocation.is_second && !reinvocation.due.contains(&webhook.id()) {
+        if reinvocation.skips(&webhook.id()) {
             continue;
         }
         if !conditions::hold(review, &webhook, &invocation, object)? {
@@ -84,12 +53,10 @@ pub(super) async fn mutate(
             Err(failure) => settle(&webhook, failure)?,
         }
         if webhook.of().reinvocation_policy.as_deref() == Some("IfNeeded") {
-            reinvocation.asked.insert(webhook.id());
+            reinvocation.ask_again(webhook.id());
         }
     }
-    if reinvocation.is_needed {
-        reinvocation.seen = object.clone();
-    }
+    reinvocation.end(object);
     Ok(warnings)
 }
 
