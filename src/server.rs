@@ -197,11 +197,12 @@ async fn serve(config: Config) -> Result<Ended> {
     let mut deployer = manifests::Deployer::new(api.clone(), clock.clone(), manifests);
     first_objects(&api, &config, &mut deployer).await.context("the first objects cannot be written")?;
     let options = options_of(&config, &pki, &api)?;
-    let mut loops = controllers::start(local(&api, controllers::MANAGER), clock.clone(), options);
+    let shared = controllers::context(local(&api, controllers::MANAGER), clock.clone(), options);
+    let mut loops = controllers::start_over(&shared);
     if config.scheduler {
         loops.extend(scheduler::start(local(&api, scheduler::MANAGER), clock.clone()));
     }
-    loops.extend(loops_of_api(&api, &config));
+    loops.extend(loops_of_api(&api, &config, shared));
 
     let (stop, stopping) = watch::channel(false);
     let tls = watch::Sender::new(tls(&pki)?);
@@ -249,16 +250,21 @@ async fn serve(config: Config) -> Result<Ended> {
 }
 
 /// What goes on beside the API as long as it serves.
-fn loops_of_api(api: &Api, config: &Config) -> [JoinHandle<Option<()>>; 5] {
+fn loops_of_api(api: &Api, config: &Config, shared: Arc<controllers::Context>) -> [JoinHandle<Option<()>>; 5] {
     let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
     let (counted, kept) = (api.clone(), api.clone());
     let work = move || metrics::REQUESTS.value() + counted.cache.head();
+    let let_go = move || {
+        // What the indexes have not seen yet is in what the cache lets go of.
+        shared.keep_fresh();
+        kept.cache.keep_fresh();
+    };
     [
         task::spawn("connections of deleted nodes", ended),
         task::spawn("custom kinds", definitions::keep(api.clone())),
         task::spawn("the API's own Service", bootstrap::keep(api.clone(), endpoints(config))),
         task::spawn("memory of large requests", memory::follow(api.flow.large_ended())),
-        task::spawn("memory", memory::run(work, move || kept.cache.keep_fresh())),
+        task::spawn("memory", memory::run(work, let_go)),
     ]
 }
 

@@ -34,6 +34,7 @@ use amphipod::base::budget::REQUEST_BYTES_MAX;
 use bodies::{Body, MAPS, PODS, bodies};
 use serde_json::{Value, json};
 use server::{Asked, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn on_a_server<T>(run: impl AsyncFnOnce(Server) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -194,6 +195,32 @@ fn a_name_beyond_ascii_in_a_header_is_whom_the_request_is_for() {
     on_a_server(async |mut server| {
         let (code, _) = as_user(&mut server, "jürgen", "GET", MAPS, "application/json", Vec::new()).await;
         assert_eq!(code, 403, "he is asked about, not the administrator");
+    });
+}
+
+/// Its client writes all of it before it reads.
+#[test]
+fn a_body_that_is_too_long_is_answered() {
+    on_a_server(async |server| {
+        for (told, long) in [(true, 16 << 20), (false, 4 << 20)] {
+            let mut stream = server.channel().dial(b"http/1.1").await.unwrap();
+            let length = if told { format!("Content-Length: {long}") } else { "Transfer-Encoding: chunked".to_owned() };
+            let head = format!("POST {MAPS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{length}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let chunk =
+                [if told { "" } else { "10000\r\n" }.as_bytes(), &[b' '; 1 << 16], if told { b"" } else { b"\r\n" }]
+                    .concat();
+            for _ in 0..long >> 16 {
+                stream.write_all(&chunk).await.unwrap();
+            }
+            if !told {
+                stream.write_all(b"0\r\n\r\n").await.unwrap();
+            }
+            stream.flush().await.unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 413");
+        }
     });
 }
 

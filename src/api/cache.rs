@@ -213,13 +213,12 @@ impl Cache {
 
     /// The objects of a kind (of its stored form); none for a kind that is not served.
     pub fn kind(&self, kind: &KindRef) -> Arc<KindCache> {
-        let found = self.0.kind_caches.read().expect("no panic while held").get(&kind.prefix()).cloned();
-        found.unwrap_or_else(|| Arc::new(KindCache::new(kind.stored(), 0, BTreeMap::new())))
+        self.served(kind).unwrap_or_else(|| Arc::new(KindCache::new(kind.stored(), 0, BTreeMap::new())))
     }
 
     /// The objects of a kind, if it is served.
     pub fn served(&self, kind: &KindRef) -> Option<Arc<KindCache>> {
-        self.0.kind_caches.read().expect("no panic while held").get(&kind.prefix()).cloned()
+        kind.with_prefix(|prefix| self.0.kind_caches.read().expect("no panic while held").get(prefix).cloned())
     }
 
     /// What it has let go of, and somebody still keeps.

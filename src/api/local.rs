@@ -159,7 +159,8 @@ impl View for LocalView {
     fn subscribe(&self) -> Box<dyn Changes> {
         let kind_cache = self.kind_cache();
         let changed = kind_cache.subscribe();
-        Box::new(LocalChanges { api: self.api.clone(), kind: self.kind.clone(), position: kind_cache.last(), changed })
+        let (api, kind, position) = (self.api.clone(), self.kind.clone(), kind_cache.last());
+        Box::new(LocalChanges { api, kind, position, changed, drained: true })
     }
 
     async fn synced(&self) {}
@@ -170,6 +171,8 @@ struct LocalChanges {
     kind: KindRef,
     position: u64,
     changed: Receiver,
+    /// Everything until what was last seen of `changed` has been told.
+    drained: bool,
 }
 
 // === impl LocalChanges ===
@@ -196,6 +199,7 @@ impl Changes for LocalChanges {
     async fn next(&mut self) -> Option<Vec<Changed>> {
         loop {
             self.changed.mark_unchanged();
+            self.drained = false;
             let kind_cache = self.api.cache.kind(&self.kind);
             match kind_cache.changes(self.position, BATCH) {
                 None => {
@@ -211,12 +215,39 @@ impl Changes for LocalChanges {
                     };
                     return Some(events.into_iter().map(changed).collect());
                 }
-                Some(_) => {}
+                Some(_) => self.drained = true,
             }
             if self.changed.changed().await.is_err() {
                 self.resubscribe().await;
                 return None;
             }
         }
+    }
+
+    fn is_current(&self) -> bool {
+        self.drained && !self.changed.has_changed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::in_memory;
+    use crate::kinds::core::{configmap, namespace};
+
+    #[tokio::test]
+    async fn changes_are_current_until_something_is_written() {
+        let api = in_memory::api();
+        let client = Local::new(api.clone(), "test");
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": "default"}})).await.unwrap();
+        let mut changes = client.informer(&configmap::KIND).subscribe();
+        assert!(changes.is_current());
+        client.create(&configmap::KIND, "default", json!({"metadata": {"name": "a"}})).await.unwrap();
+        assert!(!changes.is_current());
+        let told = changes.next().await.unwrap();
+        assert_eq!(&*told[0].object.meta.name, "a");
+        assert!(!changes.is_current(), "there may be more");
+        assert!(futures::FutureExt::now_or_never(changes.next()).is_none());
+        assert!(changes.is_current());
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::status::{Result, Status};
 use crate::base::json::{at, int, list};
+use crate::kinds::field;
 
 /// `metav1.DeleteOptions`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -95,13 +96,5 @@ impl DeleteOptions {
 }
 
 fn invalid(field: &str, value: Option<&str>, why: &str) -> Status {
-    let shown = json!(value);
-    let mut status = Status::new(
-        422,
-        "Invalid",
-        format!("DeleteOptions.meta.k8s.io \"\" is invalid: {field}: Invalid value: {shown}: {why}"),
-    );
-    status.details.kind = "DeleteOptions".into();
-    status.details.group = "meta.k8s.io".into();
-    status.cause("FieldValueInvalid", format!("Invalid value: {shown}: {why}"), field)
+    Status::invalid_options("meta.k8s.io", "DeleteOptions", "", &[field::invalid(field, json!(value), why)])
 }

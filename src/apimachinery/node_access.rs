@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::query::Query;
 use super::status::{Result, Status};
 use crate::base::clock;
+use crate::kinds::field::{self, Errors};
 use crate::wire::images::{BlobRequest, BlobResponse, is_digest};
 
 /// Nodes that are asked for one image at the same time.
@@ -127,35 +128,49 @@ impl LocalVolume {
 // === impl LogOptions ===
 
 impl LogOptions {
-    /// What the query asks of a log.
-    pub fn of_query(query: &Query, now: jiff::Timestamp) -> Result<Self> {
-        let number = |name: &str| -> Result<Option<u64>> {
-            match query.int(name)? {
-                Some(n) if n < 0 => {
-                    Err(Status::bad_request(format!("{name} must be greater than or equal to 0, got {n}")))
-                }
-                n => Ok(n.map(|n| n as u64)),
+    /// What the query asks of the log of the pod `name`; what is checked is what `ValidatePodLogOptions` checks.
+    pub fn of_query(query: &Query, name: &str, now: jiff::Timestamp) -> Result<Self> {
+        let mut errors = Errors::new();
+        let mut number = |field: &str, least: i64, why: &str| -> Result<Option<u64>> {
+            let n = query.int(field)?;
+            if let Some(n) = n.filter(|n| *n < least) {
+                errors.push(field::invalid(field, n, why));
             }
+            Ok(n.map(i64::cast_unsigned))
         };
-        let since = match (query.get("sinceTime"), number("sinceSeconds")?) {
-            ("", seconds) => seconds.map(|s| now - std::time::Duration::from_secs(s)),
-            (time, None) => {
-                let parsed = clock::parse_time(time);
-                Some(
-                    parsed
-                        .ok_or_else(|| Status::bad_request(format!("sinceTime: {time:?} is not an RFC 3339 time")))?,
-                )
-            }
-            _ => return Err(Status::bad_request("at most one of `sinceTime` or `sinceSeconds` may be specified")),
+        let tail_lines = number("tailLines", 0, "must be greater than or equal to 0")?;
+        let limit_bytes = number("limitBytes", 1, "must be greater than 0")?;
+        let since_seconds = number("sinceSeconds", 1, "must be greater than 0")?;
+        let since_time = match query.get("sinceTime") {
+            "" => None,
+            text => Some(
+                clock::parse_time(text)
+                    .ok_or_else(|| Status::bad_request(format!("sinceTime: {text:?} is not an RFC 3339 time")))?,
+            ),
         };
+        if since_seconds.is_some() && since_time.is_some() {
+            errors.push(field::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+        }
+        let stream = query.get("stream");
+        if !matches!(stream, "" | "All" | "Stdout" | "Stderr") {
+            errors.push(field::not_supported("stream", stream, &["All", "Stderr", "Stdout"]));
+        }
+        if tail_lines.is_some() && !matches!(stream, "" | "All") {
+            errors.push(field::forbidden("", "`tailLines` and specific `stream` are mutually exclusive for now"));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid_options("", "PodLogOptions", name, &errors));
+        }
+        // What is longer ago than time goes is since ever.
+        let ago = |seconds: u64| now.checked_sub(std::time::Duration::from_secs(seconds)).ok();
         Ok(Self {
             follow: query.flag("follow"),
             previous: query.flag("previous"),
             timestamps: query.flag("timestamps"),
-            tail_lines: number("tailLines")?,
-            limit_bytes: number("limitBytes")?,
-            since,
-            stream: query.get("stream").to_owned(),
+            tail_lines,
+            limit_bytes,
+            since: since_time.or_else(|| since_seconds.and_then(ago)),
+            stream: stream.to_owned(),
         })
     }
 }
@@ -264,5 +279,42 @@ fn asked(access: Arc<dyn NodeAccess>, ask: BlobRequest) -> BoxFuture<'static, Op
 impl std::fmt::Debug for Nodes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Nodes")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_a_log_are_checked_as_kubernetes_checks_them() {
+        let now: jiff::Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let options = |query: &str| LogOptions::of_query(&Query::parse(query), "web", now);
+        for (query, field, message) in [
+            ("tailLines=-1", "tailLines", "Invalid value: -1: must be greater than or equal to 0"),
+            ("limitBytes=0", "limitBytes", "Invalid value: 0: must be greater than 0"),
+            ("sinceSeconds=0", "sinceSeconds", "Invalid value: 0: must be greater than 0"),
+            ("stream=both", "stream", r#"Unsupported value: "both": supported values: "All", "Stderr", "Stdout""#),
+            (
+                "stream=Stdout&tailLines=1",
+                "",
+                "Forbidden: `tailLines` and specific `stream` are mutually exclusive for now",
+            ),
+            (
+                "sinceSeconds=5&sinceTime=2026-01-01T00:00:00Z",
+                "",
+                "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ),
+        ] {
+            let status = options(query).unwrap_err();
+            assert_eq!((status.code, status.reason), (422, "Invalid"), "{query}");
+            assert_eq!(status.message, format!("PodLogOptions \"web\" is invalid: {field}: {message}"));
+            assert_eq!(status.details.causes[0].field, field);
+        }
+        assert_eq!(options("limitBytes=x").unwrap_err().code, 400);
+        let asked = options("tailLines=0&limitBytes=1&sinceSeconds=5").unwrap();
+        assert_eq!((asked.tail_lines, asked.limit_bytes), (Some(0), Some(1)));
+        assert_eq!(asked.since.unwrap().to_string(), "2026-01-02T03:04:00Z");
+        assert_eq!(options("sinceSeconds=9223372036854775807").unwrap().since, None, "since ever, and no panic");
     }
 }

@@ -167,6 +167,14 @@ impl Status {
 
     /// 422 with a cause for each error.
     pub fn invalid(kind: &KindRef, name: &str, errors: &[field::Error]) -> Self {
+        // A kind that is stored as another one is checked as that one.
+        let mut status = Self::invalid_options(kind.group(), kind.kind(), name, errors);
+        status.details.group = kind.stored().group().to_owned();
+        status
+    }
+
+    /// 422 with a cause for each error, of what is no object: the options of a request.
+    pub fn invalid_options(group: &str, kind: &str, name: &str, errors: &[field::Error]) -> Self {
         let mut text = String::new();
         for error in errors {
             if text.len() > MESSAGE_BYTES_MAX {
@@ -178,12 +186,10 @@ impl Status {
         if errors.len() != 1 {
             text = format!("[{text}]");
         }
-        let long =
-            if kind.group().is_empty() { kind.kind().to_owned() } else { format!("{}.{}", kind.kind(), kind.group()) };
-        let mut status = Self::new(422, "Invalid", format!("{long} \"{name}\" is invalid: {text}")).about(kind, name);
-        // A kind that is stored as another one is checked as that one.
-        status.details.group = kind.stored().group().to_owned();
-        status.details.kind = kind.kind().to_owned();
+        let long = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let mut status = Self::new(422, "Invalid", format!("{long} \"{name}\" is invalid: {text}"));
+        (status.details.group, status.details.kind) = (group.to_owned(), kind.to_owned());
+        status.details.name = name.to_owned();
         let cause =
             |e: &field::Error| Cause { reason: e.reason.cause().into(), message: e.message(), field: e.field.clone() };
         status.details.causes = errors.iter().take(CAUSES_MAX).map(cause).collect();

@@ -24,7 +24,7 @@ pub const AUTHENTICATED: &str = "system:authenticated";
 /// How the users that are node agents begin.
 pub const NODE_PREFIX: &str = "system:node:";
 /// How the users that are service accounts begin.
-const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+pub const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
 /// The groups of all service accounts of a namespace.
 pub fn account_groups(namespace: &str) -> [String; 2] {

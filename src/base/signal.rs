@@ -65,6 +65,11 @@ impl Receiver {
         }
     }
 
+    /// Whether something has changed that was not seen.
+    pub fn has_changed(&self) -> bool {
+        self.shared.count.load(Ordering::Acquire) != self.seen
+    }
+
     /// Returns when something has changed that was not seen. Safe to drop and call again.
     pub async fn changed(&mut self) -> Result<(), Closed> {
         loop {

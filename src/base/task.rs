@@ -7,6 +7,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 
 /// Runs `future` in the background; `None` is its result after a panic, which is logged with `name` while the
@@ -16,6 +17,11 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+    watched(name, Box::pin(future))
+}
+
+/// The future comes in a box, so that the runtime's code of a task is there once for each result and not once for each future.
+fn watched<T: Send + 'static>(name: &'static str, future: BoxFuture<'static, T>) -> JoinHandle<Option<T>> {
     #[allow(clippy::disallowed_methods)]
     tokio::spawn(async move {
         let result = AssertUnwindSafe(future).catch_unwind().await;
@@ -24,6 +30,14 @@ where
         }
         result.ok()
     })
+}
+
+/// Runs work that blocks, off the threads that run tasks. It goes on when the handle is dropped.
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    // In a box, as a task.
+    let work: Box<dyn FnOnce() -> T + Send> = Box::new(work);
+    #[allow(clippy::disallowed_methods)]
+    tokio::task::spawn_blocking(work)
 }
 
 /// Runs work here and now. Where it is `long`, the other tasks of this thread are handed to another one meanwhile.

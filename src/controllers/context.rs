@@ -54,6 +54,16 @@ pub struct Context {
     pub volumes: Index,
 }
 
+// === impl Context ===
+
+impl Context {
+    /// Lets go of objects that changed or went since the indexes were last asked.
+    pub fn keep_fresh(&self) {
+        let Self { pods, jobs, replica_sets, revisions, claims, volumes, .. } = self;
+        [pods, jobs, replica_sets, revisions, claims, volumes].iter().for_each(|index| index.keep_fresh());
+    }
+}
+
 /// The merge patch that makes `new` of `old`, one level deep: what is not in `new` any more becomes null.
 pub(super) fn replacing(old: &Value, mut new: Value) -> Value {
     if let (Some(old), Some(new)) = (old.as_object(), new.as_object_mut()) {

@@ -47,6 +47,14 @@ impl Index {
         self.with(|inner| inner.lists.get(key).map_or(0, BTreeMap::len))
     }
 
+    /// Takes what has changed since it was last asked, if it ever was: until then it keeps what has changed or gone.
+    pub fn keep_fresh(&self) {
+        let mut inner = self.inner.lock().expect("no panic while held");
+        if inner.changes.is_some() {
+            self.catch_up(&mut inner);
+        }
+    }
+
     fn with<T>(&self, read: impl FnOnce(&Inner) -> T) -> T {
         let mut inner = self.inner.lock().expect("no panic while held");
         self.catch_up(&mut inner);
@@ -110,5 +118,32 @@ impl Inner {
             }
             self.all.insert(object.key.clone(), object.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::in_memory;
+    use crate::api::local::Local;
+    use crate::apimachinery::delete_options::DeleteOptions;
+    use crate::kinds::core::{configmap, namespace};
+    use crate::reconcile::Client;
+
+    #[tokio::test]
+    async fn what_is_gone_is_kept_until_it_is_asked_or_told_to_keep_fresh() {
+        let client: Arc<dyn Client> = Arc::new(Local::new(in_memory::api(), "test"));
+        client.create(&namespace::KIND, "", json!({"metadata": {"name": "n"}})).await.unwrap();
+        let index = Index::new(client.informer(&configmap::KIND), |_| vec!["all".into()]);
+        index.keep_fresh();
+        assert!(index.inner.lock().unwrap().changes.is_none(), "whom nobody asks follows nothing");
+        client.create(&configmap::KIND, "n", json!({"metadata": {"name": "a"}})).await.unwrap();
+        assert_eq!(index.count("all"), 1);
+        client.delete(&configmap::KIND, "n", "a", DeleteOptions::default()).await.unwrap();
+        assert_eq!(index.inner.lock().unwrap().all.len(), 1);
+        index.keep_fresh();
+        assert!(index.inner.lock().unwrap().all.is_empty());
     }
 }

@@ -46,6 +46,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use crate::base::clock::Clock;
+use crate::kinds::{apps, batch, core};
 use crate::reconcile::{Client, Controller};
 use index::Index;
 
@@ -91,16 +92,26 @@ pub const ALL: &[Make] = &[
 
 /// Starts every controller over a client that writes as [`MANAGER`]; aborting the handles stops them.
 pub fn start(client: Arc<dyn Client>, clock: Clock, options: Options) -> Vec<JoinHandle<Option<()>>> {
-    let context = Arc::new(Context {
-        pods: Index::new(client.informer(&crate::kinds::core::pod::KIND), pods::index_keys),
-        jobs: Index::new(client.informer(&crate::kinds::batch::job::KIND), pods::owner_keys),
-        replica_sets: Index::new(client.informer(&crate::kinds::apps::replicaset::KIND), pods::owner_keys),
-        revisions: Index::new(client.informer(&crate::kinds::apps::controllerrevision::KIND), pods::owner_keys),
-        claims: Index::new(client.informer(&crate::kinds::core::persistentvolumeclaim::KIND), volume::claim_keys),
-        volumes: Index::new(client.informer(&crate::kinds::core::persistentvolume::KIND), volume::volume_keys),
+    start_over(&context(client, clock, options))
+}
+
+/// As [`start`], over what they share.
+pub fn start_over(context: &Arc<Context>) -> Vec<JoinHandle<Option<()>>> {
+    ALL.iter().map(|make| make(context).spawn()).collect()
+}
+
+/// What controllers share that work through `client`.
+pub fn context(client: Arc<dyn Client>, clock: Clock, options: Options) -> Arc<Context> {
+    let index = |kind, keys| Index::new(client.informer(kind), keys);
+    Arc::new(Context {
+        pods: index(&core::pod::KIND, pods::index_keys),
+        jobs: index(&batch::job::KIND, pods::owner_keys),
+        replica_sets: index(&apps::replicaset::KIND, pods::owner_keys),
+        revisions: index(&apps::controllerrevision::KIND, pods::owner_keys),
+        claims: index(&core::persistentvolumeclaim::KIND, volume::claim_keys),
+        volumes: index(&core::persistentvolume::KIND, volume::volume_keys),
         client,
         clock,
         options,
-    });
-    ALL.iter().map(|make| make(&context).spawn()).collect()
+    })
 }

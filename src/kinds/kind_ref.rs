@@ -273,15 +273,28 @@ impl KindRef {
 
     /// The prefix of its store keys: `/<group>/<plural>/`.
     pub fn prefix(&self) -> String {
+        self.prefix_parts().concat()
+    }
+
+    /// Lets `read` see [`KindRef::prefix`], for which no memory is asked.
+    pub fn with_prefix<T>(&self, read: impl FnOnce(&str) -> T) -> T {
+        with_joined(&self.prefix_parts(), read)
+    }
+
+    fn prefix_parts(&self) -> [&str; 5] {
         let stored = self.stored();
         let group = if stored.group().is_empty() { "core" } else { stored.group() };
-        format!("/{group}/{}/", stored.plural())
+        ["/", group, "/", stored.plural(), "/"]
     }
 
     /// The store key of an object; `namespace` is ignored where the kind has none.
     pub fn key(&self, namespace: &str, name: &str) -> Arc<str> {
-        let prefix = self.prefix();
-        if self.namespaced() { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }.into()
+        let [slash, group, _, plural, _] = self.prefix_parts();
+        if self.namespaced() {
+            with_joined(&[slash, group, slash, plural, slash, namespace, slash, name], |key| Arc::from(key))
+        } else {
+            with_joined(&[slash, group, slash, plural, slash, name], |key| Arc::from(key))
+        }
     }
 
     /// The values of the selectable fields of a stored object.
@@ -313,6 +326,19 @@ impl KindRef {
             Volatile::InNamespace(name) => name == namespace,
         }
     }
+}
+
+/// Lets `read` see the parts in one, on the stack where they are as short as keys are.
+fn with_joined<T>(parts: &[&str], read: impl FnOnce(&str) -> T) -> T {
+    let mut buffer = [0; 384];
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let Some(mut rest) = buffer.get_mut(..length) else { return read(&parts.concat()) };
+    for part in parts {
+        let (place, after) = rest.split_at_mut(part.len());
+        place.copy_from_slice(part.as_bytes());
+        rest = after;
+    }
+    read(std::str::from_utf8(&buffer[..length]).expect("texts together are text"))
 }
 
 impl std::fmt::Debug for KindRef {
@@ -424,4 +450,18 @@ impl Kind {
         stored_as: None,
         sample: "{}",
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds::core::{namespace, pod};
+
+    #[test]
+    fn a_key_is_of_the_place_the_namespace_and_the_name_however_long_they_are() {
+        assert_eq!(&*pod::KIND.key("web", "a"), "/core/pods/web/a");
+        assert_eq!(&*namespace::KIND.key("web", "a"), "/core/namespaces/a");
+        let long = "é".repeat(300);
+        assert_eq!(&*pod::KIND.key(&long, "a"), format!("/core/pods/{long}/a"));
+        assert_eq!(pod::KIND.with_prefix(str::to_owned), pod::KIND.prefix());
+    }
 }

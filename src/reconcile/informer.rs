@@ -35,6 +35,11 @@ pub trait Changes: Send {
     /// The next changes, at least one; `None` when the reader was too slow and must list again. Safe to drop and call
     /// again. Never returns once the server stops.
     async fn next(&mut self) -> Option<Vec<Changed>>;
+
+    /// Whether there are surely no changes now, which is cheaper to ask than for the next ones.
+    fn is_current(&self) -> bool {
+        false
+    }
 }
 
 /// A change of one object.

@@ -123,7 +123,7 @@ pub async fn start(
         overlay::Options { backend: cluster.overlay, direct_routing: cluster.overlay_direct_routing, address };
     let opened = {
         let net = net.clone();
-        tokio::task::spawn_blocking(move || open_network(net, options, wireguard)).await?
+        task::blocking(move || open_network(net, options, wireguard)).await?
     };
     let (network, overlay) = match opened {
         Err(error) => {
@@ -262,7 +262,7 @@ async fn without_network(
 /// Removes what a start has made on the machine that cannot be completed.
 async fn leave_nothing(place: &NodePaths, net: net::Config) {
     let containers = place.containers();
-    let removed = tokio::task::spawn_blocking(move || {
+    let removed = task::blocking(move || {
         let network = net::destroy(&net).map_err(|error| chain(&error));
         network.and(crate::containers::destroy_all(&containers).map_err(|error| chain(&error)))
     });
@@ -282,7 +282,7 @@ async fn wireguard(config: &Config, mtu: u32, clock: &Clock) -> Result<Option<Wi
     }
     let net = net::Config { mtu, ..config.place.network(&Ranges::default()) };
     let (directory, now) = (config.place.data_dir.join("network"), clock.now());
-    match tokio::task::spawn_blocking(move || WireGuard::open(&net, &directory, now)).await? {
+    match task::blocking(move || WireGuard::open(&net, &directory, now)).await? {
         Ok(wireguard) => Ok(Some(wireguard)),
         Err(error) if backend == Backend::Auto => {
             tracing::info!(error = chain(&error), "WireGuard cannot be used here; the overlay is VXLAN");

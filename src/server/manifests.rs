@@ -24,6 +24,7 @@ use crate::base::directory::{TreeWatch, tree};
 use crate::base::file::write_atomically;
 use crate::base::json::text;
 use crate::base::object::Object;
+use crate::base::task;
 use crate::kinds::core::configmap;
 use crate::kinds::{KindRef, registry};
 use crate::reconcile::{EventType, Recorder};
@@ -120,7 +121,7 @@ impl Deployer {
     async fn write(&mut self) {
         for (path, content) in std::mem::take(&mut self.unwritten) {
             let write = move || write_atomically(&path, content.as_bytes(), 0o600).map_err(|e| (path, e));
-            if let Ok(Err((path, error))) = tokio::task::spawn_blocking(write).await {
+            if let Ok(Err((path, error))) = task::blocking(write).await {
                 tracing::error!(%error, file = %path.display(), "a built-in manifest cannot be written");
             }
         }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::base::signal::Receiver;
+use crate::base::task;
 use crate::containers::memory;
 
 /// How often it is looked at.
@@ -22,14 +23,14 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(200);
 /// Returns memory each time when `large_ended` tells, until that is over.
 pub async fn follow(mut large_ended: Receiver) {
     while let Ok(()) = large_ended.changed().await {
-        let _ = tokio::task::spawn_blocking(memory::give_back).await;
+        let _ = task::blocking(memory::give_back).await;
         tokio::time::sleep(AT_MOST_EVERY).await;
     }
 }
 
 /// Lets go of what only a start needs: most of the code that is mapped by then is not used again, and what is comes back.
 pub fn end_start() {
-    drop(tokio::task::spawn_blocking(memory::unmap_code));
+    drop(task::blocking(memory::unmap_code));
 }
 
 /// Runs until aborted; `work` counts what was done so far, in steps of about the size of a request. What a burst has left and
@@ -44,7 +45,7 @@ pub async fn run(work: impl Fn() -> u64, let_go: impl Fn() + Clone + Send + 'sta
         waited = if quiet { 0 } else { waited + 1 };
         if now - returned_at >= BURST && (quiet || waited >= PATIENCE) {
             let let_go = let_go.clone();
-            let _ = tokio::task::spawn_blocking(move || {
+            let _ = task::blocking(move || {
                 if quiet {
                     let_go();
                 }

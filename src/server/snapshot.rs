@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::base::clock::{Clock, seconds_text};
 use crate::base::file::make_private_dir;
 use crate::base::progress::{self, Counted};
-use crate::base::tree;
+use crate::base::{task, tree};
 use crate::server::cluster_configuration;
 use crate::store::sqlite::{self, Salvaged};
 
@@ -191,7 +191,7 @@ pub async fn run(server: PathBuf, schedule: Schedule, name: String, clock: Clock
         let wait = age.map_or(schedule.every.min(Duration::from_secs(300)), |age| schedule.every.saturating_sub(age));
         tokio::time::sleep(wait).await;
         let (server, schedule, name, clock) = (server.clone(), schedule.clone(), name.clone(), clock.clone());
-        let taken = tokio::task::spawn_blocking(move || {
+        let taken = task::blocking(move || {
             let taken = save(&server, &schedule.directory, &name, &clock)?;
             prune(&schedule.directory, schedule.keep)?;
             Ok::<_, anyhow::Error>(taken)

@@ -3,14 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The one cryptography provider.
-pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -46,7 +49,8 @@ pub fn client(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> io::Result<Arc<Cli
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(invalid)?
-        .with_root_certificates(roots(ca)?);
+        .dangerous()
+        .with_custom_certificate_verifier(believing(RootCertStore::empty(), certificates(ca)?)?);
     let config = match identity {
         Some((chain, key)) => {
             builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(invalid)?
@@ -99,54 +103,143 @@ pub fn trusting_anyone() -> io::Result<Arc<ClientConfig>> {
 }
 
 /// Signatures are checked, the certificate's name and issuer are not.
-pub fn anyone() -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
-    Arc::new(Anyone(provider()))
+pub fn anyone() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Verifier { belief: Belief::Anyone, provider: provider() })
+}
+
+/// Believes what `roots` or one of `anchors` have signed for the server's name, and the anchors themselves.
+///
+/// The certificate that a server has signed for itself is often an authority's as well (`openssl req -x509` makes such
+/// ones). Go's clients believe it where it is an anchor; webpki alone does not.
+///
+/// # Errors
+///
+/// If there is nobody to believe, or an anchor is malformed.
+pub fn believing(
+    mut roots: RootCertStore,
+    anchors: Vec<CertificateDer<'static>>,
+) -> io::Result<Arc<dyn ServerCertVerifier>> {
+    for anchor in &anchors {
+        roots.add(anchor.clone()).map_err(invalid)?;
+    }
+    let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(invalid)?;
+    Ok(Arc::new(Verifier { belief: Belief::In { signed, anchors }, provider: provider() }))
+}
+
+/// A client's view of servers.
+#[derive(Debug)]
+struct Verifier {
+    belief: Belief,
+    provider: Arc<CryptoProvider>,
 }
 
 #[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+enum Belief {
+    Anyone,
+    In { signed: Arc<WebPkiServerVerifier>, anchors: Vec<CertificateDer<'static>> },
+}
 
-impl rustls::client::danger::ServerCertVerifier for Anyone {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &rustls_pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls_pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
+        shown: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match &self.belief {
+            Belief::Anyone => Ok(ServerCertVerified::assertion()),
+            Belief::In { anchors, .. } if anchors.contains(shown) => {
+                verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
+                is_of_server(shown, now).map_err(rustls::Error::InvalidCertificate)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            Belief::In { signed, .. } => signed.verify_server_cert(shown, intermediates, name, ocsp_response, now),
+        }
     }
 
     fn verify_tls12_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Whether a certificate that is believed is of a server, today.
+fn is_of_server(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let (validity, now) = (certificate.validity(), now.as_secs() as i64);
+    if now < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet);
+    }
+    if now > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired);
+    }
+    let purposes = certificate.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
+    match purposes {
+        Some(purposes) if !purposes.value.server_auth && !purposes.value.any => Err(CertificateError::InvalidPurpose),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+
+    use super::*;
+
+    fn own(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["hook.example".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    fn verdict(shown: &CertificateDer<'_>, anchor: &CertificateDer<'_>, name: &str) -> Result<(), rustls::Error> {
+        let verifier = believing(RootCertStore::empty(), vec![anchor.clone().into_owned()]).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        verifier.verify_server_cert(shown, &[], &name, &[], now).map(|_| ())
+    }
+
+    /// The certificate that `openssl req -x509` makes.
+    #[test]
+    fn a_server_that_shows_a_trusted_certificate_of_an_authority_is_believed() {
+        let certificate = own(|_| {});
+        assert_eq!(verdict(&certificate, &certificate, "hook.example"), Ok(()));
+        let unlike = |certificate: &CertificateDer<'_>, name| verdict(certificate, certificate, name).unwrap_err();
+        let of_another = unlike(&certificate, "other.example");
+        assert!(matches!(&of_another, rustls::Error::InvalidCertificate(_)), "{of_another}");
+        let wrong = |change: fn(&mut CertificateParams)| match unlike(&own(change), "hook.example") {
+            rustls::Error::InvalidCertificate(why) => why,
+            other => panic!("{other}"),
+        };
+        assert_eq!(wrong(|p| p.not_after = rcgen::date_time_ymd(2026, 1, 1)), CertificateError::Expired);
+        assert_eq!(wrong(|p| p.not_before = rcgen::date_time_ymd(2030, 1, 1)), CertificateError::NotValidYet);
+        let of_client = wrong(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+        assert_eq!(of_client, CertificateError::InvalidPurpose);
+        let of_same_name = own(|_| {});
+        verdict(&of_same_name, &certificate, "hook.example").unwrap_err();
     }
 }

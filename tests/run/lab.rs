@@ -136,7 +136,7 @@ impl Lab {
             }
             panic!("nobody listens on port {port}");
         };
-        tokio::task::spawn_blocking(move || std::thread::spawn(ask).join().unwrap()).await.unwrap()
+        amphipod::base::task::blocking(move || std::thread::spawn(ask).join().unwrap()).await.unwrap()
     }
 
     pub fn new_runtime_config(&self) -> Config {

@@ -27,14 +27,7 @@ impl ListParameters<'_> {
         if errors.is_empty() {
             return Ok(());
         }
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {}", texts.join(", "));
-        let mut status = Status::new(422, "Invalid", message);
-        for error in &errors {
-            status = status.cause(error.reason.cause(), error.message(), &error.field);
-        }
-        (status.details.kind, status.details.group) = ("ListOptions".into(), "meta.k8s.io".into());
-        Err(status)
+        Err(Status::invalid_options("meta.k8s.io", "ListOptions", "", &errors))
     }
 
     fn of_list(&self) -> Errors {

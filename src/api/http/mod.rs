@@ -48,6 +48,7 @@ use hyper::body::Body as _;
 
 use super::flowcontrol::Admission;
 use crate::apimachinery::status::{Result, Status};
+use crate::wire::linger;
 
 /// The largest request body, as Kubernetes limits it.
 const BODY_BYTES_MAX: usize = 3 << 20;
@@ -61,7 +62,8 @@ async fn body_of(request: Request) -> Result<Bytes> {
     // A body whose length is not told may be as long as any.
     let told = request.body().size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
     let body_bytes = told.unwrap_or(BODY_BYTES_MAX).min(BODY_BYTES_MAX);
-    let limited = http_body_util::Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let mut body = request.into_body();
+    let limited = http_body_util::Limited::new(&mut body, BODY_BYTES_MAX).collect();
     let limited = tokio::time::timeout(BODY_TIMEOUT, limited);
     let reading = admission.as_ref().map(|admission| admission.begin_reading(body_bytes)).transpose()?;
     let read = match &reading {
@@ -75,6 +77,9 @@ async fn body_of(request: Request) -> Result<Bytes> {
     let body = match read {
         Ok(body) => body.to_bytes(),
         Err(e) if e.is::<http_body_util::LengthLimitError>() => {
+            drop(reading);
+            // Whoever writes all before reading would find the connection reset instead of this answer.
+            linger::until_closed(body.into_data_stream()).await;
             return Err(Status::too_large(format!("limit is {BODY_BYTES_MAX}")));
         }
         Err(e) => return Err(Status::bad_request(format!("the request body was not received whole: {e}"))),

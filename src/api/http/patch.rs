@@ -54,15 +54,8 @@ impl Patch {
             }
             "application/apply-patch+yaml" => {
                 if context.query.get("fieldManager").is_empty() {
-                    let why = "is required for apply patch";
-                    let mut status = Status::new(
-                        422,
-                        "Invalid",
-                        format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: {why}"),
-                    )
-                    .cause("FieldValueRequired", format!("Required value: {why}"), "fieldManager");
-                    (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
-                    return Err(status);
+                    let error = field::required("fieldManager", "is required for apply patch");
+                    return Err(invalid_options(error));
                 }
                 let (config, duplicates) =
                     task::in_place(body.len() > form::LONG_BYTES, || form::parse(&body, form::Encoding::Yaml, budget))?;
@@ -142,18 +135,13 @@ pub(super) fn unknown_members(patch: &Value) -> Vec<String> {
 
 /// What a patch makes is no object of the kind.
 pub(super) fn unfit(why: &str) -> Status {
-    Status::new(422, "Invalid", format!(" \"\" is invalid: patch: Invalid value: {why}")).cause(
-        "FieldValueInvalid",
-        format!("Invalid value: {why}"),
-        "patch",
-    )
+    Status::invalid_options("", "", "", &[field::invalid_unshown("patch", why)])
 }
 
 pub(super) fn no_force() -> Status {
-    let why = "may not be specified for non-apply patch";
-    let mut status =
-        Status::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: {why}"))
-            .cause("FieldValueForbidden", format!("Forbidden: {why}"), "force");
-    (status.details.kind, status.details.group) = ("PatchOptions".into(), "meta.k8s.io".into());
-    status
+    invalid_options(field::forbidden("force", "may not be specified for non-apply patch"))
+}
+
+fn invalid_options(error: field::Error) -> Status {
+    Status::invalid_options("meta.k8s.io", "PatchOptions", "", &[error])
 }

@@ -61,7 +61,7 @@ pub(super) async fn respond(context: RequestContext, http: http::Request<Body>) 
 
 async fn logs(context: &RequestContext, pod: &Value, http: http::Request<Body>) -> Result<Response<Body>> {
     let target = target(context, pod)?;
-    let options = LogOptions::of_query(&context.query, context.api.clock.now())?;
+    let options = LogOptions::of_query(&context.query, &context.request.name, context.api.clock.now())?;
     if text(pod, "spec.nodeName").is_empty() {
         // Nothing runs yet, so there is nothing to tell and nobody to ask.
         return Ok(answer::empty(204));

@@ -29,7 +29,7 @@ use crate::base::budget::Budget;
 use crate::base::json::text;
 use crate::base::labels::{FieldSelector, Selector};
 use crate::base::task;
-use crate::kinds::{Creation, KindRef, Subresource, registry};
+use crate::kinds::{Creation, KindRef, Subresource, field, registry};
 use crate::schema;
 
 /// Field managers may be this long.
@@ -184,20 +184,14 @@ fn agent(headers: &HeaderMap) -> String {
     name.chars().filter(|c| !c.is_control()).take(MANAGER_BYTES).collect()
 }
 
-fn bad_option(verb: &str, field: &str, value: &str, supported: &[&str]) -> Status {
-    let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
-    let message = format!("Unsupported value: {value:?}: supported values: {list}");
+fn bad_option(verb: &str, option: &str, value: &str, supported: &[&str]) -> Status {
     let kind = match verb {
         "update" => "UpdateOptions",
         "patch" => "PatchOptions",
         "delete" | "deletecollection" => "DeleteOptions",
         _ => "CreateOptions",
     };
-    let mut status = Status::new(422, "Invalid", format!("{kind}.meta.k8s.io \"\" is invalid: {field}: {message}"))
-        .cause("FieldValueNotSupported", message, field);
-    status.details.kind = kind.into();
-    status.details.group = "meta.k8s.io".into();
-    status
+    Status::invalid_options("meta.k8s.io", kind, "", &[field::not_supported(option, value, supported)])
 }
 
 // === impl RequestContext ===

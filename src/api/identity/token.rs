@@ -11,9 +11,10 @@ use ring::signature::{
 use serde::{Deserialize, Serialize};
 
 use crate::api::cache::Cache;
-use crate::apimachinery::user::User;
+use crate::apimachinery::user::{ACCOUNT_PREFIX, User};
 use crate::base::clock::{Clock, between};
 use crate::base::json::text;
+use crate::base::labels::{dns_label_error, dns_subdomain_error};
 use crate::base::object::Object;
 use crate::kinds::core;
 
@@ -94,7 +95,7 @@ impl Tokens {
             nbf: now,
             iss: self.issuer.clone(),
             jti: self.clock.uuid(),
-            sub: format!("system:serviceaccount:{}:{}", private.namespace, private.serviceaccount.name),
+            sub: format!("{ACCOUNT_PREFIX}{}:{}", private.namespace, private.serviceaccount.name),
             private,
         };
         let header = Header { alg: "ES256".into(), kid: self.key_id.clone() };
@@ -182,9 +183,10 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// Namespace and name of the service account that a user name stands for.
+/// Namespace and name of the service account that a user name stands for; of none where either could not be one's name.
 pub fn service_account(user: &str) -> Option<(&str, &str)> {
-    user.strip_prefix("system:serviceaccount:")?.split_once(':')
+    let (namespace, name) = user.strip_prefix(ACCOUNT_PREFIX)?.split_once(':')?;
+    (dns_label_error(namespace).is_none() && dns_subdomain_error(name).is_none()).then_some((namespace, name))
 }
 
 /// A reference to a dynamic object.
@@ -199,6 +201,22 @@ mod tests {
     fn tokens() -> Tokens {
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
         Tokens::new(pkcs8.as_ref(), "https://kubernetes.default.svc", Clock::system()).unwrap()
+    }
+
+    #[test]
+    fn a_user_name_stands_for_a_service_account_that_can_be() {
+        for (user, account) in [
+            ("system:serviceaccount:web:a.b", Some(("web", "a.b"))),
+            ("system:serviceaccount:a:b:c", None),
+            ("system:serviceaccount::b", None),
+            ("system:serviceaccount:a:", None),
+            ("system:serviceaccount:a.b:c", None),
+            ("system:serviceaccount:A:b", None),
+            ("system:serviceaccount:a", None),
+            ("joe", None),
+        ] {
+            assert_eq!(service_account(user), account, "{user}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::manifest::{ConfigFile, Descriptor, LAYERS_MAX, MANIFESTS_MAX, choose,
 use super::store::{ImageStore, Inner};
 use super::{Image, ImageError, Reference, Result, unpack};
 use crate::base::progress::Counted;
+use crate::base::task;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -59,7 +60,7 @@ pub(super) async fn import(store: &ImageStore, archive: &Path, name: Option<&Ref
     let scratch = store.inner.directory.join("blobs").join(format!("import-{}", &super::super::new_id()[..8]));
     fs::create_dir_all(&scratch).map_err(io("creating", &scratch))?;
     let (from, to) = (archive.to_owned(), scratch.clone());
-    let spread = tokio::task::spawn_blocking(move || {
+    let spread = task::blocking(move || {
         let file = open(&from).map_err(io("opening", &from))?;
         let size_bytes = file.metadata().map_or(0, |metadata| metadata.len());
         let file = Counted::new(file, size_bytes);

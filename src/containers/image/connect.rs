@@ -88,15 +88,13 @@ fn tls_config(wanted: Option<&Tls>) -> Result<rustls::ClientConfig, String> {
     let builder = if wanted.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(tls::anyone())
     } else {
-        let mut roots = tls::system_roots();
+        let mut anchors = Vec::new();
         if let Some(path) = &wanted.ca_file {
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| format!("{path:?}: {error}"))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| format!("{path:?}: {error}"))?;
-                roots.add(certificate).map_err(|error| format!("{path:?}: {error}"))?;
-            }
+            let of_file = |error| format!("{path:?}: {error}");
+            anchors = CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(of_file)?;
         }
-        builder.with_root_certificates(roots)
+        let belief = tls::believing(tls::system_roots(), anchors);
+        builder.dangerous().with_custom_certificate_verifier(belief.map_err(|error| error.to_string())?)
     };
     match (&wanted.cert_file, &wanted.key_file) {
         (Some(certificate), Some(key)) => {

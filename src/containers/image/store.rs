@@ -31,6 +31,7 @@ use super::{Credentials, Image, ImageError, Reference, Registries, Result, built
 use crate::base::directory::DirectoryWatch;
 use crate::base::file::{claim_private_dir, write_atomically};
 use crate::base::signal::Signal;
+use crate::base::task;
 use crate::wire::images::Peers;
 
 /// The real [`Images`].
@@ -125,7 +126,7 @@ impl ImageStore {
     /// Runs blocking work of the store.
     pub(super) async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
         let inner = self.inner.clone();
-        match tokio::task::spawn_blocking(move || work(&inner)).await {
+        match task::blocking(move || work(&inner)).await {
             Ok(value) => value,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }

@@ -73,7 +73,9 @@ impl Inner {
     fn pull(&mut self) {
         let mut followed = std::mem::take(&mut self.followed);
         for (informer, changes) in &mut followed {
-            while let Some(next) = changes.next().now_or_never() {
+            while !changes.is_current()
+                && let Some(next) = changes.next().now_or_never()
+            {
                 match next {
                     None => self.fill(informer),
                     Some(changes) => changes.iter().for_each(|c| self.take(&c.object, c.deleted)),

@@ -85,7 +85,7 @@ impl Dataplane for NftDataplane {
             state.apply(&table).map(|written| (written, state.skipped.host_ports.clone()))
         };
         let (written, unpublished) =
-            tokio::task::spawn_blocking(work).await.map_err(|e| Error::kernel("applying rules")(e.into()))??;
+            crate::base::task::blocking(work).await.map_err(|e| Error::kernel("applying rules")(e.into()))??;
         tracing::debug!(?written, "applied the service rules");
         Ok(unpublished)
     }

@@ -71,7 +71,7 @@ impl Reconciler {
             let now = peers_of(&list, &self.own);
             if peers.as_ref() != Some(&now) || due <= Instant::now() {
                 let (overlay, list) = (self.overlay.clone(), now.clone());
-                let applied = tokio::task::spawn_blocking(move || overlay.apply(&list)).await;
+                let applied = task::blocking(move || overlay.apply(&list)).await;
                 let pause = match applied {
                     Ok(Ok(tunnel)) => {
                         retry = RETRY.0;

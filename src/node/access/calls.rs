@@ -83,7 +83,7 @@ impl NodeAccess for Access {
     async fn volume(&self, ask: &VolumeRequest) -> Result<String> {
         let storage = self.node.config.data_dir.join(local::STORAGE);
         let ask = ask.clone();
-        let done = tokio::task::spawn_blocking(move || match &ask {
+        let done = task::blocking(move || match &ask {
             VolumeRequest::Make(of) => local::make(&storage, of),
             VolumeRequest::Remove(of) => local::remove(&storage, of),
         });

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::base::task;
 pub(super) use crate::base::tree::Taken;
 use crate::base::tree::measure;
 
@@ -33,7 +34,7 @@ impl Counts {
         let due = self.due(&directories);
         if !due.is_empty() {
             let counts = self.clone();
-            let counting = tokio::task::spawn_blocking(move || {
+            let counting = task::blocking(move || {
                 for directory in due {
                     counts.counted(directory);
                 }

@@ -39,7 +39,7 @@ enum Found {
 pub(super) async fn respond(root: &Path, path: &str, method: &Method, headers: &HeaderMap) -> Response<Body> {
     let (root, path, headers) = (root.to_owned(), path.to_owned(), headers.clone());
     let head = *method == Method::HEAD;
-    let answered = tokio::task::spawn_blocking(move || match open(&root, &path) {
+    let answered = task::blocking(move || match open(&root, &path) {
         Ok(Found::Directory(directory)) if path.is_empty() || path.ends_with('/') => listing(directory),
         Ok(Found::Directory(_)) => moved(&format!("{}/", last(&path))),
         Ok(Found::File(_)) if path.ends_with('/') => moved(&format!("../{}", last(&path))),
@@ -159,7 +159,7 @@ fn sent(mut file: File, begin: u64, end: u64) -> Body {
             }
         }
     };
-    task::spawn("log file", async move { drop(tokio::task::spawn_blocking(reading).await) });
+    task::spawn("log file", async move { drop(task::blocking(reading).await) });
     answer::streamed(ReceiverStream::new(queue))
 }
 

@@ -249,7 +249,7 @@ async fn container_log(Extension(access): Extension<Access>, request: Request) -
         container: container.into(),
     };
     let failed = |status: Status| answer::text(status.code, status.message);
-    let options = match LogOptions::of_query(&query_of(&request), access.node.clock.now()) {
+    let options = match LogOptions::of_query(&query_of(&request), name, access.node.clock.now()) {
         Ok(options) => options,
         Err(status) => return failed(status),
     };

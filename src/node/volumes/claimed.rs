@@ -19,7 +19,7 @@ use crate::apimachinery::volume::{
     LOCAL_PATH, PROVISIONED_BY, PodClaim, claims_of, is_bound_to, is_owned_by, is_reachable, volume_note, volume_of,
 };
 use crate::base::beneath::Root;
-use crate::base::tree;
+use crate::base::{task, tree};
 use crate::kinds::core::{node, persistentvolume, persistentvolumeclaim};
 use crate::node::Node;
 use crate::node::error::{Error, Result};
@@ -143,7 +143,7 @@ fn source(volume: &PersistentVolume, read_only: bool, storage: &Path) -> Result<
 async fn give_to_group(volume: OwnedFd, group: u32, always: bool) -> Result<()> {
     // What was opened is only a place: it is opened for reading by its descriptor.
     let root: OwnedFd = Root::of(volume).directory(".")?.into();
-    let given = tokio::task::spawn_blocking(move || -> io::Result<()> {
+    let given = task::blocking(move || -> io::Result<()> {
         let stat = rustix::fs::fstat(&root)?;
         let fits = stat.st_gid == group && stat.st_mode & tree::GROUP_MODE == tree::GROUP_MODE;
         match FileType::from_raw_mode(stat.st_mode).is_dir() && (always || !fits) {

@@ -20,7 +20,7 @@ use super::Node;
 use super::env::DownwardValues;
 use super::error::{Error, Result};
 use crate::base::file::make_private_dir;
-use crate::base::tree;
+use crate::base::{task, tree};
 use crate::containers::unmount_below;
 
 /// Where each volume of a pod is on the host.
@@ -109,7 +109,7 @@ pub fn has_token(pod: &Pod) -> bool {
 pub async fn remove(node: &Node, uid: &str) -> Result<()> {
     let directories = [node.pod_dir(uid), node.pod_run_dir(uid)];
     // Containers may have made as much as the disk holds.
-    let removed = tokio::task::spawn_blocking(move || remove_all(&directories)).await;
+    let removed = task::blocking(move || remove_all(&directories)).await;
     removed?
 }
 
