@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
@@ -260,6 +261,8 @@ fn connect(path: &Path) -> Result<Connection, Error> {
         c.pragma_update(None, "cache_size", -1024)?;
         c.pragma_update(None, "temp_store", "MEMORY")?;
         c.set_prepared_statement_cache_capacity(32);
+        // Without it a statement whose plan may depend on a value is planned anew each time that it comes from the cache.
+        c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         Ok(c)
     };
     open().map_err(|e| failure(path, &e))

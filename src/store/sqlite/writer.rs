@@ -25,6 +25,9 @@ const STEP: usize = 256;
 const FLUSH_AFTER: Duration = Duration::from_secs(900);
 /// Or when this many wait.
 const FLUSH_COUNT: usize = 4096;
+/// The newest revision of a key, and the one at which its life began.
+const LIVING: &str =
+    "SELECT l.revision, l.created FROM current c JOIN log l ON l.revision = c.revision WHERE c.key = ?1";
 
 type Answer = oneshot::Sender<Result<u64, Error>>;
 
@@ -231,9 +234,7 @@ impl Writer {
             return Ok(Some((v.revision, v.created)));
         }
         self.connection
-            .prepare_cached(
-                "SELECT l.revision, l.created FROM current c JOIN log l ON l.revision = c.revision WHERE c.key = ?1",
-            )?
+            .prepare_cached(LIVING)?
             .query_row([key], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64)))
             .optional()
     }
@@ -451,6 +452,27 @@ impl Writer {
         };
         if let Err(error) = close() {
             tracing::warn!(%error, "the database was not closed in order; the next start checks it");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::store::sqlite::{connect, migrate};
+
+    #[test]
+    fn what_each_write_asks_is_planned_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let mut connection = connect(&path).unwrap();
+        migrate(&mut connection, &path).unwrap();
+        for key in ["/core/pods/a/b", "/core/pods/a/c", "/core/pods/a/d"] {
+            let mut statement = connection.prepare_cached(LIVING).unwrap();
+            assert!(!statement.exists([key]).unwrap());
+            assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{key}");
         }
     }
 }
