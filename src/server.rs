@@ -29,7 +29,7 @@ use crate::api::identity::join::{Cluster, Joiner};
 use crate::api::identity::pki::{Names, Pki, renewal_due};
 use crate::api::identity::token::Tokens;
 use crate::api::local::Local;
-use crate::api::{Api, Options, bootstrap, definitions};
+use crate::api::{Api, Options, bootstrap, definitions, flowcontrol};
 use crate::apimachinery::http::listen;
 use crate::apimachinery::status;
 use crate::base::clock::Clock;
@@ -250,7 +250,7 @@ async fn serve(config: Config) -> Result<Ended> {
 }
 
 /// What goes on beside the API as long as it serves.
-fn loops_of_api(api: &Api, config: &Config, shared: Arc<controllers::Context>) -> [JoinHandle<Option<()>>; 5] {
+fn loops_of_api(api: &Api, config: &Config, shared: Arc<controllers::Context>) -> [JoinHandle<Option<()>>; 6] {
     let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
     let (counted, kept) = (api.clone(), api.clone());
     let work = move || metrics::REQUESTS.value() + counted.cache.head();
@@ -262,6 +262,7 @@ fn loops_of_api(api: &Api, config: &Config, shared: Arc<controllers::Context>) -
     [
         task::spawn("connections of deleted nodes", ended),
         task::spawn("custom kinds", definitions::keep(api.clone())),
+        task::spawn("priority and fairness", flowcontrol::objects::keep(api.clone())),
         task::spawn("the API's own Service", bootstrap::keep(api.clone(), endpoints(config))),
         task::spawn("memory of large requests", memory::follow(api.flow.large_ended())),
         task::spawn("memory", memory::run(work, let_go)),

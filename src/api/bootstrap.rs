@@ -9,9 +9,10 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use super::write::Change;
-use super::{Api, Request};
+use super::{Api, Request, flowcontrol};
 use crate::apimachinery::status::Result;
 use crate::base::json::text;
+use crate::kinds::flowcontrol::{flowschema, prioritylevelconfiguration};
 use crate::kinds::{KindRef, core, discovery, rbac, scheduling};
 
 /// The manager of what is made here.
@@ -24,6 +25,8 @@ const DATA: &[(&KindRef, &str)] = &[
     (&rbac::role::KIND, include_str!("../../manifests/bootstrap/roles.json")),
     (&rbac::rolebinding::KIND, include_str!("../../manifests/bootstrap/rolebindings.json")),
     (&scheduling::priorityclass::KIND, include_str!("../../manifests/bootstrap/priorityclasses.json")),
+    (&prioritylevelconfiguration::KIND, prioritylevelconfiguration::SUGGESTED),
+    (&flowschema::KIND, flowschema::SUGGESTED),
 ];
 
 /// After a failure to keep the API's own Service.
@@ -57,6 +60,7 @@ pub async fn run(api: &Api, endpoints: &Endpoints) -> Result<()> {
     }
     objects.push((&core::service::KIND, api_service(endpoints)));
     create_missing(api, objects).await?;
+    flowcontrol::objects::configure(api);
     write_api_endpoints(api, endpoints).await
 }
 

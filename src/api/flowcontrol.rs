@@ -1,43 +1,47 @@
 //! Priority and fairness: which requests run now, which wait for their turn, which are refused
-//! (`k8s.io/apiserver/pkg/util/flowcontrol`, with the configuration that Kubernetes suggests).
+//! (`k8s.io/apiserver/pkg/util/flowcontrol`).
 //!
-//! A request belongs to a flow of a priority level. A level has seats of its own, lends what it does not need, and takes
-//! turns among the owners of its flows ([`owner`](crate::apimachinery::user::owner)), then among the flows of each.
-//! Invariants: the seats that a level does not lend are there for it whatever the others do; no owner has more than half of a
-//! level; what waits is bounded. Beside seats, what request bodies make in memory is bounded, and so is how many long-running
-//! requests a user has, and an owner.
+//! A request belongs to a flow of a priority level, as objects say (`configuration`, kept by `objects`). A level has seats of
+//! its own, lends what it does not need, and takes turns among the owners of its flows
+//! ([`owner`](crate::apimachinery::user::owner)), then among the flows of each.
+//! Invariants, whatever the objects say: no more requests run than there are seats; the seats that a level does not lend are
+//! there for it whatever the others do; no owner has more than half of a level that tells users apart; what waits is bounded;
+//! nodes have seats beside all levels. Beside seats, what request bodies make in memory is bounded, and so is how many
+//! long-running requests a user has, and an owner.
 
+mod configuration;
 mod fair_queue;
+pub mod objects;
 mod pool;
-mod schemas;
+mod seats;
 
-pub use schemas::Target;
+pub use configuration::{Classified, Target};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
-use fair_queue::{FairQueue, Ticket};
+use configuration::{Configuration, LevelSpec, WAITING_MAX, is_privileged};
+use fair_queue::Ticket;
 use pool::{Grant, Pool};
-use schemas::{LEVELS, SEATS, classify, guaranteed, is_privileged, nominal};
+use seats::Seats;
 
 use super::form;
 use super::sending::{Asker, Room, Sending};
 use super::shares::Shares;
 use crate::apimachinery::status::{RETRY_AFTER_SECONDS, Result, Status};
-use crate::apimachinery::user::{User, owner};
+use crate::apimachinery::user::{NODES, User, owner};
 use crate::base::signal::{Receiver, Signal};
 use crate::base::{budget, metrics};
 
 /// How long a request waits for its turn: a quarter of a request's time, as in Kubernetes.
 const QUEUE_WAIT: Duration = Duration::from_secs(15);
-/// Requests that wait, of a flow (a hand of six queues of fifty), of an owner and of a level.
-const FLOW_QUEUE_MAX: usize = 300;
+/// Requests that wait, of an owner in a level.
 const OWNER_QUEUE_MAX: usize = 500;
-const LEVEL_QUEUE_MAX: usize = 1_000;
 /// Watches, execs, proxied requests and the like that one user has open, and all users of an owner.
 const LONG_RUNNING_MAX: usize = 500;
 const LONG_RUNNING_OF_OWNER_MAX: usize = 2_000;
@@ -65,6 +69,7 @@ const BODY_WAIT: Duration = Duration::from_secs(15);
 pub struct FlowControl(Arc<Shared>);
 
 struct Shared {
+    configuration: RwLock<Arc<Configuration>>,
     state: Mutex<State>,
     small: Pool,
     small_privileged: Pool,
@@ -76,8 +81,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    levels: [Level; LEVELS.len()],
-    waiting: usize,
+    seats: Seats<oneshot::Sender<Seat>>,
     long_running: Shares,
     /// Bodies that are on their way, by age.
     reading: BTreeMap<u64, Coming>,
@@ -86,26 +90,19 @@ struct State {
     bodies_bytes: Shares,
 }
 
-#[derive(Default)]
-struct Level {
-    in_use: usize,
-    /// By flow.
-    seats: Shares,
-    /// Those who wait for a seat, by flow.
-    queue: FairQueue<oneshot::Sender<Seat>>,
-}
-
 /// One request's right to run, until it is dropped.
 struct Seat {
     shared: Option<Arc<Shared>>,
-    level: usize,
+    /// The slot of its level; none for a seat of [`seats::NODE_SEATS`].
+    slot: Option<usize>,
+    /// Its flow, or its node.
     flow: Arc<str>,
 }
 
 /// Somebody's place in a queue, until it is dropped.
 struct QueuedSeat {
     shared: Arc<Shared>,
-    level: usize,
+    slot: usize,
     ticket: Ticket,
 }
 
@@ -167,8 +164,11 @@ fn too_many(why: &str) -> Status {
 
 impl Default for FlowControl {
     fn default() -> Self {
+        let mut state = State::default();
+        let configuration = state.seats.configure(Configuration::suggested());
         Self(Arc::new(Shared {
-            state: Mutex::default(),
+            configuration: RwLock::new(configuration),
+            state: Mutex::new(state),
             small: Pool::new(SMALL_BYTES),
             small_privileged: Pool::new(SMALL_BYTES),
             large: Pool::new(LARGE_BYTES),
@@ -179,13 +179,32 @@ impl Default for FlowControl {
 }
 
 impl FlowControl {
+    /// Does from now on what these FlowSchemas and PriorityLevelConfigurations say. What runs keeps its seat.
+    pub fn configure(&self, schemas: Vec<Value>, levels: Vec<Value>) {
+        let configuration = Configuration::new(schemas, levels);
+        let mut state = self.0.lock();
+        let configuration = state.seats.configure(configuration);
+        *self.0.configuration.write().unwrap_or_else(PoisonError::into_inner) = configuration;
+        state.dispatch(&self.0);
+    }
+
+    /// Of which schema and level a request is.
+    pub fn place(&self, user: &User, target: &Target<'_>) -> Classified {
+        self.0.configuration().place(user, target)
+    }
+
     /// Returns when the request may run; 429 where too many wait already, or for too long.
-    pub async fn admit(&self, user: &Arc<User>, target: &Target<'_>) -> Result<Admission> {
-        let seat = match classify(user, target) {
+    pub async fn enter(&self, user: &Arc<User>, place: &Classified) -> Result<Admission> {
+        let seat = match &place.flow {
             None => None,
-            Some((level, flow)) => Some(self.seat(level, flow).await?),
+            Some(flow) => Some(self.seat(user, place.level(), flow).await?),
         };
         Ok(self.admission(user, seat))
+    }
+
+    #[cfg(test)]
+    pub async fn admit(&self, user: &Arc<User>, target: &Target<'_>) -> Result<Admission> {
+        self.enter(user, &self.place(user, target)).await
     }
 
     /// Wakes when a request has ended that made much: its memory may be given back.
@@ -226,36 +245,48 @@ impl FlowControl {
         Ok(Some(LongRunning { shared: self.0.clone(), user: user.name.clone() }))
     }
 
-    async fn seat(&self, level: usize, flow: Arc<str>) -> Result<Seat> {
+    async fn seat(&self, user: &User, level: &LevelSpec, flow: &Arc<str>) -> Result<Seat> {
+        let seat = |slot, flow: &Arc<str>| Seat { shared: Some(self.0.clone()), slot, flow: flow.clone() };
         let (place, started) = {
             let mut state = self.0.lock();
-            let queue = &state.levels[level].queue;
-            let (of_flow, of_owner) = queue.len_of(&flow);
-            if of_owner == 0 && state.may_run(level, &flow) {
-                state.take(level, &flow);
-                return Ok(Seat { shared: Some(self.0.clone()), level, flow });
+            let seats = &mut state.seats;
+            // The level may have ended since the request was placed.
+            let slot = seats.slot_of(level).unwrap_or_else(|| self.0.configuration().catch_all().slot);
+            let (of_flow, of_owner) = seats.levels[slot].queue.len_of(flow);
+            if of_owner == 0 && seats.may_run(slot, flow) {
+                seats.take(slot, flow);
+                return Ok(seat(Some(slot), flow));
             }
-            if !LEVELS[level].queues || queue.len() >= LEVEL_QUEUE_MAX {
-                return Err(too_many(&format!("priority level {}", LEVELS[level].name)));
+            if user.is_in(NODES) && seats.has_node_seat(&user.name) {
+                seats.take_node_seat(&user.name);
+                return Ok(seat(None, &user.name.as_str().into()));
             }
-            if of_flow >= FLOW_QUEUE_MAX || of_owner >= OWNER_QUEUE_MAX {
+            let of = &seats.levels[slot];
+            if of.queue.len() >= of.spec.waiting_max || seats.waiting >= WAITING_MAX {
+                return Err(too_many(&format!("priority level {}", of.spec.name)));
+            }
+            if of_flow >= of.spec.flow_waiting_max || of_owner >= OWNER_QUEUE_MAX {
                 return Err(too_many(&format!("flow {flow}")));
             }
             let (start, started) = oneshot::channel();
-            let ticket = state.levels[level].queue.push(&flow, start);
-            state.waiting += 1;
-            (QueuedSeat { shared: self.0.clone(), level, ticket }, started)
+            let ticket = seats.levels[slot].queue.push(flow, start);
+            seats.waiting += 1;
+            (QueuedSeat { shared: self.0.clone(), slot, ticket }, started)
         };
         let seat = tokio::time::timeout(QUEUE_WAIT, started).await;
         drop(place);
         match seat {
             Ok(Ok(seat)) => Ok(seat),
-            _ => Err(too_many(&format!("priority level {}", LEVELS[level].name))),
+            _ => Err(too_many(&format!("priority level {}", level.name))),
         }
     }
 }
 
 impl Shared {
+    fn configuration(&self) -> Arc<Configuration> {
+        self.configuration.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while held")
     }
@@ -264,64 +295,18 @@ impl Shared {
 // === impl State ===
 
 impl State {
-    fn may_run(&self, level: usize, flow: &str) -> bool {
-        let own = &self.levels[level];
-        // An owner that is alone leaves half of the level to others, who may come at any time.
-        if own.seats.of_owner(flow) >= (nominal(level) / 2).max(1) {
-            return false;
-        }
-        own.in_use < guaranteed(level) || self.spoken_for() < SEATS
-    }
-
-    /// Seats that are in use or kept for levels that do not lend them.
-    fn spoken_for(&self) -> usize {
-        self.levels.iter().enumerate().map(|(i, level)| level.in_use.max(guaranteed(i))).sum()
-    }
-
-    fn take(&mut self, level: usize, flow: &Arc<str>) {
-        let level = &mut self.levels[level];
-        level.in_use += 1;
-        level.seats.add(flow, 1);
-    }
-
-    fn give_back(&mut self, level: usize, flow: &Arc<str>) {
-        let level = &mut self.levels[level];
-        level.in_use -= 1;
-        level.seats.subtract(flow, 1);
-    }
-
-    /// Gives free seats to those who wait: first to levels that have less than their own.
+    /// Gives free seats to those who wait.
     fn dispatch(&mut self, shared: &Arc<Shared>) {
-        for borrowing in [false, true] {
-            for level in 0..LEVELS.len() {
-                while self.waiting > 0 && (borrowing || self.levels[level].in_use < nominal(level)) {
-                    if !self.start_one(shared, level) {
-                        break;
-                    }
-                }
+        while let Some((slot, flow, start)) = self.seats.next() {
+            let seat = Seat { shared: Some(shared.clone()), slot: Some(slot), flow: flow.clone() };
+            if let Err(mut unwanted) = start.send(seat) {
+                // Nobody waits any more. The lock is held: it is given back here.
+                unwanted.shared = None;
+                self.seats.give_back(Some(slot), &flow);
             }
         }
     }
 
-    /// Starts the next request of a level, if one may run.
-    fn start_one(&mut self, shared: &Arc<Shared>, level: usize) -> bool {
-        let mut queue = std::mem::take(&mut self.levels[level].queue);
-        let next = queue.pop(|flow| self.may_run(level, flow));
-        self.levels[level].queue = queue;
-        let Some((Ticket { user: flow, .. }, start)) = next else { return false };
-        self.waiting -= 1;
-        self.take(level, &flow);
-        let seat = Seat { shared: Some(shared.clone()), level, flow: flow.clone() };
-        if let Err(mut unwanted) = start.send(seat) {
-            // Nobody waits any more. The lock is held: it is given back here.
-            unwanted.shared = None;
-            self.give_back(level, &flow);
-        }
-        true
-    }
-}
-
-impl State {
     /// Ends the oldest body of whoever makes room for so many bytes more of a user; false where nobody does.
     fn end_reading(&mut self, user: &str, bytes: usize) -> bool {
         let mut shares = Shares::default();
@@ -348,8 +333,8 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let Some(shared) = self.shared.take() else { return };
         let mut state = shared.lock();
-        state.give_back(self.level, &self.flow);
-        if state.waiting > 0 {
+        state.seats.give_back(self.slot, &self.flow);
+        if state.seats.waiting > 0 {
             state.dispatch(&shared);
         }
     }
@@ -360,8 +345,8 @@ impl Drop for Seat {
 impl Drop for QueuedSeat {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        let left = state.levels[self.level].queue.remove(&self.ticket);
-        state.waiting -= usize::from(left.is_some());
+        let left = state.seats.levels[self.slot].queue.remove(&self.ticket);
+        state.seats.waiting -= usize::from(left.is_some());
     }
 }
 
@@ -500,222 +485,4 @@ impl std::fmt::Debug for Admission {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-
-    use super::*;
-    use crate::apimachinery::user::{MASTERS, NODES};
-
-    fn user(name: &str, groups: &[&str]) -> Arc<User> {
-        Arc::new(User {
-            name: name.into(),
-            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
-            ..User::default()
-        })
-    }
-
-    fn account(name: &str) -> Arc<User> {
-        user(&format!("system:serviceaccount:{name}"), &["system:serviceaccounts", "system:authenticated"])
-    }
-
-    const PODS: Target<'static> =
-        Target { verb: "list", resource: "pods", namespace: "default", group: "", subresource: "", path: "" };
-
-    fn level_of(user: &User, target: &Target<'_>) -> Option<&'static str> {
-        classify(user, target).map(|(level, _)| LEVELS[level].name)
-    }
-
-    #[test]
-    fn requests_are_of_the_levels_that_kubernetes_suggests() {
-        let lease = Target { verb: "update", group: "coordination.k8s.io", resource: "leases", ..PODS };
-        let status = Target { verb: "patch", resource: "nodes", subresource: "status", ..PODS };
-        let node = user("system:node:a", &[NODES]);
-        assert_eq!(level_of(&user("admin", &[MASTERS]), &PODS), None);
-        assert_eq!(level_of(&user("x", &[]), &Target { verb: "get", path: "/readyz", ..Target::default() }), None);
-        for (who, what, expected) in [
-            (&node, &lease, "node-high"),
-            (&node, &status, "node-high"),
-            (&node, &PODS, "system"),
-            (&account("kube-system:a"), &lease, "leader-election"),
-            (&account("kube-system:a"), &PODS, "workload-high"),
-            (&account("web:a"), &lease, "workload-low"),
-            (&user("system:kube-scheduler", &[]), &PODS, "workload-high"),
-            (&user("jane", &["system:authenticated"]), &PODS, "global-default"),
-        ] {
-            assert_eq!(level_of(who, what), Some(expected), "{who:?} {what:?}");
-        }
-    }
-
-    #[test]
-    fn guaranteed_seats_are_no_more_than_there_are() {
-        assert!((0..LEVELS.len()).map(guaranteed).sum::<usize>() < SEATS);
-        assert_eq!((0..LEVELS.len()).map(nominal).collect::<Vec<_>>(), [74, 98, 25, 98, 245, 49, 13]);
-    }
-
-    /// Takes seats until one would have to wait.
-    fn fill(control: &FlowControl, users: impl Iterator<Item = Arc<User>>) -> Vec<Admission> {
-        let mut held = Vec::new();
-        for user in users {
-            while let Some(admission) = control.admit(&user, &PODS).now_or_never() {
-                held.push(admission.unwrap());
-            }
-        }
-        held
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_asks_for_everything_leaves_the_others_their_seats() {
-        let control = FlowControl::default();
-        let one = fill(&control, [account("web:a")].into_iter());
-        assert_eq!(one.len(), nominal(4) / 2, "half of the level");
-        assert!(fill(&control, (0..100).map(|n| account(&format!("web:{n}")))).is_empty(), "for all of its namespace");
-        let all = fill(&control, (0..100).map(|n| account(&format!("web{n}:a"))));
-        assert!(one.len() + all.len() > nominal(4), "seats that others lend");
-        assert!(one.len() + all.len() < SEATS);
-        let node = user("system:node:a", &[NODES]);
-        assert!(control.admit(&node, &PODS).now_or_never().is_some(), "a node runs at once");
-        let jane = user("jane", &[]);
-        assert!(control.admit(&jane, &PODS).now_or_never().is_some(), "and so does a user");
-        let masters = user("admin", &[MASTERS]);
-        assert!(control.admit(&masters, &PODS).now_or_never().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn flows_take_turns_and_a_queue_ends() {
-        let control = FlowControl::default();
-        let users: Vec<_> = (0..20).map(|n| user(&format!("u{n}"), &[])).collect();
-        let mut held = fill(&control, users.iter().cloned());
-        let order = Arc::new(Mutex::new(Vec::new()));
-        let ask = |user: Arc<User>| {
-            let (control, order) = (control.clone(), order.clone());
-            crate::base::task::spawn("test", async move {
-                let admission = control.admit(&user, &PODS).await.unwrap();
-                order.lock().unwrap().push(user.name.clone());
-                drop(admission);
-            })
-        };
-        // One asks ten times before another asks once.
-        let (greedy, modest) = (user("greedy", &[]), user("modest", &[]));
-        let asked: Vec<_> = (0..10).map(|_| ask(greedy.clone())).collect();
-        tokio::task::yield_now().await;
-        let last = ask(modest);
-        tokio::task::yield_now().await;
-        held.pop();
-        last.await.unwrap();
-        assert!(order.lock().unwrap().iter().position(|name| name == "modest").unwrap() <= 1, "{order:?}");
-        drop(held);
-        for task in asked {
-            task.await.unwrap();
-        }
-        assert_eq!(control.0.lock().waiting, 0);
-        // Too many of one flow are refused at once; those who wait too long, and those who go away, leave nothing.
-        let held = fill(&control, users.iter().cloned());
-        let waiting: Vec<_> = (0..FLOW_QUEUE_MAX)
-            .map(|_| {
-                let (control, greedy) = (control.clone(), greedy.clone());
-                crate::base::task::spawn("test", async move { control.admit(&greedy, &PODS).await.map(drop) })
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        let refused = control.admit(&greedy, &PODS).await.unwrap_err();
-        assert_eq!((refused.code, refused.details.retry_after_seconds), (429, Some(1)));
-        waiting[0].abort();
-        for task in waiting.into_iter().skip(1) {
-            assert_eq!(task.await.unwrap().unwrap().unwrap_err().code, 429);
-        }
-        assert_eq!(control.0.lock().waiting, 0);
-        drop(held);
-        let state = control.0.lock();
-        assert!(state.levels.iter().all(|l| l.in_use == 0 && l.seats.most().is_none() && l.queue.len() == 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn bodies_that_come_slowly_make_room_for_others() {
-        let control = FlowControl::default();
-        let admit = async |name: &str| control.admit(&user(name, &[]), &PODS).await.unwrap();
-        let (slow, other) = (admit("slow").await, admit("other").await);
-        let body = 3 << 20;
-        let held: Vec<_> = (0..READING_BYTES / body).map(|_| slow.begin_reading(body).unwrap()).collect();
-        assert!(slow.begin_reading(body).is_err(), "nobody makes room for oneself");
-        let small = other.begin_reading(1000).unwrap();
-        assert_eq!(held[0].ended().await.code, 429);
-        let has_ended = |reading: &Reading| *reading.ended.borrow();
-        assert!(!has_ended(&small) && !held[1..].iter().any(has_ended), "one is enough");
-        drop((held, small));
-        assert!(control.0.lock().reading.is_empty());
-        assert_eq!(control.0.lock().reading_bytes, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn accounts_of_one_namespace_are_one_in_bodies_and_long_running_requests() {
-        let control = FlowControl::default();
-        let admit = async |user: Arc<User>| control.admit(&user, &PODS).await.unwrap();
-        let body = 3 << 20;
-        let running = admit(account("web:0")).await;
-        running.reserve_body(body).await.unwrap();
-        let mut held = Vec::new();
-        for n in 1..100 {
-            held.push(admit(account(&format!("web:{n}"))).await);
-        }
-        let mut waiting: Vec<_> = held.iter().map(|admission| Box::pin(admission.reserve_body(body))).collect();
-        waiting.retain_mut(|wait| wait.now_or_never().is_none());
-        let of_owner = control.0.lock().bodies_bytes.of_owner("system:serviceaccount:web:0");
-        assert_eq!(of_owner / body_cost(body).0, waiting.len() + 1, "the others were refused at once");
-        assert!(of_owner <= BODIES_BYTES_OF_OWNER);
-        let other = admit(account("db:0")).await;
-        let mut other = Box::pin(other.reserve_body(body));
-        assert!((&mut other).now_or_never().is_none());
-        drop(running);
-        let begun = waiting.iter_mut().filter_map(|wait| wait.now_or_never()).filter(Result::is_ok).count();
-        assert_eq!(begun, 1, "it was the next one when the other came");
-        drop(waiting);
-        drop(held);
-        other.now_or_never().unwrap().unwrap();
-        let left = control.0.lock().bodies_bytes.of_owner("system:serviceaccount:web:0");
-        assert_eq!(left, 0, "those who stopped waiting are not counted any more");
-
-        let long: Vec<_> = (0..5)
-            .flat_map(|n| std::iter::repeat_with(move || account(&format!("web:{n}"))).take(LONG_RUNNING_MAX))
-            .filter_map(|user| control.begin_long_running(&user).ok())
-            .collect();
-        assert_eq!(long.len(), LONG_RUNNING_OF_OWNER_MAX);
-        assert!(control.begin_long_running(&account("db:0")).is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn bodies_and_long_running_requests_are_bounded_by_user_and_in_all() {
-        let control = FlowControl::default();
-        let admit = async |name: &str, groups: &[&str]| control.admit(&user(name, groups), &PODS).await.unwrap();
-        let body = 3 << 20;
-        let held = admit("a", &[]).await;
-        held.reserve_body(body).await.unwrap();
-        // One at a time that makes much, whoever asks; what is small passes.
-        assert_eq!(admit("system:node:a", &[NODES]).await.reserve_body(body).await.unwrap_err().code, 429);
-        let small = admit("b", &[]).await;
-        small.reserve_body(2000).await.unwrap();
-        // One who asks for more while enough waits is told at once.
-        let shared = control.clone();
-        let waits = crate::base::task::spawn("test", async move {
-            let admission = shared.admit(&user("a", &[]), &PODS).await.unwrap();
-            admission.reserve_body(3 << 20).await
-        });
-        tokio::task::yield_now().await;
-        let begun = tokio::time::Instant::now();
-        assert_eq!(admit("a", &[]).await.reserve_body(body).await.unwrap_err().code, 429);
-        assert_eq!(begun.elapsed(), Duration::ZERO);
-        let mut ended = control.large_ended();
-        drop(held);
-        ended.changed().await.unwrap();
-        waits.await.unwrap().unwrap().unwrap();
-        admit("c", &[]).await.reserve_body(body).await.unwrap();
-        drop(small);
-        assert!(control.0.lock().bodies_bytes.most().is_none());
-
-        let jane = user("jane", &[]);
-        let long: Vec<_> = (0..LONG_RUNNING_MAX).map(|_| control.begin_long_running(&jane).unwrap()).collect();
-        assert!(control.begin_long_running(&jane).is_err());
-        assert!(control.begin_long_running(&user("other", &[])).unwrap().is_some());
-        drop(long);
-        assert!(control.begin_long_running(&jane).is_ok() && control.0.lock().long_running.most().is_none());
-    }
-}
+mod tests;

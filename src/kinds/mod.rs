@@ -20,6 +20,7 @@ pub mod custom;
 pub mod discovery;
 pub mod events;
 pub mod field;
+pub mod flowcontrol;
 mod kind_ref;
 pub mod meta;
 pub mod networking;

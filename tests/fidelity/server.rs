@@ -8,7 +8,7 @@ use amphipod::api::http::site::ApiServer;
 use amphipod::api::identity::pki::{Names, Pki};
 use amphipod::api::identity::token::Tokens;
 use amphipod::api::local::Local;
-use amphipod::api::{Api, Options, bootstrap, definitions};
+use amphipod::api::{Api, Options, bootstrap, definitions, flowcontrol};
 use amphipod::apimachinery::http::listen;
 use amphipod::base::clock::Clock;
 use amphipod::base::task;
@@ -69,6 +69,7 @@ impl Server {
         };
         bootstrap::run(&api, &endpoints).await.unwrap();
         task::spawn("custom kinds", definitions::keep(api.clone()));
+        task::spawn("priority and fairness", flowcontrol::objects::keep(api.clone()));
         let root_ca = String::from_utf8_lossy(&pki.ca).into_owned();
         let options = controllers::Options { root_ca, ..controllers::Options::default() };
         controllers::start(Arc::new(Local::new(api.clone(), controllers::MANAGER)), clock, options);

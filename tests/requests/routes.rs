@@ -213,3 +213,19 @@ fn the_note_of_an_event_may_change() {
         assert_eq!((code, &changed["note"]), (200, &json!("after")), "{changed}");
     });
 }
+
+#[test]
+fn an_answer_names_the_flow_schema_and_the_priority_level_of_its_request() {
+    on_a_server(async |mut server| {
+        let mut expected = Vec::new();
+        for kind in ["flowschemas", "prioritylevelconfigurations"] {
+            let exempt = server.get(&format!("/apis/flowcontrol.apiserver.k8s.io/v1/{kind}/exempt")).await;
+            expected.push(exempt["metadata"]["uid"].as_str().unwrap().to_owned());
+        }
+        for path in ["/api/v1/namespaces", "/api/v1/namespaces/none", "/readyz", "/nowhere"] {
+            let answer = server.open(Asked { method: "GET", path, headers: Vec::new(), body: None }).await;
+            let names = ["x-kubernetes-pf-flowschema-uid", "x-kubernetes-pf-prioritylevel-uid"];
+            assert_eq!(names.map(|name| answer.headers()[name].to_str().unwrap().to_owned()), expected[..], "{path}");
+        }
+    });
+}

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tower::service_fn;
 
-use super::flow_control::{HeldBytes, KeepsObjects};
+use super::flow_control::{HeldBytes, KeepsObjects, LEVEL_UID, SCHEMA_UID};
 use super::layer::Next;
 use super::negotiate::{MediaType, Offer, Shape};
 use super::spliced::Spliced;
@@ -81,7 +81,12 @@ pub(super) fn write_failures<S: Next>(mut inner: S) -> impl Next {
         let is_head = *request.method() == Method::HEAD;
         inner.call(request).map_ok(move |mut response| {
             let Some(failure) = response.extensions_mut().remove::<Status>() else { return response };
+            let names = [&SCHEMA_UID, &LEVEL_UID];
+            let told = names.map(|name| response.headers_mut().remove(name));
             let mut response = status(&failure, form);
+            for (name, uid) in names.into_iter().zip(told) {
+                response.headers_mut().extend(uid.map(|uid| (name.clone(), uid)));
+            }
             if is_head {
                 *response.body_mut() = Body::empty();
             }

@@ -15,7 +15,7 @@ use axum::extract::Request;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Response, Version};
+use http::{HeaderName, Method, Response, Version};
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use tower::service_fn;
@@ -24,7 +24,7 @@ use super::Body;
 use super::layer::Next;
 use super::route::Route;
 use crate::api::Api;
-use crate::api::flowcontrol::{Admission, LongRunning};
+use crate::api::flowcontrol::{Admission, Classified, LongRunning};
 use crate::api::sending::{Held, PIECE_BYTES, Room, STREAM_BYTES, no_room};
 use crate::apimachinery::http::connections::Connection;
 use crate::apimachinery::http::peer::Peer;
@@ -33,6 +33,9 @@ use crate::apimachinery::user::User;
 
 /// An answer of more than this keeps its seat until it has been sent: who gets much waits for their turn.
 const LARGE_BYTES: u64 = PIECE_BYTES as u64;
+/// The uids of the FlowSchema and the PriorityLevelConfiguration of a request.
+pub(super) static SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+pub(super) static LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 /// An answer of no more than this is not counted.
 const TINY_BYTES: u64 = 1 << 10;
 
@@ -54,10 +57,15 @@ pub(super) fn priority_and_fairness<S: Next>(api: Api, inner: S) -> impl Next {
         let (api, inner) = (api.clone(), inner.clone());
         async move {
             let (parts, body) = request.into_parts();
-            match admit(&api, &parts).await {
-                Ok(admitted) => run(inner, admitted, parts, body).await,
-                Err(status) => Ok(status.into_response()),
+            let place = place_of(&api, &parts);
+            let mut response = match admit(&api, &parts, place.as_ref()).await {
+                Ok(admitted) => run(inner, admitted, parts, body).await?,
+                Err(status) => status.into_response(),
+            };
+            if let Some(place) = place {
+                tell(&mut response, &place);
             }
+            Ok(response)
         }
     })
 }
@@ -69,15 +77,34 @@ struct Admitted {
     admission: Arc<Admission>,
 }
 
-async fn admit(api: &Api, parts: &Parts) -> Result<Admitted> {
-    let (route, user) = (parts.extensions.get::<Route>(), parts.extensions.get::<Arc<User>>());
-    let (route, user) = route.zip(user).ok_or_else(|| Status::internal("a request without a route or a user"))?;
+fn asked(parts: &Parts) -> Option<(&Route, &Arc<User>)> {
+    parts.extensions.get::<Route>().zip(parts.extensions.get::<Arc<User>>())
+}
+
+/// Where a request takes its seat. A watch has one until it has begun; what waits for a backend has none.
+fn place_of(api: &Api, parts: &Parts) -> Option<Classified> {
+    let (route, user) = asked(parts)?;
+    let has_seat = !route.is_long_running() || route.verb == "watch";
+    has_seat.then(|| api.flow.place(user, &route.flow_target()))
+}
+
+/// Tells a client which objects its request was of.
+fn tell(response: &mut Response<Body>, place: &Classified) {
+    let (schema, level) = place.uids();
+    for (name, uid) in [(&SCHEMA_UID, schema), (&LEVEL_UID, level)] {
+        if !uid.is_empty() {
+            response.headers_mut().insert(name, uid.clone());
+        }
+    }
+}
+
+async fn admit(api: &Api, parts: &Parts, place: Option<&Classified>) -> Result<Admitted> {
+    let (route, user) = asked(parts).ok_or_else(|| Status::internal("a request without a route or a user"))?;
     let is_long_running = route.is_long_running();
     let long_running = if is_long_running { api.flow.begin_long_running(user)? } else { None };
-    // A watch has a seat until it has begun; what waits for a backend has none.
-    let admission = match is_long_running && route.verb != "watch" {
-        true => api.flow.unseated(user),
-        false => api.flow.admit(user, &route.flow_target()).await?,
+    let admission = match place {
+        None => api.flow.unseated(user),
+        Some(place) => api.flow.enter(user, place).await?,
     };
     Ok(Admitted { is_long_running, long_running, admission: Arc::new(admission) })
 }
