@@ -13,7 +13,7 @@ use super::{Api, Request, flowcontrol};
 use crate::apimachinery::status::Result;
 use crate::base::json::text;
 use crate::kinds::flowcontrol::{flowschema, prioritylevelconfiguration};
-use crate::kinds::{KindRef, core, discovery, rbac, scheduling};
+use crate::kinds::{KindRef, core, discovery, networking, rbac, scheduling};
 
 /// The manager of what is made here.
 const MANAGER: &str = "amphipod";
@@ -59,6 +59,7 @@ pub async fn run(api: &Api, endpoints: &Endpoints) -> Result<()> {
         objects.extend(all.into_iter().map(|o| (*kind, o)));
     }
     objects.push((&core::service::KIND, api_service(endpoints)));
+    objects.extend(service_range(api).map(|range| (&networking::servicecidr::KIND, range)));
     create_missing(api, objects).await?;
     flowcontrol::objects::configure(api);
     write_api_endpoints(api, endpoints).await
@@ -110,6 +111,15 @@ async fn create_missing(api: &Api, objects: Vec<(&KindRef, Value)>) -> Result<()
         })
     });
     join_all(missing).await.into_iter().collect()
+}
+
+/// The range that Services get their addresses from, as the cluster was made with.
+fn service_range(api: &Api) -> Option<Value> {
+    let ranges = &api.options.service_cidrs;
+    let shown: Vec<String> = ranges.iter().map(|(network, length)| format!("{network}/{length}")).collect();
+    let metadata =
+        json!({"name": networking::servicecidr::DEFAULT, "finalizers": [networking::servicecidr::PROTECTION]});
+    (!shown.is_empty()).then(|| json!({"metadata": metadata, "spec": {"cidrs": shown}}))
 }
 
 fn api_service(e: &Endpoints) -> Value {

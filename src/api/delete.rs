@@ -192,7 +192,13 @@ impl Api {
         } else {
             Op::Put { key: key.clone(), value: bytes, payload, volatile: kind.is_volatile_in(&request.namespace) }
         };
-        match self.store.commit(Txn { expect: vec![(key, old.revision)], ops: vec![op] }).await {
+        let (mut expect, mut ops) = (vec![(key, old.revision)], vec![op]);
+        if removed {
+            let addresses = self.addresses_with(request, Some(old), None).map_err(Some)?;
+            expect.extend(addresses.expect);
+            ops.extend(addresses.ops);
+        }
+        match self.store.commit(Txn { expect, ops }).await {
             Ok(_) => Ok((pending.object(), removed)),
             Err(store::Error::Conflict { .. }) => Err(None),
             Err(error) => Err(Some(error.into())),

@@ -32,6 +32,7 @@ pub mod pods;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
+pub mod service_cidr;
 pub mod serviceaccount;
 pub mod statefulset;
 mod template;
@@ -88,6 +89,8 @@ pub const ALL: &[Make] = &[
     volume::protect::volumes,
     volume::ephemeral::controller,
     volume::provision::controller,
+    service_cidr::ranges,
+    service_cidr::addresses,
 ];
 
 /// Starts every controller over a client that writes as [`MANAGER`]; aborting the handles stops them.

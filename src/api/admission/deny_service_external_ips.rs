@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{Plugin, Review};
-use crate::api::{Api, Request};
+use crate::api::{Api, Request, allocate};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::kinds::core::service;
@@ -47,7 +47,9 @@ fn restrict(api: &Api, request: &Request, value: &Value, old: Option<&Value>) ->
             let ranges: Vec<String> = api.options.external_ips.iter().map(ToString::to_string).collect();
             return refuse(format!("{DENIED}: {new} is in none of the allowed ranges {}", ranges.join(", ")));
         }
-        if let Some(range) = api.options.inner_cidrs.iter().find(|range| range.contains(&address)) {
+        let further = allocate::further_ranges(api);
+        let mut inner = api.options.inner_cidrs.iter().chain(&further);
+        if let Some(range) = inner.find(|range| range.contains(&address)) {
             return refuse(format!("{DENIED}: {new} is an address of the cluster itself, in {range}"));
         }
     }

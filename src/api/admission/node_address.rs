@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
-use crate::api::Api;
+use crate::api::{Api, allocate};
 use crate::base::json::{flag, list, text};
 use crate::kinds::check::parse_ip_sloppy;
 use crate::kinds::core::node;
@@ -51,7 +51,10 @@ pub(super) fn refusal_of_node(api: &Api, own: &str, value: &Value, old: Option<&
         let (kind, told) = (text(given, "type"), text(given, "address"));
         let why = match address(told) {
             None => matches!(kind, "InternalIP" | "ExternalIP").then(|| "it is no IP address".to_owned()),
-            Some(address) => unusable(address, &api.options.inner_cidrs),
+            Some(address) => {
+                let inner = [&api.options.inner_cidrs[..], &allocate::further_ranges(api)[..]].concat();
+                unusable(address, &inner)
+            }
         };
         why.map(|why| format!("node {own:?} is not allowed to have the {kind} {told:?}: {why}"))
     })

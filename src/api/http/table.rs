@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::form;
+use crate::base::json::remove;
 use crate::base::object::Object;
 use crate::kinds::{self, Column, KindRef};
 
@@ -38,7 +39,7 @@ impl Include {
 pub fn of(kind: &KindRef, objects: &[Arc<Object>], revision: u64, include: Include, now: Timestamp) -> Value {
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1",
-        "metadata": {"resourceVersion": revision.to_string()},
+        "metadata": if revision == 0 { json!({}) } else { json!({"resourceVersion": revision.to_string()}) },
         "columnDefinitions": kind.columns().iter().map(definition).collect::<Vec<_>>(),
         "rows": objects.iter().map(|o| row(kind, o, include, now)).collect::<Vec<_>>(),
     })
@@ -50,7 +51,11 @@ fn definition(c: &Column) -> Value {
 
 /// An object's row.
 pub fn row(kind: &KindRef, object: &Object, include: Include, now: Timestamp) -> Value {
-    let value = form::served(kind, object.value());
+    let mut value = form::served(kind, object.value());
+    if object.revision == 0 {
+        // What a trial would have made.
+        remove(&mut value, "metadata.resourceVersion");
+    }
     let mut row = json!({"cells": kind.row(&value, now)});
     if let Some((reason, message)) = kind.completed(&value) {
         row["conditions"] = json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::api::admission::{Charge, Review};
+use crate::api::allocate::{self, AddressWrite};
 use crate::api::cache::Pending;
 use crate::api::{Api, Request, form};
 use crate::apimachinery::status::{Result, Status};
@@ -19,6 +20,13 @@ use super::ATTEMPTS;
 
 /// The right to take addresses and ports.
 pub(super) type Allocating<'a> = tokio::sync::MutexGuard<'a, ()>;
+
+/// What of IPAddresses is written with a Service.
+#[derive(Default)]
+pub(in crate::api) struct Addresses {
+    pub(in crate::api) expect: Vec<(Arc<str>, u64)>,
+    pub(in crate::api) ops: Vec<Op>,
+}
 
 /// Why a commit failed.
 pub(super) enum Failure {
@@ -86,20 +94,22 @@ impl Api {
             None => Pending::new(draft.clone()),
         };
         let (key, bytes) = (request.key(), pending.draft.stored().clone());
-        let mut expect = vec![(key.clone(), old.map_or(0, |o| o.revision))];
+        let expect = [(key.clone(), old.map_or(0, |o| o.revision))];
         let payload = Some(pending.clone() as store::CommitPayload);
         let op = if released.is_some() {
             Op::Delete { key, value: bytes, payload }
         } else {
             Op::Put { key, value: bytes, payload, volatile: kind.is_volatile_in(&request.namespace) }
         };
-        expect.extend(charge.expect.iter().cloned());
-        // The object comes first: who sees that it was counted sees it too.
-        let ops: Vec<Op> = [op].into_iter().chain(charge.ops.iter().cloned()).collect();
+        let left = released.is_none().then_some(&value);
         for _ in 0..ATTEMPTS {
             let definition = if old.is_none() { self.definition_of(kind, &request.name)? } else { None };
-            let expect = expect.iter().chain(&definition).cloned().collect();
-            return match self.store.commit(Txn { expect, ops: ops.clone() }).await {
+            let addresses = self.addresses_with(request, old, left)?;
+            let expect = expect.iter().chain(charge.expect.iter()).chain(&addresses.expect).chain(&definition);
+            let expect = expect.cloned().collect();
+            // The object comes first: who sees that it was counted, or its address, sees it too.
+            let ops = [op.clone()].into_iter().chain(charge.ops.iter().cloned()).chain(addresses.ops).collect();
+            return match self.store.commit(Txn { expect, ops }).await {
                 Ok(_) if released.is_some() => Ok(Arc::new(draft.at(pending.object().revision))),
                 Ok(_) => Ok(pending.object()),
                 // It has changed, which alone is no reason to refuse.
@@ -108,6 +118,10 @@ impl Api {
                 }
                 Err(store::Error::Conflict { key, .. }) if charge.expect.iter().any(|(quota, _)| *quota == key) => {
                     Err(Failure::Charge)
+                }
+                // Somebody has taken or freed an address: it is looked at again.
+                Err(store::Error::Conflict { key, .. }) if addresses.expect.iter().any(|(of, _)| *of == key) => {
+                    continue;
                 }
                 Err(store::Error::Conflict { .. }) => Err(Failure::Conflict),
                 Err(error) => Err(Failure::Status(error.into())),
@@ -133,6 +147,37 @@ impl Api {
         let warnings = review.validate(value).await?;
         let held = self.lock_allocation(&review.request.kind).await;
         Ok(again(value).is_ok().then_some((warnings, held)))
+    }
+
+    /// The IPAddresses that come and go with an object when it becomes what it is to be; `None` is one that goes.
+    pub(in crate::api) fn addresses_with(
+        &self,
+        request: &Request,
+        old: Option<&Arc<Object>>,
+        new: Option<&Value>,
+    ) -> Result<Addresses> {
+        let mut addresses = Addresses::default();
+        for write in allocate::address_writes(self, request, old, new)? {
+            match write {
+                AddressWrite::Put { request, value } => {
+                    let value = self.made(&request, value)?;
+                    let draft = Draft::new(request.key(), &value, request.kind.field_values(&value));
+                    let (key, pending) = (request.key(), Pending::new(draft));
+                    let (value, payload) = (pending.draft.stored().clone(), Some(pending as store::CommitPayload));
+                    addresses.expect.push((key.clone(), 0));
+                    addresses.ops.push(Op::Put { key, value, payload, volatile: false });
+                }
+                AddressWrite::Delete { request, object } => {
+                    let last = object.value();
+                    let draft = Draft::new(request.key(), &last, request.kind.field_values(&last));
+                    let (key, pending) = (request.key(), Pending::new(draft));
+                    let (value, payload) = (pending.draft.stored().clone(), Some(pending as store::CommitPayload));
+                    addresses.expect.push((key.clone(), object.revision));
+                    addresses.ops.push(Op::Delete { key, value, payload });
+                }
+            }
+        }
+        Ok(addresses)
     }
 
     /// Held while a kind whose objects take addresses or ports is written.

@@ -72,6 +72,16 @@ impl Api {
         Err(Status::already_exists(kind, text(&value, "metadata.name")))
     }
 
+    /// An object that the server itself makes together with another one.
+    pub(super) fn made(&self, request: &Request, mut value: Value) -> Result<Value> {
+        self.place(request, &mut value)?;
+        request.kind.try_default(&mut value).map_err(Status::exceeded)?;
+        self.track(request, None, &mut value);
+        settle(&request.kind, &mut value);
+        self.finish_create(request, &mut value)?;
+        Ok(value)
+    }
+
     /// Everything between admission and the commit but the plugins' last look; answers the object's name.
     fn finish_create(&self, request: &Request, value: &mut Value) -> Result<String> {
         let kind = &request.kind;

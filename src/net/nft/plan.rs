@@ -23,6 +23,7 @@ use super::ruleset::{
     Chain, DataType, Family, Hook, Rule, Ruleset, Set, SetKind, Statement as S, Table, Target, Value,
 };
 use super::table::{HostPort, Protocol, ServicePort, ServiceTable, Unpublished};
+use crate::net::pod::group;
 use crate::net::{Config, overlay};
 
 const SERVICES: &str = "services";
@@ -56,8 +57,16 @@ pub(super) fn plan_with_skipped(config: &Config, table: &ServiceTable) -> (Rules
     let mut skipped = Skipped::default();
     for family in [Family::Ip, Family::Ip6] {
         if config.pod_cidrs.iter().any(|net| Family::of(&net.addr()) == family) {
-            let (out, node_ports) = (frame(config, family), node_ports(table));
-            let mut planner = Planner { family, config, taken: &taken, out, node_ports, skipped: Skipped::default() };
+            let (out, node_ports) = (frame(config, table, family), node_ports(table));
+            let mut planner = Planner {
+                family,
+                config,
+                ranges: &table.ranges,
+                taken: &taken,
+                out,
+                node_ports,
+                skipped: Skipped::default(),
+            };
             planner.fill(table);
             ruleset.tables.insert(family, planner.out);
             skipped.services.append(&mut planner.skipped.services);
@@ -112,7 +121,7 @@ pub(super) fn net(text: &str) -> IpNet {
 }
 
 /// Everything that does not depend on Services.
-fn frame(config: &Config, family: Family) -> Table {
+fn frame(config: &Config, services: &ServiceTable, family: Family) -> Table {
     let mut table = Table::default();
     let key = vec![DataType::Address, DataType::Protocol, DataType::Port];
     for (name, kind, key) in [
@@ -145,7 +154,9 @@ fn frame(config: &Config, family: Family) -> Table {
     chain(LOCAL, None, vec![vec![S::ServiceVmap(HOST_PORTS.into())], vec![S::PortVmap(PORTS.into())]]);
     chain("postrouting", Some(Hook::NatPostrouting), masquerade_rules(config, family, loopback));
     let mut refuse = vec![vec![S::CtNew, S::ServiceVmap(NO_ENDPOINTS.into())]];
-    for net in of_family(&config.service_cidrs, family) {
+    let is_known = |net: &IpNet| config.service_cidrs.iter().any(|own| own.contains(net));
+    let further: BTreeSet<IpNet> = of_family(&services.ranges, family).filter(|net| !is_known(net)).collect();
+    for net in of_family(&config.service_cidrs, family).chain(further.iter().copied()) {
         refuse.push(vec![S::Destination { net, not: false }, S::Goto(REJECT.into())]);
     }
     chain("refuse-forward", Some(Hook::FilterForward), refuse.clone());
@@ -154,6 +165,12 @@ fn frame(config: &Config, family: Family) -> Table {
     chain("refuse-output", Some(Hook::FilterOutput), refuse);
     let input = vec![vec![S::CtNew, S::ServiceVmap(NO_ENDPOINTS.into())], local_ports];
     chain("refuse-input", Some(Hook::FilterInput), input);
+    if !further.is_empty() {
+        // Nobody elsewhere has these addresses, as with the ranges that the guard knows.
+        let strangers = S::FromGroup { group: group(config), not: true };
+        let rule = |net: IpNet| vec![S::NotFromLoopback, strangers.clone(), S::Source { net, not: false }, S::Drop];
+        chain("arriving", Some(Hook::RawPrerouting), further.into_iter().map(rule).collect());
+    }
     // Of its own ports none is refused because a Service says so.
     chain(REJECT, None, vec![own, vec![S::Protocol(Protocol::Tcp), S::RejectReset], vec![S::RejectUnreachable]]);
     let own_ports = table.sets.get_mut(OWN_PORTS).expect("made above");
@@ -206,6 +223,8 @@ fn from_loopback(config: &Config, family: Family) -> BTreeSet<IpNet> {
 struct Planner<'a> {
     family: Family,
     config: &'a Config,
+    /// Further ranges of Service addresses.
+    ranges: &'a [IpNet],
     taken: &'a Taken,
     out: Table,
     /// Of which Service each node port is.
@@ -234,7 +253,7 @@ impl Planner<'_> {
     /// a Service would have the connections of others.
     fn may_take(&self, address: &IpAddr, protocol: Protocol, port: u16) -> bool {
         let nets = [&self.config.service_cidrs, &self.config.cluster_cidrs, &self.config.pod_cidrs];
-        let inside = nets.into_iter().flatten().any(|net| net.contains(address));
+        let inside = nets.into_iter().flatten().chain(self.ranges).any(|net| net.contains(address));
         let is_api = protocol == Protocol::Tcp && self.taken.api.contains(&(*address, port));
         !(is_special(address) || inside || is_api || self.taken.cluster_ips.contains(address))
     }

@@ -56,6 +56,10 @@ pub fn tables() -> Vec<ServiceTable> {
             services: vec![plain, udp, sctp],
             host_ports: vec![host_port("0.0.0.0", Protocol::Tcp), host_port("127.0.0.1", Protocol::Udp)],
             dns: Some(dns),
+            ranges: vec![
+                "10.196.0.0/24".parse().expect("written here"),
+                "fd00:196::/112".parse().expect("written here"),
+            ],
         },
         ServiceTable::default(),
     ]

@@ -6,6 +6,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// A transport protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Protocol {
@@ -42,6 +44,8 @@ pub struct ServiceTable {
     pub host_ports: Vec<HostPort>,
     /// The cluster DNS address served by this node itself.
     pub dns: Option<DnsRedirect>,
+    /// Ranges of Service addresses beside those that the node was configured with.
+    pub ranges: Vec<IpNet>,
 }
 
 /// One port of one Service.

@@ -158,6 +158,24 @@ fn no_service_from_outside_takes_an_address_of_the_cluster_or_of_the_api() {
 }
 
 #[test]
+fn further_ranges_of_service_addresses_are_kept_inside_and_nobody_elses() {
+    let ranges =
+        vec!["10.43.7.0/24".parse().unwrap(), "10.196.0.0/24".parse().unwrap(), "fd00:196::/112".parse().unwrap()];
+    let services = vec![claiming("a", 443, &["10.196.0.7", "203.0.113.7"])];
+    let table = ServiceTable { services, ranges, ..ServiceTable::default() };
+    let (ruleset, skipped) = plan_with_skipped(&config(), &table);
+    let chains = &ruleset.tables[&Family::Ip].chains;
+    let text = |chain: &str| format!("{:?}", chains[chain].rules);
+    assert!(text("refuse-forward").contains("10.196.0.0/24") && text("refuse-output").contains("10.196.0.0/24"));
+    assert!(text("arriving").contains("10.196.0.0/24") && chains["arriving"].rules.len() == 1, "{}", text("arriving"));
+    assert!(holder(&ruleset, "services", "10.196.0.7", 443).is_none());
+    assert!(holder(&ruleset, "services", "203.0.113.7", 443).is_some());
+    assert!(skipped.services.iter().any(|l| l.contains("10.196.0.7")));
+    let without = plan_with_skipped(&config(), &ServiceTable { ranges: Vec::new(), ..table }).0;
+    assert!(!without.tables[&Family::Ip].chains.contains_key("arriving"));
+}
+
+#[test]
 fn a_host_port_takes_local_addresses_alone_and_no_port_of_the_nodes_own() {
     let config = Config { api_port: Some(6443), kubelet_port: Some(10250), ..config() };
     let port = |host_ip: &str, host_port, protocol| HostPort {

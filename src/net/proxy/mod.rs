@@ -13,6 +13,7 @@ mod plan;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -21,9 +22,11 @@ use self::index::Index;
 pub use self::plan::plan;
 use super::{Dataplane, DnsRedirect, HostPort, ServiceTable, Unpublished};
 use crate::base::metrics::{self, Pairs};
+use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::core::service;
 use crate::kinds::discovery::endpointslice;
+use crate::kinds::networking::servicecidr;
 use crate::reconcile::{Changes, Client, Informer};
 
 /// How long changes are gathered: a rollout changes many things at once.
@@ -49,29 +52,35 @@ pub struct Options {
 /// Keeps the data plane equal to the cluster's Services. Aborting the handle stops it; the rules stay.
 pub fn start(client: Arc<dyn Client>, dataplane: Arc<dyn Dataplane>, options: Options) -> JoinHandle<Option<()>> {
     let (services, slices) = (client.informer(&service::KIND), client.informer(&endpointslice::KIND));
-    task::spawn("service proxy", run(services, slices, dataplane, options))
+    let ranges = client.informer(&servicecidr::KIND);
+    task::spawn("service proxy", run(services, slices, ranges, dataplane, options))
 }
 
-async fn run(services: Informer, slices: Informer, dataplane: Arc<dyn Dataplane>, options: Options) {
+async fn run(services: Informer, slices: Informer, ranges: Informer, dataplane: Arc<dyn Dataplane>, options: Options) {
     services.synced().await;
     slices.synced().await;
     let mut watches = Watches {
         service_changes: services.subscribe(),
         slice_changes: slices.subscribe(),
+        // An older server has none: nothing waits for them.
+        range_changes: ranges.subscribe(),
         host_ports: options.host_ports.clone(),
         host_ports_closed: false,
         index: Index::new(options.node_name.clone()),
         services,
         slices,
+        ranges,
     };
     watches.index.replace_services(&watches.services.list(""));
     watches.index.replace_slices(&watches.slices.list(""));
     let mut retry = RETRY.0;
     loop {
+        let ranges = watches.ranges();
         let table = ServiceTable {
             services: watches.index.rows(),
             host_ports: watches.host_ports.borrow_and_update().clone(),
             dns: options.dns.clone(),
+            ranges,
         };
         let began = Instant::now();
         let applied = dataplane.apply(&table).await;
@@ -105,8 +114,10 @@ async fn run(services: Informer, slices: Informer, dataplane: Arc<dyn Dataplane>
 struct Watches {
     services: Informer,
     slices: Informer,
+    ranges: Informer,
     service_changes: Box<dyn Changes>,
     slice_changes: Box<dyn Changes>,
+    range_changes: Box<dyn Changes>,
     host_ports: watch::Receiver<Vec<HostPort>>,
     host_ports_closed: bool,
     index: Index,
@@ -115,6 +126,15 @@ struct Watches {
 // === impl Watches ===
 
 impl Watches {
+    /// The ranges of Service addresses that objects name.
+    fn ranges(&self) -> Vec<IpNet> {
+        let net = |(address, length)| IpNet::new(address, length).ok();
+        let of = |object: &Arc<Object>| servicecidr::ranges(&object.value()).filter_map(net).collect::<Vec<_>>();
+        let mut ranges: Vec<IpNet> = self.ranges.list("").iter().flat_map(of).collect();
+        ranges.sort();
+        ranges
+    }
+
     /// Takes the next changes into the index; false when none came until `end`.
     async fn changed(&mut self, end: Instant) -> bool {
         tokio::select! {
@@ -135,6 +155,7 @@ impl Watches {
                 }
                 true
             }
+            _ = self.range_changes.next() => true,
             changed = self.host_ports.changed(), if !self.host_ports_closed => {
                 self.host_ports_closed = changed.is_err();
                 changed.is_ok()

@@ -122,6 +122,16 @@ async fn the_table_follows_services_slices_and_host_ports() {
 }
 
 #[tokio::test]
+async fn the_table_follows_ranges_of_service_addresses() {
+    let b = bench().await;
+    let range = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.196.0.0/24"]}});
+    b.client.create(&servicecidr::KIND, "", range).await.unwrap();
+    b.plane.until("a range", |t| t.ranges == ["10.196.0.0/24".parse().unwrap()]).await;
+    b.client.delete(&servicecidr::KIND, "", "more", Default::default()).await.unwrap();
+    b.plane.until("no range", |t| t.ranges.is_empty()).await;
+}
+
+#[tokio::test]
 async fn many_changes_are_few_applies_and_none_is_lost() {
     let b = bench().await;
     let before = b.plane.count();

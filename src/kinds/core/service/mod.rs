@@ -8,6 +8,8 @@ mod validate;
 
 use normalize::{is_external, normalize};
 
+use std::net::IpAddr;
+
 use linkme::distributed_slice;
 use serde_json::{Value, json};
 
@@ -55,6 +57,14 @@ pub static KIND: KindRef = KindRef::builtin(&Kind {
     sample: r#"{"metadata":{"name":"sample"},"spec":{"ports":[{"port":80}]}}"#,
     ..Kind::BASE
 });
+
+/// The addresses inside the cluster that a Service has.
+pub fn cluster_addresses(service: &Value) -> Vec<IpAddr> {
+    if text(service, "spec.type") == "ExternalName" {
+        return Vec::new();
+    }
+    list(service, "spec.clusterIPs").iter().filter_map(|address| address.as_str()?.parse().ok()).collect()
+}
 
 fn default(service: &mut Value) {
     set_default(service, "spec.sessionAffinity", "None");
