@@ -29,6 +29,7 @@ pub mod policy;
 mod property;
 pub mod rbac;
 pub mod registry;
+pub mod resource;
 pub mod scheduling;
 pub mod storage;
 mod strategy;

@@ -14,6 +14,7 @@ mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod dra_admin_access;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
@@ -62,6 +63,7 @@ static PLUGINS: &[&dyn Plugin] = &[
     &certificate_subject_restriction::CertificateSubjectRestriction,
     &default_ingress_class::DefaultIngressClass,
     &deny_service_external_ips::DenyServiceExternalIps,
+    &dra_admin_access::DraAdminAccess,
     &rbac_escalation::RbacEscalation,
     &policy_params::PolicyParams,
 ];
