@@ -1,6 +1,8 @@
 //! What a pod says of others: terms that mean pods by their labels and namespaces, and domains of nodes.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, WeightedPodAffinityTerm};
@@ -23,9 +25,13 @@ struct Who {
 }
 
 /// Pods that meet all descriptions, by the domains of a topology.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+///
+/// The required terms of a pod share their descriptions: there may be very many of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
-    who: Vec<Who>,
+    who: Arc<[Who]>,
+    /// Of the descriptions, made once.
+    hash: u64,
     pub topology: Box<str>,
 }
 
@@ -53,8 +59,10 @@ impl Affinity {
             return None;
         }
         let who = |term: &PodAffinityTerm| Who::of(term, namespace);
-        let alone =
-            |term: &PodAffinityTerm| Arc::new(Term { who: vec![who(term)], topology: (*term.topology_key).into() });
+        let alone = |term: &PodAffinityTerm| {
+            let who = vec![who(term)].into();
+            Arc::new(Term { hash: hash(&who), who, topology: (*term.topology_key).into() })
+        };
         let weighted = |all: Option<&Vec<WeightedPodAffinityTerm>>, sign: i64| -> Vec<(Arc<Term>, i64)> {
             let all = all.into_iter().flatten().filter(|t| t.weight != 0);
             all.map(|t| (alone(&t.pod_affinity_term), sign * i64::from(t.weight))).collect()
@@ -68,10 +76,14 @@ impl Affinity {
             .extend(weighted(far.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref()), -1));
         let mut pulls = preferred.clone();
         pulls.extend(required.iter().map(|term| (alone(term), HARD_WEIGHT)));
-        let everyone: Vec<Who> = required.iter().map(|term| who(term)).collect();
-        let together = |term: &&PodAffinityTerm| Term { who: everyone.clone(), topology: (*term.topology_key).into() };
+        let everyone: Arc<[Who]> = required.iter().map(|term| who(term)).collect();
+        let hash = hash(&everyone);
+        let mut topologies: Vec<&str> = required.iter().map(|term| term.topology_key.as_str()).collect();
+        topologies.sort_unstable();
+        topologies.dedup();
+        let together = |topology: &str| Term { who: everyone.clone(), hash, topology: topology.into() };
         Some(Box::new(Self {
-            required: required.iter().map(together).map(Arc::new).collect(),
+            required: topologies.into_iter().map(together).map(Arc::new).collect(),
             repelled: repelled.into_iter().flatten().map(alone).collect(),
             preferred,
             pulls,
@@ -119,6 +131,31 @@ impl Who {
 
 // === impl Term ===
 
+impl Hash for Term {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+        self.topology.hash(state);
+    }
+}
+
+fn hash(who: &Arc<[Who]>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    who.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Answers of terms whether they mean a pod, where namespaces have these labels. Those that come after one another and share
+/// their descriptions are asked once.
+pub fn asking<'a>(pod: &'a Object, namespaces: &'a HashMap<Box<str>, Labels>) -> impl FnMut(&Term) -> bool + 'a {
+    let mut last = (std::ptr::null(), false);
+    move |term| {
+        if last.0 != term.who.as_ptr() {
+            last = (term.who.as_ptr(), term.means(pod, namespaces));
+        }
+        last.1
+    }
+}
+
 impl Term {
     /// Whether it means a pod, where namespaces have these labels.
     pub fn means(&self, pod: &Object, namespaces: &HashMap<Box<str>, Labels>) -> bool {
@@ -132,8 +169,14 @@ impl Term {
 
     /// The namespaces that it is about; `None`: it depends on their labels.
     pub fn namespaces(&self) -> Option<impl Iterator<Item = &str>> {
-        let is_plain = self.who.iter().all(|who| who.of_namespaces.is_none());
-        is_plain.then(|| self.who.iter().take(1).flat_map(|who| who.namespaces.iter().map(|n| &**n)))
+        // All descriptions must be met: one of them says where to look.
+        let plain = self.who.iter().find(|who| who.of_namespaces.is_none());
+        plain.map(|who| who.namespaces.iter().map(|n| &**n))
+    }
+
+    /// Whether whom it means depends on the labels of namespaces.
+    pub fn is_of_labelled(&self) -> bool {
+        self.who.iter().any(|who| who.of_namespaces.is_some())
     }
 
     /// The domain of a node with these labels.

@@ -1,7 +1,7 @@
 //! The picture of nodes and of the pods on them, kept by increments.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
@@ -90,30 +90,42 @@ impl Snapshot {
 
     /// Counts whom the terms of a pod mean, and goes on counting: what is decided about it, and pods like it, is fast.
     pub fn learn(&mut self, pod: &PodView) {
-        for term in self.terms.uncounted(pod) {
-            let counts = self.count(&term);
-            self.terms.count_on(&term, counts);
+        let uncounted = self.terms.uncounted(pod);
+        if uncounted.is_empty() {
+            return;
         }
+        self.terms.trim();
+        let counts = self.count(&uncounted);
+        uncounted.iter().zip(counts).for_each(|(term, counts)| self.terms.count_on(term, counts));
     }
 
     /// How many pods of each domain a term means.
-    pub fn meant(&self, term: &Term) -> Cow<'_, Counts> {
-        self.terms.meant(term).map_or_else(|| Cow::Owned(self.count(term)), Cow::Borrowed)
+    pub fn meant(&self, term: &Arc<Term>) -> Cow<'_, Counts> {
+        let count = || self.count(std::slice::from_ref(term)).pop().unwrap_or_default();
+        self.terms.meant(term).map_or_else(|| Cow::Owned(count()), Cow::Borrowed)
     }
 
-    fn count(&self, term: &Term) -> Counts {
-        let mut counts = Counts::new();
+    /// How many pods of each domain each of the terms means.
+    fn count(&self, terms: &[Arc<Term>]) -> Vec<Counts> {
+        let mut all = vec![Counts::new(); terms.len()];
         let mut note = |placed: &Placed| {
-            let node = self.nodes.get(&placed.node).filter(|_| self.terms.means(term, &placed.view));
-            if let Some(domain) = node.and_then(|node| term.domain(&node.object.meta.labels)) {
-                count(&mut counts, domain, 1);
+            let Some(node) = self.nodes.get(&placed.node) else { return };
+            let mut means = self.terms.asking(&placed.view);
+            for (term, counts) in terms.iter().zip(&mut all) {
+                let domain = term.domain(&node.object.meta.labels).filter(|_| means(term));
+                domain.into_iter().for_each(|domain| count(counts, domain, 1));
             }
         };
-        match term.namespaces() {
-            Some(names) => names.filter_map(|n| self.placed.get(n)).flat_map(HashMap::values).for_each(&mut note),
+        let names: Option<Vec<_>> = terms.iter().map(|term| term.namespaces()).collect();
+        match names {
+            Some(names) => {
+                let names: BTreeSet<&str> = names.into_iter().flatten().collect();
+                let here = names.into_iter().filter_map(|name| self.placed.get(name));
+                here.flat_map(HashMap::values).for_each(&mut note);
+            }
             None => self.placed.values().flat_map(HashMap::values).for_each(&mut note),
         }
-        counts
+        all
     }
 
     /// Enters a pod on a node. Answers whether that changes what others count there.

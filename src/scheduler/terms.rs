@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::affinity::Term;
+use super::affinity::{Term, asking};
 use super::view::PodView;
 use crate::base::labels::Labels;
 
@@ -38,9 +38,9 @@ pub struct Terms {
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
     /// Terms by a label that the pods have which they mean.
-    by_label: HashMap<Box<str>, HashMap<Box<str>, Vec<usize>>>,
+    by_label: HashMap<Box<str>, HashMap<Box<str>, BTreeSet<usize>>>,
     /// Terms that name no such label.
-    loose: Vec<usize>,
+    loose: BTreeSet<usize>,
     idle: usize,
     namespaces: HashMap<Box<str>, Labels>,
 }
@@ -90,6 +90,11 @@ impl Terms {
         repels(waiting, other) || repels(other, waiting) || self.helps_by_coming(other, waiting)
     }
 
+    /// Answers of terms, one after another, whether they mean a pod.
+    pub fn asking<'a>(&'a self, pod: &'a PodView) -> impl FnMut(&Term) -> bool + 'a {
+        asking(&pod.object, &self.namespaces)
+    }
+
     /// How many pods of each domain a term means, where that is counted.
     pub fn meant(&self, term: &Term) -> Option<&Counts> {
         let place = self.places.get(term)?;
@@ -128,14 +133,18 @@ impl Terms {
         asked.filter(|term| self.meant(term).is_none()).cloned().collect()
     }
 
-    /// Goes on counting whom a term means, from here.
-    pub fn count_on(&mut self, term: &Arc<Term>, counts: Counts) {
+    /// Forgets terms without owners, where there are many.
+    pub fn trim(&mut self) {
         if self.idle >= IDLE_MAX {
             let idle = self.entries.iter().enumerate().filter(|(_, e)| e.as_ref().is_some_and(|e| e.owners == 0));
             let idle: Vec<usize> = idle.map(|(place, _)| place).collect();
             idle.into_iter().for_each(|place| self.drop_entry(place));
             self.idle = 0;
         }
+    }
+
+    /// Goes on counting whom a term means, from here.
+    pub fn count_on(&mut self, term: &Arc<Term>, counts: Counts) {
         let place = self.place_of(term);
         if let Some(entry) = &mut self.entries[place] {
             entry.meant = Some(counts);
@@ -152,7 +161,7 @@ impl Terms {
             None => drop(self.namespaces.remove(name)),
         }
         let mut are_others = false;
-        for entry in self.entries.iter_mut().flatten().filter(|entry| entry.term.namespaces().is_none()) {
+        for entry in self.entries.iter_mut().flatten().filter(|entry| entry.term.is_of_labelled()) {
             // Counted anew when somebody asks.
             entry.meant = None;
             are_others = true;
@@ -199,9 +208,12 @@ impl Terms {
     }
 
     fn note_meant(&mut self, pod: &PodView, node: &Labels, change: i64) {
-        let is_counted = |entry: &&Entry| entry.meant.is_some() && self.means(&entry.term, pod);
-        let meant = self.candidates(&pod.object.meta.labels).filter(is_counted);
-        let places: Vec<usize> = meant.filter_map(|entry| self.places.get(&entry.term).copied()).collect();
+        let places: Vec<usize> = {
+            let mut means = self.asking(pod);
+            let is_counted = |entry: &&Entry| entry.meant.is_some() && means(&entry.term);
+            let meant = self.candidates(&pod.object.meta.labels).filter(is_counted);
+            meant.filter_map(|entry| self.places.get(&entry.term).copied()).collect()
+        };
         for place in places {
             let Some(entry) = &mut self.entries[place] else { continue };
             if let (Some(counts), Some(domain)) = (&mut entry.meant, entry.term.domain(node)) {
@@ -226,9 +238,13 @@ impl Terms {
             Some(requirement) => {
                 let of_key = self.by_label.entry(requirement.key.as_str().into()).or_default();
                 let values: BTreeSet<&String> = requirement.values.iter().collect();
-                values.into_iter().for_each(|value| of_key.entry(value.as_str().into()).or_default().push(place));
+                for value in values {
+                    of_key.entry(value.as_str().into()).or_default().insert(place);
+                }
             }
-            None => self.loose.push(place),
+            None => {
+                self.loose.insert(place);
+            }
         }
         place
     }
@@ -242,7 +258,7 @@ impl Terms {
                 let Some(of_key) = self.by_label.get_mut(requirement.key.as_str()) else { return };
                 for value in &requirement.values {
                     let Some(all) = of_key.get_mut(value.as_str()) else { continue };
-                    all.retain(|other| *other != place);
+                    all.remove(&place);
                     if all.is_empty() {
                         of_key.remove(value.as_str());
                     }
@@ -251,7 +267,9 @@ impl Terms {
                     self.by_label.remove(requirement.key.as_str());
                 }
             }
-            None => self.loose.retain(|other| *other != place),
+            None => {
+                self.loose.remove(&place);
+            }
         }
     }
 }

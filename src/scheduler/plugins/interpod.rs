@@ -3,6 +3,7 @@
 //! It counts in both directions: where a pod wants to be, and where others that are there want it or do not.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Cycle, Filter, Plugin, Rating, Refusal, SCORE_MAX};
@@ -36,6 +37,7 @@ struct Between<'c> {
     repelled: Vec<Concerned<'c>>,
     /// Others that do not want it near them.
     repelling: Vec<Concerned<'c>>,
+    places: HashMap<Arc<Term>, usize>,
     /// Whether it is what it wants to be near: the first of a group.
     meets_itself: bool,
 }
@@ -60,8 +62,11 @@ impl Plugin for InterPodAffinity {
         let meant = |all: &'c [Arc<Term>]| all.iter().map(|term| Concerned::new(term, snapshot.meant(term))).collect();
         let (required, repelled) =
             own.map_or((Vec::new(), Vec::new()), |own| (meant(&own.required), meant(&own.repelled)));
-        let meets_itself = required.iter().all(|of: &Concerned<'_>| terms.means(&of.term, pod));
-        Some(Box::new(Between { pod, snapshot, required, repelled, repelling, meets_itself }))
+        let mut means = terms.asking(pod);
+        let meets_itself = required.iter().all(|of: &Concerned<'_>| means(&of.term));
+        let places = repelling.iter().enumerate().map(|(place, of): (usize, &Concerned<'_>)| (of.term.clone(), place));
+        let places = places.collect();
+        Some(Box::new(Between { pod, snapshot, required, repelled, repelling, places, meets_itself }))
     }
 
     fn pre_score<'c>(&self, cycle: &'c Cycle<'c>, _nodes: &[&'c NodeView]) -> Option<Box<dyn Rating + 'c>> {
@@ -135,15 +140,16 @@ impl Between<'_> {
 
     fn change(&mut self, other: &PodView, node: &NodeView, change: i64) {
         let terms = &self.snapshot.terms;
-        for of in self.required.iter_mut().chain(&mut self.repelled).filter(|of| terms.means(&of.term, other)) {
+        let mut means = terms.asking(other);
+        for of in self.required.iter_mut().chain(&mut self.repelled).filter(|of| means(&of.term)) {
             of.change(node, change);
         }
         let own = other.affinity.iter().flat_map(|own| &own.repelled);
         for term in own.filter(|term| terms.means(term, self.pod)) {
-            let place = self.repelling.iter().position(|of| of.term == *term).unwrap_or(self.repelling.len());
-            if place == self.repelling.len() {
+            let place = *self.places.entry(term.clone()).or_insert_with(|| {
                 self.repelling.push(Concerned::new(term, Cow::Owned(Counts::new())));
-            }
+                self.repelling.len() - 1
+            });
             self.repelling[place].change(node, change);
         }
     }
