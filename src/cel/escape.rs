@@ -5,12 +5,22 @@ use super::parser::RESERVED;
 /// What the grammar reads as something else than a name, besides the reserved words.
 const KEYWORDS: [&str; 4] = ["true", "false", "null", "in"];
 
+/// Whether a variable can have the name.
+pub fn is_identifier(name: &str) -> bool {
+    let is_letter = |c: char| c.is_ascii_alphabetic() || c == '_';
+    name.starts_with(is_letter) && name.chars().all(|c| is_letter(c) || c.is_ascii_digit()) && !is_word(name)
+}
+
+fn is_word(name: &str) -> bool {
+    RESERVED.contains(&name) || KEYWORDS.contains(&name)
+}
+
 /// The name of a field in expressions: what no identifier can have is written out. None where it cannot be named.
 pub fn escape(name: &str) -> Option<Box<str>> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if RESERVED.contains(&name) || KEYWORDS.contains(&name) {
+    if is_word(name) {
         return Some(format!("__{name}__").into());
     }
     let mut out = String::with_capacity(name.len());

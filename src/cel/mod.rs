@@ -44,7 +44,7 @@ mod tests;
 
 pub use authorizer::{About, Authorizer, Decision, Query, ResourceQuery};
 pub use composed::{Composed, Compositions};
-pub use escape::escape;
+pub use escape::{escape, is_identifier};
 pub use meter::{CALL_COST_MAX, Failure, Meter};
 pub use program::{Env, Expression, Program};
 pub use source::Issues;

@@ -52,6 +52,8 @@ pub struct Context {
     pub claims: Index,
     /// All volumes by their claims, or by class while they have none.
     pub volumes: Index,
+    /// All IPAddresses that Services have, by Service.
+    pub service_addresses: Index,
 }
 
 // === impl Context ===
@@ -59,8 +61,9 @@ pub struct Context {
 impl Context {
     /// Lets go of objects that changed or went since the indexes were last asked.
     pub fn keep_fresh(&self) {
-        let Self { pods, jobs, replica_sets, revisions, claims, volumes, .. } = self;
-        [pods, jobs, replica_sets, revisions, claims, volumes].iter().for_each(|index| index.keep_fresh());
+        let Self { pods, jobs, replica_sets, revisions, claims, volumes, service_addresses, .. } = self;
+        let all = [pods, jobs, replica_sets, revisions, claims, volumes, service_addresses];
+        all.iter().for_each(|index| index.keep_fresh());
     }
 }
 

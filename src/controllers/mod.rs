@@ -47,7 +47,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use crate::base::clock::Clock;
-use crate::kinds::{apps, batch, core};
+use crate::kinds::{apps, batch, core, networking};
 use crate::reconcile::{Client, Controller};
 use index::Index;
 
@@ -113,6 +113,7 @@ pub fn context(client: Arc<dyn Client>, clock: Clock, options: Options) -> Arc<C
         revisions: index(&apps::controllerrevision::KIND, pods::owner_keys),
         claims: index(&core::persistentvolumeclaim::KIND, volume::claim_keys),
         volumes: index(&core::persistentvolume::KIND, volume::volume_keys),
+        service_addresses: index(&networking::ipaddress::KIND, service_cidr::service_keys),
         client,
         clock,
         options,

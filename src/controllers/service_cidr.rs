@@ -17,7 +17,6 @@ use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{list, text};
 use crate::base::object::Object;
-use crate::controllers::index::Index;
 use crate::kinds::Subresource;
 use crate::kinds::core::service;
 use crate::kinds::networking::{ipaddress, servicecidr};
@@ -28,11 +27,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 struct Ranges(Arc<Context>);
 
-struct Addresses {
-    context: Arc<Context>,
-    /// The addresses of Services, by Service.
-    addresses: Index,
-}
+struct Addresses(Arc<Context>);
 
 /// The controller of ranges. What is a change for one of them may be for all.
 pub fn ranges(cx: &Arc<Context>) -> Controller {
@@ -50,18 +45,17 @@ pub fn ranges(cx: &Arc<Context>) -> Controller {
 
 /// The controller of addresses; its keys are Services.
 pub fn addresses(cx: &Arc<Context>) -> Controller {
-    let addresses = Index::new(cx.client.informer(&ipaddress::KIND), service_keys);
     let of = |c: &Changed| match ipaddress::service_of(&c.object.value()) {
         Some((namespace, name)) => vec![Key::new(namespace, name)],
         None => Vec::new(),
     };
-    let reconciler = Addresses { context: cx.clone(), addresses };
-    Controller::new("service-addresses", Arc::new(reconciler), cx.clock.clone())
+    Controller::new("service-addresses", Arc::new(Addresses(cx.clone())), cx.clock.clone())
         .for_kind(&*cx.client, &service::KIND)
         .watches(&*cx.client, &ipaddress::KIND, Box::new(of))
 }
 
-fn service_keys(address: &Object) -> Vec<String> {
+/// The index key of an address: the Service that has it.
+pub fn service_keys(address: &Object) -> Vec<String> {
     let value = address.value();
     let service = ipaddress::service_of(&value).filter(|_| ipaddress::is_allocated(&value));
     service.map(|(namespace, name)| format!("{namespace}/{name}")).into_iter().collect()
@@ -145,7 +139,7 @@ fn nets(range: &Value) -> Vec<IpNet> {
 #[async_trait]
 impl Reconciler for Addresses {
     async fn reconcile(&self, key: &Key) -> Result<Outcome> {
-        let (client, kind) = (&self.context.client, &ipaddress::KIND);
+        let (client, kind) = (&self.0.client, &ipaddress::KIND);
         let service = client.informer(&service::KIND).get(&key.namespace, &key.name).map(|o| o.value());
         let wanted: Vec<IpAddr> = service.as_ref().map(service::cluster_addresses).unwrap_or_default();
         for address in &wanted {
@@ -156,7 +150,7 @@ impl Reconciler for Addresses {
                 made.map(drop).or_else(|status: Status| if status.code == 409 { Ok(()) } else { Err(status) })?;
             }
         }
-        for object in self.addresses.get(&format!("{}/{}", key.namespace, key.name)) {
+        for object in self.0.service_addresses.get(&format!("{}/{}", key.namespace, key.name)) {
             if !wanted.iter().any(|address| address.to_string() == *object.meta.name) && object.meta.deleted.is_none() {
                 let options = DeleteOptions { uid: Some(object.meta.uid.to_string()), ..DeleteOptions::default() };
                 absent_is_fine(client.delete(kind, "", &object.meta.name, options).await)?;

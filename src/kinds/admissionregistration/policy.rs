@@ -7,34 +7,10 @@ use super::expressions::{Compiler, Purpose};
 use super::{matching, webhook};
 use crate::base::json::{at, list, set_default, text};
 use crate::base::labels::{dns_1035_error, dns_subdomain_error};
+use crate::cel::is_identifier;
 use crate::kinds::check::{self, Path};
 use crate::kinds::field::{self, Errors};
 use crate::kinds::table;
-
-/// Words that no variable can be named by.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// Name, how many of what it does, kind of its parameters, age.
 pub(super) fn row(policy: &Value, items: &str, now: Timestamp) -> Vec<Value> {
@@ -112,11 +88,6 @@ fn variable(errors: &mut Errors, path: &Path<'_>, variable: &Value, compiler: &m
     } else if let Err(why) = compiler.add_variable(name, expression) {
         errors.push(field::invalid(&path.field("expression"), expression, why));
     }
-}
-
-fn is_identifier(name: &str) -> bool {
-    let is_letter = |c: char| c.is_ascii_alphabetic() || c == '_';
-    name.starts_with(is_letter) && name.chars().all(|c| is_letter(c) || c.is_ascii_digit()) && !RESERVED.contains(&name)
 }
 
 fn param_kind(errors: &mut Errors, path: &Path<'_>, of: &Value) {
