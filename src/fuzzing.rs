@@ -129,13 +129,14 @@ pub fn server_side_apply(data: &[u8]) {
         }
         let of = *of.get_or_insert_with(|| shape_of(&config));
         let manager = ["a", "b", "c", "kubectl"][turn];
-        let writer = managed::Writer { manager, api_version: "v1", subresource: "", now: NOW, reset: &none };
+        let writer =
+            managed::Writer { manager, api_version: "v1", subresource: "", now: NOW, reset: &none, versions: None };
         let new = if turn == 2 {
             let mut new = config;
             if decode(&mut new, &of, &mut budget).is_err() {
                 return;
             }
-            managed::after_update(live.as_ref(), &mut new, &of, &writer);
+            apply::after_update(live.as_ref(), &mut new, &of, &writer).expect("one version");
             new
         } else {
             let force = turn > 0;

@@ -5,9 +5,15 @@
 /// What is sent.
 #[path = "requests/bodies.rs"]
 mod bodies;
+/// Custom objects that a webhook converts.
+#[path = "requests/conversion.rs"]
+mod conversion;
 /// Definitions of custom kinds.
 #[path = "requests/definitions.rs"]
 mod definitions;
+/// A web server for whatever asks one.
+#[path = "requests/https.rs"]
+mod https;
 /// A kind that comes and goes.
 #[path = "requests/kinds.rs"]
 mod kinds;

@@ -10,7 +10,10 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
+use serde_json::Value;
+
 use super::evicted::Evicted;
+use crate::base::json::text;
 use crate::base::object::{Draft, Object};
 use crate::base::signal::{Receiver, Signal};
 use crate::kinds::apiextensions::customresourcedefinition;
@@ -492,16 +495,89 @@ fn decode_within(
     left: &mut usize,
 ) -> Result<Object, serde_json::Error> {
     if kind.as_custom().is_some() {
-        let mut value = serde_json::from_slice(&stored)?;
-        match kind.restore(&mut value, OBJECT_DEFAULTS_BYTES_MAX.min(*left)) {
+        return decode_custom(kind, key, &stored, revision, left);
+    }
+    Ok(Draft::decode(key, stored, |v| kind.field_values(v))?.at(revision))
+}
+
+/// An object of a custom kind is restored in the version in which it was written; where nothing says so, that is the one of
+/// today.
+fn decode_custom(
+    kind: &KindRef,
+    key: Arc<str>,
+    stored: &[u8],
+    revision: u64,
+    left: &mut usize,
+) -> Result<Object, serde_json::Error> {
+    let mut value: Value = serde_json::from_slice(stored)?;
+    let written = match text(&value, "apiVersion").rsplit_once('/') {
+        Some((_, version)) => version.to_owned(),
+        None => kind.version().to_owned(),
+    };
+    let known = kind.in_version(&written);
+    let of = known.as_ref().unwrap_or(kind);
+    if known.is_some() {
+        match of.restore(&mut value, OBJECT_DEFAULTS_BYTES_MAX.min(*left)) {
             Ok(bytes) => *left -= bytes,
             Err(_) => {
                 tracing::warn!(%key, "the defaults of a stored object take too much memory: it is shown without them");
-                value = serde_json::from_slice(&stored)?;
-                let _ = kind.restore(&mut value, 0);
+                value = serde_json::from_slice(stored)?;
+                let _ = of.restore(&mut value, 0);
             }
         }
-        return Ok(Draft::new(key, &value, kind.field_values(&value)).at(revision));
     }
-    Ok(Draft::decode(key, stored, |v| kind.field_values(v))?.at(revision))
+    let mut fields = of.field_values(&value);
+    if let Some(version) = fields.last_mut() {
+        *version = written.into();
+    }
+    Ok(Draft::new(key, &value, fields).at(revision))
+}
+
+/// What is stored of an object: of a custom kind also in which version it is written.
+pub fn stored_bytes(kind: &KindRef, draft: &Draft) -> bytes::Bytes {
+    let Some(version) = kind.as_custom().and_then(|_| draft.fields().last()) else { return draft.stored().clone() };
+    let api_version = serde_json::json!(format!("{}/{version}", kind.group()));
+    let head = format!("{{\"apiVersion\":{api_version},");
+    [head.as_bytes(), &draft.stored()[1..]].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::custom::CustomKind;
+    use crate::schema::{CustomNames, Schema};
+
+    fn version(version: &str, field: &str) -> CustomKind {
+        let names = CustomNames { definition: "com.example.x.Link", group: "example.com", version, kind: "Link" };
+        let spec = json!({"type": "object", "properties": {field: {"type": "string", "default": "d"}}});
+        let openapi = json!({"type": "object", "properties": {"spec": spec}});
+        CustomKind {
+            group: "example.com".into(),
+            version: version.into(),
+            plural: "links".into(),
+            kind: "Link".into(),
+            ..CustomKind::bare(Schema::custom(&names, &openapi).unwrap().into())
+        }
+    }
+
+    #[test]
+    fn a_custom_object_is_read_in_the_version_in_which_it_was_written() {
+        let kinds = KindRef::versions(vec![version("v2", "b"), version("v1", "a")]);
+        let (stored, old) = (&kinds[0], &kinds[1]);
+        let key: Arc<str> = "/example.com/links/n/x".into();
+        let read = |bytes: bytes::Bytes| decode(stored, key.clone(), bytes, 7).unwrap();
+        let value = json!({"metadata": {"name": "x"}, "spec": {}});
+        let draft = Draft::new(key.clone(), &value, old.field_values(&value));
+        let bytes = stored_bytes(old, &draft);
+        assert_eq!(bytes, r#"{"apiVersion":"example.com/v1","metadata":{"name":"x"},"spec":{}}"#);
+        let object = read(bytes);
+        assert_eq!((object.value()["spec"].clone(), old.version_of(&object)), (json!({"a": "d"}), "v1"));
+        assert!(old.has_form_of(&object) && !stored.has_form_of(&object));
+        let older = read(r#"{"metadata":{"name":"x"},"spec":{"b":"c"}}"#.into());
+        assert_eq!((older.value()["spec"].clone(), stored.version_of(&older)), (json!({"b": "c"}), "v2"), "of today");
+        let gone = read(r#"{"apiVersion":"example.com/v0","metadata":{"name":"x"},"spec":{"c":1}}"#.into());
+        assert_eq!((gone.value()["spec"].clone(), stored.version_of(&gone)), (json!({"c": 1}), "v0"), "left as it is");
+    }
 }

@@ -107,7 +107,7 @@ impl Source {
         };
         Self {
             spec: digest("spec"),
-            versions: digest("spec.versions"),
+            versions: [digest("spec.versions"), digest("spec.conversion.strategy")].concat(),
             accepted: at(definition, "status.acceptedNames").cloned().unwrap_or(Value::Null),
             is_served: crd::SERVED_CONDITIONS.iter().any(|c| crd::is_true(definition, c)),
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::admission::Review;
-use super::cache::Pending;
+use super::cache::{self, Pending};
 use super::{Api, Request, form};
 use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
 use crate::apimachinery::status::{Result, Status};
@@ -54,8 +54,10 @@ impl Api {
             let Some(old) = old else { return Err(Status::not_found(kind, &request.name)) };
             let pinned = options.resource_version.is_some();
             check_preconditions(request, options, &old)?;
-            let live = form::served(kind, old.value());
-            let review = Review::delete(self, request, &live, options);
+            // What is looked at and written is the same in all versions: nobody is asked to convert it.
+            let (written_as, live) = form::own(kind, &old);
+            let seen = self.reviewed(request, options, &old, &live).await?;
+            let review = Review::delete(self, request, seen.as_ref().unwrap_or(&live), options);
             let mut warnings = review.mutate(&mut Value::Null).await?;
             warnings.extend(review.validate(&Value::Null).await?);
             // Who watches an object that was given time sees that the time is taken back, and only then its end.
@@ -68,7 +70,8 @@ impl Api {
                 Plan::Mark(value) => (false, value),
             };
             let again = hurried && int(&value, "metadata.deletionGracePeriodSeconds") == Some(0);
-            match self.apply(request, options, &old, value, removed).await {
+            let draft = Self::draft(request, &written_as, value);
+            match self.apply(request, options, &old, draft, removed).await {
                 Ok(_) if again => {}
                 Ok((object, gone)) => return Ok(Deleted { object, gone, warnings }),
                 Err(Some(status)) => return Err(status),
@@ -169,24 +172,49 @@ impl Api {
         Ok(Plan::Mark(new))
     }
 
+    /// What is deleted in the request's form, where somebody is to look at it who sees more of it than its metadata.
+    async fn reviewed(
+        &self,
+        request: &Request,
+        options: &DeleteOptions,
+        old: &Arc<Object>,
+        live: &Value,
+    ) -> Result<Option<Value>> {
+        let kind = &request.kind;
+        if kind.as_custom().is_none()
+            || kind.has_form_of(old)
+            || !Review::delete(self, request, live, options).is_looked_at()
+        {
+            return Ok(None);
+        }
+        Ok(Some(form::served(kind, &*self.presented(kind, old).await?)))
+    }
+
+    /// What is written of an object of which only the metadata has changed.
+    fn draft(request: &Request, written_as: &KindRef, mut value: Value) -> Draft {
+        if written_as.as_custom().is_none() {
+            form::stored(written_as, &mut value);
+        }
+        let form = if written_as.as_custom().is_some() { written_as } else { written_as.stored() };
+        Draft::new(request.key(), &value, form.field_values(&value))
+    }
+
     /// Answers what is left, and whether nothing is; `Err(None)` is a lost race.
     async fn apply(
         &self,
         request: &Request,
         options: &DeleteOptions,
         old: &Arc<Object>,
-        mut value: Value,
+        draft: Draft,
         removed: bool,
     ) -> Result<(Arc<Object>, bool), Option<Status>> {
         let kind = &request.kind;
-        form::stored(kind, &mut value);
-        let draft = Draft::new(request.key(), &value, kind.stored().field_values(&value));
         if request.dry_run || options.dry_run {
             return Ok((Arc::new(draft.at(old.revision)), removed));
         }
         let pending = Pending::new(draft);
         let (key, bytes, payload) =
-            (request.key(), pending.draft.stored().clone(), Some(pending.clone() as store::CommitPayload));
+            (request.key(), cache::stored_bytes(kind, &pending.draft), Some(pending.clone() as store::CommitPayload));
         let op = if removed {
             Op::Delete { key: key.clone(), value: bytes, payload }
         } else {

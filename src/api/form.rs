@@ -6,6 +6,7 @@ use super::{FieldValidation, Request};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::{Budget, Exceeded, shortened};
 use crate::base::json::text;
+use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::{KindRef, registry};
 use crate::schema::protobuf::ProtobufError;
@@ -172,14 +173,46 @@ pub fn check(
     }
 }
 
-/// A stored object in the form of the kind (and version) that is asked for, with `kind` and `apiVersion`.
-pub fn served(kind: &KindRef, mut stored: Value) -> Value {
-    kind.convert_from_stored(&mut stored);
-    if let Some(map) = stored.as_object_mut() {
+/// An object in the form of the kind (and version) that is asked for, with `kind` and `apiVersion`. Where a webhook converts, it
+/// has that form already ([`Api::presented`](super::Api::presented)).
+pub fn served(kind: &KindRef, object: &Object) -> Value {
+    let mut value = object.value();
+    if !kind.has_form_of(object) {
+        kind.convert_from_stored(&mut value);
+    }
+    named(kind, value)
+}
+
+/// An object in the form in which it was written, as which it is no other's business how it is converted.
+pub fn own(kind: &KindRef, object: &Object) -> (KindRef, Value) {
+    let of = written_as(kind, object);
+    let value = if of.as_custom().is_some() { named(&of, object.value()) } else { served(kind, object) };
+    (of, value)
+}
+
+/// The kind in whose form an object was written: another version of a custom kind, perhaps.
+pub fn written_as(kind: &KindRef, object: &Object) -> KindRef {
+    kind.in_version(kind.version_of(object)).unwrap_or_else(|| kind.clone())
+}
+
+/// An object of one version of a kind as of another one, unless a webhook does that.
+pub fn converted(from: &KindRef, to: &KindRef, mut value: Value) -> Value {
+    if from == to {
+        return value;
+    }
+    if to.as_custom().is_none() {
+        from.convert_to_stored(&mut value);
+    }
+    to.convert_from_stored(&mut value);
+    named(to, value)
+}
+
+fn named(kind: &KindRef, mut value: Value) -> Value {
+    if let Some(map) = value.as_object_mut() {
         map.insert("apiVersion".into(), kind.api_version().into());
         map.insert("kind".into(), kind.kind().into());
     }
-    stored
+    value
 }
 
 /// An object of the asked kind in the form that is stored.

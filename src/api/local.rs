@@ -37,6 +37,16 @@ impl Local {
         Self { api, manager: manager.into() }
     }
 
+    /// The kind as which an object was written, and in whose form it stays: what is changed here of custom objects is their
+    /// metadata, which is the same in all versions.
+    fn as_written(&self, kind: &KindRef, namespace: &str, name: &str) -> KindRef {
+        let written = || {
+            let object = self.api.cache.kind(kind).get(&kind.key(namespace, name))?;
+            kind.kept_in(kind.version_of(&object))
+        };
+        kind.as_custom().and_then(|_| written()).unwrap_or_else(|| kind.clone())
+    }
+
     fn request(&self, kind: &KindRef, namespace: &str, name: &str, subresource: Option<Subresource>) -> Request {
         Request { subresource, ..Request::internal(&self.manager, kind, namespace, name) }
     }
@@ -84,6 +94,7 @@ impl Client for Local {
         subresource: Option<Subresource>,
         patch: Patch,
     ) -> Result<Arc<Object>> {
+        let kind = &self.as_written(kind, namespace, name);
         let shape = kind.type_ref();
         let mut change = |live: &Value| {
             let mut new = live.clone();

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod allocate;
 pub mod bootstrap;
 pub mod cache;
+pub mod conversion;
 pub mod definitions;
 pub mod delete;
 pub mod evicted;
@@ -26,6 +27,7 @@ mod store_error;
 pub mod subresource;
 mod turns;
 pub mod watch;
+mod webhook;
 pub mod write;
 
 #[cfg(test)]

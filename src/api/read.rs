@@ -97,15 +97,18 @@ impl Selection {
 
     /// Whether the object is meant.
     pub fn matches(&self, object: &Object) -> bool {
-        self.labels.matches(&object.meta.labels)
-            && self.terms.iter().all(|t| {
-                let value: &str = match t.what {
-                    What::Name => &object.meta.name,
-                    What::Namespace => &object.meta.namespace,
-                    What::Field(i) => object.fields.get(i).map_or("", |f| &**f),
-                };
-                (value == t.value) == t.equal
-            })
+        self.labels.matches(&object.meta.labels) && self.terms.iter().all(|term| term.holds(object))
+    }
+
+    /// What of it can be said of an object in any version.
+    fn of_names(&self) -> Self {
+        let is_name = |term: &&Term| !matches!(term.what, What::Field(_));
+        Self { labels: Selector::default(), terms: self.terms.iter().filter(is_name).cloned().collect() }
+    }
+
+    /// Whether an object may be meant, in some version.
+    pub fn may_match(&self, object: &Object) -> bool {
+        self.terms.iter().filter(|term| !matches!(term.what, What::Field(_))).all(|term| term.holds(object))
     }
 
     /// Whether everything is meant.
@@ -121,6 +124,19 @@ impl Selection {
     /// The one name that can match, if a term fixes it.
     pub fn name(&self) -> Option<&str> {
         self.terms.iter().find(|t| t.equal && matches!(t.what, What::Name)).map(|t| t.value.as_str())
+    }
+}
+
+// === impl Term ===
+
+impl Term {
+    fn holds(&self, object: &Object) -> bool {
+        let value: &str = match self.what {
+            What::Name => &object.meta.name,
+            What::Namespace => &object.meta.namespace,
+            What::Field(i) => object.fields.get(i).map_or("", |field| &**field),
+        };
+        (value == self.value) == self.equal
     }
 }
 
@@ -161,6 +177,51 @@ impl Api {
         let all = kind_cache.list(&prefix, &after);
         let long = all.len().saturating_mul(selection.terms()) > LONG_COMPARISONS;
         Ok(task::in_place(long, || page(all, selection, options.limit, revision, &prefix)))
+    }
+
+    /// As [`Api::list`], with the objects in the form of the kind that is asked for. Where a webhook converts, it may also change
+    /// what selectors are about.
+    pub async fn list_presented(
+        &self,
+        request: &Request,
+        selection: &Selection,
+        options: &ListOptions,
+    ) -> Result<List> {
+        if !request.kind.is_converted_by_webhook() {
+            return self.list(request, selection, options);
+        }
+        Box::pin(self.list_converted(request, selection, options.clone())).await
+    }
+
+    async fn list_converted(&self, request: &Request, selection: &Selection, mut options: ListOptions) -> Result<List> {
+        let (kind, names, limit) = (&request.kind, selection.of_names(), options.limit);
+        let (mut items, mut own_bytes) = (Vec::new(), 0);
+        loop {
+            let page = self.list(request, &names, &options)?;
+            let is_converted: Vec<bool> = page.items.iter().map(|object| !kind.has_form_of(object)).collect();
+            let presented = self.presented_all(kind, page.items).await?;
+            for (object, is_converted) in presented.into_iter().zip(is_converted) {
+                if selection.matches(&object) {
+                    own_bytes += if is_converted { object.weight() } else { 0 };
+                    items.push(object);
+                }
+            }
+            own_bytes += page.own_bytes;
+            if own_bytes > POOL_BYTES {
+                let most = POOL_BYTES >> 20;
+                let why =
+                    format!("the list has more than {most} MiB of converted objects: ask for pages, with `limit`");
+                return Err(Status::too_large(why));
+            }
+            if limit == 0 || page.continue_token.is_empty() || items.len() >= limit {
+                let remaining = page.remaining.filter(|_| selection.is_everything());
+                let (revision, continue_token) = (page.revision, page.continue_token);
+                return Ok(List { items, revision, continue_token, remaining, own_bytes });
+            }
+            // What is not meant leaves room for more.
+            let left = limit - items.len();
+            options = ListOptions { limit: left, continue_token: page.continue_token, ..ListOptions::default() };
+        }
     }
 
     /// What is meant of the collection as it was, decoded from the store's history, a little at a time.

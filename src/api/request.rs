@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::conversion::Conversions;
 use crate::apimachinery::status::Status;
 use crate::apimachinery::user::User;
 use crate::kinds::{KindRef, Subresource};
@@ -23,6 +24,8 @@ pub struct Request {
     pub validation: FieldValidation,
     /// What its body makes is so much that other tasks of the thread would wait for long.
     pub heavy: bool,
+    /// Its objects as of other versions of their kind.
+    pub conversions: Conversions,
 }
 
 /// What happens about unknown and duplicate fields.
@@ -49,6 +52,7 @@ impl Request {
             manager: manager.into(),
             validation: FieldValidation::Ignore,
             heavy: false,
+            conversions: Conversions::default(),
         }
     }
 

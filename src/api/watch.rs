@@ -66,6 +66,21 @@ struct Walk {
     bookmark: Option<u64>,
 }
 
+/// What is there to be told.
+enum Found {
+    Objects {
+        objects: Vec<Arc<Object>>,
+        bookmark: Option<u64>,
+    },
+    /// Those of the objects that may be meant, in the form of the kind; `last` is the key of the last one that there was.
+    Presented {
+        objects: Vec<Arc<Object>>,
+        last: Option<Arc<str>>,
+        bookmark: Option<u64>,
+    },
+    Events(Vec<Event>),
+}
+
 /// What follows what is ready.
 enum Next {
     /// The same place.
@@ -113,7 +128,11 @@ impl Watch {
                 return Ok(seen);
             }
             self.changed.mark_unchanged();
-            if self.fill()? {
+            let is_filled = match self.kind.is_converted_by_webhook() {
+                true => Box::pin(self.fill_converted()).await?,
+                false => self.fill()?,
+            };
+            if is_filled {
                 continue;
             }
             if self.changed.changed().await.is_err() {
@@ -124,9 +143,9 @@ impl Watch {
         }
     }
 
-    /// An event that is ready now.
+    /// An event that is ready now, and needs nobody else's answer.
     pub fn ready(&mut self) -> Result<Option<WatchEvent>> {
-        if self.ready.is_empty() {
+        if self.ready.is_empty() && !self.kind.is_converted_by_webhook() {
             self.fill()?;
         }
         Ok(self.take())
@@ -183,39 +202,96 @@ impl Watch {
 
     /// Looks at what has happened since; true if anything was looked at.
     fn fill(&mut self) -> Result<bool> {
+        let found = self.look()?;
+        Ok(found.is_some_and(|found| self.keep(found)))
+    }
+
+    /// As [`Watch::fill`], in the form of a kind that a webhook converts to. Until it has answered, the watch stays where it is.
+    async fn fill_converted(&mut self) -> Result<bool> {
+        let found = match self.look()? {
+            None => return Ok(false),
+            Some(Found::Objects { objects, bookmark }) => {
+                let last = objects.last().map(|last| last.key.clone());
+                let meant = objects.into_iter().filter(|o| self.selection.may_match(o)).collect();
+                let objects = self.api.presented_all(&self.kind, meant).await?;
+                Found::Presented { objects, last, bookmark }
+            }
+            Some(found @ Found::Presented { .. }) => found,
+            Some(Found::Events(events)) => Found::Events(self.presented_events(events).await?),
+        };
+        Ok(self.keep(found))
+    }
+
+    /// Events with their objects in the form of the kind.
+    async fn presented_events(&self, mut events: Vec<Event>) -> Result<Vec<Event>> {
+        let is_told = |event: &Event| self.is_passed(event) && self.selection.may_match(&event.object);
+        let mut objects = Vec::new();
+        for event in events.iter().filter(|event| is_told(event)) {
+            objects.push(event.object.clone());
+            objects.extend(event.previous.clone());
+        }
+        let mut presented = self.api.presented_all(&self.kind, objects).await?.into_iter();
+        for event in events.iter_mut().filter(|event| is_told(event)) {
+            let object = presented.next().ok_or_else(|| Status::internal("an event was not converted"))?;
+            event.previous = event.previous.as_ref().and_then(|_| presented.next());
+            event.object = object;
+        }
+        Ok(events)
+    }
+
+    /// What there is to be told next.
+    fn look(&self) -> Result<Option<Found>> {
         let kind_cache = self.api.cache.kind(&self.kind);
         let walked = self.walk.as_ref().and_then(|walk| {
             let objects = kind_cache.objects_at(self.position, &self.prefix, &walk.after, BATCH)?;
-            Some((objects, walk.bookmark))
+            Some(Found::Objects { objects, bookmark: walk.bookmark })
         });
-        if let Some((objects, bookmark)) = walked {
-            self.next = objects.last().map_or(Next::Followed, |last| Next::Objects(last.key.clone()));
-            if let (Next::Followed, Some(least)) = (&self.next, bookmark) {
-                self.ready.push_back(WatchEvent::Bookmark { revision: self.position.max(least), initial: true });
-            }
-            self.ready.extend(objects.into_iter().filter(|o| self.selection.matches(o)).map(WatchEvent::Added));
-            if self.ready.is_empty() {
-                self.arrive();
-            }
-            return Ok(true);
+        if walked.is_some() {
+            return Ok(walked);
         }
         let events = match kind_cache.changes(self.position, BATCH) {
             Some(events) => events,
             None => self.from_history()?,
         };
-        let Some(last) = events.last() else { return Ok(false) };
-        self.next = Next::Changes(last.revision);
-        for event in &events {
-            // What a walk has not passed it will show as it is then.
-            let is_passed = self.walk.as_ref().is_none_or(|walk| event.object.key <= walk.after);
-            if is_passed && event.object.key.starts_with(&self.prefix) {
-                self.ready.extend(self.see(event));
+        Ok((!events.is_empty()).then_some(Found::Events(events)))
+    }
+
+    /// Makes what was found ready, as far as it is meant.
+    fn keep(&mut self, found: Found) -> bool {
+        match found {
+            Found::Objects { objects, bookmark } => {
+                let last = objects.last().map(|last| last.key.clone());
+                self.keep_objects(objects, last, bookmark);
+            }
+            Found::Presented { objects, last, bookmark } => self.keep_objects(objects, last, bookmark),
+            Found::Events(events) => {
+                let Some(last) = events.last() else { return false };
+                self.next = Next::Changes(last.revision);
+                for event in &events {
+                    if self.is_passed(event) {
+                        self.ready.extend(self.see(event));
+                    }
+                }
             }
         }
         if self.ready.is_empty() {
             self.arrive();
         }
-        Ok(true)
+        true
+    }
+
+    fn keep_objects(&mut self, objects: Vec<Arc<Object>>, last: Option<Arc<str>>, bookmark: Option<u64>) {
+        self.next = last.map_or(Next::Followed, Next::Objects);
+        if let (Next::Followed, Some(least)) = (&self.next, bookmark) {
+            self.ready.push_back(WatchEvent::Bookmark { revision: self.position.max(least), initial: true });
+        }
+        self.ready.extend(objects.into_iter().filter(|o| self.selection.matches(o)).map(WatchEvent::Added));
+    }
+
+    /// Whether a change is told of; what a walk has not passed it will show as it is then.
+    fn is_passed(&self, event: &Event) -> bool {
+        self.walk.as_ref().is_none_or(|walk| event.object.key <= walk.after)
+            && event.object.key.starts_with(&self.prefix)
     }
 
     /// Changes that the ring has forgotten but the log has not. The states before are rebuilt from the first change on.

@@ -31,7 +31,8 @@ pub struct Object {
     pub revision: u64,
     /// What most readers want to know without decoding.
     pub meta: Meta,
-    /// The selectable fields of its kind, in the order of the kind's list.
+    /// The selectable fields of its kind, in the order of the kind's list; behind them, of a custom kind, the version in whose
+    /// form it is.
     pub fields: Box<[Box<str>]>,
     body: Bytes,
     typed: Mutex<Typed>,
@@ -166,6 +167,11 @@ impl Draft {
     /// The bytes to store.
     pub fn stored(&self) -> &Bytes {
         &self.stored
+    }
+
+    /// The selectable fields.
+    pub fn fields(&self) -> &[Box<str>] {
+        &self.fields
     }
 
     /// The object at `revision`.

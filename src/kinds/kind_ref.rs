@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::custom::{CustomKind, RowLimits};
 use super::{CUSTOM_VERBS, Column, Field, Generation, NameRule, Strategy, Subresource, VERBS, Volatile, table};
 use crate::base::budget::Exceeded;
+use crate::base::object::Object;
 use crate::schema::{self, TypeRef};
 
 /// A kind that is served: built in, or defined while the server runs. Cheap to clone; two are equal that have the same
@@ -26,9 +27,13 @@ enum Source {
 
 /// A kind that was defined at run time.
 struct Defined {
-    of: CustomKind,
-    /// Another version, in whose form objects are stored.
+    of: Arc<CustomKind>,
+    /// Another version, in whose form objects are stored from now on.
     stored: Option<KindRef>,
+    /// Every version of its definition, itself among them: objects may have been stored in the form of each.
+    versions: Arc<[Arc<CustomKind>]>,
+    /// Objects stay in the form of this version: [`KindRef::kept_in`].
+    is_kept: bool,
 }
 
 impl std::ops::Deref for Defined {
@@ -60,12 +65,18 @@ impl KindRef {
 
     /// A kind that was defined at run time.
     pub fn custom(kind: CustomKind) -> Self {
-        Self(Source::Custom(Arc::new(Defined { of: kind, stored: None })))
+        Self::versions(vec![kind]).remove(0)
     }
 
-    /// A kind that was defined at run time, whose objects are stored in the form of another version.
-    pub fn version_of(stored: &Self, kind: CustomKind) -> Self {
-        Self(Source::Custom(Arc::new(Defined { of: kind, stored: Some(stored.clone()) })))
+    /// All versions of a kind that was defined at run time; objects are stored in the form of the first one.
+    pub fn versions(all: Vec<CustomKind>) -> Vec<Self> {
+        let versions: Arc<[Arc<CustomKind>]> = all.into_iter().map(Arc::new).collect();
+        let mut kinds: Vec<Self> = Vec::new();
+        for of in versions.iter() {
+            let (of, stored, versions) = (of.clone(), kinds.first().cloned(), versions.clone());
+            kinds.push(Self(Source::Custom(Arc::new(Defined { of, stored, versions, is_kept: false }))));
+        }
+        kinds
     }
 
     /// The API group; empty for the core group.
@@ -244,12 +255,67 @@ impl KindRef {
         self.is_stored() && self == self.stored()
     }
 
-    /// Brings a stored object into the form of this kind.
+    /// Another version of a kind that was defined at run time, or the same, if its definition has it.
+    pub fn in_version(&self, version: &str) -> Option<Self> {
+        let Source::Custom(kind) = &self.0 else { return None };
+        if kind.version == version {
+            return Some(self.clone());
+        }
+        let stored = self.stored();
+        if stored.version() == version {
+            return Some(stored.clone());
+        }
+        let of = kind.versions.iter().find(|of| of.version == version)?.clone();
+        let (stored, versions) = (Some(stored.clone()), kind.versions.clone());
+        Some(Self(Source::Custom(Arc::new(Defined { of, stored, versions, is_kept: false }))))
+    }
+
+    /// A version of a kind that was defined at run time, in whose form objects are to stay: for changes that are the same in
+    /// all versions. Nobody is asked to convert them.
+    pub fn kept_in(&self, version: &str) -> Option<Self> {
+        let Source::Custom(kind) = &self.0 else { return None };
+        let of = kind.versions.iter().find(|of| of.version == version)?.clone();
+        let versions = kind.versions.clone();
+        Some(Self(Source::Custom(Arc::new(Defined { of, stored: None, versions, is_kept: true }))))
+    }
+
+    /// Whether it is one of [`KindRef::kept_in`].
+    pub fn is_kept(&self) -> bool {
+        matches!(&self.0, Source::Custom(kind) if kind.is_kept)
+    }
+
+    /// All versions that its definition has; one of a built-in kind.
+    pub fn all_versions(&self) -> Vec<Self> {
+        let Source::Custom(kind) = &self.0 else { return vec![self.clone()] };
+        kind.versions.iter().filter_map(|of| self.in_version(&of.version)).collect()
+    }
+
+    /// Whether a webhook converts its objects from one version to another.
+    pub fn is_converted_by_webhook(&self) -> bool {
+        matches!(&self.0, Source::Custom(kind) if kind.converted_by_webhook && !kind.is_kept)
+    }
+
+    /// The version in whose form an object's text is. Objects of custom kinds keep the form in which they were written.
+    pub fn version_of<'o>(&'o self, object: &'o Object) -> &'o str {
+        match &self.0 {
+            Source::Builtin(_) => self.stored().version(),
+            Source::Custom(_) => object.fields.last().map_or(self.stored().version(), |version| version),
+        }
+    }
+
+    /// Whether an object's text is in the form of this kind.
+    pub fn has_form_of(&self, object: &Object) -> bool {
+        match &self.0 {
+            Source::Builtin(_) => self.owns_storage(),
+            Source::Custom(kind) => self.version_of(object) == kind.version,
+        }
+    }
+
+    /// Brings an object that was stored in another form into the form of this kind, unless a webhook does that.
     pub fn convert_from_stored(&self, value: &mut Value) {
         match &self.0 {
             Source::Builtin(kind) => kind.stored_as.into_iter().for_each(|conversion| (conversion.from_stored)(value)),
-            Source::Custom(kind) if kind.stored.is_some() => kind.convert(value),
-            Source::Custom(_) => {}
+            Source::Custom(kind) => kind.prune(value),
         }
     }
 
@@ -257,16 +323,16 @@ impl KindRef {
     /// come that take no more than `bytes`; how many they took. An error leaves some of them.
     pub fn restore(&self, value: &mut Value, bytes: usize) -> Result<usize, Exceeded> {
         let Source::Custom(kind) = &self.0 else { return Ok(0) };
-        kind.convert(value);
+        kind.prune(value);
         if bytes == 0 { Ok(0) } else { kind.default_within(value, bytes) }
     }
 
-    /// Brings an object of this kind into the form that is stored.
+    /// Brings an object of this kind into the form that is stored, unless a webhook does that.
     pub fn convert_to_stored(&self, value: &mut Value) {
         match &self.0 {
             Source::Builtin(kind) => kind.stored_as.into_iter().for_each(|conversion| (conversion.to_stored)(value)),
             Source::Custom(kind) => {
-                kind.stored.as_ref().and_then(Self::as_custom).into_iter().for_each(|stored| stored.convert(value));
+                kind.stored.as_ref().and_then(Self::as_custom).into_iter().for_each(|stored| stored.prune(value));
             }
         }
     }
@@ -297,7 +363,7 @@ impl KindRef {
         }
     }
 
-    /// The values of the selectable fields of a stored object.
+    /// The values of the selectable fields of an object in the form of this kind; behind them, of a custom one, its version.
     pub fn field_values(&self, value: &Value) -> Box<[Box<str>]> {
         match &self.0 {
             Source::Builtin(kind) => kind.fields.iter().map(|f| (f.get)(value).into()).collect(),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::NameRule;
 use super::field::{self, Errors};
-use crate::base::json::{at, int, list, map, text};
+use crate::base::json::{at, int, list, text};
 use crate::base::labels::{dns_1035_error, dns_label_error, dns_subdomain_error, label_key_error, label_value_error};
 
 /// Annotations of an object may be this long in all.
@@ -84,16 +84,7 @@ pub fn validate_embedded(value: &Value) -> Errors {
 /// What clients may change freely: labels, annotations, owners, finalizers.
 fn validate_free(value: &Value) -> Errors {
     let mut errors = labels("metadata.labels", at(value, "metadata.labels"));
-    let mut total = 0;
-    for (key, v) in map(value, "metadata.annotations").into_iter().flatten() {
-        total += key.len() + v.as_str().map_or(0, str::len);
-        if let Some(why) = label_key_error(&key.to_lowercase()) {
-            errors.push(field::invalid("metadata.annotations", key.as_str(), why));
-        }
-    }
-    if total > ANNOTATIONS_BYTES {
-        errors.push(field::too_long("metadata.annotations", ANNOTATIONS_BYTES));
-    }
+    errors.extend(annotations("metadata.annotations", at(value, "metadata.annotations")));
     errors.extend(validate_owners(value));
     let mut seen = BTreeSet::new();
     for f in list(value, "metadata.finalizers") {
@@ -175,6 +166,21 @@ pub fn labels(path: &str, labels: Option<&Value>) -> Errors {
         if let Some(why) = label_value_error(value) {
             errors.push(field::invalid(path, value, why));
         }
+    }
+    errors
+}
+
+/// Errors in a map of annotations at `path`.
+pub fn annotations(path: &str, annotations: Option<&Value>) -> Errors {
+    let (mut errors, mut total) = (Errors::new(), 0);
+    for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
+        total += key.len() + value.as_str().map_or(0, str::len);
+        if let Some(why) = label_key_error(&key.to_lowercase()) {
+            errors.push(field::invalid(path, key.as_str(), why));
+        }
+    }
+    if total > ANNOTATIONS_BYTES {
+        errors.push(field::too_long(path, ANNOTATIONS_BYTES));
     }
     errors
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::apply::managed::{Writer, after_update};
-use super::apply::{ApplyError, FieldSet, apply};
+use super::apply::managed::Writer;
+use super::apply::{ApplyError, FieldSet, after_update, apply};
 use super::types::TypeRef;
 use super::{bundle, decode, parse_json, parse_yaml, patch, zero};
 use crate::base::budget::Budget;
@@ -151,7 +151,14 @@ impl Player {
             _ if has_status(kind) => FieldSet::of_fields(["status"]),
             _ => FieldSet::default(),
         };
-        let writer = Writer { manager: &manager, api_version: &api_version, subresource, now: &now, reset: &reset };
+        let writer = Writer {
+            manager: &manager,
+            api_version: &api_version,
+            subresource,
+            now: &now,
+            reset: &reset,
+            versions: None,
+        };
         self.compared += 1;
         if is_apply(step) {
             let config = body(step);
@@ -192,7 +199,7 @@ impl Player {
         if live.is_none() && has_status(kind) {
             new["status"] = zero(of)["status"].clone();
         }
-        after_update(live, &mut new, of, &writer);
+        after_update(live, &mut new, of, &writer).expect("one version");
         self.same_managed(step, &new);
     }
 
@@ -214,7 +221,8 @@ impl Player {
             } else {
                 FieldSet::default()
             };
-            let writer = Writer { manager: &manager, api_version, subresource: "", now: &now, reset: &reset };
+            let writer =
+                Writer { manager: &manager, api_version, subresource: "", now: &now, reset: &reset, versions: None };
             let result = apply(Some(&live), &body(step), &of, &writer, query.contains("force="), &mut Budget::new());
             let causes = step["answer"]["causes"].as_array().cloned().unwrap_or_default();
             if causes.iter().any(|c| c[1] == "FieldManagerConflict") {

@@ -18,8 +18,6 @@ use tokio_rustls::TlsConnector;
 use super::relay;
 use crate::base::budget::shortened;
 
-/// Bytes of an answer that are read: a patch may make all of a large object anew.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
 /// What is shown of an answer that is an error.
 const SHOWN_BYTES_MAX: usize = 512;
 
@@ -54,18 +52,27 @@ impl Reply {
     }
 }
 
-/// Posts a JSON text to `path` of the server `host` at the other end of a stream, which shows a certificate for its name.
+/// A question: a JSON text to be posted to a path of a server.
+#[derive(Debug)]
+pub struct Question<'a> {
+    pub host: &'a str,
+    pub port: u16,
+    pub path: &'a str,
+    pub body: Vec<u8>,
+}
+
+/// Asks the server at the other end of a stream, which shows a certificate for its name; no more than so many bytes of its
+/// answer are read.
 pub async fn post<S>(
     stream: S,
     tls: Arc<ClientConfig>,
-    host: &str,
-    port: u16,
-    path: &str,
-    body: Vec<u8>,
+    question: Question<'_>,
+    answer_bytes_max: usize,
 ) -> Result<Reply, Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let Question { host, port, path, body } = question;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Name(host.into()))?;
     let secured = TlsConnector::from(tls).connect(name, stream).await.map_err(Error::Tls)?;
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
@@ -77,6 +84,6 @@ where
         .body(Full::new(Bytes::from(body)))?;
     let response = relay::send(secured, request).await.map_err(Error::Broken)?;
     let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(Error::Answer)?;
+    let body = Limited::new(response.into_body(), answer_bytes_max).collect().await.map_err(Error::Answer)?;
     Ok(Reply { status, body: body.to_bytes() })
 }

@@ -3,16 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use amphipod::base::task;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
 use super::bodies::MAPS;
+use super::https::Https;
 use super::server::{Asked, Server};
 use super::{create, on_a_server, send};
 
@@ -30,33 +26,10 @@ struct Webhooks {
 
 impl Webhooks {
     async fn start() -> Self {
-        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let (chain, private) = (key.cert.der().clone(), key.signing_key.serialize_der());
-        let config = rustls::ServerConfig::builder_with_provider(amphipod::wire::tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![chain], rustls_pki_types::PrivateKeyDer::try_from(private).unwrap())
-            .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let all = asked.clone();
-        task::spawn("webhooks", async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, all) = (acceptor.clone(), all.clone());
-                task::spawn("connection", async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let answering = hyper::service::service_fn(move |request| answer(request, all.clone()));
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), answering)
-                        .await;
-                });
-            }
-        });
-        Self { port, ca_bundle: STANDARD.encode(key.cert.pem()), asked }
+        let Https { port, ca_bundle } = Https::start(move |path, review| answer(path, review, all.clone())).await;
+        Self { port, ca_bundle, asked }
     }
 
     /// A webhook of this server for creations and changes of ConfigMaps.
@@ -81,12 +54,7 @@ impl Webhooks {
     }
 }
 
-async fn answer(
-    request: http::Request<Incoming>,
-    asked: Arc<Mutex<Vec<(String, Value)>>>,
-) -> Result<http::Response<Full<Bytes>>, std::convert::Infallible> {
-    let path = request.uri().path().trim_start_matches('/').to_owned();
-    let review: Value = serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+async fn answer(path: String, review: Value, asked: Arc<Mutex<Vec<(String, Value)>>>) -> (u16, String) {
     let of = review["request"].clone();
     let mut response = json!({"uid": of["uid"], "allowed": true});
     let patch = |operations: Value| STANDARD.encode(operations.to_string());
@@ -120,15 +88,12 @@ async fn answer(
             response["patchType"] = "JSONPatch".into();
             response["patch"] = patch(json!([{"op": "replace", "path": "/spec/replicas", "value": 3}])).into();
         }
-        "broken" => {
-            let broken = http::Response::builder().status(500).body(Full::new(Bytes::from("out of order")));
-            return Ok(broken.unwrap());
-        }
+        "broken" => return (500, "out of order".to_owned()),
         _ => {}
     }
     asked.lock().unwrap().push((path, of));
     let body = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"], "response": response});
-    Ok(http::Response::new(Full::new(Bytes::from(body.to_string()))))
+    (200, body.to_string())
 }
 
 async fn configure(server: &mut Server, path: &str, name: &str, webhooks: Value) {

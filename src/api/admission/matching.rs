@@ -78,7 +78,11 @@ pub(super) fn named(
         return None;
     }
     let kinds = review.api.kinds.snapshot();
-    let other = |kind: &&KindRef| **kind != request.kind && kind.stored() == request.kind.stored();
+    let own = request.kind.stored();
+    let other = |kind: &&KindRef| {
+        let stored = kind.stored();
+        **kind != request.kind && (stored.plural(), stored.group()) == (own.plural(), own.group())
+    };
     kinds.iter().filter(other).find(|kind| any(kind)).cloned()
 }
 

@@ -86,7 +86,7 @@ impl<'a> Review<'a> {
                 of_policies.again(object);
             }
             if policies {
-                policy::mutate(self, object, &mut of_policies)?;
+                policy::mutate(self, object, &mut of_policies).await?;
             }
             if is_second {
                 of_webhooks.again(object);
@@ -110,13 +110,18 @@ impl<'a> Review<'a> {
         webhook::would_validate(self, object)
     }
 
+    /// Whether a policy or a webhook looks at an object that is deleted.
+    pub fn is_looked_at(&self) -> bool {
+        policy::would_look(self) || webhook::would_look(self)
+    }
+
     /// Lets every plugin refuse the object in its last form; answers their warnings.
     pub async fn validate(&self, object: &Value) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         for plugin in PLUGINS.iter().filter(|plugin| plugin.handles(self)) {
             warnings.extend(plugin.validate(self, object).await?);
         }
-        warnings.extend(policy::validate(self, object)?);
+        warnings.extend(policy::validate(self, object).await?);
         warnings.extend(webhook::validate(self, object).await?);
         Ok(warnings)
     }

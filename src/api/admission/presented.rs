@@ -63,8 +63,21 @@ pub(super) fn shown<'v>(review: &Review<'_>, kind: &KindRef, object: &'v Value) 
         Some(Subresource::Scale) => Cow::Owned(scale::of_value(&request.kind, object)),
         Some(sub) if sub.gvk(request.kind.kind()).is_some() => Cow::Borrowed(object),
         _ if request.kind == *kind => Cow::Borrowed(object),
-        _ => Cow::Owned(converted(&request.kind, kind, object.clone())),
+        // One that is not known yet is nothing, and is asked for before it counts.
+        _ if kind.is_converted_by_webhook() => Cow::Owned(request.conversions.get(object, kind).unwrap_or_default()),
+        _ => Cow::Owned(form::converted(&request.kind, kind, object.clone())),
     }
+}
+
+/// Has the objects of a review converted as which they are to be shown.
+pub(super) async fn prepare(review: &Review<'_>, kind: &KindRef, object: &Value) -> Result<()> {
+    if review.request.kind != *kind && kind.is_converted_by_webhook() {
+        for object in [Some(object), review.old].into_iter().flatten() {
+            shown(review, kind, object);
+        }
+        review.api.learn(review.request).await?;
+    }
+    Ok(())
 }
 
 /// Whether an object that is asked about can be changed: it is one that has a schema here.
@@ -100,7 +113,10 @@ pub(super) fn taken_back(
     }
     form::check(validation, &mut new, &kind.type_ref(), Vec::new(), budget)
         .map_err(|status| Unfit::Broken(status.message))?;
-    let mut new = converted(kind, &request.kind, new);
+    let mut new = match kind.is_converted_by_webhook() {
+        true => request.conversions.get(&new, &request.kind).map_err(|e| Unfit::Status(Status::internal(e)))?,
+        false => form::converted(kind, &request.kind, new),
+    };
     request.kind.try_default(&mut new).map_err(|limit| Unfit::Status(Status::exceeded(limit)))?;
     if text(&new, "metadata.namespace") != text(object, "metadata.namespace") {
         let why = "the namespace of the provided object does not match the namespace sent on the request";
@@ -112,15 +128,6 @@ pub(super) fn taken_back(
         set(&mut new, "metadata.managedFields", before.clone());
     }
     Ok(new)
-}
-
-/// An object of one version of a kind as one of another version.
-fn converted(from: &KindRef, to: &KindRef, mut object: Value) -> Value {
-    if from == to {
-        return object;
-    }
-    form::stored(from, &mut object);
-    form::served(to, object)
 }
 
 fn options(review: &Review<'_>) -> Value {

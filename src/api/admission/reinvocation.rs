@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 /// What those of one kind have done to the object of one request.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Reinvocation {
     is_second: bool,
     /// What the object was when the last round was over.

@@ -167,7 +167,8 @@ fn noted(review: &Review<'_>, quota: &Concerned, used: Option<BTreeMap<String, Q
     let mut value = quota.value.clone();
     if let Some(used) = used {
         set_used(&mut value, used.iter().map(|(name, amount)| (name.as_str(), *amount)));
-        review.api.track(&request, Some(&quota.value), &mut value);
+        // There is one version.
+        let _ = review.api.track(&request, Some(&quota.value), &mut value);
     }
     form::stored(&KIND, &mut value);
     let pending = Pending::new(Draft::new(request.key(), &value, KIND.field_values(&value)));

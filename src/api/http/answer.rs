@@ -138,7 +138,7 @@ pub fn object(
     now: Timestamp,
 ) -> Result<Response<Body>> {
     in_turn(object.body().len(), || match form.shape {
-        Shape::Object if !form.yaml && kind.owns_storage() => Ok(stored(code, kind, object)),
+        Shape::Object if !form.yaml && kind.has_form_of(object) => Ok(stored(code, kind, object)),
         Shape::Object => Ok(value(code, form, &served(kind, object))),
         Shape::PartialMetadata => Ok(value(code, form, &table::partial(&served(kind, object)))),
         Shape::Table => {
@@ -162,7 +162,8 @@ pub(super) fn in_turn<T>(bytes: usize, make: impl FnOnce() -> T) -> T {
 
 /// What an object's answer holds until it is sent, about; 0 where that is little, or shared with the cache.
 pub fn held_bytes(form: MediaType, kind: &KindRef, object: &Object) -> usize {
-    let is_shared = form.shape == Shape::Object && !form.yaml && kind.owns_storage();
+    let is_shared =
+        form.shape == Shape::Object && !form.yaml && kind.has_form_of(object) && !kind.is_converted_by_webhook();
     if is_shared || object.body().len() < PIECE_BYTES / 4 {
         return 0;
     }
@@ -171,7 +172,7 @@ pub fn held_bytes(form: MediaType, kind: &KindRef, object: &Object) -> usize {
 
 /// An object in the asked version, decoded.
 pub fn served(kind: &KindRef, object: &Object) -> Value {
-    form::served(kind, object.value())
+    form::served(kind, object)
 }
 
 /// An object as it is; a large one is not copied whole.

@@ -57,7 +57,7 @@ impl Written {
         if total < CHUNK && list.own_bytes == 0 {
             return 0;
         }
-        let item = match self.is_as_stored(kind) {
+        let item = match self.is_as_stored(kind) && (kind.as_custom().is_none() || all_as(kind, list)) {
             true => 0,
             false => EXPANSION * longest,
         };
@@ -65,7 +65,7 @@ impl Written {
     }
 
     fn is_as_stored(&self, kind: &KindRef) -> bool {
-        self.form.shape == Shape::Object && !self.form.yaml && kind.owns_storage()
+        self.form.shape == Shape::Object && !self.form.yaml && copies(kind)
     }
 
     /// The answer; `held_bytes` is what [`Written::held_bytes`] says of the list, `room` what it may take, if that is counted.
@@ -88,7 +88,7 @@ impl Written {
         let encoding = match () {
             () if self.is_as_stored(kind) && kind.as_custom().is_some() => Encoding::Named,
             () if self.is_as_stored(kind) => Encoding::AsStored,
-            () if self.form.shape == Shape::PartialMetadataList && !self.form.yaml && kind.owns_storage() => {
+            () if self.form.shape == Shape::PartialMetadataList && !self.form.yaml && copies(kind) => {
                 Encoding::Metadata
             }
             () => Encoding::Made,
@@ -172,6 +172,15 @@ impl Written {
         }
         (frame, key)
     }
+}
+
+/// Whether the text of a kind's objects is what is sent of them, at least of those that have its form.
+fn copies(kind: &KindRef) -> bool {
+    kind.as_custom().is_some() || kind.owns_storage()
+}
+
+fn all_as(kind: &KindRef, list: &List) -> bool {
+    list.items.iter().all(|object| kind.has_form_of(object))
 }
 
 /// What of a list stands before and behind its items. In a text neither of the marks can stand by itself: a quotation mark in
@@ -258,9 +267,13 @@ impl Pieces {
             if !std::mem::take(&mut self.is_first) && !self.written.form.yaml {
                 out.extend_from_slice(b",");
             }
-            if matches!(self.encoding, Encoding::AsStored | Encoding::Named) {
+            let encoding = match self.encoding {
+                Encoding::Named if !self.kind.has_form_of(&object) => Encoding::Made,
+                encoding => encoding,
+            };
+            if matches!(encoding, Encoding::AsStored | Encoding::Named) {
                 let mut at = 0;
-                if matches!(self.encoding, Encoding::Named) {
+                if matches!(encoding, Encoding::Named) {
                     answer::begin(&mut out, &self.kind);
                     at = 1;
                 }

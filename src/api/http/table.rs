@@ -51,7 +51,7 @@ fn definition(c: &Column) -> Value {
 
 /// An object's row.
 pub fn row(kind: &KindRef, object: &Object, include: Include, now: Timestamp) -> Value {
-    let mut value = form::served(kind, object.value());
+    let mut value = form::served(kind, object);
     if object.revision == 0 {
         // What a trial would have made.
         remove(&mut value, "metadata.resourceVersion");

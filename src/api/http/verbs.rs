@@ -14,6 +14,7 @@ use super::route::{Resource, Route, Target};
 use super::table::Include;
 use super::{Body, access, answer, body_of, proxy, stream, watching};
 use crate::api::admission::Review;
+use crate::api::conversion::Conversions;
 use crate::api::flowcontrol::Admission;
 use crate::api::identity::attributes::Attributes;
 use crate::api::read::{ListOptions, Selection};
@@ -174,6 +175,7 @@ fn request(
         manager: if manager.is_empty() { agent(headers) } else { manager.to_owned() },
         validation,
         heavy: false,
+        conversions: Conversions::default(),
     })
 }
 
@@ -232,17 +234,18 @@ impl RequestContext {
         Include::parse(self.query.get("includeObject"))
     }
 
-    fn written(&self, code: u16, written: &Written, mut warnings: Vec<String>) -> Result<Response<Body>> {
-        warnings.extend(written.warnings.iter().cloned());
+    async fn written(&self, code: u16, written: Written, mut warnings: Vec<String>) -> Result<Response<Body>> {
+        let object = self.api.presented(&self.request.kind, &written.object).await?;
+        warnings.extend(written.warnings);
         let now = self.api.clock.now();
         let form = self.form()?;
         if self.request.dry_run && written.created && form.shape == negotiate::Shape::Object {
             // What is not stored has no version.
-            let mut value = form::served(&self.request.kind, written.object.value());
+            let mut value = form::served(&self.request.kind, &object);
             crate::base::json::remove(&mut value, "metadata.resourceVersion");
             return Ok(answer::warn(answer::value(code, form, &value), &warnings));
         }
-        let response = answer::object(code, form, &self.request.kind, &written.object, self.include()?, now)?;
+        let response = answer::object(code, form, &self.request.kind, &object, self.include()?, now)?;
         Ok(answer::warn(response, &warnings))
     }
 
@@ -278,7 +281,7 @@ impl RequestContext {
         match verb {
             "get" => {
                 crate::api::read::parse_version(self.query.get("resourceVersion"))?;
-                let object = self.api.get(&self.request)?;
+                let object = self.api.get_presented(&self.request).await?;
                 let held_bytes = answer::held_bytes(form, kind, &object);
                 if let Some(admission) = admission.filter(|_| held_bytes > 0) {
                     admission.reserve_answer(held_bytes).await?;
@@ -308,7 +311,7 @@ impl RequestContext {
         self.list_parameters(false).check()?;
         let (selection, kind) = (self.selection()?, &self.request.kind);
         let written = WrittenList { form, include: self.include()?, now: self.api.clock.now() };
-        let mut list = self.api.list(&self.request, &selection, &options)?;
+        let mut list = self.api.list_presented(&self.request, &selection, &options).await?;
         let mut held_bytes = written.held_bytes(kind, &list);
         let Some(admission) = admission.filter(|_| held_bytes > 0) else {
             return written.answer(kind, list, held_bytes, None);
@@ -317,7 +320,7 @@ impl RequestContext {
             // What waits holds nothing.
             drop(list);
             admission.reserve_answer(held_bytes).await?;
-            list = self.api.list(&self.request, &selection, &options)?;
+            list = self.api.list_presented(&self.request, &selection, &options).await?;
             held_bytes = written.held_bytes(kind, &list);
         }
         let room = admission.answer_room().filter(|room| room.bytes() >= held_bytes || room.resize(held_bytes, false));
@@ -346,7 +349,7 @@ impl RequestContext {
             }
             Creation::Stored => {
                 let written = self.api.create(&self.request, value).await.map_err(|s| s.warned(&warnings))?;
-                self.written(201, &written, warnings)
+                self.written(201, written, warnings).await
             }
         }
     }
@@ -366,7 +369,7 @@ impl RequestContext {
         let (value, warnings) = self.decoded(http).await?;
         let change = Change::Replace(value);
         let written = self.api.update(&self.request, change).await.map_err(|s| s.warned(&warnings))?;
-        self.written(if written.created { 201 } else { 200 }, &written, warnings)
+        self.written(if written.created { 201 } else { 200 }, written, warnings).await
     }
 
     async fn patch(mut self, http: http::Request<Body>) -> Result<Response<Body>> {
@@ -411,7 +414,7 @@ impl RequestContext {
             let written = self.api.update(&self.request, Change::Patch(&mut change)).await;
             written.map_err(|s| s.warned(&warnings))?
         };
-        self.written(if written.created { 201 } else { 200 }, &written, warnings)
+        self.written(if written.created { 201 } else { 200 }, written, warnings).await
     }
 
     /// Server-side apply of `config` to the live object.
@@ -462,10 +465,12 @@ impl RequestContext {
         let options = self.options(http).await?;
         let (kind, form) = (&self.request.kind, self.form()?);
         let mut warnings = deletion_warnings(kind, &options);
+        self.api.check_presentable(&self.request).await?;
         let mut deleted = self.api.delete(&self.request, &options).await.map_err(|s| s.warned(&warnings))?;
         warnings.append(&mut deleted.warnings);
         let response = if !deleted.gone || kind.delete_answers_object() {
-            answer::object(200, form, kind, &deleted.object, self.include()?, self.api.clock.now())?
+            let object = self.api.presented(kind, &deleted.object).await?;
+            answer::object(200, form, kind, &object, self.include()?, self.api.clock.now())?
         } else {
             answer::value(200, form, &Status::deleted(kind, &self.request.name, &deleted.object.meta.uid))
         };
@@ -483,7 +488,7 @@ impl RequestContext {
             resource_version: self.query.get("resourceVersion").to_owned(),
             version_match: self.query.get("resourceVersionMatch").to_owned(),
         };
-        let mut list = self.api.list(&self.request, &selection, &page)?;
+        let mut list = self.api.list_presented(&self.request, &selection, &page).await?;
         let warnings = deletion_warnings(&self.request.kind, &options);
         let deleted = self.api.delete_collection(&self.request, list.items, &options).await;
         list.items = deleted.map_err(|s| s.warned(&warnings))?;
@@ -524,7 +529,7 @@ impl RequestContext {
                 }
             }
             (_, "get") => {
-                let object = self.api.get(&self.request)?;
+                let object = self.api.get_presented(&self.request).await?;
                 answer::object(200, self.form()?, &self.request.kind, &object, self.include()?, self.api.clock.now())
             }
             (_, "update") => self.update(http).await,
@@ -536,7 +541,7 @@ impl RequestContext {
     async fn scale(self, verb: &str, http: http::Request<Body>) -> Result<Response<Body>> {
         let (kind, form) = (&self.request.kind, self.form()?);
         if verb == "get" {
-            let object = self.api.get(&self.request)?;
+            let object = self.api.get_presented(&self.request).await?;
             let scale = scale::of(kind, &object)?;
             if form.shape == negotiate::Shape::Table {
                 return Ok(answer::value(200, form, &super::table::of_scale(&scale, self.api.clock.now())));
@@ -576,7 +581,8 @@ impl RequestContext {
             }
             self.api.rescale(&self.request, false, &mut |_| Ok(value.clone())).await?
         };
-        Ok(answer::value(200, form, &scale::of(kind, &written.object)?))
+        let object = self.api.presented(kind, &written.object).await?;
+        Ok(answer::value(200, form, &scale::of(kind, &object)?))
     }
 }
 

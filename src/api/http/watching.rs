@@ -153,7 +153,7 @@ impl Events {
             WatchEvent::Deleted(o) => ("DELETED", o),
             WatchEvent::Bookmark { revision, initial } => return self.write_bookmark(*revision, *initial, out),
         };
-        if self.form.shape == Shape::Object && self.kind.owns_storage() {
+        if self.form.shape == Shape::Object && self.kind.has_form_of(object) {
             out.put_slice(br#"{"type":""#);
             out.put_slice(name.as_bytes());
             out.put_slice(br#"","object":"#);

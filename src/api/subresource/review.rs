@@ -26,7 +26,7 @@ impl Api {
                 let (kind, version) = (request.kind.kind(), request.kind.api_version());
                 return Ok(json!({"kind": kind, "apiVersion": version, "metadata": {}, "spec": {}, "status": status}));
             }
-            _ => self.track(request, None, &mut review),
+            _ => self.track(request, None, &mut review)?,
         }
         let status = match request.kind.kind() {
             "TokenReview" => self.token_review(&review)?,

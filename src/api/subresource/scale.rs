@@ -23,7 +23,7 @@ const REPLICAS: &str = "spec.replicas";
 
 /// The Scale of a workload.
 pub fn of(kind: &KindRef, object: &Object) -> Result<Value> {
-    let value = form::served(kind, object.value());
+    let value = form::served(kind, object);
     if let Some(paths) = kind.as_custom().and_then(|kind| kind.scale.as_ref())
         && at(&value, &paths.spec_replicas).is_none()
     {
@@ -36,6 +36,15 @@ pub fn of(kind: &KindRef, object: &Object) -> Result<Value> {
 /// Where a workload of this kind says how many it shall be.
 fn replicas_path(kind: &KindRef) -> &str {
     kind.as_custom().and_then(|kind| kind.scale.as_ref()).map_or(REPLICAS, |paths| &paths.spec_replicas)
+}
+
+/// The same in another version, if there is one; those of built-in kinds have it all in one place.
+fn replicas_path_in(kind: &KindRef, api_version: &str) -> Option<String> {
+    if kind.as_custom().is_none() {
+        return Some(replicas_path(kind).to_owned());
+    }
+    let version = api_version.rsplit('/').next().unwrap_or_default();
+    Some(kind.in_version(version)?.as_custom()?.scale.as_ref()?.spec_replicas.clone())
 }
 
 /// As [`of`], of a workload in the served form.
@@ -81,7 +90,8 @@ fn selector_of(selector: &Value) -> Option<Selector> {
 /// A Scale and whose fields it has, by its workload's managed fields.
 fn tracked(kind: &KindRef, workload: &Value) -> Value {
     let mut scale = of_value(kind, workload);
-    let owners = apply::scale::of_parent(at(workload, "metadata.managedFields"), replicas_path(kind));
+    let owners =
+        apply::scale::of_parent(at(workload, "metadata.managedFields"), |version| replicas_path_in(kind, version));
     if owners.as_array().is_some_and(|list| !list.is_empty()) {
         set(&mut scale, "metadata.managedFields", owners);
     }
@@ -99,17 +109,18 @@ impl Api {
     ) -> Result<Written> {
         let mut rescaled = |live: Option<&Value>| {
             let live = live.ok_or_else(|| request.not_found())?;
-            let (kind, path) = (&request.kind, replicas_path(&request.kind));
+            let kind = &request.kind;
             let scale = tracked(kind, live);
             let mut new = change(&scale)?;
             check(request, &new, live)?;
             if !applied && let Some(shape) = crate::schema::type_of(SCHEMA) {
-                self.with_scale_writer(request, |writer| managed::after_update(Some(&scale), &mut new, &shape, writer));
+                self.with_scale_writer(request, |writer| apply::after_update(Some(&scale), &mut new, &shape, writer))
+                    .map_err(Status::internal)?;
             }
             let owners = apply::scale::to_parent(
                 at(live, "metadata.managedFields"),
                 at(&new, "metadata.managedFields"),
-                path,
+                |version| replicas_path_in(kind, version),
                 &request.kind.api_version(),
             );
             let mut workload = live.clone();
@@ -141,6 +152,7 @@ impl Api {
             subresource: Subresource::Scale.name(),
             now: &self.clock.now_text(),
             reset: &FieldSet::of_fields(["status"]),
+            versions: None,
         })
     }
 }

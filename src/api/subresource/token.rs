@@ -13,7 +13,7 @@ use crate::base::json::{at, int, list, set, text};
 use crate::kinds::core::{node, pod, secret};
 use crate::kinds::field;
 use crate::kinds::{Subresource, registry};
-use crate::schema::apply::{FieldSet, managed};
+use crate::schema::apply::{self, FieldSet, managed};
 
 /// The definition of what goes through it.
 pub const SCHEMA: &str = "io.k8s.api.authentication.v1.TokenRequest";
@@ -126,8 +126,10 @@ impl Api {
             subresource: "token",
             now: &self.clock.now_text(),
             reset: &FieldSet::default(),
+            versions: None,
         };
-        managed::after_update(None, asked, &shape, &writer);
+        // There is one version.
+        let _ = apply::after_update(None, asked, &shape, &writer);
         set(asked, "metadata.uid", self.clock.uuid());
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::api::admission::{Charge, Review};
 use crate::api::allocate::{self, AddressWrite};
-use crate::api::cache::Pending;
+use crate::api::cache::{self, Pending};
 use crate::api::{Api, Request, form};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::{self, Budget, STORED_BYTES_MAX};
@@ -55,12 +55,17 @@ impl Api {
         value: Value,
         old: Option<&Arc<Object>>,
     ) -> Result<Arc<Object>, Failure> {
+        let converted = match request.kind.is_converted_by_webhook() {
+            true => Some(Box::pin(self.converted_to_stored(&request.kind, &value)).await?),
+            false => None,
+        };
         for _ in 0..ATTEMPTS {
             let charge = review.charge(&value).await?;
             if charge.ops.is_empty() {
-                return self.commit_once(request, value, old, charge).await;
+                return self.commit_once(request, converted.unwrap_or(value), old, charge).await;
             }
-            match self.commit_once(request, value.clone(), old, charge).await {
+            let written = converted.as_ref().unwrap_or(&value).clone();
+            match self.commit_once(request, written, old, charge).await {
                 Err(Failure::Charge) => {}
                 done => return done,
             }
@@ -76,7 +81,9 @@ impl Api {
         charge: Charge<'_>,
     ) -> Result<Arc<Object>, Failure> {
         let kind = &request.kind;
-        form::stored(kind, &mut value);
+        if !kind.is_converted_by_webhook() {
+            form::stored(kind, &mut value);
+        }
         let stored = kind.stored();
         let written = || Draft::new(request.key(), &value, stored.field_values(&value));
         let draft = task::in_place(request.heavy, written);
@@ -87,13 +94,10 @@ impl Api {
         // Who watches is told of the last state that was stored, who asked of what they made of it.
         let released = old.filter(|_| is_released(kind, &value));
         let pending = match released {
-            Some(old) => {
-                let last = old.value();
-                Pending::new(Draft::new(request.key(), &last, stored.field_values(&last)))
-            }
+            Some(old) => Pending::new(Draft::new(request.key(), &old.value(), old.fields.clone())),
             None => Pending::new(draft.clone()),
         };
-        let (key, bytes) = (request.key(), pending.draft.stored().clone());
+        let (key, bytes) = (request.key(), cache::stored_bytes(kind, &pending.draft));
         let expect = [(key.clone(), old.map_or(0, |o| o.revision))];
         let payload = Some(pending.clone() as store::CommitPayload);
         let op = if released.is_some() {

@@ -27,7 +27,7 @@ impl Api {
             for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid", "creationTimestamp"] {
                 map_mut(&mut value, "metadata").remove(key);
             }
-            self.track(request, None, &mut value);
+            self.track(request, None, &mut value)?;
             settle(kind, &mut value);
             Ok::<_, Status>(())
         })?;
@@ -76,7 +76,7 @@ impl Api {
     pub(super) fn made(&self, request: &Request, mut value: Value) -> Result<Value> {
         self.place(request, &mut value)?;
         request.kind.try_default(&mut value).map_err(Status::exceeded)?;
-        self.track(request, None, &mut value);
+        self.track(request, None, &mut value)?;
         settle(&request.kind, &mut value);
         self.finish_create(request, &mut value)?;
         Ok(value)

@@ -75,6 +75,7 @@ pub(super) fn apply_failure(error: ApplyError) -> Status {
             status
         }
         ApplyError::Limit(limit) => Status::exceeded(limit),
+        ApplyError::Unconverted(unconverted) => Status::internal(unconverted),
         // Kubernetes answers 500 to a configuration that does not fit; it is the client's mistake and so a 400 here.
         other => Status::bad_request(other.to_string()),
     }
@@ -87,12 +88,14 @@ fn error_text(conflicts: &[apply::Conflict]) -> String {
 fn with_writer<T>(api: &Api, request: &Request, run: impl FnOnce(&managed::Writer<'_>) -> T) -> T {
     let kind = &request.kind;
     let reset = FieldSet::of_fields(reset_fields(kind, request.subresource).iter().copied());
+    let versions = request.conversions.versions(kind);
     run(&managed::Writer {
         manager: &request.manager,
         api_version: &kind.api_version(),
         subresource: request.subresource.map_or("", Subresource::name),
         now: &api.clock.now_text(),
         reset: &reset,
+        versions: versions.as_ref().map(|versions| versions as &dyn apply::Versions),
     })
 }
 

@@ -9,10 +9,20 @@ use crate::api::admission::Review;
 use crate::api::{Api, Request, allocate, form};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{remove, set, text};
+use crate::base::object::Object;
 use crate::base::task;
 use crate::kinds::field::Errors;
 use crate::kinds::{Subresource, keep, keep_all_but, meta};
-use crate::schema::apply::managed;
+use crate::schema::apply::{self, managed};
+
+/// What is to become of an object, before anybody else has seen it.
+struct Prepared {
+    new: Value,
+    /// It must be made of exactly the revision that was loaded.
+    pinned: bool,
+    /// What the client is warned of.
+    repeated: Option<String>,
+}
 
 impl Api {
     /// Changes the named object (or its subresource).
@@ -23,21 +33,15 @@ impl Api {
                 return self.update_missing(request, change).await;
             };
             let heavy = request.heavy || old.body().len() > form::LONG_BYTES;
-            let live = task::in_place(heavy, || form::served(kind, old.value()));
-            let (mut new, explicit) = task::in_place(heavy, || match &mut change {
-                Change::Replace(value) => Ok((value.clone(), true)),
-                Change::Patch(patch) => patch(&live).map(|new| (new, false)),
-                Change::Apply(apply) => apply(Some(&live)).map(|new| (new, false)),
-            })?;
-            // Version 0 means any, as none does.
-            let given = text(&new, "metadata.resourceVersion").trim_start_matches('0').to_owned();
-            check_identity(request, &new, &live, explicit)?;
-            let pinned = !given.is_empty() && (explicit || given != old.revision.to_string());
-            if pinned && given != old.revision.to_string() {
-                return Err(Status::modified(kind, &request.name));
-            }
-            let applied = matches!(change, Change::Apply(_));
-            let repeated = task::in_place(heavy, || self.begin_update(request, &live, &mut new, applied))?;
+            let shown = self.presented(kind, &old).await?;
+            let live = task::in_place(heavy, || form::served(kind, &shown));
+            let prepared = loop {
+                match task::in_place(heavy, || self.prepare_update(request, &mut change, &old, &live)) {
+                    Err(_) if self.learn(request).await? => {}
+                    done => break done?,
+                }
+            };
+            let Prepared { mut new, pinned, repeated } = prepared;
             let review = Review::update(self, request, &live);
             let mutated = review.mutate(&mut new).await?;
             let allocating = self.lock_allocation(kind).await;
@@ -48,7 +52,9 @@ impl Api {
             let of_kind = kind.warnings(&new, Some(&live));
             let warnings = repeated.into_iter().chain(mutated).chain(of_kind).chain(admitted).collect();
             set(&mut new, "metadata.resourceVersion", old.revision.to_string());
-            if new == live || managed::same_but_times(&new, &live) {
+            // Who writes what is there already brings it into the form that is stored today.
+            let is_of_today = kind.as_custom().is_none() || kind.stored().has_form_of(&old);
+            if is_of_today && (new == live || managed::same_but_times(&new, &live)) {
                 return Ok(Written { object: old, created: false, warnings });
             }
             match self.commit(&review, request, new, Some(&old)).await {
@@ -59,6 +65,31 @@ impl Api {
             }
         }
         Err(Status::modified(kind, &request.name))
+    }
+
+    /// The caller's new form, made of the live one and ready for admission.
+    fn prepare_update(
+        &self,
+        request: &Request,
+        change: &mut Change<'_>,
+        old: &Object,
+        live: &Value,
+    ) -> Result<Prepared> {
+        let (mut new, explicit) = match change {
+            Change::Replace(value) => (value.clone(), true),
+            Change::Patch(patch) => (patch(live)?, false),
+            Change::Apply(apply) => (apply(Some(live))?, false),
+        };
+        // Version 0 means any, as none does.
+        let given = text(&new, "metadata.resourceVersion").trim_start_matches('0').to_owned();
+        check_identity(request, &new, live, explicit)?;
+        let pinned = !given.is_empty() && (explicit || given != old.revision.to_string());
+        if pinned && given != old.revision.to_string() {
+            return Err(Status::modified(&request.kind, &request.name));
+        }
+        let applied = matches!(change, Change::Apply(_));
+        let repeated = self.begin_update(request, live, &mut new, applied)?;
+        Ok(Prepared { new, pinned, repeated })
     }
 
     async fn update_missing(&self, request: &Request, change: Change<'_>) -> Result<Written> {
@@ -110,7 +141,7 @@ impl Api {
         keep_system_metadata(new, live);
         kind.try_default(new).map_err(Status::exceeded)?;
         if !applied {
-            self.track(request, Some(live), new);
+            self.track(request, Some(live), new)?;
         }
         settle(kind, new);
         Ok(repeated)
@@ -147,11 +178,12 @@ impl Api {
     }
 
     /// Field ownership after a create, update or patch.
-    pub(in crate::api) fn track(&self, request: &Request, live: Option<&Value>, new: &mut Value) {
+    pub(in crate::api) fn track(&self, request: &Request, live: Option<&Value>, new: &mut Value) -> Result<()> {
         let kind = &request.kind;
         if request.subresource.and_then(|through| kind.update_strategy(through)).is_some_and(|s| !s.tracked) {
-            return;
+            return Ok(());
         }
-        with_writer(self, request, |writer| managed::after_update(live, new, &kind.type_ref(), writer));
+        with_writer(self, request, |writer| apply::after_update(live, new, &kind.type_ref(), writer))
+            .map_err(Status::internal)
     }
 }

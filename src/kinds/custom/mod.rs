@@ -47,13 +47,15 @@ pub struct CustomKind {
     pub schema: Arc<Schema>,
     /// What a table shows beside the name.
     pub columns: Vec<CustomColumn>,
-    /// The fields that the stored form has values of, each by its dotted path.
+    /// The fields that objects have values of beside them, each by its dotted path.
     pub fields: Arc<[Box<str>]>,
     /// How many of [`CustomKind::fields`], by index, may be selected in this version.
     pub selectable: Vec<usize>,
     pub scale: Option<ScalePaths>,
     /// What a client is told with every request: the version is on its way out.
     pub deprecation: Option<String>,
+    /// Whether a webhook converts objects from one version to another.
+    pub converted_by_webhook: bool,
     /// Of the definition that it came of; empty where there is none.
     pub definition_uid: String,
     /// The schema as the definition has it, for documents; JSON, compressed.
@@ -94,6 +96,7 @@ impl CustomKind {
             selectable: Vec::new(),
             scale: None,
             deprecation: None,
+            converted_by_webhook: false,
             definition_uid: String::new(),
             openapi: Arc::default(),
             has_rules: false,
@@ -132,19 +135,19 @@ impl CustomKind {
     }
 
     /// Gives an object of another version of the kind this form: what this one does not describe goes.
-    pub(super) fn convert(&self, value: &mut Value) {
+    pub(super) fn prune(&self, value: &mut Value) {
         // It was within bounds before and only loses something.
         let _ = crate::schema::decode(value, &self.type_ref(), &mut Budget::new());
     }
 
-    /// The values of [`CustomKind::fields`].
+    /// The values of [`CustomKind::fields`], and the version.
     pub(super) fn field_values(&self, value: &Value) -> Box<[Box<str>]> {
         let shown = |path: &str| match at(value, path) {
             Some(Value::String(text)) => text.as_str().into(),
             None | Some(Value::Null) => Box::from(""),
             Some(other) => other.to_string().into(),
         };
-        self.fields.iter().map(|path| shown(path)).collect()
+        self.fields.iter().map(|path| shown(path)).chain([self.version.as_str().into()]).collect()
     }
 
     /// Puts back everything but the status and who owns what of it.

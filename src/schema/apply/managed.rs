@@ -1,18 +1,14 @@
 //! `metadata.managedFields`: who set which fields, by which kind of request, and when.
 //!
-//! Every write goes through [`after_update`]. It takes from other managers what this write changed or removed, gives the
-//! writer what it changed, and leaves entries that did not change untouched, timestamps included. The rules and their
-//! order are those of Kubernetes 1.37's field manager.
+//! The entries of an object, as they are read and written. The rules and their order are those of Kubernetes 1.37's field
+//! manager.
 
 use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use super::compare::compare;
-use super::extract::TypeAt;
 use super::fieldset::FieldSet;
-use crate::schema::decode::zero;
-use crate::schema::types::TypeRef;
+use super::versions::Versions;
 
 /// Most update entries an object keeps; older ones are merged into one.
 const UPDATE_ENTRIES_MAX: usize = 10;
@@ -32,6 +28,8 @@ pub struct Writer<'w> {
     pub now: &'w str,
     /// Fields this request cannot change; nobody is made their owner.
     pub reset: &'w FieldSet,
+    /// Objects of the kind as of its other versions, where they differ in more than their name.
+    pub versions: Option<&'w dyn Versions>,
 }
 
 /// What tells entries apart, in the order entries with one time are listed.
@@ -40,6 +38,7 @@ pub(super) struct Key {
     /// False sorts Apply before Update.
     pub update: bool,
     pub manager: String,
+    /// Empty for an apply: in whatever version a manager applies, it replaces what it applied before.
     pub api_version: String,
     pub subresource: String,
 }
@@ -48,12 +47,28 @@ pub(super) struct Key {
 pub(super) struct Entry {
     pub set: FieldSet,
     pub time: Option<String>,
+    /// In which version the fields have these names.
+    pub api_version: String,
 }
 
 /// All entries of an object.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Managed {
     pub entries: BTreeMap<Key, Entry>,
+}
+
+// === impl Key ===
+
+impl Key {
+    /// Of what a writer does.
+    pub fn of(writer: &Writer<'_>, update: bool) -> Self {
+        Self {
+            update,
+            manager: writer.manager.to_owned(),
+            api_version: if update { writer.api_version.to_owned() } else { String::new() },
+            subresource: writer.subresource.to_owned(),
+        }
+    }
 }
 
 // === impl Managed ===
@@ -79,14 +94,15 @@ impl Managed {
                 Some(fields) => FieldSet::from_fields_v1(fields).map_err(|e| e.to_string())?,
                 None => FieldSet::default(),
             };
+            let api_version = text("apiVersion");
             let key = Key {
                 update,
                 manager: text("manager"),
-                api_version: text("apiVersion"),
+                api_version: if update { api_version.clone() } else { String::new() },
                 subresource: text("subresource"),
             };
             let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
-            managed.entries.insert(key, Entry { set, time });
+            managed.entries.insert(key, Entry { set, time, api_version });
         }
         Ok(managed)
     }
@@ -104,7 +120,7 @@ impl Managed {
     }
 
     /// Merges the oldest update entries, version by version, until there are few enough.
-    fn cap(&mut self) {
+    pub fn cap(&mut self) {
         let mut updates: Vec<(Option<String>, Key)> =
             self.entries.iter().filter(|(k, _)| k.update).map(|(k, e)| (e.time.clone(), k.clone())).collect();
         if updates.len() <= UPDATE_ENTRIES_MAX {
@@ -146,7 +162,7 @@ fn write_entry(key: &Key, entry: &Entry) -> Value {
         put("manager", Value::from(key.manager.as_str()));
     }
     put("operation", Value::from(if key.update { "Update" } else { "Apply" }));
-    put("apiVersion", Value::from(key.api_version.as_str()));
+    put("apiVersion", Value::from(entry.api_version.as_str()));
     if let Some(time) = &entry.time {
         put("time", Value::from(time.as_str()));
     }
@@ -203,72 +219,6 @@ pub(super) fn put(object: &mut Value, managed: &Managed) {
 /// Whether a list is what Kubernetes writes.
 pub fn is_valid(list: &Value) -> bool {
     Managed::read(list).is_ok()
-}
-
-/// Keeps `new.metadata.managedFields` right after a create (`live` is none), an update or a patch.
-///
-/// Both objects are decoded and `new` is defaulted, but nothing else has been done to it: Kubernetes tracks what the
-/// client sent, before admission and before fields it may not set are reset.
-pub fn after_update(live: Option<&Value>, new: &mut Value, of: &TypeRef<'_>, writer: &Writer<'_>) {
-    let given = take(new);
-    let live_list = live.and_then(|l| l.get("metadata")).and_then(|m| m.get("managedFields"));
-    let mut managed = start(live_list, given.as_ref(), !writer.subresource.is_empty());
-    if managed.entries.is_empty() && live.is_some() {
-        return; // an object without tracking gets it back only by an apply
-    }
-    // The live object's own managed fields look removed from here; nobody owns that path, so it does not matter.
-    let empty;
-    let old = match live {
-        Some(live) => live,
-        None => {
-            empty = zero(of);
-            &empty
-        }
-    };
-    update(&mut managed, Some(*of), old, new, writer);
-    managed.cap();
-    put(new, &managed);
-}
-
-/// The entries to start from: what the client sent counts, if it makes sense.
-fn start(live: Option<&Value>, given: Option<&Value>, ignore_given: bool) -> Managed {
-    let live = || live.and_then(|list| Managed::read(list).ok()).unwrap_or_default();
-    let Some(given) = given.filter(|_| !ignore_given) else { return live() };
-    let list = given.as_array().map_or(&[][..], Vec::as_slice);
-    let reset = list.is_empty() || (list.len() == 1 && list[0].as_object().is_some_and(Map::is_empty));
-    if reset {
-        return Managed::default();
-    }
-    match Managed::read(given) {
-        Ok(managed) if !managed.entries.is_empty() => managed,
-        _ => live(),
-    }
-}
-
-/// Moves ownership for a change from `old` to `new` by this writer.
-pub(super) fn update(managed: &mut Managed, place: TypeAt<'_>, old: &Value, new: &Value, writer: &Writer<'_>) {
-    let mut changes = compare(place, old, new);
-    changes.exclude(writer.reset);
-    let mut taken = changes.modified;
-    taken.add(changes.added);
-    for entry in managed.entries.values_mut() {
-        entry.set.subtract(&taken);
-        entry.set.subtract(&changes.removed);
-    }
-    managed.tidy();
-    strip(&mut taken);
-    if taken.is_empty() {
-        return;
-    }
-    let key = Key {
-        update: true,
-        manager: writer.manager.to_owned(),
-        api_version: writer.api_version.to_owned(),
-        subresource: writer.subresource.to_owned(),
-    };
-    let entry = managed.entries.entry(key).or_insert_with(|| Entry { set: FieldSet::default(), time: None });
-    entry.set.add(taken);
-    entry.time = Some(writer.now.to_owned());
 }
 
 /// Whether two objects differ in nothing but the times of their managed fields; such a write changes nothing.

@@ -4,12 +4,15 @@
 //! its manager applied before and no longer does is removed unless someone else owns it; what it changes that others own
 //! is a conflict, unless forced.
 
+mod changes;
 mod compare;
 mod extract;
 pub mod fieldset;
 pub mod managed;
 mod merge;
 pub mod scale;
+mod update;
+mod versions;
 
 use std::collections::HashSet;
 
@@ -17,13 +20,16 @@ use serde_json::Value;
 
 pub use fieldset::FieldSet;
 use managed::{Entry, Key, Managed, Writer};
+pub use update::after_update;
+pub use versions::{Unconverted, Versions};
 
 use super::decode::{decode, zero};
 use super::parse::parse_json;
 use super::types::TypeRef;
 use crate::base::budget::{Budget, Exceeded, size_of};
-use compare::{compare, equal};
-use extract::{field_set, with_named_parents};
+use changes::Changes;
+use compare::equal;
+use extract::field_set;
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Conflicts are told of in this many bytes of paths.
@@ -55,6 +61,9 @@ pub enum ApplyError {
     /// 413: it makes too much.
     #[error(transparent)]
     Limit(#[from] Exceeded),
+    /// It is to be begun anew once an object is known in another version.
+    #[error(transparent)]
+    Unconverted(#[from] Unconverted),
 }
 
 /// A merge that nobody owns afterwards, and that was refused.
@@ -129,7 +138,7 @@ pub fn apply(
     };
     if managed.entries.is_empty() && live.is_some() {
         let earlier = Writer { manager: managed::BEFORE_FIRST_APPLY, ..*writer };
-        managed::update(&mut managed, Some(*of), &zero(of), &base, &earlier);
+        update::update(&mut managed, Some(*of), (&zero(of), &base), &earlier)?;
     }
     let mut attempt = |force| run(&base, config, of, writer, managed.clone(), force, budget);
     let mut result = attempt(force);
@@ -161,35 +170,31 @@ fn run(
     budget: &mut Budget,
 ) -> Result<(Value, Managed), ApplyError> {
     let place = Some(*of);
-    let key = Key {
-        update: false,
-        manager: writer.manager.to_owned(),
-        api_version: writer.api_version.to_owned(),
-        subresource: writer.subresource.to_owned(),
-    };
+    let key = Key::of(writer, false);
     let merged = merge::merge(place, live, config);
     let last = managed.entries.get(&key).cloned();
     let mut set = field_set(place, config);
     set.subtract_deep(writer.reset);
     let time = last.as_ref().and_then(|e| e.time.clone());
-    managed.entries.insert(key.clone(), Entry { set, time });
-    let last_set = last.map(|e| e.set).unwrap_or_default();
-    let pruned = if last_set.is_empty() { merged } else { prune(of, &merged, &managed, &last_set) };
+    managed.entries.insert(key.clone(), Entry { set, time, api_version: writer.api_version.to_owned() });
+    let pruned = match last.filter(|last| !last.set.is_empty()) {
+        None => merged,
+        Some(last) => changes::prune(of, &merged, &managed, &last, writer)?,
+    };
 
-    let mut changes = compare(place, live, &pruned);
-    changes.exclude(writer.reset);
-    let mut taken = changes.modified.clone();
-    taken.add(changes.added.clone());
+    let changes = Changes::between(&managed, place, (live, &pruned), writer)?;
     let (mut conflicts, mut room) = (Vec::new(), CONFLICT_BYTES_MAX);
+    managed.entries.retain(|other, entry| *other == key || changes.of(entry).is_some());
     for (other, entry) in managed.entries.iter_mut().filter(|(k, _)| **k != key) {
-        let lost = entry.set.intersection(&taken);
+        let Some(changed) = changes.of(entry) else { continue };
+        let lost = entry.set.intersection(&changed.taken);
         if !force && !lost.is_empty() {
             let more = describe(other, entry, &lost, room);
             room = room.saturating_sub(more.iter().map(|c| c.field.len()).sum());
             conflicts.extend(more);
         }
         entry.set.subtract(&lost);
-        entry.set.subtract(&changes.removed);
+        entry.set.subtract(&changed.removed);
     }
     if !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
@@ -209,22 +214,6 @@ fn run(
         None => ApplyError::Schema(e.to_string()),
     })?;
     Ok((object, managed))
-}
-
-/// Removes what this manager applied before and neither it nor anyone else owns now.
-fn prune(of: &TypeRef<'_>, merged: &Value, managed: &Managed, last: &FieldSet) -> Value {
-    let place = Some(*of);
-    let full = |set: &FieldSet| with_named_parents(place, set);
-    let mut pruned = merge::remove(place, merged, &full(last));
-    let merged_set = full(&field_set(place, merged));
-    // Bring back what is owned by anyone.
-    let mut owned = FieldSet::default();
-    managed.entries.values().for_each(|e| owned.add(e.set.clone()));
-    let keep = full(&field_set(place, &pruned)).union(&full(&owned));
-    pruned = merge::remove(place, merged, &merged_set.clone().difference(&keep));
-    // Bring back what was never applied: only the last set's paths may go.
-    let gone = merged_set.difference(&full(&field_set(place, &pruned)));
-    merge::remove(place, merged, &gone.intersection(&full(last)))
 }
 
 fn describe(key: &Key, entry: &Entry, lost: &FieldSet, bytes: usize) -> Vec<Conflict> {

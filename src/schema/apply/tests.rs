@@ -10,7 +10,7 @@ const NOW: &str = "2026-01-02T03:04:05Z";
 
 fn put(live: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, ApplyError> {
     let none = FieldSet::default();
-    let writer = Writer { manager, api_version: "v1", subresource: "", now: NOW, reset: &none };
+    let writer = Writer { manager, api_version: "v1", subresource: "", now: NOW, reset: &none, versions: None };
     apply(live, config, &type_of("io.k8s.api.core.v1.PodTemplate").unwrap(), &writer, force, &mut Budget::new())
 }
 
@@ -93,10 +93,11 @@ fn updates_beyond_ten_managers_are_merged() {
     let mut live: Option<Value> = None;
     for i in 0..14 {
         let (manager, now) = (format!("m{i:02}"), format!("2026-01-01T00:00:{i:02}Z"));
-        let writer = Writer { manager: &manager, api_version: "v1", subresource: "", now: &now, reset: &none };
+        let writer =
+            Writer { manager: &manager, api_version: "v1", subresource: "", now: &now, reset: &none, versions: None };
         let mut new = live.clone().unwrap_or_else(|| json!({"metadata": {"name": "a"}, "data": {}}));
         new["data"][format!("k{i}")] = "v".into();
-        managed::after_update(live.as_ref(), &mut new, &of, &writer);
+        after_update(live.as_ref(), &mut new, &of, &writer).expect("one version");
         live = Some(new);
     }
     let live = live.unwrap();

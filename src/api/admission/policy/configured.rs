@@ -226,6 +226,11 @@ pub(super) fn all(api: &Api, policies: &KindRef, bindings: &KindRef) -> Vec<Boun
     all
 }
 
+/// Whether any of them has parameters.
+pub(super) fn have_params(all: &[Bound]) -> bool {
+    all.iter().any(|bound| bound.policy.spec.param_kind.is_some())
+}
+
 fn some_selector<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Selector>, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(None),

@@ -148,7 +148,7 @@ impl<'v> Subject<'v> {
             old: review.old.map_or(Cow::Owned(Value::Null), |old| presented::shown(review, kind, old)),
             asked: presented::request(review, kind, object),
             namespace,
-            param: how.param.as_ref().map_or(Value::Null, |param| param.value()),
+            param: how.param.as_ref().map_or(Value::Null, |param| param.value(review)),
         })
     }
 

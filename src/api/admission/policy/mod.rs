@@ -30,17 +30,42 @@ pub(super) fn are_mutating(review: &Review<'_>) -> bool {
     are_bound(review, &mutatingadmissionpolicybinding::KIND)
 }
 
+/// Whether any policy is about a deletion.
+pub(super) fn would_look(review: &Review<'_>) -> bool {
+    let (policies, bindings) = (&validatingadmissionpolicy::KIND, &validatingadmissionpolicybinding::KIND);
+    let all = || configured::all(review.api, policies, bindings);
+    are_bound(review, bindings) && !invocations::invocations(review, &Value::Null, &all()).is_empty()
+}
+
 /// Lets mutating policies change the object.
-pub(super) fn mutate(review: &Review<'_>, object: &mut Value, reinvocation: &mut Reinvocation) -> Result<()> {
+pub(super) async fn mutate(review: &Review<'_>, object: &mut Value, reinvocation: &mut Reinvocation) -> Result<()> {
     let (policies, bindings) = (&mutatingadmissionpolicy::KIND, &mutatingadmissionpolicybinding::KIND);
-    mutating::mutate(review, object, &configured::all(review.api, policies, bindings), reinvocation)
+    let all = configured::all(review.api, policies, bindings);
+    if !review.request.kind.is_converted_by_webhook() && !configured::have_params(&all) {
+        return mutating::mutate(review, object, &all, reinvocation);
+    }
+    loop {
+        let (mut new, mut round) = (object.clone(), reinvocation.clone());
+        let done = mutating::mutate(review, &mut new, &all, &mut round);
+        // What was not known in another version was taken for nothing.
+        if !review.api.learn(review.request).await? {
+            (*object, *reinvocation) = (new, round);
+            return done;
+        }
+    }
 }
 
 /// Lets validating policies refuse the object; answers what the client is warned of.
-pub(super) fn validate(review: &Review<'_>, object: &Value) -> Result<Vec<String>> {
+pub(super) async fn validate(review: &Review<'_>, object: &Value) -> Result<Vec<String>> {
     let (policies, bindings) = (&validatingadmissionpolicy::KIND, &validatingadmissionpolicybinding::KIND);
     if !are_bound(review, bindings) {
         return Ok(Vec::new());
     }
-    validating::validate(review, object, &configured::all(review.api, policies, bindings))
+    let all = configured::all(review.api, policies, bindings);
+    loop {
+        let done = validating::validate(review, object, &all);
+        if !review.api.learn(review.request).await? {
+            return done;
+        }
+    }
 }

@@ -21,8 +21,12 @@ pub(super) struct Param {
 
 impl Param {
     /// It as expressions see it.
-    pub fn value(&self) -> Value {
-        form::served(&self.kind, self.object.value())
+    pub fn value(&self, review: &Review<'_>) -> Value {
+        if !self.kind.is_converted_by_webhook() || self.kind.has_form_of(&self.object) {
+            return form::served(&self.kind, &self.object);
+        }
+        let (_, own) = form::own(&self.kind, &self.object);
+        review.request.conversions.get(&own, &self.kind).unwrap_or_default()
     }
 
     /// What tells it from others.

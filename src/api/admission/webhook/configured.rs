@@ -2,18 +2,15 @@
 
 use std::sync::{Arc, OnceLock};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use rustls::ClientConfig;
 use serde::Deserialize;
 
 use crate::api::Api;
 use crate::api::admission::conditions::Condition as Compiled;
 use crate::api::admission::matching::{Rule, selector};
+use crate::api::webhook::ClientConfiguration;
 use crate::base::labels::Selector;
 use crate::kinds::KindRef;
 use crate::kinds::admissionregistration::conditions::compile;
-use crate::wire::tls;
 
 /// A configuration of either kind, read once.
 #[derive(Debug, Default, Deserialize)]
@@ -50,26 +47,6 @@ struct Condition {
     expression: String,
 }
 
-/// How it is reached.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct ClientConfiguration {
-    pub url: Option<String>,
-    pub service: Option<ServiceReference>,
-    ca_bundle: Option<String>,
-    #[serde(skip)]
-    tls: OnceLock<Result<Arc<ClientConfig>, String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct ServiceReference {
-    pub namespace: String,
-    pub name: String,
-    pub path: Option<String>,
-    pub port: Option<u16>,
-}
-
 /// One webhook of a configuration.
 #[derive(Clone)]
 pub(super) struct Webhook {
@@ -98,25 +75,6 @@ impl Spec {
     pub fn conditions(&self) -> &[Compiled] {
         let all = || self.match_conditions.iter().map(|c| Compiled::new(&c.expression, compile(&c.expression)));
         self.compiled.get_or_init(|| all().collect())
-    }
-}
-
-// === impl ClientConfiguration ===
-
-impl ClientConfiguration {
-    /// Whom to believe: the given authorities, or those of the system.
-    pub fn tls(&self) -> Result<Arc<ClientConfig>, String> {
-        let made = self.tls.get_or_init(|| {
-            let config = match self.ca_bundle.as_deref().filter(|bundle| !bundle.is_empty()) {
-                Some(bundle) => {
-                    let pem = STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?;
-                    tls::client(&pem, None)
-                }
-                None => tls::trusting_the_system(),
-            };
-            config.map_err(|error| format!("unable to load root certificates: {error}"))
-        });
-        made.clone()
     }
 }
 

@@ -18,8 +18,8 @@ use serde_json::Value;
 use self::call::Failure;
 use self::configured::Webhook;
 use self::matching::Invocation;
-use super::Review;
 use super::reinvocation::Reinvocation;
+use super::{Review, presented};
 use crate::apimachinery::status::{Result, Status};
 use crate::kinds::admissionregistration::{mutatingwebhookconfiguration, validatingwebhookconfiguration};
 
@@ -40,6 +40,7 @@ pub(super) async fn mutate(
         if reinvocation.skips(&webhook.id()) {
             continue;
         }
+        presented::prepare(review, &invocation.kind, object).await?;
         if !conditions::hold(review, &webhook, &invocation, object)? {
             continue;
         }
@@ -65,9 +66,16 @@ pub(super) fn would_validate(review: &Review<'_>, object: &Value) -> bool {
     validating(review, object).is_ok_and(|asked| !asked.is_empty())
 }
 
+/// Whether any webhook is about a deletion.
+pub(super) fn would_look(review: &Review<'_>) -> bool {
+    let kinds = [&mutatingwebhookconfiguration::KIND, &validatingwebhookconfiguration::KIND];
+    let about = |webhook: &Webhook| !matches!(matching::invocation(review, webhook, &Value::Null), Ok(None));
+    !review.is_exempt() && kinds.iter().any(|kind| configured::all(review.api, kind).iter().any(about))
+}
+
 /// Lets webhooks refuse the object; answers their warnings.
 pub(super) async fn validate(review: &Review<'_>, object: &Value) -> Result<Vec<String>> {
-    let asked = validating(review, object)?;
+    let asked = prepared(review, object).await?;
     let answers = asked.iter().map(|(webhook, invocation)| call::validate(review, webhook, invocation, object));
     let mut warnings = Vec::new();
     for ((webhook, _), answer) in asked.iter().zip(join_all(answers).await) {
@@ -77,6 +85,18 @@ pub(super) async fn validate(review: &Review<'_>, object: &Value) -> Result<Vec<
         }
     }
     Ok(warnings)
+}
+
+/// As [`validating`], with the objects in the forms as which they are shown.
+async fn prepared(review: &Review<'_>, object: &Value) -> Result<Vec<(Webhook, Invocation)>> {
+    if review.request.kind.is_converted_by_webhook() && !review.is_exempt() {
+        for webhook in configured::all(review.api, &validatingwebhookconfiguration::KIND) {
+            if let Some(invocation) = matching::invocation(review, &webhook, object)? {
+                presented::prepare(review, &invocation.kind, object).await?;
+            }
+        }
+    }
+    validating(review, object)
 }
 
 fn validating(review: &Review<'_>, object: &Value) -> Result<Vec<(Webhook, Invocation)>> {

@@ -18,8 +18,7 @@ pub const SERVED_CONDITIONS: [&str; 2] = ["NamesAccepted", "Established"];
 /// The kinds of a definition, the one that is stored first even where it is not served: `false` beside it then. None as
 /// long as its names are not accepted: its plural name, which it is named after, is no other's.
 ///
-/// Where objects would have to be converted by a webhook, which this server does not call, the stored version alone is
-/// served: what another version showed would be wrong.
+/// Versions that are not served are not among them, but each kind knows them all: objects may be stored in their form.
 pub fn kinds(definition: &Value) -> Result<Vec<(KindRef, bool)>, StructuralError> {
     let accepted = |key: &str| text(definition, &format!("status.acceptedNames.{key}"));
     let is_named = accepted("plural") == text(definition, "spec.names.plural") && !accepted("kind").is_empty();
@@ -29,13 +28,11 @@ pub fn kinds(definition: &Value) -> Result<Vec<(KindRef, bool)>, StructuralError
     let versions = list(definition, "spec.versions");
     let Some(stored) = versions.iter().find(|v| flag(v, "storage")) else { return Ok(Vec::new()) };
     let fields = selectable_paths(versions);
-    let stored_kind = KindRef::custom(kind(definition, stored, &fields)?);
-    let mut all = vec![(stored_kind.clone(), flag(stored, "served"))];
-    let converts = text(definition, "spec.conversion.strategy") == "Webhook";
-    for version in versions.iter().filter(|v| flag(v, "served") && !flag(v, "storage") && !converts) {
-        all.push((KindRef::version_of(&stored_kind, kind(definition, version, &fields)?), true));
-    }
-    Ok(all)
+    let others = versions.iter().filter(|v| !flag(v, "storage"));
+    let ordered: Vec<&Value> = [stored].into_iter().chain(others).collect();
+    let described = ordered.iter().map(|version| kind(definition, version, &fields)).collect::<Result<_, _>>()?;
+    let kinds = KindRef::versions(described).into_iter().zip(ordered.into_iter().map(|v| flag(v, "served")));
+    Ok(kinds.enumerate().filter(|(i, (_, served))| *i == 0 || *served).map(|(_, kind)| kind).collect())
 }
 
 /// The fields that some version can select, each once.
@@ -84,6 +81,7 @@ fn kind(definition: &Value, version: &Value, fields: &Arc<[Box<str>]>) -> Result
         selectable: paths_of(version).filter_map(position).collect(),
         scale,
         deprecation: deprecation(definition, version),
+        converted_by_webhook: text(definition, "spec.conversion.strategy") == "Webhook",
         definition_uid: text(definition, "metadata.uid").into(),
         openapi: compressed.into(),
         has_rules: schema::has_rules(openapi),
@@ -140,8 +138,10 @@ mod tests {
         assert!(all[0].0.owns_storage() && !all[1].0.owns_storage() && all[1].0.stored() == &all[0].0);
         assert_eq!(all[1].0.field_index("spec.a"), Some(0));
         assert_eq!(&*all[0].0.field_values(&json!({"spec": {"a": "x"}}))[0], "x");
-        let alone = kinds(&definition("Webhook")).unwrap();
-        assert_eq!(alone.len(), 1, "nobody would convert between versions");
+        let old = all[0].0.in_version("v1alpha1").unwrap();
+        assert_eq!((old.version(), old.stored(), all[1].0.in_version("v2")), ("v1alpha1", &all[0].0, None));
+        let asked = kinds(&definition("Webhook")).unwrap();
+        assert!(asked.len() == 2 && asked.iter().all(|(kind, _)| kind.is_converted_by_webhook()));
         let mut unknown = definition("None");
         unknown["status"]["conditions"] = Value::Null;
         assert!(kinds(&unknown).unwrap().is_empty());

@@ -4,6 +4,7 @@
 //! them in `api::definitions`, and a controller deletes what there is of a kind before its definition goes.
 
 mod condition;
+mod conversion;
 mod expressions;
 mod kinds;
 mod lists;

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::schema;
+use super::{conversion, schema};
 use crate::base::json::{at, flag, list, text};
 use crate::base::labels::{dns_1035_error, dns_subdomain_error};
 use crate::kinds::check::{self, Path};
@@ -26,6 +26,7 @@ const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float
 pub(super) fn definition(definition: &Value) -> Errors {
     let mut errors = Errors::new();
     spec(&mut errors, at(definition, "spec").unwrap_or(&Value::Null));
+    conversion::validate(&mut errors, definition);
     let accepted = at(definition, "status.acceptedNames").unwrap_or(&Value::Null);
     names(&mut errors, &Path::root("status.acceptedNames"), accepted);
     stored_versions(&mut errors, definition);
@@ -41,6 +42,7 @@ pub(super) fn new(definition: &Value) -> Errors {
         errors.push(field::invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group"));
     }
     approval(&mut errors, definition, None);
+    conversion::validate_change(&mut errors, definition, None);
     if flag(definition, "spec.preserveUnknownFields") {
         let why =
             "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
@@ -64,6 +66,7 @@ pub(super) fn update(new: &Value, old: &Value) -> Errors {
     same("spec.group");
     same("spec.names.plural");
     approval(&mut errors, new, Some(old));
+    conversion::validate_change(&mut errors, new, Some(old));
     if flag(new, "spec.preserveUnknownFields") && !flag(old, "spec.preserveUnknownFields") {
         let why =
             "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
@@ -218,7 +221,6 @@ fn spec(errors: &mut Errors, spec: &Value) {
             }
         }
     }
-    conversion(errors, &path.field("conversion"), spec);
 }
 
 fn check_versions(errors: &mut Errors, spec: &Path<'_>, versions: &[Value], shared: &Shared<'_>) {
@@ -400,48 +402,6 @@ fn selectable_fields(errors: &mut Errors, path: &Path<'_>, fields: &Value, schem
     }
 }
 
-fn conversion(errors: &mut Errors, path: &Path<'_>, spec: &Value) {
-    let Some(conversion) = spec.get("conversion").filter(|c| c.is_object()) else { return };
-    let strategy = text(conversion, "strategy");
-    check::required_one_of(errors, &path.field("strategy"), strategy, &["None", "Webhook"]);
-    let config = at(conversion, "webhook.clientConfig");
-    let config_path = path.field("webhookClientConfig");
-    let reviews = list(conversion, "webhook.conversionReviewVersions");
-    let reviews_path = path.field("conversionReviewVersions");
-    if strategy != "Webhook" {
-        let why = "should not be set when strategy is not set to Webhook";
-        if config.is_some() {
-            errors.push(field::forbidden(&config_path, why));
-        }
-        if !reviews.is_empty() {
-            errors.push(field::forbidden(&reviews_path, why));
-        }
-        return;
-    }
-    match config {
-        None => errors.push(field::required(&config_path, "required when strategy is set to Webhook")),
-        Some(config) => {
-            let (url, service) = (config.get("url"), config.get("service"));
-            if url.is_some() == service.is_some() {
-                errors.push(field::required(&config_path, "exactly one of url or service is required"));
-            } else if let Some(url) = url.and_then(Value::as_str).filter(|u| !u.starts_with("https://")) {
-                let why = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
-                errors.push(field::invalid(&config_path.field("url"), url, why));
-            } else if let Some(service) = service {
-                let of_service = config_path.field("service");
-                check::given(errors, &of_service.field("name"), text(service, "name"));
-                check::given(errors, &of_service.field("namespace"), text(service, "namespace"));
-            }
-        }
-    }
-    if reviews.is_empty() {
-        errors.push(field::required(&reviews_path, ""));
-    } else if !reviews.iter().any(|v| v == "v1" || v == "v1beta1") {
-        let why = "must include at least one of v1, v1beta1";
-        errors.push(field::invalid(&reviews_path, reviews.to_vec(), why));
-    }
-}
-
 /// What is worth saying of a definition that is accepted.
 pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     let said = |definition: &Value| -> Vec<String> {
@@ -450,10 +410,6 @@ pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
             if let Some(of) = at(version, "schema.openAPIV3Schema") {
                 schema::each(of, &mut |of| note(of, &mut all));
             }
-        }
-        if text(definition, "spec.conversion.strategy") == "Webhook" {
-            let why = "this server does not call conversion webhooks yet; only the storage version is served";
-            all.push(format!("spec.conversion.strategy: {why}"));
         }
         all
     };
