@@ -183,7 +183,7 @@ pub fn served(kind: &KindRef, object: &Object) -> Value {
     named(kind, value)
 }
 
-/// An object in the form in which it was written, as which it is no other's business how it is converted.
+/// An object in the form in which it was written, with the kind of that form: nobody has to convert it.
 pub fn own(kind: &KindRef, object: &Object) -> (KindRef, Value) {
     let of = written_as(kind, object);
     let value = if of.as_custom().is_some() { named(&of, object.value()) } else { served(kind, object) };

@@ -691,13 +691,13 @@ fn webhooks_and_policies_see_and_change_objects_in_the_version_that_they_name() 
         establish(server, converter.configuration("convert"), "v1").await;
         let seen = Arc::new(Mutex::new(Vec::new()));
         let all = seen.clone();
-        let admission = Https::start(move |_, review: Value| {
+        let admission = Https::start(move |path, review: Value| {
             let request = review["request"].clone();
             all.lock().unwrap().push(request.clone());
             let operations = json!([{"op": "add", "path": "/spec/note", "value": request["object"]["spec"]["host"]}]);
             let patch = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, operations.to_string());
             let mut response = json!({"uid": request["uid"], "allowed": true});
-            if request["operation"] != "DELETE" {
+            if request["operation"] != "DELETE" && path == "note" {
                 response["patchType"] = "JSONPatch".into();
                 response["patch"] = patch.into();
             }
@@ -709,7 +709,8 @@ fn webhooks_and_policies_see_and_change_objects_in_the_version_that_they_name() 
         let webhook = json!({"name": "note.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"], "rules": rules,
             "matchPolicy": "Equivalent", "matchConditions": [{"name": "c", "expression":
                 "(object == null ? oldObject : object).spec.host != 'unseen'"}],
-            "clientConfig": {"url": format!("https://localhost:{}/", admission.port), "caBundle": admission.ca_bundle}});
+            "clientConfig": {"url": format!("https://localhost:{}/note", admission.port), "caBundle": admission.ca_bundle}});
+        let mut looks = webhook.clone();
         let configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
         let configuration = json!({"metadata": {"name": "note"}, "webhooks": [webhook]});
         assert_eq!(create(server, configurations, configuration).await.0, 201);
@@ -752,6 +753,23 @@ fn webhooks_and_policies_see_and_change_objects_in_the_version_that_they_name() 
             "{refused}"
         );
         assert_eq!(create(server, V1, one("c", "good:1")).await.0, 201);
+
+        // They see what the garbage collector does as well.
+        let url = format!("https://localhost:{}/see", admission.port);
+        (looks["clientConfig"]["url"], looks["matchConditions"]) = (url.into(), json!([]));
+        let looking = json!({"metadata": {"name": "see"}, "webhooks": [looks]});
+        assert_eq!(create(server, &configurations.replace("mutating", "validating"), looking).await.0, 201);
+        let (_, owner) = create(server, super::bodies::MAPS, json!({"metadata": {"name": "owner"}})).await;
+        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]});
+        let owned = json!({"metadata": {"ownerReferences": [owner]}});
+        assert_eq!(patch(server, &format!("{V1}/c"), MERGE, owned).await.0, 200);
+        seen.lock().unwrap().clear();
+        let (map, orphan) = (format!("{}/owner", super::bodies::MAPS), json!({"propagationPolicy": "Orphan"}));
+        assert_eq!(send(server, "DELETE", &map, "application/json", orphan.to_string().into_bytes()).await.0, 200);
+        until(server, &map, |status, _| status == 404).await;
+        let asked = std::mem::take(&mut *seen.lock().unwrap());
+        let hosts: Vec<&Value> = asked.iter().map(|request| &request["object"]["spec"]["host"]).collect();
+        assert_eq!(hosts, ["good", "good"], "{asked:?}");
         change(server, &converter.configuration("fail"), "v1").await;
         let (status, failed) = create(server, V1, one("d", "good:1")).await;
         let words = "conversion webhook for conv.example.com/v1, Kind=Link failed: no way back";

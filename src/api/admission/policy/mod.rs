@@ -41,7 +41,7 @@ pub(super) fn would_look(review: &Review<'_>) -> bool {
 pub(super) async fn mutate(review: &Review<'_>, object: &mut Value, reinvocation: &mut Reinvocation) -> Result<()> {
     let (policies, bindings) = (&mutatingadmissionpolicy::KIND, &mutatingadmissionpolicybinding::KIND);
     let all = configured::all(review.api, policies, bindings);
-    if !review.request.kind.is_converted_by_webhook() && !configured::have_params(&all) {
+    if review.request.kind.as_custom().is_none() && !configured::have_params(&all) {
         return mutating::mutate(review, object, &all, reinvocation);
     }
     loop {

@@ -89,7 +89,7 @@ pub(super) async fn validate(review: &Review<'_>, object: &Value) -> Result<Vec<
 
 /// As [`validating`], with the objects in the forms as which they are shown.
 async fn prepared(review: &Review<'_>, object: &Value) -> Result<Vec<(Webhook, Invocation)>> {
-    if review.request.kind.is_converted_by_webhook() && !review.is_exempt() {
+    if review.request.kind.as_custom().is_some() && !review.is_exempt() {
         for webhook in configured::all(review.api, &validatingwebhookconfiguration::KIND) {
             if let Some(invocation) = matching::invocation(review, &webhook, object)? {
                 presented::prepare(review, &invocation.kind, object).await?;
