@@ -4,7 +4,7 @@
 //! to it as any client does, so the numbers hold TLS, JSON and the durable commit. Needs root and `ip`. The load comes
 //! from one thread of this process on the same machine: it is kept lean on purpose and links nothing of the server.
 //!
-//! `scripts/bench [runs] [start] [idle] [pods] [api] [agents]`: by default 11 runs of everything, of loads 3.
+//! `scripts/bench [runs] [start] [idle] [scheduling] [pods] [api] [agents]`: by default 11 runs of everything, of loads 3.
 //! `AMPHIPOD_BENCH_BINARY` names another executable to measure; directories are made under `TMPDIR`, which decides the disk.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
@@ -17,6 +17,8 @@ mod load;
 mod machine;
 #[path = "bench/pods.rs"]
 mod pods;
+#[path = "bench/scheduling.rs"]
+mod scheduling;
 #[path = "bench/table.rs"]
 mod table;
 #[path = "bench/wire.rs"]
@@ -76,6 +78,9 @@ async fn measure(runs: usize, network: &Network, wanted: impl Fn(&str) -> bool) 
     table.row("executable", &format!("{size:.1} MB"), "< 40 MB", 1);
     if wanted("start") {
         starts(runs, &mut table).await;
+    }
+    if wanted("scheduling") {
+        scheduling::measure(rounds, &mut table).await;
     }
     let directory = tempfile::tempdir().unwrap();
     let mut server = Server::start(directory.path());

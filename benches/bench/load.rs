@@ -64,7 +64,7 @@ async fn remove(access: &Access, path: &str) {
 }
 
 /// `count` creates by all clients, each on a kept connection of its own; answers how many there were per second.
-async fn create(access: &Access, path: &str, count: usize, body: fn(&mut String, usize)) -> f64 {
+pub async fn create(access: &Access, path: &str, count: usize, body: fn(&mut String, usize)) -> f64 {
     let mut connections = Vec::new();
     for _ in 0..CLIENTS {
         connections.push(access.connect().await.unwrap());

@@ -72,9 +72,15 @@ impl Drop for Network {
 impl Server {
     /// Starts the server; it is not ready yet.
     pub fn start(directory: &Path) -> Self {
+        Self::start_with(directory, &[])
+    }
+
+    /// As [`Self::start`], with more flags.
+    pub fn start_with(directory: &Path, flags: &[&str]) -> Self {
         let log = fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
         let mut command = Command::new(binary());
         command.arg("server").args(directories(directory)).args(["--node-name", "bench", "--node-ip", ADDRESS]);
+        command.args(flags);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         let began = jiff::Timestamp::now();
         Self { process: command.spawn().unwrap(), directory: directory.to_owned(), began }
