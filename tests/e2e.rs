@@ -82,6 +82,9 @@ mod nginx;
 /// What becomes of pods on either node: lost sandboxes, ends, volumes, resources.
 #[path = "e2e/pods.rs"]
 mod pods;
+/// Who may speak to whom.
+#[path = "e2e/policies.rs"]
+mod policies;
 /// Room for pods of higher priority.
 #[path = "e2e/preemption.rs"]
 mod preemption;

@@ -23,6 +23,9 @@ mod overlay;
 /// Namespaces, addresses, restart, tear-down.
 #[path = "netns/pods.rs"]
 mod pods;
+/// What network policies let through.
+#[path = "netns/policies.rs"]
+mod policies;
 /// Services, node ports, host ports and masquerading, proven with sockets.
 #[path = "netns/services.rs"]
 mod services;

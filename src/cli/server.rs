@@ -195,6 +195,7 @@ fn resolve(a: ServerArgs) -> Result<Config> {
             cluster_domain: a.cluster_domain,
             dns: !off("dns"),
             service_proxy: !off("service-proxy"),
+            network_policy: !off("network-policy"),
             node_grace_seconds: a.node_monitor_grace_period,
             overlay: match a.overlay {
                 Overlay::Auto => Backend::Auto,

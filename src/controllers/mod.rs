@@ -24,6 +24,7 @@ pub mod index;
 pub mod job;
 mod member;
 pub mod namespace;
+pub mod networkpolicy;
 pub mod node;
 pub mod node_cidr;
 pub mod pod_gc;
@@ -72,6 +73,7 @@ pub const ALL: &[Make] = &[
     endpoint::classic::controller,
     endpoint::mirror::controller,
     namespace::controller,
+    networkpolicy::controller,
     garbage::controller,
     clusterrole::controller,
     certificates::controller,

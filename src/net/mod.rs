@@ -1,4 +1,5 @@
-//! Layer 2: pod network, and in `net::proxy` and `net::peers` (layer 5) the Services and the other nodes.
+//! Layer 2: pod network, and in `net::proxy`, `net::peers` and `net::policy` (layer 5) the Services, the other nodes and
+//! the network policies.
 //!
 //! Two seams: [`PodNetwork`] gives every pod a network namespace with addresses, [`Dataplane`] turns the Services and
 //! host ports into kernel rules. Both have a real and a fake implementation that pass the same suite. Pods are routed,
@@ -23,6 +24,7 @@ pub mod overlay;
 pub mod own_address;
 pub mod peers;
 pub mod pod;
+pub mod policy;
 pub mod proxy;
 pub(crate) mod settings;
 
@@ -100,6 +102,11 @@ impl Config {
     /// Name of the tables with the rules that hold without Services.
     pub fn guard_table(&self) -> String {
         format!("{}-guard", self.table())
+    }
+
+    /// Name of the tables with what network policies allow.
+    pub fn policy_table(&self) -> String {
+        format!("{}-policy", self.table())
     }
 
     /// Ports of this machine's own, which no Service and no host port takes.

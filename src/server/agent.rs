@@ -19,10 +19,11 @@ use crate::containers::Runtime as _;
 use crate::containers::image::{ImageStore, Policy, Registries};
 use crate::containers::runtime::ShimRuntime;
 use crate::dns;
-use crate::net::nft::NftDataplane;
+use crate::net::nft::policies::PolicyTable;
+use crate::net::nft::{NftDataplane, Policies};
 use crate::net::overlay::{self, Backend, Overlay, WireGuard};
 use crate::net::pod::KernelPodNetwork;
-use crate::net::{self, DnsRedirect, peers, proxy};
+use crate::net::{self, DnsRedirect, peers, policy, proxy};
 use crate::node::capacity;
 use crate::node::{self, Node, access::Access, heartbeat};
 use crate::node_paths::{NodePaths, Ranges};
@@ -101,8 +102,7 @@ pub async fn start(
     let place = &config.place;
     let cluster = &config.cluster;
     let dirs = place.containers();
-    let images = ImageStore::open(&dirs, registries(config)?).context("the image store cannot be opened")?;
-    let images = Arc::new(images);
+    let images = Arc::new(ImageStore::open(&dirs, registries(config)?).context("the image store cannot be opened")?);
     images.set_peers(peers);
     let taking_in = images.take_in().context("image archives cannot be taken in")?;
     let watching = images.watch().context("the image store cannot be watched")?;
@@ -148,6 +148,7 @@ pub async fn start(
         let options = proxy::Options { node_name, dns, host_ports, unpublished };
         agent.tasks.push(proxy::start(client.clone(), dataplane, options));
     }
+    agent.tasks.extend(hold_policies(config, &client, &net).await?);
     agent._dns = listening;
     let recorder = Recorder::new(client.clone(), clock.clone(), "kubelet", &config.name);
     let node = Arc::new(Node {
@@ -170,6 +171,20 @@ pub async fn start(
     agent.tasks.push(task::spawn("image gc", node::image_gc::run(node.clone(), config.image_gc)));
     agent.tasks.push(task::spawn("heartbeat", heartbeat::run(node.clone())));
     Ok((agent, Arc::new(Access::new(node))))
+}
+
+/// Holds network policies, or removes what an earlier start has held of them.
+async fn hold_policies(
+    config: &Config,
+    client: &Arc<dyn Client>,
+    net: &net::Config,
+) -> Result<Option<JoinHandle<Option<()>>>> {
+    let rules = Policies::open(net.clone()).context("nftables cannot be used")?;
+    if config.cluster.network_policy {
+        return Ok(Some(policy::start(client.clone(), rules, &config.name)));
+    }
+    rules.apply(&PolicyTable::default()).await.context("rules of network policies cannot be removed")?;
+    Ok(None)
 }
 
 /// Registers the node, and says where its pods, all pods and all Services are.

@@ -108,6 +108,9 @@ pub struct Cluster {
     /// Pods reach no metadata service of a cloud.
     #[serde(default)]
     pub block_metadata: bool,
+    /// Nodes hold network policies.
+    #[serde(default)]
+    pub network_policy: bool,
 }
 
 impl Cluster {
@@ -130,6 +133,7 @@ impl Cluster {
             overlay: Backend::Vxlan,
             overlay_direct_routing: false,
             block_metadata: false,
+            network_policy: true,
         }
     }
 }

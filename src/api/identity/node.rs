@@ -43,7 +43,7 @@ pub fn allows(cache: &Cache, user: &User, a: &Attributes) -> bool {
         ("", "nodes", "") => read || matches!(verb, "create" | "update" | "patch"),
         ("", "nodes", "status") => matches!(verb, "update" | "patch"),
         ("", "services" | "namespaces", "") | ("discovery.k8s.io", "endpointslices", "") => read,
-        ("networking.k8s.io", "servicecidrs", "") => read,
+        ("networking.k8s.io", "servicecidrs" | "networkpolicies", "") => read,
         ("" | "events.k8s.io", "events", "") => matches!(verb, "create" | "update" | "patch"),
         ("node.k8s.io", "runtimeclasses", "") => read,
         ("coordination.k8s.io", "leases", "") => {

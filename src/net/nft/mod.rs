@@ -22,6 +22,7 @@ pub(crate) mod fuzzing;
 pub mod guard;
 mod kernel;
 pub mod plan;
+pub mod policies;
 pub mod ruleset;
 #[cfg(any(test, feature = "fakes", debug_assertions))]
 pub mod suite;
@@ -42,6 +43,7 @@ pub use guard::Guard;
 pub use kernel::Written;
 use kernel::{Kernel, whole};
 pub use plan::plan;
+pub use policies::Policies;
 
 /// The real data plane.
 pub struct NftDataplane {
@@ -123,19 +125,23 @@ impl State {
 pub(super) fn remove_tables(config: &Config) -> Result<(), Error> {
     let mut socket = Socket::netfilter().map_err(Error::kernel("cannot open a netfilter socket"))?;
     let mut errors = Vec::new();
-    let names = [config.table(), config.guard_table()];
+    let names = [config.table(), config.guard_table(), config.policy_table()];
     for (name, family) in names.iter().flat_map(|name| [(name, Family::Ip), (name, Family::Ip6)]) {
-        let mut batch = Batch::new(name);
-        batch.clear_table(family);
-        let (buffer, last) = batch.finish_empty();
-        let removed = match socket.batch::<Message>(buffer.bytes(), last) {
-            // A kernel without IPv6 has no such tables.
-            Err(e) if family == Family::Ip6 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
-            other => other,
-        };
-        errors.extend(removed.map_err(Error::kernel("cannot delete the nftables table")).err());
+        errors.extend(remove_table(&mut socket, name, family).err());
     }
     Error::gather(errors)
+}
+
+/// Deletes a table if it is there.
+fn remove_table(socket: &mut Socket, name: &str, family: Family) -> Result<(), Error> {
+    let mut batch = Batch::new(name);
+    batch.clear_table(family);
+    let (buffer, last) = batch.finish_empty();
+    match socket.batch::<Message>(buffer.bytes(), last) {
+        // A kernel without IPv6 has no such tables.
+        Err(e) if family == Family::Ip6 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
+        other => other.map_err(Error::kernel("cannot delete the nftables table")),
+    }
 }
 
 /// Whether the kernel takes our rules: writes and removes a table under a name of its own.

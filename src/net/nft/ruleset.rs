@@ -132,12 +132,16 @@ pub enum Statement {
     SourceIsLocal,
     DestinationIsLocal,
     CtNew,
+    /// Of a connection that was let through, or about one.
+    CtKnown,
     CtDnat,
     Protocol(Protocol),
     /// ICMP of the table's family.
     Icmp,
     IcmpType(u8),
     DestinationPort(Protocol, u16),
+    /// A port of these, both ends included.
+    DestinationPorts(Protocol, u16, u16),
     /// Source address in a set, or not.
     SourceAmong {
         set: String,
@@ -145,6 +149,10 @@ pub enum Statement {
     },
     /// Destination address in a set.
     DestinationIn(String),
+    /// Source address looked up in a verdict map.
+    SourceVmap(String),
+    /// Destination address looked up in a verdict map.
+    DestinationVmap(String),
     /// Destination address, protocol and port looked up in a verdict map.
     ServiceVmap(String),
     /// Protocol and destination port in a set.
@@ -274,6 +282,7 @@ impl Statement {
     pub(crate) fn set(&self) -> Option<&String> {
         match self {
             Self::ServiceVmap(set) | Self::PortVmap(set) | Self::PairIn(set) => Some(set),
+            Self::SourceVmap(set) | Self::DestinationVmap(set) => Some(set),
             Self::SourceIn(set) | Self::UpdateSet(set) => Some(set),
             Self::PortIn(set) | Self::SourceAmong { set, .. } | Self::DestinationIn(set) => Some(set),
             _ => None,
@@ -294,11 +303,15 @@ impl Statement {
             Self::SourceIsLocal => "fib saddr type local".into(),
             Self::DestinationIsLocal => "fib daddr type local".into(),
             Self::CtNew => "ct state new".into(),
+            Self::CtKnown => "ct state established,related".into(),
             Self::CtDnat => "ct status dnat".into(),
             Self::Protocol(protocol) => format!("meta l4proto {}", protocol.name()),
             Self::Icmp => format!("meta l4proto {}", if family == Family::Ip { "icmp" } else { "ipv6-icmp" }),
             Self::IcmpType(kind) => format!("{} type {kind}", if family == Family::Ip { "icmp" } else { "icmpv6" }),
             Self::DestinationPort(protocol, port) => format!("{} dport {port}", protocol.name()),
+            Self::DestinationPorts(protocol, first, last) => format!("{} dport {first}-{last}", protocol.name()),
+            Self::SourceVmap(map) => format!("{ip} saddr vmap @{map}"),
+            Self::DestinationVmap(map) => format!("{ip} daddr vmap @{map}"),
             Self::SourceAmong { set, not } => format!("{ip} saddr {}@{set}", op(not)),
             Self::DestinationIn(set) => format!("{ip} daddr @{set}"),
             Self::ServiceVmap(map) => format!("{ip} daddr . meta l4proto . th dport vmap @{map}"),

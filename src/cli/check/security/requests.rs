@@ -44,6 +44,7 @@ pub(super) async fn ask(cluster: &mut Cluster) -> Result<Vec<Line>> {
         line("1.2.21", "tokens are looked up", refused(&forged, "a made-up token", FAULT)),
         line("1.2.24-25", "TLS with a certificate of the cluster's own", Passed("so all this was asked".into())),
     ];
+    lines.extend(policies(cluster).await?);
     lines.extend(not_built());
     Ok(lines)
 }
@@ -52,18 +53,35 @@ pub(super) async fn ask(cluster: &mut Cluster) -> Result<Vec<Line>> {
 fn not_built() -> Vec<Line> {
     let audit = "this version keeps no audit log: give few people access to the API";
     let encryption = "Secrets are in the database as they are: put --data-dir on an encrypted disk";
-    let policies =
-        "this version has no NetworkPolicies: keep workloads that do not trust each other on clusters of their own";
     let provenance = "this version cannot ask others about images: name images by digest";
     let failed = |id, what, why: &str| line(id, what, Failed(why.into()));
     vec![
         failed("1.2.16-19", "audit log", audit),
         failed("3.2.1-2", "audit policy", audit),
         failed("1.2.27-28", "Secrets are encrypted at rest", encryption),
-        failed("5.3.1", "network policies hold", policies),
-        failed("5.3.2", "every namespace has a NetworkPolicy", policies),
         failed("5.5.1", "provenance of images", provenance),
     ]
+}
+
+/// What network policies there are for pods of users.
+async fn policies(cluster: &mut Cluster) -> Result<[Line; 2]> {
+    let (_, namespaces) = cluster.answer(Method::GET, "/api/v1/namespaces", &[], None).await?;
+    let (_, policies) = cluster.answer(Method::GET, "/apis/networking.k8s.io/v1/networkpolicies", &[], None).await?;
+    let held = Passed("every node holds them, unless the server has --disable network-policy".into());
+    Ok([
+        line("5.3.1", "network policies hold", held),
+        line("5.3.2", "every namespace has a NetworkPolicy", without_policy(&namespaces, &policies)),
+    ])
+}
+
+fn without_policy(namespaces: &Value, policies: &Value) -> Verdict {
+    let having: Vec<&str> = list(policies, "items").iter().map(|policy| text(policy, "metadata.namespace")).collect();
+    let names = list(namespaces, "items").iter().map(|namespace| text(namespace, "metadata.name"));
+    let bare: Vec<&str> = names.filter(|name| !name.starts_with("kube-") && !having.contains(name)).collect();
+    match bare.is_empty() {
+        true => Passed("each has one, but for the system's own".into()),
+        false => Failed(format!("{} have none, so all pods may speak to theirs: write some", bare.join(", "))),
+    }
 }
 
 fn pod() -> Value {
@@ -132,6 +150,10 @@ mod tests {
         assert!(matches!(pulled_always(&policy("IfNotPresent")), Failed(_)));
         assert!(matches!(pulled_always(&(403, json!({}))), Failed(_)), "nothing was seen");
         assert!(matches!(has_account(&(201, json!({"spec": {"serviceAccountName": "default"}}))), Passed(_)));
+        let all = json!({"items": [{"metadata": {"name": "kube-system"}}, {"metadata": {"name": "a"}}]});
+        let of_a = json!({"items": [{"metadata": {"namespace": "a", "name": "p"}}]});
+        assert!(matches!(without_policy(&all, &of_a), Passed(_)));
+        assert!(matches!(without_policy(&all, &json!({})), Failed(why) if why.starts_with("a have none")));
         assert!(matches!(has_account(&(403, json!({"message": "no"}))), Failed(_)));
     }
 }

@@ -34,6 +34,7 @@ impl Batch {
             Statement::SourceIsLocal => fib_local(b, 1),
             Statement::DestinationIsLocal => fib_local(b, 2),
             Statement::CtNew => ct_bit(b, 0, 8),
+            Statement::CtKnown => ct_bit(b, 0, 2 | 4),
             Statement::CtDnat => ct_bit(b, 2, 32),
             Statement::Protocol(protocol) => protocol_is(b, protocol.number()),
             Statement::Icmp => protocol_is(b, icmp(family)),
@@ -47,14 +48,19 @@ impl Batch {
                 payload(b, 2, 2, 2, KEY);
                 compare(b, KEY, false, &port.to_be_bytes());
             }
+            Statement::DestinationPorts(protocol, first, last) => {
+                protocol_is(b, protocol.number());
+                payload(b, 2, 2, 2, KEY);
+                compare_as(b, KEY, NOT_LESS, &first.to_be_bytes());
+                compare_as(b, KEY, NOT_MORE, &last.to_be_bytes());
+            }
+            Statement::SourceVmap(map) => address_lookup(b, family, true, map, Some(REG_VERDICT)),
+            Statement::DestinationVmap(map) => address_lookup(b, family, false, map, Some(REG_VERDICT)),
             Statement::SourceAmong { set, not } => {
                 load_address(b, family, true, KEY);
                 among(b, set, *not);
             }
-            Statement::DestinationIn(set) => {
-                load_address(b, family, false, KEY);
-                lookup(b, Some(set), 0, KEY, None);
-            }
+            Statement::DestinationIn(set) => address_lookup(b, family, false, set, None),
             Statement::ServiceVmap(map) => {
                 let port = load_address(b, family, false, KEY);
                 meta(b, 16, port);
@@ -80,10 +86,7 @@ impl Batch {
                 self.choose(b, among);
                 nat(b, family);
             }
-            Statement::SourceIn(set) => {
-                load_address(b, family, true, KEY);
-                lookup(b, Some(set), 0, KEY, None);
-            }
+            Statement::SourceIn(set) => address_lookup(b, family, true, set, None),
             Statement::UpdateSet(set) => update_source(b, family, set),
             Statement::RandomChain(chains) => {
                 let list: Vec<_> = (0u32..).zip(chains.iter().map(String::as_str)).collect();
@@ -159,10 +162,18 @@ fn meta(b: &mut Buffer, key: u32, register: u32) {
     });
 }
 
+/// `NFT_CMP_LTE` and `NFT_CMP_GTE`.
+const NOT_MORE: u32 = 3;
+const NOT_LESS: u32 = 5;
+
 fn compare(b: &mut Buffer, register: u32, not: bool, value: &[u8]) {
+    compare_as(b, register, u32::from(not), value);
+}
+
+fn compare_as(b: &mut Buffer, register: u32, operator: u32, value: &[u8]) {
     expression(b, "cmp", |b| {
         b.attr_be32(1, register);
-        b.attr_be32(2, u32::from(not));
+        b.attr_be32(2, operator);
         b.nest(3, |b| b.attr(1, value));
     });
 }
@@ -207,6 +218,12 @@ fn no_reverse_route(b: &mut Buffer) {
 fn protocol_is(b: &mut Buffer, number: u8) {
     meta(b, 16, KEY);
     compare(b, KEY, false, &[number]);
+}
+
+/// Looks an address of the packet up.
+fn address_lookup(b: &mut Buffer, family: Family, source: bool, set: &String, to: Option<u32>) {
+    load_address(b, family, source, KEY);
+    lookup(b, Some(set), 0, KEY, to);
 }
 
 /// Looks protocol and destination port up.
