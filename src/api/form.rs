@@ -55,7 +55,7 @@ pub fn shaped(
     api_version: &str,
     kind: &str,
     mut value: Value,
-    duplicates: Vec<String>,
+    duplicates: Duplicates,
     budget: &mut Budget,
 ) -> Result<(Value, Vec<String>)> {
     if value.is_null() {
@@ -87,6 +87,57 @@ pub fn shaped(
     Ok((value, warnings))
 }
 
+/// Members of a body that stand twice, as the decoder tells of them that Kubernetes reads the encoding with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Duplicates {
+    /// The paths of fields, of JSON.
+    Fields(Vec<String>),
+    /// A line and a key each, of YAML.
+    Lines(Vec<String>),
+}
+
+// === impl Duplicates ===
+
+impl Duplicates {
+    /// Nothing stands twice.
+    pub fn none() -> Self {
+        Self::Fields(Vec::new())
+    }
+
+    /// Each, where the client is to be warned of it.
+    pub fn warnings(self, validation: FieldValidation) -> Vec<String> {
+        if validation != FieldValidation::Warn {
+            return Vec::new();
+        }
+        let (lines, fields) = self.beside(Vec::new());
+        lines.into_iter().chain(fields).collect()
+    }
+
+    /// An applied configuration is refused whole where that was asked for, after all else was right with it.
+    pub fn refuse(&self, validation: FieldValidation) -> Result<()> {
+        match self {
+            Self::Lines(lines) if validation == FieldValidation::Strict && !lines.is_empty() => {
+                Err(Status::bad_request(format!(
+                    "error strict decoding YAML: error converting YAML to JSON: {}",
+                    unmarshal_errors(lines)
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The lines, and what is said of fields together with the unknown ones. An unknown field of JSON is told of once,
+    /// however often it stands there.
+    fn beside(self, unknown: Vec<String>) -> (Vec<String>, Vec<String>) {
+        let (lines, twice) = match self {
+            Self::Lines(lines) => (lines, Vec::new()),
+            Self::Fields(paths) => (Vec::new(), paths.into_iter().filter(|p| !unknown.contains(p)).collect()),
+        };
+        let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
+        (lines, unknown.chain(twice.into_iter().map(|f| format!("duplicate field {f:?}"))).collect())
+    }
+}
+
 /// How a request body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -95,7 +146,7 @@ pub enum Encoding {
     Protobuf,
 }
 
-fn parse_protobuf(body: &[u8], budget: &mut Budget) -> Result<(Value, Vec<String>)> {
+fn parse_protobuf(body: &[u8], budget: &mut Budget) -> Result<(Value, Duplicates)> {
     let decoded = schema::protobuf::decode(body, definition, budget).map_err(|e| match e {
         ProtobufError::Limit(limit) => unreadable(limit),
         other => Status::bad_request(format!("error parsing the request body: {other}")),
@@ -105,7 +156,7 @@ fn parse_protobuf(body: &[u8], budget: &mut Budget) -> Result<(Value, Vec<String
         map.insert("apiVersion".into(), decoded.api_version.into());
         map.insert("kind".into(), decoded.kind.into());
     }
-    Ok((value, Vec::new()))
+    Ok((value, Duplicates::none()))
 }
 
 /// The definition of what an `apiVersion` and `kind` name, also for what is no kind of its own.
@@ -122,11 +173,11 @@ fn definition(api_version: &str, kind: &str) -> Option<String> {
     known.or_else(|| Some(other.to_owned()).filter(|d| !d.is_empty()))
 }
 
-/// Parses a body; the second part lists fields that stand twice.
-pub fn parse(body: &[u8], encoding: Encoding, budget: &mut Budget) -> Result<(Value, Vec<String>)> {
+/// Parses a body; the second part lists what stands twice.
+pub fn parse(body: &[u8], encoding: Encoding, budget: &mut Budget) -> Result<(Value, Duplicates)> {
     let parsed = match encoding {
-        Encoding::Json => schema::parse_json(body, budget),
-        Encoding::Yaml => schema::parse_yaml(body, budget),
+        Encoding::Json => schema::parse_json(body, budget).map(|(value, paths)| (value, Duplicates::Fields(paths))),
+        Encoding::Yaml => schema::parse_yaml(body, budget).map(|(value, lines)| (value, Duplicates::Lines(lines))),
         Encoding::Protobuf => return parse_protobuf(body, budget),
     };
     parsed.map_err(|e| unparsed(e, "error parsing the request body"))
@@ -153,24 +204,29 @@ pub fn check(
     validation: FieldValidation,
     value: &mut Value,
     shape: &TypeRef<'_>,
-    duplicates: Vec<String>,
+    duplicates: Duplicates,
     budget: &mut Budget,
 ) -> Result<Vec<String>> {
     let unknown = schema::decode(value, shape, budget).map_err(|e| match e.limit {
         Some(limit) => Status::exceeded(limit),
         None => Status::bad_request(e.to_string()),
     })?;
-    // What means nothing is told of once, however often it stands there.
-    let duplicates: Vec<String> = duplicates.into_iter().filter(|d| !unknown.contains(d)).collect();
-    let unknown = unknown.into_iter().map(|f| format!("unknown field {f:?}"));
-    let duplicates = duplicates.into_iter().map(|f| format!("duplicate field {f:?}"));
-    let findings: Vec<String> = unknown.chain(duplicates).take(FINDINGS_MAX).collect();
+    let (lines, fields) = duplicates.beside(unknown);
     match validation {
         FieldValidation::Ignore => Ok(Vec::new()),
-        FieldValidation::Warn => Ok(findings),
-        FieldValidation::Strict if findings.is_empty() => Ok(Vec::new()),
-        FieldValidation::Strict => Err(Status::bad_request(format!("strict decoding error: {}", findings.join(", ")))),
+        FieldValidation::Warn => Ok(lines.into_iter().chain(fields).take(FINDINGS_MAX).collect()),
+        FieldValidation::Strict if lines.is_empty() && fields.is_empty() => Ok(Vec::new()),
+        FieldValidation::Strict => {
+            let yaml = (!lines.is_empty()).then(|| unmarshal_errors(&lines));
+            let errors: Vec<String> = yaml.into_iter().chain(fields).take(FINDINGS_MAX).collect();
+            Err(Status::bad_request(format!("strict decoding error: {}", errors.join(", "))))
+        }
     }
+}
+
+/// Lines of YAML that hold what stands twice, as one error.
+fn unmarshal_errors(lines: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", lines.join("\n  "))
 }
 
 /// An object in the form of the kind (and version) that is asked for, with `kind` and `apiVersion`. Where a webhook converts, it

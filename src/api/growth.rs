@@ -83,7 +83,7 @@ mod tests {
                 }
             };
             done.map_err(|e| crate::apimachinery::status::Status::bad_request(e.to_string()))?;
-            form::check(FieldValidation::Warn, &mut new, &shape, Vec::new(), &mut budget)?;
+            form::check(FieldValidation::Warn, &mut new, &shape, form::Duplicates::none(), &mut budget)?;
             Ok(new)
         };
         let _ = match how {

@@ -14,10 +14,11 @@ use crate::base::budget::{Budget, check_depth, shortened, size_of};
 
 /// Most nodes that aliases may add.
 const ALIASED_MAX: u64 = 100_000;
-/// What is shown of a key in a path.
+/// What is shown of a key.
 const KEY_BYTES_MAX: usize = 256;
 
-/// Parses the first document; an empty one is null. The second part lists the paths of repeated members.
+/// Parses the first document; an empty one is null. The second part says of each repeated member in which line its value
+/// stands, in the words of the decoder that Kubernetes reads YAML with: `line 11: key "foo" already set in map`.
 pub fn parse_yaml(bytes: &[u8], budget: &mut Budget) -> Result<(Value, Vec<String>), ParseError> {
     let text = std::str::from_utf8(bytes).map_err(|_| bad("yaml: control characters are not allowed"))?;
     let mut builder = Builder {
@@ -29,11 +30,11 @@ pub fn parse_yaml(bytes: &[u8], budget: &mut Budget) -> Result<(Value, Vec<Strin
         budget,
     };
     for event in Parser::new_from_str(text) {
-        let (event, _) = event.map_err(|e| ParseError::Syntax(format!("yaml: {e}")))?;
+        let (event, span) = event.map_err(|e| ParseError::Syntax(format!("yaml: {e}")))?;
         if matches!(event, Event::DocumentEnd) {
             break;
         }
-        builder.event(event)?;
+        builder.event(event, span.start.line())?;
     }
     Ok((builder.root.unwrap_or(Value::Null), builder.duplicates.into_paths()))
 }
@@ -55,6 +56,8 @@ struct Builder<'b> {
 /// A list or map that is being filled.
 struct Frame {
     anchor: usize,
+    /// Where it begins.
+    line: usize,
     of: Filling,
 }
 
@@ -64,14 +67,18 @@ enum Filling {
 }
 
 enum Key {
-    Name(String),
+    Name {
+        name: String,
+        /// It is a number or a boolean there.
+        is_bare: bool,
+    },
     Merge,
 }
 
 // === impl Builder ===
 
 impl Builder<'_> {
-    fn event(&mut self, event: Event<'_>) -> Result<(), ParseError> {
+    fn event(&mut self, event: Event<'_>, line: usize) -> Result<(), ParseError> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
@@ -84,11 +91,11 @@ impl Builder<'_> {
                     None if plain => resolve(&text)?,
                     None => Value::from(text.as_ref()),
                 };
-                self.finish(value, anchor)
+                self.finish(value, anchor, line)
             }
-            Event::SequenceStart(anchor, _) => self.open(anchor, Filling::Items(Vec::new())),
+            Event::SequenceStart(anchor, _) => self.open(anchor, line, Filling::Items(Vec::new())),
             Event::MappingStart(anchor, _) => {
-                self.open(anchor, Filling::Members { map: Map::new(), key: None, merges: Vec::new() })
+                self.open(anchor, line, Filling::Members { map: Map::new(), key: None, merges: Vec::new() })
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(frame) = self.stack.pop() else { return Err(bad("yaml: unexpected end")) };
@@ -96,7 +103,7 @@ impl Builder<'_> {
                     Filling::Items(items) => Value::Array(items),
                     Filling::Members { map, merges, .. } => Value::Object(merged(map, merges)),
                 };
-                self.finish(value, frame.anchor)
+                self.finish(value, frame.anchor, frame.line)
             }
             Event::Alias(anchor) => {
                 let Some(value) = self.anchors.get(&anchor) else { return Err(bad("yaml: unknown anchor")) };
@@ -114,7 +121,7 @@ impl Builder<'_> {
                         other => self.key(&other.to_string(), true),
                     };
                 }
-                self.finish(value, 0)
+                self.finish(value, 0, line)
             }
             _ => Ok(()),
         }
@@ -124,56 +131,29 @@ impl Builder<'_> {
         matches!(self.stack.last(), Some(Frame { of: Filling::Members { key: None, .. }, .. }))
     }
 
-    fn open(&mut self, anchor: usize, of: Filling) -> Result<(), ParseError> {
+    fn open(&mut self, anchor: usize, line: usize, of: Filling) -> Result<(), ParseError> {
         if self.wants_key() {
             return Err(bad("yaml: unsupported map key: only scalars can be keys"));
         }
         check_depth(self.stack.len(), 1)?;
-        self.stack.push(Frame { anchor, of });
+        self.stack.push(Frame { anchor, line, of });
         Ok(())
     }
 
     fn key(&mut self, text: &str, plain: bool) -> Result<(), ParseError> {
         let name = match if plain { resolve(text)? } else { Value::from(text) } {
             Value::String(_) if plain && text == "<<" => Key::Merge,
-            Value::String(name) => Key::Name(name),
+            Value::String(name) => Key::Name { name, is_bare: false },
             Value::Null => return Err(bad("yaml: unsupported map key of type: null")),
-            other => Key::Name(other.to_string()),
+            other => Key::Name { name: other.to_string(), is_bare: true },
         };
-        let repeated = match self.stack.last_mut() {
-            Some(Frame { of: Filling::Members { map, key, .. }, .. }) => {
-                let repeated = matches!(&name, Key::Name(name) if map.contains_key(name));
-                *key = Some(name);
-                repeated
-            }
-            _ => false,
-        };
-        if repeated && self.duplicates.has_room() {
-            let path = self.path();
-            self.duplicates.push_path(|| path);
+        if let Some(Frame { of: Filling::Members { key, .. }, .. }) = self.stack.last_mut() {
+            *key = Some(name);
         }
         Ok(())
     }
 
-    /// Where we are: `spec.containers[0].name`.
-    fn path(&self) -> String {
-        let mut path = String::new();
-        for frame in &self.stack {
-            match &frame.of {
-                Filling::Items(items) => path.push_str(&format!("[{}]", items.len())),
-                Filling::Members { key: Some(Key::Name(name)), .. } => {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    path.push_str(&shortened(name, KEY_BYTES_MAX));
-                }
-                Filling::Members { .. } => {}
-            }
-        }
-        path
-    }
-
-    fn finish(&mut self, value: Value, anchor: usize) -> Result<(), ParseError> {
+    fn finish(&mut self, value: Value, anchor: usize, line: usize) -> Result<(), ParseError> {
         if anchor != 0 {
             self.budget.copy(size_of(&value))?;
             self.anchors.insert(anchor, value.clone());
@@ -185,8 +165,11 @@ impl Builder<'_> {
                 items.push(value);
             }
             Some(Frame { of: Filling::Members { map, key, merges }, .. }) => match key.take() {
-                Some(Key::Name(name)) => {
+                Some(Key::Name { name, is_bare }) => {
                     self.budget.member(map.len(), name.len())?;
+                    if map.contains_key(&name) {
+                        self.duplicates.push_path(|| repeated(line, &name, is_bare));
+                    }
                     map.insert(name, value);
                 }
                 Some(Key::Merge) => match value {
@@ -199,6 +182,13 @@ impl Builder<'_> {
         }
         Ok(())
     }
+}
+
+/// What is said of a member that stands twice.
+fn repeated(line: usize, key: &str, is_bare: bool) -> String {
+    let key = shortened(key, KEY_BYTES_MAX);
+    let key = if is_bare { key.into_owned() } else { format!("{key:?}") };
+    format!("line {line}: key {key} already set in map")
 }
 
 /// Merged maps give what the map does not say itself; the first to say it counts.
@@ -363,10 +353,12 @@ mod tests {
     }
 
     #[test]
-    fn reports_repeated_members() {
-        let (value, twice) = parse(b"data:\n  a: b\n  a: c\nl:\n- x: 1\n  x: 2\ndata: {c: d}\n").unwrap();
-        assert_eq!(value, json!({"data": {"c": "d"}, "l": [{"x": 2}]}));
-        assert_eq!(twice, ["data.a", "l[0].x", "data"]);
+    fn reports_the_lines_of_repeated_members() {
+        let (value, twice) =
+            parse(b"data:\n  a: b\n  a: c\nl:\n- x: 1\n  x: 2\n  5: y\n  5: y\ndata:\n  c: d\n").unwrap();
+        assert_eq!(value, json!({"data": {"c": "d"}, "l": [{"x": 2, "5": true}]}));
+        let want = [r#"line 3: key "a""#, r#"line 6: key "x""#, "line 8: key 5", r#"line 10: key "data""#];
+        assert_eq!(twice, want.map(|w| format!("{w} already set in map")));
     }
 
     proptest! {

@@ -151,6 +151,41 @@ fn a_definition_is_served_once_it_is_established_and_until_nothing_of_it_is_left
     });
 }
 
+/// YAML is told of by lines, in the words of Kubernetes' decoder; an apply is refused for it after all else was right.
+async fn says_which_lines_of_yaml_repeat_a_key(server: &mut Server, crons: &str) {
+    let yaml = "\napiVersion: stable.example.com/v1\nkind: Cron\nmetadata:\n  name: twice\nspec:\n  color: a\n  color: b\n  unknown: 1\n";
+    let lines = "yaml: unmarshal errors:\n  line 8: key \"color\" already set in map";
+    let apply = "application/apply-patch+yaml";
+    let cases = [
+        (
+            "POST",
+            crons.to_owned(),
+            "application/yaml",
+            format!("strict decoding error: {lines}, unknown field \"spec.unknown\""),
+        ),
+        ("PATCH", format!("{crons}/twice"), apply, ".spec.unknown: field not declared in schema".to_owned()),
+    ];
+    for (method, path, media, expected) in cases {
+        let path = format!("{path}?fieldValidation=Strict&fieldManager=m");
+        let (status, refused) = send(server, method, &path, media, yaml.into()).await;
+        let message = refused["message"].as_str().unwrap();
+        assert!(status >= 400 && message.ends_with(&expected), "{message}");
+    }
+    let known = yaml.replace("  unknown: 1\n", "");
+    let path = format!("{crons}/twice?fieldManager=m&fieldValidation=");
+    let (status, refused) = send(server, "PATCH", &format!("{path}Strict"), apply, known.clone().into()).await;
+    let expected = format!("error strict decoding YAML: error converting YAML to JSON: {lines}");
+    assert_eq!((status, &refused["message"]), (400, &json!(expected)));
+    let headers = vec![("content-type".to_owned(), apply.to_owned())];
+    let asked = Asked { method: "PATCH", path: &format!("{path}Warn"), headers, body: Some(known.into()) };
+    let answer = server.open(asked).await;
+    let warnings: Vec<&str> = answer.headers().get_all("warning").iter().map(|w| w.to_str().unwrap()).collect();
+    assert_eq!(
+        (answer.status().as_u16(), warnings),
+        (201, vec![r#"299 - "line 8: key \"color\" already set in map""#])
+    );
+}
+
 #[test]
 fn custom_objects_are_pruned_defaulted_checked_and_scaled() {
     on_a_server(async |mut server| {
@@ -184,6 +219,7 @@ fn custom_objects_are_pruned_defaulted_checked_and_scaled() {
         }
         let (status, made) = send(server, "POST", &crons, "application/json", twice.into()).await;
         assert_eq!((status, &made["spec"]), (201, &json!({"replicas": 2})));
+        says_which_lines_of_yaml_repeat_a_key(server, &crons).await;
 
         // Status and scale.
         let path = format!("{crons}/a");

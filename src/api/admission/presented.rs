@@ -111,7 +111,7 @@ pub(super) fn taken_back(
     if (text(&new, "apiVersion"), text(&new, "kind")) != (&kind.api_version(), kind.kind()) {
         return Err(Unfit::Broken("the patch makes an object of another kind".to_owned()));
     }
-    form::check(validation, &mut new, &kind.type_ref(), Vec::new(), budget)
+    form::check(validation, &mut new, &kind.type_ref(), form::Duplicates::none(), budget)
         .map_err(|status| Unfit::Broken(status.message))?;
     let mut new = match kind.is_converted_by_webhook() {
         true => request.conversions.get(&new, &request.kind).map_err(|e| Unfit::Status(Status::internal(e)))?,

@@ -214,7 +214,13 @@ fn own(kind: &KindRef, object: &Object) -> Result<Value> {
 
 /// What a webhook has made of an object, as far as its definition describes it.
 fn pruned(kind: &KindRef, mut value: Value) -> Result<Value> {
-    let checked = form::check(FieldValidation::Ignore, &mut value, &kind.type_ref(), Vec::new(), &mut Budget::new());
+    let checked = form::check(
+        FieldValidation::Ignore,
+        &mut value,
+        &kind.type_ref(),
+        form::Duplicates::none(),
+        &mut Budget::new(),
+    );
     checked.map_err(|status| failure(status.message))?;
     Ok(value)
 }

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::context::RequestContext;
 use super::{Body, body_of};
-use crate::api::{FieldValidation, form};
+
+use crate::api::form;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::budget::{Budget, shortened};
 use crate::base::json::text;
@@ -33,7 +34,7 @@ impl Patch {
         context: &RequestContext,
         http: http::Request<Body>,
         budget: &mut Budget,
-    ) -> Result<(Self, Vec<String>)> {
+    ) -> Result<(Self, form::Duplicates)> {
         let media =
             http.headers().get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         let media = media.split(';').next().unwrap_or("").trim().to_owned();
@@ -46,11 +47,11 @@ impl Patch {
             "application/json-patch+json" => {
                 let (patch, mut findings) = json(&body)?;
                 findings.extend(unknown_members(&patch));
-                Ok((Self::Json(patch), findings))
+                Ok((Self::Json(patch), form::Duplicates::Fields(findings)))
             }
-            "application/merge-patch+json" => json(&body).map(|(p, d)| (Self::Merge(p), d)),
+            "application/merge-patch+json" => json(&body).map(|(p, d)| (Self::Merge(p), form::Duplicates::Fields(d))),
             "application/strategic-merge-patch+json" if context.request.kind.as_custom().is_none() => {
-                json(&body).map(|(p, d)| (Self::Strategic(p), d))
+                json(&body).map(|(p, d)| (Self::Strategic(p), form::Duplicates::Fields(d)))
             }
             "application/apply-patch+yaml" => {
                 if context.query.get("fieldManager").is_empty() {
@@ -59,9 +60,6 @@ impl Patch {
                 }
                 let (config, duplicates) =
                     task::in_place(body.len() > form::LONG_BYTES, || form::parse(&body, form::Encoding::Yaml, budget))?;
-                if !duplicates.is_empty() && context.request.validation == FieldValidation::Strict {
-                    return Err(Status::bad_request(format!("error decoding YAML: duplicate fields {duplicates:?}")));
-                }
                 Ok((Self::Apply { config, force: context.query.flag("force") }, duplicates))
             }
             other => Err(Status::unsupported_media_type(format!(

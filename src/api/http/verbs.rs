@@ -16,12 +16,13 @@ use super::{Body, access, answer, body_of, proxy, stream, watching};
 use crate::api::admission::Review;
 use crate::api::conversion::Conversions;
 use crate::api::flowcontrol::Admission;
+use crate::api::form::{self, Duplicates};
 use crate::api::identity::attributes::Attributes;
 use crate::api::read::{ListOptions, Selection};
 use crate::api::sending::no_room;
 use crate::api::subresource::{scale, token};
 use crate::api::write::{Change, Written};
-use crate::api::{Api, FieldValidation, Request, form};
+use crate::api::{Api, FieldValidation, Request};
 use crate::apimachinery::delete_options::DeleteOptions;
 use crate::apimachinery::query::Query;
 use crate::apimachinery::status::{Result, Status};
@@ -382,11 +383,12 @@ impl RequestContext {
         let written = if let Patch::Apply { config, force } = &patch {
             let kind = &self.request.kind;
             check_configuration(config, &kind.api_version(), kind.kind())?;
-            if self.request.validation == FieldValidation::Warn {
-                warnings.extend(duplicates.iter().map(|f| format!("duplicate field {f:?}")));
-            }
+            warnings = duplicates.clone().warnings(self.request.validation);
             // Each attempt begins with what reading the patch has left.
-            let mut apply = |live: Option<&Value>| self.applied(live, config, &shape, *force, &mut budget.clone());
+            let mut apply = |live: Option<&Value>| {
+                let applied = self.applied(live, config, &shape, *force, &mut budget.clone())?;
+                duplicates.refuse(self.request.validation).map(|()| applied)
+            };
             self.api.update(&self.request, Change::Apply(&mut apply)).await?
         } else {
             let kind = &self.request.kind;
@@ -444,7 +446,7 @@ impl RequestContext {
                 )));
             }
             value = given;
-            form::check(FieldValidation::Ignore, &mut value, &definition(SCHEMA)?, Vec::new(), &mut budget)?;
+            form::check(FieldValidation::Ignore, &mut value, &definition(SCHEMA)?, Duplicates::none(), &mut budget)?;
         } else {
             if let Some(seconds) = self.query.int("gracePeriodSeconds")? {
                 value["gracePeriodSeconds"] = seconds.into();
@@ -517,8 +519,8 @@ impl RequestContext {
                 if value["apiVersion"] == "policy/v1beta1" && sub == Subresource::Eviction {
                     value["apiVersion"] = version.into();
                 }
-                let (value, _) =
-                    form::shaped(&self.request, &definition(name)?, version, kind, value, Vec::new(), &mut budget)?;
+                let (shape, once) = (definition(name)?, Duplicates::none());
+                let (value, _) = form::shaped(&self.request, &shape, version, kind, value, once, &mut budget)?;
                 let form = self.plain_form()?;
                 match sub {
                     Subresource::Binding => self.bind(value).await,
@@ -561,7 +563,7 @@ impl RequestContext {
                 }
                 let (mut new, mut budget) = (live.clone(), budget.clone());
                 patch.apply(&mut new, &shape, &mut budget)?;
-                form::check(self.request.validation, &mut new, &shape, Vec::new(), &mut budget)
+                form::check(self.request.validation, &mut new, &shape, Duplicates::none(), &mut budget)
                     .map_err(|s| if s.code == 413 { s } else { unfit(&s.message) })?;
                 Ok(new)
             };

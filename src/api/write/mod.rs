@@ -45,7 +45,7 @@ impl Api {
     /// Server-side apply of what our own code or a manifest on this machine says; conflicts are won.
     pub async fn apply_config(&self, request: &Request, mut config: Value) -> Result<Written> {
         let shape = request.kind.type_ref();
-        form::check(super::FieldValidation::Strict, &mut config, &shape, Vec::new(), &mut Budget::new())?;
+        form::check(super::FieldValidation::Strict, &mut config, &shape, form::Duplicates::none(), &mut Budget::new())?;
         let mut merge = |live: Option<&Value>| applied(self, request, live, &config, &shape, true, &mut Budget::new());
         self.update(request, Change::Apply(&mut merge)).await
     }
