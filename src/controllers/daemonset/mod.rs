@@ -64,7 +64,7 @@ pub fn controller(cx: &Arc<Context>) -> Controller {
     Controller::new("daemonset", Arc::new(daemons), cx.clock.clone())
         .for_kind(&*cx.client, &KIND)
         .owns(&*cx.client, &core::pod::KIND, &KIND)
-        .owns(&*cx.client, &controllerrevision::KIND, &KIND)
+        .watches(&*cx.client, &controllerrevision::KIND, Box::new(revised))
         .watches(&*cx.client, &core::pod::KIND, free(cx))
         .watches(&*cx.client, &controllerrevision::KIND, free(cx))
         .watches(&*cx.client, &core::node::KIND, Box::new(by_node))
@@ -80,6 +80,16 @@ fn free(cx: &Arc<Context>) -> Wake {
         let all = cx.client.informer(&KIND).list(&c.object.meta.namespace);
         all.iter().filter(|d| selector(d).is_ok_and(|s| s.matches(&c.object.meta.labels))).map(|d| Key::of(d)).collect()
     })
+}
+
+/// A revision that was changed or taken away. One more wakes nobody, as in Kubernetes: a client may keep one beside the current
+/// one for a while, which the next run would take for a second of the same template and join with it.
+fn revised(c: &Changed) -> Vec<Key> {
+    if c.previous.is_none() && !c.deleted {
+        return Vec::new();
+    }
+    let owner = c.object.controller().filter(|o| *o.kind == *KIND.kind());
+    owner.map(|o| Key::new(&c.object.meta.namespace, &o.name)).into_iter().collect()
 }
 
 /// Whether nothing of a node has changed that decides who is meant for it: heartbeats change its status alone.

@@ -187,3 +187,25 @@ async fn a_revision_that_somebody_made_of_the_same_template_takes_the_place_of_o
     let renamed = || pods(&cluster).iter().all(|p| p.1 == "theirs" && p.2 == before[0].2);
     cluster.until("the pod is of it", renamed).await;
 }
+
+#[tokio::test]
+async fn a_revision_that_is_owned_already_stays_beside_ours_until_the_set_changes() {
+    let cluster = on_nodes(&["x"]).await;
+    cluster.create(daemons("i")).await;
+    cluster.work_until("it runs", || cluster.status()["numberAvailable"] == 1).await;
+    let ours = cluster.list(&controllerrevision::KIND)[0].clone();
+    let value = ours.value();
+    let mut theirs =
+        json!({"metadata": {"name": "theirs", "labels": {"a": "b"}}, "revision": 2, "data": value["data"]});
+    theirs["metadata"]["ownerReferences"] = value["metadata"]["ownerReferences"].clone();
+    cluster.client.create(&controllerrevision::KIND, "n", theirs).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(cluster.list(&controllerrevision::KIND).len(), 2, "one more revision wakes nobody");
+    cluster.client.delete(&controllerrevision::KIND, "n", &ours.meta.name, DeleteOptions::default()).await.unwrap();
+    cluster.patch(image("2")).await;
+    let newest = || {
+        let all = cluster.list(&controllerrevision::KIND);
+        all.iter().map(|r| r.value()["revision"].as_i64().unwrap()).max()
+    };
+    cluster.work_until("the next one is numbered behind theirs", || newest() == Some(3)).await;
+}
