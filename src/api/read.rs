@@ -165,12 +165,14 @@ impl Api {
             }
         }
         let kind_cache = self.cache.kind(&request.kind);
-        if at > 0 && at < kind_cache.last() {
+        // What the store has forgotten is past, also where nothing has changed since: tokens end, as in Kubernetes.
+        if at > 0 && (at < kind_cache.last() || at < self.store.oldest()) {
             // What is read takes memory that nobody has counted yet: one after the other.
             static TURN: Mutex<()> = Mutex::new(());
             return task::in_place(true, || {
                 let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-                self.past_list(&request.kind, selection, &prefix, (at, after), options.limit)
+                let list = self.past_list(&request.kind, selection, &prefix, (at, after.clone()), options.limit);
+                list.map_err(|status| ended(status, after.get(prefix.len()..).unwrap_or_default()))
             });
         }
         let revision = if at == 0 { self.cache.head() } else { at };
@@ -269,13 +271,9 @@ impl Api {
     /// The next keys of the collection as they were.
     fn history(&self, prefix: &str, at: u64, after: &str) -> Result<Page> {
         self.store.range_within(prefix, at, after, HISTORY_COUNT, HISTORY_BYTES).map_err(|e| match e {
-            crate::store::Error::Compacted { .. } => Status::expired(
-                "The provided continue parameter is too old to display a consistent list result. You can start a new \
-                 list without the continue parameter, or use the continue token in this response to retrieve the \
-                 remainder of the results. Continuing with the provided token results in an inconsistent list - \
-                 objects that were created, modified, or deleted between the time the first chunk was returned and \
-                 now may show up in the list.",
-            ),
+            crate::store::Error::Compacted { .. } => {
+                Status::expired("The resourceVersion for the provided list is too old.")
+            }
             other => other.into(),
         })
     }
@@ -325,8 +323,26 @@ fn page(all: Vec<Arc<Object>>, selection: &Selection, limit: usize, revision: u6
 
 fn encode_token(revision: u64, start: String) -> String {
     // The token names the first key of the next page; ours sorts right behind the last key of this one.
-    let token = Token { v: "meta.k8s.io/v1".into(), rv: revision as i64, start: format!("{start}\u{0}") };
-    BASE64.encode(serde_json::to_vec(&token).expect("plain struct"))
+    encoded(revision as i64, format!("{start}\u{0}"))
+}
+
+fn encoded(rv: i64, start: String) -> String {
+    BASE64.encode(serde_json::to_vec(&Token { v: "meta.k8s.io/v1".into(), rv, start }).expect("plain struct"))
+}
+
+/// A list whose past was forgotten between two of its pages may go on from `start` with what there is now.
+fn ended(mut status: Status, start: &str) -> Status {
+    if status.code == 410 && !start.is_empty() {
+        status.message =
+            "The provided continue parameter is too old to display a consistent list result. You can start \
+                          a new list without the continue parameter, or use the continue token in this response to \
+                          retrieve the remainder of the results. Continuing with the provided token results in an \
+                          inconsistent list - objects that were created, modified, or deleted between the time the \
+                          first chunk was returned and now may show up in the list."
+                .to_owned();
+        status.details.continue_token = encoded(-1, start.to_owned());
+    }
+    status
 }
 
 fn decode_token(text: &str) -> Result<Token> {
@@ -347,4 +363,51 @@ pub fn parse_version(text: &str) -> Result<u64> {
     text.parse().map_err(|_| {
         Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be an unsigned integer"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::in_memory;
+    use crate::kinds::core::{configmap, namespace};
+
+    fn all(limit: usize, continue_token: String) -> ListOptions {
+        ListOptions { limit, continue_token, ..ListOptions::default() }
+    }
+
+    #[tokio::test]
+    async fn a_list_whose_past_is_forgotten_says_with_what_it_goes_on() {
+        let api = in_memory::api();
+        let request = |kind: &KindRef, namespace: &str| Request::internal("test", kind, namespace, "");
+        for name in ["n", "default"] {
+            api.create(&request(&namespace::KIND, ""), json!({"metadata": {"name": name}})).await.unwrap();
+        }
+        let maps = request(&configmap::KIND, "n");
+        for name in ["a", "b", "c", "d"] {
+            api.create(&maps, json!({"metadata": {"name": name}})).await.unwrap();
+        }
+        let everything = Selection::new(&configmap::KIND, Selector::default(), &FieldSelector::default()).unwrap();
+        let names = |list: &List| list.items.iter().map(|o| o.meta.name.to_string()).collect::<Vec<_>>();
+        let first = api.list(&maps, &everything, &all(2, String::new())).unwrap();
+        assert_eq!((names(&first), first.remaining), (vec!["a".to_owned(), "b".to_owned()], Some(2)));
+
+        // Nothing has changed in the collection, and yet the revision is forgotten.
+        api.create(&request(&configmap::KIND, "default"), json!({"metadata": {"name": "x"}})).await.unwrap();
+        api.store.compact(api.store.head());
+        let over = api.list(&maps, &everything, &all(1, first.continue_token.clone())).unwrap_err();
+        assert_eq!((over.code, over.reason), (410, "Expired"));
+        assert!(over.message.contains("use the continue token in this response"), "{}", over.message);
+        let token = over.to_json()["metadata"]["continue"].as_str().unwrap().to_owned();
+        let rest = api.list(&maps, &everything, &all(1, token)).unwrap();
+        assert_eq!((names(&rest), rest.remaining), (vec!["c".to_owned()], Some(1)));
+        assert!(rest.revision > first.revision);
+        let last = api.list(&maps, &everything, &all(5, rest.continue_token)).unwrap();
+        assert_eq!(names(&last), ["d"]);
+
+        let exact = ListOptions { resource_version: first.revision.to_string(), ..all(1, String::new()) };
+        let over = api.list(&maps, &everything, &exact).unwrap_err();
+        assert_eq!((over.code, over.message.as_str()), (410, "The resourceVersion for the provided list is too old."));
+    }
 }

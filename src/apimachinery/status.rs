@@ -30,6 +30,8 @@ pub struct Details {
     pub retry_after_seconds: Option<u32>,
     /// For the client beside the failure; sent as headers.
     pub warnings: Vec<String>,
+    /// With what a list goes on that could not be continued as it was; sent in the metadata.
+    pub continue_token: String,
 }
 
 /// One of `Status.details.causes`.
@@ -247,8 +249,10 @@ impl Status {
 
     /// The JSON form, with `kind` and `apiVersion`.
     pub fn to_json(&self) -> Value {
+        let token = self.details.continue_token.as_str();
+        let metadata = if token.is_empty() { json!({}) } else { json!({"continue": token}) };
         let mut out = json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": shortened(&self.message, MESSAGE_BYTES_MAX), "code": self.code,
         });
         if !self.reason.is_empty() {
