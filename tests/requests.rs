@@ -17,6 +17,9 @@ mod https;
 /// A kind that comes and goes.
 #[path = "requests/kinds.rs"]
 mod kinds;
+/// All kinds from creation to deletion.
+#[path = "requests/lifecycle.rs"]
+mod lifecycle;
 /// What the process holds.
 #[path = "requests/memory.rs"]
 mod memory;
