@@ -29,7 +29,7 @@ use crate::api::identity::join::{Cluster, Joiner};
 use crate::api::identity::pki::{Names, Pki, renewal_due};
 use crate::api::identity::token::Tokens;
 use crate::api::local::Local;
-use crate::api::{Api, Options, bootstrap, definitions, flowcontrol};
+use crate::api::{Api, Options, aggregate, bootstrap, definitions, flowcontrol};
 use crate::apimachinery::http::listen;
 use crate::apimachinery::status;
 use crate::base::clock::Clock;
@@ -187,9 +187,7 @@ async fn serve(config: Config) -> Result<Ended> {
         .with_context(|| format!("keys and certificates under {}", server_dir.display()))?;
     let cache = Cache::load(&*store)?;
     ClusterConfiguration::of(&config.cluster).agree(&server_dir, &cache)?;
-    let tokens = Tokens::new(&pki.token_key, ISSUER, clock.clone())
-        .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
-    let api = Api::new(store.clone(), cache, clock.clone(), options(&config), tokens);
+    let api = api_over(store.clone(), cache, &clock, &config, &pki)?;
     let desk = Joiner::new(&server_dir, &pki, config.cluster.clone(), clock.clone());
     let desk = if config.agent { desk.reserving(&config.node.name) } else { desk };
     let manifests = server_dir.join("manifests");
@@ -217,7 +215,7 @@ async fn serve(config: Config) -> Result<Ended> {
     let snapshots =
         snapshot::run(server_dir.clone(), config.snapshots.clone(), config.node.name.clone(), clock.clone());
     loops.push(task::spawn("snapshots", snapshots));
-    let renewing = task::spawn("certificate renewal", renew(config.clone(), clock.clone(), tls));
+    let renewing = task::spawn("certificate renewal", renew(config.clone(), clock.clone(), tls, api.clone()));
     notify("READY=1");
     tracing::info!(address = %config.bind, "the API is ready");
     let agent = match config.agent {
@@ -250,7 +248,7 @@ async fn serve(config: Config) -> Result<Ended> {
 }
 
 /// What goes on beside the API as long as it serves.
-fn loops_of_api(api: &Api, config: &Config, shared: Arc<controllers::Context>) -> [JoinHandle<Option<()>>; 6] {
+fn loops_of_api(api: &Api, config: &Config, shared: Arc<controllers::Context>) -> [JoinHandle<Option<()>>; 7] {
     let ended = api::http::join::end_connections_of_deleted_nodes(api.clone());
     let (counted, kept) = (api.clone(), api.clone());
     let work = move || metrics::REQUESTS.value() + counted.cache.head();
@@ -258,10 +256,12 @@ fn loops_of_api(api: &Api, config: &Config, shared: Arc<controllers::Context>) -
         // What the indexes have not seen yet is in what the cache lets go of.
         shared.keep_fresh();
         kept.cache.keep_fresh();
+        kept.resource_metrics.keep_fresh();
     };
     [
         task::spawn("connections of deleted nodes", ended),
         task::spawn("custom kinds", definitions::keep(api.clone())),
+        task::spawn("aggregation", aggregate::keep(api.clone())),
         task::spawn("priority and fairness", flowcontrol::objects::keep(api.clone())),
         task::spawn("the API's own Service", bootstrap::keep(api.clone(), endpoints(config))),
         task::spawn("memory of large requests", memory::follow(api.flow.large_ended())),
@@ -282,6 +282,15 @@ fn open(server: &Path, schedule: &snapshot::Schedule, clock: &Clock) -> Result<S
         }
         opened => Ok(opened?),
     }
+}
+
+/// The API over what is stored.
+fn api_over(store: Arc<dyn Store>, cache: Cache, clock: &Clock, config: &Config, pki: &Pki) -> Result<Api> {
+    let tokens = Tokens::new(&pki.token_key, ISSUER, clock.clone())
+        .map_err(|e| anyhow::anyhow!("the service-account key cannot be used: {e}"))?;
+    let api = Api::new(store, cache, clock.clone(), options(config), tokens);
+    api.aggregate.identify(pki.into());
+    Ok(api)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
@@ -364,6 +373,7 @@ fn options(config: &Config) -> Options {
         inner_cidrs: [&config.cluster.cluster_cidrs[..], &config.cluster.service_cidrs[..]].concat(),
         node_ports: config.node_ports,
         issuer: ISSUER.into(),
+        resource_metrics: !config.disabled.iter().any(|part| part == "metrics-server"),
     }
 }
 
@@ -379,6 +389,8 @@ fn options_of(config: &Config, pki: &Pki, api: &Api) -> Result<controllers::Opti
         cluster_cidrs: if config.node_cidr { config.cluster.cluster_cidrs.clone() } else { Vec::new() },
         node_grace: config.cluster.node_grace(),
         nodes: api.nodes.clone(),
+        aggregated: Some(Arc::new(api.clone())),
+        metrics: Some(Arc::new(api.clone())),
         ..controllers::Options::default()
     })
 }
@@ -455,7 +467,7 @@ fn write_kubeconfig(config: &Config, pki: &Pki) -> Result<()> {
 }
 
 /// Renews certificates long before they end, in the running process.
-async fn renew(config: Config, clock: Clock, shown: watch::Sender<Arc<ServerConfig>>) {
+async fn renew(config: Config, clock: Clock, shown: watch::Sender<Arc<ServerConfig>>, api: Api) {
     loop {
         renewal_due(&clock).await;
         let directory = config.data_dir.join("server");
@@ -463,6 +475,7 @@ async fn renew(config: Config, clock: Clock, shown: watch::Sender<Arc<ServerConf
             .map_err(anyhow::Error::from)
             .and_then(|pki| {
                 write_kubeconfig(&config, &pki)?;
+                api.aggregate.identify((&pki).into());
                 tls(&pki)
             });
         match renewed {

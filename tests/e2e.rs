@@ -9,6 +9,9 @@ mod airgap;
 /// Images without a registry.
 #[path = "e2e/archive.rs"]
 mod archive;
+/// What nodes and pods use, and workloads that follow it.
+#[path = "e2e/autoscale.rs"]
+mod autoscale;
 /// An agent that begins while the server is away.
 #[path = "e2e/away.rs"]
 mod away;

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // A test that cannot go on says where.
 
+/// Servers behind this one.
+#[path = "requests/aggregation.rs"]
+mod aggregation;
 /// What is sent.
 #[path = "requests/bodies.rs"]
 mod bodies;
@@ -23,6 +26,9 @@ mod lifecycle;
 /// What the process holds.
 #[path = "requests/memory.rs"]
 mod memory;
+/// What nodes and pods use.
+#[path = "requests/metrics.rs"]
+mod metrics;
 /// Admission policies in force.
 #[path = "requests/policies.rs"]
 mod policies;
@@ -46,8 +52,12 @@ use server::{Asked, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn on_a_server<T>(run: impl AsyncFnOnce(Server) -> T) -> T {
+    on_a_server_with(false, run)
+}
+
+fn on_a_server_with<T>(resource_metrics: bool, run: impl AsyncFnOnce(Server) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { run(Server::start().await).await })
+    runtime.block_on(async { run(Server::start_with(resource_metrics).await).await })
 }
 
 /// Sends a body and answers the status code and the Status.

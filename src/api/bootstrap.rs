@@ -9,7 +9,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use super::write::Change;
-use super::{Api, Request, flowcontrol};
+use super::{Api, Request, aggregate, flowcontrol, resource_metrics};
 use crate::apimachinery::status::Result;
 use crate::base::json::text;
 use crate::kinds::flowcontrol::{flowschema, prioritylevelconfiguration};
@@ -58,9 +58,13 @@ pub async fn run(api: &Api, endpoints: &Endpoints) -> Result<()> {
         let all: Vec<Value> = serde_json::from_str(text).expect("the bootstrap manifests are JSON");
         objects.extend(all.into_iter().map(|o| (*kind, o)));
     }
+    if api.options.resource_metrics {
+        objects.push((&rbac::clusterrole::KIND, resource_metrics::reader()));
+    }
     objects.push((&core::service::KIND, api_service(endpoints)));
     objects.extend(service_range(api).map(|range| (&networking::servicecidr::KIND, range)));
     create_missing(api, objects).await?;
+    aggregate::register(api).await?;
     flowcontrol::objects::configure(api);
     write_api_endpoints(api, endpoints).await
 }

@@ -44,6 +44,7 @@ pub(crate) fn api_over(store: Arc<dyn Store>, external_ips: &[&str]) -> Api {
         inner_cidrs: vec!["10.42.0.0/16".parse().unwrap(), "10.43.0.0/16".parse().unwrap()],
         node_ports: (30000, 32767),
         issuer: issuer.into(),
+        resource_metrics: true,
     };
     Api::new(store, cache, Clock::system(), options, tokens)
 }

@@ -47,6 +47,18 @@ impl Local {
         kind.as_custom().and_then(|_| written()).unwrap_or_else(|| kind.clone())
     }
 
+    /// A Scale is no object of its own kind.
+    async fn rescale(&self, request: &Request, patch: Patch) -> Result<Arc<Object>> {
+        let (Patch::Merge(patch) | Patch::Strategic(patch)) = &patch;
+        let mut change = |scale: &Value| {
+            let mut new = scale.clone();
+            let patched = schema::patch::merge::apply(&mut new, patch, &mut Budget::new());
+            patched.map_err(|e| Status::new(e.code(), e.reason(), e.to_string()))?;
+            Ok(new)
+        };
+        Ok(self.api.rescale(request, false, &mut change).await?.object)
+    }
+
     fn request(&self, kind: &KindRef, namespace: &str, name: &str, subresource: Option<Subresource>) -> Request {
         Request { subresource, ..Request::internal(&self.manager, kind, namespace, name) }
     }
@@ -94,6 +106,9 @@ impl Client for Local {
         subresource: Option<Subresource>,
         patch: Patch,
     ) -> Result<Arc<Object>> {
+        if subresource == Some(Subresource::Scale) {
+            return self.rescale(&self.request(kind, namespace, name, subresource), patch).await;
+        }
         let kind = &self.as_written(kind, namespace, name);
         let shape = kind.type_ref();
         let mut change = |live: &Value| {

@@ -4,6 +4,7 @@
 //! ([`cache`]); every write goes through [`write`]. `http` puts it on the wire; in-process clients call it directly.
 
 pub mod admission;
+pub mod aggregate;
 pub mod allocate;
 pub mod bootstrap;
 pub mod cache;
@@ -20,6 +21,7 @@ pub(crate) mod in_memory;
 pub mod local;
 pub mod read;
 mod request;
+pub mod resource_metrics;
 pub mod sending;
 mod service_endpoint;
 pub mod shares;
@@ -66,6 +68,10 @@ pub struct Inner {
     pub tokens: Tokens,
     /// Reaches pods on nodes: logs, exec, ports.
     pub nodes: node_access::Nodes,
+    /// Other servers that answer for versions of groups.
+    pub aggregate: aggregate::Aggregator,
+    /// What nodes and pods were found to use.
+    pub resource_metrics: resource_metrics::ResourceMetrics,
     /// Who is connected.
     pub connections: Connections,
     /// Who may run now.
@@ -90,6 +96,8 @@ pub struct Options {
     pub node_ports: (u16, u16),
     /// The issuer of service-account tokens.
     pub issuer: String,
+    /// Whether `metrics.k8s.io` is served from the nodes' own numbers.
+    pub resource_metrics: bool,
 }
 
 // === impl Api ===
@@ -103,6 +111,8 @@ impl Api {
         Self(Arc::new(Inner {
             rbac: Rbac::new(cache.clone()),
             nodes: node_access::Nodes::default(),
+            aggregate: aggregate::Aggregator::default(),
+            resource_metrics: resource_metrics::ResourceMetrics::default(),
             connections: Connections::default(),
             flow,
             allocation: tokio::sync::Mutex::new(()),

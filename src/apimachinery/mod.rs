@@ -4,9 +4,11 @@
 //!
 //! Invariant: nothing here knows a store, and nobody needs a server to use it.
 
+pub mod aggregated;
 pub mod delete_options;
 pub mod http;
 pub mod label_selector;
+pub mod metrics;
 pub mod node_access;
 pub mod placement;
 pub mod query;

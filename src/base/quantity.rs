@@ -54,6 +54,11 @@ impl Quantity {
         Quantity { mantissa: milli.into(), scale: -3, format: Format::DecimalSi }
     }
 
+    /// A number of billionths, printed with decimal suffixes.
+    pub fn from_nano(nano: i64) -> Quantity {
+        Quantity { mantissa: nano.into(), scale: NANO, format: Format::DecimalSi }
+    }
+
     /// A number of bytes, printed with binary suffixes.
     pub fn from_bytes(bytes: i64) -> Quantity {
         Quantity { mantissa: bytes.into(), scale: 0, format: Format::BinarySi }

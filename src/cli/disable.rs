@@ -6,12 +6,11 @@
 use crate::server::manifests::builtin;
 
 /// Parts of the server that no manifest stands for.
-const PARTS: [&str; 4] = ["network-policy", "node-cidr", "scheduler", "service-proxy"];
+const PARTS: [&str; 5] = ["metrics-server", "network-policy", "node-cidr", "scheduler", "service-proxy"];
 /// Other names of ours.
 const ALIASES: [(&str, &str); 2] = [("coredns", "dns"), ("kube-proxy", "service-proxy")];
 /// What k3s has and we have not.
-const ELSEWHERE: [&str; 7] =
-    ["ccm", "helm-controller", "metrics-server", "rolebindings", "runtimes", "servicelb", "traefik"];
+const ELSEWHERE: [&str; 6] = ["ccm", "helm-controller", "rolebindings", "runtimes", "servicelb", "traefik"];
 
 /// Something that was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +78,8 @@ mod tests {
         let why = part("dsn").unwrap_err();
         assert!(
             why.starts_with(
-                "expected one of coredns, dns, kube-proxy, local-storage, network-policy, node-cidr, scheduler, \
-                 service-proxy"
+                "expected one of coredns, dns, kube-proxy, local-storage, metrics-server, network-policy, node-cidr, \
+                 scheduler, service-proxy"
             ),
             "{why}"
         );

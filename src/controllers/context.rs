@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 
 use super::certificates::Authority;
 use super::index::Index;
+use crate::apimachinery::aggregated::Aggregated;
+use crate::apimachinery::metrics::Metrics;
 use crate::apimachinery::node_access::Nodes;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::clock::Clock;
@@ -33,6 +35,10 @@ pub struct Options {
     pub terminated_pods: usize,
     /// The nodes that can be reached, for volumes that are directories of them.
     pub nodes: Nodes,
+    /// Objects that other servers of the API keep.
+    pub aggregated: Option<Arc<dyn Aggregated>>,
+    /// The numbers that autoscalers go by.
+    pub metrics: Option<Arc<dyn Metrics>>,
 }
 
 /// What all controllers share.
@@ -110,6 +116,8 @@ impl Default for Options {
             event_ttl: Duration::from_secs(3600),
             terminated_pods: 12_500,
             nodes: Nodes::default(),
+            aggregated: None,
+            metrics: None,
         }
     }
 }

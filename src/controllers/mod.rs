@@ -20,6 +20,7 @@ pub mod event;
 mod failures;
 pub mod garbage;
 mod history;
+pub mod horizontalpodautoscaler;
 pub mod index;
 pub mod job;
 mod member;
@@ -86,6 +87,7 @@ pub const ALL: &[Make] = &[
     event::controller,
     resource_quota::controller,
     disruption::controller,
+    horizontalpodautoscaler::controller,
     volume::bind::controller,
     volume::protect::claims,
     volume::protect::volumes,

@@ -1,7 +1,6 @@
 //! The end of namespaces: everything in them goes, pods first, then the namespace itself.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +8,7 @@ use futures::future::join_all;
 use serde_json::{Map, Value, json};
 
 use super::{Context, absent_is_fine};
+use crate::apimachinery::aggregated::{Emptied, Left};
 use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
 use crate::apimachinery::status::{Result, Status};
 use crate::base::json::{list, text};
@@ -67,7 +67,15 @@ impl Reconciler for Namespaces {
         }
         let left: Vec<(&KindRef, Vec<Arc<Object>>)> =
             contents().map(|k| (k, client.informer(k).list(&key.name))).filter(|(_, all)| !all.is_empty()).collect();
-        if left.is_empty() && failures.is_empty() {
+        let elsewhere = match &self.0.options.aggregated {
+            // Pods may need what is there until they have ended.
+            Some(aggregated) if failures.is_empty() && client.informer(&pod::KIND).list(&key.name).is_empty() => {
+                aggregated.empty(&key.name).await
+            }
+            _ => Emptied::default(),
+        };
+        failures.extend(elsewhere.failures.iter().map(Status::unavailable));
+        if left.is_empty() && failures.is_empty() && elsewhere.is_done() {
             let rest: Vec<Value> = finalizers.iter().filter(|f| *f != OURS).cloned().collect();
             let mut value = value;
             value["spec"]["finalizers"] = rest.into();
@@ -77,9 +85,12 @@ impl Reconciler for Namespaces {
         }
         let mut status = value["status"].clone();
         let now = self.0.clock.now_text();
-        status["conditions"] = conditions(list(&value, "status.conditions"), &left, &failures, &now);
+        status["conditions"] = conditions(list(&value, "status.conditions"), &left, &elsewhere, &failures, &now);
         absent_is_fine(self.0.write_status(&namespace::KIND, &object, status, Map::new()).await)?;
-        failures.into_iter().next().map_or(Ok(Outcome::Done), Err)
+        // Nobody tells when another server has done its part: that is asked again.
+        let unknown = elsewhere.discovery_failure().map(Status::unavailable);
+        let pending = elsewhere.left.first().map(|left| Status::unavailable(format!("{} are left", left.resource)));
+        failures.into_iter().chain(unknown).chain(pending).next().map_or(Ok(Outcome::Done), Err)
     }
 }
 
@@ -109,16 +120,25 @@ impl Namespaces {
 }
 
 /// The five conditions of an ending namespace, in Kubernetes' order.
-fn conditions(old: &[Value], left: &[(&KindRef, Vec<Arc<Object>>)], failures: &[Status], now: &str) -> Value {
+fn conditions(
+    old: &[Value],
+    left: &[(&KindRef, Vec<Arc<Object>>)],
+    elsewhere: &Emptied,
+    failures: &[Status],
+    now: &str,
+) -> Value {
     let errors = failures.iter().map(|f| f.message.as_str()).collect::<Vec<_>>().join(", ");
-    let (remaining, finalizers) = (remaining(left), finalizers(left));
+    let (remaining, finalizers) = (remaining(left, &elsewhere.left), finalizers(left, &elsewhere.left));
     let all = [
-        (
-            "NamespaceDeletionDiscoveryFailure",
-            false,
-            "ResourcesDiscovered",
-            "All resources successfully discovered".to_owned(),
-        ),
+        match elsewhere.discovery_failure() {
+            None => (
+                "NamespaceDeletionDiscoveryFailure",
+                false,
+                "ResourcesDiscovered",
+                "All resources successfully discovered".to_owned(),
+            ),
+            Some(why) => ("NamespaceDeletionDiscoveryFailure", true, "DiscoveryFailed", why),
+        },
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             false,
@@ -140,7 +160,9 @@ fn conditions(old: &[Value], left: &[(&KindRef, Vec<Arc<Object>>)], failures: &[
             ),
         },
         match left {
-            [] => ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned()),
+            [] if elsewhere.left.is_empty() => {
+                ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned())
+            }
             _ => ("NamespaceContentRemaining", true, "SomeResourcesRemain", remaining),
         },
         match finalizers {
@@ -163,21 +185,22 @@ fn condition(old: &[Value], of_type: &str, is: bool, reason: &str, message: &str
     json!({"type": of_type, "status": status, "reason": reason, "message": message, "lastTransitionTime": since})
 }
 
-fn remaining(left: &[(&KindRef, Vec<Arc<Object>>)]) -> String {
-    let mut out = String::from("Some resources are remaining: ");
-    for (i, (kind, all)) in left.iter().enumerate() {
-        let comma = if i > 0 { ", " } else { "" };
-        let _ = write!(out, "{comma}{}.{} has {} resource instances", kind.plural(), kind.group(), all.len());
-    }
-    out
+fn remaining(left: &[(&KindRef, Vec<Arc<Object>>)], elsewhere: &[Left]) -> String {
+    let here = left.iter().map(|(kind, all)| (format!("{}.{}", kind.plural(), kind.group()), all.len()));
+    let all = here.chain(elsewhere.iter().map(|left| (left.resource.clone(), left.count)));
+    let each: Vec<String> = all.map(|(resource, n)| format!("{resource} has {n} resource instances")).collect();
+    format!("Some resources are remaining: {}", each.join(", "))
 }
 
-fn finalizers(left: &[(&KindRef, Vec<Arc<Object>>)]) -> Option<String> {
+fn finalizers(left: &[(&KindRef, Vec<Arc<Object>>)], elsewhere: &[Left]) -> Option<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for object in left.iter().flat_map(|(_, all)| all) {
         for finalizer in &object.meta.finalizers {
             *counts.entry(finalizer).or_default() += 1;
         }
+    }
+    for finalizer in elsewhere.iter().flat_map(|left| &left.finalizers) {
+        *counts.entry(finalizer).or_default() += 1;
     }
     if counts.is_empty() {
         return None;

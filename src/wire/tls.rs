@@ -44,13 +44,29 @@ pub fn server(chain: &[u8], key: &[u8], client_ca: &[u8]) -> io::Result<Arc<Serv
     Ok(Arc::new(config))
 }
 
-/// A client that believes only `ca`, and shows a certificate if it has one.
-pub fn client(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> io::Result<Arc<ClientConfig>> {
+/// Which servers a client believes.
+#[derive(Clone, Copy, Debug)]
+pub enum Belief<'a> {
+    /// Those with a certificate of these authorities (PEM).
+    In(&'a [u8]),
+    /// Those whom the public believes, and whom an administrator has added to the system.
+    System,
+    /// Whoever is there.
+    Anyone,
+}
+
+/// A client of a belief, which shows a certificate if it has one.
+pub fn believer(belief: Belief<'_>, identity: Option<(&[u8], &[u8])>) -> io::Result<Arc<ClientConfig>> {
+    let verifier = match belief {
+        Belief::In(ca) => believing(RootCertStore::empty(), certificates(ca)?)?,
+        Belief::System => believing(system_roots(), Vec::new())?,
+        Belief::Anyone => anyone(),
+    };
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(invalid)?
         .dangerous()
-        .with_custom_certificate_verifier(believing(RootCertStore::empty(), certificates(ca)?)?);
+        .with_custom_certificate_verifier(verifier);
     let config = match identity {
         Some((chain, key)) => {
             builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(invalid)?
@@ -60,14 +76,14 @@ pub fn client(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> io::Result<Arc<Cli
     Ok(Arc::new(config))
 }
 
+/// A client that believes only `ca`, and shows a certificate if it has one.
+pub fn client(ca: &[u8], identity: Option<(&[u8], &[u8])>) -> io::Result<Arc<ClientConfig>> {
+    believer(Belief::In(ca), identity)
+}
+
 /// A client that believes the authorities that the public believes, and what an administrator has added to the system.
 pub fn trusting_the_system() -> io::Result<Arc<ClientConfig>> {
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(invalid)?
-        .with_root_certificates(system_roots())
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    believer(Belief::System, None)
 }
 
 /// The authorities that the public believes, and what an administrator has added to the system.
@@ -93,18 +109,12 @@ fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
 
 /// A client that believes any certificate: for probes, which by Kubernetes' definition check nothing.
 pub fn trusting_anyone() -> io::Result<Arc<ClientConfig>> {
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(invalid)?
-        .dangerous()
-        .with_custom_certificate_verifier(anyone())
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    believer(Belief::Anyone, None)
 }
 
 /// Signatures are checked, the certificate's name and issuer are not.
 pub fn anyone() -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Verifier { belief: Belief::Anyone, provider: provider() })
+    Arc::new(Verifier { believed: Believed::Anyone, provider: provider() })
 }
 
 /// Believes what `roots` or one of `anchors` have signed for the server's name, and the anchors themselves.
@@ -123,18 +133,18 @@ pub fn believing(
         roots.add(anchor.clone()).map_err(invalid)?;
     }
     let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(invalid)?;
-    Ok(Arc::new(Verifier { belief: Belief::In { signed, anchors }, provider: provider() }))
+    Ok(Arc::new(Verifier { believed: Believed::In { signed, anchors }, provider: provider() }))
 }
 
 /// A client's view of servers.
 #[derive(Debug)]
 struct Verifier {
-    belief: Belief,
+    believed: Believed,
     provider: Arc<CryptoProvider>,
 }
 
 #[derive(Debug)]
-enum Belief {
+enum Believed {
     Anyone,
     In { signed: Arc<WebPkiServerVerifier>, anchors: Vec<CertificateDer<'static>> },
 }
@@ -148,14 +158,14 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.belief {
-            Belief::Anyone => Ok(ServerCertVerified::assertion()),
-            Belief::In { anchors, .. } if anchors.contains(shown) => {
+        match &self.believed {
+            Believed::Anyone => Ok(ServerCertVerified::assertion()),
+            Believed::In { anchors, .. } if anchors.contains(shown) => {
                 verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
                 is_of_server(shown, now).map_err(rustls::Error::InvalidCertificate)?;
                 Ok(ServerCertVerified::assertion())
             }
-            Belief::In { signed, .. } => signed.verify_server_cert(shown, intermediates, name, ocsp_response, now),
+            Believed::In { signed, .. } => signed.verify_server_cert(shown, intermediates, name, ocsp_response, now),
         }
     }
 

@@ -8,14 +8,17 @@ use amphipod::api::http::site::ApiServer;
 use amphipod::api::identity::pki::{Names, Pki};
 use amphipod::api::identity::token::Tokens;
 use amphipod::api::local::Local;
-use amphipod::api::{Api, Options, bootstrap, definitions, flowcontrol};
+use amphipod::api::{Api, Options, aggregate, bootstrap, definitions, flowcontrol};
+use amphipod::apimachinery::aggregated::Aggregated;
 use amphipod::apimachinery::http::listen;
+use amphipod::apimachinery::metrics::Metrics;
 use amphipod::base::clock::Clock;
 use amphipod::base::task;
 use amphipod::store::Store;
 use amphipod::store::memory::Memory;
 use amphipod::wire::channel::Channel;
 use amphipod::wire::client::{Client, Target};
+use amphipod::wire::websocket::Socket;
 use amphipod::{controllers, wire};
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -44,6 +47,11 @@ pub struct Asked<'a> {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// With `metrics.k8s.io`, or without, as Kubernetes itself is.
+    pub async fn start_with(resource_metrics: bool) -> Self {
         let clock = Clock::system();
         let loopback: IpAddr = [127, 0, 0, 1].into();
         let keys = tempfile::tempdir().unwrap();
@@ -58,8 +66,10 @@ impl Server {
             service_cidrs: vec![([10, 43, 0, 0].into(), 16)],
             node_ports: (30000, 32767),
             issuer: ISSUER.into(),
+            resource_metrics,
         };
         let api = Api::new(store, cache, clock.clone(), options, tokens);
+        api.aggregate.identify((&pki).into());
         let listener = tokio::net::TcpListener::bind((loopback, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let endpoints = bootstrap::Endpoints {
@@ -69,9 +79,12 @@ impl Server {
         };
         bootstrap::run(&api, &endpoints).await.unwrap();
         task::spawn("custom kinds", definitions::keep(api.clone()));
+        task::spawn("aggregation", aggregate::keep(api.clone()));
         task::spawn("priority and fairness", flowcontrol::objects::keep(api.clone()));
         let root_ca = String::from_utf8_lossy(&pki.ca).into_owned();
-        let options = controllers::Options { root_ca, ..controllers::Options::default() };
+        let aggregated: Option<Arc<dyn Aggregated>> = Some(Arc::new(api.clone()));
+        let metrics: Option<Arc<dyn Metrics>> = Some(Arc::new(api.clone()));
+        let options = controllers::Options { root_ca, aggregated, metrics, ..controllers::Options::default() };
         controllers::start(Arc::new(Local::new(api.clone(), controllers::MANAGER)), clock, options);
         let (stop, stopping) = watch::channel(false);
         let tls = wire::tls::server(&pki.server.chain, &pki.server.key, &pki.ca).unwrap();
@@ -94,6 +107,11 @@ impl Server {
         serde_json::from_slice(&body).unwrap()
     }
 
+    /// Whether there is something at a path.
+    pub async fn get_if_there(&mut self, path: &str) -> bool {
+        self.ask(Asked { method: "GET", path, headers: Vec::new(), body: None }).await.0 == 200
+    }
+
     /// Status, number of warnings and body of an answer; warnings of what this version does not do are not counted.
     pub async fn ask(&mut self, asked: Asked<'_>) -> (u16, usize, Bytes) {
         let response = self.client.send(asked.request()).await.unwrap();
@@ -106,6 +124,11 @@ impl Server {
     pub fn channel(&self) -> Channel {
         let (_, tls) = watch::channel(self.target.tls.clone());
         Channel::new(&self.target.server, tls, "fidelity").unwrap()
+    }
+
+    /// A websocket, or what is said in its place.
+    pub async fn websocket(&self, path: &str, protocol: &str) -> Result<Socket, Response<Incoming>> {
+        Client::new(self.target.clone()).websocket(path, protocol).await.unwrap()
     }
 
     /// An answer whose body comes as it happens, on a connection of its own.

@@ -139,6 +139,7 @@ fn api(store: &Arc<Faulty>, clock: &Clock, key: &[u8]) -> Api {
         inner_cidrs: Vec::new(),
         node_ports: (30000, 32767),
         issuer: issuer.into(),
+        resource_metrics: false,
     };
     Api::new(store, cache, clock.clone(), options, tokens)
 }

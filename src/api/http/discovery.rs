@@ -3,65 +3,49 @@
 use http::HeaderMap;
 use serde_json::{Value, json};
 
+use crate::api::aggregate::{GroupVersion, Groups};
+use crate::api::{Api, resource_metrics};
 use crate::kinds::KindRef;
 use crate::kinds::registry::Snapshot;
-use crate::kinds::version::version_rank;
-
-/// Groups in the order of Kubernetes' group priority; what is not listed follows in the order of the kinds.
-const GROUP_ORDER: &[&str] = &[
-    "",
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-];
 
 /// The answer of a discovery path, if it is one.
-pub fn answer(kinds: &Snapshot, path: &str, headers: &HeaderMap) -> Option<(Value, &'static str)> {
+pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<(Value, &'static str)> {
+    let (kinds, groups) = (&*api.kinds.snapshot(), || api.groups());
     let path = path.trim_end_matches('/');
     let plain = |v: Value| (v, "application/json");
     let aggregated = wants_aggregated(headers);
     const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     match path {
-        "/api" if aggregated => Some((aggregate(kinds, &[""]), AGGREGATED)),
-        "/apis" if aggregated => Some((aggregate(kinds, &groups(kinds)[1..]), AGGREGATED)),
+        "/api" | "/apis" if aggregated => {
+            let mut all = groups();
+            all.retain(|(name, _)| name.is_empty() == (path == "/api"));
+            Some((aggregate(kinds, &all), AGGREGATED))
+        }
         "/api" => Some(plain(json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ""}],
         }))),
         "/apis" => {
-            let all: Vec<Value> = groups(kinds).iter().filter(|g| !g.is_empty()).map(|g| group(kinds, g)).collect();
+            let all: Vec<Value> =
+                groups().iter().filter(|(g, _)| !g.is_empty()).map(|(g, versions)| group(g, versions)).collect();
             Some(plain(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": all})))
         }
         "/api/v1" => Some(plain(resources(kinds, "", "v1"))),
         _ => {
             let mut parts = path.strip_prefix("/apis/")?.split('/');
             let (name, version, end) = (parts.next()?, parts.next(), parts.next());
-            if end.is_some() || !groups(kinds).contains(&name) || name.is_empty() {
+            if end.is_some() || name.is_empty() {
                 return None;
             }
             match version {
                 None => {
-                    let mut found = group(kinds, name);
+                    let (_, versions) = groups().into_iter().find(|(group, _)| group == name)?;
+                    let mut found = group(name, &versions);
                     found["kind"] = "APIGroup".into();
                     found["apiVersion"] = "v1".into();
                     Some(plain(found))
                 }
-                Some(v) => versions(kinds, name).contains(&v).then(|| plain(resources(kinds, name, v))),
+                Some(v) => (!of(kinds, name, v).is_empty()).then(|| plain(resources(kinds, name, v))),
             }
         }
     }
@@ -78,37 +62,15 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Every group that has kinds, in order.
-pub fn groups(kinds: &Snapshot) -> Vec<&str> {
-    let mut found: Vec<&str> = Vec::new();
-    for kind in kinds.iter() {
-        if !found.contains(&kind.group()) {
-            found.push(kind.group());
-        }
-    }
-    found.sort_by_key(|g| GROUP_ORDER.iter().position(|o| o == g).unwrap_or(GROUP_ORDER.len()));
-    found
-}
-
-/// The versions of a group, the best first.
-pub fn versions<'a>(kinds: &'a Snapshot, group: &str) -> Vec<&'a str> {
-    let mut found: Vec<&str> = Vec::new();
-    for kind in kinds.iter().filter(|k| k.group() == group) {
-        if !found.contains(&kind.version()) {
-            found.push(kind.version());
-        }
-    }
-    found.sort_by_key(|v| std::cmp::Reverse(version_rank(v)));
-    found
-}
-
 fn of<'a>(kinds: &'a Snapshot, group: &str, version: &str) -> Vec<&'a KindRef> {
     kinds.iter().filter(|k| k.group() == group && k.version() == version).collect()
 }
 
-fn group(kinds: &Snapshot, name: &str) -> Value {
-    let all: Vec<Value> =
-        versions(kinds, name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+fn group(name: &str, versions: &[GroupVersion]) -> Value {
+    let all: Vec<Value> = versions
+        .iter()
+        .map(|v| json!({"groupVersion": format!("{name}/{}", v.version), "version": v.version}))
+        .collect();
     json!({"name": name, "versions": all, "preferredVersion": all[0]})
 }
 
@@ -164,14 +126,19 @@ fn storage_hash(kind: &KindRef) -> String {
     base64::engine::general_purpose::STANDARD.encode(&digest.as_ref()[..8])
 }
 
-fn aggregate(kinds: &Snapshot, names: &[&str]) -> Value {
-    let items: Vec<Value> = names
+fn aggregate(kinds: &Snapshot, groups: &Groups) -> Value {
+    let shown = |group: &str, v: &GroupVersion| match &v.remote {
+        Some(remote) => remote.shown(),
+        None if group == resource_metrics::GROUP => resource_metrics::discovered(),
+        None => {
+            let resources: Vec<Value> = of(kinds, group, &v.version).into_iter().map(aggregated_entry).collect();
+            json!({"version": v.version, "freshness": "Current", "resources": resources})
+        }
+    };
+    let items: Vec<Value> = groups
         .iter()
-        .map(|name| {
-            let versions: Vec<Value> = versions(kinds, name)
-                .iter()
-                .map(|v| json!({"version": v, "freshness": "Current", "resources": of(kinds, name, v).into_iter().map(aggregated_entry).collect::<Vec<_>>()}))
-                .collect();
+        .map(|(name, versions)| {
+            let versions: Vec<Value> = versions.iter().map(|v| shown(name, v)).collect();
             let metadata = if name.is_empty() { json!({}) } else { json!({"name": name}) };
             json!({"metadata": metadata, "versions": versions})
         })

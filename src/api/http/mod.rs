@@ -5,6 +5,7 @@
 //! negotiated form.
 
 pub mod access;
+mod aggregate;
 pub mod answer;
 mod carried;
 mod compression;
@@ -24,6 +25,7 @@ mod outcome;
 mod patch;
 mod paths;
 pub mod proxy;
+mod resource_metrics;
 pub mod route;
 pub mod router;
 pub mod site;

@@ -14,16 +14,17 @@ use flate2::write::GzEncoder;
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Response, Uri};
 use hyper::body::{Frame, SizeHint};
+use serde_json::json;
 
 use super::Body;
 use super::answer;
 use super::flow_control::HeldBytes;
 use super::negotiate;
+use crate::api::Api;
 use crate::api::sending::STREAM_BYTES;
 use crate::apimachinery::query::Query;
 use crate::apimachinery::status::{Result, Status};
 use crate::base::task;
-use crate::kinds::registry::Snapshot;
 use crate::kinds::{KindRef, Subresource};
 use crate::schema::openapi::{self, ApiKind, ApiSubresource, CustomApi};
 
@@ -67,11 +68,11 @@ enum Keep {
 }
 
 /// Answers `/openapi/...`.
-pub fn respond(kinds: &Snapshot, uri: &Uri, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
+pub async fn respond(api: &Api, uri: &Uri, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
     let path = path.trim_end_matches('/');
     let offered: &[&str] = if path == "/openapi/v2" { &[JSON, PROTOBUF_ASKED, PROTOBUF] } else { &[JSON] };
     let Some(media) = negotiate::media(headers, offered) else { return Ok(answer::empty(406)) };
-    let kinds: Vec<ApiKind> = kinds.iter().map(of).collect();
+    let kinds: Vec<ApiKind> = api.kinds.snapshot().iter().map(of).collect();
     let document = match path {
         "/openapi/v2" => {
             let tag = format!("{:016X}", openapi::v2_fingerprint(&kinds));
@@ -80,7 +81,13 @@ pub fn respond(kinds: &Snapshot, uri: &Uri, path: &str, headers: &HeaderMap) -> 
                 _ => gzipped(path, headers, &tag, PROTOBUF, Keep::Ask, || Some(openapi::v2_protobuf(&kinds))),
             };
         }
-        "/openapi/v3" => openapi::v3_index(&kinds),
+        "/openapi/v3" => {
+            let mut index = openapi::v3_index(&kinds);
+            for (name, address) in api.openapi_of_remotes().await {
+                index["paths"][name] = json!({"serverRelativeURL": address});
+            }
+            index
+        }
         _ => {
             let rest = path.strip_prefix("/openapi/v3/").ok_or_else(Status::no_such_path)?;
             let (group, version) = match rest.split('/').collect::<Vec<_>>()[..] {

@@ -12,13 +12,12 @@ use tower::service_fn;
 use super::layer::Next;
 use super::negotiate::{self, MediaType, Offer};
 use super::route::{self, Route, Target};
-use super::{Body, answer, discovery, verbs};
+use super::{Body, aggregate, answer, discovery, resource_metrics, verbs};
 use crate::api::Api;
 use crate::apimachinery::status::{Result, Status};
 use crate::apimachinery::user::User;
 use crate::apimachinery::version;
 use crate::kinds::registry;
-use crate::kinds::registry::Snapshot;
 
 /// The checks that the health paths name.
 const CHECKS: &[&str] = &["ping", "log", "etcd", "informer-sync"];
@@ -38,13 +37,19 @@ pub(super) async fn resource(
     route: Route,
     request: Request,
 ) -> Result<Response<Body>> {
+    if let Some(remote) = aggregate::remote_of(&api, &route) {
+        return aggregate::respond(&api, &remote, &user, &route, request).await;
+    }
+    if api.options.resource_metrics && resource_metrics::is_asked(&route) {
+        return resource_metrics::respond(&api, &route, request.method(), request.headers()).await;
+    }
     let path = match &route.target {
         Target::Resource(_) => return verbs::respond(&api, user, route, request).await,
         Target::Path(path) => path,
     };
     // Kubernetes' aggregator lists the groups whatever the method is.
     let is_groups = path.trim_end_matches('/') == "/apis";
-    match (discovery::answer(&api.kinds.snapshot(), path, request.headers()), request.method()) {
+    match (discovery::answer(&api, path, request.headers()), request.method()) {
         (Some(_), &Method::HEAD) => Err(Status::method_not_allowed()),
         (Some((value, media)), method) if is_groups || *method == Method::GET => {
             if media == "application/json" {
@@ -86,7 +91,7 @@ pub(super) async fn version(route: Route, request: Request) -> Result<Response<B
 /// `/`: all paths that there are.
 pub(super) async fn index(State(api): State<Api>, request: Request) -> Result<Response<Body>> {
     read_only(request.method())?;
-    Ok(answer::value(200, MediaType::default(), &json!({"paths": all(&api.kinds.snapshot())})))
+    Ok(answer::value(200, MediaType::default(), &json!({"paths": all(&api)})))
 }
 
 /// `/metrics`.
@@ -109,9 +114,18 @@ pub(super) async fn openid_configuration(State(api): State<Api>, request: Reques
 }
 
 /// `/openapi` and everything below.
-pub(super) async fn openapi(State(api): State<Api>, route: Route, request: Request) -> Result<Response<Body>> {
+pub(super) async fn openapi(
+    State(api): State<Api>,
+    Extension(user): Extension<Arc<User>>,
+    route: Route,
+    request: Request,
+) -> Result<Response<Body>> {
     read_only(request.method())?;
-    match super::openapi::respond(&api.kinds.snapshot(), request.uri(), path_of(&route)?, request.headers()) {
+    let path = path_of(&route)?;
+    if let Some(remote) = aggregate::remote_documented(&api, path) {
+        return aggregate::respond(&api, &remote, &user, &route, request).await;
+    }
+    match super::openapi::respond(&api, request.uri(), path, request.headers()).await {
         Err(status) if status.code == 404 => Ok(answer::text(404, "")),
         answered => answered,
     }
@@ -166,12 +180,12 @@ fn openid(issuer: &str) -> serde_json::Value {
     })
 }
 
-fn all(kinds: &Snapshot) -> Vec<String> {
+fn all(api: &Api) -> Vec<String> {
     let mut paths: Vec<String> =
         vec!["/.well-known/openid-configuration".into(), "/api".into(), "/api/v1".into(), "/apis".into()];
-    for group in discovery::groups(kinds).into_iter().filter(|g| !g.is_empty()) {
+    for (group, versions) in api.groups().into_iter().filter(|(group, _)| !group.is_empty()) {
         paths.push(format!("/apis/{group}"));
-        paths.extend(discovery::versions(kinds, group).iter().map(|v| format!("/apis/{group}/{v}")));
+        paths.extend(versions.iter().map(|v| format!("/apis/{group}/{}", v.version)));
     }
     paths.extend(
         ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]

@@ -27,6 +27,9 @@ const RENEW_DAYS: i64 = 120;
 /// Certificates are valid from this long ago, for machines whose clock is behind.
 const BACKDATE_DAYS: i64 = 2;
 
+/// The name of the certificate with which other servers of the API are asked.
+pub const FRONT_PROXY: &str = "front-proxy-client";
+
 /// No clock that is right says less (2026-01-01): what is made under a wrong one must hold when the clock has been set.
 const EARLIEST_NOW: i64 = 1_767_225_600;
 
@@ -40,6 +43,10 @@ pub struct Pki {
     /// What `server` carries.
     pub names: Names,
     pub admin: Identity,
+    /// The authority of `front_proxy`, which is believed nowhere in this server.
+    pub front_proxy_ca: Vec<u8>,
+    /// As whom other servers of the API are asked.
+    pub front_proxy: Identity,
     /// PKCS#8 DER of the key that signs service-account tokens.
     pub token_key: Vec<u8>,
     /// The full join token: `K10<hash of the CA>::server:<secret>`.
@@ -72,13 +79,16 @@ impl Pki {
     pub fn load(directory: &Path, names: &Names, token: Option<&str>, clock: &Clock) -> io::Result<Self> {
         let store = Store { tls: directory.join("tls"), clock };
         make_private_dir(&store.tls)?;
-        let (ca, issuer) = store.ca()?;
+        let (ca, issuer) = store.ca("ca", "amphipod-ca")?;
+        let (front_proxy_ca, front_proxy_issuer) = store.ca("requestheader-ca", "amphipod-requestheader-ca")?;
         let server = store.leaf("server", &ca, &issuer, &["amphipod-server"], names)?;
         let admin = store.leaf("admin", &ca, &issuer, &["system:admin", "system:masters"], &Names::default())?;
+        let proxy = [FRONT_PROXY];
+        let front_proxy = store.leaf(FRONT_PROXY, &front_proxy_ca, &front_proxy_issuer, &proxy, &Names::default())?;
         let token_key = pem_to_der(&store.key("service-account")?)?;
         let join_token = store.join_token(directory, &ca, token)?;
         let ca_key = store.key("ca")?;
-        Ok(Self { ca, ca_key, server, names: names.clone(), admin, token_key, join_token })
+        Ok(Self { ca, ca_key, server, names: names.clone(), admin, front_proxy_ca, front_proxy, token_key, join_token })
     }
 
     /// A kubeconfig for the administrator.
@@ -118,14 +128,14 @@ impl Store<'_> {
         Ok((pem, pair))
     }
 
-    fn ca(&self) -> io::Result<(Vec<u8>, Issuer<'static, KeyPair>)> {
-        let (_, key) = self.key_pair("ca")?;
-        let path = self.tls.join("ca.crt");
+    fn ca(&self, name: &str, common_name: &str) -> io::Result<(Vec<u8>, Issuer<'static, KeyPair>)> {
+        let (_, key) = self.key_pair(name)?;
+        let path = self.tls.join(format!("{name}.crt"));
         let pem = match std::fs::read(&path) {
             Ok(pem) => pem,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let mut params =
-                    self.params(&format!("amphipod-ca@{}", self.clock.now().as_second()), &[], AUTHORITY_DAYS)?;
+                    self.params(&format!("{common_name}@{}", self.clock.now().as_second()), &[], AUTHORITY_DAYS)?;
                 // There is never another one, so it holds whatever time a machine may believe in.
                 params.not_before = time::OffsetDateTime::UNIX_EPOCH;
                 params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -15,6 +15,7 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 use super::{Context, absent_is_fine};
+use crate::apimachinery::aggregated::Aggregated;
 use crate::apimachinery::delete_options::{DeleteOptions, Propagation};
 use crate::apimachinery::status::Result;
 use crate::base::object::{Object, Owner};
@@ -28,6 +29,7 @@ const ORPHAN: &str = "orphan";
 struct Garbage {
     client: Arc<dyn Client>,
     graph: Arc<Graph>,
+    aggregated: Option<Arc<dyn Aggregated>>,
 }
 
 /// What becomes of an owner reference.
@@ -44,7 +46,8 @@ enum OwnerState {
 /// The controller.
 pub fn controller(cx: &Arc<Context>) -> Controller {
     let graph = Arc::new(Graph::new(cx.client.clone()));
-    let garbage = Arc::new(Garbage { client: cx.client.clone(), graph: graph.clone() });
+    let aggregated = cx.options.aggregated.clone();
+    let garbage = Arc::new(Garbage { client: cx.client.clone(), graph: graph.clone(), aggregated });
     let client = cx.client.clone();
     Controller::new("garbage-collector", garbage, cx.clock.clone()).workers(16).watches_every(
         &cx.client,
@@ -159,7 +162,9 @@ impl Garbage {
 
     async fn owner_state(&self, kind: &KindRef, object: &Object, owner: &Owner) -> Result<OwnerState> {
         let kinds = self.client.kinds().snapshot();
-        let Some(owner_kind) = kinds.by_kind(&owner.api_version, &owner.kind) else { return Ok(OwnerState::Solid) };
+        let Some(owner_kind) = kinds.by_kind(&owner.api_version, &owner.kind) else {
+            return self.state_elsewhere(object, owner).await;
+        };
         if !owner_kind.is_stored() || (owner_kind.namespaced() && !kind.namespaced()) {
             return Ok(OwnerState::Solid);
         }
@@ -176,6 +181,16 @@ impl Garbage {
         };
         let waits = found.meta.deleted.is_some() && found.meta.finalizers.iter().any(|f| **f == *FOREGROUND);
         Ok(if waits && owner.block_owner_deletion { OwnerState::Waiting } else { OwnerState::Solid })
+    }
+
+    /// The state of an owner that another server may have.
+    async fn state_elsewhere(&self, object: &Object, owner: &Owner) -> Result<OwnerState> {
+        let Some(aggregated) = &self.aggregated else { return Ok(OwnerState::Solid) };
+        let asked = aggregated.owner(&owner.api_version, &owner.kind, &object.meta.namespace, &owner.name).await?;
+        Ok(match asked {
+            Some(found) if found.as_deref() != Some(&*owner.uid) => OwnerState::Dangling,
+            _ => OwnerState::Solid,
+        })
     }
 
     async fn let_go(&self, kind: &KindRef, object: &Object, uids: &[&str]) -> Result<()> {

@@ -19,7 +19,8 @@ use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use self::response::{carried, headers_back};
+use self::response::carried;
+pub(super) use self::response::headers_back;
 use self::rewrite::Links;
 use self::target::{ProxyTarget, unreachable};
 use super::context::RequestContext;
@@ -32,7 +33,7 @@ use crate::base::task;
 use crate::wire::relay;
 
 /// What Go leaves in a path as it is.
-const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
@@ -165,7 +166,7 @@ fn prepared(
 }
 
 /// The headers as the backend gets them.
-fn headers_there(headers: &mut HeaderMap, host: &str, from: Option<IpAddr>, uri: &str) {
+pub(super) fn headers_there(headers: &mut HeaderMap, host: &str, from: Option<IpAddr>, uri: &str) {
     relay::strip_hop_by_hop(headers);
     // The body follows at once; whoever waits for a go-ahead has it from us.
     headers.remove(header::EXPECT);
@@ -209,7 +210,7 @@ async fn send(node: &dyn NodeAccess, place: &ProxyTarget, request: http::Request
 }
 
 /// Joins the two connections once both have changed over.
-fn upgraded(mut response: Response<Incoming>, client: hyper::upgrade::OnUpgrade) -> Result<Response<Body>> {
+fn upgraded(response: Response<Incoming>, client: hyper::upgrade::OnUpgrade) -> Result<Response<Body>> {
     let status = response.status();
     if status != StatusCode::SWITCHING_PROTOCOLS {
         if status.is_client_error() || status.is_server_error() {
@@ -217,6 +218,12 @@ fn upgraded(mut response: Response<Incoming>, client: hyper::upgrade::OnUpgrade)
         }
         return Err(Status::internal(format!("invalid upgrade response: status code {}", status.as_u16())));
     }
+    Ok(switched(response, client))
+}
+
+/// The answer to a client whose connection changes over as the backend's has.
+pub(super) fn switched(mut response: Response<Incoming>, client: hyper::upgrade::OnUpgrade) -> Response<Body> {
+    let status = response.status();
     let backend = hyper::upgrade::on(&mut response);
     let to = response.headers().get(header::UPGRADE).cloned();
     task::spawn("proxied upgrade", async move {
@@ -236,7 +243,7 @@ fn upgraded(mut response: Response<Incoming>, client: hyper::upgrade::OnUpgrade)
     if let Some(to) = to {
         relay::set_upgrade(out.headers_mut(), to);
     }
-    Ok(out)
+    out
 }
 
 async fn handed_back(

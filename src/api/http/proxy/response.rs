@@ -8,7 +8,7 @@ use super::super::Body;
 use crate::wire::relay;
 
 /// The headers as the client gets them. Whether scripts of other sites may read an answer is not the backend's to say.
-pub(super) fn headers_back(headers: &mut HeaderMap) {
+pub(in crate::api::http) fn headers_back(headers: &mut HeaderMap) {
     relay::strip_hop_by_hop(headers);
     let foreign = |name: &&HeaderName| name.as_str().starts_with("access-control-");
     for name in headers.keys().filter(foreign).cloned().collect::<Vec<_>>() {
